@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit import console
+from tfkit.console.characters import ascii_only, fit
 
 ROOT = Path(__file__).parent.parent
 FIELDS = {
@@ -39,17 +41,17 @@ def _loud() -> Iterator[None]:
 
 @given(st.lists(st.text(min_size=1, max_size=12), max_size=6), st.integers(0, 80), st.none() | st.floats(0, 2), st.booleans())
 def test_a_line_always_fits(parts: list[str], width: int, share: float | None, unicode: bool) -> None:
-    line = console.fit(parts, width, share, unicode=unicode)
+    line = fit(parts, width, share, unicode=unicode)
     assert len(line) <= width
     assert unicode or line.isascii()
 
 
 def test_fields_drop_from_the_right_and_a_bar_fills_the_room() -> None:
     parts = ["step 1/4", "loss 2.5", "195 mg"]
-    assert console.fit(parts, 20) == "step 1/4  loss 2.5"
-    assert console.fit(parts, 5) == "step "
-    assert console.fit(parts, 42, 0.25, unicode=False) == "step 1/4  loss 2.5  195 mg  ####----------"[:42]
-    assert console.fit(parts, 30, 0.25) == "step 1/4  loss 2.5  195 mg"
+    assert fit(parts, 20) == "step 1/4  loss 2.5"
+    assert fit(parts, 5) == "step "
+    assert fit(parts, 42, 0.25, unicode=False) == "step 1/4  loss 2.5  195 mg  ####----------"[:42]
+    assert fit(parts, 30, 0.25) == "step 1/4  loss 2.5  195 mg"
 
 
 def test_the_result_alone_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +95,7 @@ def test_quiet_leaves_decisions_warnings_and_errors(capsys: pytest.CaptureFixtur
 
 def test_quiet_is_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     console.set_quiet(True)
     with console.live() as line:
         for step in range(1, 16):
@@ -116,7 +118,7 @@ def test_off_a_terminal_each_update_is_a_plain_line(capsys: pytest.CaptureFixtur
 
 def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 5.0, 11.0, 12.0, 13.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with console.progress("reading", 3000, "files") as bar:
         for _ in range(3):
             bar.advance(1000)
@@ -130,8 +132,8 @@ def test_a_short_task_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ascii_only_is_readable_and_loses_nothing() -> None:
-    assert console.ascii_only("a – b → µg “x” …") == 'a - b -> ug "x" ...'
-    assert console.ascii_only("é 😀") == "\\xe9 \\U0001f600"
+    assert ascii_only("a – b → µg “x” …") == 'a - b -> ug "x" ...'
+    assert ascii_only("é 😀") == "\\xe9 \\U0001f600"
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
@@ -161,7 +163,9 @@ def test_a_stream_that_cannot_write_a_character(monkeypatch: pytest.MonkeyPatch)
 
 TERMINAL = """
 import sys
+import time
 from tfkit import console
+from tfkit.console.characters import ascii_only, fit
 with console.live() as line:
     for step in (120, 121):
         line.update(dict({fields}, step=step))
@@ -289,7 +293,7 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_notebook_has_a_live_line(displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One widget, whose line is replaced at most ten times a second, and which is gone in the end; what is said stays."""
     clock = iter([0.0, 0.05, 0.11])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with console.live() as line:
         assert line.terminal
         for step in (119, 120, 121):

@@ -197,7 +197,7 @@ def test_only_hub_brings_family_rules_and_tensors_together() -> None:
 
 
 def test_only_console_prints() -> None:
-    for module in set(MODULES) - {"tfkit.console"}:
+    for module in {module for module in MODULES if room(module) != "console"}:
         for node in ast.walk(tree(module)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr

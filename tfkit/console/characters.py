@@ -1,0 +1,64 @@
+"""Text as a stream or a terminal can show it: its width, a line that fits, and ASCII where nothing else is taken."""
+
+import os
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing import IO
+
+_ASCII = str.maketrans(
+    dict(
+        zip(
+            "–—−‐‘’‚“”„·•×µμ≤≥≈±…→←═━─│",
+            ["-"] * 4 + ["'"] * 3 + ['"'] * 3 + list("**xuu") + ["<=", ">=", "~", "+-", "...", "->", "<-", *"==-|"],
+            strict=True,
+        )
+    )
+    | {"₂": "2", "\xa0": " ", "°": " deg"}
+)
+
+
+def ascii_only(text: str) -> str:
+    """Return the text in ASCII: dashes, quotes and arrows as they are typed, any other character as its code."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def takes_unicode(stream: "IO[str] | TextIO | None") -> bool:
+    """Whether the stream, and the locale behind it, take any character. Python itself writes UTF-8 in the locale C."""
+    if os.name == "posix":
+        locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
+        if locale in ("C", "POSIX"):
+            return False
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
+def is_terminal(stream: "TextIO | None") -> bool:
+    """Whether a stream is a terminal on which a line can be drawn anew."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def columns_of(text: str) -> int:
+    """Return the width of a text on a terminal: some characters take two columns, some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bool = True) -> str:
+    """Join the parts to a line of at most `width` characters; those at the right are dropped if need be; a bar where there is room."""
+    parts = parts if unicode else [ascii_only(part) for part in parts]
+    line = ""
+    for part in parts:
+        longer = f"{line}  {part}" if line else part
+        if len(longer) > width:
+            break
+        line = longer
+    else:
+        room = min(width - len(line) - 2, 30)
+        if share is not None and room >= 10:
+            done = round(room * min(max(share, 0.0), 1.0))
+            full, empty = ("━", "─") if unicode else ("#", "-")
+            line += "  " + full * done + empty * (room - done)
+    return line or parts[0][: max(width, 0)] if parts else ""
