@@ -16,6 +16,9 @@ TORCH ?=
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 PROMPT ?= def read_lines(path):
 
+# Bytecode is kept, whatever the environment says: without it each process of the tests compiles all of tfkit, and each worker all tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 CODE = tfkit tests benchmarks
