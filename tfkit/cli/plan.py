@@ -60,13 +60,8 @@ def plan(
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
     own = energy_fields(work.own(work.meter.stop()))
-    document: dict[str, Any] = {
-        **estimate.to_dict(),
-        "plan_energy_kwh": own["energy_kwh"],
-        "plan_emissions_g": own["emissions_g"],
-        "carbon_status": own["carbon_status"],
-    }
-    document["gates"] = judge(gates, plan_metrics(document))
+    document = estimate.to_dict() | {f"plan_{name}": own[name] for name in ("energy_kwh", "emissions_g")}
+    document |= {"carbon_status": own["carbon_status"], "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])
     with suppress(console.ReaderGone):  # the gates judge all the same
         if json:

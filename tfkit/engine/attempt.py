@@ -25,6 +25,7 @@ from tfkit.run.listing import read_run
 from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
+    from tfkit.carbon import Meter
     from tfkit.engine.budget import Budget
     from tfkit.engine.run import Kind, Run
     from tfkit.recipe.schema.sections import Recipe
@@ -185,8 +186,8 @@ def _metered(
     listener: Listener,
     budget: "Budget",
 ) -> dict[str, Any]:
+    """Train with a meter, which is stopped however the attempt ends; its reading is in the totals. Raises Stopped with `result`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
-    from tfkit.carbon.place import require_long_series
     from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
 
@@ -199,24 +200,8 @@ def _metered(
     budget.start(meter)
     try:
         measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
-        import torch
-
-        from tfkit.engine import run as training_run
-        from tfkit.training.device import pick_device
-
-        if (threads := rank_threads(options.threads, options.ranks)) is not None:
-            torch.set_num_threads(threads)
-        device = pick_device(options.device)
-        peers = options.meeting.peers(device)
-        options.meeting.meter_nodes(
-            device, {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **of_run}
-        )
-        run = training_run.Run(recipe, device, listener, budget.stop, meter, peers)
-        estimate = run.prepare(begun=folder.begun)
-        if not folder.begun:
-            require_long_series(recipe.carbon, estimate.seconds.low)
-        for gate in gates:
-            run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
+        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **of_run}
+        run = _prepared(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = budget.ending(error)
@@ -236,3 +221,35 @@ def _metered(
         raise stopped
     assert run is not None
     return run.finish()
+
+
+def _prepared(
+    recipe: "Recipe",
+    options: RunOptions,
+    gates: Collection[Gate],
+    listener: Listener,
+    budget: "Budget",
+    meter: "Meter",
+    carbon: dict[str, Any],
+    *,
+    begun: bool,
+) -> "Run":
+    """Return the run on its device, with its peers and its data, without weights. `carbon`: what the meters of other nodes get."""
+    import torch
+
+    from tfkit.carbon.place import require_long_series
+    from tfkit.engine.run import Run
+    from tfkit.training.device import pick_device
+
+    if (threads := rank_threads(options.threads, options.ranks)) is not None:
+        torch.set_num_threads(threads)
+    device = pick_device(options.device)
+    peers = options.meeting.peers(device)
+    options.meeting.meter_nodes(device, carbon)
+    run = Run(recipe, device, listener, budget.stop, meter, peers)
+    estimate = run.prepare(begun=begun)
+    if not begun:
+        require_long_series(recipe.carbon, estimate.seconds.low)
+    for gate in gates:
+        run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
+    return run

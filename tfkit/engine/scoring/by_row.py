@@ -188,12 +188,9 @@ def _labelled(
     predictions = [found.prediction for part in judged for found in part]
     if label := only_class([one["label"] for one in predictions if "label" in one]):
         work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
-    facts = objective.answer_figures(predictions)
-    facts["lost"] = reasons([one for part in sets for one in part.lost])
+    facts = objective.answer_figures(predictions) | {"lost": reasons([one for part in sets for one in part.lost])}
     if writer is not None:
-        facts["decoding"] = undrawn(settings.generation).model_dump(include=set(_DECODING))
-        facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in text_metrics else {}
-        facts |= {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
+        facts |= _of_texts(settings, units, inputs)
     with work.stop.at_once(WHOLE):
         beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, read))
         lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, read) if each else []
@@ -209,6 +206,13 @@ def _labelled(
         [one.texts[:count] for one, count in zip(used, counts, strict=True)],
         beside,
     )
+
+
+def _of_texts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
+    """Return how texts were written, and with how many they were compared."""
+    facts: dict[str, Any] = {"decoding": undrawn(settings.generation).model_dump(include=set(_DECODING))}
+    facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
+    return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
 
 
 def _alone(lost: Judged) -> SharedInput:
