@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,50 @@ def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.Capt
     assert f"tfkit pretrain '{recipe}' --run runs/my-recipe --resume" in capsys.readouterr().out
     assert main(["launch", "torchrun", str(recipe), "b.training.batch_size=3", "--nodes", "2"]) == 2
     assert "3 rows cannot be dealt evenly to 2 ranks" in capsys.readouterr().err
+
+
+def validated_by_skypilot(text: str, path: Path) -> Any:
+    """Return the task that SkyPilot itself reads (`pip install skypilot`; checked with 0.14.1)."""
+    sky = pytest.importorskip("sky", reason="SkyPilot is not installed")
+    path.write_text(text, encoding="utf-8")
+    return sky.Task.from_yaml(str(path))
+
+
+def test_skypilot_reads_its_file(tmp_path: Path) -> None:
+    task = validated_by_skypilot(FILES["skypilot"](training()), tmp_path / "task.yaml")
+    assert (task.num_nodes, task.name) == (3, training().slug)
+    with_gpus = validated_by_skypilot(FILES["skypilot"](replace(training(), has_gpus=True)), tmp_path / "gpus.yaml")
+    assert [one.accelerators for one in with_gpus.resources] == [{"H100": 2}]
+
+
+@pytest.mark.parametrize("has_gpus", [False, True])
+def test_the_models_of_kubeflow_trainer_read_its_file(*, has_gpus: bool) -> None:
+    """By its package of models (`pip install kubeflow-trainer-api`; checked with 2.3.0), which drop a field that they do not know."""
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="kubeflow-trainer-api is not installed")
+    document = yaml(FILES["kubeflow"](replace(training(), has_gpus=has_gpus)))
+    job = models.TrainerV1alpha1TrainJob.from_dict(document)
+    assert job.to_dict() == document
+
+
+@pytest.mark.parametrize(("words", "each"), [((), "1"), (("--ranks-per-node", "4"), "4"), (("--gpus-per-node", "2"), "2")])
+def test_each_gpu_has_a_process(words: tuple[str, ...], each: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 8}\n", encoding="utf-8")
+    gpus = "--gpus-per-node" in words
+    found = {}
+    for kind in FILES:
+        assert main(["launch", kind, str(recipe), "--nodes", "2", *words]) == 0
+        found[kind] = capsys.readouterr().out
+    assert f"--nproc-per-node {each} " in found["torchrun"]
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", found["slurm"], re.MULTILINE))
+    assert (directives["ntasks-per-node"], directives.get("gpus-per-node")) == (each, each if gpus else None)
+    resources = yaml(found["skypilot"])["resources"]
+    assert resources == ({"accelerators": f"H100:{each}"} if gpus else {"cpus": "8+"})
+    trainer = yaml(found["kubeflow"])["spec"]["trainer"]
+    assert trainer["numProcPerNode"] == int(each)
+    assert trainer.get("resourcesPerNode") == ({"limits": {"nvidia.com/gpu": int(each)}} if gpus else None)
+    assert main(["launch", "slurm", str(recipe), "--gpus-per-node", "2", "--ranks-per-node", "4"]) == 2
+    assert "each process has a GPU of its own" in capsys.readouterr().err
 
 
 @pytest.mark.slow

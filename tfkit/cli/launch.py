@@ -15,7 +15,12 @@ def launch(
     recipe: options.Recipe,
     overrides: options.Overrides = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, metavar="N", help="Machines.")] = 1,
-    ranks_per_node: Annotated[int, typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each.")] = 1,
+    ranks_per_node: Annotated[
+        int | None, typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each (default: 1, or one a GPU).")
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option("--gpus-per-node", min=1, max=1024, metavar="G", help="GPUs of each machine, one a process.")
+    ] = None,
     run: options.RunFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -29,14 +34,22 @@ def launch(
 
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
+    each = gpus_per_node or ranks_per_node or 1
+    if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
+        raise UsageError(
+            f"--ranks-per-node {ranks_per_node}: each process has a GPU of its own, so there are {gpus_per_node}, as --gpus-per-node says; "
+            "leave --ranks-per-node out"
+        )
     source, words = open_recipe(recipe), tuple(overrides or ())
     if source.has_stages:
-        recipes = [stage.recipe for stage in read_chain(source, words, ranks=nodes * ranks_per_node).stages]
+        recipes = [stage.recipe for stage in read_chain(source, words, ranks=nodes * each).stages]
     else:
-        recipes = [source.changed(words, ranks=nodes * ranks_per_node)[0]]
+        recipes = [source.changed(words, ranks=nodes * each)[0]]
     for one in recipes:
-        require_dealt(one, nodes * ranks_per_node)
+        require_dealt(one, nodes * each)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    training = LaunchedTraining((command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, ranks_per_node)
+    training = LaunchedTraining(
+        (command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, each, gpus_per_node is not None
+    )
     console.result(FILES[kind](training).rstrip("\n"))

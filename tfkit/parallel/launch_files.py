@@ -17,12 +17,16 @@ _STOP_SECONDS = 300  # before the end of a job, in which a run stops after its s
 
 @dataclass(frozen=True)
 class LaunchedTraining:
-    """A training on `nodes` machines with `ranks_per_node` processes each; `words`: the command line of tfkit without its name."""
+    """A training on `nodes` machines with `ranks_per_node` processes each; `words`: the command line of tfkit without its name.
+
+    `has_gpus`: each process has a GPU of its own, and a machine as many as processes.
+    """
 
     words: tuple[str, ...]
     name: str
     nodes: int
     ranks_per_node: int
+    has_gpus: bool = False
 
     def __post_init__(self) -> None:
         if bad := [word for word in self.words if not word.isprintable()]:
@@ -41,10 +45,11 @@ class LaunchedTraining:
     @property
     def remarks(self) -> str:
         """The beginning of each file: what it needs."""
+        gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
-            f"# tfkit on {self.nodes} x {self.ranks_per_node} processes. Submitted again, it goes on from the newest checkpoint.\n"
+            f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it goes on from the newest checkpoint.\n"
             "# All nodes need tfkit, the recipe and its data at the same paths, and the run folder on a disk that they share.\n"
-            "# If the processes do not find each other, export GLOO_SOCKET_IFNAME=<the network's name, as `ip link` shows it>.\n"
+            f"# If the processes do not find each other, export GLOO_SOCKET_IFNAME=<the network's name, as `ip link` shows it>{network}.\n"
         )
 
 
@@ -64,9 +69,11 @@ def torchrun_file(training: LaunchedTraining) -> str:
 def slurm_file(training: LaunchedTraining) -> str:
     """Return a script for sbatch; srun starts the processes, which find their places by its variables."""
     command = ["-m", "tfkit", *training.words]
+    gpus = f"#SBATCH --gpus-per-node={training.ranks_per_node}\n" if training.has_gpus else ""
     return (
         f"#!/bin/bash\n#SBATCH --job-name={training.slug}\n#SBATCH --nodes={training.nodes}\n"
         f"#SBATCH --ntasks-per-node={training.ranks_per_node}\n"
+        f"{gpus}"
         "#SBATCH --cpus-per-task=8          # fill in: the cores of a node, divided by its processes\n"
         "#SBATCH --time=24:00:00            # fill in\n"
         "##SBATCH --partition=NAME          # fill in, and remove one #\n"
@@ -81,10 +88,11 @@ def slurm_file(training: LaunchedTraining) -> str:
 
 def skypilot_file(training: LaunchedTraining) -> str:
     """Return a task for `sky launch`, or `sky jobs launch`, which starts it again after a preemption."""
+    resources = f"accelerators: H100:{training.ranks_per_node}  # fill in: the kind" if training.has_gpus else "cpus: 8+  # fill in"
     return (
         f"{training.remarks}"
         f"name: {training.slug}\nnum_nodes: {training.nodes}\nworkdir: .  # has the recipe and its data\n"
-        "resources:\n  cpus: 8+  # fill in\n"
+        f"resources:\n  {resources}\n"
         "# file_mounts:  # fill in: a bucket at the run folder, so that a new machine finds the checkpoints\n"
         "setup: |\n  pip install .  # fill in: how tfkit is installed\n"
         "run: |\n"
@@ -97,12 +105,14 @@ def skypilot_file(training: LaunchedTraining) -> str:
 def kubeflow_file(training: LaunchedTraining) -> str:
     """Return a TrainJob of Kubeflow Trainer, whose runtime gives torchrun nodes, processes and address in PET_ variables."""
     command = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("torchrun", "-m", "--", "tfkit", *training.words))
+    gpus = f"    resourcesPerNode:\n      limits:\n        nvidia.com/gpu: {training.ranks_per_node}\n" if training.has_gpus else ""
     return (
         f"{training.remarks}"
         "apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\n"
         f"metadata:\n  name: {training.slug}\n"
         "spec:\n  runtimeRef:\n    name: torch-distributed\n  trainer:\n"
         f"    numNodes: {training.nodes}\n    numProcPerNode: {training.ranks_per_node}\n"
+        f"{gpus}"
         "    image: IMAGE  # fill in: one with tfkit, the recipe and its data; the runtime mounts the run folder\n"
         f"    command: [{command}]\n"
     )
