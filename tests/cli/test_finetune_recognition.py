@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
+from tfkit.engine import decided_size
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.recognition import _data_name, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.starting_points import DECISIONS
+from tfkit.recipe.starting_points import DECISIONS, trained_bytes
 
 STARTS = {
     "bert": [
@@ -227,6 +228,25 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
         assert (done.code, "# size   about 60 rows to train on" in done.err) == (0, True), done.err
         recipe = read_recipe(f"{run}/recipe.yaml").recipe
         assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
+
+
+def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is merged where the rows have another length than the model, which an adapter's folder cannot say."""
+    needed = trained_bytes(sum(part.numel() for part in load(place / "gpt").model.parameters()))
+    words = ["--from", str(place / "gpt"), "--data", str(place / "plain.jsonl"), "training.steps=2"]
+    own = ["model.context_length=200"]
+    for free, more, adapted, saved in (
+        (needed, [], False, "model"),
+        (needed - 1, [], True, "model"),
+        (needed - 1, own, True, "adapter_model"),
+        (needed - 1, [*own, "training.adapter=null"], False, "model"),
+    ):
+        monkeypatch.setattr(decided_size, "available_bytes", lambda free=free: free)
+        run = f"free-{free}-{len(more)}"
+        done = finetune(*words, *more, "--run", run)
+        assert (done.code, "are free, so LoRA's" in done.err) == (0, adapted), done.err
+        assert (read_recipe(f"{run}/recipe.yaml").recipe.training.adapter is not None) == adapted
+        assert {path.stem for path in Path(run).glob("checkpoints/*/*.safetensors")} == {saved}
 
 
 def test_labels_that_are_named_are_meant(place: Path) -> None:

@@ -98,6 +98,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
     because += needs
+    if adapter is not None and other is not None:  # an adapter's folder has the base's own length
+        adapter, because = adapter | {"merge": True}, f"{because}, merged into the weights for the other length"
     others = rates_beside(rate)
     if "lr" not in given.get("optimizer", {}):
         beside = " and ".join(f"{other:g}" for other in others)
