@@ -1,16 +1,21 @@
 """Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from tfkit.model.block_attention import attend_blocks, block_mask
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.position import Rotation, rotate
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With up to this many keys, float32 takes 0.1 to
 # 0.95 of the time for forward and backward (one core of a Zen 4, heads of 32 to 128) and is more exact; with 256 keys, the same time.
@@ -32,11 +37,13 @@ class AttentionContext:
         cache: KeyValueCache | None = None,
         encoder_output: Tensor | None = None,
         encoder_padding: Tensor | None = None,
+        *,
+        in_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
         """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, M, D); `encoder_padding`
-        (B, M): True = real token, None: all are.
+        (B, M): True = real token, None: all are. `in_blocks`: whether attention under a mask is computed by block_attention.py.
         """
-        self.masks = {mask.window: kernel_mask(mask) for mask in masks}
+        self.masks = {mask.window: (block_mask(mask), False) if in_blocks(mask) else kernel_mask(mask) for mask in masks}
         self.rotation, self.bias, self.cache = rotation, bias, cache
         self.encoder_output, self.encoder_mask = encoder_output, encoder_output_mask(encoder_padding)
 
@@ -67,6 +74,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
+        mask: Tensor | BlockMask | None
         if self.cross:
             keys, values = self._cross_keys_values(context)  # (B, K, M, E)
             mask, bias, causal = context.encoder_mask, None, False
@@ -77,6 +85,8 @@ class Attention(nn.Module):
             if context.cache is not None:
                 keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
             (mask, causal), bias = context.masks[self.window], context.bias
+        if not (mask is None or isinstance(mask, Tensor)):
+            return self._joined(attend_blocks(queries, keys, values, mask, self.scale))
         out = attend(
             queries,
             keys,
@@ -88,7 +98,10 @@ class Attention(nn.Module):
             scale=self.scale,
             softcap=self.softcap,
         )
-        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
+        return self._joined(out)
+
+    def _joined(self, x: Tensor) -> Tensor:
+        return self.o_proj(x.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
     def _cross_keys_values(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
         if context.cache is not None and (known := context.cache.cross_keys_values(self.layer)) is not None:

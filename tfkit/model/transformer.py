@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import AttentionContext
+from tfkit.model.block_attention import takes_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
@@ -125,6 +126,13 @@ class Transformer(nn.Module):
             cache,
             encoder_output,
             encoder_padding,
+            in_blocks=lambda mask: takes_blocks(
+                mask,
+                x.device.type,
+                x.dtype,
+                self.config.dropout.attention if self.training else 0.0,
+                plain_scores=self.config.attention.softcap is None and self.config.position.kind != "relative",
+            ),
         )
         x = stack(x, context)
         if cache:

@@ -1,0 +1,88 @@
+"""Attention in blocks: where it is used, and that its rule is the dense mask. Its kernel needs a GPU; PyTorch computes its formula here."""
+
+import pytest
+import torch
+from torch.nn.attention import flex_attention as flex
+
+from tfkit.model import block_attention
+from tfkit.model.attention import attend
+from tfkit.model.block_attention import attend_blocks, block_mask, takes_blocks
+from tfkit.model.config import ModelConfig
+from tfkit.model.masks import Mask
+from tfkit.model.position import Positions
+from tfkit.model.transformer import build
+
+CPU = torch.device("cpu")
+DOCUMENTS = torch.tensor([[0] * 100 + [1] * 28 + [2] * 128, [0] * 40 + [1] * 216])
+PACKED = Positions(256, 0, CPU, None, DOCUMENTS)
+ONE = Positions(256, 0, CPU, None, None)
+MASKS = {
+    "documents": Mask(PACKED, True),
+    "documents-both-ways": Mask(PACKED, False),
+    "window": Mask(ONE, True, 37),
+    "window-both-ways": Mask(ONE, False, 37),
+    "documents-and-window": Mask(PACKED, True, 19),
+}
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(block_attention, "_compiled", lambda function: function)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.usefixtures("uncompiled")
+def test_the_rule_is_the_dense_mask(mask: Mask) -> None:
+    dense, blocks = mask.dense(), block_mask(mask)
+    rows = len(dense)
+    assert torch.equal(flex.create_mask(blocks.mask_mod, rows, 1, 256, 256, CPU), dense)
+    queries, keys, values = (torch.randn(2, heads, 256, 16, generator=torch.Generator().manual_seed(heads)) for heads in (6, 2, 3))
+    values = values[:, :2]
+    found = attend_blocks(queries, keys, values, blocks, 0.3)
+    torch.testing.assert_close(found, attend(queries, keys, values, dense, 0.0, scale=0.3), rtol=0, atol=2e-6)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_blocks_that_nobody_sees_are_left_out() -> None:
+    assert block_mask(MASKS["documents"]).sparsity() == 37.5  # of eight blocks: those above the diagonal, and one of the first row
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"dtype": torch.float16}, True),
+        ({"mask": Mask(ONE, True, 37)}, True),
+        ({"device": "cpu"}, False),
+        ({"device": "mps"}, False),
+        ({"dtype": torch.float32}, False),
+        ({"dropout": 0.1}, False),
+        ({"plain_scores": False}, False),
+        ({"mask": Mask(ONE, True)}, False),  # the fused kernel has it
+        ({"mask": Mask(ONE, False)}, False),
+        ({"mask": Mask(ONE, True, 256)}, False),  # a window that cuts nothing
+        ({"mask": Mask(Positions(255, 0, CPU, None, DOCUMENTS[:, :255]), True)}, False),
+        ({"mask": Mask(Positions(256, 0, CPU, torch.ones(2, 256, dtype=torch.bool), DOCUMENTS), True)}, False),
+        ({"mask": Mask(Positions(128, 128, CPU, None, None), True, 37)}, False),  # after a cache
+    ],
+)
+def test_where_blocks_are_taken(change: dict[str, object], expected: bool) -> None:
+    asked = {"mask": MASKS["documents"], "device": "cuda", "dtype": torch.bfloat16, "dropout": 0.0, "plain_scores": True, **change}
+    assert takes_blocks(**asked) is expected  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"vocab_size": 11, "context_length": 256, "dim": 32, "num_heads": 2, "head_dim": 16, "decoder_layers": 3, "init": {"std": 0.3}}
+    kinds = {"norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "head": {"tied": True}, "position": {"kind": "rotary"}}
+    config = ModelConfig.model_validate({**values, **kinds, "attention": {"windows": [None, 37]}})
+    model, ids = build(config, 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(ids, document_ids=DOCUMENTS).hidden
+        monkeypatch.setattr("tfkit.model.transformer.takes_blocks", lambda *_, **__: True)
+        calls: list[int] = []
+        real = block_attention.attend_blocks
+        monkeypatch.setattr("tfkit.model.attention.attend_blocks", lambda *words: calls.append(1) or real(*words))
+        torch.testing.assert_close(model(ids, document_ids=DOCUMENTS).hidden, expected, rtol=0, atol=2e-5)
+    assert len(calls) == 3
