@@ -1,6 +1,8 @@
 """Batches that grow: a table of levels, against walking through the steps."""
 
 import math
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,24 @@ def test_growing_batches_read_the_rows_of_equal_ones(ramp: tuple[int, int, float
         assert {len(part) for part in parts} == {start}
         read += [pair for part in parts for pair in zip(part.epochs.tolist(), part.numbers.tolist(), strict=True)]
     assert read == [(int(one.epochs(place)[0]), int(one.numbers(place)[0])) for place in range(len(read))]
+
+
+def test_a_loader_ahead_of_its_steps_gives_the_same_ones() -> None:
+    """In a thread; what was prepared is not used after a step was left out, or the micro-batches were made smaller."""
+    threads: list[bool] = []
+
+    def collate(part: Any) -> list[int]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return [int(number) for number in part.numbers]
+
+    rows = PackedRows([(_stream(), 1.0)], 1, 3)
+    plain, ahead = Loader(rows, collate, 8, 4), Loader(rows, collate, 8, 4, ahead=True)
+    for step, size in ((0, 4), (1, 4), (2, 4), (2, 2), (5, 2), (6, 2)):
+        plain.micro_batch_size = ahead.micro_batch_size = size
+        assert ahead.step(step) == plain.step(step), step
+    threads.clear()
+    ahead.step(7)
+    assert True not in threads, "step 7 was prepared during step 6"
 
 
 def test_what_does_not_divide() -> None:

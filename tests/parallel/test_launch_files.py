@@ -128,7 +128,7 @@ def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.Capt
     assert "8 rows cannot be dealt evenly to 3 ranks" in capsys.readouterr().err
     assert main(["launch", "pbs", str(recipe)]) == 2
     assert "give one of torchrun, slurm, skypilot, kubeflow" in capsys.readouterr().err
-    assert main(["launch", "torchrun", str(recipe), "training.compile=true", "--nodes", "2"]) == 2
+    assert main(["launch", "torchrun", str(recipe), "parallel.shard=3", "--nodes", "2"]) == 2
     capsys.readouterr()
     one = "model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: 8}"
     recipe.write_text(f"stages:\n  a: {{{one}}}\n  b: {{{one}}}\n", encoding="utf-8")

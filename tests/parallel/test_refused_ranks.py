@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tfkit.__main__ import main
-from tfkit.engine.dealt_recipes import rank_threads, require_dealt
-from tfkit.errors import UsageError
+from tfkit.engine.dealt_recipes import gpu_of_rank, rank_device, rank_threads, require_dealt
+from tfkit.engine.meeting import Meeting
+from tfkit.errors import MachineError, UsageError
+from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
 
@@ -24,7 +27,6 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
-        (RECIPE, ["training.compile=true"], "training.compile: it compiles its model, which several ranks cannot do together yet"),
         (RECIPE, ["training.batch_size=3"], "training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
         (RECIPE, ["training.micro_batch_size=4"], "training.micro_batch_size: 4 rows are 1 micro-batches of 4"),
         (RECIPE, ["--ranks", "4"], "--ranks 4: this is rank 0 of 2 already"),
@@ -40,16 +42,14 @@ def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str
     assert not (tmp_path / "run").exists()
 
 
-def test_every_objective_is_dealt_but_shared_weights_do_not_sample() -> None:
+def test_every_objective_is_dealt() -> None:
     for recipe in bundled_recipes():
         source = open_recipe(recipe.name)
         if source.has_stages:
             continue
-        words = ["training.batch_size=32", "training.micro_batch_size=null", "training.compile=false"]
+        words = ["training.batch_size=32", "training.micro_batch_size=null"]
         require_dealt(source.read(words), 2)
-        if source.read().objective.kind == "grpo":
-            with pytest.raises(UsageError, match="responses are sampled by ranks that have the whole model"):
-                require_dealt(source.read([*words, "parallel.shard=2"]), 2)
+        require_dealt(source.read([*words, "parallel.shard=2"]), 2)
 
 
 def test_a_plan_is_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +61,30 @@ def test_threads_of_a_rank() -> None:
     assert rank_threads(None, Ranks()) is None
     assert rank_threads(3, Ranks(0, 2, 0, 2)) == 3
     assert rank_threads(None, Ranks(0, 4096, 0, 4096)) == 1
+
+
+def test_the_device_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU of its number on its machine; the only one, where the starter gives each process its own; without GPUs as asked."""
+    third = Ranks(7, 8, 3, 4, 1)
+    assert [gpu_of_rank(third, visible) for visible in (4, 8, 1)] == [3, 3, 0]
+    with pytest.raises(MachineError, match="4 ranks are on this machine, and it has 2 GPUs"):
+        gpu_of_rank(third, 2)
+    with pytest.raises(UsageError, match="--device cuda:1: every rank has a GPU of its own; give --device cuda"):
+        rank_device("cuda:1", third)
+    assert [rank_device(asked, third) for asked in ("cpu", "mps")] == ["cpu", "mps"]
+    assert rank_device("cuda:1", Ranks()) == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [rank_device(asked, third) for asked in (None, "auto", "cuda", "cpu")] == ["cuda:3", "cuda:3", "cuda:3", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [rank_device(asked, third) for asked in (None, "auto")] == [None, "auto"]
+
+
+def test_the_backends_of_the_ranks() -> None:
+    """Agreements are tensors of the CPU, also where the numbers of GPUs go over NCCL."""
+    assert (backends_of(False), backends_of(True)) == ("gloo", "cpu:gloo,cuda:nccl")
+    with pytest.raises(UsageError, match="--device mps: several ranks compute on processors or on NVIDIA's GPUs"):
+        Meeting(Ranks(0, 2, 0, 2)).peers(torch.device("mps"))
 
 
 def test_a_part_of_the_variables_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

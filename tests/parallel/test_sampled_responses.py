@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
 from two_ranks import start_ranks
 
@@ -68,6 +70,25 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
     assert [one.code for one in resumed] == [0, 0], resumed[0].err + resumed[1].err
     assert hashes(Path(f"{kind}-two"), STEPS) == hashes(Path(f"{kind}-alone"), STEPS)
     assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each then writes responses of its own lengths. The critic is whole on both, and its gradients are added up."""
+    monkeypatch.chdir(place)
+    words = ["finetune", f"{kind}.yaml", "training.steps=4", "optimizer.clip_norm=null", "--threads", "1", "--run"]
+    alone = Process(place, [*words, f"{kind}-whole"]).wait()
+    assert alone.code == 0, alone.err
+    done = [one.wait() for one in start_ranks(place, [*words, f"{kind}-shared", "parallel.shard=2"])]
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    for file in ("model.safetensors", "training_state/optimizer.safetensors"):
+        one, other = (load_file(place / f"{kind}-{name}" / "checkpoints" / "step-000004" / file) for name in ("whole", "shared"))
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], rtol=0, atol=1e-5, msg=name)
+    assert [record.get("reward") for record in exact(place / f"{kind}-shared")] == [
+        record.get("reward") for record in exact(place / f"{kind}-whole")
+    ]
 
 
 def test_text_of_the_pretraining_is_dealt_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

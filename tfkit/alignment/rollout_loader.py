@@ -8,7 +8,7 @@ All of an iteration follows from the weights before its first step, and a checkp
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,8 @@ _SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they tak
 class RolloutLoader:
     """Samples an iteration at its first step, and gives its batches. `micro_batch_size` may change at any time.
 
-    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is; `should_stop` is obeyed while it samples.
+    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is, and `whole` one in which it has all of its
+    weights here; `should_stop` is obeyed while it samples.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class RolloutLoader:
         device: torch.device,
         seed: int,
         uncompiled: Callable[[], AbstractContextManager[None]],
+        whole: Callable[[], AbstractContextManager[None]] = nullcontext,
         should_stop: Callable[[], bool] | None = None,
         deal: Deal = in_turn,
     ):
         assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
-        self.uncompiled, self.should_stop, self.deal = uncompiled, should_stop, deal
+        self.uncompiled, self.whole, self.should_stop, self.deal = uncompiled, whole, should_stop, deal
         self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.rules = Rules(self.rollouts.section.rules)
@@ -130,6 +132,10 @@ class RolloutLoader:
     # ------------------------------------------------------------------------------------------------ an iteration
 
     def _sample(self, iteration: int) -> Experience:
+        with self.whole():
+            return self._with_whole_weights(iteration)
+
+    def _with_whole_weights(self, iteration: int) -> Experience:
         readings, completions = self.rollouts.readings, self.rollouts.section.completions
         numbers, epochs = self._prompts.numbers(iteration)[::readings], self._prompts.epochs(iteration)[::readings]
         with self.uncompiled():

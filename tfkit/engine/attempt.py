@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.beginning import Beginning, finetuning, pretraining, require_trainable
-from tfkit.engine.dealt_recipes import rank_threads, require_dealt
+from tfkit.engine.dealt_recipes import rank_device, rank_threads, require_dealt
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
@@ -243,7 +243,7 @@ def _prepared(
 
     if (threads := rank_threads(options.threads, options.ranks)) is not None:
         torch.set_num_threads(threads)
-    device = pick_device(options.device)
+    device = pick_device(rank_device(options.device, options.ranks))
     peers = options.meeting.peers(device)
     options.meeting.meter_nodes(device, carbon)
     run = Run(recipe, device, listener, budget.stop, meter, peers)

@@ -6,7 +6,6 @@ from importlib.metadata import version
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.dealing import require_even, require_mesh
-from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.machine import usable_cores
 
@@ -19,15 +18,6 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
         require_mesh(recipe, 1)
         return
     _require_torch(recipe)
-    objective = recipe.objective
-    missing = {
-        "parallel.shard": "responses are sampled by ranks that have the whole model"
-        if isinstance(objective, RolloutSection) and recipe.parallel.shard > 1
-        else "",
-        "training.compile": "it compiles its model" if recipe.training.compile else "",
-    }
-    if problems := [f"{field}: {problem}" for field, problem in missing.items() if problem]:
-        raise UsageError(f"{'; '.join(problems)}, which several ranks cannot do together yet: train it with one process, without --ranks")
     require_even(recipe, ranks)
 
 
@@ -41,12 +31,29 @@ def _require_torch(recipe: Recipe) -> None:
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:
-    """Return the device of this rank: as asked, else the GPU of its machine that has its number there."""
-    if ranks.is_alone or asked not in (None, "auto", "cuda"):
+    """Return the device of this rank: as asked, else the GPU of its machine that has its number there. Raises UsageError, MachineError."""
+    if ranks.is_alone or asked == "cpu":
+        return asked
+    if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:
+        raise UsageError(f"--device {asked}: every rank has a GPU of its own; give --device cuda, or start one process")
+    if asked not in (None, "auto", "cuda"):
         return asked
     import torch
 
-    return f"cuda:{ranks.local_rank}" if torch.cuda.is_available() else asked
+    return f"cuda:{gpu_of_rank(ranks, torch.cuda.device_count())}" if torch.cuda.is_available() else asked
+
+
+def gpu_of_rank(ranks: Ranks, visible: int) -> int:
+    """Return the number of a rank's GPU among the `visible` ones of its machine: its own number there, or the only one, where each process
+    is given its own, as by Slurm's --gpus-per-task. Raises MachineError.
+    """
+    if visible >= ranks.local_size:
+        return ranks.local_rank
+    if visible == 1:
+        return 0
+    raise MachineError(
+        f"{ranks.local_size} ranks are on this machine, and it has {visible} GPUs: start one for each of them, or give --device cpu"
+    )
 
 
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:

@@ -14,6 +14,7 @@ import torch
 
 from tfkit.carbon import FINISH, Meter
 from tfkit.engine.components import Components, assemble, first_model, restore
+from tfkit.engine.dealt_recipes import rank_device
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
@@ -26,11 +27,9 @@ from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.checkpoint import load_training_state
-from tfkit.training.device import keep_freed_memory, make_deterministic
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress, train
-
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class _Begun:
     """The run as this rank has it before the first step."""
 
     recipe: Recipe
+    device: torch.device
     components: Components
     progress: Progress
     restored: bool
@@ -92,7 +92,7 @@ def _take_part(
     begun.components.loader.micro_batch_size = start["micro_batch_size"]
     require_same_weights(group, begun.components)
     share_weights(begun.recipe, begun.components)
-    micro_batches = MicroBatches(begun.recipe, _CPU, listener, begun.components, restored=begun.restored)
+    micro_batches = MicroBatches(begun.recipe, begun.device, listener, begun.components, restored=begun.restored)
     work = SharedWork(begun.recipe, begun.components, stop.should_stop)
     hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
     parts = begun.components
@@ -107,15 +107,19 @@ def _take_part(
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
     """Prepare the data, from the cache that rank 0 has filled, and assemble the components as rank 0 has."""
     recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
+    device = pick_device(rank_device(message["device"], group.ranks))
+    use_device(device)
     data = prepare_data(recipe, listener, stop, meter)
     model = first_model(recipe, data, listener)
-    make_deterministic(_CPU)
+    make_deterministic(device)
     keep_freed_memory()
     checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
     tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
-    components = assemble(recipe, data, model, _CPU, message["micro_batch_size"], listener, peers=group)
+    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
     progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
-    return _Begun(recipe, components, progress, checkpoint is not None)
+    if recipe.training.compile:
+        compile_model(model, by_block=recipe.parallel.shard > 1)
+    return _Begun(recipe, device, components, progress, checkpoint is not None)
 
 
 class FollowingHooks:

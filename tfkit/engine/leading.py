@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
@@ -102,12 +104,12 @@ class Leader:
         self.peers = peers
         self._group = peers if isinstance(peers, ProcessGroup) else None
 
-    def begin(self, recipe: Recipe, folder: Path, checkpoint: Path | None, micro_batch_size: int) -> None:
-        """Announce the run: its resolved recipe, and the checkpoint that it goes on from."""
+    def begin(self, recipe: Recipe, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device) -> None:
+        """Announce the run: its resolved recipe, the checkpoint that it goes on from, and the kind of the device."""
         if self._group is not None:
             document = recipe_document(recipe, None)
             where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
-            self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size})
+            self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size, "device": device.type})
 
     def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
         """Announce that the steps begin, share the weights as the recipe says, and return the hooks with which rank 0 takes them."""

@@ -21,6 +21,7 @@ from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.deal import in_turn
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
+from tfkit.training.precision import Weights
 
 LOADER_PREFIX = "loader/"  # before the names of its tensors in the training state
 _STATE = "loader"  # its part of the state's document
@@ -33,6 +34,7 @@ def open_loader(
     sizes: BatchSizes,
     micro_batch_size: int,
     model: Transformer,
+    weights: Weights,
     reference: FrozenReference | None,
     device: torch.device,
     should_stop: Callable[[], bool] | None,
@@ -41,7 +43,8 @@ def open_loader(
     """Return the loader of a run, of several ranks the part of one. `should_stop` is obeyed while responses are sampled, by one process."""
     ranks = peers.ranks
     if objective.rollouts is None:
-        loader = Loader(rows, objective.collate, sizes, micro_batch_size)
+        on_gpu = device.type == "cuda"
+        loader = Loader(rows, _pinning(objective) if on_gpu else objective.collate, sizes, micro_batch_size, ahead=on_gpu)
         loader.rank, loader.ranks = ranks.rank, ranks.size
         return loader
     assert reference is not None, "sampled responses are compared with the model of the first step"
@@ -55,11 +58,16 @@ def open_loader(
         device=device,
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),
+        whole=weights.whole_at_work,
         should_stop=should_stop if ranks.is_alone else None,
         deal=CommonWork(peers).deal if isinstance(peers, ProcessGroup) else in_turn,
     )
     sampler.rank, sampler.ranks = ranks.rank, ranks.size
     return sampler
+
+
+def _pinning(objective: Objective) -> Callable[[Any], Batch]:
+    return lambda rows: objective.collate(rows).pinned()
 
 
 def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:

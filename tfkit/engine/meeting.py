@@ -24,13 +24,15 @@ class Meeting:
     def peers(self, device: "torch.device") -> "Peers":
         """Return the ranks that train together. Raises UsageError for a device that several ranks cannot use, PeerLostError."""
         from tfkit.parallel.agreement import ALONE
+        from tfkit.training.device import use_device
 
         if self.ranks.is_alone:
             return ALONE
-        if device.type != "cpu":
+        if device.type not in ("cpu", "cuda"):
             raise UsageError(
-                f"--device {device}: several ranks compute on processors only, for now: give --device cpu, or start one process"
+                f"--device {device}: several ranks compute on processors or on NVIDIA's GPUs: give --device cpu, or start one process"
             )
+        use_device(device)
         return self._joined()
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ from tfkit.run import strict_json
 from tfkit.run.checkpoints import free_space_for, newest_good
 from tfkit.run.folder import RunFolder
 from tfkit.training.checkpoint import load_training_state
-from tfkit.training.device import keep_freed_memory, make_deterministic, memory_bytes, peak_flops
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes, peak_flops
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
@@ -178,7 +178,7 @@ class Run:
         peers = self.leader.peers
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
         saved_here = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
-        self.leader.begin(recipe, context.folder.path, self.resumed_from, size)
+        self.leader.begin(recipe, context.folder.path, self.resumed_from, size, self.device)
         with self.stop.at_once(f"no step was taken yet{saved_here}"):
             self.components = components = assemble(recipe, data, model, self.device, size, listener, context.budget.should_end, peers)
         self.data = data = components.data
@@ -194,8 +194,7 @@ class Run:
                     f"{components.loader.micro_batch_size:,} from now on, in the same steps, with other draws of dropout"
                 )
         if recipe.training.compile:
-            for stack in model.stacks:
-                stack.compile()
+            compile_model(model, by_block=recipe.parallel.shard > 1)
         self.flops_per_token = self.planned.training_flops / self.planned.tokens
         self.peak = peak_flops(self.device, components.precision)
         self.log = TrainingLog(context, components.plan, self.progress, self.flops_per_token, self.peak, saved)
@@ -268,8 +267,11 @@ class Run:
         self.context.budget.raise_if_reached(f"no step was taken yet{saved}")
 
     def _try_out(self) -> None:
-        """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once."""
-        if not self.recipe.training.compile and self.device.type == "cpu":
+        """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once.
+
+        Weights that ranks are to share are whole yet: with them the first step compiles, and nothing is tried.
+        """
+        if self.recipe.parallel.shard > 1 or (not self.recipe.training.compile and self.device.type == "cpu"):
             return
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
         with self.stop.at_once(f"no step was taken yet{saved}"), warnings.catch_warnings():

@@ -49,6 +49,11 @@ class Batch:
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
+    def pinned(self) -> "Batch":
+        """The same batch in memory from which a GPU copies by itself, while the processor goes on."""
+        moved: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._own()}
+        return replace(self, **moved, extras={name: tensor.pin_memory() for name, tensor in self.extras.items()})
+
     def inputs(self) -> dict[str, Tensor]:
         """The arguments of the Transformer, by name."""
         return {name: tensor for name, tensor in self._own() if name != "labels"}

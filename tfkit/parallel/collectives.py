@@ -1,4 +1,5 @@
-"""The ranks of a training as a process group of torch, on gloo. Only tensors and JSON cross: no pickle.
+"""The ranks of a training as a process group of torch: on gloo what the processors agree on, on NCCL the numbers of GPUs. Only tensors and
+JSON cross: no pickle.
 
 A process that ends closes its connections, which every other rank notices within milliseconds in whatever it waits for. One that hangs
 is noticed after a time-out: a long one until the first step is taken, then many times the longest step. The others find out which one it
@@ -56,7 +57,8 @@ class ProcessGroup:
             tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
             _await_all(store, ranks, step_seconds, watch)
-            dist.init_process_group("gloo", store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
+            backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
+            dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         return cls(ranks, store)
 
     @staticmethod
@@ -160,7 +162,7 @@ class ProcessGroup:
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, and for what `last` does on each."""
         try:
-            with lost(self.ranks, "lost another rank within a step", only_of_gloo=True):  # of gathered weights, deep in a forward
+            with lost(self.ranks, "lost another rank within a step", only_of_backends=True):  # of gathered weights, deep in a forward
                 yield
         except ordinary:
             self._end(last)
@@ -202,6 +204,14 @@ class ProcessGroup:
         asking.start()
         asking.join(_ROLL_CALL_SECONDS + 2)
         return " and ".join(f"rank {rank}" for rank in silent) or "the network"
+
+
+def backends_of(has_nccl: bool) -> str:
+    """Return PyTorch's name of the backends: tensors of the CPU always go over gloo, so that an agreement holds up no GPU.
+
+    NCCL connects the ranks when the first tensor of a GPU is sent, if one ever is.
+    """
+    return "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
 
 
 def _await_server(ranks: Ranks, seconds: float) -> None:
@@ -250,12 +260,12 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def lost(ranks: Ranks, what: str, *, only_of_gloo: bool = False) -> Iterator[None]:
-    """Turn the errors of connections into one that says what to do. `only_of_gloo`: among others that the block may raise."""
+def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
+    """Turn the errors of connections into one that says what to do. `only_of_backends`: among others that the block may raise."""
     try:
         yield
     except RuntimeError as error:  # of gloo and of the store, which have no class of their own for it
-        if only_of_gloo and "/gloo/" not in str(error):
+        if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PeerLostError(

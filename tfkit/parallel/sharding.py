@@ -161,6 +161,21 @@ class Sharding:
         finally:
             self._give_back()
 
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """A context in which every rank has the whole weights, gathered once, and may run forwards without gradients for itself alone."""
+        self._in_step = False
+        self._give_back()
+        for module in self._modules:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in self._modules:
+                module.set_reshard_after_forward(self._reshard and module is not self._model, recurse=False)
+            self._give_back()
+
     def _give_back(self) -> None:
         for module in self._modules:
             module.reshard()

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
+from torch import nn
 
 from tfkit.errors import MachineError, UsageError
+from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
 # Dense bf16 peak in FLOP/s by NVIDIA's data sheets, by words of the device's name; the first match counts.
@@ -54,6 +56,12 @@ def pick_device(name: str | None) -> torch.device:
             f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there"
         )
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Let this process compute on the device where none is named, as NCCL does; there is nothing to be set for a CPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -122,17 +130,29 @@ def give_back_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
+def compile_model(model: Transformer, *, by_block: bool) -> None:
+    """Let the compiler make what runs of each stack; `by_block`: of each block, between which ranks gather the weights that they share."""
+    for module in _compiled(model):
+        if isinstance(module, Stack) != by_block:
+            module.compile()
+
+
 @contextlib.contextmanager
 def eager(model: Transformer) -> Iterator[None]:
     """A context in which a compiled model runs uncompiled, since shapes that change with every batch would be compiled again and again."""
-    compiled = [stack._compiled_call_impl for stack in model.stacks]
-    for stack in model.stacks:
-        stack._compiled_call_impl = None
+    modules = _compiled(model)
+    compiled = [module._compiled_call_impl for module in modules]
+    for module in modules:
+        module._compiled_call_impl = None
     try:
         yield
     finally:
-        for stack, call in zip(model.stacks, compiled, strict=True):
-            stack._compiled_call_impl = call
+        for module, call in zip(modules, compiled, strict=True):
+            module._compiled_call_impl = call
+
+
+def _compiled(model: Transformer) -> list[nn.Module]:
+    return [module for stack in model.stacks for module in (stack, *stack.blocks)]
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

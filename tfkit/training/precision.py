@@ -100,6 +100,10 @@ class Weights:
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
+    def whole_at_work(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which this process computes with the latest weights, whatever other ranks compute."""
+        return contextlib.nullcontext() if self.sharding is None else self.sharding.whole()
+
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:
         """A context in which the model computes with the result."""

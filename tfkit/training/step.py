@@ -81,9 +81,9 @@ class Stepper:
         for part in self.peers.in_order(parts):
             for name, value in part.items():
                 sums[name] = self._join(name, sums[name], value) if name in sums else value
-        if sharding is None:
-            self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
-        else:
+        if whole := [one for one in self.all_weights.values() if one.sharding is None]:
+            self.peers.sum_gradients(parameter for weights in whole for parameter in weights.master.values())
+        if sharding is not None:
             self.weights.take_gradients(sharding)
         observed, largest = self._observations(sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}

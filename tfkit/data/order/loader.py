@@ -1,6 +1,7 @@
 """The batches of a run: step n is a function of n alone, so that resuming is a seek."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -60,16 +61,31 @@ class StepLoader(Protocol[Batch]):
 class Loader(Generic[Batch]):
     """The rows of each step, in the order of their epochs. A step may span epochs: no row is lost or read twice at the border."""
 
-    def __init__(self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int):
-        """`collate` turns the rows of a micro-batch into the objective's batch. Raises ValueError on sizes that do not divide."""
+    def __init__(
+        self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False
+    ):
+        """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares each step while the one before
+        it is taken. Raises ValueError on sizes that do not divide.
+        """
         self.sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes(batch_size)
         if self.sizes.unit % micro_batch_size:
             raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {self.sizes.unit}")
         self.rows, self.collate, self.micro_batch_size = rows, collate, micro_batch_size
         self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
+        self._thread = ThreadPoolExecutor(1, "next step") if ahead else None
+        self._next: tuple[tuple[int, ...], Future[list[Batch]]] | None = None
 
     def step(self, n: int) -> list[Batch]:
         """Return the micro-batches of step n, from 0; of several ranks those of this one."""
+        if self._thread is None:
+            return self._collated(n)
+        parts = self.micro_batch_size, self.rank, self.ranks
+        asked, prepared = self._next or (None, None)
+        batches = prepared.result() if prepared is not None and asked == (n, *parts) else self._collated(n)
+        self._next = (n + 1, *parts), self._thread.submit(self._collated, n + 1)
+        return batches
+
+    def _collated(self, n: int) -> list[Batch]:
         epochs, numbers = self._places(n)
         starts = range(self.rank * self.micro_batch_size, len(numbers), self.ranks * self.micro_batch_size)
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)

@@ -25,7 +25,7 @@ from tfkit.engine.validation import score_validation
 from tfkit.errors import Stopped
 from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import eager, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.device import compile_model, eager, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.memory import resident_bytes
 
@@ -89,8 +89,7 @@ def take_trial(
     if recipe.training.micro_batch_size is None:
         MicroBatches(recipe, device, listener, components, restored=False).choose()
     if recipe.training.compile:
-        for stack in model.stacks:
-            stack.compile()
+        compile_model(model, by_block=False)
     setup = time.perf_counter() - start
     while meter.reading().status == "starting" and time.perf_counter() - start < _START_PATIENCE_SECONDS and not stop.should_stop():
         time.sleep(0.1)
