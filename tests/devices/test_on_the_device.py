@@ -15,6 +15,10 @@ from tiny_runs import exact, hashes, records, write_corpus
 from tiny_writers import WRITERS
 
 from tfkit.adapters.lora import add_lora
+from tfkit.model.attention import attend
+from tfkit.model.block_attention import attend_blocks, block_mask
+from tfkit.model.masks import Mask
+from tfkit.model.position import Positions
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection
@@ -227,3 +231,26 @@ def test_bf16_is_asked_of_the_device(device: torch.device) -> None:
     assert has_bf16(device) in (True, False)
     there = torch.ones(8, 8, dtype=torch.bfloat16, device=device)
     assert float((there @ there).sum()) == 512
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_attention_in_blocks_is_that_of_a_dense_mask(device: torch.device, window: int | None) -> None:
+    """Two packed rows, in bf16, forward and backward, by the kernel of each; and a step's gradients are the same bits again."""
+    if device.type != "cuda":
+        pytest.skip("the kernel in blocks is for CUDA")
+    documents = torch.tensor([[0] * 300 + [1] * 84 + [2] * 128, [0] * 40 + [1] * 472], device=device)
+    mask = Mask(Positions(512, 0, device, None, documents), True, window)
+    random = torch.Generator(device).manual_seed(1)
+    queries, keys, values = (torch.randn(2, heads, 512, 64, generator=random, device=device, dtype=torch.bfloat16) for heads in (6, 2, 2))
+    inputs = [one.requires_grad_() for one in (queries, keys, values)]
+    gradient = torch.randn(queries.shape, generator=random, device=device, dtype=torch.bfloat16)
+    blocks = block_mask(mask)
+    found, again = (
+        [out, *torch.autograd.grad(out, inputs, gradient)]
+        for out in (attend_blocks(*inputs, blocks, None), attend_blocks(*inputs, blocks, None))
+    )
+    dense = attend(*(one.float() for one in inputs), mask.dense(), 0.0)
+    expected = [dense, *torch.autograd.grad(dense, inputs, gradient.float())]
+    for one, other, same in zip(found, expected, again, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=2e-2, atol=2e-2)
+        assert torch.equal(one, same)
