@@ -229,7 +229,7 @@ def test_the_model_reads_no_family_name(module: str) -> None:
         ["--version"],
         ["pretrain", "--help"],
         ["recipes"],
-        ["check", "gpt2-stdlib"],
+        ["check", "gpt2-stdlib", "--ranks", "2"],
         ["check", "--schema"],
         ["runs", "."],
         ["report", STOPPED],

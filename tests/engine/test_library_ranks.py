@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from library_calls import call
 from tiny_runs import exact, hashes, kept
+from two_ranks import receipt
 
 import tfkit
 from tfkit.errors import PeerLostError, UsageError
@@ -53,6 +54,18 @@ def test_two_ranks_are_stopped_lost_and_resumed(base: Path, document: dict[str, 
     assert (result["status"], result["steps"]) == ("finished", STEPS)
     assert hashes(base / "ranks", STEPS) == hashes(base / "unbroken", STEPS)
     assert exact(base / "ranks") == exact(base / "unbroken")
+
+
+@pytest.mark.slow
+def test_trials_of_a_sweep_are_trained_by_both_ranks(base: Path, document: dict[str, Any]) -> None:
+    def swept() -> Any:
+        space = {"optimizer.lr": [1e-3, 1e-2]}
+        found = [tfkit.sweep(document, space, run=f"sweep-{ranks}", ranks=ranks, threads=1).to_dict() for ranks in (1, 2)]
+        return [[one["score"] for one in result["trials"]] for result in found]
+
+    one, two = call(base, swept)
+    assert two == pytest.approx(one, rel=1e-5)
+    assert [receipt(base / "sweep-2" / name)["ranks"] for name in ("trial-001", "trial-002")] == [2, 2]
 
 
 @pytest.mark.parametrize("ranks", [0, -1, True, 2.0, "2"])

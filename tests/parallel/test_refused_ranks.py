@@ -1,9 +1,11 @@
 """What several ranks cannot do yet is refused with what to do, before anything is written."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import write_corpus, write_recipe
 
 from tfkit.__main__ import main
 from tfkit.engine.dealt_recipes import gpu_of_rank, rank_device, rank_threads, require_dealt
@@ -52,9 +54,22 @@ def test_every_objective_is_dealt() -> None:
         require_dealt(source.read([*words, "parallel.shard=2"]), 2)
 
 
-def test_a_plan_is_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pretrain", "demo", "--dry-run", "--ranks", "2", "--run", str(tmp_path / "run")]) == 2
-    assert "tfkit check --ranks N" in capsys.readouterr().err
+def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    words = ["pretrain", str(recipe), "--dry-run", "--run", str(tmp_path / "run"), "training.micro_batch_size=1", "--json"]
+    estimates = []
+    for ranks in ("1", "2"):
+        assert main([*words, "--ranks", ranks]) == 0
+        estimates.append(json.loads(capsys.readouterr().out)["estimate"])
+    one, two = estimates
+    assert (one["cluster"], two["cluster"]["ranks"], two["cluster"]["rows_per_rank"]) == (None, 2, 2)
+    assert (one["steps"], one["flops"]) == (two["steps"], two["flops"])
+    assert two["memory_bytes"] == two["cluster"]["memory_bytes"]["replicated"]
+    assert main([*words[:-1], "--ranks", "2"]) == 0
+    assert "that memory is of each of 2 ranks, which take 2 rows of a step" in capsys.readouterr().err
+    assert main([*words, "--ranks", "3"]) == 2
+    assert "4 rows cannot be dealt evenly to 3 ranks" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_threads_of_a_rank() -> None:

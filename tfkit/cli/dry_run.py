@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _ROWS_SHOWN = 2
 
 
-def show_dry_run(beginning: Beginning, device: str | None, threads: int | None, *, resume: bool, as_json: bool) -> None:
+def show_dry_run(beginning: Beginning, device: str | None, threads: int | None, ranks: int, *, resume: bool, as_json: bool) -> None:
     """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
     _refuse_resume(resume)
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _planned(beginning, work, device, threads)
+        plan = _planned(beginning, work, device, threads, ranks)
     if as_json:
         console.json(_document(plan))
         return
@@ -31,7 +31,7 @@ def show_dry_run(beginning: Beginning, device: str | None, threads: int | None, 
     console.result(plan.decided.text.rstrip("\n"))
 
 
-def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | None, *, resume: bool, as_json: bool) -> None:
+def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | None, ranks: int, *, resume: bool, as_json: bool) -> None:
     """Show the plan of each stage of a chain, as far as the models that it begins from are there."""
     _refuse_resume(resume)
     documents: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | No
                 documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _planned(one.beginning(), work, device, threads)
+            plan = _planned(one.beginning(), work, device, threads, ranks)
             documents[one.name] = _document(plan)
             if not as_json:
                 _show(plan)
@@ -58,10 +58,10 @@ def _refuse_resume(resume: bool) -> None:
         raise UsageError("--dry-run plans a run that begins; leave --resume out")
 
 
-def _planned(beginning: Beginning, work: Session, device: str | None, threads: int | None) -> "DryRun":
+def _planned(beginning: Beginning, work: Session, device: str | None, threads: int | None, ranks: int) -> "DryRun":
     from tfkit.engine.dry_run import dry_run
 
-    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=device, threads=threads)
+    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=device, threads=threads, ranks=ranks)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

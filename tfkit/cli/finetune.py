@@ -30,7 +30,7 @@ def finetune(
     """
     from tfkit import console
     from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
-    from tfkit.cli.ranks import place_of_this_process
+    from tfkit.cli.ranks import place_of_this_process, planned_place
     from tfkit.cli.train import command_line, train, tuning_words
     from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
@@ -39,8 +39,7 @@ def finetune(
     from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 
-    options.refuse_dry_ranks(dry_run, ranks)
-    if (here := place_of_this_process(ranks, threads)) is None:
+    if (here := planned_place(ranks) if dry_run else place_of_this_process(ranks, threads)) is None:
         return
     chosen, changes = options.split_recipe("finetune", recipe, overrides)
     given = [*([chosen] if chosen else []), *changes]
@@ -49,10 +48,10 @@ def finetune(
     source, part = open_recipe(chosen) if chosen else None, options.stage_names(stages)
     words = tuning_words(changes, checkpoint, data, first_stage(source))
     if dry_run and (source is None or not source.has_stages):
-        return show_dry_run(finetuning(source, words, checkpoint), device, threads, resume=resume, as_json=json)
+        return show_dry_run(finetuning(source, words, checkpoint), device, threads, here.size, resume=resume, as_json=json)
     folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
     how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here))
     if dry_run and source is not None:
-        return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, resume=resume, as_json=json)
+        return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, here.size, resume=resume, as_json=json)
     again = ["finetune", *given, "--run", str(folder), "--resume"]
     train(lambda signals: training.finetune(source, words, checkpoint, how, console, signals), how, again, as_json=json)

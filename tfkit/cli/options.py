@@ -107,9 +107,3 @@ def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | No
     if len(words) > 1:
         raise UsageError(f"{command} takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
     return (words[0] if words else None), changes
-
-
-def refuse_dry_ranks(dry_run: bool, ranks: int | None) -> None:
-    """Raise UsageError for --ranks beside --dry-run."""
-    if dry_run and ranks is not None:
-        raise UsageError("--ranks: --dry-run is of one process; `tfkit check --ranks N` says whether the work can be dealt to N")

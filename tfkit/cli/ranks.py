@@ -35,6 +35,13 @@ def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | Non
     return None
 
 
+def planned_place(asked: int | None) -> Ranks | None:
+    """Return the place of rank 0 in a training that --dry-run plans, and that starts no process; None on a rank beside the first."""
+    here = find_ranks()
+    size = asked or here.size
+    return Ranks(size=size, local_size=here.local_size if here.size == size else size) if here.is_first else None
+
+
 def place_in_command(
     asked: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, alone: str = ""
 ) -> Ranks | None:

@@ -122,6 +122,7 @@ def sweep(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    ranks: int = 1,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> SweepResult:
@@ -136,8 +137,8 @@ def sweep(
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
     options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"])
     try:
-        with isolated(), interrupts(should_stop) as stop:
-            result = sweeping.sweep(source, tuned, trials, options, listener or Silent(), stop)
+        with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, folder, threads) as meeting:
+            result = sweeping.sweep(source, tuned, trials, replace(options, meeting=meeting), listener or Silent(), stop)
     except Stopped as stopped:
         if stopped.result is None:
             raise

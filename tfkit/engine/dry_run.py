@@ -1,15 +1,17 @@
 """A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized, and no run folder is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.beginning import Decided, require_trainable
+from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.inspection import Inspection, first_rows
 from tfkit.engine.listener import Listener
+from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
@@ -33,13 +35,18 @@ class DryRun:
         """Describe the size of the run in a few lines."""
         plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
         epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
-        free = available_bytes()
+        free, of_ranks = available_bytes(), plan.cluster
         of = "" if free is None else f", of {format_bytes(free)} that are free"
         return [
             f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {epochs:.3g} epochs; micro-batches "
             f"of {plan.micro_batch_size:,} rows",
             f"{plan.parameters:,} parameters, of which {plan.trained_parameters:,} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
+            *(
+                [f"that memory is of each of {of_ranks['ranks']:,} ranks, which take {of_ranks['rows_per_rank']:,} rows of a step"]
+                if of_ranks
+                else []
+            ),
             f"roughly {format_seconds(plan.seconds.likely)} ({format_seconds(plan.seconds.low)} to {format_seconds(plan.seconds.high)}), "
             f"{format_energy(1000 * plan.energy_kwh.likely)}",
             *([f"before the first step {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
@@ -56,15 +63,23 @@ class DryRun:
         }
 
 
-def dry_run(decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None) -> DryRun:
-    """Plan a training, with its first `rows` rows. Raises what the training would raise before its first step."""
+def dry_run(
+    decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
+) -> DryRun:
+    """Plan a training of so many ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
+    require_dealt(decided.recipe, ranks)
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter)
     estimate = run.prepare(ahead=True)
+    if ranks > 1:  # on this machine: they share its time and energy
+        of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
+        estimate = replace(
+            estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster
+        )
     with work.stop.at_once():
         found = first_rows(run.recipe, run.data, rows)
         return DryRun(decided, found, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))
