@@ -12,7 +12,7 @@ from walks.judged import judge_walk
 from walks.scenario import Walk, read_case
 from walks.workflow import draw_walk
 
-PER_TEST = 5  # so that the workers of xdist share them
+PER_TEST = 2  # so that the workers of xdist share them
 INVARIANTS_EVERY = 10
 SHORT = 20  # so many walks or fewer: invariants are checked on these alone
 FEW = (3, 11)
