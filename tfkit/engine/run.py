@@ -26,8 +26,8 @@ from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
 from tfkit.engine.planning.rate_trial_plan import NO_TRIAL, with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
-from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
+from tfkit.engine.run_result import step_totals, training_result
 from tfkit.engine.training_data import RunContext, prepare_data
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
@@ -37,7 +37,6 @@ from tfkit.model.transformer import Transformer
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run import strict_json
 from tfkit.run.checkpoints import free_space_for, newest_good
 from tfkit.run.folder import RunFolder
 from tfkit.training.checkpoint import load_training_state
@@ -95,44 +94,14 @@ class Run:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds, tokens and FLOPs of all steps, of earlier attempts, too; empty before these are known.
-
-        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-        computed in that time at its peak: of a GPU by its data sheet, elsewhere as measured.
-        """
-        if not self.assembled:
-            return {}
-        seconds = round(self.progress.seconds, 3)
-        found = {"train_seconds": seconds, "tokens": self.progress.tokens, "train_flops": self.progress.tokens * self.flops_per_token}
-        return found | ({"hardware_flops_bound": seconds * self.peak} if self.peak else {})
+        """Seconds, tokens and FLOPs of all steps, of earlier attempts, too; empty before these are known."""
+        return step_totals(self.progress, self.flops_per_token, self.peak) if self.assembled else {}
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md, once the totals are recorded."""
-        progress, folder = self.progress, self.context.folder
-        result: dict[str, Any] = {
-            "schema_version": 1,
-            "run": str(folder.path),
-            "checkpoint": str(folder.checkpoints / f"step-{progress.step:06d}"),
-            "status": status,
-            "steps": progress.step,
-            "tokens": progress.tokens,
-            "loss": self.log.latest.get("loss"),
-            "evaluation": self.log.evaluations.get(progress.step, {}),
-            "before": self.log.before,
-            "improvement": self.checkpointer.improvement(),
-            "baselines": self.baselines,
-            "best": self.checkpointer.best(),
-            "stopped_early": progress.step < self.components.plan.steps,
-            "stopped_by": None,
-            "seconds": folder.totals["seconds"],
-            "train_seconds": round(progress.seconds, 3),
-            "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-            **{name: folder.totals.get(name) for name in MEASURED},
-            **self.checkpointer.inherited.fields(),
-            "gates": [],  # those of the command that asks for the result
-        }
-        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
-        return document
+        return training_result(
+            status, self.context.folder, self.progress, self.components.plan.steps, self.log, self.checkpointer, self.baselines
+        )
 
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
