@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
-from tiny_examples import ENCODER, SUM_ROUNDING, batches, examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import ENCODER, assert_same_steps, batches, examples, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tfkit.data import ExampleRows
@@ -150,9 +150,4 @@ def test_a_context_without_room_for_text_is_refused(tmp_path: Path, length: int,
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = classification()
     stored = examples(tmp_path, ROWS, ClassificationSection.roles, objective)
-    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
-    for size in (1, 2, 4):
-        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
-        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
-        for name, tensor in weights.items():
-            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+    assert_same_steps(CONFIG, stored, objective)

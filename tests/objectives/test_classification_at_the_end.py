@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_examples import SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tfkit
@@ -88,12 +88,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, nam
     objective = classification(codec, config)
     stored = examples(tmp_path, PAIRS, ClassificationSection.roles, objective)
     taught = config.model_dump() | {"dropout": {}}  # T5's is drawn for each micro-batch
-    whole, weights = losses_and_weights(taught, stored, objective, 8)
-    for size in (1, 4):
-        found, found_weights = losses_and_weights(taught, stored, objective, size)
-        assert found == pytest.approx(whole, rel=SUM_ROUNDING)
-        for parameter, tensor in weights.items():
-            torch.testing.assert_close(found_weights[parameter], tensor, atol=1e-6, rtol=0, msg=parameter)
+    assert_same_steps(taught, stored, objective)
 
 
 @pytest.mark.parametrize(("kind", "room"), [("byte_bpe", 40), ("byte_bpe", 11)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_examples import ENCODER, SUM_ROUNDING, WORDS, examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import ENCODER, WORDS, assert_same_steps, examples, model, texts, tokenizer
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tfkit.data import ExampleRows
@@ -140,12 +140,7 @@ def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, config: dict[
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     objective = answering()
     stored = examples(tmp_path, ROWS, QuestionAnsweringSection.roles, objective)
-    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
-    for size in (1, 4):
-        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
-        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
-        for name, tensor in weights.items():
-            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+    assert_same_steps(CONFIG, stored, objective)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is predicted

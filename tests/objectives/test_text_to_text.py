@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_encoder_decoders import ENCODER_DECODERS
-from tiny_examples import SUM_ROUNDING, batches, examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import assert_same_steps, batches, examples, model, texts, tokenizer
 from transformers import AutoTokenizer, MarianMTModel, T5ForConditionalGeneration
 
 from tfkit.data import ExampleRows
@@ -82,12 +82,7 @@ def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(kind: str, section: dict[str, Any], tmp_path: Path) -> None:
     told = objective(kind, **section)
     stored = examples(tmp_path, ROWS, ROLES, told)
-    losses, weights = losses_and_weights(ENCODER_DECODERS[kind], stored, told, 8)
-    for size in (1, 2, 4):
-        found_losses, found_weights = losses_and_weights(ENCODER_DECODERS[kind], stored, told, size)
-        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
-        for name, tensor in weights.items():
-            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+    assert_same_steps(ENCODER_DECODERS[kind], stored, told)
 
 
 def test_padding_is_told_by_length_even_where_its_id_is_a_token_of_the_text(tmp_path: Path) -> None:

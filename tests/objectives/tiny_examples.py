@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
@@ -69,6 +70,19 @@ def losses_and_weights(
     stepper = Stepper(LossModule(trained, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
     found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step, **settings), 1.0).loss for step in range(steps)]
     return found, {name: tensor.detach() for name, tensor in trained.named_parameters()}
+
+
+def assert_same_steps(
+    config: Mapping[str, Any], stored: ExampleSet, objective: Any, *, rel: float = SUM_ROUNDING, **settings: Any
+) -> list[float]:
+    """Assert that losses and weights do not depend on the micro-batch, and return the losses; `rel`: of these, `settings`: of the rows."""
+    losses, weights = losses_and_weights(config, stored, objective, 8, **settings)
+    for size in (1, 2, 4):
+        found, found_weights = losses_and_weights(config, stored, objective, size, **settings)
+        assert found == pytest.approx(losses, rel=rel)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+    return losses
 
 
 ENCODER: dict[str, Any] = {
