@@ -29,7 +29,7 @@ class GatherInPlace(_Agreed, AllGather):
         self._agree()
         parts = output_tensor.chunk(group.size())
         own = parts[group.rank()]
-        if own.data_ptr() != input_tensor.data_ptr():
+        if not _is_same_memory(own, input_tensor):
             own.copy_(input_tensor)
         for rank, part in enumerate(parts):
             dist.broadcast(part, group=group, group_src=rank)
@@ -52,3 +52,8 @@ class ReduceInPlace(_Agreed, ReduceScatter):
         for rank, part in enumerate(parts):
             dist.reduce(part, op=op, group=group, group_dst=rank)
         output_tensor.copy_(parts[group.rank()])
+
+
+def _is_same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two contiguous tensors begin in the same place; also of fake ones, which have no address (engine/planning)."""
+    return one.storage_offset() == other.storage_offset() and one.untyped_storage()._cdata == other.untyped_storage()._cdata

@@ -103,7 +103,9 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     batch = _fullest(data, Loader(rows, data.objective.collate, sizes, micro), plan.steps)
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
     meshes = {
-        layout: Mesh(ranks, each, recipe.parallel.reshard is not False, recipe.training.batch_size // ranks // micro, dtype)
+        layout: Mesh(
+            ranks, each, recipe.parallel.reshard is not False, recipe.training.batch_size // ranks // micro, dtype, gpu is not None
+        )
         for layout, each in (("replicated", 1), ("sharded", shards))
     }
     found = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}

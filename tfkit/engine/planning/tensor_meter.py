@@ -73,7 +73,7 @@ class TensorMeter(TorchDispatchMode):
         else:
             result = func(*args, **kwargs)
         if func in collective_ops and func not in sync_ops:
-            self._count_traffic(func, result, args, kwargs)
+            self._count_traffic(func, result, args)
         for one in tree_leaves(result):
             if isinstance(one, Tensor) and not is_traceable_wrapper_subclass(one):
                 self._count(one.untyped_storage())
@@ -100,13 +100,14 @@ class TensorMeter(TorchDispatchMode):
 
         return resize_
 
-    def _count_traffic(self, func: Any, result: Any, args: Any, kwargs: Any) -> None:
+    def _count_traffic(self, func: Any, result: Any, args: Any) -> None:
         ranks = CollectiveOp.get_process_group(func, args).size()
-        size = CollectiveOp.get_comm_tensor_size(func, result, args, kwargs)
+        size = max(_bytes_of(one) for one in (*args[:2], result))  # of the whole, which is an input, an output, or both
         name = func.name().partition("::")[2].strip("_")
-        kind = (
-            "all-reduce" if "reduce_" in f"{name}_" and "scatter" not in name else "reduce-scatter" if "scatter" in name else "all-gather"
-        )
+        if "scatter" in name or name == "reduce":  # of gloo a reduction to each rank in turn (parallel/in_place.py)
+            kind = "reduce-scatter"
+        else:
+            kind = "all-reduce" if "reduce" in name else "all-gather"
         self.sent[kind] += round((2 if kind == "all-reduce" else 1) * (ranks - 1) / ranks * size)
 
 
@@ -116,6 +117,10 @@ class _Storage:
     def __init__(self, storage: torch.UntypedStorage, freed: Callable[[int], None]):
         self.size, address = 0, storage._cdata
         self._alive = ref(storage, lambda _: freed(address))
+
+
+def _bytes_of(tensors: Any) -> int:
+    return sum(one.numel() * one.element_size() for one in tree_leaves(tensors) if isinstance(one, Tensor))
 
 
 def _makes_floats(func: Any, kwargs: Any) -> bool:
