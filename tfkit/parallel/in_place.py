@@ -1,4 +1,5 @@
-"""The collectives of weights that ranks share, over gloo: in place, since gloo's own ones make a copy of all ranks' numbers.
+"""The collectives of weights that ranks share, over gloo: in place where that sends no more, since gloo's own ones make a copy of all
+ranks' numbers.
 
 Before each of them the ranks may agree whether all of them go on: one whose memory has ended would leave the others waiting.
 """
@@ -27,7 +28,10 @@ class GatherInPlace(_Agreed, AllGather):
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
         """Fill the output with the inputs of all ranks, in their order; the own one may lie there already."""
         self._agree()
-        parts = output_tensor.chunk(group.size())
+        if group.size() > 2:  # many broadcasts would send more than gloo's ring does
+            dist.all_gather_into_tensor(output_tensor, input_tensor, group)
+            return
+        parts = output_tensor.chunk(2)
         own = parts[group.rank()]
         if not _is_same_memory(own, input_tensor):
             own.copy_(input_tensor)
