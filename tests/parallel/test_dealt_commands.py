@@ -6,10 +6,12 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import fake_codecarbon
 import pytest
 from tiny_runs import WORDS, Done, pretrain, run_here, write_corpus, write_recipe
-from two_ranks import start_ranks
+from two_ranks import receipt, start_ranks
 
+from tfkit.carbon.ledger import LedgerReader
 from tfkit.errors import ModelError
 from tfkit.evaluation import text_scores
 
@@ -135,3 +137,24 @@ def test_what_only_one_process_can_do_is_refused(base: Path, capsys: pytest.Capt
     assert "--ranks 2: rows from stdin are answered by one process" in capsys.readouterr().err
     assert main(["generate", "--from", str(base / "lm"), "--prompt", "a", "--ranks", "2"]) == 2
     assert "give many in a file, --input F" in capsys.readouterr().err
+
+
+def test_each_machine_measures_its_energy(base: Path, tmp_path: Path) -> None:
+    """The second one uses 1,000 times the power of the first: what it has measured is in the result, with a run folder by its ledger."""
+    measured = {}
+    for rank, power in enumerate((fake_codecarbon.POWER_W, 1000 * fake_codecarbon.POWER_W)):
+        package = fake_codecarbon.write(tmp_path / f"fake-{rank}", good=10**6, start=f"global POWER_W; POWER_W = {power}")
+        measured[rank] = fake_codecarbon.put_first(package)
+    command = ["evaluate", "--from", str(base / "lm"), "carbon.enabled=true", "--json", "--threads", "1"]
+    for words in ([], ["--run", str(tmp_path / "run")]):
+        first, second = (one.wait() for one in start_ranks(tmp_path, [*command, *words], measured, nodes=True))
+        assert (first.code, second.code) == (0, 0), first.err + second.err
+        result = json.loads(first.out)
+        assert result["carbon_status"] == "ok"
+        assert result["energy_kwh"] * 3.6e6 > 5 * fake_codecarbon.POWER_W, (
+            "the first would need five seconds for it; the second milliseconds"
+        )
+        assert result["emissions_g"] == pytest.approx(result["energy_kwh"] * fake_codecarbon.G_PER_KWH, rel=0.01)
+    ledgers = LedgerReader(tmp_path / "run" / "carbon").attempts()
+    assert [one.header["node"] for one in ledgers] == [0, 1]
+    assert receipt(tmp_path / "run")["totals"]["energy_kwh"] == pytest.approx(sum(one.sums["energy_wh"] for one in ledgers) / 1000)

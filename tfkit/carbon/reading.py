@@ -1,7 +1,8 @@
 """The meter's output (`Reading`) and the sums behind it (`Totals`). Units are in the names."""
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 Status = Literal["ok", "starting", "degraded", "off"]
@@ -39,6 +40,15 @@ class Reading:
         if not self.energy_wh:
             return "failed"
         return "degraded" if self.status == "degraded" else "ok"
+
+
+def with_others(own: Reading, others: Iterable[Reading]) -> Reading:
+    """Return a reading with those of other machines at the same time: sums, the longest time, a lower bound if one of them is one."""
+    for other in others:
+        sums = {name: getattr(own, name) + getattr(other, name) for name in SUMMED} | {"seconds": max(own.seconds, other.seconds)}
+        status = own.status if other.status in ("ok", own.status) else "degraded"
+        own = replace(own, **sums, power_w=own.power_w + other.power_w, status=status)
+    return own
 
 
 @dataclass(frozen=True)

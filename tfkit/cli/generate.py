@@ -86,7 +86,7 @@ def generate(
             count, tokens = 0, converse(generator, json_)
         else:
             count, tokens = write_answers(generator, batches, None if json_ else prompt)
-        reading = work.own(work.meter.fresh_reading())
+        reading = work.reading()
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
             console.say(f"{tokens:,} tokens, {format_footprint(reading.energy_wh, reading.emissions_g, reading.place)}")

@@ -77,7 +77,7 @@ def predict(
             raise console.ReaderGone from error
         for warning in predictor.warnings():
             console.warn(warning)
-        reading = work.own(work.meter.stop() if json else work.meter.fresh_reading())
+        reading = work.reading(last=json)
         result = predictor.result(reading) | ({} if out is None else {"out": str(out)})
         work.finish(result)
         if out is None:

@@ -18,13 +18,13 @@ from tfkit.engine.dealt_recipes import rank_device
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.session import start_node_meter
 from tfkit.engine.shared_weights import SharedWork, share_weights
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.read import read_document
-from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
@@ -64,7 +64,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
                 group.agree(0)
                 return
             if (metered := message.get("metered")) is not None:
-                meter = _own_meter(metered) if ranks.meters_its_node else meter
+                meter = start_node_meter(metered) if ranks.meters_its_node else meter
                 continue
             try:
                 _take_part(message, group, listener, stop, joined, meter)
@@ -73,12 +73,6 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
             gc.collect()
     finally:
         meter.stop()
-
-
-def _own_meter(metered: dict[str, Any]) -> Meter:
-    """Start the meter of this machine: its ledger is beside that of rank 0."""
-    section = CarbonSection.model_validate(metered.pop("carbon"))
-    return Meter.start(section, **{**metered, "folder": Path(metered["folder"])})
 
 
 def _take_part(

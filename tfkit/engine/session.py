@@ -3,12 +3,12 @@
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
-from tfkit.carbon.reading import SUMMED
+from tfkit.carbon.reading import SUMMED, with_others
 from tfkit.engine.dealt_recipes import rank_device, rank_threads
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.errors import DataError
@@ -35,6 +35,7 @@ class Session:
     ranks: Ranks = ONE_PROCESS
     deal: Deal = in_turn  # computes a list of batches, with the other ranks where there are some
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses what fills a cache: rank 0 enters first
+    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; what they read, without a run folder
 
     def should_stop(self) -> bool:
         """Whether the command should end."""
@@ -45,6 +46,11 @@ class Session:
         if not self.metered:
             return Reading()
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED})
+
+    def reading(self, *, last: bool = False) -> Reading:
+        """Return what this command took, on all of its machines; called once, when its work is done. `last`: the meter ends."""
+        others = self.end_of_other_meters()
+        return with_others(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
         """Keep the result, and facts about what it is of, in the run folder, if there is one."""
@@ -83,19 +89,20 @@ def session(
             folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
             folder.begin_attempt(threads, kind=command)
             before = read_totals(folder.path, folder.run_id)
-        meter = Meter.start(
-            carbon,
-            folder=folder.path if folder else None,
-            run_id=folder.run_id if folder else str(uuid.uuid4()),
-            attempt=folder.attempt if folder else 1,
-            project=folder.path.name if folder else command,
-            phase=command,
-        )
+        of_command: dict[str, Any] = {
+            "run_id": folder.run_id if folder else str(uuid.uuid4()),
+            "attempt": folder.attempt if folder else 1,
+            "project": folder.path.name if folder else command,
+            "phase": command,
+            "nodes": ranks.nodes,
+        }
+        meter = Meter.start(carbon, folder=folder.path if folder else None, **of_command)
+        others = of_command | {"folder": str(folder.path.resolve()) if folder else None, "carbon": carbon.model_dump(mode="json")}
         is_whole = False
         try:
             place = rank_device(device, ranks), rank_threads(threads, ranks)
             alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
-            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks) as work:
+            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as work:
                 yield work
             is_whole = True
         finally:
@@ -108,21 +115,43 @@ def session(
 
 @contextmanager
 def following_session(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None) -> Iterator[Session]:
-    """Follow rank 0 through a command, without a meter, a folder or a word; what the other ranks compute comes by `deal`."""
+    """Follow rank 0 through a command, without a folder or a word; what the other ranks compute comes by `deal`. The first rank of another
+    machine measures its energy.
+    """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     with _joined(Session(stop, Silent(), Meter(), None, Reading(), False, *place), ranks) as work:
         yield work
 
 
 @contextmanager
-def _joined(alone: Session, ranks: Ranks) -> Iterator[Session]:
+def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
+    """Join the other ranks. `metered`: of rank 0, what the meters of other machines are started with."""
     from tfkit.parallel.collectives import ProcessGroup  # which imports torch
     from tfkit.parallel.common_work import CommonWork
 
     with alone.stop.at_once():
         work = CommonWork(ProcessGroup.join(ranks))
     with work.to_the_end():
-        yield replace(alone, ranks=ranks, deal=work.deal, first_alone=work.first_alone)
+        joined = replace(alone, ranks=ranks, deal=work.deal, first_alone=work.first_alone)
+        if ranks.nodes == 1:
+            yield joined
+            return
+        facts = work.exchange(metered)[0]
+        meter = start_node_meter(facts) if ranks.meters_its_node else Meter()
+        try:
+            yield replace(joined, end_of_other_meters=lambda: [Reading(**one) for one in work.exchange(None) if one is not None])
+            if not ranks.is_first:
+                reading = meter.stop()  # with a run folder rank 0 reads the ledger
+                work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
+        finally:
+            meter.stop()
+
+
+def start_node_meter(facts: dict[str, Any]) -> Meter:
+    """Start the meter of a machine beside that of rank 0, which has sent the facts; its ledger, if any, is beside that of rank 0."""
+    folder = None if facts["folder"] is None else Path(facts["folder"])
+    given = {name: value for name, value in facts.items() if name not in ("carbon", "folder")}
+    return Meter.start(CarbonSection.model_validate(facts["carbon"]), folder=folder, **given)
 
 
 def energy_fields(reading: Reading) -> dict[str, Any]:

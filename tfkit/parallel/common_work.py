@@ -47,7 +47,7 @@ class CommonWork:
                     self._gathered(_described(error))
                     self._is_over = True
                     raise
-                yield from self._exchanged({"result": own})[: len(part)]
+                yield from self.exchange(own)[: len(part)]
             elif refused is None:
                 return
         raise refused
@@ -68,7 +68,7 @@ class CommonWork:
         """Enclose all of the work. The ranks leave together, since rank 0 serves the store; an error of one is raised on all."""
         try:
             yield
-            self._exchanged({"result": None})
+            self.exchange(None)
         except BaseException as error:
             if not self._is_over:
                 with contextlib.suppress(PeerLostError):
@@ -78,9 +78,9 @@ class CommonWork:
             self._thread.shutdown()
             self._group.close()
 
-    def _exchanged(self, document: dict[str, Any]) -> list[Any]:
-        """Return the results of all ranks. Raises the error of one that has none."""
-        documents = self._gathered(document)
+    def exchange(self, result: Any) -> list[Any]:
+        """Return the results of all ranks, which JSON can hold. Raises the error of one that has none."""
+        documents = self._gathered({"result": result})
         for rank, one in enumerate(documents):
             if "error" in one:
                 self._is_over = True

@@ -51,7 +51,7 @@ class Evaluator:
 
         loaded, found = self.compute(work, each=each)
         with work.stop.at_once(WHOLE):
-            reading = work.own(work.meter.stop())  # which waits for a first measurement
+            reading = work.reading(last=True)  # which waits for a first measurement
             result = self._result(loaded, found, reading)
         if result["trained_on"]:
             what = f"{result['trained_on']:,} of the {sum(map(len, found.texts)):,} texts that were scored"
