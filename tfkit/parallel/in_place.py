@@ -29,7 +29,7 @@ class GatherInPlace(_Agreed, AllGather):
         """Fill the output with the inputs of all ranks, in their order; the own one may lie there already."""
         self._agree()
         if group.size() > 2:  # many broadcasts would send more than gloo's ring does
-            dist.all_gather_into_tensor(output_tensor, input_tensor, group)
+            dist.all_gather_single(output_tensor, input_tensor, group)
             return
         parts = output_tensor.chunk(2)
         own = parts[group.rank()]
