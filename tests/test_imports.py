@@ -243,3 +243,39 @@ def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in lines if line.startswith("import time:")}
     assert "tfkit" in loaded
     assert not loaded & HEAVY
+
+
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed._tools"}
+
+
+def reached(module: str) -> set[str]:
+    """Every module of ours that is imported with one of ours, and what these import of torch's compiler."""
+    found, left = set(), [module]
+    while left:
+        if (here := left.pop()) in found:
+            continue
+        found.add(here)
+        for node in tree(here).body if here in MODULES else ():
+            if isinstance(node, ast.ImportFrom):
+                left += [node.module or "", *(f"{node.module}.{one.name}" for one in node.names if f"{node.module}.{one.name}" in MODULES)]
+            elif isinstance(node, ast.Import):
+                left += [one.name for one in node.names]
+    return found
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "engine.planning.planner",
+        "engine.dry_run",
+        "engine.run",
+        "engine.scoring.by_row",
+        "engine.text_generator",
+        "training.device",
+    ],
+)
+def test_a_command_starts_without_the_compiler(module: str) -> None:
+    """It takes a second to import, which torch does by itself where it needs it."""
+    found = reached(f"tfkit.{module}")
+    assert "torch" in found
+    assert not {name for name in found if any(name == one or name.startswith(f"{one}.") for one in COMPILER)}

@@ -20,7 +20,6 @@ from tfkit.engine.planning.gpus import GPUS, Gpu
 from tfkit.engine.planning.memory_plan import choose_micro_batch
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
 from tfkit.engine.planning.run_flops import sampled_batches
-from tfkit.engine.planning.simulated_step import Mesh, simulate
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
 from tfkit.objectives.objective import Batch
@@ -91,6 +90,8 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
     Raises UsageError where they are not the mesh of the recipe.
     """
+    from tfkit.engine.planning.simulated_step import Mesh, simulate  # with torch's compiler: a second that other plans need not take
+
     require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
     precision = recipe.training.precision
