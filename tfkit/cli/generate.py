@@ -54,14 +54,12 @@ def generate(
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import Execution, leading_session, open_to_lead
-    from tfkit.engine.settings import PROMPTS_AT_ONCE, quoted, split_arguments
+    from tfkit.engine.settings import PROMPTS_AT_ONCE, split_arguments
 
     words, overrides = split_arguments(arguments or ())
-    numbers = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    numbers |= {"num_beams": num_beams, "seed": seed}
-    overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
-    if stop:
-        overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
+    overrides += _settings(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams, seed=seed, stop=stop
+    )
 
     def opened() -> "TextGenerator":
         from tfkit.engine.text_generator import TextGenerator
@@ -90,3 +88,12 @@ def generate(
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
             console.say(f"{tokens:,} tokens, {format_footprint(reading.energy_wh, reading.emissions_g, reading.place)}")
+
+
+def _settings(**options: float | list[str] | None) -> list[str]:
+    """Return the options that are given as key=value of the section generation."""
+    from tfkit.engine.settings import quoted
+
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
+    return [f"generation.{name}={text}" for name, text in texts.items()]

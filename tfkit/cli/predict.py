@@ -80,13 +80,7 @@ def predict(
         reading = work.reading(last=json)
         result = predictor.result(reading) | ({} if out is None else {"out": str(out)})
         work.finish(result)
-        if out is None:
-            if reading.status == "ok":
-                console.say(f"{result['rows']:,} rows, {_footprint(reading)}")
-        elif json:
-            console.json(result)
-        else:
-            console.result(_table(result, reading))
+        _show(result, reading, as_json=json)
 
 
 def _pipe() -> "Pipe":
@@ -121,6 +115,17 @@ def _print_line(line: dict[str, Any]) -> None:
     from tfkit.engine.predictions_file import json_line
 
     console.json(json_line(line))
+
+
+def _show(result: dict[str, Any], reading: "Reading", *, as_json: bool) -> None:
+    """Show what was done; where the rows themselves are the result, on stderr."""
+    if "out" not in result:
+        if reading.status == "ok":
+            console.say(f"{result['rows']:,} rows, {_footprint(reading)}")
+    elif as_json:
+        console.json(result)
+    else:
+        console.result(_table(result, reading))
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
