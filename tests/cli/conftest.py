@@ -4,9 +4,16 @@ from pathlib import Path
 
 import answer_runs
 import pytest
+import tuned_starts
 
 
 @pytest.fixture(scope="session")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained run of each kind of answer, and its data."""
     return answer_runs.train(tmp_path_factory.mktemp("answers"))
+
+
+@pytest.fixture(scope="session")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models to be tuned, and rows with labels; a test that writes takes a copy."""
+    return tuned_starts.train(tmp_path_factory.mktemp("tuned"))

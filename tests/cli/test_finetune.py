@@ -7,23 +7,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_recipe
 from transformers import AutoModelForSequenceClassification
+from tuned_starts import BERT
 
 from tfkit.adapters import load as load_any
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 
-BERT = [
-    "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}",
-    "tokenizer={kind: wordpiece, vocab_size: 120}",
-    "objective={kind: masked_lm}",
-    "training.steps=3",
-    "evaluation.every=null",
-]
 TASK = """
 model: {from: START, dropout: {residual: 0.2}}
 data: {train: [{path: labelled.jsonl}], validation: [{path: labelled.jsonl}]}
@@ -36,18 +29,10 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(starts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT of ours, a tiny GPT-2 of ours, labelled rows and a recipe for them."""
-    folder = tmp_path_factory.mktemp("starts")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    for name, words in {"bert": BERT, "gpt": ["training.steps=3"]}.items():
-        done = pretrain(folder / name, recipe, *words)
-        assert done.code == 0, done.err
-    random = np.random.default_rng(3)
-    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(24):
-            text = " ".join(random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(1, 9))))
-            file.write(json.dumps({"text": text, "label": ["good", "bad"][number % 2]}) + "\n")
+    folder = tmp_path_factory.mktemp("starts") / "copy"
+    shutil.copytree(starts, folder)
     (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
     return folder
 

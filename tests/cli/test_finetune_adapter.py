@@ -7,12 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, run_tfkit, strike
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tfkit
@@ -22,13 +21,6 @@ from tfkit.training.step import Stepper
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
 
-BERT = [
-    "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}",
-    "tokenizer={kind: wordpiece, vocab_size: 120}",
-    "objective={kind: masked_lm}",
-    "training.steps=3",
-    "evaluation.every=null",
-]
 TASK = """
 model: {from: START}
 data: {train: [{path: labelled.jsonl}], validation: [{path: labelled.jsonl}]}
@@ -44,18 +36,10 @@ SAVED = ("adapter_model.safetensors", "adapter_config.json", "training_state/opt
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT and a tiny GPT-2 of ours, labelled rows, and a recipe for them."""
-    folder = tmp_path_factory.mktemp("bases")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    for name, words in {"bert": BERT, "gpt": ["training.steps=3"]}.items():
-        done = pretrain(folder / name, recipe, *words)
-        assert done.code == 0, done.err
-    random = np.random.default_rng(3)
-    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(24):
-            text = " ".join(random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(1, 9))))
-            file.write(json.dumps({"text": text, "label": ["good", "bad"][number % 2]}) + "\n")
+def place(starts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT of ours, a tiny GPT-2 of ours, labelled rows and a recipe for them."""
+    folder = tmp_path_factory.mktemp("bases") / "copy"
+    shutil.copytree(starts, folder)
     (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
     return folder
 
