@@ -107,10 +107,10 @@ def measure() -> None:
             "training: {steps: 4, batch_size: 4, micro_batch_size: 1, precision: fp32}\ncarbon: {enabled: false}\n",
             encoding="utf-8",
         )
-        for name, words in MEASURED.items():
+        for number, (name, words) in enumerate(MEASURED.items()):
             planned = json.loads(tfkit(["plan", str(recipe), *words, "--ranks", "2", "--json", "--device", "cpu"]))["cluster"]
             layout = planned["layout"]
-            peaks = ranks_of(["pretrain", str(recipe), *words, "--run", str(place / name), "--threads", "1", "--device", "cpu"])
+            peaks = ranks_of(["pretrain", str(recipe), *words, "--run", str(place / f"run-{number}"), "--threads", "1", "--device", "cpu"])
             whole = planned["memory_bytes"][layout]
             tensors = planned["tensor_bytes"][layout]["peak"] / GB
             print(f"| {name} | {tensors:.2f} GB | {whole / GB:.2f} GB | {max(peaks) / GB:.2f} GB | {max(peaks) / whole:.2f} |", flush=True)
@@ -132,9 +132,7 @@ def ranks_of(words: list[str]) -> list[int]:
     children = []
     for rank in range(2):
         environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        children.append(
-            subprocess.Popen([sys.executable, "-m", "tfkit", *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        )
+        children.append(subprocess.Popen([sys.executable, "-m", "tfkit", *words], env=environment, stdout=subprocess.DEVNULL))
     peaks = []
     for child in children:
         _, status, usage = os.wait4(child.pid, 0)

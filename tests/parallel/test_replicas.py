@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
 from two_ranks import ONE_EACH, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
 
-from tfkit.parallel import collectives
+from tfkit.parallel import collectives, heartbeat
 
 STEPS = 12
 
@@ -93,6 +95,36 @@ def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path,
     assert (done.code, processes[hung].wait().code) == (9, -signal.SIGKILL), done.err
     assert f"no answer of rank {hung};" in done.err
     assert kept(tmp_path / "run") == ["step-000004"]
+
+
+def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Path) -> None:
+    """It stops while it saves, and serves the store; where it only takes long, the other waits."""
+
+    def slow_then_stopped() -> None:
+        import tfkit.engine.checkpointing as checkpointing
+
+        heartbeat.BEAT_SECONDS = 0.5
+        save, calls = checkpointing.save_checkpoint, []
+
+        def slow(*arguments: Any, **named: Any) -> Any:
+            calls.append(0)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(7)
+            return save(*arguments, **named)
+
+        checkpointing.save_checkpoint = slow
+
+    def impatient() -> None:
+        heartbeat.SILENT_SECONDS = 5.0
+
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "--threads", "1", *ONE_EACH]
+    first, second = start_ranks(tmp_path, words, {0: slow_then_stopped, 1: impatient})
+    done = second.wait()
+    first.kill(signal.SIGKILL)
+    assert (done.code, first.wait().code) == (9, -signal.SIGKILL), done.err
+    assert "rank 0 gave no sign of life for 5 s" in done.err
+    assert kept(tmp_path / "run") == ["step-000004"], "the slow one"
 
 
 def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:

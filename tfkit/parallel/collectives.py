@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tfkit.errors import PeerLostError, is_out_of_memory
 from tfkit.parallel.agreement import PeerOutOfMemoryError
+from tfkit.parallel.heartbeat import Heartbeat, await_key
 from tfkit.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step, until one was timed; at most
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # from then on: a slow disk or network is waited for
 _ROLL_CALL_SECONDS = 10.0
-WORK_SECONDS = 24 * 3600.0  # that the others wait for what rank 0 does alone: tokenizing, an evaluation, a checkpoint
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
 _BUCKET = 1 << 22  # numbers that are added up at once
 _FIT, _DOES_NOT_FIT = 0, 1
@@ -43,6 +43,7 @@ class ProcessGroup:
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
         self._longest = 0.0  # step of any rank, in seconds
+        self._heartbeat: Heartbeat | None = None
 
     @classmethod
     def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS, watch: Callable[[], None] | None = None) -> Self:
@@ -59,11 +60,14 @@ class ProcessGroup:
             _await_all(store, ranks, step_seconds, watch)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
             dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
-        return cls(ranks, store)
+        group = cls(ranks, store)
+        group._heartbeat = Heartbeat(store) if ranks.is_first else None
+        return group
 
-    @staticmethod
-    def close() -> None:
+    def close(self) -> None:
         """Leave the other ranks."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         dist.destroy_process_group()
 
     def announce(self, message: Mapping[str, Any]) -> None:
@@ -73,11 +77,9 @@ class ProcessGroup:
         self._announced += 1
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message of rank 0, once it is there."""
-        key = f"announcement/{self._announced}"
+        """Return the next message of rank 0, however long it works until then alone: tokenizing, an evaluation, a checkpoint."""
         with lost(self.ranks, "heard nothing more of rank 0"):
-            self._store.wait([key], timedelta(seconds=WORK_SECONDS))
-            message: dict[str, Any] = json.loads(self._store.get(key))
+            message: dict[str, Any] = json.loads(await_key(self._store, f"announcement/{self._announced}"))
         self._announced += 1
         return message
 

@@ -1,0 +1,78 @@
+"""Signs of life of rank 0, by which the others tell a long work of its own, such as an evaluation, from a machine that is gone.
+
+A process that ends closes its connections, which every other rank notices at once. One that is stopped, or whose machine loses power or
+its network, does not.
+"""
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+BEAT_SECONDS = 10.0
+SILENT_SECONDS = 600.0  # a slow disk or network, and a computation that lets no other thread run, are waited for
+_LOOK_SECONDS = 1.0  # between two looks at the count
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two questions for a key: PyTorch's own wait warns each time that it ends in vain
+_ANSWER_SECONDS = 0.2
+_KEY = "heartbeat"
+
+
+class Heartbeat:
+    """That of rank 0: a thread that counts in the store until `stop`."""
+
+    def __init__(self, store: "Store"):
+        self._store, self._ended = store, threading.Event()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._ended.set()
+
+    def _beat(self) -> None:
+        try:
+            while not self._ended.is_set():
+                self._store.add(_KEY, 1)
+                self._ended.wait(BEAT_SECONDS)
+        except RuntimeError:  # the store is gone, and so is the command
+            return
+
+
+def await_key(store: "Store", key: str) -> bytes:
+    """Return the value of a key once it is in the store. Raises RuntimeError, as the store does, where rank 0 is silent for too long."""
+    asking = _Asking(store, key)
+    while not asking.ended.wait(_ANSWER_SECONDS):
+        if time.monotonic() - asking.heard > SILENT_SECONDS:
+            raise RuntimeError(f"rank 0 gave no sign of life for {SILENT_SECONDS:g} s")
+    if asking.error is not None:
+        raise asking.error
+    assert asking.value is not None
+    return asking.value
+
+
+class _Asking:
+    """A thread that asks: the store is of rank 0 or of its launcher, and may not answer."""
+
+    def __init__(self, store: "Store", key: str):
+        self._store, self._key = store, key
+        self.heard = time.monotonic()
+        self.value: bytes | None = None
+        self.error: RuntimeError | None = None
+        self.ended = threading.Event()
+        threading.Thread(target=self._ask, name="announcement", daemon=True).start()
+
+    def _ask(self) -> None:
+        count, looked, pause = -1, 0.0, _FIRST_PAUSE
+        try:
+            while not self._store.check([self._key]):
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    if (now := self._store.add(_KEY, 0)) != count:
+                        count, self.heard = now, time.monotonic()
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE, 1.5 * pause)
+            self.value = self._store.get(self._key)
+        except RuntimeError as error:
+            self.error = error
+        self.ended.set()
