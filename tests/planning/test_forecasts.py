@@ -3,8 +3,9 @@
 import json
 import os
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,16 +18,22 @@ from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.calls import interrupts
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Silent
-from tfkit.engine.planning import forecast_history, machine_speed
+from tfkit.engine.planning import forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, learned, median_errors, past_runs, remember
-from tfkit.engine.planning.machine_speed import WIDTHS, MachineSpeed
+from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
+from tfkit.engine.planning.workload import RunWork, Workload, step_workload
 from tfkit.engine.run import Run
-from tfkit.recipe import RecipeText
+from tfkit.model.transformer import Transformer
+from tfkit.recipe import RecipeText, model_config
 from tfkit.recipe.dump import dump_document
+from tfkit.recipe.schema.sections import ModelSection
 from tfkit.run.machine import machine_name
+from tfkit.training.flops import ForwardShape
 
 CPU = torch.device("cpu")
-RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3)
+TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 10)
+RUN_WORK = RunWork(Workload(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3, table=forecast_history.TABLE)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +54,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(machine_speed, "measure", measure)
-    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     return times
 
 
@@ -63,14 +70,15 @@ def test_the_speeds_are_measured_once_and_again_where_their_file_is_damaged(cach
     assert len(measured) == 1
     (path,) = (cache / machine_speed.FOLDER).iterdir()
     whole = path.read_text(encoding="utf-8")
-    assert all(number > 0 for number in (*first.products, first.attention, first.elements, first.logits, first.updates, first.calls))
+    for value in asdict(first).values():
+        assert all(number > 0 for number in (value if isinstance(value, tuple) else [value]))
     for number, damage in enumerate(
-        ["", "{", "[]", whole[:-40], whole.replace('"calls":', '"calls": -1, "x":'), '{"schema_version": 2}'], 2
+        ["", "{", "[]", whole[:-40], whole.replace('"blocks":', '"blocks": -1, "x":'), '{"schema_version": 3}'], 2
     ):
         path.write_text(damage, encoding="utf-8")
         speed()
         assert len(measured) == number
-    assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 1
+    assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 2
 
 
 def test_speeds_of_a_busy_machine_are_measured_again_when_it_is_not(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> None:
@@ -89,11 +97,58 @@ def test_a_cache_that_cannot_be_written_stops_nothing(cache: Path, measured: lis
 
 
 def test_a_width_between_two_has_a_speed_between_theirs() -> None:
-    table = MachineSpeed((1e9, 4e9, 8e9, 16e9), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    table = replace(TABLE, products=(1e9, 4e9, 8e9, 16e9))
     assert [table.at_width(width) for width in WIDTHS] == pytest.approx(table.products)
     assert table.at_width(64) == pytest.approx(2e9)
     assert table.at_width(8) == pytest.approx(0.25e9)
     assert table.at_width(50_000) == 16e9
+
+
+def test_attention_is_as_fast_as_its_rows_are_long_and_hardly_slower_in_wide_heads() -> None:
+    """At twice the width of a head a pair takes 1.25 times as long here, and has twice the FLOPs."""
+    table = replace(TABLE, attention=(1e9, 8e9, 32e9), causal_attention=(1e9, 4e9, 20e9), narrow_attention=5e9)
+    assert [table.of_attention(length, 64, False) for length in LENGTHS] == pytest.approx(table.attention)
+    assert [table.of_attention(length, 64, True) for length in LENGTHS] == pytest.approx(table.causal_attention)
+    assert table.of_attention(256, 64, False) == pytest.approx(16e9)
+    assert table.of_attention(16, 64, True) == pytest.approx(0.5e9)
+    assert [table.of_attention(128, width, False) for width in (32, 128)] == pytest.approx([5e9, 12.8e9])
+    assert replace(table, narrow_attention=1e9).of_attention(128, 32, False) == 4e9, "no more than in proportion"
+
+
+def test_the_time_of_a_step_is_that_of_all_its_parts() -> None:
+    change: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 1, "dim": 64, "num_heads": 1}
+    shape = ForwardShape(2, 128, 0, 256)
+    work = step_workload(_meta(change | {"dropout": {"attention": 0.0}}), shape)
+    assert [*work.attention] == [(128, 64, True)]
+    assert work.attention[128, 64, True] == 3 * 2 * 2 * 2 * 64 * 128 * 129 / 2
+    assert (work.scores, work.blocks, work.logits, work.elements) == (0, 2, 256 * 50257, 2 * 128 * 7 * 64)
+    dropping = step_workload(_meta(change | {"dropout": {"attention": 0.1}}), shape)
+    assert (dropping.scores, len(dropping.attention), dropping.products) == (2 * 128 * 128, 0, work.products)
+
+
+def test_scores_that_are_kept_have_a_speed_of_their_own() -> None:
+    change: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 1, "decoder_layers": 2, "dim": 64, "num_heads": 4, "head_dim": 16}
+    work = step_workload(_meta(change), ForwardShape(2, 10, 6, 12))
+    assert not work.attention
+    assert work.scores == 2 * 4 * (10 * 10 + 2 * 6 * 6 + 2 * 6 * 10)
+    assert work.blocks == 1 + 2 * 1.5 + 1
+    slow, fast = (work.seconds(replace(TABLE, scores=speed)) for speed in (1.0, 1e12))
+    assert slow - fast == pytest.approx(work.scores)
+
+
+def test_a_text_takes_its_weights_its_blocks_and_the_draws_of_all_rows() -> None:
+    run = replace(RUN_WORK, decoded=10.0, decoded_bytes=100.0, decoded_blocks=3.0, sampled=40.0)
+    table = replace(TABLE, bytes=50.0, written_blocks=6.0, sampled=20.0)
+    assert run.seconds_by_part(table, 0.0)["writing"] == 10 * (2 + 0.5) + 2
+    quick = replace(RUN_WORK, steps=Workload(products={32: 6.0}), evaluation=0.5, beside=1.0)
+    parts = quick.seconds_by_part(replace(TABLE, products=(2.0, 2.0, 2.0, 2.0), forward=2.0), 0.0)
+    assert (parts["steps"], parts["evaluation"]) == (3 * 1.5, 0.75), "a forward alone is twice as fast"
+
+
+def _meta(change: dict[str, Any]) -> Transformer:
+    section = ModelSection.model_validate(change)
+    with torch.device("meta"):
+        return Transformer(model_config(section, 50257))
 
 
 def test_runs_are_remembered_by_many_at_once_and_what_is_no_record_is_passed_over(cache: Path) -> None:
@@ -126,6 +181,7 @@ def test_a_ratio_is_the_median_of_the_latest_like_runs(cache: Path) -> None:
     for seconds in (10.0, 30.0, 30.0, 30.0, 40.0, 500.0):
         remember(replace(RUN, seconds=seconds))
     remember(replace(RUN, kind="dpo", seconds=1000.0, kwh=None))
+    remember(replace(RUN, seconds=5000.0, kwh=None, table=forecast_history.TABLE - 1))  # its ratio is to another table
     remember(replace(RUN, size=15, seconds=70.0))
     found = learned("here", 1, "causal_lm", 12)
     assert found.time is not None
@@ -145,7 +201,7 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     document = recipe_of("causal_lm")
     before = tfkit.plan(document, threads=1)
     result = tfkit.pretrain(document, run=tmp_path / "run", threads=1)
@@ -177,7 +233,7 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
 
 def test_the_start_is_as_long_as_it_took_but_for_what_a_later_command_finds_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
     with isolated(), interrupts(None) as stop:
         run = Run(recipe, CPU, Silent(), stop, Meter())

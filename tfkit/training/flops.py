@@ -29,6 +29,8 @@ class Product(NamedTuple):
     flops: float
     gradients: int
     width: int  # the smallest of its three sizes that are no number of positions: its speed depends on it
+    length: int = 0  # of attention: the keys of a row, and whether a query sees those before it alone: its speed depends on both
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,9 @@ class _Walk:
         beside = of_keys if op.cross else own
         key, value = (self.linear(one, rows * keys, beside) for one in (op.k_proj, op.v_proj))
         size = 2.0 * rows * op.q_proj.out_features * visible_pairs(length, keys, causal=causal, window=op.window)
-        self.found.append(Product("attention", size, queries + key, op.head_dim))
+        self.found.append(Product("attention", size, queries + key, op.head_dim, keys, causal))
         scores = queries or key or bias
-        self.found.append(Product("attention", size, scores + value, op.head_dim))
+        self.found.append(Product("attention", size, scores + value, op.head_dim, keys, causal))
         self.linear(op.o_proj, rows * length, scores or value)
         return stream or self.trained(sublayer) or (op.cross and of_keys)
 

@@ -19,6 +19,7 @@ from tfkit.engine.planning.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
+TABLE = 2  # the version of the table of speeds (machine_speed.py): a ratio to another one corrects nothing
 _LATEST = 9  # runs that a ratio is the median of
 _MOST_BYTES = 2**20  # beyond them the older half is dropped
 _SPREAD = 1.3  # to either side, of a single run
@@ -39,6 +40,7 @@ class PastRun:
     kwh: float | None = None  # None: it was not metered
     pue: float = 1.0
     start_seconds: float = 0.0  # until the data were prepared: part of both times, and the same; an older version did not know it
+    table: int = 1  # the version of the table, which the first did not record
 
     @property
     def ratio(self) -> float:
@@ -104,8 +106,9 @@ def learned(machine: str, threads: int, kind: str, size: int) -> Learned:
     The power is of any run with so many threads: it is the machine's.
     """
     here = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
-    of_kind = [run for run in here if run.kind == kind]
-    near = [run for run in of_kind if run.size == size] or of_kind or [run for run in here if run.size == size]
+    like = [run for run in here if run.table == TABLE]
+    of_kind = [run for run in like if run.kind == kind]
+    near = [run for run in of_kind if run.size == size] or of_kind or [run for run in like if run.size == size]
     ratios = [run.ratio for run in near[-_LATEST:]]
     watts = [run.watts for run in here if run.watts is not None][-_LATEST:]
     return Learned(_spread(ratios), _spread(watts), len(ratios))

@@ -1,7 +1,7 @@
-"""The speed of this machine at what a training does, measured once in about a second and kept in the cache.
+"""The speed of this machine at what a training does, measured once in a second or two (speed_measurements.py) and kept in the cache.
 
-One product and a fixed efficiency would be wrong by a factor of ten: a narrow product, a softmax over a vocabulary, an optimizer's step and
-the calls themselves have speeds of their own.
+One product and a fixed efficiency would be wrong by a factor of ten: a narrow product, attention in short rows, a softmax over a
+vocabulary, an optimizer's step and the calls themselves have speeds of their own.
 """
 
 import contextlib
@@ -9,52 +9,69 @@ import hashlib
 import json
 import math
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.durable import write_atomically
+from tfkit.engine.planning import speed_measurements as measured
+from tfkit.engine.planning.forecast_history import TABLE
 from tfkit.errors import TfkitError
 from tfkit.run import strict_json
 from tfkit.run.machine import machine_name, usable_cores, version
+from tfkit.training.device import keep_freed_memory
 
 FOLDER = "machine-speed"  # below the cache folder
 WIDTHS = (32, 128, 512, 1024)
-_VERSION = 1
-_ROWS = 1024  # positions in a product
-_SECONDS = 0.04  # for each measurement, after a first one that is not timed
+LENGTHS = (32, 128, 512)  # of rows, in attention
+HEAD_DIM = 64  # of the heads of these
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
     """Speeds on one device, in one precision, with one number of threads."""
 
-    products: tuple[float, ...]  # FLOP/s of a product whose smallest size is that of WIDTHS
-    attention: float  # FLOP/s of visible pairs, forward and backward
+    products: tuple[float, ...]  # FLOP/s of a product with its two gradients, whose smallest size is that of WIDTHS
+    attention: tuple[float, ...]  # FLOP/s of pairs, forward and backward, in rows of LENGTHS whose positions all see each other
+    causal_attention: tuple[float, ...]  # FLOP/s of visible pairs, where each position sees those before it
+    narrow_attention: float  # as `attention` in rows of the middle length, with heads of half the width
+    scores: float  # scores a second of an attention that keeps them, forward and backward
+    forward: float  # the speed of a forward alone, as a multiple of that of forward and backward
     elements: float  # numbers a second through a norm, an activation and a sum, forward and backward
     logits: float  # numbers a second through a softmax in float32
     updates: float  # numbers a second through an optimizer's step with two moments
-    calls: float  # modules a second, forward and backward, where they compute next to nothing
+    blocks: float  # blocks of a model a second, forward and backward, where they compute next to nothing
+    written_blocks: float  # the same where a token is written
+    sampled: float  # tokens a second that are drawn, of a row among others
     bytes: float  # of weights a second, where one position is multiplied by each
 
     def at_width(self, width: int) -> float:
         """Return the FLOP/s of a product of this width, between those that were measured."""
-        if width <= WIDTHS[0]:
-            return self.products[0] * width / WIDTHS[0]
-        known = list(zip(WIDTHS, self.products, strict=True))
-        for (low, slow), (high, fast) in pairwise(known):
-            if width <= high:
-                share = math.log(width / low) / math.log(high / low)
-                return float(slow ** (1 - share) * fast**share)
-        return self.products[-1]
+        return _between(WIDTHS, self.products, width)
+
+    def of_attention(self, length: int, head_dim: int, causal: bool) -> float:
+        """Return the FLOP/s of attention in rows of this length; most of its time is that of a pair, however wide the heads are."""
+        power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
+        speeds = self.causal_attention if causal else self.attention
+        return _between(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
+
+
+def _between(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
+    """Return the speed at a size: below the smallest in proportion, above the largest as there."""
+    if size <= sizes[0]:
+        return speeds[0] * size / sizes[0]
+    known = list(zip(sizes, speeds, strict=True))
+    for (low, slow), (high, fast) in pairwise(known):
+        if size <= high:
+            share = math.log(size / low) / math.log(high / low)
+            return float(slow ** (1 - share) * fast**share)
+    return speeds[-1]
 
 
 @cache
@@ -67,21 +84,30 @@ def machine_speed(device: torch.device, precision: torch.dtype, threads: int) ->
     if path is not None:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, strict_json.dumps({"schema_version": _VERSION, "load": _load(), **asdict(found)}))
+            write_atomically(path, strict_json.dumps({"schema_version": TABLE, "load": _load(), **asdict(found)}))
     return found
 
 
 def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
     """Measure the speeds; each is the best of several, since another program may be at work."""
+    keep_freed_memory()  # as a training does
     with torch.enable_grad():
+        full, causal = (
+            tuple(measured.attention(device, precision, length, HEAD_DIM, causal=causal) for length in LENGTHS) for causal in (False, True)
+        )
         return MachineSpeed(
-            tuple(_product(device, precision, width) for width in WIDTHS),
-            _attention(device, precision),
-            _elements(device, precision),
-            _logits(device, precision),
-            _updates(device),
-            _calls(device, precision),
-            _bytes(device, precision),
+            products=tuple(measured.product(device, precision, width) for width in WIDTHS),
+            attention=full,
+            causal_attention=causal,
+            narrow_attention=measured.attention(device, precision, LENGTHS[len(LENGTHS) // 2], HEAD_DIM // 2, causal=False),
+            scores=measured.scores(device, precision),
+            forward=measured.forward(device, precision),
+            elements=measured.elements(device, precision),
+            logits=measured.logits(device, precision),
+            updates=measured.updates(device),
+            blocks=measured.blocks(device, precision),
+            **measured.writing(device, precision),
+            bytes=measured.weight_bytes(device, precision),
         )
 
 
@@ -103,13 +129,18 @@ def _read(path: Path) -> MachineSpeed | None:
     """Return what the file says; None if there is none, or it is damaged or of another version."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())
-        if document["schema_version"] != _VERSION or float(document["load"]) > 1 > 2 * _load():  # it was busy then, and is not now
+        if document["schema_version"] != TABLE or float(document["load"]) > 1 > 2 * _load():  # it was busy then, and is not now
             return None
-        products = tuple(float(one) for one in document["products"])
-        found = MachineSpeed(products, *(float(document[field.name]) for field in fields(MachineSpeed)[1:]))
-        if len(products) == len(WIDTHS) and all(math.isfinite(one) and one > 0 for one in (*products, *list(asdict(found).values())[1:])):
+        found = MachineSpeed(**{field.name: _number_or_tuple(document[field.name]) for field in fields(MachineSpeed)})
+        several = found.products, found.attention, found.causal_attention
+        numbers = [*chain(*several), *(one for one in asdict(found).values() if not isinstance(one, tuple | list))]
+        if [*map(len, several)] == [len(WIDTHS), len(LENGTHS), len(LENGTHS)] and all(math.isfinite(one) and one > 0 for one in numbers):
             return found
     return None
+
+
+def _number_or_tuple(value: Any) -> Any:
+    return tuple(float(one) for one in value) if isinstance(value, list) else float(value)
 
 
 def _load() -> float:
@@ -118,75 +149,3 @@ def _load() -> float:
         return os.getloadavg()[0] / usable_cores()
     except OSError:
         return 0.0
-
-
-def _rate(amount: float, work: Callable[[], Tensor]) -> float:
-    """Return how much of `amount` a second is done by `work`, whose result is waited for."""
-    work().sum().item()
-    best, end = math.inf, time.perf_counter() + _SECONDS
-    while time.perf_counter() < end or math.isinf(best):
-        start = time.perf_counter()
-        work().reshape(-1)[0].item()  # waits for a GPU
-        best = min(best, time.perf_counter() - start)
-    return amount / max(best, 1e-9)
-
-
-def _product(device: torch.device, precision: torch.dtype, width: int) -> float:
-    rows, matrix = (torch.ones(size, width, dtype=precision, device=device) for size in (_ROWS, width))
-    return _rate(2.0 * _ROWS * width * width, lambda: rows @ matrix)
-
-
-def _attention(device: torch.device, precision: torch.dtype) -> float:
-    heads, length, size = 8, 256, 64
-    queries, keys, values = (torch.ones(1, heads, length, size, dtype=precision, device=device, requires_grad=True) for _ in range(3))
-
-    def work() -> Tensor:
-        (gradient,) = torch.autograd.grad(F.scaled_dot_product_attention(queries, keys, values, is_causal=True).sum(), [queries])
-        return gradient
-
-    return _rate(3 * 2 * 2.0 * heads * size * length * (length + 1) / 2, work)
-
-
-def _elements(device: torch.device, precision: torch.dtype) -> float:
-    states = torch.ones(_ROWS, 512, dtype=precision, device=device, requires_grad=True)
-
-    def work() -> Tensor:
-        (gradient,) = torch.autograd.grad((states + F.gelu(F.layer_norm(states, (512,)))).sum(), [states])
-        return gradient
-
-    return _rate(states.numel(), work)
-
-
-def _logits(device: torch.device, precision: torch.dtype) -> float:
-    logits = torch.ones(64, 8192, dtype=precision, device=device)
-    return _rate(logits.numel(), lambda: logits.log_softmax(-1, dtype=torch.float32).exp_().sub_(1e-4))
-
-
-def _updates(device: torch.device) -> float:
-    weights, gradient, first, second = (torch.ones(2**20, device=device) for _ in range(4))
-
-    def work() -> Tensor:
-        first.lerp_(gradient, 0.1)
-        second.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
-        return weights.mul_(0.999).addcdiv_(first, second.sqrt().add_(1e-8), value=-1e-6)
-
-    return _rate(weights.numel(), work)
-
-
-def _calls(device: torch.device, precision: torch.dtype) -> float:
-    states, matrix = (torch.ones(8, 8, dtype=precision, device=device, requires_grad=True) for _ in range(2))
-    count = 16
-
-    def work() -> Tensor:
-        out = states
-        for _ in range(count):
-            out = F.gelu(F.layer_norm(F.linear(out, matrix), (8,)))
-        (gradient,) = torch.autograd.grad(out.sum(), [states])
-        return gradient
-
-    return _rate(count, work)
-
-
-def _bytes(device: torch.device, precision: torch.dtype) -> float:
-    matrix, state = (torch.ones(rows, 2048, dtype=precision, device=device) for rows in (2048, 1))
-    return _rate(matrix.numel() * matrix.element_size(), lambda: F.linear(state, matrix))

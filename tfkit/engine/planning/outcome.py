@@ -8,7 +8,7 @@ import torch
 
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import size_class
-from tfkit.engine.planning.forecast_history import PastRun, remember
+from tfkit.engine.planning.forecast_history import TABLE, PastRun, remember
 from tfkit.engine.planning.machine_speed import device_name
 from tfkit.recipe.schema.sections import Recipe
 
@@ -53,5 +53,6 @@ def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], 
             kwh or None,
             recipe.carbon.pue,
             plan.table_seconds.get("start", 0.0),
+            TABLE,
         )
     )

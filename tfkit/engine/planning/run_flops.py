@@ -8,7 +8,7 @@ from tfkit.data import Loader, StepLoader
 from tfkit.engine.components import trained_numbers
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial
-from tfkit.engine.planning.workload import RunWork, Workload, calls_of, step_workload
+from tfkit.engine.planning.workload import RunWork, Workload, blocks_of, step_workload
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -103,12 +103,14 @@ def run_flops(
 def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
     """Return what a run does beside its steps: the optimizer, the texts that it writes token by token, checkpoints."""
     decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
+    sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
         together = _SAMPLED_MICRO_BATCHES * loader.micro_batch_size
         iterations = steps * loader.sizes.full / (rollouts.responses * rollouts.section.inner_epochs)
         held_out = sum(len(one.stored) for one in data.validation)
         batches = iterations * -(-rollouts.responses // together) + evaluations * -(-held_out // recipe.evaluation.batch_size)
         decoded += batches * rollouts.section.max_new_tokens
+        sampled += (iterations * rollouts.responses + evaluations * held_out) * rollouts.section.max_new_tokens
     every = recipe.checkpoint.every
     interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
     saves = (steps // interval if interval else 0) + (not interval or steps % interval > 0)
@@ -120,7 +122,8 @@ def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loa
         float(steps * trained_numbers(model)),
         decoded,
         4.0 * sum(parameter.numel() for parameter in model.parameters()),
-        float(calls_of(model.config)),
+        blocks_of(model.config),
+        sampled,
         saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
         4.0 * sum(parameter.numel() for one in models for parameter in one.parameters()),
     )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tfkit.engine.planning.machine_speed import MachineSpeed
 from tfkit.model.config import ModelConfig
@@ -13,66 +14,86 @@ _ASSEMBLING_SECONDS = 1.0  # torch.optim imports the compiler for its first opti
 _DISK_BYTES = 2e8  # a second: a checkpoint is written, hashed and synced; weights are made, or read, hashed and rounded
 
 
+Pairs = tuple[int, int, bool]  # the length of a row, the width of a head, and whether a query sees what is before it alone
+
+
 @dataclass(frozen=True)
 class Workload:
     """The computation of some forwards and their backward passes."""
 
     products: Mapping[int, float] = field(default_factory=dict)  # FLOPs of forward and backward by the smallest size of a product
-    attention: float = 0.0  # FLOPs of visible pairs
+    attention: Mapping[Pairs, float] = field(default_factory=dict)  # FLOPs of visible pairs, forward and backward
+    scores: float = 0.0  # of attention that keeps them
     elements: float = 0.0  # numbers through norms, activations and sums
     logits: float = 0.0
-    calls: float = 0.0  # modules, forward and backward
+    blocks: float = 0.0  # that are called, forward and backward
 
     def __add__(self, other: "Workload") -> "Workload":
         """Both together."""
-        together = Counter(self.products)
-        together.update(other.products)
-        names = ("attention", "elements", "logits", "calls")
-        return Workload(together, *(getattr(self, name) + getattr(other, name) for name in names))
+        sums: list[Any] = []
+        for name in ("products", "attention"):
+            together = Counter(getattr(self, name))
+            together.update(getattr(other, name))
+            sums.append(together)
+        return Workload(*sums, *(getattr(self, name) + getattr(other, name) for name in ("scores", "elements", "logits", "blocks")))
 
     def __mul__(self, factor: float) -> "Workload":
         """As often as `factor` says."""
         found = {width: flops * factor for width, flops in self.products.items()}
-        return Workload(found, self.attention * factor, self.elements * factor, self.logits * factor, self.calls * factor)
+        attention = {key: flops * factor for key, flops in self.attention.items()}
+        return Workload(found, attention, *(factor * one for one in (self.scores, self.elements, self.logits, self.blocks)))
 
     def seconds(self, speed: MachineSpeed) -> float:
         """Return the time at these speeds."""
         found = sum(flops / speed.at_width(width) for width, flops in self.products.items())
-        found += self.attention / speed.attention + self.elements / speed.elements
-        return found + self.logits / speed.logits + self.calls / speed.calls
+        found += sum(flops / speed.of_attention(*key) for key, flops in self.attention.items())
+        found += self.scores / speed.scores + self.elements / speed.elements
+        return found + self.logits / speed.logits + self.blocks / speed.blocks
 
 
 def step_workload(model: Transformer, shape: ForwardShape) -> Workload:
     """Return what forward and backward of a micro-batch compute."""
-    found: Counter[int] = Counter()
-    attention = 0.0
-    for one in products(model, shape):
-        if one.part == "attention":
-            attention += one.flops * (1 + one.gradients)
-        else:
-            found[one.width] += round(one.flops * (1 + one.gradients))
     config, positions = model.config, shape.rows * max(shape.length, shape.decoder_length)
+    found: Counter[int] = Counter()
+    attention: Counter[Pairs] = Counter()
+    for one in products(model, shape):
+        flops = round(one.flops * (1 + one.gradients))
+        if one.part != "attention":
+            found[one.width] += flops
+        elif not keeps_scores(config):
+            attention[one.length, one.width, one.causal] += flops
     logits = shape.states * config.vocab_size if config.head.kind in ("lm", "masked_lm") else 0
-    return Workload(found, attention, _elements(config, shape), logits, calls_of(config) if positions else 0)
+    return Workload(found, attention, _scores(config, shape), _elements(config, shape), logits, blocks_of(config) if positions else 0)
 
 
-def calls_of(config: ModelConfig) -> int:
-    """Return the modules of a forward, each a product with what surrounds it."""
-    gates = 3 if config.mlp.gated else 2
+def blocks_of(config: ModelConfig) -> float:
+    """Return the blocks of a forward; embedding and head are taken for one, and attention to an encoder for a half."""
     both = config.encoder_layers > 0 and config.decoder_layers > 0
-    return (config.encoder_layers + config.decoder_layers) * (5 + gates) + (5 * config.decoder_layers if both else 0) + 3
+    return config.encoder_layers + config.decoder_layers * (1.5 if both else 1.0) + 1.0
+
+
+def keeps_scores(config: ModelConfig) -> bool:
+    """Whether attention has no fused kernel: scores that are capped, biased or dropped are kept."""
+    return config.attention.softcap is not None or config.position.kind == "relative" or config.dropout.attention > 0
+
+
+def _scores(config: ModelConfig, shape: ForwardShape) -> float:
+    """Return the scores of all heads, where they are kept."""
+    if not keeps_scores(config):
+        return 0.0
+    decoder = shape.decoder_length or shape.length
+    pairs = config.encoder_layers * shape.length**2 + config.decoder_layers * decoder**2
+    if config.encoder_layers and config.decoder_layers:
+        pairs += config.decoder_layers * decoder * shape.length
+    return float(shape.rows * config.num_heads * pairs)
 
 
 def _elements(config: ModelConfig, shape: ForwardShape) -> float:
-    """Return the numbers that pass through norms, activations and sums; a capped or biased attention has all scores pass, too."""
+    """Return the numbers that pass through norms, activations and sums."""
     width = 3 * config.dim + config.hidden_dim * (2 if config.mlp.gated else 1)
     encoder = config.encoder_layers * shape.rows * shape.length
     decoder = config.decoder_layers * shape.rows * (shape.decoder_length or shape.length)
-    scores = 0.0
-    if config.attention.softcap is not None or config.position.kind == "relative" or config.dropout.attention:
-        length = max(shape.length, shape.decoder_length)
-        scores = (config.encoder_layers + config.decoder_layers) * shape.rows * config.num_heads * float(length) ** 2
-    return (encoder + decoder) * width + scores
+    return float((encoder + decoder) * width)
 
 
 @dataclass(frozen=True)
@@ -85,7 +106,8 @@ class RunWork:
     updates: float  # numbers that the optimizer changes
     decoded: float  # new tokens one after the other, of a batch as a whole
     decoded_bytes: float  # of weights that each reads
-    decoded_calls: float  # modules that each calls
+    decoded_blocks: float  # that each calls
+    sampled: float  # new tokens of all texts, each of which is drawn
     checkpoint_bytes: float  # written in all
     weight_bytes: float  # of all models, before the first step
     trial: float = 0.0  # FLOPs of a trial of learning rates, for each FLOP of forward and backward
@@ -98,9 +120,10 @@ class RunWork:
         return {
             "start": start,
             "weights": _ASSEMBLING_SECONDS + self.weight_bytes / _DISK_BYTES,
-            "steps": steps * (1 + self.beside) + self.updates / speed.updates,
+            "steps": steps * (1 + self.beside / speed.forward) + self.updates / speed.updates,
             "trial": steps * self.trial,
-            "evaluation": steps * self.evaluation,
-            "writing": self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_calls / (3 * speed.calls)),
+            "evaluation": steps * self.evaluation / speed.forward,
+            "writing": self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_blocks / speed.written_blocks)
+            + self.sampled / speed.sampled,
             "checkpoints": self.checkpoint_bytes / _DISK_BYTES,
         }

@@ -1,0 +1,157 @@
+"""The measurements of machine_speed.py, each of hundredths of a second: amounts a second, by the program's own parts where it has any."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.generation.decoding import generate
+from tfkit.model.attention import attend
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.training.flops import visible_pairs
+
+SECONDS = 0.04  # for each measurement, after a first one that is not timed
+_ROWS = 1024  # positions in a product
+_LAYERS = 4
+_TOKENS = 4  # that are written
+_TOGETHER = 64  # rows that are written at once
+
+
+def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
+    """Return how much of `amount` a second is done by `work`, whose result is waited for."""
+    _wait(work())
+    best, end = math.inf, time.perf_counter() + SECONDS
+    while time.perf_counter() < end or math.isinf(best):
+        start = time.perf_counter()
+        _wait(work())
+        best = min(best, time.perf_counter() - start)
+    return amount / max(best, 1e-9)
+
+
+def _wait(result: Tensor | None) -> None:
+    if result is not None:
+        result.reshape(-1)[0].item()  # waits for a GPU
+
+
+def product(device: torch.device, precision: torch.dtype, width: int) -> float:
+    """Return the FLOP/s of a product with the gradients of both factors."""
+    rows, matrix, gradient = _factors(device, precision, width)
+    return rate(6.0 * _ROWS * width * width, lambda: torch.autograd.grad(F.linear(rows, matrix), [rows, matrix], gradient)[1])
+
+
+def forward(device: torch.device, precision: torch.dtype) -> float:
+    """Return how many times as fast a product is without its gradients."""
+    width = 512
+    rows, matrix, _ = _factors(device, precision, width)
+    with torch.no_grad():
+        alone = rate(2.0 * _ROWS * width * width, lambda: F.linear(rows, matrix))
+    return alone / product(device, precision, width)
+
+
+def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    rows, matrix = (torch.ones(size, width, dtype=precision, device=device, requires_grad=True) for size in (_ROWS, width))
+    return rows, matrix, torch.ones(_ROWS, width, dtype=precision, device=device)
+
+
+def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
+    """Return the FLOP/s of the pairs that see each other, forward and backward, by the kernel that is used in training."""
+    inputs = _queries_keys_values(device, precision, length, head_dim)
+    rows, heads = inputs[0].shape[:2]
+    flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
+    return rate(flops, lambda: torch.autograd.grad(attend(*inputs, None, 0.0, causal=causal).sum(), inputs)[0])
+
+
+def scores(device: torch.device, precision: torch.dtype) -> float:
+    """Return the scores a second of attention with a bias that has a gradient, forward and backward: no fused kernel does that."""
+    length = 128
+    inputs = _queries_keys_values(device, precision, length, 32)
+    rows, heads = inputs[0].shape[:2]
+    bias = torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
+
+    def work() -> Tensor:
+        return torch.autograd.grad(attend(*inputs, None, 0.0, bias=bias, causal=False).sum(), [*inputs, bias])[0]
+
+    return rate(float(rows * heads * length * length), work)
+
+
+def _queries_keys_values(device: torch.device, precision: torch.dtype, length: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return them of rows that hold 1,024 positions together."""
+    shape = max(1, _ROWS // length), 4, length, head_dim
+    queries, keys, values = (torch.ones(shape, dtype=precision, device=device, requires_grad=True) for _ in range(3))
+    return queries, keys, values
+
+
+def elements(device: torch.device, precision: torch.dtype) -> float:
+    """Return the numbers a second through a norm, an activation and a sum, forward and backward, in tensors as large as those of a step."""
+    states = torch.ones(4 * _ROWS, 512, dtype=precision, device=device, requires_grad=True)
+
+    def work() -> Tensor:
+        (gradient,) = torch.autograd.grad((states + F.gelu(F.layer_norm(states, (512,)))).sum(), [states])
+        return gradient
+
+    return rate(states.numel(), work)
+
+
+def logits(device: torch.device, precision: torch.dtype) -> float:
+    """Return the numbers a second through a softmax in float32, and what is subtracted of it."""
+    values = torch.ones(64, 8192, dtype=precision, device=device)
+    return rate(values.numel(), lambda: values.log_softmax(-1, dtype=torch.float32).exp_().sub_(1e-4))
+
+
+def updates(device: torch.device) -> float:
+    """Return the numbers a second that an optimizer with two moments changes."""
+    weights, gradient, first, second = (torch.ones(2**20, device=device) for _ in range(4))
+
+    def work() -> Tensor:
+        first.lerp_(gradient, 0.1)
+        second.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+        return weights.mul_(0.999).addcdiv_(first, second.sqrt().add_(1e-8), value=-1e-6)
+
+    return rate(weights.numel(), work)
+
+
+def blocks(device: torch.device, precision: torch.dtype) -> float:
+    """Return the blocks a second of a model that computes next to nothing, forward and backward; embedding and head are taken for one."""
+    model = _tiny(device, precision)
+    ids = torch.zeros(1, 8, dtype=torch.long, device=device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def work() -> Tensor:
+        return torch.autograd.grad(model(ids).logits.float().sum(), parameters)[0]
+
+    return rate(_LAYERS + 1, work)
+
+
+def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
+    """Return the blocks a second of the same model as it writes a text, and the tokens a second that it draws for each further text."""
+    model = _tiny(device, precision)
+    settings = GenerationSection(max_new_tokens=_TOKENS)
+
+    def write(rows: int) -> None:
+        generate(model, [[1, 2]] * rows, settings)
+
+    alone, together = (1.0 / rate(1.0, lambda rows=rows: write(rows)) for rows in (1, _TOGETHER))  # type: ignore[misc]
+    each = max((together - alone) / (_TOGETHER - 1), alone / 1000) / _TOKENS
+    return {"written_blocks": (_LAYERS + 1) * _TOKENS / alone, "sampled": 1.0 / each}
+
+
+def weight_bytes(device: torch.device, precision: torch.dtype) -> float:
+    """Return the bytes a second of weights that a single position is multiplied by."""
+    matrix, state = (torch.ones(rows, 2048, dtype=precision, device=device) for rows in (2048, 1))
+    return rate(matrix.numel() * matrix.element_size(), lambda: F.linear(state, matrix))
+
+
+def _tiny(device: torch.device, precision: torch.dtype) -> Transformer:
+    values = {"vocab_size": 16, "context_length": 16, "encoder_layers": 0, "decoder_layers": _LAYERS, "dim": 8, "num_heads": 1}
+    parts = {
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer"},
+        "mlp": {"activation": "gelu", "bias": True},
+        "head": {"tied": True},
+    }
+    return build(ModelConfig.model_validate(values | parts), seed=1).to(device=device, dtype=precision)
