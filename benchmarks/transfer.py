@@ -1,10 +1,13 @@
 """Does transfer pay? The metric against the number of labelled examples, fine-tuned and from random weights, with what each cost.
 
-    python benchmarks/transfer.py sentence-polarity --from CKPT --data train.csv --test test.csv
+    python benchmarks/transfer.py sentence-polarity --from CKPT --data train.csv --test test.csv --validation valid.csv
 
 Every run is a process of tfkit on a recipe: `finetune` from the checkpoint, and `pretrain` of the same config with the same
 tokenizer, for as many steps. No run is evaluated on the test rows before its end. An interrupted script goes on where it was;
 finished runs are reused. Writes a table and a figure (docs/transfer.md and .svg).
+
+With `--validation`, the fewest examples with which fine-tuning equals the best of random weights, and that best, are run once more with
+ten evaluations each, and `tfkit report` says what each had spent when it was as good as the other. `--pair 1000,all` writes this alone.
 """
 
 import argparse
@@ -32,28 +35,14 @@ from measured_runs import (
     task,
     write_rows,
 )
+from transfer_figure import Point, Points, svg
 
 from tfkit.data.columns.rows import Row
 from tfkit.recipe.schema.sections import Recipe
 
 KINDS = ("fine-tuned", "random weights")
-
-
-@dataclass(frozen=True)
-class Point:
-    """The runs of one kind on one number of examples, one a seed."""
-
-    examples: int
-    values: list[float]  # of the metric
-    runs: list[Measured]
-
-    @property
-    def mean(self) -> float:
-        """The mean of the metric."""
-        return sum(self.values) / len(self.values)
-
-
-Points = Mapping[str, Sequence[Point]]  # by kind, in the order of the examples
+BEGIN, END = "<!-- equal quality: begin -->", "<!-- equal quality: end -->"
+EVALUATIONS, JUDGED_ROWS = 10, 300  # of each run of the pair
 
 
 def main() -> None:
@@ -70,29 +59,20 @@ def main() -> None:
     labels = all_labels(train)
     has_entities = recipe.objective.kind == "tagging" and mark_spans(labels)
     metric = options.metric or ("f1" if has_entities else "accuracy" if labels else sys.exit("give --metric"))
-    runs = Runs(options.run_root)
-    every = [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
-    held_out = write_rows(test, options.run_root / "test.jsonl")
-    config = json.dumps(same_config(recipe, start, len(labels)))
+    work = Task(options, recipe, start, train, labels, write_rows(test, options.run_root / "test.jsonl"))
+    if options.pair:
+        tuned, scratch = (sizes(size, len(train))[0] for size in options.pair.split(","))
+        write_between(options.out, report_of_pair(work, tuned, scratch))
+        return
     points: dict[str, list[Point]] = {kind: [] for kind in KINDS}
     for size in sizes(options.sizes, len(train)):
-        found: dict[str, list[Measured]] = {kind: [] for kind in KINDS}
-        steps = max(options.least_steps, math.ceil(size * options.epochs / recipe.training.batch_size))
-        for seed in range(1, options.seeds + 1):
-            rows = write_rows(subset(train, size, seed), options.run_root / f"train-{size}-{seed}.jsonl")
-            common = task(rows, labels, seed)
-            for kind in KINDS:
-                tuned = kind == KINDS[0]
-                words = ["finetune", options.recipe, "--from", start] if tuned else ["pretrain", options.recipe, f"model={config}"]
-                words += every  # settings of one kind alone come later, and win
-                words += common if tuned else [*common, f"tokenizer.path={json.dumps(start)}", *options.scratch_set]
-                words += length(recipe, steps if tuned else round(steps * options.scratch_length))
-                measured, _ = runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, start, rows, held_out)
-                found[kind].append(measured)
-        for kind, each in found.items():
+        for kind in KINDS:
+            each = [work.measure(Runs(options.run_root), kind, size, seed)[0] for seed in range(1, options.seeds + 1)]
             points[kind].append(Point(size, [one.metrics[metric] for one in each], each))
     floor = majority(train, test) if metric == "accuracy" else None
     write_page(options, resolved.name, metric, points, floor, start, len(test))
+    if options.validation and (pair := equal_quality(points)):
+        write_between(options.out, report_of_pair(work, *(point.examples for point in pair)))
 
 
 def parse() -> argparse.Namespace:
@@ -101,6 +81,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--from", dest="start", metavar="CKPT", help="the pretrained checkpoint; else the recipe's")
     parser.add_argument("--data", metavar="F", type=Path, help="the labelled rows; else the recipe's data.train")
     parser.add_argument("--test", metavar="F", type=Path, help="the test rows; else the recipe's data.validation")
+    parser.add_argument(
+        "--validation", metavar="F", type=Path, help="rows for the comparison at equal quality, neither trained on nor test"
+    )
+    parser.add_argument("--pair", metavar="N,M", help="compare only N examples fine-tuned with M from random weights, and write only this")
     parser.add_argument("--sizes", default="100,300,1000,3000,all", help="numbers of labelled examples (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each; a seed draws the examples, too (default %(default)s)")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the examples (default %(default)s)")
@@ -116,6 +100,77 @@ def parse() -> argparse.Namespace:
 
 
 # ------------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Task:
+    """The runs on a task: of any kind, on any number of its rows."""
+
+    options: argparse.Namespace
+    recipe: Recipe
+    start: str
+    train: Sequence[Row]
+    labels: Sequence[str]
+    test: Path
+
+    def measure(
+        self, runs: Runs, kind: str, size: int, seed: int, more: Sequence[str] = (), *, keep: bool = False
+    ) -> tuple[Measured, Path]:
+        """Train and score a run, or return what it was before; `more`: further settings."""
+        options, recipe, tuned = self.options, self.recipe, kind == KINDS[0]
+        rows = write_rows(subset(self.train, size, seed), options.run_root / f"train-{size}-{seed}.jsonl")
+        if tuned:
+            words = ["finetune", options.recipe, "--from", self.start]
+        else:
+            words = ["pretrain", options.recipe, f"model={json.dumps(same_config(recipe, self.start, len(self.labels)))}"]
+        words += [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
+        words += task(rows, self.labels, seed)
+        if not tuned:  # settings of one kind alone come later, and win
+            words += [f"tokenizer.path={json.dumps(self.start)}", *options.scratch_set]
+        words += [*length(recipe, self.steps(kind, size)), *more]
+        return runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, self.start, rows, self.test, keep=keep)
+
+    def steps(self, kind: str, size: int) -> int:
+        """Return the steps of a run."""
+        steps = max(self.options.least_steps, math.ceil(size * self.options.epochs / self.recipe.training.batch_size))
+        return steps if kind == KINDS[0] else round(steps * self.options.scratch_length)
+
+
+def report_of_pair(work: Task, tuned: int, scratch: int) -> str:
+    """Run both with evaluations, and return what `tfkit report` says of them, as a section of the page."""
+    options = work.options
+    validation = labelled_rows(work.recipe, options.validation, test=True)
+    path = write_rows(subset(validation, JUDGED_ROWS, 1), options.run_root / "validation.jsonl")
+    runs, folders = Runs(options.run_root / "pair"), []
+    for kind, size in zip(KINDS, (tuned, scratch), strict=True):
+        every = max(1, work.steps(kind, size) // EVALUATIONS)
+        more = [f"data.validation=[{{path: {json.dumps(str(path))}}}]", f"evaluation.every={every}"]
+        folders.append(work.measure(runs, kind, size, 1, more, keep=True)[1])
+    report = runs.call(["report", *map(str, folders)], runs.root / "report")
+    made_by = f"\n\nMade by\n\n{indented(command())}" if options.pair else ""
+    return f"""## At equal validation loss
+
+The fewest examples with which fine-tuning is as good as the best of random weights, and that best, once more with {EVALUATIONS} evaluations
+of {min(JUDGED_ROWS, len(validation))} held-out rows each, which are in the energy; and what `tfkit report` says of the two:
+
+{indented(report)}{made_by}"""
+
+
+def command() -> str:
+    """Return the command line of this script."""
+    return " ".join(["python benchmarks/transfer.py", *sys.argv[1:]])
+
+
+def indented(text: str) -> str:
+    """Return the lines as a block of code."""
+    return "\n".join(f"    {line}".rstrip() for line in text.strip().splitlines())
+
+
+def write_between(page: Path, text: str) -> None:
+    """Put the text between the markers of the page, or at its end."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{text}\n{END}{after or chr(10)}", encoding="utf-8")
 
 
 def sizes(written: str, rows: int) -> list[int]:
@@ -161,7 +216,6 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
     figure.write_text(svg(points, metric, floor), encoding="utf-8")
     first = points[KINDS[0]][0].runs[0]
     baseline = "" if floor is None else f" Always telling the most frequent class: {floor:.3f}."
-    command = " ".join(["python benchmarks/transfer.py", *sys.argv[1:]])
     text = f"""# Transfer: {name}
 
 The recipe `{name}` on more and more labelled examples, fine-tuned from a pretrained checkpoint and from random weights of the same
@@ -179,7 +233,7 @@ Machine: {first.machine}.
 
 Made by
 
-    {command}
+    {command()}
 """
     options.out.write_text(text, encoding="utf-8")
     print(table(points, metric))
@@ -237,69 +291,6 @@ def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
         return f"{text} At equal quality a task saves no energy here; what it saves is labelled examples."
     tasks = math.ceil(cost.energy_kwh / saved)
     return f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {tasks:,} of them."
-
-
-# ---------------------------------------------------------------------------------------------------------------- figure
-
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 400, 70, 20, 40, 60
-STYLE = """
-  text { font: 14px sans-serif; fill: #24292f } .axis { stroke: #57606a } .grid { stroke: #d0d7de } .floor { stroke: #57606a }
-  .s0 { stroke: #0550ae; fill: #0550ae } .s1 { stroke: #bc4c00; fill: #bc4c00 } polyline { fill: none !important; stroke-width: 2 }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3 } .axis { stroke: #8b949e } .grid { stroke: #30363d } .floor { stroke: #8b949e }
-    .s0 { stroke: #79c0ff; fill: #79c0ff } .s1 { stroke: #ffa657; fill: #ffa657 }
-  }"""
-
-
-def svg(points: Points, metric: str, floor: float | None) -> str:
-    """Draw the metric against the logarithm of the number of examples; bars from the worst to the best seed. No background of its own."""
-    every = [point for kind in points.values() for point in kind]
-    low, high, step = ticks([value for point in every for value in point.values] + ([] if floor is None else [floor]))
-    first, last = (math.log(pick(point.examples for point in every)) for pick in (min, max))
-
-    def across(examples: int) -> float:
-        fraction = (math.log(examples) - first) / (last - first) if last > first else 0.5
-        return round(LEFT + 15 + fraction * (WIDTH - LEFT - RIGHT - 30), 1)
-
-    def up(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    right, bottom, middle = WIDTH - RIGHT, HEIGHT - BOTTOM, (HEIGHT + TOP - BOTTOM) / 2
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        f"<title>{metric} against the number of labelled examples</title>",
-        f"<style>{STYLE}\n</style>",
-    ]
-    for index in range(round((high - low) / step) + 1):
-        value = low + index * step
-        lines.append(f'<line class="grid" x1="{LEFT}" y1="{up(value)}" x2="{right}" y2="{up(value)}"/>')
-        lines.append(f'<text x="{LEFT - 8}" y="{up(value) + 5}" text-anchor="end">{value:.2f}</text>')
-    for examples in sorted({point.examples for point in every}):
-        lines.append(f'<line class="axis" x1="{across(examples)}" y1="{bottom}" x2="{across(examples)}" y2="{bottom + 5}"/>')
-        lines.append(f'<text x="{across(examples)}" y="{bottom + 22}" text-anchor="middle">{examples:,}</text>')
-    lines.append(f'<line class="axis" x1="{LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
-    if floor is not None:
-        lines.append(f'<line class="floor" stroke-dasharray="5 4" x1="{LEFT}" y1="{up(floor)}" x2="{right}" y2="{up(floor)}"/>')
-        lines.append(f'<text x="{right}" y="{up(floor) - 6}" text-anchor="end">most frequent class</text>')
-    for number_of, (kind, series) in enumerate(points.items()):
-        corners = " ".join(f"{across(point.examples)},{up(point.mean)}" for point in series)
-        lines.append(f'<g class="s{number_of}"><polyline points="{corners}"/>')
-        for point in series:
-            x, ends = across(point.examples), (up(min(point.values)), up(max(point.values)))
-            lines.append(f'<line x1="{x}" y1="{ends[0]}" x2="{x}" y2="{ends[1]}"/><circle cx="{x}" cy="{up(point.mean)}" r="4"/>')
-        x = LEFT + 15 + 200 * number_of
-        lines.append(f'<circle cx="{x}" cy="18" r="5"/></g><text x="{x + 12}" y="23">{kind}</text>')
-    lines.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 12}" text-anchor="middle">labelled examples</text>')
-    lines.append(f'<text transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">{metric}</text>')
-    return "\n".join([*lines, "</svg>\n"])
-
-
-def ticks(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the ends of an axis and its step: 0.01, 0.02, 0.05, 0.1 ..., so that it has at most eight parts."""
-    least, most = min(values), max(values)
-    step = next(size for power in range(-2, 3) for digit in (1, 2, 5) if (most - least) / (size := digit * 10.0**power) <= 6)
-    low = math.floor(least / step + 1e-9) * step
-    return round(low, 9), round(max(math.ceil(most / step - 1e-9) * step, low + step), 9), step
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import measured_runs
 import pytest
 import transfer
+import transfer_figure
 from measured_runs import Cost, Measured
 from tiny_tasks import script, write_task
 
@@ -58,7 +59,7 @@ def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
 
 def test_the_figure_is_an_svg_in_which_higher_is_better_and_each_decade_as_wide() -> None:
     points = {kind: [*series, point(10_000, [0.9], 1, None)] for kind, series in POINTS.items()}
-    root = ElementTree.fromstring(transfer.svg(points, "accuracy", 0.5))
+    root = ElementTree.fromstring(transfer_figure.svg(points, "accuracy", 0.5))
     lines = [line.attrib["points"] for line in root.iter(f"{SVG}polyline")]
     assert len(lines) == 2
     (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, corner.split(","))) for corner in lines[0].split())
@@ -67,7 +68,7 @@ def test_the_figure_is_an_svg_in_which_higher_is_better_and_each_decade_as_wide(
     assert (y1 - y2) / (y0 - y1) == pytest.approx((0.9 - 0.85) / (0.85 - 0.75), abs=0.02)
     words = [text.text for text in root.iter(f"{SVG}text")]
     assert {"labelled examples", "accuracy", "fine-tuned", "random weights", "100", "10,000", "most frequent class"} <= {*words}
-    assert "prefers-color-scheme: dark" in transfer.svg(points, "accuracy", None)
+    assert "prefers-color-scheme: dark" in transfer_figure.svg(points, "accuracy", None)
 
 
 def test_all_of_the_figure_lies_within_it() -> None:
@@ -75,15 +76,15 @@ def test_all_of_the_figure_lies_within_it() -> None:
     for _ in range(50):
         low = draw.uniform(0, 0.98)
         series = [point(size, [draw.uniform(low, 1) for _ in range(3)], 1, None) for size in (8, 100, 9000)]
-        root = ElementTree.fromstring(transfer.svg({"fine-tuned": series, "random weights": series}, "f1", draw.choice([None, 0.1])))
+        root = ElementTree.fromstring(transfer_figure.svg({"fine-tuned": series, "random weights": series}, "f1", draw.choice([None, 0.1])))
         for circle in root.iter(f"{SVG}circle"):
-            assert 0 <= float(circle.attrib["cx"]) <= transfer.WIDTH
-            assert 0 <= float(circle.attrib["cy"]) <= transfer.HEIGHT - transfer.BOTTOM
+            assert 0 <= float(circle.attrib["cx"]) <= transfer_figure.WIDTH
+            assert 0 <= float(circle.attrib["cy"]) <= transfer_figure.HEIGHT - transfer_figure.BOTTOM
 
 
 def test_the_ends_of_an_axis_are_beyond_all_values_at_whole_steps() -> None:
     for values in ([0.5, 0.82], [0.0, 0.0], [0.3], [0.499, 0.501], [0.0, 1.0], [3.0, 41.0]):
-        low, high, step = transfer.ticks(values)
+        low, high, step = transfer_figure.ticks(values)
         assert low <= min(values) + 1e-9
         assert high >= max(values) - 1e-9
         assert 1 <= round((high - low) / step) <= 8
@@ -138,3 +139,23 @@ def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: P
     again = script(tmp_path, *words)
     assert (again.returncode, again.stderr) == (0, "")  # no run was begun
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
+    pair = [*words, "--validation", "labelled.jsonl", "--pair", "8,16"]
+    for _ in range(2):  # the second time nothing is run again
+        done = script(tmp_path, *pair)
+        assert done.returncode == 0, done.stderr
+        extended = (tmp_path / "page.md").read_text(encoding="utf-8")
+        assert extended.startswith(page.rstrip())
+        assert extended.count("## At equal validation loss") == 1
+        assert "until a validation score was reached" in extended
+        assert "    fine-tuned-8-seed1-" in extended
+
+
+def test_a_section_is_put_between_its_markers_or_at_the_end_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\nText.\n", encoding="utf-8")
+    transfer.write_between(page, transfer.indented("one\n\n  two  \n"))
+    expected = f"# Page\n\nText.\n\n{transfer.BEGIN}\n    one\n\n      two\n{transfer.END}\n"
+    assert page.read_text(encoding="utf-8") == expected
+    page.write_text(f"{expected}\nMore.\n", encoding="utf-8")
+    transfer.write_between(page, "three")
+    assert page.read_text(encoding="utf-8") == f"# Page\n\nText.\n\n{transfer.BEGIN}\nthree\n{transfer.END}\n\nMore.\n"
