@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tfkit.parallel.in_place import GatherInPlace, ReduceInPlace
@@ -56,6 +57,7 @@ class Sharding:
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
         self._lookups = 0  # of this micro-batch, whose gradients are still to come
+        self._adds_up = False  # the gradients of all ranks, after this micro-batch
         self._agree, self._in_step = agree, False
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
@@ -65,6 +67,11 @@ class Sharding:
                 module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
                 module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
         self.parameters = dict(model.named_parameters())
+        self._rest: list[tuple[str, FSDPParam]] = []  # what is around the blocks, where this object adds up its gradients
+        if mesh.device_type == "cpu":
+            names = {id(parameter): name for name, parameter in self.parameters.items()}
+            groups = model._get_fsdp_state()._fsdp_param_groups  # type: ignore[operator]
+            self._rest = [(names[id(one.sharded_param)], one) for group in groups for one in group.fsdp_params]
 
     def free_after(self, lookup: nn.Module) -> None:
         """Free the tables around the blocks as soon as the gradient of the last output of `lookup`, the first module of a forward, is
@@ -85,9 +92,32 @@ class Sharding:
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
-        self._lookups, self._in_step = 0, True
+        self._lookups, self._in_step, self._adds_up = 0, True, is_last or self._reshard
         for module in self._modules:
-            module.set_requires_gradient_sync(is_last or self._reshard)
+            module.set_requires_gradient_sync(self._adds_up and not (self._rest and module is self._model), recurse=False)
+
+    def end_micro_batch(self) -> None:
+        """Add up the gradients around the blocks, which may be as large as all blocks: in their own memory, where FSDP makes two copies."""
+        for name, one in self._rest if self._adds_up else ():
+            accumulated, unrounded = one.unsharded_accumulated_grad, one._unsharded_param.grad
+            one.unsharded_accumulated_grad = one._unsharded_param.grad = None
+            if (whole := unrounded if accumulated is None else accumulated) is not None:
+                self._agree_in_step()
+                self._add_own_part(name, whole)
+
+    def _add_own_part(self, name: str, whole: Tensor) -> None:
+        group = self._mesh.get_group(_SHARDS)
+        parts = whole.chunk(group.size())  # of few rows, fewer than there are ranks
+        for rank, part in enumerate(parts):
+            dist.reduce(part, group=group, group_dst=rank)
+        own = parts[group.rank()].clone() if group.rank() < len(parts) else whole[:0]
+        if _REPLICAS in (self._mesh.mesh_dim_names or ()):
+            dist.all_reduce(own, group=self._mesh.get_group(_REPLICAS))
+        parameter = self.parameters[name]
+        if parameter.grad is None:
+            parameter.grad = self.distributed(name, own)
+        else:
+            _local(parameter.grad).add_(own)
 
     def _agree_in_step(self) -> None:
         if self._in_step:

@@ -77,6 +77,8 @@ class Stepper:
                 if sharding is not None:
                     sharding.begin_micro_batch(is_last=index == len(batches) - 1)
                 parts.append(self._accumulate(step, self._global_index(index), batch, counts))
+                if sharding is not None:
+                    sharding.end_micro_batch()
         sums: dict[str, Tensor] = {}
         for part in self.peers.in_order(parts):
             for name, value in part.items():
