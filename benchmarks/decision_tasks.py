@@ -1,4 +1,4 @@
-"""The ten tasks of decisions.py: their rows, the model that each starts from, and the plain recipes of the grid.
+"""The twelve tasks of decisions.py: their rows, the model that each starts from, and the plain recipes of the grid.
 
 The grid's recipes write out all that a fine-tuning without a recipe would decide, so that they do not depend on tfkit's rules.
 """
@@ -179,12 +179,49 @@ TASKS = (
     Task(
         "python_docs_fr",
         "text to text",
-        False,
+        True,
         "t5-stdlib",
         "text_to_text",
         {"path": "python_docs_fr/train-1.jsonl"},
         {"path": "python_docs_fr/test.jsonl"},
         (600, 200),
+        "loss",
+        BOTH,
+        16,
+        (1e-3, 3e-3, 1e-2, 3e-2),
+        (2, 6),
+        300,
+    ),
+    Task(
+        "wikisplit",
+        "text to text",
+        True,
+        "t5-stdlib",
+        "text_to_text",
+        {"path": "wikisplit/validation.tsv", "columns": {"source": "0", "target": "1"}},
+        {"path": "wikisplit/test.tsv", "columns": {"source": "0", "target": "1"}},
+        (500, 200),
+        "loss",
+        BOTH,
+        16,
+        (1e-3, 3e-3, 1e-2, 3e-2),
+        (2, 6),
+        300,
+    ),
+    Task(
+        "multi30k",
+        "text to text",
+        False,
+        "t5-stdlib",
+        "text_to_text",
+        {"path": "multi30k/train.en.gz", "format": "lines", "beside": {"target": "multi30k/train.de.gz"}, "columns": {"source": "text"}},
+        {
+            "path": "multi30k/test_2016_flickr.en.gz",
+            "format": "lines",
+            "beside": {"target": "multi30k/test_2016_flickr.de.gz"},
+            "columns": {"source": "text"},
+        },
+        (500, 200),
         "loss",
         BOTH,
         16,
@@ -238,7 +275,8 @@ def _rows(task: Task, source: Mapping[str, Any], data: Path, part: PartName) -> 
     if task.is_text:
         yield from (Row(piece, "", {"text": piece}) for piece in _pieces((data / source["path"]).read_text(encoding="utf-8")))
         return
-    section = SourceSection(**source | ({"path": str(data / source["path"])} if "path" in source else {}))
+    beside = {name: str(data / path) for name, path in source.get("beside", {}).items()}
+    section = SourceSection(**source | ({"path": str(data / source["path"]), "beside": beside} if "path" in source else {}))
     for row in open_source(section, part if "stdlib" in source else "all", None, "skip", SECTIONS[task.kind].roles).rows():
         values = {name: value[0] if name in ("output", "target") else value for name, value in row.values.items() if value is not None}
         if len(json.dumps(values)) <= task.longest:

@@ -1,9 +1,9 @@
-"""The decisions of `tfkit finetune --from CKPT --data F` on ten tasks, beside grids of rates and lengths, and what costs no training.
+"""The decisions of `tfkit finetune --from CKPT --data F` on twelve tasks, beside grids of rates and lengths, and what costs no training.
 
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
 Each cell is a process of tfkit; an interrupted script goes on where it was, and finished cells are reused. The rules of the decisions
-(tfkit/recipe/starting_points.py) were chosen on five tasks and are shown on the other five. Writes docs/decisions.md.
+(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other five. Writes docs/decisions.md.
 """
 
 import argparse
@@ -209,8 +209,9 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "# Decisions of a fine-tuning without a recipe",
         "",
         f"Made by `benchmarks/decisions.py`; the rules in `tfkit/recipe/starting_points.py` are of version {DECISIONS}. The column",
-        "`version` has that of each run: version 2 decided as version 3 does, but without a trial of rates. Each score is of rows that no",
-        "run was trained on. `default` is `tfkit finetune --from CKPT --data F` without further settings; the grid has four rates",
+        "`version` has that of each run: version 3 decides as version 4 does, but for small encoder-decoders, which it gave 3 epochs;",
+        "version 2 tries no rates. Each score is of rows that no run was trained on. `default` is `tfkit finetune --from CKPT --data F`",
+        "without further settings; the grid has four rates",
         "at two lengths, trains on all rows and keeps its last weights, where the default holds out a tenth and keeps the best. One run",
         "each, seed 1: a point of accuracy on these numbers of rows is noise. The best of eight is chosen on the rows that it is scored",
         "on, which favours the grid.",
