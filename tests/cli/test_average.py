@@ -6,10 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import fake_codecarbon
 import pytest
 import torch
+import yaml
+from fake_codecarbon import G_PER_KWH
 from safetensors.torch import load_file, save_file
-from tiny_runs import pretrain, records, write_corpus, write_recipe
+from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM
 
 from tfkit import load
@@ -41,7 +44,9 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.Ca
     chosen = [checkpoint(run, step) for step in (4, 5, 6)]
     document = json.loads(capsys.readouterr().out)
     names = [path.name for path in chosen]
-    assert document == {"schema_version": 1, "run": str(run), "model": str(out), "checkpoints": names, "step": 6}
+    assert document.pop("seconds") > 0
+    unmetered = {"energy_kwh": None, "energy_kwh_parts": None, "emissions_g": None, "carbon_status": "off", "place": None}
+    assert document == {"schema_version": 1, "run": str(run), "model": str(out), "checkpoints": names, "step": 6, **unmetered}
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     mean, parts = load_file(out / "model.safetensors"), [load_file(path / "model.safetensors") for path in chosen]
@@ -95,6 +100,23 @@ def test_checkpoints_hold_the_mean_that_was_scored(run: Path, capsys: pytest.Cap
     assert not any(torch.equal(latest[name], mean[name]) for name in mean)
     card = (checkpoint(run, 6) / "README.md").read_text(encoding="utf-8")
     assert "| weights | exponential mean over the steps, decay 0.9 |" in card
+
+
+def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:
+    """The power is made up, the rest is not."""
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    document["carbon"] |= {"enabled": True, "intensity_g_per_kwh": G_PER_KWH, "every_seconds": 0.5}
+    recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+    before = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
+    words = ["average", str(tmp_path / "run"), "--last", "2", "--out", str(tmp_path / "mean"), "--json"]
+    done = run_tfkit(tmp_path, words, before=before)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["carbon_status"], found["energy_kwh"] > 0) == ("ok", True)
+    assert found["emissions_g"] == pytest.approx(found["energy_kwh"] * G_PER_KWH)
+    assert f"{G_PER_KWH:g} g/kWh" in found["place"]
 
 
 def test_too_few_checkpoints(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning.run_flops import StepFlops, sum_of
 from tfkit.engine.run import Run
+from tfkit.objectives.registry import OBJECTIVES
 from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document
 from tfkit.training import flops
@@ -28,6 +29,10 @@ def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter())
     run.prepare()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())
+
+
+def test_every_objective_is_among_them() -> None:
+    assert {objective["kind"] for _, _, objective, _ in RECIPES.values()} == {*OBJECTIVES}
 
 
 @pytest.mark.parametrize("name", RECIPES)

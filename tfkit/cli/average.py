@@ -1,5 +1,6 @@
 """tfkit average: the mean of a run's last checkpoints, as a model folder."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,19 @@ def average(
     quiet: options.Quiet = False,
 ) -> None:
     """Average the weights of a run's last checkpoints, as the 2017 Transformer was evaluated. --from and transformers open the result."""
-    from tfkit.engine.averaging import average_checkpoints
+    from tfkit.cli.session import command_session
+    from tfkit.engine.averaging import average_checkpoints, carbon_of, choose_checkpoints
+    from tfkit.engine.session import energy_fields, place_fields
 
-    done = average_checkpoints(run, out, last, console)
+    chosen = choose_checkpoints(run, out, last)
+    with command_session("average", carbon_of(run)) as work, work.stop.at_once("nothing was written"):
+        began = time.monotonic()
+        done = average_checkpoints(chosen, out, console)
+        seconds = time.monotonic() - began
+        reading = work.own(work.meter.stop())
     if json:
-        console.json({"schema_version": 1, "run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step})
+        measured = energy_fields(reading) | place_fields(reading)
+        facts = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
+        console.json({"schema_version": 1, **facts, "seconds": round(seconds, 3), **measured})
     else:
         console.result(f"{out}: the mean of {', '.join(done.checkpoints)}")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tfkit.durable import comes_from_the_disk, with_retries, write_folder
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.listener import Listener
-from tfkit.errors import MachineError, ModelError, UsageError
+from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
+from tfkit.recipe import read_recipe
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run import strict_json
 from tfkit.run.card import mean_card
 from tfkit.run.checkpoints import checkpoints
@@ -30,16 +32,30 @@ class Averaged:
     step: int
 
 
-def average_checkpoints(run: Path, out: Path, last: int, listener: Listener) -> Averaged:
-    """Write the mean of the weights of the newest `last` checkpoints of a run to the model folder `out`.
+def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
+    """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError for an `out` that is there or lies in the run, ModelError for checkpoints that are missing, damaged or not of one run,
-    and MachineError for a disk that does not take the folder.
+    Raises UsageError for an `out` that is there or lies in the run, ModelError for checkpoints that are missing.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
     Inputs(models=(run / "checkpoints",)).refuse_folder(out, "--out")
-    chosen = _last(run, last)
+    return _last(run, last)
+
+
+def carbon_of(run: Path) -> CarbonSection:
+    """Return how the run was metered, by which its mean is, too; the defaults where its recipe cannot be read."""
+    try:
+        return read_recipe(str(run / "recipe.yaml")).recipe.carbon
+    except TfkitError:
+        return CarbonSection()
+
+
+def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
+    """Write the mean of the weights of these checkpoints to the model folder `out`.
+
+    Raises ModelError for checkpoints that are damaged or not of one run, and MachineError for a disk that does not take the folder.
+    """
     facts = _facts_of_one_run(chosen, listener)
 
     from tfkit.hub.averaging import mean_weights, weights_bytes
