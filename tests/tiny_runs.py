@@ -224,28 +224,40 @@ def run_here(words: Sequence[object], folder: Path | None = None) -> Done:
     return Done(code, *texts, processor_seconds=sum(os.times()[:4]) - began)
 
 
-class Strike:
-    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1. A block takes it back."""
+class Replaced:
+    """A fault: `make` gives, of a function of a class or module, what is called in its place. A block takes it back."""
 
-    def __init__(self, number: int, forward: int):
-        self.number, self.forward, self.accumulate = number, forward, Stepper._accumulate
+    def __init__(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]):
+        self.owner, self.name, self.make, self.whole = owner, name, make, getattr(owner, name)
 
     def __call__(self) -> None:
-        calls, accumulate = [0], self.accumulate
-
-        def struck(stepper: Stepper, *arguments: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == self.forward:
-                os.kill(os.getpid(), self.number)
-            return accumulate(stepper, *arguments)
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
+        setattr(self.owner, self.name, self.make(getattr(self.owner, self.name)))
 
     def __enter__(self) -> None:
         self()
 
     def __exit__(self, *error: object) -> None:
-        Stepper._accumulate = self.accumulate  # type: ignore[method-assign]
+        setattr(self.owner, self.name, self.whole)
+
+
+class Strike(Replaced):
+    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
+
+    def __init__(self, number: int, forward: int):
+        self.number = number
+
+        def make(accumulate: Callable[..., Any]) -> Callable[..., Any]:
+            calls = [0]
+
+            def struck(stepper: Stepper, *arguments: Any) -> Any:
+                calls[0] += 1
+                if calls[0] == forward:
+                    os.kill(os.getpid(), number)
+                return accumulate(stepper, *arguments)
+
+            return struck
+
+        super().__init__(Stepper, "_accumulate", make)
 
 
 strike = Strike
@@ -254,11 +266,11 @@ strike = Strike
 def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object] | None = None) -> Done:
     """Run tfkit to its end: in this process, or after `before` in one of its own, whose output goes to files in `folder`.
 
-    A signal that tfkit handles needs no process of its own.
+    A fault that can be taken back, such as a signal that tfkit handles, needs no process of its own.
     """
     if before is None:
         return run_here(words)
-    if isinstance(before, Strike) and before.number != signal.SIGKILL:
+    if isinstance(before, Replaced) and getattr(before, "number", None) != signal.SIGKILL:
         with before:
             return run_here(words)
     return Process(folder, [str(word) for word in words], before).wait()

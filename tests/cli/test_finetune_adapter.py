@@ -11,13 +11,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from spoilt_steps import spoil
 from tiny_runs import Done, exact, hashes, pretrain, run_tfkit, strike
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tfkit
 from tfkit.adapters import load
 from tfkit.run.manifest import write_manifest
-from tfkit.training.step import Stepper
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
 
@@ -229,23 +229,9 @@ def test_without_a_checkpoint_there_is_nothing_to_adapt(place: Path, tmp_path: P
 
 def test_a_step_that_is_no_number_is_replayed_through_the_updates(work: Path) -> None:
     """Two steps after a checkpoint: the replay has its factors, takes the steps again, and names the layer with an update."""
-
-    def spoil() -> None:
-        accumulate = Stepper._accumulate
-
-        def struck(self: Stepper, step: int, *arguments: Any) -> Any:
-            layer = self.model.get_submodule("encoder.blocks.1.self_attention.op.v_proj")
-            handle = layer.register_forward_hook(lambda *_: _[2] * float("nan"), prepend=True) if step == 5 else None
-            try:
-                return accumulate(self, step, *arguments)
-            finally:
-                if handle:
-                    handle.remove()
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
-    assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3", before=spoil).code == 6
-    done = tfkit_("replay", "run", "--json", before=spoil)
+    fault = spoil("encoder.blocks.1.self_attention.op.v_proj", 5)
+    assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3", before=fault).code == 6
+    done = tfkit_("replay", "run", "--json", before=fault)
     assert done.code == 0, done.err
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.self_attention.op.v_proj", "in": "forward", "micro_batch": 0}
 

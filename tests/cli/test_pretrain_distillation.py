@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from spoilt_steps import spoil
 from tiny_runs import exact, hashes, pretrain, records, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
@@ -17,7 +18,6 @@ import tfkit.engine.companions
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.run.manifest import write_manifest
-from tfkit.training.step import Stepper
 
 STEPS = 8
 COMMON = """
@@ -182,23 +182,10 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
 
 
 def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> None:
-    def spoil() -> None:
-        accumulate = Stepper._accumulate
-
-        def struck(self: Stepper, step: int, *arguments: Any) -> Any:
-            module = self.model.get_submodule("encoder.blocks.1.mlp.op.up_proj")
-            handle = module.register_forward_hook(lambda *_: _[2] * float("nan"), prepend=True) if step == 5 else None
-            try:
-                return accumulate(self, step, *arguments)
-            finally:
-                if handle:
-                    handle.remove()
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
     run = tmp_path / "run"
-    assert taught(run, "distilbert", before=spoil).code == 6
-    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], spoil)
+    fault = spoil("encoder.blocks.1.mlp.op.up_proj", 5)
+    assert taught(run, "distilbert", before=fault).code == 6
+    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], fault)
     assert done.code == 0, done.err
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from spoilt_steps import spoil
 from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, write_corpus, write_recipe
-from torch import Tensor, nn
+from torch import Tensor
 
 import tfkit.engine.validator
 import tfkit.training.optimizer
@@ -24,31 +25,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("health")
     write_recipe(folder, write_corpus(folder / "corpus"))
     return folder
-
-
-def spoil(module: str, step: int, value: float = math.nan, backward: bool = False) -> Callable[[], None]:
-    """A fault: in one step, the output of a module, or the gradient that comes back to it, holds a number that is not finite."""
-
-    def before() -> None:
-        accumulate = Stepper._accumulate
-
-        def spoilt(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            if backward:
-                output.register_hook(lambda gradient: gradient * value)
-                return output
-            return output * value
-
-        def struck(self: Stepper, now: int, *arguments: Any) -> Any:
-            handle = self.model.get_submodule(module).register_forward_hook(spoilt, prepend=True) if now == step else None
-            try:
-                return accumulate(self, now, *arguments)
-            finally:
-                if handle:
-                    handle.remove()
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
-    return before
 
 
 def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:

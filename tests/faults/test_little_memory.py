@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import exact, kept, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Replaced, exact, kept, pretrain, records, write_corpus, write_recipe
 
 import tfkit.evaluation.text_scores
 from tfkit.objectives.objective import Batch
@@ -31,21 +31,19 @@ GPU = lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.0
 CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")  # noqa: E731
 
 
-def room_for(rows: int, from_step: int = 1, error: Callable[[], Exception] = GPU) -> Callable[[], None]:
+def room_for(rows: int, from_step: int = 1, error: Callable[[], Exception] = GPU) -> Replaced:
     """A fault: from a step on, the memory holds micro-batches of at most so many rows; what does not fit fails after its forward."""
 
-    def before() -> None:
-        accumulate = Stepper._accumulate
-
+    def make(accumulate: Callable[..., Any]) -> Callable[..., Any]:
         def limited(self: Stepper, step: int, index: int, batch: Batch, *arguments: Any) -> Any:
             found = accumulate(self, step, index, batch, *arguments)
             if step >= from_step and len(batch.input_ids) > rows:
                 raise error()
             return found
 
-        Stepper._accumulate = limited  # type: ignore[method-assign]
+        return limited
 
-    return before
+    return Replaced(Stepper, "_accumulate", make)
 
 
 @pytest.mark.parametrize("error", [GPU, CPU], ids=["gpu", "cpu"])
