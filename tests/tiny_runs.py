@@ -241,23 +241,23 @@ class Replaced:
 
 
 class Strike(Replaced):
-    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
+    """A fault: the process gets a signal as the `call`-th micro-batch of its steps, or call of a function, begins, counted from 1."""
 
-    def __init__(self, number: int, forward: int):
+    def __init__(self, number: int, call: int, owner: Any = Stepper, name: str = "_accumulate"):
         self.number = number
 
-        def make(accumulate: Callable[..., Any]) -> Callable[..., Any]:
+        def make(whole: Callable[..., Any]) -> Callable[..., Any]:
             calls = [0]
 
-            def struck(stepper: Stepper, *arguments: Any) -> Any:
+            def struck(*arguments: Any, **options: Any) -> Any:
                 calls[0] += 1
-                if calls[0] == forward:
+                if calls[0] == call:
                     os.kill(os.getpid(), number)
-                return accumulate(stepper, *arguments)
+                return whole(*arguments, **options)
 
             return struck
 
-        super().__init__(Stepper, "_accumulate", make)
+        super().__init__(owner, name, make)
 
 
 strike = Strike

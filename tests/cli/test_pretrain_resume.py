@@ -138,23 +138,6 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     assert_same(run, unbroken(variant))
 
 
-def strike_in(module: object, function: str, call: int, number: int) -> Callable[[], None]:
-    """A fault: a signal just before the `call`-th call of a function, counted from 1."""
-
-    def before() -> None:
-        whole, calls = getattr(module, function), [0]
-
-        def struck(*arguments: object, **options: object) -> object:
-            calls[0] += 1
-            if calls[0] == call:
-                os.kill(os.getpid(), number)
-            return whole(*arguments, **options)
-
-        setattr(module, function, struck)
-
-    return before
-
-
 @pytest.mark.parametrize(
     ("module", "function", "number"),
     [
@@ -175,7 +158,7 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
     run = base / f"{function}-{number}"
     words = [*COMMON, *VARIANTS["adamw-fp32"], "checkpoint={every: 4, keep: 2}"]
     call = 3 if function in ("prune", "model_card") else 2
-    done = pretrain(run, base / "tiny.yaml", *words, before=strike_in(module, function, call, number))
+    done = pretrain(run, base / "tiny.yaml", *words, before=strike(number, call, module, function))
     assert done.code in (143, -signal.SIGKILL), done.err
     assert "Traceback" not in done.err
     done = pretrain(run, base / "tiny.yaml", "--resume", *words)
@@ -183,13 +166,13 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
     assert_same(run, unbroken("adamw-fp32"))
 
 
-@pytest.mark.parametrize("call", [1, 2, 4, 6])
+@pytest.mark.parametrize("call", [1, 2, 4, 5, 6, 7])
 def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken: Callable[[str], Path], call: int) -> None:
-    """run.json, recipe.yaml, metrics.jsonl: the first ones that a resumed run replaces."""
+    """run.json as it is opened, begun, goes on, is recorded; recipe.yaml; run.json with what was given: what a resumed run replaces."""
     run = base / f"replace-{call}"
     words = [*COMMON, *VARIANTS["adamw-fp32"]]
     assert pretrain(run, base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 7 * MICRO_BATCHES)).code == -signal.SIGKILL
-    done = pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike_in(os, "replace", call, signal.SIGKILL))
+    done = pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGKILL, call, os, "replace"))
     assert done.code == -signal.SIGKILL
     done = pretrain(run, base / "tiny.yaml", "--resume", *words)
     assert done.code == 0, done.err
@@ -201,7 +184,7 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
     assert pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).code == 0
     module = tfkit.engine.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike_in(module, function, 2, signal.SIGTERM))
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 2, module, function))
     assert done.code == 143, done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0
     assert exact(tmp_path / "run") == exact(tmp_path / "unbroken")
@@ -209,9 +192,7 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
 
 
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
-    done = pretrain(
-        tmp_path / "run", base / "tiny.yaml", before=strike_in(tfkit.engine.training_data, "training_sources", 1, signal.SIGTERM)
-    )
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.training_data, "training_sources"))
     assert done.code == 143
     assert "nothing was trained yet" in done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0
