@@ -5,7 +5,6 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
@@ -66,23 +65,6 @@ def whole(place: Path) -> Path:
     return place / "whole"
 
 
-def strike_in_sampling(number: int, iteration: int) -> Callable[[], None]:
-    """Return a fault: the process gets a signal as it begins to sample an iteration, counted from 1."""
-
-    def before() -> None:
-        sample, calls = rollout_loader.sample, [0]
-
-        def struck(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == iteration:
-                signal.raise_signal(number)
-            return sample(*arguments, **options)
-
-        rollout_loader.sample = struck
-
-    return before
-
-
 def test_the_log_has_the_figures_of_each_iteration(whole: Path) -> None:
     steps = [record for record in records(whole) if "loss" in record]
     figures = ("reward", "accuracy", "kl", "kl_k3", "entropy", "response_length", "ended", "zero_advantages")
@@ -104,8 +86,8 @@ def test_the_log_has_the_figures_of_each_iteration(whole: Path) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(strike_in_sampling(signal.SIGKILL, 2), id="killed while sampling"),
-        pytest.param(strike_in_sampling(signal.SIGTERM, 2), id="stopped while sampling"),
+        pytest.param(strike(signal.SIGKILL, 2, rollout_loader, "sample"), id="killed while sampling"),
+        pytest.param(strike(signal.SIGTERM, 2, rollout_loader, "sample"), id="stopped while sampling"),
         pytest.param(strike(signal.SIGKILL, 9), id="killed between minibatches"),
         pytest.param(strike(signal.SIGTERM, 12), id="stopped between passes"),
     ],
