@@ -266,7 +266,8 @@ strike = Strike
 def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object] | None = None) -> Done:
     """Run tfkit to its end: in this process, or after `before` in one of its own, whose output goes to files in `folder`.
 
-    A fault that can be taken back, such as a signal that tfkit handles, needs no process of its own.
+    A fault that can be taken back, such as a signal that tfkit handles, needs no process; `fault.__call__` gets one, whose stderr
+    is a file, into which the acknowledgement of a signal goes, too.
     """
     if before is None:
         return run_here(words)

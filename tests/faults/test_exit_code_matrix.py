@@ -249,28 +249,12 @@ def test_f51_8_a_quality_gate(base: Path, tmp_path: Path, gate: str) -> None:
     assert "perplexity" in done.out, "the result is given all the same"
 
 
-def signalled(number: int) -> Callable[[], None]:
-    """The first forward pass of a model is struck by a signal."""
-
-    def before() -> None:
-        forward = Transformer.forward
-
-        def struck(self: Transformer, *arguments: object, **options: object) -> object:
-            Transformer.forward = forward  # type: ignore[method-assign]
-            os.kill(os.getpid(), number)
-            return forward(self, *arguments, **options)  # type: ignore[arg-type]
-
-        Transformer.forward = struck  # type: ignore[method-assign, assignment]
-
-    return before
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("line", [PRETRAIN, RESUME, f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON}"])
 def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, number: int, code: int) -> None:
     if line == RESUME:
         shutil.copytree(base / "stopped", tmp_path / "new")
-    done = run(base, tmp_path, line, before=signalled(number))
+    done = run(base, tmp_path, line, before=strike(number, 1, Transformer, "forward").__call__)  # a fork: its stderr is a file
     name, at_a_place_of_its_own = signal.Signals(number).name, not line.startswith(EVALUATE)  # which ends where the signal strikes
     if line == PRETRAIN:  # which measures the memory of a row first; and the command that goes on
         assert_ends(done, code, f"stopped by {name}: no step was taken yet", lines=3)

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.averaging
 import tfkit.hub.averaging
@@ -37,26 +36,9 @@ def assert_stopped(done: Done, number: int) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-def at_call(owner: Any, name: str, count: int, number: int) -> Callable[[], None]:
-    """The process gets a signal at the `count`-th call of a function."""
-
-    def before() -> None:
-        function, calls = getattr(owner, name), [0]
-
-        def struck(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == count:
-                os.kill(os.getpid(), number)
-            return function(*arguments, **options)
-
-        setattr(owner, name, struck)
-
-    return before
-
-
 @pytest.mark.parametrize(("command", "number"), [*zip(COMMANDS, itertools.cycle(STOPS), strict=False)])
 def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: int) -> None:
-    done = run_tfkit(tmp_path, [command, "--help"], at_call(importlib, "import_module", 1, number))
+    done = run_tfkit(tmp_path, [command, "--help"], strike(number, 1, importlib, "import_module").__call__)
     assert_stopped(done, number)
 
 
@@ -75,7 +57,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
 def test_f03_f08_in_the_middle_of_a_command(base: Path, words: list[str], owner: Any, name: str, count: int, number: int) -> None:
     there = sorted(base.rglob("*"))
     here = {"run": str(base / "run"), "mean": str(base / "mean"), "tiny.yaml": str(base / "tiny.yaml")}
-    done = run_tfkit(base, [here.get(word, word) for word in words], at_call(owner, name, count, number))
+    done = run_tfkit(base, [here.get(word, word) for word in words], strike(number, count, owner, name).__call__)
     assert_stopped(done, number)
     assert [path for path in sorted(base.rglob("*")) if path.parent != base or path.is_dir()] == [
         path for path in there if path.parent != base or path.is_dir()
