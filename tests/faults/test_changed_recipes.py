@@ -170,6 +170,7 @@ REFUSED = {
     "objective.beta=0.2": "preferred",
     "objective.label_smoothing=0.2": "preferred",
     "objective.chat=true": "rewarded",
+    "objective.every_token=true": "rewarded",
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.labels=[yes, no]": "tags",
     "objective.rules=[{kind: valid_python}]": "sampled",

@@ -15,10 +15,12 @@ from tiny_preferences import LENGTH, SCORER, ranked_rows, reward_objective, stor
 from tfkit.data import Row
 from tfkit.errors import ModelError
 from tfkit.hub import save_model
+from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.metrics.preferences import calibration_metrics
-from tfkit.objectives.reward import PAD, fit_tokenizer, read_shift, reward_scores
+from tfkit.objectives.reward import PAD, Reward, fit_tokenizer, open_reward, read_shift, reward_scores
 from tfkit.recipe.schema.preference_sections import RewardSection
 
 
@@ -50,6 +52,54 @@ def test_the_loss_is_the_mean_over_the_pairs_of_each_prompt(tmp_path: Path) -> N
         {"loss": expected / 9, "accuracy": np.mean(np.array(margins) > 0), "margin": np.mean(margins)}, rel=1e-4
     )
     assert objective.answer_metrics([{"margins": margins}])[0](unit_weights(1)).keys() == {"calibration"}
+
+
+def at_ends_of_beginnings(found: Any, scorer: Transformer, objective: Reward) -> tuple[float, int]:
+    """The sum over prompts of the mean over pairs of the mean over tokens, by a forward for each beginning; and how many there were."""
+
+    def score(ids: Any) -> float:
+        with torch.no_grad():
+            return float(scorer(torch.from_numpy(ids.astype(np.int64))[None]).logits[0, 0])
+
+    total, read = 0.0, 0
+    for number in range(len(found)):
+        one = found[number]
+        sequences = np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])
+        scores = [[score(ids[: end + 1]) for end in range(len(ids))] for ids in sequences]
+        read += sum(map(len, scores))
+        ranks, begin, pairs = one["ranks"].tolist(), int(one["prompts"][0]), []
+        for i, j in ((i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]):
+            places = range(begin, max(len(scores[i]), len(scores[j])))
+            margins = [scores[i][min(place, len(scores[i]) - 1)] - scores[j][min(place, len(scores[j]) - 1)] for place in places]
+            pairs.append(float(np.mean([math.log1p(math.exp(-margin)) for margin in margins])))
+        total += float(np.mean(pairs))
+    return total, read
+
+
+def test_at_every_token_the_loss_is_that_of_the_completions_cut_there(tmp_path: Path) -> None:
+    objective, scorer = reward_objective(every_token=True), model(SCORER | {"init": {"std": 0.3}}).eval()
+    found = stored(tmp_path, objective, ranked_rows(6))
+    expected, read = at_ends_of_beginnings(found, scorer, objective)
+    batch = whole_batch(found, objective)
+    assert batch.padding_mask is not None
+    assert read > 2 * len(batch.input_ids)
+    with torch.no_grad():
+        assert float(objective.loss(scorer, batch)["reward"]) == pytest.approx(expected, rel=1e-4)
+        assert float(reward_objective().loss(scorer, batch)["reward"]) != pytest.approx(expected, rel=2e-3)
+        assert objective.measure(scorer, batch) == reward_objective().measure(scorer, batch)  # an evaluation is of whole completions
+        alone = [
+            float(objective.loss(scorer, whole_batch(stored(tmp_path, objective, [row]), objective))["reward"]) for row in ranked_rows(6)
+        ]
+    assert sum(alone) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_reads_whole_texts_has_no_score_of_a_beginning() -> None:
+    encoder = SCORER | {"encoder_layers": 2, "decoder_layers": 0, "head": {"kind": "classes", "count": 1, "pool": "first"}}
+    config = ModelConfig.model_validate(encoder)
+    with pytest.raises(
+        ModelError, match=r"^base: objective.every_token is for a model with a decoder alone, and this one reads a text whole"
+    ):
+        open_reward(RewardSection(kind="reward", every_token=True), ModelContext(config, reward_objective().tokenizer, (), 1, Path("base")))
 
 
 def test_each_completion_is_read_once_in_one_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

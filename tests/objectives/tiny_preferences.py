@@ -31,8 +31,8 @@ DECODER: dict[str, Any] = {
 SCORER = DECODER | {"head": {"kind": "classes", "count": 1, "pool": "last", "bias": False}}
 
 
-def reward_objective() -> Reward:
-    section = RewardSection(kind="reward")
+def reward_objective(**fields: Any) -> Reward:
+    section = RewardSection.model_validate({"kind": "reward", **fields})
     codec = fit_tokenizer(section, tokenizer("byte_bpe"), is_finished=True)
     return open_reward(section, ModelContext(ModelConfig.model_validate(SCORER), codec, (), 1, Path("base")))
 

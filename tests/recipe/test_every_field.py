@@ -485,6 +485,7 @@ TABLE = {
     "objective[dpo].beta": Change("objective.beta=1", curve, DPO),
     "objective[dpo].label_smoothing": Change("objective.label_smoothing=0.2", curve, DPO),
     "objective[dpo].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: dpo}}"),
+    "objective[reward].every_token": Change("objective.every_token=true", curve, DPO.replace("dpo", "reward")),
     "objective[reward].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: reward}}"),
     "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
     "objective[span_corruption].mean_span": Change("objective.mean_span=3", curve, SPANS),

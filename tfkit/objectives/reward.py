@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Encoded, Example, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
+from tfkit.model.config import ClassesHeadConfig
+from tfkit.model.head import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
@@ -26,7 +29,7 @@ from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.preferences import calibration_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
-from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, prompts_in
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, differences, prompts_in
 from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
@@ -46,9 +49,9 @@ class Reward(LabelledObjective):
     evaluates_answers = True
     has_facts = True
 
-    def __init__(self, encoder: PreferenceEncoder, tokenizer: Tokenizer, seed: int, shift: float = 0.0):
-        """`shift` is subtracted from the scores that a finished model gives."""
-        self.encoder, self.tokenizer, self.seed, self.shift = encoder, tokenizer, seed, shift
+    def __init__(self, encoder: PreferenceEncoder, tokenizer: Tokenizer, seed: int, shift: float = 0.0, *, every_token: bool = False):
+        """`shift` is subtracted from the scores that a finished model gives; `every_token`: whether beginnings have a loss."""
+        self.encoder, self.tokenizer, self.seed, self.shift, self.every_token = encoder, tokenizer, seed, shift, every_token
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
@@ -63,11 +66,12 @@ class Reward(LabelledObjective):
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """A sequence for each completion; as labels their ranks (C,), 1 for the best."""
+        """A sequence for each completion; as labels their ranks (C,), 1 for the best. In `extras` the tokens of its prompt, (C,), too."""
         assert self.tokenizer.pad_id is not None  # by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([one["ranks"] for one in rows.single()])
-        return replace(batch, labels=torch.from_numpy(ranks + 1).float())
+        prompts = torch.from_numpy(np.concatenate([one["prompts"] for one in rows.single()])).long()
+        return replace(batch, labels=torch.from_numpy(ranks + 1).float(), extras={**batch.extras, "prompts": prompts})
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The prompts."""
@@ -75,6 +79,8 @@ class Reward(LabelledObjective):
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """The sum over prompts of the mean over their pairs."""
+        if self.every_token:
+            return {"reward": losses_at_every_token(model, batch).sum()}
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
@@ -133,10 +139,16 @@ class Reward(LabelledObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Open the objective for a model. Raises ModelError if the shift of a finished one is no number."""
+    """Open the objective for a model. Raises ModelError if the shift of a finished one is no number, or it cannot read a beginning."""
+    config = context.config
+    if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
+        raise ModelError(
+            f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one reads a text whole: remove it"
+        )
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
-    encoder = PreferenceEncoder(texts, context.config.context_length)
-    return Reward(encoder, context.tokenizer, context.seed, read_shift(context.facts, str(context.folder)))
+    encoder = PreferenceEncoder(texts, config.context_length)
+    shift = read_shift(context.facts, str(context.folder))
+    return Reward(encoder, context.tokenizer, context.seed, shift, every_token=section.every_token)
 
 
 def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
@@ -161,6 +173,25 @@ def reward_scores(model: Transformer, batch: Batch) -> Tensor:
     """Return the score of each sequence, before the shift: (C,) in float32."""
     scores: Tensor = model(**batch.inputs()).logits[:, 0].float()
     return scores
+
+
+def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
+    """Return for each pair the mean of its losses at every token of its completions, times its share in the loss of its prompt: (P,).
+
+    At token t both completions are cut after t tokens; the shorter one keeps the score of its end (Cobbe et al. 2021, arXiv 2110.14168,
+    section 4.2, where a verifier is trained on every token of a solution).
+    """
+    output = model(**batch.inputs())
+    assert isinstance(output.head, ClassesHead)
+    scores = output.head.of_states(output.hidden)[..., 0].float()  # (C, T)
+    count, width = scores.shape
+    places = torch.arange(width, device=scores.device)
+    sizes = torch.full((count, 1), width, device=scores.device) if batch.padding_mask is None else batch.padding_mask.sum(1, keepdim=True)
+    scores = scores.gather(1, torch.minimum(places, sizes - 1))
+    is_completion = (places >= batch.extras["prompts"][:, None]) & (places < sizes)  # (C, T)
+    compared = is_completion[batch.extras["better"]] | is_completion[batch.extras["worse"]]  # (P, T)
+    losses = -F.logsigmoid(differences(scores, batch)).masked_fill(~compared, 0.0)
+    return losses.sum(1) / compared.sum(1) * batch.extras["share"]
 
 
 def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:

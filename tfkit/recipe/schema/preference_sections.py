@@ -57,6 +57,11 @@ class RewardSection(ObjectiveSection):
     """
 
     kind: Literal["reward"]
+    every_token: bool = Field(
+        False,
+        description="true: completions are compared at each of their tokens, as if cut there, not at their ends alone: for the scores of "
+        "responses that are cut, and for values of their beginnings (arXiv 2110.14168, 4.2).",
+    )
     chat: bool = Field(False, description=_CHAT)
 
     roles: ClassVar[tuple[Role, ...]] = PREFERENCE_ROLES
