@@ -151,14 +151,23 @@ def trainer(folder, attempt, seconds, fork="no"):
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     command = [sys.executable, str(script), str(folder), str(attempt), str(seconds), fork]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True)
+    trainers.append(process)
     pid, energy_wh = process.stdout.readline().split()
     return process, int(pid), float(energy_wh)
+
+
+trainers = []
 
 
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "run").mkdir()
-    return tmp_path / "run"
+    yield tmp_path / "run"
+    while trainers:  # of which one sleeps for minutes where the test fails
+        process = trainers.pop()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_killed_twice_and_finished_adds_up(run):
