@@ -31,7 +31,7 @@ from tfkit.run.machine import machine_name
 from tfkit.training.flops import ForwardShape
 
 CPU = torch.device("cpu")
-TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 10)
+TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 12)
 RUN_WORK = RunWork(Workload(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3, table=forecast_history.TABLE)
 
@@ -123,15 +123,17 @@ def test_the_time_of_a_step_is_that_of_all_its_parts() -> None:
     assert work.attention[128, 64, True] == 3 * 2 * 2 * 2 * 64 * 128 * 129 / 2
     assert (work.scores, work.blocks, work.logits, work.elements) == (0, 2, 256 * 50257, 2 * 128 * 7 * 64)
     dropping = step_workload(_meta(change | {"dropout": {"attention": 0.1}}), shape)
-    assert (dropping.scores, len(dropping.attention), dropping.products) == (2 * 128 * 128, 0, work.products)
+    assert (dropping.scores, dropping.dropped_scores) == (0, 2 * 128 * 128)
+    assert (len(dropping.attention), dropping.products) == (0, work.products)
 
 
 def test_scores_that_are_kept_have_a_speed_of_their_own() -> None:
     change: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 1, "decoder_layers": 2, "dim": 64, "num_heads": 4, "head_dim": 16}
+    change |= {"dropout": {"attention": 0.0}}
     work = step_workload(_meta(change), ForwardShape(2, 10, 6, 12))
     assert not work.attention
     assert work.scores == 2 * 4 * (10 * 10 + 2 * 6 * 6 + 2 * 6 * 10)
-    assert work.blocks == 1 + 2 * 1.5 + 1
+    assert (work.blocks, work.elements, work.rms_elements > 0) == (1 + 2 * 1.5 + 1, 0, True)
     slow, fast = (work.seconds(replace(TABLE, scores=speed)) for speed in (1.0, 1e12))
     assert slow - fast == pytest.approx(work.scores)
 

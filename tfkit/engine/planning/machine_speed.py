@@ -42,8 +42,10 @@ class MachineSpeed:
     causal_attention: tuple[float, ...]  # FLOP/s of visible pairs, where each position sees those before it
     narrow_attention: float  # as `attention` in rows of the middle length, with heads of half the width
     scores: float  # scores a second of an attention that keeps them, forward and backward
+    dropped_scores: float  # the same where they have dropout
     forward: float  # the speed of a forward alone, as a multiple of that of forward and backward
-    elements: float  # numbers a second through a norm, an activation and a sum, forward and backward
+    elements: float  # numbers a second through a LayerNorm, an activation and a sum, forward and backward
+    rms_elements: float  # the same with an RMSNorm
     logits: float  # numbers a second through a softmax in float32
     updates: float  # numbers a second through an optimizer's step with two moments
     blocks: float  # blocks of a model a second, forward and backward, where they compute next to nothing
@@ -100,9 +102,11 @@ def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
             attention=full,
             causal_attention=causal,
             narrow_attention=measured.attention(device, precision, LENGTHS[len(LENGTHS) // 2], HEAD_DIM // 2, causal=False),
-            scores=measured.scores(device, precision),
+            scores=measured.scores(device, precision, dropout=0.0),
+            dropped_scores=measured.scores(device, precision, dropout=0.1),
             forward=measured.forward(device, precision),
-            elements=measured.elements(device, precision),
+            elements=measured.elements(device, precision, "layer"),
+            rms_elements=measured.elements(device, precision, "rms"),
             logits=measured.logits(device, precision),
             updates=measured.updates(device),
             blocks=measured.blocks(device, precision),

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from tfkit.generation.decoding import generate
 from tfkit.model.attention import attend
 from tfkit.model.config import ModelConfig
+from tfkit.model.norm import RMSNorm
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.training.flops import visible_pairs
@@ -60,39 +62,36 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
     """Return the FLOP/s of the pairs that see each other, forward and backward, by the kernel that is used in training."""
-    inputs = _queries_keys_values(device, precision, length, head_dim)
-    rows, heads = inputs[0].shape[:2]
+    rows, heads = max(1, _ROWS // length), 4
+    inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
     return rate(flops, lambda: torch.autograd.grad(attend(*inputs, None, 0.0, causal=causal).sum(), inputs)[0])
 
 
-def scores(device: torch.device, precision: torch.dtype) -> float:
-    """Return the scores a second of attention with a bias that has a gradient, forward and backward: no fused kernel does that."""
-    length = 128
-    inputs = _queries_keys_values(device, precision, length, 32)
-    rows, heads = inputs[0].shape[:2]
-    bias = torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
+def scores(device: torch.device, precision: torch.dtype, *, dropout: float) -> float:
+    """Return the scores a second of attention with dropout, or else with a bias that learns: on a CPU no fused kernel has either."""
+    rows, heads, length = 2, 4, 256
+    inputs = _queries_keys_values(device, precision, rows, heads, length, 32)
+    bias = None if dropout else torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
+    learned = [*inputs, *([] if bias is None else [bias])]
+    return rate(
+        float(rows * heads * length**2),
+        lambda: torch.autograd.grad(attend(*inputs, None, dropout, bias=bias, causal=False).sum(), learned)[0],
+    )
 
-    def work() -> Tensor:
-        return torch.autograd.grad(attend(*inputs, None, 0.0, bias=bias, causal=False).sum(), [*inputs, bias])[0]
 
-    return rate(float(rows * heads * length * length), work)
-
-
-def _queries_keys_values(device: torch.device, precision: torch.dtype, length: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return them of rows that hold 1,024 positions together."""
-    shape = max(1, _ROWS // length), 4, length, head_dim
+def _queries_keys_values(device: torch.device, precision: torch.dtype, *shape: int) -> tuple[Tensor, Tensor, Tensor]:
     queries, keys, values = (torch.ones(shape, dtype=precision, device=device, requires_grad=True) for _ in range(3))
     return queries, keys, values
 
 
-def elements(device: torch.device, precision: torch.dtype) -> float:
+def elements(device: torch.device, precision: torch.dtype, kind: Literal["layer", "rms"]) -> float:
     """Return the numbers a second through a norm, an activation and a sum, forward and backward, in tensors as large as those of a step."""
     states = torch.ones(4 * _ROWS, 512, dtype=precision, device=device, requires_grad=True)
+    norm = (RMSNorm(512, 1e-6) if kind == "rms" else torch.nn.LayerNorm(512)).to(device=device, dtype=precision)
 
     def work() -> Tensor:
-        (gradient,) = torch.autograd.grad((states + F.gelu(F.layer_norm(states, (512,)))).sum(), [states])
-        return gradient
+        return torch.autograd.grad((states + F.gelu(norm(states))).sum(), [states, *norm.parameters()])[0]
 
     return rate(states.numel(), work)
 

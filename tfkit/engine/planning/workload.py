@@ -14,6 +14,7 @@ _ASSEMBLING_SECONDS = 1.0  # torch.optim imports the compiler for its first opti
 _DISK_BYTES = 2e8  # a second: a checkpoint is written, hashed and synced; weights are made, or read, hashed and rounded
 
 
+_NUMBERS = ("scores", "dropped_scores", "elements", "rms_elements", "logits", "blocks")
 Pairs = tuple[int, int, bool]  # the length of a row, the width of a head, and whether a query sees what is before it alone
 
 
@@ -24,7 +25,9 @@ class Workload:
     products: Mapping[int, float] = field(default_factory=dict)  # FLOPs of forward and backward by the smallest size of a product
     attention: Mapping[Pairs, float] = field(default_factory=dict)  # FLOPs of visible pairs, forward and backward
     scores: float = 0.0  # of attention that keeps them
-    elements: float = 0.0  # numbers through norms, activations and sums
+    dropped_scores: float = 0.0  # the same with dropout
+    elements: float = 0.0  # numbers through LayerNorms, activations and sums
+    rms_elements: float = 0.0  # the same with RMSNorms
     logits: float = 0.0
     blocks: float = 0.0  # that are called, forward and backward
 
@@ -35,19 +38,20 @@ class Workload:
             together = Counter(getattr(self, name))
             together.update(getattr(other, name))
             sums.append(together)
-        return Workload(*sums, *(getattr(self, name) + getattr(other, name) for name in ("scores", "elements", "logits", "blocks")))
+        return Workload(*sums, *(getattr(self, name) + getattr(other, name) for name in _NUMBERS))
 
     def __mul__(self, factor: float) -> "Workload":
         """As often as `factor` says."""
         found = {width: flops * factor for width, flops in self.products.items()}
         attention = {key: flops * factor for key, flops in self.attention.items()}
-        return Workload(found, attention, *(factor * one for one in (self.scores, self.elements, self.logits, self.blocks)))
+        return Workload(found, attention, *(factor * getattr(self, name) for name in _NUMBERS))
 
     def seconds(self, speed: MachineSpeed) -> float:
         """Return the time at these speeds."""
         found = sum(flops / speed.at_width(width) for width, flops in self.products.items())
         found += sum(flops / speed.of_attention(*key) for key, flops in self.attention.items())
-        found += self.scores / speed.scores + self.elements / speed.elements
+        found += self.scores / speed.scores + self.dropped_scores / speed.dropped_scores
+        found += self.elements / speed.elements + self.rms_elements / speed.rms_elements
         return found + self.logits / speed.logits + self.blocks / speed.blocks
 
 
@@ -63,7 +67,17 @@ def step_workload(model: Transformer, shape: ForwardShape) -> Workload:
         elif not keeps_scores(config):
             attention[one.length, one.width, one.causal] += flops
     logits = shape.states * config.vocab_size if config.head.kind in ("lm", "masked_lm") else 0
-    return Workload(found, attention, _scores(config, shape), _elements(config, shape), logits, blocks_of(config) if positions else 0)
+    scores, elements = _scores(config, shape), _elements(config, shape)
+    return Workload(
+        found,
+        attention,
+        0.0 if config.dropout.attention else scores,
+        scores if config.dropout.attention else 0.0,
+        0.0 if config.norm.kind == "rms" else elements,
+        elements if config.norm.kind == "rms" else 0.0,
+        logits,
+        blocks_of(config) if positions else 0.0,
+    )
 
 
 def blocks_of(config: ModelConfig) -> float:
