@@ -9,8 +9,8 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 import torch
-import yaml
 from fake_codecarbon import G_PER_KWH
+from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM
@@ -106,9 +106,9 @@ def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:
     """The power is made up, the rest is not."""
     shutil.copytree(run, tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.yaml"
-    document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    document = YAML(typ="safe").load(recipe)
     document["carbon"] |= {"enabled": True, "intensity_g_per_kwh": G_PER_KWH, "every_seconds": 0.5}
-    recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+    YAML(typ="safe").dump(document, recipe)
     before = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
     words = ["average", str(tmp_path / "run"), "--last", "2", "--out", str(tmp_path / "mean"), "--json"]
     done = run_tfkit(tmp_path, words, before=before)
