@@ -41,11 +41,13 @@ class Sharding:
         dtype: torch.dtype,
         *,
         reshard: bool,
+        in_place: bool,
         agree: Callable[[], None] = lambda: None,
     ):
         """`dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
-        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `agree` is called on a
-        CPU before each collective of a micro-batch, on all ranks, and may raise an error on all of them.
+        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `in_place`: by
+        gloo, without copies, and `agree` is called before each collective of a micro-batch, on all ranks, and may raise an error on all of
+        them; else by FSDP's own collectives, which overlap with what a GPU computes.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -63,12 +65,12 @@ class Sharding:
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-            if mesh.device_type == "cpu":
+            if in_place:
                 module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
                 module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
         self.parameters = dict(model.named_parameters())
         self._rest: list[tuple[str, FSDPParam]] = []  # what is around the blocks, where this object adds up its gradients
-        if mesh.device_type == "cpu":
+        if in_place:
             names = {id(parameter): name for name, parameter in self.parameters.items()}
             groups = model._get_fsdp_state()._fsdp_param_groups  # type: ignore[operator]
             self._rest = [(names[id(one.sharded_param)], one) for group in groups for one in group.fsdp_params]

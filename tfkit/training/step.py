@@ -103,14 +103,18 @@ class Stepper:
             give_back_freed_memory()
         return report
 
-    def share_weights(self, shards: int, *, reshard: bool) -> None:
-        """Let groups of so many ranks share the weights; from here on each rank keeps its part alone. All ranks call it together."""
+    def share_weights(self, shards: int, *, reshard: bool, as_gpus: bool = False) -> None:
+        """Let groups of so many ranks share the weights; from here on each rank keeps its part alone. All ranks call it together.
+
+        `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan.
+        """
         from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
 
         self.weights.unround()
         blocks = [block for stack in self.model.stacks for block in stack.blocks]
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard, agree=self.peers.go_on)
+        in_place = self.device.type == "cpu" and not as_gpus
+        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard, in_place=in_place, agree=self.peers.go_on)
         sharding.free_after(self.model.embedding.tokens)
         self.weights.share(sharding)
         self.optimizer.share(self.weights.trained, sharding)

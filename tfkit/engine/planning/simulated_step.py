@@ -16,8 +16,6 @@ from types import MappingProxyType
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
 from tfkit.engine.components import choose_trained, holds_whole_model
 from tfkit.engine.planning.tensor_meter import TensorMeter
@@ -188,11 +186,7 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     if mesh.shards > 1:
-        stepper.share_weights(mesh.shards, reshard=mesh.reshard)
-        for module in model.modules():
-            if mesh.has_gpus and isinstance(module, FSDPModule):
-                module.set_custom_all_gather(DefaultAllGather())
-                module.set_custom_reduce_scatter(DefaultReduceScatter())
+        stepper.share_weights(mesh.shards, reshard=mesh.reshard, as_gpus=mesh.has_gpus)
     return stepper
 
 
