@@ -38,7 +38,8 @@ _GPU_PEAKS = {
     "RTX 4090": 165e12,
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_LARGE_BYTES = 1 << 25  # of a tensor whose own computation takes longer than the mapping of its memory
+_KEPT_BYTES = 1 << 30
+_LARGE_BYTES = 1 << 25  # from here on mapping memory takes less time than what is computed with it
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -113,12 +114,12 @@ def keep_freed_memory() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def give_back_freed_memory() -> None:
-    """Give what is free back to the system, and from now on large tensors at once when they are freed (Linux, glibc).
+def give_back_freed_memory(large: int) -> None:
+    """Give what is free back to the system, and from now on tensors of at least `large` bytes at once when they are freed (Linux, glibc).
 
     For ranks that share weights: whole tables and their gradients come and go there, and would each leave a gap of their size.
     """
@@ -126,7 +127,7 @@ def give_back_freed_memory() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, min(max(large, _LARGE_BYTES), _KEPT_BYTES))
         libc.malloc_trim(0)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -43,6 +44,7 @@ class Stepper:
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
         self._first_shared_steps = 0  # that are still to come
+        self._give_back: Callable[[], None] = lambda: None
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -100,7 +102,7 @@ class Stepper:
             weights.after_step()
         if self._first_shared_steps:
             self._first_shared_steps -= 1
-            give_back_freed_memory()
+            self._give_back()
         return report
 
     def share_weights(self, shards: int, *, reshard: bool, as_gpus: bool = False) -> None:
@@ -111,6 +113,7 @@ class Stepper:
         from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
 
         self.weights.unround()
+        largest = max(one.numel() * one.element_size() for one in self.model.parameters())
         blocks = [block for stack in self.model.stacks for block in stack.blocks]
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         in_place = self.device.type == "cpu" and not as_gpus
@@ -120,8 +123,9 @@ class Stepper:
         self.optimizer.share(self.weights.trained, sharding)
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
+        self._give_back = partial(give_back_freed_memory, largest)
         self._first_shared_steps = 2  # in the first the optimizer's state is made, between tensors that are free later
-        give_back_freed_memory()
+        self._give_back()
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
