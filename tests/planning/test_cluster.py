@@ -80,6 +80,10 @@ def test_a_gpu_by_its_data_sheet() -> None:
     assert two.full_power is not None
     assert two.full_power.watts == 2 * 72
     assert two.seconds.likely > plan.seconds.likely / 2
+    assert two.cluster is not None
+    sent, numbers = two.cluster["sent_bytes"]["sharded"], two.parameters
+    assert sent["reduce-scatter"] == near(0.5 * 4 * numbers)
+    assert sent["all-gather"] == near(0.5 * (2 * 4 * numbers - rest(two.cluster)))  # twice but for what stays
 
 
 @pytest.mark.parametrize(
