@@ -1,10 +1,12 @@
 """The estimate of a step's memory against real steps, and what this machine says it has."""
 
+import gc
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from weakref import ref
 
 import peak_of_a_step
 import pytest
@@ -66,6 +68,16 @@ def test_the_model_is_as_it_was_after_the_estimate() -> None:
     assert step_bytes_per_row(LossModule(taking.model, CausalLM()), batches(CausalLM(), 4)[0]) > 0
     assert taking.model.decoder.activation_checkpointing
     assert all(parameter.grad is None for parameter in taking.weights.master.values())
+
+
+def test_nothing_of_the_estimate_is_left() -> None:
+    """An operation that keeps its own result, such as a softmax, must not keep itself: it would keep the weights, which ranks share."""
+    model = build(config(GPT2), seed=1)
+    step_bytes_per_row(LossModule(model, CausalLM()), batches(CausalLM(), 4)[0])
+    left = [ref(parameter) for parameter in model.parameters()]
+    del model
+    gc.collect()
+    assert not any(one() is not None for one in left)
 
 
 def test_state() -> None:

@@ -107,7 +107,7 @@ def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that keeps its own result would else keep itself, and all weights, for ever
 
     loss_module.train(loss_module.objective.draws_dropout)
     checkpointing = [stack.activation_checkpointing for stack in model.stacks]
