@@ -1,4 +1,4 @@
-"""Signs of life of rank 0, which set a long work of its own, such as an evaluation, apart from a machine that is gone.
+"""Signs of life of rank 0, by which the others distinguish a long work of its own, such as an evaluation, from a machine that is gone.
 
 A process that ends closes its connections, which every other rank notices at once. One that is stopped, or whose machine loses power or
 its network, does not.
