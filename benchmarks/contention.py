@@ -24,9 +24,9 @@ SHAPES = {  # of a Llama: parameters in millions, rows and length of a step
 }
 POLICIES = {
     "default": {},
-    "bounded": {"GOMP_SPINCOUNT": "1000"},
+    "bounded": {"GOMP_SPINCOUNT": "10000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
-    "bounded, 1 thread": {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"},
+    "bounded, 1 thread": {"GOMP_SPINCOUNT": "10000", "OMP_NUM_THREADS": "1"},
 }
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WORK = ("training", "generation")

@@ -1,13 +1,14 @@
 """The idle threads of OpenMP, which PyTorch computes with: they spin before they sleep, on a core that another process may need.
 
-GNU's OpenMP spins for milliseconds unless it is asked not to: beside one busy process on two cores a training is three times slower
-then. Sleeping at once costs a fifth of the speed of a machine that has nothing else to do (benchmarks/contention.py).
+GNU's OpenMP spins for milliseconds unless it is asked not to: beside one busy process on two cores a training is ten times slower then.
+Sleeping at once costs a machine that has nothing else to do a third of its speed in training and most of it in generation, whose parallel
+parts are far apart; a spin in between costs it little (benchmarks/contention.py; docs/log.md).
 """
 
 import os
 import sys
 
-SPINS = "1000"  # tens of microseconds: longer than the gaps between the parallel parts of a step
+SPINS = "10000"  # some hundred microseconds: longer than most gaps between parallel parts
 _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
