@@ -82,6 +82,7 @@ DATA = {
         knowledge=lambda n, t: f"{n} " + t[::-1] * 9,
     ),
     "questions": rows(question=a_text, sentence=a_text, label=lambda n, t: ["yes", "no"][n % 2]),
+    "moods": rows(text=a_text, labels=lambda n, t: "calm|loud" if n % 3 else "calm"),
     "genres": rows(text=a_text, genres=lambda n, t: [name for name in ("calm", "loud", "odd") if n % len(name) == 0]),
     "topics": rows(text=a_text, label=lambda n, t: "; ".join(name for name in ("calm", "loud", "odd") if n % len(name) == 0)),
     "flags": rows(
@@ -95,6 +96,7 @@ TOLD = [
     ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
     ("gpt", "pairs", {"kind": "classification", "regression": False}, "accuracy", "GPT (Radford"),
     ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at 1e-2"),
+    ("bert", "moods", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 2 in these rows, separated by '|'."),
     ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
     ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),
     ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),

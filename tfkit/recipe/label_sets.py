@@ -39,7 +39,8 @@ def find_label_sets(values: Sequence[Any], columns: Mapping[str, str | list[str]
     for delimiter in _DELIMITERS:
         lists = [[part.strip() for part in text.split(delimiter) if part.strip()] for text in texts]
         labels = {label for one in lists for label in one}
-        if any(len(one) > 1 for one in lists) and len(labels) < len({*texts}) and _repeat(lists, few):
+        fewer = len(labels) < len({*texts}) or (delimiter == "|" and not labels.isdisjoint(texts))
+        if any(len(one) > 1 for one in lists) and fewer and _repeat(lists, few):
             return LabelSets(len(labels), delimiter, columns)
     return None
 

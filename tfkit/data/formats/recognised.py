@@ -103,19 +103,18 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row names the columns: it has a known or named one, or nothing shows that it is a row as any other."""
+    """Whether the first row names the columns: it has a named or known one that is no value below, or nothing shows that it is a row."""
     first, *rest = rows
     known = _known()
+    as_below = {cell for place, cell in enumerate(first) if _repeats(cell, [row[place] for row in rest if place < len(row)])}
     words = [cell for cell in first if not cell.strip().isdecimal()]
     if [cell.strip() for cell in first] == [str(place) for place in range(len(first))]:  # as pandas names columns without names
         return True
-    if any(normalized(cell) in known for cell in words) or (not columns.beyond_roles and columns.wanted(words)):
+    if any(normalized(cell) in known and cell not in as_below for cell in words) or (not columns.beyond_roles and columns.wanted(words)):
         return True
     if len({*first}) < len(first):
         return False
-    return not any(len(cell) > _LONG or len(cell.split()) > _WORDS or cell.endswith((". ", ".", "!")) for cell in first) and not any(
-        _repeats(cell, [row[place] for row in rest if place < len(row)]) for place, cell in enumerate(first)
-    )
+    return not as_below and not any(len(cell) > _LONG or len(cell.split()) > _WORDS or cell.endswith((". ", ".", "!")) for cell in first)
 
 
 def _repeats(cell: str, below: Sequence[str]) -> bool:
