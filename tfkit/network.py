@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub: retried where that may help, checked against the hub's own hashes, and forbidden by a switch."""
+"""Requests to the Hugging Face Hub: repeated where that may help, forbidden by a switch; downloads are checked against its hashes."""
 
 import hashlib
 import os
@@ -22,6 +22,18 @@ class WrongContentError(ValueError):
 def is_offline() -> bool:
     """Whether TFKIT_OFFLINE forbids every connection."""
     return os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
+
+
+def with_retries(request: Callable[[], Result]) -> Result:
+    """Return the result of a request, made again up to two times after a transient error; then its error is raised."""
+    for pause in _PAUSES:
+        try:
+            return request()
+        except Exception as error:
+            if not _is_passing(error):
+                raise
+        time.sleep(pause)
+    return request()
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
@@ -55,11 +67,17 @@ def _is_passing(error: BaseException) -> bool:
 
     if is_offline() or constants.HF_HUB_OFFLINE:
         return False
-    causes = list(_causes(error))
-    statuses = [cause.response.status_code for cause in causes if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
-    if statuses:
-        return statuses[-1] in _PASSING
-    return any(isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.split(".")[0] in _CLIENTS for cause in causes)
+    if (status := status_of(error)) is not None:
+        return status in _PASSING
+    return any(
+        isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.split(".")[0] in _CLIENTS for cause in _causes(error)
+    )
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the status of the response that an error, or the first of its causes, is about; None: there was no response."""
+    responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
+    return int(responses[-1].status_code) if responses else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

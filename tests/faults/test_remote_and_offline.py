@@ -1,97 +1,18 @@
 """Remote sources that fail, against a hub of our own on this machine; and no network at all."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import huggingface_hub.constants
 import pytest
+from local_hub import Hub, ask, serving
 from tiny_runs import Done, exact, pretrain, run_tfkit, write_corpus, write_recipe
-
-SHA = "0123456789" * 4
-FAULTLESS: dict[str, Any] = {}
-
-
-class Hub(ThreadingHTTPServer):
-    """org/tiny, a model and a data set. `fault` is asked before every answer: it gives a status, may sleep, or changes the content."""
-
-    daemon_threads = True
-
-    def __init__(self, model: Path, rows: bytes):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files = {"models": {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}, "datasets": {"a.jsonl": rows}}
-        self.fault: Callable[[str, Counter[str]], int | None] = lambda path, seen: None
-        self.content: Callable[[bytes], bytes] = lambda content: content
-        self.seen: Counter[str] = Counter()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_GET(self) -> None:
-        """Also HEAD and POST: what a client of the hub asks of a repository and its files."""
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        path = self.path.partition("?")[0]
-        hub, words = self.server, path.strip("/").split("/")
-        hub.seen[path] += 1
-        status = hub.fault(path, hub.seen)
-        if status is not None:
-            return self.answer(status, b"{}", {"X-Error-Code": "RepoNotFound"} if status == 404 else {})
-        kind = "datasets" if "datasets" in words[:2] else "models"
-        files = hub.files[kind]
-        if "resolve" in words:
-            return self.answer(200, files.get(words[-1]), {"ETag": f'"{oid(files.get(words[-1], b""))}"', "X-Repo-Commit": SHA})
-        if "tree" in words or "paths-info" in words:
-            entries = [{"type": "file", "oid": oid(content), "size": len(content), "path": name} for name, content in files.items()]
-            if "paths-info" in words:
-                entries = [entry for entry in entries if str(entry["path"]) in body]
-            return self.answer(200, json.dumps(entries).encode())
-        siblings = [{"rfilename": name} for name in files]
-        about = {
-            "id": "org/tiny",
-            "sha": SHA,
-            "siblings": siblings,
-            "private": False,
-            "gated": False,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-        }
-        return self.answer(200, json.dumps(about).encode())
-
-    do_HEAD = do_POST = do_GET
-
-    def answer(self, status: int, content: bytes | None, headers: dict[str, str] = FAULTLESS) -> None:
-        if content is None:
-            return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(self.server.content(content) if "resolve" in self.path else content)
-        self.close_connection = True
-
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
-
-
-def oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -107,28 +28,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(base: Path) -> Iterator[Hub]:
     rows = b"".join(json.dumps({"text": path.read_text(encoding="utf-8")}).encode() + b"\n" for path in sorted((base / "corpus").iterdir()))
-    server = Hub(base / "run" / "checkpoints" / "step-000002", rows)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def ask(hub: Hub, folder: Path) -> Callable[[], None]:
-    """Before a run: this is the hub, its caches are below the folder, and waiting is short."""
-
-    def before() -> None:
-        constants = huggingface_hub.constants
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = False
-        constants.ENDPOINT = datasets.config.HF_ENDPOINT = hub.url
-        constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        constants.HF_HUB_CACHE = str(folder / "hub")
-        constants.HF_HUB_ETAG_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 1
-        datasets.config.HF_DATASETS_CACHE = folder / "datasets"
-        os.environ["TFKIT_CACHE"] = str(folder / "cache")
-
-    return before
+    with serving(base / "run" / "checkpoints" / "step-000002", rows) as server:
+        yield server
 
 
 def use(kind: str, hub: Hub, base: Path, folder: Path) -> Done:

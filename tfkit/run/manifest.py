@@ -47,8 +47,12 @@ def write_manifest(folder: Path) -> None:
         name = path.relative_to(folder).as_posix()
         if name not in _NOT_COVERED:
             entries[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)[0]}
-    text = strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
-    (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
+    (folder / NAME).write_text(manifest_text(entries), encoding="utf-8", newline="\n")
+
+
+def manifest_text(entries: dict[str, Entry]) -> str:
+    """Return the text of manifest.json with these entries by name."""
+    return strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:

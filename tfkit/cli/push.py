@@ -1,0 +1,48 @@
+"""tfkit push: a checkpoint on the Hugging Face Hub, with its card and the emissions of its run."""
+
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import UsageError
+from tfkit.units import format_bytes
+
+
+def push(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or a Hugging Face model folder.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; it is made if there is none.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; by default it is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and send nothing.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Upload a model to the Hugging Face Hub, in one commit: weights, tokenizer, card and the emissions of its run.
+
+    The state of its training stays here, and so do the paths of this machine. A push that broke off is repeated: what was uploaded is not
+    sent again. The token is HF_TOKEN, or that of `hf auth login`.
+    """
+    from tfkit.engine.publishing import prepare, publish
+
+    if checkpoint.startswith("hub:"):
+        raise UsageError(f"{checkpoint}: is on the Hub already; push takes a folder of this machine")
+    publication = prepare(checkpoint, repository, console)
+    sizes = publication.sizes()
+    facts = {"checkpoint": str(publication.folder), "repository": repository, "public": public, "dry_run": dry_run}
+    document = {"schema_version": 1, **facts, "files": [{"name": name, "bytes": size} for name, size in sizes.items()]}
+    if dry_run:
+        if json:
+            console.json(document)
+            return
+        for name, size in sizes.items():
+            console.result(f"{format_bytes(size):>10}  {name}")
+        console.result(f"{format_bytes(sum(sizes.values())):>10}  for {repository}, {'public' if public else 'private'}; nothing was sent")
+        return
+    done = publish(publication, public, console)
+    if json:
+        console.json({**document, "url": done.url, "commit": done.commit, "changed": done.changed})
+        return
+    console.result(done.url)
+    if not done.changed:
+        console.say(f"{repository} had the same files already")

@@ -1,0 +1,156 @@
+"""A model folder on the Hugging Face Hub: what is published of it, and the upload, one commit that can be repeated."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tfkit.engine.listener import Listener
+from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
+from tfkit.hub.find import find_checkpoint
+from tfkit.network import is_offline, status_of, with_retries
+from tfkit.run import strict_json
+from tfkit.run.manifest import NAME as MANIFEST
+from tfkit.run.manifest import manifest_text, read_manifest, recorded_bytes, verify
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+Result = TypeVar("Result")
+
+_FACTS = "tfkit.json"
+_FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # of a folder that others wrote
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The files that are published of a model folder, by their names in the repository: each a file, or the bytes in its place."""
+
+    folder: Path
+    repository: str
+    files: dict[str, Path | bytes]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file."""
+        return {name: len(held) if isinstance(held, bytes) else held.stat().st_size for name, held in self.files.items()}
+
+
+@dataclass(frozen=True)
+class Published:
+    """The address of the repository, and of the commit; `changed`: it did not hold the same files before."""
+
+    url: str
+    commit: str
+    changed: bool
+
+
+def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
+    """Choose what is published of a checkpoint: the model, its card and the emissions of its run; no training state, no local path.
+
+    Raises UsageError for the name of a repository, and ModelError for a checkpoint that is missing or damaged.
+    """
+    _check_name(repository)
+    folder = find_checkpoint(checkpoint).resolve()
+    if (folder / MANIFEST).is_file():
+        with listener.progress("checking", recorded_bytes(folder), "bytes") as bar:
+            if problems := verify(folder, advance=bar.advance):
+                raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Restore the files, or publish another checkpoint")
+        files = _of_ours(folder)
+    else:
+        files = {path.name: path for pattern in _FOREIGN for path in sorted(folder.glob(pattern))}
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    files |= {path.name: path for path in (folder / "README.md", run / "emissions.csv") if path.is_file()}
+    return Publication(folder, repository, files)
+
+
+def _check_name(repository: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UsageError(f"{repository}: not a name on the Hub ({error}); write OWNER/NAME") from None
+    if "/" not in repository:
+        raise UsageError(f"{repository}: name the owner, too: OWNER/NAME")
+
+
+def _of_ours(folder: Path) -> dict[str, Path | bytes]:
+    entries = {name: entry for name, entry in read_manifest(folder).items() if not name.startswith("training_state/")}
+    files: dict[str, Path | bytes] = {name: folder / name for name in entries}
+    if _FACTS in entries:
+        facts = strict_json.dumps(_without_places(strict_json.loads((folder / _FACTS).read_bytes())), indent=2).encode() + b"\n"
+        entries[_FACTS] = {"size": len(facts), "sha256": hashlib.sha256(facts).hexdigest()}
+        files[_FACTS] = facts
+    return files | {MANIFEST: manifest_text(entries).encode()}
+
+
+def _without_places(value: Any, key: str = "") -> Any:
+    """Return a document whose paths of this machine are the last names of theirs."""
+    if isinstance(value, dict):
+        return {name: _without_places(held, name) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_without_places(held, key) for held in value]
+    return Path(value).name if key == "path" and isinstance(value, str) and not value.startswith("hub:") else value
+
+
+def publish(publication: Publication, public: bool, listener: Listener) -> Published:
+    """Upload the files in one commit, into a repository that is made if there is none: private unless `public`.
+
+    Weights of an earlier push that are no longer there are removed. What was uploaded before a broken connection is not sent again.
+    Raises UsageError for a repository of the other visibility, and MachineError without a network, a token, or its permission.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    if is_offline():
+        raise MachineError("TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with --dry-run")
+    disable_progress_bars()  # the listener shows one
+    api, name, sizes = HfApi(library_name="tfkit"), publication.repository, publication.sizes()
+    found = _ask(name, lambda: _repository(api, name, public))
+    held = [one.rfilename for one in found.siblings or ()]
+    stale = [one for one in held if one.endswith((".safetensors", ".safetensors.index.json")) and one not in publication.files]
+    additions = [CommitOperationAdd(there, held if isinstance(held, bytes) else str(held)) for there, held in publication.files.items()]
+    with listener.progress(f"uploading to {name}", sum(sizes.values()), "bytes") as bar:
+        for one in additions:
+            _ask(name, partial(api.preupload_lfs_files, name, [one], free_memory=False))
+            bar.advance(sizes[one.path_in_repo])
+    operations = [*additions, *map(CommitOperationDelete, stale)]
+    commit = _ask(name, partial(api.create_commit, name, operations, commit_message=f"{publication.folder.name}, by tfkit push"))
+    return Published(f"{api.endpoint}/{name}", commit.oid, commit.oid != found.sha)
+
+
+def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
+    """Return the repository, made if there is none. Raises UsageError if it has the other visibility."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = api.model_info(name)
+    except RepositoryNotFoundError:
+        api.create_repo(name, private=not public)
+        found = api.model_info(name)
+    if found.private and public:
+        raise UsageError(f"{name}: exists and is private; change that on the Hub, or leave out --public")
+    if not found.private and not public:
+        raise UsageError(f"{name}: exists and is public; confirm that with --public, or take another name")
+    return found
+
+
+def _ask(name: str, request: Callable[[], Result]) -> Result:
+    """Return what the Hub answers, asked again after a transient error. Raises MachineError for what it refuses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return with_retries(request)
+    except TfkitError:
+        raise
+    except Exception as error:  # the hub's client raises anything
+        cause = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
+        if status_of(error) in (401, 403):
+            remedy = "set HF_TOKEN to a token that may write there, or log in with `hf auth login`"
+        else:
+            remedy = "check the network, then push again: what was uploaded is not sent again"
+        first = (str(cause) or type(cause).__name__).strip().partition("\n")[0].rstrip(".")
+        raise MachineError(f"{name}: could not be published: {first}; {remedy}") from None
