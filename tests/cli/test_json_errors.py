@@ -25,6 +25,7 @@ NEEDED = {
     "runs": ["--no-such-option"],
     "generate": ["--from", "nowhere", "--prompt", "x"],
     "average": ["nowhere", "--last", "2", "--out", "mean"],
+    "export": ["nowhere", "--gguf", "model.gguf"],
     "push": ["nowhere", "me/model"],
     "replay": ["nowhere"],
     "inspect": ["no-such-recipe"],

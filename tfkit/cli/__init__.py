@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
     "plan": "Parameters, FLOPs, memory, time, energy and CO2 of a run beforehand.",
     "check": "List all errors of a recipe, in under a second.",
+    "export": "Write a language model as a GGUF file, for llama.cpp.",
     "push": "Upload a model to the Hugging Face Hub, with its card and emissions.",
     "launch": "Print the file that starts a training on a cluster.",
     "verify": "Check every file of a checkpoint against its checksum.",

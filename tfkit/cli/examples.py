@@ -57,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit launch slurm gpt2-stdlib --nodes 4 --ranks-per-node 2 > job.sh",
         "tfkit launch skypilot gpt2-stdlib --nodes 2 > task.yaml",
     ),
+    "export": ("tfkit export runs/demo --gguf demo.gguf", "tfkit export runs/demo --gguf demo-8.gguf --type q8_0"),
     "push": ("tfkit push runs/reviews me/reviews --dry-run", "tfkit push runs/reviews me/reviews"),
     "verify": ("tfkit verify runs/demo",),
     "recipes": ("tfkit recipes", "tfkit recipes gpt2-stdlib > mine.yaml", "tfkit recipes banking77 --fetch"),

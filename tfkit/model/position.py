@@ -53,14 +53,17 @@ def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
     """Return cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as in Hugging Face."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)  # (E / 2,)
-    frequencies = rotary.theta ** (-pairs / head_dim)
-    if rotary.scaling is not None:
-        frequencies = _stretched(frequencies, rotary.scaling)
-    angles = position_ids[..., None].float() * frequencies  # (..., T, E / 2)
+    angles = position_ids[..., None].float() * rotary_frequencies(head_dim, rotary, position_ids.device)  # (..., T, E / 2)
     if position_ids.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, E / 2): the same for every head
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
+    """Return the angle of each pair per position: theta^(-2j / E), (E / 2,), float32, scaled for a longer context if that is so."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    frequencies = rotary.theta ** (-pairs / head_dim)
+    return frequencies if rotary.scaling is None else _stretched(frequencies, rotary.scaling)
 
 
 def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:

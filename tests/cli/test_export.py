@@ -1,0 +1,186 @@
+"""tfkit export --gguf: the file's tokens and logits as other readers have them, and what llama.cpp would compute otherwise."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer as Backend
+
+from tfkit.__main__ import main
+from tfkit.hub import load, save_model
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.presets import model_config
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.recipe.schema.sections import ModelSection
+from tfkit.tokenizer import Tokenizer, train_tokenizer
+
+SIZES = {"decoder_layers": 2, "dim": 64, "hidden_dim": 96, "num_heads": 4, "context_length": 64}
+SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 16}
+MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gpt2": ("gpt2", {"hidden_dim": None}, "gpt2"),
+    "llama": ("llama2-7b", {"num_kv_heads": 2}, "gpt2"),
+    "llama 3.1, whose frequencies are scaled": (
+        "llama3-8b",
+        {"num_kv_heads": 2, "position": {"kind": "rotary", "theta": 5e5, "scaling": SCALING}},
+        "llama3",
+    ),
+    "mistral": ("mistral-7b-v0.3", {"num_kv_heads": 2}, "gpt2"),
+    "smollm2": ("smollm2-135m", {"num_kv_heads": 2}, "smollm2"),
+    "gemma2": ("gemma2-2b", {"num_kv_heads": 2, "head_dim": 32, "attention": {"softcap": 50.0, "windows": [16, None]}}, "gpt2"),
+}
+TEXT = "The cats, 12 of them, sat on 3,456 mats; it's naïve 🙂\n\n  def f(x):\treturn x\n"
+CORPUS = [TEXT, "a cat and a dog sat on the mat and the hat", "it's 1999 and they're here: we'll go on"] * 3
+
+
+def tokenizer(variant: str, kind: str = "byte_bpe") -> Tokenizer:
+    return train_tokenizer(TokenizerSection(kind=kind, variant=variant, vocab_size=600), [*CORPUS, Path(__file__).read_text()])  # type: ignore[arg-type]
+
+
+def make(folder: Path, preset: str, changes: dict[str, Any], codec: Tokenizer, **more: Any) -> Path:
+    torch.manual_seed(3)
+    config = model_config(ModelSection(preset=preset, **{**SIZES, **changes}), codec.size)
+    model = Transformer(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    folder.mkdir()
+    save_model(
+        folder,
+        config,
+        model.state_dict(),
+        codec,
+        family=None if preset.startswith("bert") else preset.partition("-")[0].replace("llama2", "llama").replace("llama3", "llama"),
+        **more,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_transformers_reads_the_same_model(tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    preset, changes, variant = MODELS[name]
+    folder = make(tmp_path / "model", preset, changes, tokenizer(variant))
+    assert main(["export", str(folder), "--gguf", str(folder / "m.gguf"), "--type", kind, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["architecture"] == {"gpt2": "gpt2", "gemma2": "gemma2"}.get(name, "llama")
+    assert document["bytes"] == (folder / "m.gguf").stat().st_size
+    # transformers does not read all of a file's fields, and knows no file of Mistral, which is as Llama's
+    config = {} if name == "mistral" else {"config": transformers.AutoConfig.from_pretrained(folder)}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, **config, gguf_file="m.gguf", dtype=torch.float32).eval()
+    ours = load(folder)
+    ids = torch.randint(0, ours.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted, found = ours.model(ids).logits, theirs(ids).logits
+    assert (wanted - found).abs().max() < {"f16": 0.02, "q8_0": 0.4}[kind] * wanted.std()
+    codec = transformers.AutoTokenizer.from_pretrained(folder, gguf_file="m.gguf")
+    if variant == "gpt2":  # transformers takes this splitter for all
+        assert codec(TEXT)["input_ids"] == ours.codec.encode_texts([TEXT])[0]
+
+
+def fields(path: Path) -> dict[str, Any]:
+    import gguf
+
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
+
+
+def test_special_tokens_template_and_ends_are_in_the_file(tmp_path: Path) -> None:
+    codec = tokenizer("smollm2").with_special_tokens(["<|im_start|>", "<|im_end|>"])
+    settings = {**codec.settings, "eos_token": "<|im_end|>"}
+    codec = Tokenizer.from_json(codec.tokenizer_json, settings, "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
+    end, text_end = (codec.backend.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>"))
+    folder = make(tmp_path / "model", "smollm2-135m", {"num_kv_heads": 2}, codec, end_ids=[end, text_end])
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    found = fields(tmp_path / "m.gguf")
+    assert found["tokenizer.chat_template"] == codec.chat_template
+    assert (found["tokenizer.ggml.eos_token_id"], found["tokenizer.ggml.eot_token_id"]) == (end, text_end)
+    assert found["tokenizer.ggml.tokens"] == [codec.backend.id_to_token(number) for number in range(codec.size)]
+    assert found["tokenizer.ggml.token_type"][end] == 3
+    assert (found["tokenizer.ggml.model"], found["tokenizer.ggml.pre"]) == ("gpt2", "smollm")
+
+
+def test_a_bpe_of_characters_with_all_its_merges_has_scores(tmp_path: Path) -> None:
+    codec = tokenizer("llama", "bpe_byte_fallback")
+    document = json.loads(codec.tokenizer_json)
+    vocab, known = document["model"]["vocab"], {tuple(merge) for merge in document["model"]["merges"]}
+    made = ["".join(merge) for merge in document["model"]["merges"]]
+    document["model"]["merges"] = [
+        [piece[:at], piece[at:]] for piece in made for at in range(1, len(piece)) if piece[:at] in vocab and piece[at:] in vocab
+    ]
+    folder = make(tmp_path / "model", "llama2-7b", {}, Tokenizer.from_json(json.dumps(document), codec.settings))
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    found = fields(tmp_path / "m.gguf")
+    scores = dict(zip(found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"], strict=True))
+    assert sorted(made, key=lambda piece: -scores[piece]) == made
+    assert found["tokenizer.ggml.add_space_prefix"] is True
+    assert {found["tokenizer.ggml.token_type"][vocab[f"<0x{byte:02X}>"]] for byte in range(256)} == {6}
+    assert known <= {tuple(merge) for merge in document["model"]["merges"]}
+
+
+CLASSES = {"kind": "classes", "count": 2, "pool": "last", "bias": False}
+REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "an encoder": ("bert-tiny", {}, "gpt2", "of the family"),
+    "a window": ("mistral-7b-v0.3", {"num_kv_heads": 2, "attention": {"windows": [8]}}, "gpt2", "a window of 8 tokens"),
+    "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not take turns"),
+    "another scale": ("gemma2-2b", {"head_dim": 16, "attention": {"scale": 0.5, "windows": [8, None]}}, "gpt2", "have the scale 0.5"),
+    "a head of classes": (
+        "gpt2",
+        {"head": CLASSES},
+        "gpt2",
+        "head of kind classes",
+    ),
+    "merges that lack": ("llama2-7b", {}, "bpe_byte_fallback", "has no merge of"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    preset, changes, kind, text = REFUSED[name]
+    codec = tokenizer("llama", kind) if kind == "bpe_byte_fallback" else tokenizer(kind)
+    folder = make(tmp_path / "model", preset, changes, codec)
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 4
+    assert text in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"], "nothing is left"
+
+
+def test_wrong_words_and_unknown_splitters(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
+    (tmp_path / "there.gguf").write_text("mine")
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "there.gguf")]) == 2
+    assert (tmp_path / "there.gguf").read_text() == "mine"
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q4"]) == 2
+    assert main(["export", str(tmp_path / "none"), "--gguf", str(tmp_path / "m.gguf")]) == 4
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "none" / "m.gguf")]) == 5
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    document = json.loads(backend.to_str())
+    document["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    capsys.readouterr()
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 4
+    assert "splits texts in a way" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
+    monkeypatch.setitem(__import__("tfkit.engine.gguf_export").engine.gguf_export.TYPES, "q8_0", 0.0)
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 4
+    assert "its predictions differ by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_llama_cpp_writes_the_same(tmp_path: Path, name: str) -> None:
+    """Against llama.cpp itself, where its binding xllamacpp is installed."""
+    llama_cpp = pytest.importorskip("xllamacpp")
+    preset, changes, variant = MODELS[name]
+    folder = make(tmp_path / "model", preset, changes, tokenizer(variant))
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf")]) == 0
+    params = llama_cpp.CommonParams()
+    params.model.path, params.n_ctx, params.warmup = str(tmp_path / "m.gguf"), 64, False
+    ours = load(folder)
+    ids = torch.tensor(ours.codec.encode_texts([TEXT]))
+    answer = llama_cpp.Server(params).handle_completions({"prompt": TEXT, "n_predict": 1, "temperature": 0, "logprobs": 5})
+    assert answer["usage"]["prompt_tokens"] == ids.shape[1]
+    found = {one["id"]: one["logprob"] for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+    with torch.inference_mode():
+        wanted = ours.model(ids).logits[0, -1].log_softmax(-1)
+    assert found == pytest.approx({one: float(wanted[one]) for one in found}, abs=0.05)

@@ -1,0 +1,37 @@
+"""tfkit export: a language model as one file for llama.cpp and its kin."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.units import format_bytes
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
+    ],
+    gguf: Annotated[Path, typer.Option("--gguf", metavar="F", help="The file to write; it must not exist yet.")],
+    kind: Annotated[str, typer.Option("--type", metavar="TYPE", help="Of matrices: f16, or q8_0, of half the size.")] = "f16",
+    no_verify: options.NoVerify = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a decoder (Llama, Mistral, SmolLM2, Gemma 2, GPT-2) as a GGUF file, with its tokenizer and chat template.
+
+    The file is read again, and its predictions are compared with the model's. What llama.cpp would compute otherwise is refused.
+    """
+    from tfkit.engine.gguf_export import export_gguf
+
+    began = time.monotonic()
+    done = export_gguf(checkpoint, gguf, kind, console)
+    if json:
+        facts = {"checkpoint": checkpoint, "gguf": str(gguf), "type": kind, "architecture": done.architecture}
+        measured = {"tensors": done.tensors, "bytes": done.bytes, "kl": done.kl, "seconds": round(time.monotonic() - began, 3)}
+        console.json({"schema_version": 1, **facts, **measured})
+        return
+    console.result(f"{gguf}: {format_bytes(done.bytes)}, {kind}, {done.architecture} of llama.cpp; mean KL divergence {done.kl:.2g} nats")
