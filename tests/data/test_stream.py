@@ -16,6 +16,7 @@ from tfkit.data.store import token_writer as build
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
+from tfkit.tokenizer.text_bytes import token_bytes
 
 CORPUS = ["some text, some words\n" * 20]
 WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)
@@ -89,7 +90,7 @@ def test_documents_are_what_the_tokenizer_gives(tmp_path_factory: pytest.TempPat
     documents = [stream.document(i).tolist() for i in range(len(stream))]
     assert documents == tokenizer.encode_texts(kept)
     for text, ids, scored in zip(kept, documents, text_bytes, strict=True):
-        first = 0 if tokenizer.prefix else tokenizer.token_bytes(ids[0])
+        first = 0 if tokenizer.prefix else token_bytes(tokenizer, ids[0])
         assert scored == len(text.encode()) - first
     assert index["max_id"] == tokens.max()
     assert index["bytes"] == sum(len(text.encode()) for text in kept)

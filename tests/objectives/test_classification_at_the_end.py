@@ -22,6 +22,7 @@ from tfkit.recipe.schema.heads import task_head
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.joined_texts import joins_pairs
 
 LABELS = ("3", "1", "2")
 TINY = {"dim": 24, "num_heads": 3, "hidden_dim": 48, "context_length": 40}
@@ -94,7 +95,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, nam
 @pytest.mark.parametrize(("kind", "room"), [("byte_bpe", 40), ("byte_bpe", 11)])
 def test_a_pair_without_a_template_is_joined_by_the_end_of_a_text(tmp_path: Path, kind: str, room: int) -> None:
     codec = tokenizer(kind, add_bos=False)
-    assert not codec.joins_pairs
+    assert not joins_pairs(codec)
     batch = batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec), room))
     assert batch.padding_mask is not None
     for row, ids, mask in zip(PAIRS, batch.input_ids, batch.padding_mask, strict=True):

@@ -17,6 +17,7 @@ from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer, save_tokenizer
+from tfkit.tokenizer.joined_texts import encode_words
 
 LABELS = ("B-animal", "I-animal", "O")
 CONFIG = ENCODER | {"head": {"kind": "tags", "count": 3}}
@@ -111,7 +112,7 @@ def test_words_give_the_ids_that_transformers_gives(tmp_path: Path, kind: str, v
     save_tokenizer(codec, tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     for length in (64, 7):
-        for row, (ids, words, truncated) in zip(ROWS, codec.encode_words([row["tokens"] for row in ROWS], length), strict=True):
+        for row, (ids, words, truncated) in zip(ROWS, encode_words(codec, [row["tokens"] for row in ROWS], length), strict=True):
             handed = [f" {word}" for word in row["tokens"]] if spaced else row["tokens"]
             found = theirs(handed, is_split_into_words=True, truncation=True, max_length=length)
             assert (ids, words) == (found["input_ids"], found.word_ids())
@@ -127,7 +128,7 @@ def test_words_of_gpt2_are_those_of_its_class_with_add_prefix_space(tmp_path: Pa
     codec.backend.model.save(str(tmp_path))
     theirs = GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), add_prefix_space=True)
     wanted = [theirs(row["tokens"], is_split_into_words=True) for row in ROWS]
-    found = codec.encode_words([row["tokens"] for row in ROWS], 64)
+    found = encode_words(codec, [row["tokens"] for row in ROWS], 64)
     assert [(ids, words) for ids, words, _ in found] == [(one["input_ids"], one.word_ids()) for one in wanted]
 
 

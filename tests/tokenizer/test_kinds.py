@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pydantic import ValidationError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from tfkit.tokenizer.joined_texts import encode_pairs
+from tfkit.tokenizer.text_bytes import opening_bytes, token_bytes
 
 CODE = "def add(a, b):\n    return a + b  # it's 12 or 345, isn't it?\n\n\nclass Old:\n    pass\n"
 CORPUS = [
@@ -123,7 +126,7 @@ def test_transformers_knows_the_same_special_tokens(name: str, theirs: dict[str,
 
 @every
 def test_pairs_are_joined_as_by_transformers(name: str, theirs: dict[str, Any]) -> None:
-    (ids, segments, _) = TRAINED[name].encode_pairs([("the fox, it's", "def add")])[0]
+    (ids, segments, _) = encode_pairs(TRAINED[name], [("the fox, it's", "def add")])[0]
     other = theirs[name]("the fox, it's", "def add")
     assert ids == other["input_ids"]
     if name.startswith("bert"):
@@ -184,7 +187,7 @@ def test_a_text_comes_back(name: str, text: str) -> None:
     ids = tokenizer.encode_texts([text])[0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     if name not in ("llama", "translation"):  # whose first ▁ stands for nothing
-        assert sum(map(tokenizer.token_bytes, ids[len(tokenizer.prefix) :])) == len(text.encode())
+        assert sum(map(partial(token_bytes, tokenizer), ids[len(tokenizer.prefix) :])) == len(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -225,8 +228,8 @@ def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected
     tokenizer = TRAINED[name]
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert tokenizer.backend.id_to_token(ids[0]) == first
-    assert tokenizer.opening_bytes(text, ids) == expected
-    assert tokenizer.opening_bytes("", []) == 0
+    assert opening_bytes(tokenizer, text, ids) == expected
+    assert opening_bytes(tokenizer, "", []) == 0
 
 
 @every
@@ -234,7 +237,7 @@ def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected
 def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: str) -> None:
     tokenizer = TRAINED[name]
     if not tokenizer.prefix and len(tokenizer.backend.encode(text, add_special_tokens=False)) == 0:
-        assert tokenizer.opening_bytes(text, tokenizer.encode_texts([text])[0]) == len(text.encode())
+        assert opening_bytes(tokenizer, text, tokenizer.encode_texts([text])[0]) == len(text.encode())
 
 
 @every
@@ -243,7 +246,7 @@ def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: st
 def test_a_first_token_never_has_more_bytes_than_the_text(name: str, text: str) -> None:
     tokenizer = TRAINED[name]
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
-    assert 0 <= tokenizer.opening_bytes(text, ids) <= len(text.encode())
+    assert 0 <= opening_bytes(tokenizer, text, ids) <= len(text.encode())
 
 
 # ------------------------------------------------------------------------------------------------- what splits, what merges

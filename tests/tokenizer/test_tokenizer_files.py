@@ -7,6 +7,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
 from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_byte_bpe
+from tfkit.tokenizer.text_bytes import token_bytes
 
 TEXTS = [
     "",
@@ -74,7 +75,7 @@ def test_a_foreign_tokenizer_reads_special_tokens_in_text_as_transformers_does(t
     assert tokenizer is not None
     assert (tokenizer.prefix, tokenizer.suffix) == ((1,), (2,))
     assert tokenizer.backend.token_to_id(END_OF_TEXT) in tokenizer.encode_texts([f"a {END_OF_TEXT}"])[0]
-    assert [tokenizer.token_bytes(i) for i in (3, 260, 261)] == [1, 1, 1]
+    assert [token_bytes(tokenizer, i) for i in (3, 260, 261)] == [1, 1, 1]
 
 
 def test_saving_what_was_loaded_keeps_every_byte_and_setting(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.joined_texts import joins_pairs
 from tfkit.tokenizer.windows import QuestionWindows, Window, WindowEncoder
 
 _AT_ONCE = 64  # windows in a forward without gradients, however many a question has
@@ -45,7 +46,7 @@ class QuestionAnswering(LabelledObjective):
 
     def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, context_length: int):
         """Raises ModelError for a tokenizer that puts nothing before a pair or between its texts, and for a context without room."""
-        if not (tokenizer.prefix and tokenizer.joins_pairs):
+        if not (tokenizer.prefix and joins_pairs(tokenizer)):
             raise ModelError(
                 "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
                 "between two; use a model with one of WordPiece, such as BERT's"

@@ -29,6 +29,7 @@ from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.joined_texts import encode_words
 
 
 class Tagging(LabelledObjective):
@@ -52,12 +53,12 @@ class Tagging(LabelledObjective):
         """input_ids, and labels: the number of a word's tag at its first piece, IGNORED elsewhere. Words beyond the context are cut off."""
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
-        encoded = iter(zip(good, self.tokenizer.encode_words([row.values["tokens"] for row in good], self.context_length), strict=True))
+        encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.context_length), strict=True))
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The same with the number of each word at its first piece, where its tag is read; a word that gives no token has none."""
-        encoded = self.tokenizer.encode_words([row.values["tokens"] for row in rows], self.context_length)
+        encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.context_length)
         return [self._question(row, *one) for row, one in zip(rows, encoded, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.joined_texts import encode_pairs, joins_pairs
 
 
 class TextIds(NamedTuple):
@@ -48,10 +49,10 @@ def no_room(length: int) -> ModelError:
 
 
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:
-    if tokenizer.joins_pairs:
-        if length < len(tokenizer.encode_pairs([("", "")])[0][0]) + 2:  # the template around two texts, and one id of each
+    if joins_pairs(tokenizer):
+        if length < len(encode_pairs(tokenizer, [("", "")])[0][0]) + 2:  # the template around two texts, and one id of each
             raise no_room(length)
-        return [TextIds(*pair) for pair in tokenizer.encode_pairs(pairs, length)]
+        return [TextIds(*pair) for pair in encode_pairs(tokenizer, pairs, length)]
     between = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
     if between is None:
         raise DataError(

@@ -24,9 +24,6 @@ from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
 
-_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters, in which a second token begins except in endless words
-
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
@@ -106,38 +103,8 @@ class Tokenizer:
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Return the ids of each text without those that the template adds; long texts pass through the library in parts (pieces.py)."""
         cut = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
-        encoded = self._encode(piece for parts in cut for piece in parts)
+        encoded = _encode(self.backend, (piece for parts in cut for piece in parts))
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in cut]
-
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]], length: int | None = None) -> list[tuple[list[int], list[int], bool]]:
-        """Return the ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
-
-        With `length` the longer text loses its last ids until both fit, as in BERT's own fine-tuning.
-        """
-        backend = self.backend if length is None else self._truncating(length)
-        with broken_tokenizer():
-            encodings = backend.encode_batch_fast(list(pairs))
-        return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
-
-    @cached_property
-    def joins_pairs(self) -> bool:
-        """Whether the template puts anything between two texts: GPT-2's and GPT's have none for pairs."""
-        with broken_tokenizer():
-            pair, single = self.backend.encode("x", "x"), self.backend.encode("x", add_special_tokens=False)
-        return len(pair) > 2 * len(single) + len(self.prefix) + len(self.suffix)
-
-    def encode_words(self, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
-        """Return the ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
-        whether ids were cut off its end, so that at most `length` are left.
-
-        Equals transformers' `is_split_into_words=True`. Where a space belongs to the word that it precedes (GPT-2's `Ġ`) each word has one,
-        the first too, as with transformers' `add_prefix_space=True`: otherwise the words of a sentence would run together.
-        """
-        if self._spaces_words:
-            sentences = [[f" {word}" for word in words] for words in sentences]
-        with broken_tokenizer():
-            encodings = self._truncating(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
-        return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
         """Return this tokenizer with those of the tokens that it lacks as special tokens after its own entries."""
@@ -153,49 +120,14 @@ class Tokenizer:
         with broken_tokenizer():
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def token_bytes(self, token_id: int) -> int:
-        """Return the UTF-8 bytes of an id's text where it begins a text. Raise ValueError for an id outside the vocabulary."""
-        token = self.backend.id_to_token(int(token_id))
-        if token is None:
-            raise ValueError(f"token id {token_id} is not in the vocabulary of {self.size} entries")
-        if token in self._added:
-            return len(token.encode())
-        if self.byte_level:
-            return len(token)  # one character a byte, in GPT-2's alphabet
-        if _BYTE_FALLBACK.fullmatch(token):
-            return 1
-        return len(self.decode([int(token_id)]).encode())
-
-    def opening_bytes(self, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-        """Return the UTF-8 bytes of the text that its first id covers: all of them if the text gives no id, or the template's alone.
-
-        Unlike `token_bytes` this is exact for tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
-        """
-        if len(ids) == 0:
-            return len(text.encode())
-        token = self.backend.id_to_token(int(ids[0]))
-        if self.byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
-            return min(self.token_bytes(int(ids[0])), len(text.encode()))
-        length = _HEAD
-        while True:
-            with broken_tokenizer():
-                head = self.backend.encode(text[:length], add_special_tokens=False)
-            if len(head) == 0 and length >= len(text):
-                return len(text.encode())
-            if len(head) > 1 or length >= len(text):
-                # The ▁ that SentencePiece puts before a text has the offsets of its first character, where the next token begins, too.
-                end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
-                return len(text[:end].encode())
-            length *= 2
-
     def fingerprint(self) -> str:
         """Return a hash that is equal for tokenizers that give the same ids: of tokenizer.json and the settings that change encoding."""
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
 
-    def _truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates: the setting belongs to the whole backend, which is shared."""
+    def truncating(self, length: int) -> tokenizers.Tokenizer:
+        """Return a copy of the backend that truncates to `length`: the setting belongs to the whole backend, which is shared."""
         if length not in self._truncating_backends:
             backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
             backend.no_padding()
@@ -212,17 +144,6 @@ class Tokenizer:
         token = token_text(self.settings.get(role))
         return None if token is None else self.backend.token_to_id(token)
 
-    def _encode(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """Yield bare ids, a batch at a time, over which the Rust threads work in parallel."""
-        for batch in batches(texts, len, BATCH):
-            for encoding in interruptible(partial(self._encode_batch, batch)):
-                yield np.array(encoding.ids, np.uint32)
-
-    def _encode_batch(self, batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
-        # encode_batch_fast leaves the offsets out: 1.6 times the speed.
-        with broken_tokenizer():
-            return self.backend.encode_batch_fast(batch, add_special_tokens=False)
-
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with broken_tokenizer():
@@ -232,14 +153,8 @@ class Tokenizer:
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])
 
     @cached_property
-    def _spaces_words(self) -> bool:
-        """Whether words need a space before them: the tokenizer itself puts nothing between the words of a sentence."""
-        with broken_tokenizer():
-            words = self.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
-            return words.ids != self.backend.encode("x x", add_special_tokens=False).ids
-
-    @cached_property
-    def _added(self) -> frozenset[str]:
+    def added_tokens(self) -> frozenset[str]:
+        """The texts of the tokens that were added to the vocabulary, the special ones among them."""
         return frozenset(added.content for added in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
@@ -278,3 +193,16 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
     if token_id is None:
         raise ValueError(f"the {role} {token!r} is not in the vocabulary")
     return token_id
+
+
+def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+    """Yield bare ids, a batch at a time, over which the Rust threads work in parallel."""
+
+    def encode(batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
+        # encode_batch_fast leaves the offsets out: 1.6 times the speed.
+        with broken_tokenizer():
+            return backend.encode_batch_fast(batch, add_special_tokens=False)
+
+    for batch in batches(texts, len, BATCH):
+        for encoding in interruptible(partial(encode, batch)):
+            yield np.array(encoding.ids, np.uint32)

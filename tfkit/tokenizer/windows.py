@@ -6,6 +6,7 @@ from typing import NamedTuple
 import tokenizers
 
 from tfkit.tokenizer.broken import broken_tokenizer
+from tfkit.tokenizer.joined_texts import encode_pairs
 from tfkit.tokenizer.tokenizer import Tokenizer
 
 
@@ -33,7 +34,7 @@ class WindowEncoder:
 
         Raises ValueError for a length without room for both texts.
         """
-        around = len(tokenizer.encode_pairs([("", "")])[0][0])
+        around = len(encode_pairs(tokenizer, [("", "")])[0][0])
         self.length, self.overlap, self.room = length, overlap, length - around  # room: for question and context
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")

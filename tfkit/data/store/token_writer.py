@@ -16,6 +16,7 @@ from tfkit.data.store.overlap import text_hash
 from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.pieces import BATCH, batches
+from tfkit.tokenizer.text_bytes import opening_bytes
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 SENTENCES_VERSION = 1  # the same for where sentences are cut
@@ -84,7 +85,7 @@ class _Writer:
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
         scored = sizes
         if not self.tokenizer.prefix:  # then a text's first id is no target
-            scored = sizes - [self.tokenizer.opening_bytes(text, ids) for text, ids in zip(texts, documents, strict=True)]
+            scored = sizes - [opening_bytes(self.tokenizer, text, ids) for text, ids in zip(texts, documents, strict=True)]
         separator = np.array(self.separator, self.dtype)
         ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
         lengths = np.fromiter(map(len, documents), dtype="<i8", count=len(documents)) + len(separator)

@@ -1,0 +1,50 @@
+"""The UTF-8 bytes of a text that a token covers, for bits per byte."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.tokenizer.broken import broken_tokenizer
+from tfkit.tokenizer.tokenizer import Tokenizer
+
+_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_HEAD = 256  # characters, in which a second token begins except in endless words
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
+    """Return the UTF-8 bytes of an id's text where it begins a text. Raise ValueError for an id outside the vocabulary."""
+    token = tokenizer.backend.id_to_token(int(token_id))
+    if token is None:
+        raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
+    if token in tokenizer.added_tokens:
+        return len(token.encode())
+    if tokenizer.byte_level:
+        return len(token)  # one character a byte, in GPT-2's alphabet
+    if _BYTE_FALLBACK.fullmatch(token):
+        return 1
+    return len(tokenizer.decode([int(token_id)]).encode())
+
+
+def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
+    """Return the UTF-8 bytes of the text that its first id covers: all of them if the text gives no id, or the template's alone.
+
+    Unlike `token_bytes` this is exact for tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
+    """
+    if len(ids) == 0:
+        return len(text.encode())
+    token = tokenizer.backend.id_to_token(int(ids[0]))
+    if tokenizer.byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
+        return min(token_bytes(tokenizer, int(ids[0])), len(text.encode()))
+    length = _HEAD
+    while True:
+        with broken_tokenizer():
+            head = tokenizer.backend.encode(text[:length], add_special_tokens=False)
+        if len(head) == 0 and length >= len(text):
+            return len(text.encode())
+        if len(head) > 1 or length >= len(text):
+            # The ▁ that SentencePiece puts before a text has the offsets of its first character, where the next token begins, too.
+            end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
+            return len(text[:end].encode())
+        length *= 2
