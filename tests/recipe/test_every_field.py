@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 import tfkit.cli.pretrain
 from tfkit.__main__ import main
-from tfkit.engine.run import Run
+from tfkit.engine.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
@@ -49,11 +49,11 @@ carbon: {enabled: false}
 
 @dataclass
 class Seen:
-    """A run that has ended: its folder, the Run that made it, what its meter was told, and the forwards of its blocks."""
+    """A run that has ended: its folder, the run as it was assembled, what its meter was told, and the forwards of its blocks."""
 
     folder: Path
     words: tuple[str, ...]
-    run: Run = field(init=False)
+    run: AssembledRun = field(init=False)
     metered: list[dict[str, Any]] = field(default_factory=list)
     block_forwards: int = 0
     hub: list[Any] = field(default_factory=list)
@@ -128,7 +128,7 @@ def guards(seen: Seen) -> tuple[int, float | None]:
 
 def mesh(seen: Seen) -> Any:
     """How its ranks would divide a training; tests/parallel/test_shared_weights.py shows it at work."""
-    return seen.run.recipe.parallel
+    return seen.run.context.recipe.parallel
 
 
 def rewards(seen: Seen) -> list[float]:
@@ -812,7 +812,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
-    patch.setattr("tfkit.engine.run.peak_flops", lambda device, dtype: 1e12)
+    patch.setattr("tfkit.engine.assembling.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     patch.setattr(torch._dynamo.config, "disable", True)  # a compiled module then calls its plain self
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
@@ -850,9 +850,9 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
 
 
 def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
-    start, forward, launch, load = Run._train, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
+    start, forward, launch, load = AssembledRun.train, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
 
-    def run(self: Run) -> None:
+    def run(self: AssembledRun) -> None:
         seen.run = self
         start(self)
 
@@ -874,7 +874,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     def no_process() -> Any:
         raise OSError("no process in these tests: what it does is the carbon room's matter")
 
-    patch.setattr(Run, "_train", run)
+    patch.setattr(AssembledRun, "train", run)
     patch.setattr(Block, "forward", block)
     patch.setattr(tfkit.carbon.Meter, "_launch", told)
     patch.setattr("tfkit.carbon.meter._spawn", no_process)

@@ -26,8 +26,9 @@ from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
+    from tfkit.engine.assembling import Kind
     from tfkit.engine.budget import Budget
-    from tfkit.engine.run import Kind, Run
+    from tfkit.engine.run import Run
     from tfkit.recipe.schema.sections import Recipe
 
 
@@ -211,16 +212,17 @@ def _metered(
         reading = meter.stop()
         if warning := meter.warning():
             listener.warn(warning)
-        record_totals(folder, reading, run.totals if run is not None else {})
+        assembled = run.assembled if run is not None else None
+        record_totals(folder, reading, assembled.totals if assembled is not None else {})
         with suppress(OSError):
             for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
                 listener.warn(f"the energy is a lower bound: {silent}")
     if stopped is not None:
-        if run is not None and run.assembled and run.progress.step:
-            stopped.result = run.result("stopped") | {"stopped_by": stop_reason(stopped)}
+        if assembled is not None and assembled.progress.step:
+            stopped.result = assembled.result("stopped") | {"stopped_by": stop_reason(stopped)}
         raise stopped
-    assert run is not None
-    return run.finish()
+    assert assembled is not None
+    return assembled.finish()
 
 
 def _prepared(

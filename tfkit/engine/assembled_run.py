@@ -1,0 +1,150 @@
+"""A run with its weights, ready for its first step or for the one after its checkpoint: it records itself, takes its steps, and ends."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tfkit.carbon import FINISH
+from tfkit.engine.checkpointing import Checkpointer
+from tfkit.engine.components import Components
+from tfkit.engine.leading import Leader
+from tfkit.engine.loop_hooks import LoopHooks
+from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
+from tfkit.engine.resuming import warn_of_other_rounding
+from tfkit.engine.run_result import step_totals, training_result
+from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.validator import Validator
+from tfkit.errors import BudgetReached, Stopped
+from tfkit.evaluation.baselines import Baselines
+from tfkit.training.device import memory_bytes
+from tfkit.training.loop import Progress, train, try_out
+from tfkit.units import format_baselines
+
+
+def no_step_yet(resumed_from: Path | None) -> str:
+    """Return what is left of a run that is stopped before this attempt's first step."""
+    return "no step was taken yet" + (f"; the run goes on from {resumed_from.name} with --resume" if resumed_from else "")
+
+
+@dataclass(frozen=True)
+class AssembledRun:
+    """The parts of a run; `flops_per_token` and `peak`, the device's FLOPs a second where they are known, count its arithmetic."""
+
+    context: RunContext
+    planned: Estimate
+    leader: Leader
+    data: TrainingData
+    components: Components
+    resumed_from: Path | None
+    progress: Progress
+    micro_batches: MicroBatches
+    flops_per_token: float
+    peak: float | None
+    log: TrainingLog
+    checkpointer: Checkpointer
+    validator: Validator
+    hooks: LoopHooks
+    baselines: Baselines
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Seconds, tokens and FLOPs of all steps, of earlier attempts, too."""
+        return step_totals(self.progress, self.flops_per_token, self.peak)
+
+    def record(self) -> None:
+        """Record the checkpoint and the machine that the attempt goes on from; the result of an earlier attempt is dropped."""
+        context, training = self.context, self.context.recipe.training
+        arithmetic = {
+            "threads": torch.get_num_threads(),
+            "ranks": self.leader.peers.ranks.size,
+            "device": str(context.device),
+            "precision": str(self.components.precision),
+            "compile": training.compile,
+            "activation_checkpointing": training.activation_checkpointing,
+        }
+        if self.resumed_from:
+            warn_of_other_rounding(context.folder, arithmetic, context.listener)
+            context.folder.goes_on(self.resumed_from, self.progress.step)
+            self.checkpointer.restore_best()
+        planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
+        if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
+            planned |= {"predicted": predicted(self.planned, context.recipe), "actual": None}
+        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
+
+    def train(self) -> None:
+        """Take the steps. Raises Stopped after saving, UnhealthyError before a bad update."""
+        context, components, listener = self.context, self.components, self.context.listener
+        if self.resumed_from:
+            listener.say(f"resuming from {self.resumed_from.name}")
+        if not components.schedule.reaches_its_peak:
+            listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
+        listener.say(self.micro_batches.describe(self.planned, self.progress))
+        if beside := format_baselines(self.baselines):
+            listener.say(f"baselines of the validation rows: {beside}")
+        self._try_out()
+        with self.log:
+            try:
+                if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
+                    self.validator.score_before()
+                context.meter.phase("train", self.progress.step)
+                self._begin_budget()
+                hooks = self.leader.begin_steps(components, self.hooks, self.progress, context.stop)
+                with self.leader.steps(hooks):
+                    train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
+            except Stopped as stopped:
+                ending = context.budget.ending(stopped)
+                reason = str(ending) if isinstance(ending, BudgetReached) else None
+                context.folder.end_attempt("stopped", step=self.progress.step, error=reason)
+                raise
+            finally:
+                context.meter.phase(FINISH)
+
+    def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
+        """Return the result of docs/cli.md, once the totals are recorded."""
+        folder, steps = self.context.folder, self.components.plan.steps
+        return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
+        result = self.result("finished")
+        if (gain := result["improvement"]) is not None and gain < 0:
+            self.context.listener.warn(self.checkpointer.describe_loss())
+        folder = self.context.folder
+        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
+        if folder.attempt == 1 and not result["stopped_early"]:
+            remember_outcome(self.planned, self.context.recipe, folder.totals, self.context.device)
+        measured = actual(folder.totals, memory_bytes(self.context.device))
+        folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
+        return result
+
+    # ----------------------------------------------------------------------------------------------------- the parts of train
+
+    def _begin_budget(self) -> None:
+        """Begin to count the steps against the budget, beside what they are expected to take. Raises Stopped."""
+        steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
+        left = steps - self.progress.step
+        likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
+        part = planned.part_after_start * left / max(1, steps)  # the start is over, and among what was used
+        budget.begin_steps(left, {name: value * part for name, value in likely.items()})
+        budget.raise_if_reached(no_step_yet(self.resumed_from))
+
+    def _try_out(self) -> None:
+        """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once.
+
+        Weights that ranks are to share are whole yet: with them the first step compiles, and nothing is tried.
+        """
+        context, compiles = self.context, self.context.recipe.training.compile
+        if context.recipe.parallel.shard > 1 or (not compiles and context.device.type == "cpu"):
+            return
+        with context.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
+            # The compiler traces under anomaly detection, which warns with a traceback where a signal ends it.
+            warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
+            if compiles:
+                context.listener.say("compiling the model")
+            try_out(self.components.stepper, self.components.loader, self.hooks, self.progress)
