@@ -17,6 +17,7 @@ from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, ranked
 from torch import Tensor
 
 from tfkit.data import Encoded
+from tfkit.data.columns import record_columns
 from tfkit.data.columns.preference_forms import opening
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Row
@@ -203,7 +204,7 @@ def shift_over_all_completions(patch: pytest.MonkeyPatch) -> None:
 
 
 def split_by_row(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Columns, "_input_key", lambda self, values: opening(values["chosen"]))
+    patch.setattr(record_columns, "input_key", lambda roles, values: opening(values["chosen"]))
 
 
 def end_left_out(patch: pytest.MonkeyPatch) -> None:

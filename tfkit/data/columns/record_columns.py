@@ -4,21 +4,20 @@ A name is a column, a path into one (`instances.0.input`), or a template of seve
 names is a list of their values (`[sol1, sol2]`).
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
+from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
+from tfkit.data.columns.forms import Unfit, by_number, find_surrogate
 from tfkit.data.columns.later_names import later_column, reads_later
-from tfkit.data.columns.preference_forms import is_dialogue, opening
+from tfkit.data.columns.row_shapes import roles_of_shape, shapes_of
+from tfkit.data.columns.row_text import input_key, row_text
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
-from tfkit.recipe.schema.roles import LABELS, TEXT, Role
+from tfkit.recipe.schema.roles import TEXT, Role
 
-_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_MISSING = object()
 _MOST_NAMES = 20
 
 
@@ -51,7 +50,7 @@ class Columns:
             return self._no_shape(record.values, record.place)
         for role in roles:
             value, column = self._read(role, record.values)
-            if value is _MISSING:
+            if value is MISSING:
                 if role.required:
                     return self.missing(role, record.values, record.place)
                 continue
@@ -66,13 +65,13 @@ class Columns:
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
                 )
             values[role.name] = value
-        key = self._text(values, bare=True) + ("\n" if record.is_file else "")
-        return Row(self._text(values), record.place, values, frozenset(self.named), key, self._input_key(values))
+        key = row_text(self.roles, values, bare=True) + ("\n" if record.is_file else "")
+        return Row(row_text(self.roles, values), record.place, values, frozenset(self.named), key, input_key(self.roles, values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return for each role that a record has in its shape the column that it is taken from."""
         found = {role.name: self._read(role, values) for role in self._taken(values) or ()}
-        return {name: column for name, (value, column) in found.items() if value is not _MISSING}
+        return {name: column for name, (value, column) in found.items() if value is not MISSING}
 
     def check(self, found: Iterable[str], place: str) -> None:
         """Raise DataError if no column fits a role that every row must have."""
@@ -82,7 +81,7 @@ class Columns:
             enough = all if role.name in self.named else any
             return enough(name in names or self._root(name) in names for name in self._names(role)) or self._later(role, names) is not None
 
-        roles = self._of_shape(has)
+        roles = roles_of_shape(self.roles, self.named, has)
         if roles is None:
             raise DataError(self._no_shape(names, place).message)
         for role in roles:
@@ -123,7 +122,7 @@ class Columns:
         names = self._names(role)
         if role.name in self.named:
             no_such = [name for name in names if name not in found and self._root(name) not in found]
-            names = no_such or [name for name in names if _look_up(name, found) is _MISSING]
+            names = no_such or [name for name in names if look_up(name, found) is MISSING]
         wanted = (" and " if role.name in self.named else " or ").join(map(repr, names))
         template = next((f" for the {role.name} {name!r}" for name in self._given_names(role) if "{" in name), "")
         return BadRow(
@@ -141,61 +140,18 @@ class Columns:
         roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]
         return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles)
 
-    def _shapes(self) -> list[tuple[Role, ...]]:
-        """Return the roles of each shape that rows may have; only one if a recipe names its columns. Empty if all rows have one shape."""
-        by_shape: dict[str, list[Role]] = {}
-        for role in self.roles:
-            if role.shape is not None:
-                by_shape.setdefault(role.shape, []).append(role)
-        named = [shape for shape, roles in by_shape.items() if any(role.name in self.named for role in roles)]
-        return [tuple(by_shape[shape]) for shape in named or by_shape]
-
     def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
         """Return the roles of a record; None if it has no shape."""
-        return self._of_shape(lambda role: self._find(role, values)[0] is not _MISSING)
-
-    def _of_shape(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
-        shapes = self._shapes()
-        if not shapes:
-            return self.roles
-        found = next((roles for roles in shapes if all(has(role) for role in roles if role.required)), None)
-        return None if found is None else tuple(role for role in self.roles if role.shape is None or role in found)
+        return roles_of_shape(self.roles, self.named, lambda role: self._find(role, values)[0] is not MISSING)
 
     def _no_shape(self, found: Mapping[str, Any], place: str) -> BadRow:
         """Error for a record that has the columns of no shape."""
-        shapes = [[role for role in roles if role.required] for roles in self._shapes()]
+        shapes = [[role for role in roles if role.required] for roles in shapes_of(self.roles, self.named)]
         wanted = ", nor for ".join(" and ".join(role.name for role in roles) for roles in shapes)
         remedies = " or ".join("columns: {" + ", ".join(f"{role.name}: NAME" for role in roles) + "}" for roles in shapes)
         return BadRow(
             f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_listed(found)}; name them with {remedies}"
         )
-
-    def _text(self, values: Mapping[str, Any], bare: bool = False) -> str:
-        """Return all texts of a row, a line each, words of a sentence joined by spaces; `bare`: each without white space at its ends.
-
-        Labels are excluded: rows with equal texts are equal.
-        """
-        found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in LABELS]
-        texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
-        return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
-
-    def _input_key(self, values: Mapping[str, Any]) -> str | None:
-        """Return the bare text of what the model is given of a row, of a conversation up to the first turn of the user; None: of all."""
-        given = {role.name: values[role.name] for role in self.roles if role.is_input and role.name in values}
-        if "messages" in given:
-            given["messages"] = first_turn(given["messages"])
-        elif turns := next((values[role.name] for role in self.roles if role.form == "turns" and role.name in values), None):
-            return self._opening_key(turns, is_prompt=bool(given))
-        elif all(role.is_input or role.form in LABELS for role in self.roles if role.name in values):
-            return None
-        return self._text(given, bare=True)
-
-    def _opening_key(self, turns: Any, *, is_prompt: bool) -> str | None:
-        """Return the bare text of the opening of a conversation; None where the whole row is a completion without a prompt."""
-        if not is_prompt and isinstance(turns, str) and not is_dialogue(turns):
-            return None
-        return "\n".join(map(str.strip, texts_of(opening(turns))))
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)
@@ -203,7 +159,7 @@ class Columns:
 
     def _names(self, role: Role) -> list[str]:
         """Return the columns, or paths into them, from which a role is taken."""
-        return [inner for name in (self._given_names(role) or role.columns) for inner in _columns_of(name)]
+        return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _root(self, name: str) -> str:
         return name.partition(".")[0]
@@ -211,15 +167,15 @@ class Columns:
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a record's raw value for a role, and the name of the column."""
         if isinstance(several := self.named.get(role.name), list):
-            parts = [_value(name, values) for name in several]
+            parts = [value_of(name, values) for name in several]
             found: Any = dict(zip(several, parts, strict=True)) if role.form == "label_set" else parts  # a column may be a label
-            return (_MISSING if any(part is _MISSING for part in parts) else found), ", ".join(several)
+            return (MISSING if any(part is MISSING for part in parts) else found), ", ".join(several)
         for name in self._given_names(role) or role.columns:
-            found = _value(name, values)
-            if found is not _MISSING:
+            found = value_of(name, values)
+            if found is not MISSING:
                 return found, name
         later = self._later(role, values)
-        return (_MISSING, "") if later is None else (values[later], later)
+        return (MISSING, "") if later is None else (values[later], later)
 
     def _later(self, role: Role, names: Iterable[str]) -> str | None:
         """Return the column of a role that has none of its first names; of an optional one only if a required one is read so, too."""
@@ -234,13 +190,13 @@ class Columns:
         as the `context` of HotpotQA, or a text that is no list of tools: another thing of the same name.
         """
         found, column = self._find(role, values)
-        if found is _MISSING:
+        if found is MISSING:
             return found, column
         found = by_number(found) if role.by_number else found
         value = Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else READERS[role.form](found)
         is_another = role.name not in self.named and (isinstance(found, Mapping | list) or role.form == "tools")
         if isinstance(value, Unfit) and not role.required and (found is None or is_another):
-            return _MISSING, column
+            return MISSING, column
         return value, column
 
     def _remedy(self, role: Role) -> str:
@@ -250,47 +206,3 @@ class Columns:
 def _listed(found: Mapping[str, Any]) -> str:
     """Return the names of columns, the first ones of many."""
     return ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
-
-
-def _columns_of(name: str) -> list[str]:
-    """Return the columns of a template, or the one that is named."""
-    return [match[1] for match in _PLACE.finditer(name) if match[1] is not None] if "{" in name else [name]
-
-
-def _value(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for one name."""
-    return _fill(name, values) if "{" in name else _look_up(name, values)
-
-
-def _look_up(name: str, values: Any) -> Any:
-    """Return the value of a column, or along a path of keys and list indices."""
-    if isinstance(values, Mapping) and name in values:
-        return values[name]
-    first, dot, rest = name.partition(".")
-    if not dot:
-        return _MISSING if not isinstance(values, list) else _at(values, first)
-    inner = _at(values, first) if isinstance(values, list) else values.get(first, _MISSING) if isinstance(values, Mapping) else _MISSING
-    return inner if inner is _MISSING else _look_up(rest, inner)
-
-
-def _at(values: list[Any], place: str) -> Any:
-    return values[int(place)] if place.isdecimal() and int(place) < len(values) else _MISSING
-
-
-def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return the text of a template; missing if one of its columns is, and the column's value if it is not text."""
-    parts, end = [], 0
-    for match in _PLACE.finditer(template):
-        parts.append(template[end : match.start()])
-        end = match.end()
-        if match[1] is None:
-            parts.append(match[0][0])
-            continue
-        found = _look_up(match[1], values)
-        if found is _MISSING:
-            return _MISSING
-        text = read_text(found) if isinstance(found, list) else read_literal(found)
-        if isinstance(text, Unfit):
-            return found
-        parts.append(text)
-    return "".join([*parts, template[end:]])
