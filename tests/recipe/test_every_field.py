@@ -877,7 +877,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AssembledRun, "train", run)
     patch.setattr(Block, "forward", block)
     patch.setattr(tfkit.carbon.Meter, "_launch", told)
-    patch.setattr("tfkit.carbon.meter._spawn", no_process)
+    patch.setattr("tfkit.carbon.sidecar_process._spawn", no_process)
     patch.setattr("tfkit.engine.idle_baseline.measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)
 

@@ -1,15 +1,6 @@
-"""The meter as training sees it: numbers ready to read, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar.
+"""The meter as training sees it: numbers ready to read, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar."""
 
-Two daemon threads own the pipes, so the caller never waits for one. No signal handler is installed.
-"""
-
-import contextlib
-import json
 import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, replace
@@ -20,6 +11,7 @@ from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.intensity_series import IntensitySeries
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place, series_of
 from tfkit.carbon.reading import SUMMED, Reading, Status
+from tfkit.carbon.sidecar_process import SidecarProcess
 from tfkit.carbon.totals import read_totals
 
 if TYPE_CHECKING:
@@ -38,8 +30,7 @@ class Meter:
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._process: SidecarProcess | None = None
         self._asked = self._answered = 0
         self._ended = self._stopping = False
         self._heard_at, self._silence = time.monotonic(), SILENCE_SECONDS
@@ -124,16 +115,13 @@ class Meter:
         with self._changed:
             first, self._stopping = not self._stopping, True
         if first:
-            self._commands.put({"do": "stop", "timeout": timeout})
+            process.send({"do": "stop", "timeout": timeout})
             with self._changed:
                 self._changed.wait_for(lambda: self._ended, timeout)
                 left = self._ended
             if not left:
                 self._degrade(f"the carbon meter did not stop within {timeout:g} s and was ended; the last tick of the ledger counts")
-            with contextlib.suppress(Exception):
-                process.kill()
-                process.wait(1.0)
-            self._commands.put(None)
+            process.end()
         return self._reading
 
     def warning(self) -> str | None:
@@ -151,53 +139,15 @@ class Meter:
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         place, series, complaint = _place(section)
-        text = place.describe()
-        self._reading = replace(self._reading, status="starting", place=text)
+        self._reading = replace(self._reading, status="starting", place=place.describe())
         if complaint:
             self._degrade(complaint, "starting")
         self._silence += 3 * section.every_seconds
-        spec |= {
-            "folder": str(folder.resolve()) if folder else None,
-            "place": asdict(place) | {"text": text},
-            "series": asdict(series) if series else None,
-            "pue": section.pue,
-            "every_seconds": section.every_seconds,
-            "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
-            "started": time.time(),
-            "began": self.began,
-            "parent": os.getpid(),
-        }
-        self._process = process = _spawn()
-        self._commands.put(spec)
-        for target in (self._write, self._read):
-            threading.Thread(target=target, args=(process,), name="carbon-meter", daemon=True).start()
+        self._process = SidecarProcess.start(spec | _facts(section, folder, place, series, self.began), self._take, self._end)
 
     def _command(self, command: dict[str, Any]) -> None:
         if self._process is not None and not self._forked and not self._stopping:
-            self._commands.put(command)
-
-    def _write(self, process: "subprocess.Popen[bytes]") -> None:
-        """Write commands, in a thread that may wait for the pipe, and that ends if the pipe breaks."""
-        assert process.stdin is not None
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # if the program restored its default, it would end training
-        with contextlib.suppress(OSError, ValueError), process.stdin as pipe:
-            while (command := self._commands.get()) is not None:
-                pipe.write(json.dumps(command).encode() + b"\n")
-                pipe.flush()
-
-    def _read(self, process: "subprocess.Popen[bytes]") -> None:
-        """Keep the latest reading, in a thread of its own."""
-        assert process.stdout is not None
-        with contextlib.suppress(OSError, ValueError), process.stdout as lines:
-            for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._take(json.loads(line))
-        with self._changed:
-            if not self._stopping:
-                self._degrade("the carbon meter's process ended early; what it had written counts")
-            self._ended = True
-            self._changed.notify_all()
+            self._process.send(command)
 
     def _take(self, message: dict[str, Any]) -> None:
         with self._changed:
@@ -211,6 +161,13 @@ class Meter:
                 self._warn(message["warning"])
             self._changed.notify_all()
 
+    def _end(self) -> None:
+        with self._changed:
+            if not self._stopping:
+                self._degrade("the carbon meter's process ended early; what it had written counts")
+            self._ended = True
+            self._changed.notify_all()
+
     def _degrade(self, text: str, status: Status = "degraded") -> None:
         with self._changed:
             self._reading = replace(self._reading, status=status, failing=status == "degraded")
@@ -220,37 +177,24 @@ class Meter:
         self._warning = text if self._warning is None else f"{self._warning}; {text}"[:2000]
 
 
+def _facts(section: "CarbonSection", folder: Path | None, place: Place, series: IntensitySeries | None, began: float) -> dict[str, Any]:
+    """Return what the sidecar is to know of the recipe, of the place and of this process."""
+    return {
+        "folder": str(folder.resolve()) if folder else None,
+        "place": asdict(place) | {"text": place.describe()},
+        "series": asdict(series) if series else None,
+        "pue": section.pue,
+        "every_seconds": section.every_seconds,
+        "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
+        "started": time.time(),
+        "began": began,
+        "parent": os.getpid(),
+    }
+
+
 def _place(section: "CarbonSection") -> tuple[Place, IntensitySeries | None, str | None]:
     """Return the place, or the world average and the error in the given one: a command that rejects it resolves it first."""
     try:
         return resolve_place(section), series_of(section), None
     except Exception as error:
         return Place(), None, str(error)
-
-
-def _spawn() -> "subprocess.Popen[bytes]":
-    """Start the sidecar, in a session of its own so that Ctrl-C does not reach it, with this process's imports and no thread pools."""
-    quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    with _signals_held():
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "tfkit.carbon.sidecar"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | quiet | {"PYTHONPATH": imports},
-            start_new_session=True,
-        )
-
-
-@contextlib.contextmanager
-def _signals_held() -> Any:
-    """Block the signals that the sidecar ignores until it does: it inherits the mask. Ours arrive a moment later."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,28 +6,25 @@ longer the parent (a forked worker may keep the pipe open), it takes a last read
 """
 
 import contextlib
-import hashlib
 import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
+from tfkit.carbon.attempt_files import AttemptFiles
 from tfkit.carbon.charged_energy import Integral
-from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
-from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
+from tfkit.carbon.ledger import ENERGIES
+from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.probe import Probe
-from tfkit.carbon.reading import SUMMED, Totals
-from tfkit.carbon.totals import has_gaps, provenance, wall_seconds
+from tfkit.carbon.reading import Totals
+from tfkit.carbon.totals import provenance
 
 LOOK_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a stop's time-out for writing and exiting
@@ -40,27 +37,16 @@ class Sidecar:
 
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
-        self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
-        self._nodes = int(spec.get("nodes", 1)) if spec["folder"] else 1
         self._phase = str(spec["phase"])
         self._began = float(spec["began"])
         self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
-        self._earlier = dict.fromkeys(SUMMED, 0.0)
-        self._earlier_degraded = False
         self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
         self._integral = Integral(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
         self._warned_of_the_end = False
-        self._warned_of_codecarbon = self._warned_of_files = self._machine_written = False
-        self._ledger: Ledger | None = None
-        self._previous: str | None = None  # the hash of the last line of the ledger before
-        self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
+        self._warned_of_codecarbon = False
         self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
-        if spec["folder"]:
-            self._ledgers = LedgerReader(Path(spec["folder"]) / "carbon")
-            with self._guarding_files():
-                self._count_earlier(self._ledgers.attempts())
-            self._unwritten.append(self._header())
+        self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
         """Tick and execute commands until a stop, or until the trainer is gone."""
@@ -120,10 +106,8 @@ class Sidecar:
         estimate = self._estimated(seconds, final)
         if not final:
             self._send(self._reading(line, token))
-        with self._guarding_files():
-            self._write(line, estimate)
-            if at is None:  # changes between two ticks can wait for the next: phases may change many times a second
-                self._derive()
+        # Changes between two ticks can wait for the next: phases may change many times a second.
+        self._files.write(line, estimate, self._gauge.machine, derive=at is None)
         if final:
             self._send(self._reading(line, token))
 
@@ -151,83 +135,13 @@ class Sidecar:
         machine, warnings = self._gauge.machine, self._warnings
         self._warnings = []
         estimate = self._estimate or {}
-        others = self._of_other_nodes()
-        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) + others.get(name, 0.0) for name in ENERGIES}
-        sums["seconds"] = self._earlier["seconds"] + line["seconds"]
-        status = "degraded" if line["status"] == "ok" and self._earlier_degraded else line["status"]
+        others = self._files.of_other_nodes()
+        sums = {name: self._files.earlier[name] + line[name] + estimate.get(name, 0.0) + others.get(name, 0.0) for name in ENERGIES}
+        sums["seconds"] = self._files.earlier["seconds"] + line["seconds"]
+        status = "degraded" if line["status"] == "ok" and self._files.earlier_degraded else line["status"]
         reading = sums | {"power_w": line["power_w"], "status": status, "token": token, "failing": line["status"] == "degraded"}
         reading["provenance"] = provenance(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
-
-    def _of_other_nodes(self) -> dict[str, float]:
-        """Return what the other machines of this attempt have used, as far as their ledgers say."""
-        if self._nodes == 1:
-            return {}
-        with self._guarding_files():
-            now = (self._spec["run_id"], self._spec["attempt"])
-            attempts = [one for one in self._ledgers.attempts() if (one.header["run_id"], one.header["attempt"]) == now]
-            return {name: sum(one.sums[name] for one in attempts if one.header["node"] != self._node) for name in ENERGIES}
-        return {}
-
-    def _count_earlier(self, attempts: list[Attempt]) -> None:
-        self._previous = next((one.chain.last for one in reversed(attempts) if one.header["node"] == self._node), None)
-        earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
-        self._earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self._earlier}
-        self._earlier["seconds"] = sum(wall_seconds(earlier).values())
-        self._earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)
-
-    def _header(self) -> dict[str, Any]:
-        spec = self._spec
-        return {
-            "kind": "header",
-            "schema_version": SCHEMA_VERSION,
-            **{name: spec[name] for name in ("run_id", "attempt", "project", "started", "place", "pue", "every_seconds")},
-            "node": self._node,
-            **({"nodes": self._nodes} if self._nodes > 1 else {}),
-            "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
-            "codecarbon_version": _codecarbon_version(),
-            "os": platform.platform(),
-            "python_version": platform.python_version(),
-        }
-
-    def _write(self, tick: dict[str, Any], estimate: dict[str, Any] | None) -> None:
-        """Append to the ledger, after the lines that a full disk has not taken yet."""
-        if not self._spec["folder"]:
-            return
-        machine = self._gauge.machine
-        if machine is not None and not self._machine_written:
-            record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
-            self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
-            self._machine_written = True
-        if self._unwritten and _within_phase(self._unwritten[-1], tick):
-            self._unwritten.pop()
-        self._unwritten += [tick, *([estimate] if estimate else [])]
-        if self._ledger is None:
-            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
-        while self._unwritten:
-            self._ledger.append(self._unwritten[0])
-            del self._unwritten[0]
-
-    def _derive(self) -> None:
-        if self._spec["folder"]:
-            write_emissions(Path(self._spec["folder"]), self._ledgers)
-
-    @contextlib.contextmanager
-    def _guarding_files(self) -> Any:
-        """Turn a full disk or a lost folder into one warning: the readings go on."""
-        try:
-            yield
-        except Exception as error:
-            if not self._warned_of_files:
-                self._warnings.append(
-                    f"the carbon ledger or emissions.csv could not be written ({error}); it is tried again at each reading"
-                )
-            self._warned_of_files = True
-
-
-def _within_phase(line: dict[str, Any], tick: dict[str, Any]) -> bool:
-    """Whether the next tick has all that a line has."""
-    return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
 
 
 def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
@@ -235,13 +149,6 @@ def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
     module, attribute = name.split(":")
     made: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
     return made
-
-
-def _codecarbon_version() -> str:
-    try:
-        return importlib.metadata.version("codecarbon")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _next(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict[str, Any] | None:

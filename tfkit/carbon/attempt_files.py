@@ -1,0 +1,114 @@
+"""The files of a metered attempt: its ledger, emissions.csv, and what the ledgers of earlier attempts and of other machines say."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
+from tfkit.carbon.ledger_writer import Ledger
+from tfkit.carbon.probe import Machine
+from tfkit.carbon.reading import SUMMED
+from tfkit.carbon.totals import has_gaps, wall_seconds
+
+
+class AttemptFiles:
+    """The writer of one attempt, by the meter's first message; without a folder there it writes nothing. `warn` is called once."""
+
+    def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
+        self._spec, self._warn, self._warned = spec, warn, False
+        self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
+        self._nodes = int(spec.get("nodes", 1)) if spec["folder"] else 1
+        self.earlier = dict.fromkeys(SUMMED, 0.0)
+        """The sums of the run's attempts before this one."""
+        self.earlier_degraded = False
+        self._ledger: Ledger | None = None
+        self._previous: str | None = None  # the hash of the last line of the ledger before
+        self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
+        self._machine_written = False
+        if spec["folder"]:
+            self._ledgers = LedgerReader(Path(spec["folder"]) / "carbon")
+            with self._guarding():
+                self._count_earlier(self._ledgers.attempts())
+            self._unwritten.append(self._header())
+
+    def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
+        """Append to the ledger, after the lines that a full disk has not taken yet. `derive`: write emissions.csv, too."""
+        if not self._spec["folder"]:
+            return
+        with self._guarding():
+            self._append(tick, estimate, machine)
+            if derive:
+                write_emissions(Path(self._spec["folder"]), self._ledgers)
+
+    def of_other_nodes(self) -> dict[str, float]:
+        """Return what the other machines of this attempt have used, as far as their ledgers say."""
+        if self._nodes == 1:
+            return {}
+        with self._guarding():
+            now = (self._spec["run_id"], self._spec["attempt"])
+            attempts = [one for one in self._ledgers.attempts() if (one.header["run_id"], one.header["attempt"]) == now]
+            return {name: sum(one.sums[name] for one in attempts if one.header["node"] != self._node) for name in ENERGIES}
+        return {}
+
+    def _count_earlier(self, attempts: list[Attempt]) -> None:
+        self._previous = next((one.chain.last for one in reversed(attempts) if one.header["node"] == self._node), None)
+        earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
+        self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
+        self.earlier["seconds"] = sum(wall_seconds(earlier).values())
+        self.earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)
+
+    def _header(self) -> dict[str, Any]:
+        spec = self._spec
+        return {
+            "kind": "header",
+            "schema_version": SCHEMA_VERSION,
+            **{name: spec[name] for name in ("run_id", "attempt", "project", "started", "place", "pue", "every_seconds")},
+            "node": self._node,
+            **({"nodes": self._nodes} if self._nodes > 1 else {}),
+            "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+            "codecarbon_version": _codecarbon_version(),
+            "os": platform.platform(),
+            "python_version": platform.python_version(),
+        }
+
+    def _append(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None) -> None:
+        if machine is not None and not self._machine_written:
+            record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
+            self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
+            self._machine_written = True
+        if self._unwritten and _within_phase(self._unwritten[-1], tick):
+            self._unwritten.pop()
+        self._unwritten += [tick, *([estimate] if estimate else [])]
+        if self._ledger is None:
+            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
+        while self._unwritten:
+            self._ledger.append(self._unwritten[0])
+            del self._unwritten[0]
+
+    @contextlib.contextmanager
+    def _guarding(self) -> Iterator[None]:
+        """Turn a full disk or a lost folder into one warning: the readings go on."""
+        try:
+            yield
+        except Exception as error:
+            if not self._warned:
+                self._warn(f"the carbon ledger or emissions.csv could not be written ({error}); it is tried again at each reading")
+            self._warned = True
+
+
+def _within_phase(line: dict[str, Any], tick: dict[str, Any]) -> bool:
+    """Whether the next tick has all that a line has."""
+    return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
+
+
+def _codecarbon_version() -> str:
+    try:
+        return importlib.metadata.version("codecarbon")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
