@@ -79,32 +79,14 @@ class RunFolder:
         or another process has locked it. Raises UsageError if it holds a checkpoint without `resume`, several runs without `group`, files
         that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
         """
-        refuse_turning_back(path)
-        try:
-            refuse_missing_mount(path)
-            path = path.resolve()
-            name = path.name if name is None else name
-            if not _SLUG.fullmatch(name):
-                raise UsageError(
-                    f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit. "
-                    "Give a folder of such a name with --run"
-                )
-            is_new = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
-            refuse_links(path)
-            refuse_obstacles(path)
-            refuse_foreign_files(path)
-            lock = FolderLock(path / "lock")
-            lock.acquire()
-        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-            raise _cannot_write(path, error) from error
+        path, lock, is_new = _locked_folder(path, name)
         try:
             _clear_leftovers(path)
             refuse_checkpoints(path, resume)
             receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
             if command is not None:
                 refuse_other_kind(path, receipt.document.get("kind"), group)
-            receipt.record({"name": name} | ({} if command is None else {"command": command}))
+            receipt.record({"name": path.name if name is None else name} | ({} if command is None else {"command": command}))
         except OSError as error:
             lock.release()
             raise _cannot_write(path, error) from error
@@ -230,6 +212,30 @@ class RunFolder:
             if not self._warned:
                 self._warned = True
                 self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
+
+
+def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool]:
+    """Make the folder if it does not exist, and lock it: return its path without links, the lock, and whether it is new."""
+    refuse_turning_back(path)
+    try:
+        refuse_missing_mount(path)
+        path = path.resolve()
+        name = path.name if name is None else name
+        if not _SLUG.fullmatch(name):
+            raise UsageError(
+                f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit. "
+                "Give a folder of such a name with --run"
+            )
+        is_new = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        refuse_links(path)
+        refuse_obstacles(path)
+        refuse_foreign_files(path)
+        lock = FolderLock(path / "lock")
+        lock.acquire()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise _cannot_write(path, error) from error
+    return path, lock, is_new
 
 
 def is_begun(path: Path) -> bool:
