@@ -1,137 +1,78 @@
-"""The output of generate: text, on a terminal as it is made; or a JSON line a prompt, in order, in batches of those that are there."""
+"""The input and output of generate: one prompt, whose text a terminal shows as it is made; or many, of a file or stdin, as JSON lines."""
 
-import signal
+import io
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
 
-from tfkit import console, errors
-from tfkit.cli.prompts import Prompt, line_of, write_line
-from tfkit.errors import DataError, ModelError, Stopped
+from tfkit import console
+from tfkit.engine.answered_prompts import answer_prompts, prompt_texts
+from tfkit.engine.predictions_file import json_line
+from tfkit.engine.prompt_lines import Prompt, prompt_batches, prompt_of
+from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from tfkit.engine.session import Session
     from tfkit.engine.text_generator import TextGenerator
 
-Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
+
+def read_prompts(
+    prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
+) -> Iterator[list[Prompt]] | None:
+    """Return the prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
+
+    Of a pipe a batch is what is there: a line is not kept waiting for the next. None only with --chat on a terminal, where a conversation
+    begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
+    """
+    unknown = [word for word in words if word != "-"]
+    if unknown:
+        raise UsageError(f"generate does not know what {unknown[0]!r} is: a prompt is given as --prompt TEXT, a change as key=value")
+    given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
+    named = [name for name, is_given in given if is_given]
+    if chat and not named and sys.stdin is not None and sys.stdin.isatty():
+        return None
+    if len(named) != 1:
+        raise UsageError(
+            "generate takes exactly one of --prompt TEXT, --input F, and - for stdin"
+            + (f", not {' and '.join(named)}" if named else "; on a terminal, --chat alone is a conversation" if chat else "")
+        )
+    if prompt is not None:
+        return iter([[prompt_of("--prompt", prompt)]])
+    if path not in (None, "-"):
+        try:
+            file = stack.enter_context(io.FileIO(str(path)))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}; --input takes a file of prompts") from error
+        return prompt_batches(file, str(path), chat, size)
+    if sys.stdin is None:
+        raise DataError("stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F")
+    return prompt_batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
 
 
-class _Answered(TypedDict):
-    """The lines of a batch; `error`: the class and the message of what ended it before its end; `signal`: the number of one that came."""
-
-    lines: list[dict[str, Any] | None]
-    error: tuple[str, str] | None
-    signal: int
+def write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
+    """Write the JSON line of docs/cli.md: the fields that were given, and the answer's."""
+    console.json(json_line(prompt.given | answer))
 
 
 def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
     """Answer the prompts; return their number and that of the tokens made. `text`: the only prompt, whose answer is written as text."""
-    work = generator.work
+    count = tokens = 0
     with ExitStack() as stack:
-        with work.stop.at_once():
+        with generator.work.stop.at_once():
             template = stack.enter_context(generator.template()) if generator.chat else None
-
-        def texts_of(prompts: Sequence[Prompt]) -> list[str]:
-            if template is None:
-                return [one.text for one in prompts]
-            with work.stop.at_once():
-                return [generator.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
-
         if text is not None and generator.fills_masks:
             [filling] = generator.fill([text])
             console.result(filling.text)
             return 1, len(filling.candidates)
         if text is not None:
-            [continued] = texts_of(next(batches))
+            [continued] = prompt_texts(generator, template, next(batches))
             return 1, _write_text(generator, text if generator.continues_prompts else "", continued)
-        if generator.fills_masks:
-            return _answer_lines(batches, partial(_fill_lines, generator), work, "filled")
-        return _answer_lines(batches, partial(_continue_lines, generator, texts_of), work, "continued")
-
-
-def _answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Session", done: str) -> tuple[int, int]:
-    """Write the line of each prompt as soon as its batch is answered; return the prompts and the tokens made.
-
-    `answer` gets prompts and the number of the first. An error in a prompt ends it after the lines of those before. `done`: what was done
-    with a prompt, for messages.
-    """
-    count = tokens = 0
-    taken: deque[list[Prompt]] = deque()  # whose lines are not written yet
-
-    def numbered() -> Iterator[tuple[int, list[Prompt]]]:
-        first = 0
-        while True:
-            with work.stop.at_once(f"{count:,} prompts were {done}"):  # which may wait for a prompt
-                batch = next(batches, None)
-            if batch is None:
-                return
-            taken.append(batch)
-            yield first, batch
-            first += len(batch)
-
-    def answered(numbered_batch: tuple[int, list[Prompt]]) -> _Answered:
-        first, batch = numbered_batch
-        found: _Answered = {"lines": [], "error": None, "signal": 0}
-        try:
-            for line in _answers(batch, first, answer):
-                found["lines"].append(line)
-        except (DataError, ModelError) as error:
-            found["error"] = type(error).__name__, str(error)
-        found["signal"] = getattr(work.stop, "requested", None) or 0
-        return found
-
-    with console.progress("generating", None, "prompts") as bar:
-        for found in work.deal(answered, numbered()):
-            batch = taken.popleft()
-            for prompt, line in zip(batch, found["lines"], strict=False):  # those before an error
-                if line is None:
-                    raise Stopped(f"stopped by {signal.Signals(found['signal']).name}: {count:,} prompts were {done}", found["signal"])
-                if work.ranks.is_first:
-                    write_line(prompt, line)
-                count += 1
-                tokens += line["tokens"]
-            if found["error"] is not None:
-                kind, message = found["error"]
-                raise getattr(errors, kind)(message)
-            bar.advance(len(batch))
+        for prompt, line in stack.enter_context(closing(answer_prompts(generator, template, batches))):
+            if generator.work.ranks.is_first:
+                write_line(prompt, line)
+            count += 1
+            tokens += line["tokens"]
     return count, tokens
-
-
-def _answers(batch: Sequence[Prompt], first: int, answer: Answer) -> Iterator[dict[str, Any] | None]:
-    try:
-        answered = answer(batch, first)
-    except (DataError, ModelError):  # in one of them: those before it are answered alone
-        if len(batch) == 1:
-            raise
-        for number, prompt in enumerate(batch, first):
-            yield from answer([prompt], number)
-    else:
-        yield from answered
-
-
-def _continue_lines(
-    generator: "TextGenerator", texts_of: Callable[[Sequence[Prompt]], list[str]], prompts: Sequence[Prompt], first: int
-) -> list[dict[str, Any] | None]:
-    """Return the JSON line of docs/cli.md for each prompt; `first`: the number of the first."""
-    completions = generator.complete(texts_of(prompts), first)
-    return [None if completion.finish == "interrupted" else line_of(completion) for completion in completions]
-
-
-def _fill_lines(generator: "TextGenerator", prompts: Sequence[Prompt], first: int) -> list[dict[str, Any]]:
-    """Return the JSON line of docs/cli.md for each prompt whose masks are filled, with the candidates."""
-    return [
-        {
-            "completion": filling.text,
-            "tokens": len(filling.candidates),
-            "finish": "stop",
-            "candidates": [[asdict(candidate) for candidate in row] for row in filling.candidates],
-        }
-        for filling in generator.fill([prompt.text for prompt in prompts], first)
-    ]
 
 
 def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
-from tfkit.cli.prompts import line_of, prompt_of, write_line
+from tfkit.cli.answering import write_line
+from tfkit.engine.answered_prompts import line_of
+from tfkit.engine.prompt_lines import prompt_of
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session

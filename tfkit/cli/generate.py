@@ -8,9 +8,8 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.answering import write_answers
+from tfkit.cli.answering import read_prompts, write_answers
 from tfkit.cli.chat import converse
-from tfkit.cli.prompts import read_prompts
 from tfkit.units import format_footprint
 
 if TYPE_CHECKING:

@@ -1,20 +1,12 @@
-"""The prompts of generate, read from the command line, a file or stdin; and the line that it writes for each."""
+"""Prompts, read from a file or a pipe: JSON lines, or texts, a line each."""
 
-import io
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from tfkit import console
 from tfkit.engine.pipe import Pipe
-from tfkit.engine.predictions_file import json_line
-from tfkit.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from tfkit.engine.text_generator import TextCompletion
+from tfkit.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -36,56 +28,17 @@ class Prompt:
         return self.messages or [{"role": "user", "content": self.text}]
 
 
-def read_prompts(
-    prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
-) -> Iterator[list[Prompt]] | None:
-    """Return the prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
-
-    Of a pipe a batch is what is there: a line is not kept waiting for the next. None only with --chat on a terminal, where a conversation
-    begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
-    """
-    unknown = [word for word in words if word != "-"]
-    if unknown:
-        raise UsageError(f"generate does not know what {unknown[0]!r} is: a prompt is given as --prompt TEXT, a change as key=value")
-    given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
-    named = [name for name, is_given in given if is_given]
-    if chat and not named and sys.stdin is not None and sys.stdin.isatty():
-        return None
-    if len(named) != 1:
-        raise UsageError(
-            "generate takes exactly one of --prompt TEXT, --input F, and - for stdin"
-            + (f", not {' and '.join(named)}" if named else "; on a terminal, --chat alone is a conversation" if chat else "")
-        )
-    if prompt is not None:
-        return iter([[prompt_of("--prompt", prompt)]])
-    if path not in (None, "-"):
-        try:
-            file = stack.enter_context(io.FileIO(str(path)))
-        except OSError as error:
-            raise _unreadable(str(path), error) from error
-        return _batches(file, str(path), chat, size)
-    if sys.stdin is None:
-        raise DataError("stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F")
-    return _batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
-
-
 def prompt_of(place: str, text: str) -> Prompt:
     """Return a text alone as a prompt."""
     return Prompt(place, {"prompt": text}, _whole(text, place))
 
 
-def write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
-    """Write the JSON line of docs/cli.md: the fields that were given, and the answer's."""
-    console.json(json_line(prompt.given | answer))
+def prompt_batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
+    """Yield the prompts of lines, empty ones left out, at most `size` at once; of a pipe those that are there.
 
-
-def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """Return the fields of the JSON line beside the prompt."""
-    return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
-
-
-def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
-    """Yield the prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it is."""
+    If the first line is a JSON object, all must be; else each line is a prompt as it is. An error in a line is raised after the batch of
+    the lines before it. Raises DataError.
+    """
     rows = None
     for lines in _lines(Pipe(file, place), size):
         batch: list[Prompt] = []
@@ -115,10 +68,6 @@ def _lines(pipe: Pipe, size: int) -> Iterator[list[tuple[int, bytes]]]:
             found = []
     if found:
         yield found
-
-
-def _unreadable(place: str, error: OSError) -> DataError:
-    return DataError(f"{place}: cannot be read: {error.strerror}; --input takes a file of prompts")
 
 
 def _read_line(line: bytes, place: str, rows: bool, chat: bool) -> Prompt:
