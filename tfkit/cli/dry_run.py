@@ -1,39 +1,49 @@
 """--dry-run of pretrain and finetune: the recipe on stdout, and on stderr the first rows and the size of the run, or of each stage."""
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli import inspect
 from tfkit.cli.session import command_session
-from tfkit.engine.beginning import Beginning
+from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import Beginning, finetuning, pretraining
+from tfkit.engine.chain_plan import ChainPlan, Kind, plan_dry_run
 from tfkit.engine.session import Session
 from tfkit.errors import UsageError
+from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 if TYPE_CHECKING:
-    from tfkit.engine.chain_plan import ChainPlan
     from tfkit.engine.dry_run import DryRun
 
 _ROWS_SHOWN = 2
 
 
-def show_dry_run(beginning: Beginning, device: str | None, threads: int | None, ranks: int, *, resume: bool, as_json: bool) -> None:
+def show_dry_run(kind: Kind, source: RecipeText | None, words: Sequence[str], checkpoint: str | None, how: RunOptions, json: bool) -> None:
     """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
-    _refuse_resume(resume)
+    if how.resume:
+        raise UsageError("--dry-run plans a run that begins; leave --resume out")
+    if source is not None and source.has_stages:
+        return _show_chain(plan_dry_run(source, words, kind, how), how, json)
+    if kind == "pre-training":
+        assert source is not None
+        beginning = pretraining(source, words)
+    else:
+        beginning = finetuning(source, words, checkpoint)
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _planned(beginning, work, device, threads, ranks)
-    if as_json:
+        plan = _planned(beginning, work, how)
+    if json:
         console.json(_document(plan))
         return
     _show(plan)
     console.result(plan.decided.text.rstrip("\n"))
 
 
-def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | None, ranks: int, *, resume: bool, as_json: bool) -> None:
+def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
     """Show the plan of each stage of a chain, as far as the models that it begins from are there."""
-    _refuse_resume(resume)
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as work:
         for one in chain.todo:
@@ -43,25 +53,20 @@ def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | No
                 documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _planned(one.beginning(), work, device, threads, ranks)
+            plan = _planned(one.beginning(), work, how)
             documents[one.name] = _document(plan)
-            if not as_json:
+            if not json:
                 _show(plan)
-    if as_json:
+    if json:
         console.json({"schema_version": 1, "recipe": chain.chain.document, "stages": documents})
     else:
         console.result((chain.chain.source.comment + dump_document(chain.chain.document)).rstrip("\n"))
 
 
-def _refuse_resume(resume: bool) -> None:
-    if resume:
-        raise UsageError("--dry-run plans a run that begins; leave --resume out")
-
-
-def _planned(beginning: Beginning, work: Session, device: str | None, threads: int | None, ranks: int) -> "DryRun":
+def _planned(beginning: Beginning, work: Session, how: RunOptions) -> "DryRun":
     from tfkit.engine.dry_run import dry_run
 
-    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=device, threads=threads, ranks=ranks)
+    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=how.device, threads=how.threads, ranks=how.ranks.size)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

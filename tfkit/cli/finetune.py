@@ -29,29 +29,25 @@ def finetune(
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
     from tfkit import console
-    from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.dry_run import show_dry_run
     from tfkit.cli.ranks import place_of_this_process, planned_place
-    from tfkit.cli.train import command_line, train, tuning_words
+    from tfkit.cli.train import command_line, option_words, train, tuning_words
     from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
-    from tfkit.engine.beginning import finetuning, recognition_of
-    from tfkit.engine.chain_plan import first_stage, plan_dry_run
+    from tfkit.engine.beginning import recognition_of
+    from tfkit.engine.chain_plan import first_stage
     from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 
     if (here := planned_place(ranks) if dry_run else place_of_this_process(ranks, threads)) is None:
         return
     chosen, changes = options.split_recipe("finetune", recipe, overrides)
-    given = [*([chosen] if chosen else []), *changes]
-    for name, value in (("--from", checkpoint), ("--data", data)):
-        given += [name, value] if value is not None else []
     source, part = open_recipe(chosen) if chosen else None, options.stage_names(stages)
     words = tuning_words(changes, checkpoint, data, first_stage(source))
-    if dry_run and (source is None or not source.has_stages):
-        return show_dry_run(finetuning(source, words, checkpoint), device, threads, here.size, resume=resume, as_json=json)
-    folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
+    folder = run or Path("runs") / (source.name if source is not None else "" if dry_run else recognition_of(words).run_name)
     how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here))
-    if dry_run and source is not None:
-        return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, here.size, resume=resume, as_json=json)
+    if dry_run:
+        return show_dry_run("fine-tuning", source, words, checkpoint, how, json)
+    given = [*([chosen] if chosen else []), *changes, *option_words(("from", checkpoint), ("data", data))]
     again = ["finetune", *given, "--run", str(folder), "--resume"]
     train(lambda signals: training.finetune(source, words, checkpoint, how, console, signals), how, again, as_json=json)

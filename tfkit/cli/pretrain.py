@@ -27,25 +27,20 @@ def pretrain(
     A recipe with stages is run one stage after the other, each in a folder of its own below the run folder.
     """
     from tfkit import console
-    from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.dry_run import show_dry_run
     from tfkit.cli.ranks import place_of_this_process, planned_place
     from tfkit.cli.train import command_line, train
     from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
-    from tfkit.engine.beginning import pretraining
-    from tfkit.engine.chain_plan import plan_dry_run
     from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 
     if (here := planned_place(ranks) if dry_run else place_of_this_process(ranks, threads)) is None:
         return
     source, words, part = open_recipe(recipe), tuple(overrides or ()), options.stage_names(stages)
-    how = RunOptions(
-        run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here)
-    )
-    if dry_run and source.has_stages:
-        return show_chain_dry_run(plan_dry_run(source, words, "pre-training", how), device, threads, here.size, resume=resume, as_json=json)
+    folder = run or Path("runs") / source.name
+    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here))
     if dry_run:
-        return show_dry_run(pretraining(source, words), device, threads, here.size, resume=resume, as_json=json)
-    again = ["pretrain", recipe, *words, "--run", str(how.run), "--resume"]
+        return show_dry_run("pre-training", source, words, None, how, json)
+    again = ["pretrain", recipe, *words, "--run", str(folder), "--resume"]
     train(lambda signals: training.pretrain(source, words, how, console, signals), how, again, as_json=json)

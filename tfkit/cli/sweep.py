@@ -35,7 +35,7 @@ def sweep(
     """
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import command_line, train, tuning_words
+    from tfkit.cli.train import command_line, option_words, train, tuning_words
     from tfkit.engine.attempt import RunOptions
     from tfkit.engine.chain_plan import first_stage
     from tfkit.engine.meeting import Meeting
@@ -48,7 +48,6 @@ def sweep(
     words = tuning_words(overrides or (), checkpoint, data, first_stage(source))
     folder = run or Path("runs") / f"{source.name}-sweep"
     how = RunOptions(folder, resume, exact, force, device, threads, command_line(), meeting=Meeting(here))
-    again = ["sweep", recipe, *(overrides or ()), *(["--trials", str(trials)] if trials is not None else [])]
-    again += [word for name, value in (("--from", checkpoint), ("--data", data)) if value is not None for word in (name, value)]
-    again += ["--run", str(how.run), "--resume"]
+    given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
+    again = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
     train(lambda signals: run_sweep(source, words, trials, how, console, signals), how, again, as_json=json)

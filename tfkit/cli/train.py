@@ -60,10 +60,13 @@ def command_line() -> list[str]:
     return ["tfkit", *sys.argv[1:]]
 
 
+def option_words(*given: tuple[str, str | int | None]) -> list[str]:
+    """Return the options that are given, by name and value, as words of a command line."""
+    return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
+
+
 def _flags(options: RunOptions, as_json: bool) -> list[str]:
     flags = [f"--{name}" for name, given in (("exact", options.exact), ("force", options.force), ("json", as_json)) if given]
+    ranks, stages = None if options.ranks.is_alone else options.ranks.size, ",".join(options.stages) or None
     gates = [("fail-if", gate) for gate in options.fail_if]
-    ranks = [] if options.ranks.is_alone else [("ranks", options.ranks.size)]
-    pairs: list[tuple[str, str | int | None]] = [("device", options.device), ("threads", options.threads), *ranks, *gates]
-    pairs += [("stages", ",".join(options.stages))] if options.stages else []
-    return [*flags, *(part for name, value in pairs if value is not None for part in (f"--{name}", str(value)))]
+    return flags + option_words(("device", options.device), ("threads", options.threads), ("ranks", ranks), *gates, ("stages", stages))
