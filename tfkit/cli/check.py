@@ -1,15 +1,12 @@
 """tfkit check: everything that is wrong with a recipe, at once, without importing torch."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
 from tfkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from tfkit.recipe import RecipeError
 
 
 def check(
@@ -27,7 +24,7 @@ def check(
 
     Files and folders that it names are looked for, too; what is on the Hub is not.
     """
-    from tfkit.recipe import RecipeError, json_schema, open_recipe, read_chain
+    from tfkit.recipe import RecipeError, json_schema, open_recipe, read_recipes
 
     if schema:
         console.json(json_schema())
@@ -36,36 +33,16 @@ def check(
         raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     try:
         source = open_recipe(recipe)
-        if source.has_stages:
-            read_chain(source, overrides or (), with_files=True, ranks=ranks)
-        else:
-            source.changed(overrides or (), with_files=True, ranks=ranks)
+        read_recipes(source, overrides or (), with_files=True, ranks=ranks)
     except RecipeError as error:
         if json:
-            console.json(_document(recipe, error), error)
+            console.json(_document(recipe, error.to_list()), error)
         raise
     if json:
-        console.json(_document(str(source.path), None))
+        console.json(_document(str(source.path), []))
     else:
         console.result(f"{source.path}: no errors")
 
 
-def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:
-    from tfkit.recipe.reading.tree import dotted
-
-    problems = error.problems if error else []
-    return {
-        "schema_version": 1,
-        "recipe": recipe,
-        "valid": not problems,
-        "errors": [
-            {
-                "file": problem.place.file,
-                "line": problem.place.line or None,
-                "column": problem.place.column or None,
-                "path": dotted(problem.path),
-                "message": problem.message,
-            }
-            for problem in problems
-        ],
-    }
+def _document(recipe: str, problems: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"schema_version": 1, "recipe": recipe, "valid": not problems, "errors": problems}

@@ -70,7 +70,7 @@ def _planned(beginning: Beginning, work: Session, how: RunOptions) -> "DryRun":
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:
-    rows = inspect.document(plan.inspection)
+    rows = plan.inspection.to_dict()
     return {"schema_version": rows.pop("schema_version"), **plan.to_dict(), **rows}
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,29 +60,10 @@ def inspect(
         assert known is not None
         found = inspect_first_step(known, rows, work)
     if json:
-        console.json(document(found))
+        console.json(found.to_dict())
         return
     for line in lines(found, shutil.get_terminal_size().columns - 1):
         console.result_parts(line)
-
-
-def document(found: "Inspection") -> dict[str, Any]:
-    """Return the document of --json."""
-    return {
-        "schema_version": 1,
-        "objective": found.objective,
-        "labels": found.labels,
-        "first_step": found.totals,
-        "rows": [
-            {
-                "place": place,
-                "tokens": [asdict(token) for token in row.tokens],
-                "target": None if row.target is None else [asdict(token) for token in row.target],
-                **row.facts,
-            }
-            for place, row in found.rows
-        ],
-    }
 
 
 def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:

@@ -30,7 +30,7 @@ def launch(
     """
     from tfkit.engine.dealt_recipes import require_dealt
     from tfkit.parallel.launch_files import FILES, LaunchedTraining
-    from tfkit.recipe import open_recipe, read_chain
+    from tfkit.recipe import open_recipe, read_recipes
 
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
@@ -41,10 +41,7 @@ def launch(
             "leave --ranks-per-node out"
         )
     source, words = open_recipe(recipe), tuple(overrides or ())
-    if source.has_stages:
-        recipes = [stage.recipe for stage in read_chain(source, words, ranks=nodes * each).stages]
-    else:
-        recipes = [source.changed(words, ranks=nodes * each)[0]]
+    recipes = read_recipes(source, words, ranks=nodes * each)
     for one in recipes:
         require_dealt(one, nodes * each)
     command = "pretrain" if recipes[0].model.start is None else "finetune"

@@ -34,15 +34,7 @@ def replay(
     with command_session("replay", recipe.carbon) as work:
         from tfkit.engine.replaying import replay_step
 
-        finding = replay_step(run, recipe, document, work, device, threads)
-    result = {
-        "schema_version": 1,
-        "step": document["step"],
-        "loss": document["loss"],
-        "grad_norm": document["grad_norm"],
-        "first_bad": None if finding is None else {"module": finding.module, "in": finding.where, "micro_batch": finding.micro_batch},
-        "rows": [batch["rows"] for batch in document["micro_batches"]],
-    }
+        result = replay_step(run, recipe, document, work, device, threads)
     console.json(result) if json else console.result(_table(result))
 
 

@@ -36,7 +36,7 @@ def runs(
     A run whose process was killed is marked as killed. Runs that are at work, and folders that are no runs, are never deleted.
     """
     from tfkit.engine.killed import complete_killed_run
-    from tfkit.run.listing import list_runs
+    from tfkit.run.listing import list_runs, unfinished_runs
 
     if (with_checkpoints or yes) and not delete_unfinished:
         raise UsageError("--with-checkpoints and --yes are for --delete-unfinished; add it, or leave them out")
@@ -47,25 +47,13 @@ def runs(
         if one.status == "killed":
             complete_killed_run(one.run)
     found = list_runs(folder)
-    gone = _delete(_doomed(found, with_checkpoints), yes=yes) if delete_unfinished else []
+    gone = _delete(unfinished_runs(found, with_checkpoints), yes=yes) if delete_unfinished else []
     if json:
         document = {"schema_version": 1, "runs": [one.to_dict() for one in found if one.run not in gone]}
         console.json(document | ({"deleted": gone} if delete_unfinished else {}))
         return
     left = [one for one in found if one.run not in gone]
     console.result(_table(left) if left else f"{folder}: no runs")
-
-
-def _doomed(found: "Sequence[ListedRun]", with_checkpoints: bool) -> "list[ListedRun]":
-    """Return the unfinished runs that may be deleted; the folder of several runs after all of its stages or trials, or not at all."""
-    from tfkit.run.chain_folder import member_folders
-    from tfkit.run.listing import UNFINISHED
-
-    doomed = [one for one in found if one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)]
-    names = {one.run for one in doomed}
-    members = {one.run: [str(path) for path in member_folders(Path(one.run)).values() if path.exists()] for one in doomed}
-    doomed = [one for one in doomed if names.issuperset(members[one.run])]
-    return sorted(doomed, key=lambda one: -len(Path(one.run).parts))  # what is within a folder before it
 
 
 def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:

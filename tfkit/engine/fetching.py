@@ -19,7 +19,7 @@ from tfkit.engine.inputs import sections_of
 from tfkit.engine.listener import Listener, Progress
 from tfkit.errors import DataError, MachineError
 from tfkit.network import has_hash, is_offline
-from tfkit.recipe import open_recipe, read_chain
+from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 from tfkit.recipe.schema.data_sections import SourceSection
 
@@ -39,9 +39,7 @@ class Fetched:
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
     """Return the data sets that a recipe reads and that can be fetched, in its order. Raise DataError if others cannot."""
-    source = open_recipe(str(recipe.path))
-    recipes = [stage.recipe for stage in read_chain(source).stages] if source.has_stages else [source.read()]
-    paths = [path for one in recipes for section in sections_of(one.data) for path in _paths(section)]
+    paths = [path for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data) for path in _paths(section)]
     known, found = data_sets(), dict[str, DataSet]()
     for path in paths:
         name = Path(path).parent.name

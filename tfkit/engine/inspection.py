@@ -1,7 +1,7 @@
 """The first rows of the first step of a training, as the model will see them."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tfkit.data import ExampleRows, Loader
@@ -27,6 +27,24 @@ class Inspection:
     rows: list[tuple[str, ShownRow]]
     totals: dict[str, Any]
     readings: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of --json."""
+        return {
+            "schema_version": 1,
+            "objective": self.objective,
+            "labels": self.labels,
+            "first_step": self.totals,
+            "rows": [
+                {
+                    "place": place,
+                    "tokens": [asdict(token) for token in row.tokens],
+                    "target": None if row.target is None else [asdict(token) for token in row.target],
+                    **row.facts,
+                }
+                for place, row in self.rows
+            ],
+        }
 
 
 def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:

@@ -16,14 +16,15 @@ from tfkit.run.manifest import verify
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
 from tfkit.training.loop import Progress, take_steps
-from tfkit.training.replay import Finding, batch_sha256, find_first_bad, weights_sha256
+from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
 
 
 def replay_step(
     run: Path, recipe: Recipe, document: dict[str, Any], work: Session, device: str | None = None, threads: int | None = None
-) -> Finding | None:
-    """Take the step of a replay document again; return the first module that goes wrong, or None. The run folder is only read.
+) -> dict[str, Any]:
+    """Take the step of a replay document again; return the document of --json: it names the first module that goes wrong, if one does.
 
+    The run folder is only read.
     Raises MachineError if this machine does not compute the same as the run did.
     """
     torch.set_num_threads(threads or document["threads"])
@@ -33,7 +34,13 @@ def replay_step(
         parts, before = _state_before(run, recipe, data, document, device, work.listener)
         batches = parts.loader.step(before.step)
         _check_same(document, weights_sha256(parts.stepper), [batch_sha256(batch) for batch in batches])
-        return find_first_bad(parts.stepper, batches, document["step"])
+        found = find_first_bad(parts.stepper, batches, document["step"])
+    return {
+        "schema_version": 1,
+        **{name: document[name] for name in ("step", "loss", "grad_norm")},
+        "first_bad": None if found is None else {"module": found.module, "in": found.where, "micro_batch": found.micro_batch},
+        "rows": [batch["rows"] for batch in document["micro_batches"]],
+    }
 
 
 def _state_before(

@@ -1,7 +1,7 @@
 """Recipes: reading, checking and writing them. The only package that reads YAML; free of torch."""
 
 from tfkit.recipe.bundled import BundledRecipe, bundled_recipes
-from tfkit.recipe.chain import Chain, Stage, read_chain
+from tfkit.recipe.chain import Chain, Stage, read_chain, read_recipes
 from tfkit.recipe.dump import dump_recipe
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.presets import model_config
@@ -25,4 +25,5 @@ __all__ = [
     "open_recipe",
     "read_chain",
     "read_recipe",
+    "read_recipes",
 ]

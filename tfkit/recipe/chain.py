@@ -94,6 +94,13 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
     return Chain(source, tuple(stages))
 
 
+def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
+    """Check a recipe, or all stages of one that has some, as `read_chain` does; return it, or them."""
+    if source.has_stages:
+        return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]
+    return [source.changed(overrides, with_files=with_files, ranks=ranks)[0]]
+
+
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
     """Return the fields of a stage that name an earlier one, and those that name itself or a later one as problems."""
     uses: dict[tuple[str | int, ...], str] = {}

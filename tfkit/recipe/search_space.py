@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import UsageError
-from tfkit.recipe.chain import read_chain
+from tfkit.recipe.chain import read_recipes
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.problems import RecipeError
 from tfkit.recipe.reading.read import RecipeText
@@ -158,7 +158,7 @@ def _list_items(text: str) -> list[str]:
 
 def _is_valid(source: RecipeText, words: Sequence[str]) -> bool:
     try:
-        read_chain(source, words) if source.has_stages else source.read(words)
+        read_recipes(source, words)
     except UsageError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +53,15 @@ def list_runs(folder: Path) -> list[ListedRun]:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))  # a folder of runs
         found += map(read_run, nested or _with_members(path))
     return found
+
+
+def unfinished_runs(found: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
+    """Return the unfinished runs that may be deleted; the folder of several runs after all of its stages or trials, or not at all."""
+    doomed = [one for one in found if one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)]
+    names = {one.run for one in doomed}
+    members = {one.run: [str(path) for path in member_folders(Path(one.run)).values() if path.exists()] for one in doomed}
+    doomed = [one for one in doomed if names.issuperset(members[one.run])]
+    return sorted(doomed, key=lambda one: -len(Path(one.run).parts))  # what is within a folder before it
 
 
 def _with_members(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tfkit.errors import UsageError
 from tfkit.recipe.reading.tree import COMMAND_LINE, Path, Place, dotted
@@ -34,6 +35,19 @@ class RecipeError(UsageError):
         if more := len(self.problems) - len(lines):
             lines.append(f"and {more} more")
         super().__init__("\n".join(lines))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the problems as `tfkit check --json` has them."""
+        return [
+            {
+                "file": problem.place.file,
+                "line": problem.place.line or None,
+                "column": problem.place.column or None,
+                "path": dotted(problem.path),
+                "message": problem.message,
+            }
+            for problem in self.problems
+        ]
 
 
 def quoted(value: object, limit: int = 60) -> str:
