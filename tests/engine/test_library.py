@@ -269,3 +269,19 @@ def test_import_tfkit_imports_nothing_else() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=place)
     assert {name.split(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"tfkit"}
     assert [name for name in done.stdout.split() if name.startswith("tfkit")] == ["tfkit", "tfkit.openmp"]
+
+
+def test_what_a_call_gives_back_imports_no_compiler() -> None:
+    code = """
+import sys, torch
+from tfkit.engine.isolation import isolated
+for mode in range(3):
+    torch.set_deterministic_debug_mode(mode)
+    with isolated():
+        torch.set_deterministic_debug_mode(2 - mode)
+    print(torch.get_deterministic_debug_mode(), end=" ")
+print("torch._inductor" in sys.modules)
+"""
+    place = Path(tfkit.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
+    assert done.stdout.split() == ["0", "1", "2", "False"]

@@ -1,6 +1,7 @@
 """The state of a process that a run changes and gives back: threads, seeds, deterministic algorithms, warnings, environment."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ def isolated() -> Iterator[None]:
 
     threads, state, environment = torch.get_num_threads(), torch.random.get_rng_state(), dict(os.environ)
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    determinism = torch.get_deterministic_debug_mode()  # 0: off, 1: warn, 2: raise
     benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         try:
@@ -23,7 +24,10 @@ def isolated() -> Iterator[None]:
             torch.random.set_rng_state(state)
             if gpus:
                 torch.cuda.set_rng_state_all(gpus)
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            if "torch._inductor" in sys.modules:  # which has a setting of its own
+                torch.use_deterministic_algorithms(determinism > 0, warn_only=determinism == 1)
+            else:  # that function would import it, in 1.5 s
+                torch.set_deterministic_debug_mode(determinism)
             torch.backends.cudnn.benchmark = benchmark
             torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
             for name in os.environ.keys() - environment.keys():
