@@ -29,7 +29,8 @@ def own_objective(folder: Path) -> dict[str, Any]:
         kinds = [found.objective]
     sections = [SECTIONS[kind].model_validate({"kind": kind}) for kind in kinds]
     typed = next((one for one in sections if one.problem_type is not None and one.problem_type == found.problem_type), sections[0])
-    is_number = typed.kind == "classification" and (found.problem_type == "regression" or getattr(found.config.head, "count", 0) == 1)
+    may_be_number = "regression" in type(typed).model_fields
+    is_number = may_be_number and (found.problem_type == "regression" or getattr(found.config.head, "count", 0) == 1)
     settings = {name: value for name, value in found.objective_settings.items() if name in typed.needed_alone}
     return {"kind": typed.kind} | ({"regression": True} if is_number else {}) | (settings if typed.kind == found.objective else {})
 

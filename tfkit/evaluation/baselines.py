@@ -25,7 +25,6 @@ from tfkit.objectives.metrics.squad import answer_scores
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # by name: its metrics
@@ -92,9 +91,9 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
         return {}
     if section.kind == "text_to_text":
         return _source(scored, text_metrics)
-    if isinstance(section, MultiLabelSection):
+    if section.kind == "multi_label":
         return _label_sets(section, train, scored)
-    return _number(train, scored) if getattr(section, "regression", False) else _OF_KIND[section.kind](train, scored)
+    return _number(train, scored) if section.problem_type == "regression" else _OF_KIND[section.kind](train, scored)
 
 
 def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
@@ -112,7 +111,7 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
     }
 
 
-def _label_sets(section: MultiLabelSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
     """Score the most frequent set of labels, and naive Bayes of each label apart, from at most 100,000 rows."""
     rows = list(_with_sets(section, scored))
     known = rows if train is None else list(_with_sets(section, islice(train, MOST_SETS)))
@@ -205,7 +204,7 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 }
 
 
-def _with_sets(section: MultiLabelSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
+def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
     """Yield the words and the labels of each row."""
     for row in rows:
         found = section.labels_in(row.values["labels"])
