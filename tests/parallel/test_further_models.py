@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import Process, hashes, pretrain, write_corpus, write_recipe
-from two_ranks import run_ranks, start_ranks
+from two_ranks import receipt, run_ranks, start_ranks
 
 STEPS = 3
 ONE_EACH = ("model.dim=32", "training={steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}", "optimizer.clip_norm=null")
@@ -52,3 +52,21 @@ def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, a
     first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"])]
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
+
+
+def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: Path, tmp_path: Path) -> None:
+    """Its scores before the first step too, which all ranks compute together."""
+    rows = [{"text": f"the {animal} sat {number}", "label": animal} for number in range(20) for animal in ("cat", "dog")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "head.yaml").write_text(
+        f"model: {{from: {base / 'teacher'}}}\ndata: {{train: [{{path: {tmp_path / 'rows.jsonl'}}}], validation: 0.3}}\n"
+        "objective: {kind: classification}\noptimizer: {lr: 1e-3, clip_norm: null}\ncarbon: {enabled: false}\n",
+        encoding="utf-8",
+    )
+    start = ["finetune", str(tmp_path / "head.yaml"), ONE_EACH[1], "--threads", "1", "--run"]
+    alone = Process(tmp_path, [*start, str(tmp_path / "one")]).wait()
+    assert alone.code == 0, alone.err
+    first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), "parallel.shard=2"])]
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
+    assert receipt(tmp_path / "two")["result"]["before"] == receipt(tmp_path / "one")["result"]["before"] is not None

@@ -1,17 +1,21 @@
 """How long a run is, and in what pieces: what the recipe leaves to be worked out."""
 
 import pytest
+import torch
 from tiny_training import batches, fresh, stepper, stream
 
 from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
+from tfkit.engine.planning import memory_plan
+from tfkit.engine.planning.memory_plan import choose_micro_batch, copies_here, kept_numbers, planned_bytes, require_memory_for_blocks
+from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
-from tfkit.recipe.schema.sections import LoraSection, ModelSection, Recipe, TrainingSection
+from tfkit.recipe.schema.sections import LoraSection, ModelSection, ParallelSection, Recipe, TrainingSection
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 
@@ -50,6 +54,20 @@ def test_length(training: dict[str, object], steps: int) -> None:
 )
 def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, context_length: int, expected: int) -> None:
     assert choose_micro_batch(batch_size, context_length, 0, None) == expected
+
+
+@pytest.mark.parametrize(("local", "size", "shard", "copies"), [(1, 1, 4, 1.0), (2, 2, 1, 2.0), (2, 2, 2, 1.0), (4, 16, 16, 0.25)])
+def test_a_machine_must_hold_the_parts_of_its_ranks(local: int, size: int, shard: int, copies: float) -> None:
+    """One process of a recipe for many has all by itself."""
+    wanted = recipe(steps=1).model_copy(update={"parallel": ParallelSection(shard=shard)})
+    assert copies_here(wanted, Ranks(size=size, local_size=local)) == copies
+
+
+def test_what_a_machine_holds_decides_whether_a_model_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda swap: 1_000_000_000)  # GPT-2 124M needs 1.9 GB with AdamW
+    require_memory_for_blocks(recipe(steps=1), torch.device("cpu"), 0.5)
+    with pytest.raises(MachineError, match="GB are free"):
+        require_memory_for_blocks(recipe(steps=1), torch.device("cpu"), 1.0)
 
 
 @pytest.mark.parametrize(("row_bytes", "expected"), [(0, 64), (2**26, 64), (2**28, 16), (2**40, 1)])

@@ -62,15 +62,25 @@ def load(
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
     verify: bool = True,
+    blocks_later: bool = False,
 ) -> Loaded:
-    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
+    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added, always whole. Raise ModelError.
 
     `verify`: compare the files with the manifests of their folders, if there are any.
     """
     folder = find_checkpoint(path)
     with nullcontext() if verify else unverified():
         if not is_adapter(folder):
-            return hub.load(folder, device=device, dtype=dtype, head=head, other_labels=other_labels, changes=changes, seed=seed)
+            return hub.load(
+                folder,
+                device=device,
+                dtype=dtype,
+                head=head,
+                other_labels=other_labels,
+                changes=changes,
+                seed=seed,
+                blocks_later=blocks_later,
+            )
         with verified(folder, weights=True):
             return _load(folder, device, dtype, head, other_labels, changes, seed)
 

@@ -7,7 +7,8 @@ B starts at zero, so that the model starts unchanged. Merged into W it costs not
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from tfkit.adapters.choose import find_targets
 from tfkit.errors import UsageError
+from tfkit.model.init import put_weights
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
@@ -34,6 +36,10 @@ class LoraLinear(nn.Linear):
         self.has_update = True  # False: the layer computes as the one that it replaced
         self.lora_a = nn.Parameter(self.weight.new_empty(section.rank, self.in_features))
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw A: uniform within 1 / sqrt(in), as in peft."""
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -59,12 +65,22 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in {*new} or (own and name.startswith("head.")))
     generator = torch.Generator().manual_seed(seed)
+    if model.fill_block is not None:
+        model.fill_block = partial(_fill_with_updates, model.fill_block, generator)
     for name, linear in find_targets(model, section.targets).items():
         layer = LoraLinear(linear, section)
-        if not layer.lora_a.is_meta:  # uniform within 1 / sqrt(in), as in peft
-            nn.init.kaiming_uniform_(layer.lora_a, a=math.sqrt(5), generator=generator)
+        if not layer.lora_a.is_meta:
+            layer.draw(generator)
         parent, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(parent), own_name, layer)
+
+
+def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
+    """Give a block its weights and its updates. They are drawn from one generator, so that the blocks must come in their order."""
+    fill(prefix, block)
+    for layer in layers_of(block).values():
+        put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
+        layer.draw(generator)
 
 
 def layers_of(model: nn.Module) -> dict[str, LoraLinear]:

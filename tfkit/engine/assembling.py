@@ -35,7 +35,7 @@ def assemble_run(
     DataError and MachineError.
     """
     recipe, listener, device = context.recipe, context.listener, context.device
-    model = first_model(recipe, data, listener)
+    model = first_model(recipe, data, listener, leader.peers)
     make_deterministic(device)
     keep_freed_memory()
     resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tfkit.adapters import describe, how_to_merge, is_adapter, load
 from tfkit.engine.opened_model import own_tokenizer
@@ -135,15 +136,21 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     ]
 
 
-def start_model(recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str]) -> tuple[Transformer, tuple[str, ...]]:
-    """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed."""
+def start_model(
+    recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, blocks_later: bool = False
+) -> tuple[Transformer, tuple[str, ...]]:
+    """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed.
+
+    `blocks_later`: as in `tfkit.hub.load`.
+    """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
-    loaded = load(start.described.folder, head=head, other_labels=others, changes=changes, seed=recipe.training.seed)
+    beside: dict[str, Any] = {"seed": recipe.training.seed, "blocks_later": blocks_later}
+    loaded = load(start.described.folder, head=head, other_labels=others, changes=changes, **beside)
     model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
     if (more := config.vocab_size - loaded.config.vocab_size) <= 0:
         return model, loaded.new_parameters

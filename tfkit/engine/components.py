@@ -1,6 +1,7 @@
 """Assemble the training components from a recipe, data and a model: for a training, and for the replay of one of its steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +17,11 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
 from tfkit.engine.mixed_loader import mix_text
 from tfkit.engine.reference_model import read_by_reference
+from tfkit.engine.sharing import SeenWeights, is_to_share, share_weights
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
-from tfkit.hub import load
+from tfkit.hub import open_tensors
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows, row_order
@@ -55,15 +57,20 @@ class Components:
     data: TrainingData  # with what that model says of each row, of an objective that reads it once
 
 
-def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
-    """Return the model of the first step: random weights or those of a checkpoint, as the objective initializes them. Raises ModelError."""
+def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
+    """Return the model of the first step: random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
+
+    Where `peers` are to share the weights, its blocks get theirs then, one after the other.
+    """
     new: tuple[str, ...] | None = None
+    needs_blocks = data.objective.initializes_blocks or data.objective.reference_use == "throughout"
+    later = is_to_share(recipe, peers) and not needs_blocks
     if data.start is not None:
-        model, new = start_model(recipe, data.start, data.config, data.labels)
+        model, new = start_model(recipe, data.start, data.config, data.labels, blocks_later=later)
         if new:
             listener.say(f"newly initialized: {', '.join(new)}")
     else:
-        model = build(data.config, recipe.training.seed)
+        model = build(data.config, recipe.training.seed, blocks_later=later)
     data.objective.initialize(model, new)
     choose_trained(recipe, model, new or ())
     return model
@@ -80,8 +87,8 @@ def assemble(
     peers: Peers = ALONE,
 ) -> Components:
     """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
-    weights. `should_stop` is obeyed while responses are sampled; `peers`: the ranks that take each step together.
-    Raises ModelError for ids beyond the vocabulary.
+    weights. `should_stop` is obeyed while responses are sampled; `peers`: the ranks that take each step together, and share the weights
+    from here on where the recipe says so. Raises ModelError for ids beyond the vocabulary, and where ranks begin with different weights.
     """
     for stored in (
         *(stored for stored, _ in data.train),
@@ -94,7 +101,9 @@ def assemble(
     training, objective = recipe.training, data.objective
     precision = pick_precision(training.precision, device)
     companions = place_companions(recipe, objective, device, precision)
-    weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
+    # `to` would refuse blocks without memory.
+    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))  # type: ignore[no-untyped-call]
+    weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
@@ -102,8 +111,12 @@ def assemble(
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}" if objective.reference_use == "once" else ""
-    data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
+    if is_to_share(recipe, peers):
+        share_weights(recipe, stepper)
+    if objective.reference_use == "once":
+        key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
+        with weights.whole_at_work():
+            data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     plan = Plan(
@@ -185,14 +198,22 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )
     load_companion_tensors(components.stepper.companions, tensors)
+    latest: Mapping[str, torch.Tensor]
+    mean: Mapping[str, torch.Tensor]
     latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
     restore_loader(components.loader, checkpoint, tensors, state)
-    if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
-        saved = load(checkpoint).model.state_dict()
-        latest, mean = latest or saved, saved
-    if state["mean_steps"]:
-        components.weights.load_mean(mean, state["mean_steps"])
-    components.weights.load(latest)
+    with ExitStack() as stack:
+        if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
+            saved = stack.enter_context(open_tensors(checkpoint))
+            latest, mean = latest or saved, saved
+        if state["mean_steps"]:
+            components.weights.load_mean(mean, state["mean_steps"])
+        if components.weights.sharding is None:
+            components.weights.load(latest)
+        else:
+            seen = SeenWeights()
+            components.weights.load(seen.reading(latest))
+            seen.require_same(components.stepper.peers)
     return Progress.from_state(state["progress"])
 
 

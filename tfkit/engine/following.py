@@ -19,7 +19,7 @@ from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.session import start_node_meter
-from tfkit.engine.shared_weights import SharedWork, share_weights
+from tfkit.engine.shared_weights import SharedWork
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
@@ -82,12 +82,12 @@ def _take_part(
     with stop.at_once("no step was taken yet"):
         joined(Path(message["folder"]))
         begun = _begin(message, group, listener, stop, meter)
-        start = group.receive()
+        work = SharedWork(begun.recipe, begun.components, stop.should_stop)
+        while work.serve(start := group.receive()):  # such as the scores before the first step
+            pass
     begun.components.loader.micro_batch_size = start["micro_batch_size"]
     require_same_weights(group, begun.components)
-    share_weights(begun.recipe, begun.components)
     micro_batches = MicroBatches(begun.recipe, begun.device, listener, begun.components, restored=begun.restored)
-    work = SharedWork(begun.recipe, begun.components, stop.should_stop)
     hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
     parts = begun.components
     meter.phase("train", begun.progress.step)
@@ -104,9 +104,9 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
     data = prepare_data(recipe, listener, stop, meter)
-    model = first_model(recipe, data, listener)
     make_deterministic(device)
     keep_freed_memory()
+    model = first_model(recipe, data, listener, group)
     checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
     tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
     components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)

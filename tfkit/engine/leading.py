@@ -12,8 +12,8 @@ import torch
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
-from tfkit.engine.shared_weights import share_weights
-from tfkit.errors import ModelError, Stopped, UnhealthyError
+from tfkit.engine.sharing import require_same
+from tfkit.errors import Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.recipe.dump import recipe_document
@@ -112,13 +112,12 @@ class Leader:
             self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size, "device": device.type})
 
     def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
-        """Announce that the steps begin, share the weights as the recipe says, and return the hooks with which rank 0 takes them."""
+        """Announce that the steps begin, and return the hooks with which rank 0 takes them."""
         if self._group is None:
             return hooks
         state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
         self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
         require_same_weights(self._group, components)
-        share_weights(hooks.context.recipe, components)
         return LeadingHooks(hooks, self._group, stop)
 
     @contextmanager
@@ -132,9 +131,5 @@ class Leader:
 
 
 def require_same_weights(group: ProcessGroup, components: Components) -> None:
-    """Raise ModelError on all ranks if they do not begin with the same bits."""
-    if not group.is_same(int(weights_sha256(components.stepper)[:15], 16)):
-        raise ModelError(
-            "the ranks do not begin with the same weights: their machines, versions or files differ. Start all of them with the same "
-            "tfkit, PyTorch and checkpoint, on processors of one kind"
-        )
+    """Raise ModelError on all ranks if they do not begin with the same bits; of shared weights that was seen when they were cut."""
+    require_same(group, weights_sha256(components.stepper, None if components.weights.sharding is None else {}))

@@ -12,6 +12,7 @@ from tfkit.engine.components import Components, trained_numbers
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
+from tfkit.engine.planning.run_estimate import bytes_of_row
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows
@@ -85,8 +86,14 @@ class MicroBatches:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of the activations of the longest row, on a CPU, measured with a short one."""
+        """Bytes of the activations of the longest row, on a CPU, measured with a short one.
+
+        Where ranks share the weights, rank 0 cannot measure alone: then they follow from the model's description.
+        """
         rows, loss_module = self.loader.rows, self.components.stepper.loss_module
+        if self.components.weights.sharding is not None:
+            row = bytes_of_row(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
+            return row + companion_bytes_per_row(loss_module.objective, rows.longest)
         first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
@@ -96,9 +103,20 @@ class MicroBatches:
     def bytes_to_come(self) -> int:
         """Bytes of gradients and optimizer state: not in memory before the first step, but for the state that a resumed run has read."""
         recipe, companions = self.recipe, self.components.stepper.objective.companions
+        shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
         if self.restored:
-            return 4 * (trained_numbers(self.model) + sum(trained_numbers(one.model) for one in companions if one.trained))
-        return 4 * (trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions))
+            own = trained_numbers(self.model) // shards + self._gathered_numbers
+            return 4 * (own + sum(trained_numbers(one.model) for one in companions if one.trained))
+        own = (trained_numbers(self.model) + kept_numbers(recipe, self.model)) // shards
+        return 4 * (own + trained_companion_numbers(recipe, companions) + self._gathered_numbers)
+
+    @property
+    def _gathered_numbers(self) -> int:
+        """Numbers of shared weights that are whole at once, beside a block: those around the blocks, and their gradients."""
+        if self.components.weights.sharding is None:
+            return 0
+        blocks = sum(one.numel() for stack in self.model.stacks for block in stack.blocks for one in block.parameters())
+        return 2 * (sum(one.numel() for one in self.model.parameters()) - blocks)
 
     def describe(self, planned: Estimate, progress: Progress) -> str:
         """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.

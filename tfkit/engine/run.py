@@ -16,7 +16,7 @@ from tfkit.engine.leading import Leader
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.memory_plan import require_memory, require_memory_for_blocks, shapes_of
+from tfkit.engine.planning.memory_plan import copies_here, require_memory, require_memory_for_blocks, shapes_of
 from tfkit.engine.planning.rate_trial_plan import NO_TRIAL, with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
@@ -42,10 +42,11 @@ class Run:
         `begun`: its first steps are taken, so that its recipe holds as it is. `ahead`: the run is started later, and finds in the cache
         what is built now. Raises MachineError.
         """
-        require_memory_for_blocks(self.recipe, self.device)
+        copies = copies_here(self.recipe, self.leader.peers.ranks)
+        require_memory_for_blocks(self.recipe, self.device, copies)
         self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
         model = shapes_of(self.recipe, self.data.config)
-        require_memory(self.recipe, model, self.device)
+        require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
                 self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)

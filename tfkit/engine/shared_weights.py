@@ -1,4 +1,4 @@
-"""Weights that the ranks of a training share: how it begins, and what all of them do together at rank 0's request.
+"""Weights that the ranks of a training share: what all of them do together at rank 0's request.
 
 Rank 0 alone has the run folder and decides what is due, but it holds only its part of the weights: the others take part in its
 evaluations, and hand over the tensors of its checkpoints one by one. With one process, or with replicas, nothing here does anything.
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tfkit.engine.components import Components, parameter_of, state_tensors
 from tfkit.engine.validation import score_validation
-from tfkit.errors import UsageError
 from tfkit.generation.inference import inference
 from tfkit.hub.tensor_files import LazyTensors
 from tfkit.parallel.collectives import ProcessGroup
@@ -25,22 +24,6 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _CALLS = 64  # of `should_stop`, which is asked before every module of a forward, between two agreements
-
-
-def share_weights(recipe: Recipe, components: Components) -> None:
-    """Let the ranks share the weights as the recipe says: from here on each keeps its part alone. All ranks do it together.
-
-    Raises UsageError.
-    """
-    shards, stepper = recipe.parallel.shard, components.stepper
-    if shards == 1:
-        return
-    if stepper.objective.has_facts and components.precision != torch.float32:
-        raise UsageError(
-            f"parallel.shard: {recipe.objective.kind} reads its checkpoints in fp32, and ranks that share weights gather them in bf16: "
-            "give training.precision=fp32, or parallel.shard=1"
-        )
-    stepper.share_weights(shards, reshard=recipe.parallel.reshard is not False)
 
 
 class SharedWork:

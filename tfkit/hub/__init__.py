@@ -7,7 +7,7 @@ and JSON only: a pickle can run code, so it is refused.
 from tfkit.hub.config_json import OWN_TYPE, family_of
 from tfkit.hub.content_hash import content_hash, run_id_of
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.model_reading import Described, Loaded, describe, load
+from tfkit.hub.model_reading import Described, Loaded, describe, load, open_tensors
 from tfkit.hub.model_writing import save_model
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "family_of",
     "find_checkpoint",
     "load",
+    "open_tensors",
     "run_id_of",
     "save_model",
 ]

@@ -20,6 +20,7 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
     larger.load_state_dict(tensors, assign=True)
+    larger.fill_block = model.fill_block
     return larger.requires_grad_().train(model.training)
 
 
@@ -29,4 +30,5 @@ def with_fewer_positions(model: Transformer, context_length: int) -> Transformer
     tensors = model.state_dict()
     tensors[_POSITIONS] = tensors[_POSITIONS][:context_length].clone()
     shorter.load_state_dict(tensors, assign=True)
+    shorter.fill_block = model.fill_block
     return shorter.requires_grad_().train(model.training)

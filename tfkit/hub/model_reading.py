@@ -1,13 +1,15 @@
 """A Hugging Face model folder -> Transformer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
@@ -24,10 +26,10 @@ from tfkit.hub.config_json import (
 )
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import check_tokenizer, read_ids
+from tfkit.hub.later_reading import NamedTensors, UnreadBlocks, read_ours
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
     expected_shapes,
-    from_foreign,
     is_head_incomplete,
     label_tensors,
     missing_of_head,
@@ -36,7 +38,7 @@ from tfkit.hub.names import (
     without_namesakes,
     without_other_heads,
 )
-from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
+from tfkit.hub.weights import Tensors, Weight, find_weights
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
@@ -142,12 +144,14 @@ def load(
     other_labels: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
+    blocks_later: bool = False,
 ) -> Loaded:
     """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head that config.json names, or `head`: parameters of it that the files lack are drawn with `seed`, and
     `new_parameters` names them; with `other_labels` also those with a row for each class, since the classes differ. `changes` are
-    fields of the config, such as dropout, that differ from the file's. Raise ModelError if the folder is missing, damaged, unsupported
+    fields of the config, such as dropout, that differ from the file's. `blocks_later`: the blocks of the model, in float32 on the CPU,
+    are on the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported
     or does not fit its own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
     """
     folder = find_checkpoint(path)
@@ -162,15 +166,38 @@ def load(
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         _check_fit(weights, expected, folder)
         codec = _codec(opened)
-        foreign = read_weights(weights)
-        tensors = from_foreign(foreign, family, config) if family else foreign
+        blocks = UnreadBlocks(weights, family, config) if blocks_later else None
+        tensors = read_ours(weights if blocks is None else blocks.others, family, config)
         new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
-        model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
+        named = {name: tensor.to(dtype) for name, tensor in (tensors | new).items()}
+        model = _fill(config, named, around_blocks=blocks_later)
+        model.fill_block = blocks
         label_source = hf if config.head == opened.own_head and not other_labels else {}  # it has no labels of another head
         labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
         name = family.name if family else OWN_TYPE
         generation = read_generation(hf, folder)
-        return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
+        return Loaded(
+            model if blocks_later else model.to(device),
+            codec,
+            config,
+            name,
+            folder,
+            opened.special_ids,
+            labels,
+            problem,
+            tuple(new),
+            generation,
+        )
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
+    """A model folder's weights within a context, under our names, each read when it is asked for. Raise ModelError as `load` does."""
+    folder = find_checkpoint(path)
+    with verified(folder, weights=True):
+        opened = _open(folder, None, {})
+        _check_fit(opened.weights, expected_shapes(opened.family, opened.config), folder)
+        yield NamedTensors(opened.weights, opened.family, opened.config)
 
 
 @dataclass(frozen=True)
@@ -267,8 +294,9 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
     return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
 
 
-def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:
-    """Build the model with these weights."""
+def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
+    """Build the model with these weights; `around_blocks`: the others stay on the meta device."""
     model = on_meta(config)
-    model.load_state_dict({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, assign=True)
+    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    model.load_state_dict(whole, assign=True, strict=not around_blocks)
     return model.requires_grad_().eval()

@@ -128,6 +128,13 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
     return tensors
 
 
+def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
+    """Return the full name of the file's tensor that each of our parameters is read from."""
+    if family is None:
+        return {name: name for name in our_shapes(config)}
+    return {ours: rule.theirs for rule in _expand(family.rules, config) for ours in rule.ours}
+
+
 def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Yield our tensors under the family's names (None: ours), in its layout, and read each of them only for the one that it makes."""
     if family is None:

@@ -1,6 +1,8 @@
 """Random initialization of the weights for pretraining."""
 
 import math
+import re
+from collections.abc import Mapping
 
 import torch
 import torch.nn as nn
@@ -8,18 +10,60 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.\d+\.")  # the beginning of the name of a block's parameter
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
     """Initialize every parameter in place, in the module's order: matrices by the config's scheme, norms to the identity, biases to 0."""
-    neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            _draw(name, parameter, config, generator)
-        else:
-            parameter.fill_(neutral if name.endswith("norm.weight") else 0.0)
+        _initialize_one(name, parameter, config, generator)
+
+
+class LaterBlocks:
+    """The random weights of a model's blocks, each block's made when it is asked for: the bits that `initialize` gives it."""
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
+        """Initialize the parameters around the blocks of a model on the meta device; the blocks' own numbers are drawn and dropped."""
+        self._config = config
+        self._states: dict[str, Tensor] = {}  # of the generator before the first number of each block
+        self._shapes: dict[str, dict[str, torch.Size]] = {}  # of each block's parameters
+        for name, parameter in list(model.named_parameters()):
+            if found := BLOCK.match(name):
+                self._states.setdefault(found[0], generator.get_state())
+                self._shapes.setdefault(found[0], {})[name.removeprefix(found[0])] = parameter.shape
+            whole = torch.empty_like(parameter, device="cpu")
+            _initialize_one(name, whole, config, generator)
+            if not found:
+                put_weights(model, {name: whole})
+
+    @torch.no_grad()
+    def __call__(self, prefix: str, block: nn.Module) -> None:
+        """Give a block its weights; the names of its parameters in the model begin with `prefix`."""
+        generator = torch.Generator()
+        generator.set_state(self._states[prefix])
+        tensors = {name: torch.empty(shape) for name, shape in self._shapes[prefix].items()}
+        for name, tensor in tensors.items():
+            _initialize_one(prefix + name, tensor, self._config, generator)
+        put_weights(block, tensors)
+
+
+def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put weights in place of those of the same names, in their type, such as those on the meta device."""
+    for name, tensor in tensors.items():
+        before = module.get_parameter(name)
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, nn.Parameter(tensor.to(before.dtype), before.requires_grad))
+
+
+def _initialize_one(name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+    neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
+    if parameter.dim() > 1:
+        _draw(name, parameter, config, generator)
+    else:
+        parameter.fill_(neutral if name.endswith("norm.weight") else 0.0)
 
 
 def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Generator) -> None:

@@ -1,6 +1,6 @@
 """The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from tfkit.model.block_attention import takes_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
-from tfkit.model.init import initialize
+from tfkit.model.init import LaterBlocks, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions, count_positions, rotation_at
@@ -41,6 +41,9 @@ class Output:
 
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
+
+    # Gives a block whose parameters are on the meta device its weights, by the beginning of their names; None: all blocks have theirs.
+    fill_block: Callable[[str, nn.Module], None] | None = None
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -140,10 +143,17 @@ class Transformer(nn.Module):
         return x
 
 
-def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
-    """Build a Transformer with random float32 weights, the same on every device for the same seed."""
+def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, blocks_later: bool = False) -> Transformer:
+    """Build a Transformer with random float32 weights, the same on every device for the same seed.
+
+    `blocks_later`: the blocks stay on the meta device, and `fill_block` gives each of them its weights.
+    """
     with torch.device("meta"):  # so that no parameter is allocated or initialized twice
         model = Transformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    if blocks_later:
+        model.fill_block = LaterBlocks(model, config, generator)
+        return model
     model.to_empty(device="cpu")
-    initialize(model, config, torch.Generator().manual_seed(seed))
+    initialize(model, config, generator)
     return model.to(device)

@@ -226,6 +226,11 @@ class Objective(Protocol):
         return
 
     @property
+    def initializes_blocks(self) -> bool:
+        """Whether `initialize` changes weights of blocks, which must be there then."""
+        return False
+
+    @property
     def has_facts(self) -> bool:
         """Whether it has `facts` of each checkpoint."""
         return False

@@ -7,7 +7,7 @@ head outside of the forward. Gradients are added up in fp32 and never averaged: 
 With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP); they add up their gradients, too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -36,15 +36,19 @@ class Sharding:
     def __init__(
         self,
         model: nn.Module,
-        blocks: Iterable[nn.Module],
+        blocks: Mapping[str, nn.Module],
         mesh: DeviceMesh,
         dtype: torch.dtype,
         *,
         reshard: bool,
         in_place: bool,
         agree: Callable[[], None] = lambda: None,
+        fill: Callable[[str, nn.Module], None] | None = None,
     ):
-        """`dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
+        """`blocks`: by the beginning of their parameters' names. `fill` gives each its weights, which are whole until the block is cut;
+        None: all have theirs.
+
+        `dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
         every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `in_place`: by
         gloo, without copies, and `agree` is called before each collective of a micro-batch, on all ranks, and may raise an error on all of
         them; else by FSDP's own collectives, which overlap with what a GPU computes.
@@ -54,7 +58,9 @@ class Sharding:
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # or the tables of rotary positions would be rounded, too
         )
-        for block in blocks:
+        for name, block in blocks.items():
+            if fill is not None:
+                fill(name, block)
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
@@ -168,7 +174,9 @@ class Sharding:
         parameter = self.parameters[name]
         assert isinstance(parameter, DTensor)
         assert whole.shape == parameter.shape, name
-        return _local(distribute_tensor(whole.detach(), parameter.device_mesh, parameter.placements, src_data_rank=None)).clone()
+        whole = whole.detach().to(self._mesh.device_type)
+        part = _local(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
+        return part.clone(memory_format=torch.contiguous_format)
 
     def distributed(self, name: str, part: Tensor) -> DTensor:
         """Return the tensor in the shape of a parameter of which each rank has a part; no rank needs another for this."""

@@ -37,14 +37,9 @@ class Optimizer:
                 group["peak_lr"] = group["lr"]
 
     def share(self, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
-        """Go on with this rank's parts of the parameters and of their state."""
-        state = self.state()
+        """Begin with this rank's parts of the parameters, before there is a state of steps."""
         self.sharding = sharding
         self._open(parameters)
-        for key, value in state.items():
-            name = key.rpartition("/")[0]
-            state[key] = sharding.cut(name, value) if is_part(value, self.parameters[name]) else value
-        self.load_state(state)
 
     def step(self, lr_factor: float) -> None:
         """Update at this fraction of the peak learning rates, and drop the gradients."""
@@ -68,13 +63,15 @@ class Optimizer:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load a saved state onto the devices of the parameters."""
+        """Load a saved state onto the devices of the parameters; of shared ones this rank's parts."""
         owners = {
             parameter: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"]
         }
         for key, value in tensors.items():
             name, _, what = key.rpartition("/")
             parameter = self.parameters[name]
+            if self.sharding is not None and is_part(value, parameter):
+                value = self.sharding.cut(name, value)
             # AdamW's step counter too: the fused kernel needs it on the parameter's device
             owners[parameter].state[parameter][what] = value.to(parameter.device)
 

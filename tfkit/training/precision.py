@@ -13,7 +13,7 @@ Where ranks share the weights, the master and the mean are this rank's parts of 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,12 +67,9 @@ class Weights:
             parameter.data = self.master[name].data
 
     def share(self, sharding: "Sharding") -> None:
-        """Keep this rank's parts alone, after `unround`: of the master, in the memory of the model's parameters, and of the mean."""
+        """Keep this rank's parts of the master alone, in the memory of the model's parameters; after `unround`, before there is a mean."""
         self.sharding, self.working = sharding, sharding.parameters
         self.master = {name: nn.Parameter(sharding.own(name), one.requires_grad) for name, one in self.working.items()}
-        if self.mean:
-            mean = {name: sharding.cut(name, self.mean[name]) for name in self._trained}
-            self.mean = {name: parameter.detach() for name, parameter in self.master.items()} | mean
 
     def take_gradients(self, sharding: "Sharding") -> None:
         """Take this rank's parts of the gradients from the model's parameters."""
@@ -151,17 +148,21 @@ class Weights:
         return own if self.sharding is None else self.sharding.is_true_everywhere(own)
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Load saved fp32 weights of the trained parameters; frozen ones are in place already."""
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load saved fp32 weights of the trained parameters, of shared ones this rank's parts; frozen ones are in place already."""
         for name, parameter in self.trained.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(self._own(name, tensors[name]))
         self.sync_working_weights()
 
-    def load_mean(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Load a saved mean over `steps` steps."""
+    def load_mean(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Load a saved mean over `steps` steps, as `load`."""
         self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
-        self.mean |= {name: tensors[name].to(parameter.device, torch.float32, copy=True) for name, parameter in self.trained.items()}
+        for name, parameter in self.trained.items():
+            self.mean[name] = self._own(name, tensors[name]).to(parameter.device, torch.float32, copy=True)
         self.mean_steps = steps
+
+    def _own(self, name: str, whole: Tensor) -> Tensor:
+        return whole if self.sharding is None else self.sharding.cut(name, whole)
 
     @torch.no_grad()
     def sync_working_weights(self) -> None:

@@ -118,13 +118,20 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, latest: Mapping[str, Tensor] | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `latest`: as in `describe_step`."""
+    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `latest`: as in `describe_step`;
+    without it the ranks that share weights gather them, and call this together.
+    """
     digest = hashlib.sha256()
     for companion, weights in stepper.all_weights.items():
         for name, parameter in (weights.master if companion or latest is None else latest).items():
+            gather = weights.sharding.gather if weights.sharding is not None and latest is None else _as_it_is
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(gather(name, parameter).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _as_it_is(name: str, tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:

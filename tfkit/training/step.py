@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
+from tfkit.model.stack import Block
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.depth import Unfreezing
@@ -105,19 +107,25 @@ class Stepper:
             self._give_back()
         return report
 
-    def share_weights(self, shards: int, *, reshard: bool, as_gpus: bool = False) -> None:
+    def share_weights(
+        self, shards: int, *, reshard: bool, as_gpus: bool = False, filled: Callable[[str, nn.Module], None] | None = None
+    ) -> None:
         """Let groups of so many ranks share the weights; from here on each rank keeps its part alone. All ranks call it together.
 
-        `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan.
+        Blocks on the meta device get their weights one after the other, so that no rank holds all of them; `filled` is called with each
+        that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan.
         """
         from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
 
         self.weights.unround()
         largest = max(one.numel() * one.element_size() for one in self.model.parameters())
-        blocks = [block for stack in self.model.stacks for block in stack.blocks]
+        blocks = {f"{name}.": module for name, module in self.model.named_modules() if isinstance(module, Block)}
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         in_place = self.device.type == "cpu" and not as_gpus
-        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard, in_place=in_place, agree=self.peers.go_on)
+        fill = self._filling(self.model.fill_block, filled) if self.model.fill_block is not None else None
+        beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": self.peers.go_on, "fill": fill}
+        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, **beside)
+        self.model.fill_block = None
         sharding.free_after(self.model.embedding.tokens)
         self.weights.share(sharding)
         self.optimizer.share(self.weights.trained, sharding)
@@ -126,6 +134,17 @@ class Stepper:
         self._give_back = partial(give_back_freed_memory, largest)
         self._first_shared_steps = 2  # in the first the optimizer's state is made, between tensors that are free later
         self._give_back()
+
+    def _filling(
+        self, fill: Callable[[str, nn.Module], None], filled: Callable[[str, nn.Module], None] | None
+    ) -> Callable[[str, nn.Module], None]:
+        def fill_on_device(name: str, block: nn.Module) -> None:
+            fill(name, block)
+            if filled is not None:
+                filled(name, block)
+            block.to(self.device)
+
+        return fill_on_device
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""

@@ -11,6 +11,7 @@ from tfkit.hub.names import on_meta, our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
+from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import trained_bytes
@@ -64,10 +65,15 @@ def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Compa
     return 4 * whole * (recipe.checkpoint.keep + 2)
 
 
-def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:
+def copies_here(recipe: Recipe, ranks: Ranks) -> float:
+    """Return how many copies of the weights, with gradients and optimizer state, the ranks of this machine hold together."""
+    return ranks.local_size / (recipe.parallel.shard if ranks.size > 1 else 1)
+
+
+def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
     """Raise MachineError if the blocks of a model from random weights do not fit the memory of this machine; the vocabulary is unknown yet.
 
-    It comes before the data are read, and builds one block of each stack, without memory.
+    It comes before the data are read, and builds one block of each stack, without memory. `copies`: that this machine is to hold.
     """
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None or recipe.model.start is not None:
@@ -75,7 +81,7 @@ def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:
     shapes = {name: torch.Size(shape) for name, shape in our_shapes(model_config(recipe.model, 1)).items()}
     parameters = sum(shape.numel() for shape in shapes.values())
     trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numbers(shapes, recipe.optimizer))
-    _require(parameters, state_bytes(parameters, trained, kept, torch.float32), left)
+    _require(parameters, copies * state_bytes(parameters, trained, kept, torch.float32), left)
 
 
 def shapes_of(recipe: Recipe, config: ModelConfig) -> Transformer:
@@ -85,18 +91,21 @@ def shapes_of(recipe: Recipe, config: ModelConfig) -> Transformer:
     return model
 
 
-def require_memory(recipe: Recipe, model: Transformer, device: torch.device) -> None:
-    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine."""
+def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
+    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine.
+
+    `copies`: as of `require_memory_for_blocks`.
+    """
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None:
         return
     parameters = sum(parameter.numel() for parameter in model.parameters())
     precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
     needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)
-    _require(parameters, needed, left)
+    _require(parameters, copies * needed, left)
 
 
-def _require(parameters: int, needed: int, left: int) -> None:
+def _require(parameters: int, needed: float, left: int) -> None:
     if needed > left:
         raise MachineError(
             f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "

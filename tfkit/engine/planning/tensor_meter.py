@@ -75,9 +75,13 @@ class TensorMeter(TorchDispatchMode):
         if func in collective_ops and func not in sync_ops:
             self._count_traffic(func, result, args)
         for one in tree_leaves(result):
-            if isinstance(one, Tensor) and not is_traceable_wrapper_subclass(one):
+            if isinstance(one, Tensor) and not is_traceable_wrapper_subclass(one) and self._is_counted(one):
                 self._count(one.untyped_storage())
         return result
+
+    def _is_counted(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of those that are measured: beside real ones, shapes alone are none."""
+        return self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         known = self._storages.get(storage._cdata)
