@@ -184,7 +184,7 @@ def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], pla
 def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:
     done = tfkit("pretrain", "base.yaml", "--run", "none", "objective={kind: dpo}")
     assert done.code == 2
-    assert "dpo compares the model with the one that it starts from: set model.from, or give --from CKPT" in done.err
+    assert "dpo trains a finished model, never random weights: set model.from, or give --from CKPT" in done.err
 
 
 def test_an_adapter_cannot_add_the_token_that_a_reward_model_needs(tfkit: Callable[..., Done]) -> None:

@@ -44,6 +44,12 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], 
     ),
     "reward": ({"from": "base"}, None, {"kind": "reward"}, {}),
     "dpo": ({"from": "base"}, None, {"kind": "dpo"}, {}),
+    "ai_feedback": (
+        {"from": "base"},
+        None,
+        {"kind": "ai_feedback", "policy": "base", "judge": "judge", "max_new_tokens": 5, "of": {"kind": "reward"}},
+        {},
+    ),
     "grpo": ({"from": "base"}, None, {"kind": "grpo", **ROLLOUTS, "reward": "scores", "gold": "judge"}, {}),
     "ppo": (
         {"from": "base"},
@@ -56,7 +62,7 @@ TEXT = {"causal_lm", "masked_lm", "span_corruption", "distillation"}  # objectiv
 # By objective, the names of a row's fields.
 WORDS_OF = (
     *("text_to_text", "classification", "multi_label", "tagging", "question_answering", "multiple_choice"),
-    *("chat", "reward", "dpo", "grpo", "ppo"),
+    *("chat", "reward", "dpo", "ai_feedback", "grpo", "ppo"),
 )
 
 
@@ -81,6 +87,7 @@ def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
             "chat": {"question": text, "answer": part[0]},
             "reward": pair,
             "dpo": pair,
+            "ai_feedback": {"prompt": text},
             "grpo": {"prompt": text},
             "ppo": {"prompt": text},
         }

@@ -368,6 +368,10 @@ ADAPTED = "model={from: first} | tokenizer={} | training.adapter={rank: 2, dropo
 _PREFERRED = "{path: labelled.jsonl, columns: {prompt: label, chosen: text, rejected: body}}"
 PREFERRED = f"tokenizer={{}} | data.train=[{_PREFERRED}] | data.validation=null"
 DPO = f"model={{from: first}} | {PREFERRED} | objective={{kind: dpo}}"
+FED = (
+    "model={from: first} | tokenizer={} | objective={kind: ai_feedback, policy: first, judge: scored, max_new_tokens: 4, "
+    f"of: {{kind: dpo}}}} | {_PROMPTS}"
+)
 TALKED = f"model={{from: talks}} | {PREFERRED}"
 
 TABLE = {
@@ -505,6 +509,12 @@ TABLE = {
     "objective[masked_lm].rarity": Change("objective.rarity=0.7", hidden_tokens, MASKS),
     "objective[masked_lm].next_sentence": Change("objective.next_sentence=true", shapes, MASKS),
     "objective[masked_lm].short_rows": Change("objective.short_rows=1", hidden_tokens, f"{MASKS} | objective.next_sentence=true"),
+    "objective[ai_feedback].policy": Change("objective.policy=second", train_data, FED),
+    "objective[ai_feedback].judge": Change("objective.judge=rescored", train_data, FED),
+    "objective[ai_feedback].of": Change("objective.of={kind: reward}", shapes, FED),
+    "objective[ai_feedback].completions": Change("objective.completions=3", train_data, FED),
+    "objective[ai_feedback].temperature": Change("objective.temperature=3", train_data, FED),
+    "objective[ai_feedback].max_new_tokens": Change("objective.max_new_tokens=2", train_data, FED),
     "objective[distillation].teacher": Change("objective.teacher=second", curve, TAUGHT),
     "objective[distillation].of": Change(MASKED_TAUGHT, base_terms, TAUGHT),
     "objective[distillation].of[causal_lm].documents": Change("objective.of.documents=joined", targets, TAUGHT),
@@ -724,6 +734,7 @@ ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
 PINNED |= {"objective[ppo].value_sha256", *(f"objective[{kind}].{name}_sha256" for kind in ("grpo", "ppo") for name in ("reward", "gold"))}
+PINNED |= {"objective[ai_feedback].policy_sha256", "objective[ai_feedback].judge_sha256"}  # tests/alignment/test_ai_feedback.py
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
 # One process shares its weights with none: tests/parallel/test_shared_weights.py.
@@ -734,6 +745,8 @@ SHARED = {
     for name in ("rules", "reward", "gold", "chat", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")
 }
 SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
+SHARED |= {f"objective[ai_feedback].of[reward].{name}" for name in ("every_token", "chat")}
+SHARED |= {f"objective[ai_feedback].of[dpo].{name}" for name in ("beta", "label_smoothing", "chat")}
 SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}
 
 

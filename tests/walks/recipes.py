@@ -27,7 +27,7 @@ from walks.values import CHOICES, fields, value_of
 
 SAMPLED = ("grpo", "ppo")  # objectives of sampled responses
 ENDED = [one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles]  # tokenizers that end a text
-_TAUGHT = ("distillation", "ppo")  # which need another model
+_TAUGHT = ("distillation", "ppo", "ai_feedback")  # which need another model
 _TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and kind not in _TAUGHT]
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})
 OPTIMIZERS = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(OptimizerSection)}

@@ -18,7 +18,7 @@ from tfkit.recipe.schema.sections import Recipe
 def training_baselines(recipe: Recipe) -> Baselines:
     """Return the baselines of the validation rows of a run; none without such rows, or for an objective that has none."""
     section = recipe.objective.trained_for
-    if not has_baselines(section, ()):
+    if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
     held_out = validation_sources(recipe.data, section.roles)
     return baselines(section, _training_rows(recipe), chain.from_iterable(source.rows({}) for source in held_out)) if held_out else {}
@@ -36,7 +36,12 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
     rows = list(scored)
     try:
         run = read_recipe(str(saved)).recipe if saved.is_file() else None
-        if run is not None and run.objective.trained_for.kind == section.kind and not any(one.hub for one in run.data.train):
+        if (
+            run is not None
+            and run.objective.trained_for.kind == section.kind
+            and _learns_from_rows(run)
+            and not any(one.hub for one in run.data.train)
+        ):
             return baselines(section, _training_rows(run), rows, text_metrics)
     except TfkitError:  # moved or changed files are no reason to fail an evaluation
         pass
@@ -47,6 +52,11 @@ def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged:
     """Yield the rows that were judged: all, or the first; also those that the model cannot read."""
     for source, examples, found in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(found) == len(examples) else len(found))
+
+
+def _learns_from_rows(recipe: Recipe) -> bool:
+    """Whether the rows are what the trained model is for: prompts, to which responses are sampled, are not."""
+    return recipe.objective.roles == recipe.objective.trained_for.roles
 
 
 def _training_rows(recipe: Recipe) -> Iterator[Row]:

@@ -184,7 +184,7 @@ class Checkpointer:
     def _write(self, folder: Path, progress: Progress) -> None:
         recipe, weights, data = self.context.recipe, self.weights, self.data.fingerprints()
         facts = {
-            "objective": recipe.objective.kind,
+            "objective": recipe.objective.saved_kind,
             "run_id": self.context.folder.run_id,
             "step": progress.step,
             "tokens": progress.tokens,

@@ -86,20 +86,26 @@ def load_companion_tensors(trained: Mapping[str, TrainedModel], tensors: Mapping
         one.weights.load(weights)
 
 
+def recorded_companions(objective: Objective) -> list[Companion]:
+    """Return the models that a run records: those of its steps, and those that made its examples."""
+    return [*objective.companions, *(objective.feedback.companions if objective.feedback is not None else ())]
+
+
 def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
     """The recipe with their hashes. Raises ModelError if the run in the folder was begun with others."""
-    if not objective.companions:
+    companions = recorded_companions(objective)
+    if not companions:
         return recipe
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe.objective.pins
-        for one in objective.companions:
+        for one in companions:
             if begun.get(one.name) != one.sha256:
                 raise ModelError(
                     f"objective.{one.name}: {one.path} has changed since this run was started: the SHA-256 of its weights was "
                     f"{begun.get(one.name)} and is now {one.sha256}. Restore it, or start another run with --run; of a run that goes on, "
                     "name one of its checkpoints"
                 )
-    section = recipe.objective.pinned({one.name: one.sha256 for one in objective.companions})
+    section = recipe.objective.pinned({one.name: one.sha256 for one in companions})
     return recipe.model_copy(update={"objective": section})
 
 

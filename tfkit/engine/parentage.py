@@ -6,6 +6,7 @@ from typing import Any
 
 from tfkit.adapters import base_folder, is_adapter
 from tfkit.carbon import resolve_place
+from tfkit.engine.companions import recorded_companions
 from tfkit.engine.training_data import TrainingData, tokenizer_folder
 from tfkit.errors import UsageError
 from tfkit.hub import content_hash, run_id_of
@@ -16,7 +17,7 @@ from tfkit.run.ancestors import Parent
 
 def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
     """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
-    found = [parent_of(one.parent(), one.folder) for one in data.objective.companions]
+    found = [parent_of(one.parent(), one.folder) for one in recorded_companions(data.objective)]
     if data.start is not None:
         return [parent_of(data.start.parent(), data.start.described.folder), *found]
     if recipe.tokenizer.path is None:

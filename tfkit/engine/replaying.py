@@ -28,7 +28,7 @@ def replay_step(
     Raises MachineError if this machine does not compute the same as the run did.
     """
     torch.set_num_threads(threads or document["threads"])
-    data = prepare_data(recipe, work.listener, work.stop, work.meter)
+    data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter)
     work.meter.phase("replay")
     with work.stop.at_once():
         parts, before = _state_before(run, recipe, data, document, device, work.listener)

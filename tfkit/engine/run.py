@@ -44,7 +44,7 @@ class Run:
         """
         copies = copies_here(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
-        self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
+        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter)
         model = shapes_of(self.recipe, self.data.config)
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from tfkit.alignment.feedback import FeedbackEncoder
 from tfkit.alignment.rewards import Rules
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
@@ -34,6 +35,7 @@ from tfkit.run.folder import RunFolder
 from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
+from tfkit.training.device import pick_precision
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ class TrainingData:
         return found | ({"code": [*self.code_hashes]} if self.code_hashes else {})
 
 
-def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
-    """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already. Raises Stopped."""
+def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
+    """Find the text, train or load the tokenizer, tokenize; on the device, let a policy write what a judge ranks. All of it may be in the
+    cache already. Raises Stopped.
+    """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
@@ -115,10 +119,11 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
             check_openings((*sources, *held_out), roles, tokenizer)
         check_openings(texts, TEXT, tokenizer)
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
-        stored = [store(source, recipe.data, objective, tokenizer, listener) for source in sources]
-        judged = objective.labelled if recipe.data.on_bad_row == "error" else None
+        encoder = _feedback_encoder(recipe, objective, device)
+        stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
+        judged = objective.labelled if recipe.data.on_bad_row == "error" and encoder is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
-        validation = [store(source, recipe.data, objective, tokenizer, listener, counts_lost=counts_lost) for source in held_out]
+        validation = [store(source, recipe.data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
         for one in validation:
             one.check_targets()
     names = set_names(recipe.data, held_out)
@@ -217,10 +222,30 @@ def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sen
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
 
+def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> FeedbackEncoder | None:
+    """The encoder of an objective whose examples are made of prompts."""
+    if objective.feedback is None:
+        return None
+    return FeedbackEncoder(objective.feedback, device, pick_precision(recipe.training.precision, device))
+
+
 def store(
-    source: Source, data: DataSection, objective: Objective, tokenizer: Tokenizer, listener: Listener, *, counts_lost: bool = False
+    source: Source,
+    data: DataSection,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    listener: Listener,
+    feedback: FeedbackEncoder | None = None,
+    *,
+    counts_lost: bool = False,
 ) -> Stored:
-    """Return a source as the cache holds it, after building it there if need be. `counts_lost`: of an evaluation that counts lost rows."""
+    """Return a source as the cache holds it, after building it there if need be.
+
+    `feedback`: the encoder of prompts whose responses are to be ranked; `counts_lost`: of an evaluation that counts lost rows.
+    """
+    if feedback is not None:
+        with listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
+            return example_set(source, feedback, data.on_bad_row, bar.advance)
     encoder = objective.labelled
     if encoder is None:
         return text_stream(source, tokenizer, listener, sentences=objective.reads_sentences)

@@ -13,6 +13,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
+PLACEHOLDER = "placeholder"  # in tfkit.json of a model that is in the place of one that is not trained yet
+
 
 @dataclass(frozen=True)
 class Companion:

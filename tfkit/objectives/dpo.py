@@ -7,6 +7,7 @@ step: the difference of two sums over the tokens of the completion, its end incl
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -24,6 +25,9 @@ from tfkit.objectives.response_log_probs import response_log_probs, sequence_sum
 from tfkit.recipe.schema.preference_sections import DPOSection
 from tfkit.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from tfkit.objectives.ai_feedback import Feedback
+
 _MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 
@@ -32,6 +36,7 @@ class DPO(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"dpo": 1.0})
     ids = IDS
+    feedback: "Feedback | None" = None
     reference_use: ReferenceUse = "once"
     draws_dropout = False
     evaluates_answers = True

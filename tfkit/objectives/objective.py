@@ -18,6 +18,7 @@ from tfkit.objectives.context import RowOrder, Stored
 from tfkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from tfkit.objectives.ai_feedback import Feedback
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
     from tfkit.objectives.pretraining_mix import PretrainingMix
@@ -182,6 +183,11 @@ class Objective(Protocol):
     def companions(self) -> "Sequence[Companion]":
         """The models that it needs beside the one that is trained."""
         return ()
+
+    @property
+    def feedback(self) -> "Feedback | None":
+        """How its examples are made of prompts by a policy and a judge; None where rows are what it learns from."""
+        return None
 
     @property
     def reference_use(self) -> ReferenceUse:

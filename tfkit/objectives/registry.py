@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from tfkit.data import Rows
 from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
-from tfkit.objectives import chat, multiple_choice, reward
+from tfkit.objectives import ai_feedback, chat, multiple_choice, reward
+from tfkit.objectives.ai_feedback import open_ai_feedback
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat
 from tfkit.objectives.classification import Classification
@@ -74,6 +75,7 @@ OBJECTIVES: dict[str, Registered] = {
     "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.config.context_length, to.folder), chat.fit_tokenizer),
     "dpo": Registered(open_dpo),
     "reward": Registered(open_reward, reward.fit_tokenizer),
+    "ai_feedback": Registered(open_ai_feedback, ai_feedback.fit_tokenizer),
     "distillation": Registered(_open_distillation),
     "grpo": Registered(GRPO),
     "ppo": Registered(PPO.open),

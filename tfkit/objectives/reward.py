@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
 
+if TYPE_CHECKING:
+    from tfkit.objectives.ai_feedback import Feedback
+
 PAD = "<|pad|>"
 MOST_DEMONSTRATIONS = 4096  # of which the mean score becomes 0
 _FACT = "reward_shift"  # in tfkit.json
@@ -45,6 +48,7 @@ class Reward(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
     ids = IDS
+    feedback: "Feedback | None" = None
     draws_dropout = False
     evaluates_answers = True
     has_facts = True

@@ -9,6 +9,7 @@ from tfkit.families import PRESETS
 from tfkit.hub import family_of, save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
+from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.recipe.schema.sections import Recipe
 
 
@@ -26,7 +27,7 @@ def write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
         end_ids=data.end_ids,
         labels=data.labels,
         problem_type=recipe.objective.problem_type,
-        facts={"objective": recipe.objective.kind},
+        facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
         generation=data.start.described.generation if data.start is not None else None,
     )
     shapes = expected_shapes(family_of(data.config, prefer=family), data.config)

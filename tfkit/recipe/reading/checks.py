@@ -45,7 +45,7 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Check that no tokenizer is given with a checkpoint, which brings its own, and that there is one if the objective needs it."""
     if recipe.objective.needs_start and recipe.model.start is None:
         kind = recipe.objective.kind
-        yield ("objective", "kind"), f"{kind} compares the model with the one that it starts from: set model.from, or give --from CKPT"
+        yield ("objective", "kind"), f"{kind} trains a finished model, never random weights: set model.from, or give --from CKPT"
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
         yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, which is used: remove this section"
 

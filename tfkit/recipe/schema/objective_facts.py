@@ -59,6 +59,11 @@ class ObjectiveSection(Data):
         return self
 
     @property
+    def saved_kind(self) -> str:
+        """The objective that tfkit.json names beside the trained model."""
+        return self.kind
+
+    @property
     def judged_alone(self) -> Self:
         """The same objective with one example a row."""
         return self

@@ -1,10 +1,11 @@
 """The sections of preferences: of several completions of a prompt some are better than others. Torch-free."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tfkit.recipe.schema.bounds import Positive
+from tfkit.recipe.schema.bounds import NewTokens, Positive
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
 from tfkit.recipe.schema.roles import Role
 
@@ -98,3 +99,44 @@ class DPOSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     needs_start: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected")
+
+
+@declared
+class AIFeedbackSection(ObjectiveSection):
+    """Learn from preferences that a model gives: of several responses to each prompt, sampled from a policy, those are better to which a
+    judge gives a higher score. InstructGPT's reward model learned from rankings of the policy's own responses; here a classifier
+    takes the place of the people who ranked them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
+
+    A row is a prompt. The responses are sampled and judged once, before the first step, and stay in the cache.
+    """
+
+    kind: Literal["ai_feedback"]
+    policy: str = Field(min_length=1, description="The language model whose responses are ranked, with the tokenizer of the trained one.")
+    policy_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
+    judge: str = Field(
+        min_length=1,
+        description="A classifier of texts, with any tokenizer: a prompt with a response is as good as its last class is probable.",
+    )
+    judge_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
+    of: Annotated[RewardSection | DPOSection, Field(discriminator="kind")] = Field(
+        description="What is learned from the preferences, with its fields: {kind: reward, every_token: true}, {kind: dpo}."
+    )
+    completions: Annotated[int, Field(ge=2, le=64)] = Field(4, description="Responses to each prompt, of which all pairs are compared.")
+    temperature: Positive = Field(1.0, description="Divides the logits that responses are sampled by.")
+    max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
+
+    roles: ClassVar[tuple[Role, ...]] = (PROMPT._replace(required=True, columns=(*PROMPT.columns, "text")),)
+    reads_text: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = RewardSection.metrics
+    companions: ClassVar[Mapping[str, bool]] = {"policy": False, "judge": False}
+
+    @property
+    def trained_for(self) -> ObjectiveSection:
+        """A finished model is one of `of`."""
+        return self.of
+
+    @property
+    def saved_kind(self) -> str:
+        """That of `of`."""
+        return self.of.kind

@@ -1,0 +1,183 @@
+"""Preferences that a judge gives to the responses of a policy: the examples, and what is trained on them."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
+
+from tfkit.adapters import load
+from tfkit.alignment.feedback import FeedbackEncoder
+from tfkit.alignment.sampling import response_text
+from tfkit.data import Encoded, Row
+from tfkit.data.columns.rows import BadRow
+from tfkit.objectives.ai_feedback import Feedback, open_ai_feedback
+from tfkit.objectives.context import ModelContext
+from tfkit.recipe.schema.preference_sections import AIFeedbackSection
+
+RECIPE = """
+# A reward model that learns from a judge's feedback, for tests.
+model: {from: base}
+data: {train: [{path: prompts.jsonl}], validation: [{path: others.jsonl}]}
+objective: {kind: ai_feedback, policy: base, judge: judge, completions: 4, max_new_tokens: 5, of: {kind: reward, every_token: true}}
+training: {steps: 4, batch_size: 4, precision: fp32}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prompts, a policy, and two judges."""
+    folder = tmp_path_factory.mktemp("feedback")
+    corpus = write_corpus(folder / "corpus")
+    words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
+    for name, start in (("prompts", 0), ("others", 100)):
+        rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
+    assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
+    labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
+    (folder / "labelled.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labelled), encoding="utf-8")
+    for seed, name in enumerate(("judge", "other-judge")):
+        given = [
+            "objective={kind: classification}",
+            f"data.train.0.path={folder}/labelled.jsonl",
+            "training.steps=4",
+            f"training.seed={seed}",
+        ]
+        assert pretrain(folder / name, write_recipe(folder, corpus), *given).code == 0
+    return folder
+
+
+@pytest.fixture
+def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A command in that folder."""
+    monkeypatch.chdir(place)
+    return lambda *words: run_tfkit(place, [*words, "--threads", "1"] if words[0] not in ("check", "inspect") else [*words])
+
+
+def feedback(place: Path, seed: int = 1, **fields: Any) -> Feedback:
+    given = {"policy": str(place / "base"), "judge": str(place / "judge"), "max_new_tokens": 5, "of": {"kind": "dpo"}}
+    section = AIFeedbackSection.model_validate({"kind": "ai_feedback", **given, **fields})
+    base = load(place / "base")
+    assert base.codec is not None
+    found = open_ai_feedback(section, ModelContext(base.config, base.codec, (), seed, place / "base")).feedback
+    assert found is not None
+    return found
+
+
+def encoder(found: Feedback) -> FeedbackEncoder:
+    return FeedbackEncoder(found, torch.device("cpu"), torch.float32)
+
+
+def rows_of(place: Path) -> list[Row]:
+    lines = (place / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Row(line, f"prompts.jsonl:{number}", json.loads(line)) for number, line in enumerate(lines, 1)]
+
+
+def parts(example: Encoded) -> list[tuple[list[int], int]]:
+    """The sequences of an example with their ranks."""
+    found, begin = [], 0
+    for size, rank in zip(example.arrays["sizes"], example.arrays["ranks"], strict=True):
+        found.append((list(example.arrays["input_ids"][begin : begin + size]), int(rank)))
+        begin += size
+    return found
+
+
+def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: Path) -> None:
+    made = feedback(place)
+    rows = rows_of(place)
+    tokenizer, judge = made.rollouts.tokenizer, made.judge
+    found = encoder(made).encode(rows)
+    assert len(found) == len(rows)
+    for row, one in zip(rows, found, strict=True):
+        assert isinstance(one, Encoded)
+        sequences = parts(one)
+        prompt = [*tokenizer.prefix, *tokenizer.encode_bare([row.values["prompt"]])[0].tolist()]
+        assert {*one.arrays["prompts"]} == {len(prompt)}
+        assert all(ids[: len(prompt)] == prompt and len(prompt) < len(ids) <= len(prompt) + 5 for ids, _ in sequences)
+        assert len({tuple(ids) for ids, _ in sequences}) == len(sequences) > 1
+        # No end is added to a response that was cut, and nothing follows an end.
+        ends = [[token in made.rollouts.end_ids for token in ids[len(prompt) :]] for ids, _ in sequences]
+        assert all(not any(marks[:-1]) and (marks[-1] or len(marks) == 5) for marks in ends)
+        written = [[token for token in ids[len(prompt) :] if token not in made.rollouts.end_ids] for ids, _ in sequences]
+        scores = judge.scores([row.values["prompt"] + response_text(made.rollouts, prompt, ids) for ids in written], 8)
+        assert all(score >= after - 1e-6 for score, after in pairwise(scores))
+        assert all(following in (rank, rank + 1) for rank, following in pairwise(rank for _, rank in sequences))
+
+
+def test_the_draws_depend_on_the_seed_and_the_prompts_alone(place: Path) -> None:
+    rows = rows_of(place)
+    first, again, other = (encoder(feedback(place, seed)).encode(rows) for seed in (1, 1, 2))
+    as_lists = [[parts(one) for one in found if isinstance(one, Encoded)] for found in (first, again, other)]
+    assert as_lists[0] == as_lists[1] != as_lists[2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"judge": "other-judge"}, {"completions": 3}, {"temperature": 2.0}, {"max_new_tokens": 4}, {"of": {"kind": "dpo", "chat": True}}],
+)
+def test_other_feedback_has_another_place_in_the_cache(place: Path, other: dict[str, Any]) -> None:
+    given = {name: str(place / value) if name == "judge" else value for name, value in other.items()}
+    prints = [encoder(feedback(place, **fields)).fingerprint() for fields in ({}, {}, given)]
+    assert prints[0] == prints[1] != prints[2]
+    assert encoder(feedback(place, 2)).fingerprint() != prints[0]
+
+
+def test_a_prompt_whose_responses_are_equally_good_is_dropped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = feedback(place)
+    monkeypatch.setattr(made.judge, "scores", lambda texts, batch_size: [0.5] * len(texts))
+    found = encoder(made).encode(rows_of(place))
+    assert all(isinstance(one, BadRow) and one.dropped for one in found)
+    assert found[0] is not None
+    assert "prompts.jsonl:1: its responses are equally good" in str(found[0])
+
+
+def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "feedback.yaml", "--run", "scores")
+    assert done.code == 0, done.err
+    assert "12 rows" in done.err
+    facts = json.loads((place / "scores" / "checkpoints" / "step-000004" / "tfkit.json").read_text())
+    assert facts["objective"] == "reward"
+    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "policy", "judge"]
+    pinned = (place / "scores" / "recipe.yaml").read_text()
+    assert all(parent["sha256"] in pinned for parent in facts["lineage"]["parents"])
+    again = tfkit("finetune", "feedback.yaml", "--run", "again")
+    assert again.code == 0, again.err
+    assert "from the cache" in again.err
+    assert hashes(place / "again", 4) == hashes(place / "scores", 4)
+    (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
+    scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
+
+
+def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "feedback.yaml", "objective.of={kind: dpo}", "--run", "direct", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert load(place / "direct").config.head.kind == "lm"
+
+
+def test_inspect_shows_the_responses_in_their_order(tfkit: Callable[..., Done]) -> None:
+    done = tfkit("inspect", "feedback.yaml", "--rows", "1")
+    assert done.code == 0, done.err
+    assert "choice 0" in done.out
+    assert "label: 1.0" in done.out
+
+
+def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "feedback.yaml", "objective.policy=judge", "--run", "no")
+    assert (done.code, "objective.policy: judge cannot write for this model:\n  it does not continue a text" in done.err) == (4, True)
+    done = tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no")
+    assert (done.code, "objective.judge: base is no classifier of texts" in done.err) == (4, True)
+    for name in ("policy", "judge"):
+        done = tfkit("finetune", "feedback.yaml", f"objective.{name}_sha256={'a' * 64}", "--run", "no")
+        assert (done.code, f"objective.{name}: {('base', 'judge')[name == 'judge']} has changed" in done.err) == (4, True)
+    done = tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no")
+    assert (done.code, "objective.completions: must be at least 2" in done.err) == (2, True)
+    assert not (place / "no" / "checkpoints").exists()

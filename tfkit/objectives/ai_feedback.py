@@ -1,0 +1,70 @@
+"""Preferences that a model gives: responses of a policy to each prompt, which a judge ranks, for a reward model or for DPO.
+
+The objective is the one that learns from them; what is here says how its examples are made of prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tfkit.errors import ModelError
+from tfkit.model.config import ModelConfig
+from tfkit.objectives import reward
+from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.dpo import DPO, open_dpo
+from tfkit.objectives.gold_model import GoldModel
+from tfkit.objectives.reward import Reward, open_reward
+from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, Rollouts
+from tfkit.objectives.score_model import gives_same_ids
+from tfkit.recipe.schema.preference_sections import AIFeedbackSection, RewardSection
+from tfkit.recipe.schema.rollout_sections import GRPOSection
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How examples of preferences are made of prompts."""
+
+    policy: Companion
+    judge: GoldModel
+    prompts: PromptEncoder
+    rollouts: Rollouts  # whose gold model is the judge
+    seed: int
+
+    @property
+    def companions(self) -> Sequence[Companion]:
+        """The models that make the examples, and have no part in the steps."""
+        return (self.policy, self.judge.companion)
+
+
+def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
+    """Open what learns from the preferences, with its feedback. Raises ModelError if policy, judge and model do not fit."""
+    objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
+    policy = open_companion(section, "policy")
+    _check_policy(policy, context.config, context.tokenizer)
+    sampled = {name: getattr(section, name) for name in ("completions", "temperature", "max_new_tokens")}
+    rollout = GRPOSection(kind="grpo", chat=section.of.chat, **sampled)
+    prompts, judge = PromptEncoder(rollout, context), GoldModel(open_companion(section, "judge"))
+    rollouts = Rollouts(rollout, context.tokenizer, prompts.end_ids, GroupBaseline(is_scaled=False), gold=judge)
+    objective.feedback = Feedback(policy, judge, prompts, rollouts, context.seed)
+    return objective
+
+
+def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
+    """The tokenizer of what learns from the preferences."""
+    return reward.fit_tokenizer(section.of, tokenizer, is_finished=is_finished) if isinstance(section.of, RewardSection) else tokenizer
+
+
+def _check_policy(policy: Companion, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise ModelError, with all reasons, if the policy does not write texts that the model reads."""
+    found, reasons = policy.model.config, []
+    if found.encoder_layers or found.head.kind != "lm":
+        reasons.append("it does not continue a text: name a language model with a decoder alone")
+    if policy.tokenizer is None:
+        reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
+    elif not gives_same_ids(tokenizer, policy.tokenizer):
+        reasons.append("its tokenizer is not that of the model: train both from the same checkpoint")
+    if found.context_length < config.context_length and found.position.kind != "relative":
+        reasons.append(f"its context_length is {found.context_length:,}, less than the model's {config.context_length:,}")
+    if reasons:
+        raise ModelError(f"objective.policy: {policy.path} cannot write for this model:\n  " + "\n  ".join(reasons))
