@@ -38,7 +38,7 @@ def critic(shift: float = 0.25, seed: int = 7, **changes: Any) -> ScoreModel:
     """A value model with weights of its own."""
     model = policy(seed, **CRITIC, **changes).eval()
     companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), facts={"reward_shift": shift}, trained=True)
-    return score_model(companion, model.config, codec())
+    return score_model(companion, ModelContext(model.config, codec(), [], 1, Path("policy")))
 
 
 def text() -> TokenStream:

@@ -84,7 +84,7 @@ def test_the_document(capsys, folder, data):
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {
         *("schema_version", "metrics", "baselines", "intervals", "bootstrap", "examples", "tokens", "trained_on", "checkpoint", "data"),
-        *("batch_size", "precision", "context_length"),
+        *("batch_size", "precision", "context_length", "sequence_length"),
         *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place", "gates"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
+from tfkit.adapters import load as load_any
 from tfkit.engine import decided_size
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.recognition import _data_name, _look, _model_name
@@ -233,21 +234,20 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
 
 
 def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is merged where the rows have another length than the model, which an adapter's folder cannot say."""
     needed = trained_bytes(sum(part.numel() for part in load(place / "gpt").model.parameters()))
     words = ["--from", str(place / "gpt"), "--data", str(place / "plain.jsonl"), "training.steps=2"]
-    own = ["model.context_length=200"]
     for free, more, adapted, saved in (
         (needed, [], False, "model"),
-        (needed - 1, [], True, "model"),
-        (needed - 1, own, True, "adapter_model"),
-        (needed - 1, [*own, "training.adapter=null"], False, "model"),
+        (needed - 1, [], True, "adapter_model"),
+        (needed - 1, ["training.adapter=null"], False, "model"),
     ):
         monkeypatch.setattr(decided_size, "available_bytes", lambda free=free: free)
         run = f"free-{free}-{len(more)}"
         done = finetune(*words, *more, "--run", run)
         assert (done.code, "are free, so LoRA's" in done.err) == (0, adapted), done.err
         assert (read_recipe(f"{run}/recipe.yaml").recipe.training.adapter is not None) == adapted
+        assert "rows of 128 tokens, as the texts, the memory and the time of a step allow; the model keeps its context of 200" in done.err
+        assert (read_recipe(f"{run}/recipe.yaml").recipe.data.sequence_length, load_any(run).config.context_length) == (128, 200)
         assert {path.stem for path in Path(run).glob("checkpoints/*/*.safetensors")} == {saved}
 
 

@@ -141,14 +141,14 @@ def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     words = [*CLASSES, "model.context_length=8"]
     told = run(place, *words)
     assert told.code == 0, told.err
-    first = int(told.err.partition("cut to the context (first labelled.jsonl:")[2].partition(")")[0])
-    cut = int(told.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them cut to the context")[0])
+    first = int(told.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
+    cut = int(told.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
     assert 0 < cut < 40
     assert run(place, *words, f"data.max_lost={cut / 40}", name="as-many").code == 0
     done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer")
     assert (done.code, done.out) == (3, ""), done.err
-    said = f"labelled.jsonl: 40 rows, {cut} of them cut to the context (first labelled.jsonl:{first}): more than"
-    assert f"{said} data.max_lost, {(cut - 1) / 40:.4g}, allows; set a larger model.context_length" in done.err
+    said = f"labelled.jsonl: 40 rows, {cut} of them truncated (first labelled.jsonl:{first}): more than"
+    assert f"{said} data.max_lost, {(cut - 1) / 40:.4g}, allows; allow longer rows (data.sequence_length, model.context_length)" in done.err
 
 
 def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:

@@ -268,7 +268,7 @@ def no_numbers(done: Done) -> bool:
         (["--device", "cuda:99"], 5, "--device cuda:99: this machine or this build of PyTorch has no such device"),
         (["training.step=3"], 2, "did you mean steps"),
         (["data.train=[{path: nowhere/*.txt}]"], 3, "nowhere/*.txt"),
-        (["model.context_length=5000"], 3, "set a smaller model.context_length"),
+        (["model.context_length=5000"], 3, "set a smaller data.sequence_length"),
         (["tokenizer={path: nowhere}"], 4, "nowhere has no tokenizer.json"),
         (["carbon.country=XXX"], 2, "XXX"),
     ],

@@ -110,7 +110,7 @@ def test_examples_are_what_the_encoder_gives(tmp_path: Path) -> None:
     assert stored.lengths.tolist() == [4, 10, 0, 2]
     assert (stored.truncated, stored.max_id, dict(stored.skipped)) == (1, ord("🙂"), {})
     assert [stored.place(i) for i in range(4)] == [f"{tmp_path}/rows.jsonl:{i}" for i in range(1, 5)]
-    assert stored.describe() == f"{tmp_path}/rows.jsonl: 4 rows, 1 of them cut to the context (first {tmp_path}/rows.jsonl:2)"
+    assert stored.describe() == f"{tmp_path}/rows.jsonl: 4 rows, 1 of them truncated (first {tmp_path}/rows.jsonl:2)"
     hashes = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in TEXTS]
     assert stored.texts.tolist() == hashes
     with pytest.raises(ModelError, match=r"ids up to 128578, the model's vocabulary ends at 999"):

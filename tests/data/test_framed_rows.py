@@ -87,7 +87,7 @@ def test_a_weight_of_no_row_texts_of_nothing_and_a_context_without_room_are_refu
         FramedRows([(stream(numbered([[20]])), 0.01)], 16, 1, FRAME)
     with pytest.raises(DataError, match="no text has a token"):
         FramedRows([(stream([[], [[]]]), 1.0)], 16, 1, FRAME)
-    with pytest.raises(DataError, match="set it to 3 or more"):
+    with pytest.raises(DataError, match=r"data\.sequence_length must be 3 or more"):
         FramedRows([(stream(numbered([[20]])), 1.0)], 2, 1, FRAME)
 
 

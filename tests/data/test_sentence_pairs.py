@@ -140,7 +140,7 @@ def test_weights_repeat_a_source_with_other_pairs() -> None:
 def test_what_cannot_be_paired_is_refused() -> None:
     with pytest.raises(DataError, match="there is 1 here with any text"):
         SentencePairRows([(stream(numbered([[5, 5], []])), 1.0)], 16, 1, FRAME)
-    with pytest.raises(DataError, match="set it to 5 or more"):
+    with pytest.raises(DataError, match=r"data\.sequence_length must be 5 or more"):
         SentencePairRows([(stream(drawn(3, 1)), 1.0)], 4, 1, FRAME)
     with pytest.raises(DataError, match=r"weight 0.001 of \d+ rows is no row at all"):
         SentencePairRows([(stream(drawn(3, 1)), 0.001)], 16, 1, FRAME)

@@ -81,7 +81,7 @@ def test_draws_are_a_function_of_seed_epoch_and_row() -> None:
 
 def test_too_little_text_is_an_error_with_a_remedy() -> None:
     with pytest.raises(
-        DataError, match=r"made: 9 tokens do not fill one row of 10; give more text, or set a smaller model\.context_length"
+        DataError, match=r"made: 9 tokens do not fill one row of 10; give more text, or set a smaller data\.sequence_length"
     ):
         SpanRows([(stream(9), 1.0)], SpanLengths(10, 2, 1), seed=1)
 

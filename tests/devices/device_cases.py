@@ -231,7 +231,9 @@ def dpo(folder: Path) -> Task:
 
 def span_corruption(folder: Path) -> Task:
     config = ModelConfig.model_validate(ENCODER_DECODERS["t5"] | {"context_length": LENGTH})
-    objective = open_span_corruption(SpanCorruptionSection(kind="span_corruption"), config, codec("unigram"))
+    objective = open_span_corruption(
+        SpanCorruptionSection(kind="span_corruption"), ModelContext(config, codec("unigram"), (), 1, Path("tokenizer"))
+    )
     return Task(objective, SpanRows([(_stream(codec("unigram"), 300), 1.0)], objective.lengths, seed=1, static=objective.static), {})
 
 

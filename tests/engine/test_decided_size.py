@@ -21,35 +21,41 @@ def decided(seen: Seen, start: Kind, kind: str, tokens: RowTokens | None, **give
     return decide_size(seen, start, kind, {"data": {}, **given}, tokens)
 
 
-def test_a_long_context_is_cut_for_text() -> None:
+def test_rows_of_text_are_shorter_than_a_long_context() -> None:
     """8,192 tokens a row, 32 rows a step: no line in minutes. The command line's own length stays, and each long step has a line."""
     size = decided(TEXT, LARGE, "causal_lm", WHOLE)
-    assert (size.context_length, size.batch_size, size.log_every, size.lr) == (576, 4, 1, 5e-5)
-    assert "about 352 rows of 576 tokens" in size.because
+    assert (size.sequence_length, size.context_length, size.batch_size, size.log_every, size.lr) == (576, None, 4, 1, 5e-5)
+    assert size.because.startswith(
+        "about 352 rows of 576 tokens, as the texts, the memory and the time of a step allow; the model keeps its context of 8,192; "
+    )
     beside = "unless a trial of 1.7e-05 and 0.00015 shows a better one"
     assert size.because.endswith(f"; 4 a step, 88 steps an epoch, 2 epochs; rate 5e-05, for 135 million parameters, {beside}")
     assert size.trial_rates == [1.7e-5, 1.5e-4]
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, training={"batch_size": 2})
-    assert (size.context_length, size.batch_size, size.log_every) == (None, 2, None)
+    assert (size.sequence_length, size.context_length, size.batch_size, size.log_every) == (None, None, 2, None)
+    size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, data={"sequence_length": 100})
+    assert (size.sequence_length, size.context_length, "about 2,028 rows of 100 tokens; " in size.because) == (None, None, True)
+    size = decided(TEXT, LARGE, "causal_lm", WHOLE, data={"sequence_length": None})
+    assert (size.sequence_length, "about 25 rows of 8,192 tokens; " in size.because) == (None, True)
     given = decided(TEXT, LARGE, "causal_lm", WHOLE, training={"steps": 9}, optimizer={"lr": 1.0})
     assert given.because.endswith("steps an epoch")  # what is given was not decided
-    assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).context_length is None
-    assert decided(TEXT, replace(LARGE, token_bytes=10**15), "causal_lm", WHOLE).context_length == 128
+    assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).sequence_length is None
+    assert decided(TEXT, replace(LARGE, token_bytes=10**15), "causal_lm", WHOLE).sequence_length == 128
     small = decided(TEXT, replace(LARGE, parameters=4_000_000), "causal_lm", WHOLE)
-    assert (small.context_length, small.batch_size, small.log_every) == (1024, 8, None)
+    assert (small.sequence_length, small.batch_size, small.log_every) == (1024, 8, None)
 
 
 def test_short_texts_need_no_long_rows() -> None:
     short = replace(TEXT, count=10_000)
-    assert decided(short, LARGE, "causal_lm", RowTokens(40, 150)).context_length == 192
-    assert decided(short, LARGE, "causal_lm", RowTokens(20, 60)).context_length == 128
+    assert decided(short, LARGE, "causal_lm", RowTokens(40, 150)).sequence_length == 192
+    assert decided(short, LARGE, "causal_lm", RowTokens(20, 60)).sequence_length == 128
 
 
 def test_long_conversations_make_small_steps() -> None:
     """All of them may be read, and none is cut."""
     rows = replace(TEXT, count=1_000)
     sizes = [decided(rows, LARGE, "chat", RowTokens(mean, 10**5)) for mean in (60, 600)]
-    assert [(size.batch_size, size.context_length, size.log_every) for size in sizes] == [(32, None, 1), (8, None, 1)]
+    assert [(size.batch_size, size.sequence_length, size.log_every) for size in sizes] == [(32, None, 1), (8, None, 1)]
 
 
 def test_few_rows_hold_out_enough_to_choose_by() -> None:
@@ -63,7 +69,8 @@ def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None
     t5 = Kind("m", "t5", "both", "lm", 10**6, False, True, context_length=64, token_bytes=1000, reads_further=True)
     rows = replace(TEXT, count=400)
     size = decided(rows, t5, "text_to_text", RowTokens(70, 130))
-    assert (size.context_length, "192 tokens hold 95 % of the rows" in size.because) == (192, True)
+    assert (size.context_length, size.sequence_length) == (192, None)
+    assert "192 tokens hold 95 % of the rows, so the model's context of 64 becomes that long" in size.because
     assert decided(rows, t5, "text_to_text", RowTokens(20, 60)).context_length is None
     assert decided(rows, replace(t5, reads_further=False), "text_to_text", RowTokens(70, 130)).context_length is None
     assert decided(rows, t5, "text_to_text", RowTokens(70, 10**6)).context_length == 1024

@@ -140,6 +140,7 @@ REFUSED = {
     "data.validation=0.2": "gpt",
     "data.on_bad_row=error": "gpt",
     "data.split_by=row": "gpt",
+    "data.sequence_length=9": "gpt",
     "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",
     "objective.teacher=llama": "student",

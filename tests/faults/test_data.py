@@ -281,7 +281,7 @@ def test_f37_too_little_text_is_refused_with_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
     done = train_on(tmp_path / "a.txt", tmp_path)
     assert done.code == 3
-    assert "tokens do not fill one row of 16 + 1; give more text, or set a smaller model.context_length" in done.err
+    assert "tokens do not fill one row of 16 + 1; give more text, or set a smaller data.sequence_length" in done.err
     (tmp_path / "b.txt").write_text(TEXT, encoding="utf-8")
     done = train_on(tmp_path / "b.txt", tmp_path, "data.train.0.weight=1e-3")
     assert done.code == 3

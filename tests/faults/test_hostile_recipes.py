@@ -76,7 +76,7 @@ SAID = {
     "unclosed": ["2:1: not YAML: while scanning a quoted scalar"],
     "unknown_keys": [
         "1:23: model.dmi: unknown, did you mean dim",
-        "4:1: learning_rate: unknown here; it belongs to optimizer",
+        "4:1: learning_rate: unknown here; it belongs to optimizer, as lr",
         "5:1: __class__: unknown; the fields here are",
         "6:13: optimizer.n_embd: unknown; the fields here are",
     ],

@@ -143,7 +143,7 @@ def test_long_texts_are_cut_before_what_the_template_puts_behind_them(tmp_path: 
 @pytest.mark.parametrize(("length", "rows"), [(2, ROWS), (4, ROWS[1:2])])
 def test_a_context_without_room_for_text_is_refused(tmp_path: Path, length: int, rows: list[dict[str, Any]]) -> None:
     """Four tokens hold two of a text, but not one of each text of a pair: [CLS] first [SEP] second [SEP]."""
-    with pytest.raises(ModelError, match=rf"a context of {length} tokens has no room for text"):
+    with pytest.raises(ModelError, match=rf"rows of {length} tokens have no room for text"):
         examples(tmp_path, rows, ClassificationSection.roles, classification(length=length))
 
 

@@ -20,6 +20,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
@@ -281,7 +282,7 @@ def saved(folder: Path, values: dict[str, Any], codec: Tokenizer | None = TOKENI
 
 def opened(folder: Path, values: dict[str, Any], **section: Any) -> Companion:
     made = DistillationSection.model_validate({"kind": "distillation", "teacher": str(folder), "of": {"kind": "masked_lm"}, **section})
-    return open_teacher(made, ModelConfig.model_validate(values), TOKENIZER)
+    return open_teacher(made, ModelContext(ModelConfig.model_validate(values), TOKENIZER, (), 1, Path("student")))
 
 
 def test_a_teacher_is_frozen_judges_and_has_a_name(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_teacher_is_frozen_judges_and_has_a_name(tmp_path: Path) -> None:
         (DECODER, "it has a decoder, the student an encoder"),
         (ENCODER | {"head": {"kind": "tags", "count": 3}}, "its head is of kind tags, which gives no distribution over the vocabulary"),
         (ENCODER | {"vocab_size": 304}, "its vocab_size is 304, the student's 300: set model.vocab_size"),
-        (ENCODER | {"context_length": 20}, "its context_length is 20, less than the student's 24"),
+        (ENCODER | {"context_length": 20}, "its context_length is 20, and the student reads rows of 24 tokens"),
         (ENCODER | {"dim": 30}, "its dim is 30, the student's 24: make them equal, or set objective.cosine_weight to 0"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_label_that_names_no_answer_or_two_is_refused(tmp_path: Path, label: A
 def test_what_the_tokenizer_or_the_context_lacks_is_said() -> None:
     with pytest.raises(ModelError, match=r"no token '<none>', which objective.delimiter names; add it to tokenizer.special_tokens"):
         choice(delimiter="<none>")
-    with pytest.raises(ModelError, match="a context of 4 tokens has no room"):
+    with pytest.raises(ModelError, match="rows of 4 tokens have no room"):
         choice(length=4)
 
 

@@ -144,7 +144,7 @@ def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "column 'chosen' holds null, not text or messages"),
         (
             {"prompt": "word " * 80, "chosen": "a", "rejected": "b"},
-            "which leave no room for a completion in the context of 64; set a larger",
+            "which leave no room for a completion in a row of 64; allow longer rows",
         ),
         ({"text": "p"}, "no columns for chosen and rejected, nor for completions and ranks"),
     ],

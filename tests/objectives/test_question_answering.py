@@ -329,7 +329,7 @@ def test_a_long_question_is_cut_and_a_context_without_room_is_refused(tmp_path: 
     stored = examples(tmp_path, [long, *ROWS], QuestionAnsweringSection.roles, answering())
     assert (stored.truncated, Path(stored.first_truncated).name) == (1, "rows.jsonl:1")
     assert len({*stored[0]["sizes"].tolist()} - {24}) <= 1
-    with pytest.raises(ModelError, match="a context of 6 tokens has no room for text"):
+    with pytest.raises(ModelError, match="rows of 6 tokens have no room for text"):
         answering(length=6)
     with pytest.raises(ModelError, match="use a model with one of WordPiece"):
         QuestionAnswering(QuestionAnsweringSection(kind="question_answering"), tokenizer("byte_bpe", vocab_size=400, add_bos=False), 24)

@@ -206,4 +206,4 @@ def test_a_row_that_is_lost_is_decided_wrongly() -> None:
     objective = reward_objective()
     result = objective.wrong(Row("", "here"))
     assert (result.sums["accuracy"].mean, result.prediction["margins"]) == (0, [])
-    assert objective.encoder.context_length == LENGTH
+    assert objective.encoder.row_length == LENGTH

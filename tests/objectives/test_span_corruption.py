@@ -1,5 +1,6 @@
 """Span corruption: what the model sees, token by token, and transformers' own loss for the same batch."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tfkit.data.order.spans import SpanLengths
 from tfkit.errors import ModelError
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.span_corruption import SpanCorruption, open_span_corruption
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
@@ -30,7 +32,7 @@ THEIRS = {"t5": T5ForConditionalGeneration, "2017": MarianMTModel}
 
 def opened(kind: str = "t5", codec: Tokenizer = TOKENIZER, length: int = 24, **section: Any) -> SpanCorruption:
     config = ModelConfig.model_validate(ENCODER_DECODERS[kind] | {"context_length": length})
-    return open_span_corruption(SpanCorruptionSection(kind="span_corruption", **section), config, codec)
+    return open_span_corruption(SpanCorruptionSection(kind="span_corruption", **section), ModelContext(config, codec, (), 1, Path("base")))
 
 
 def rows(objective: SpanCorruption) -> SpanRows:
@@ -128,9 +130,9 @@ def test_what_is_told_of_tokens_is_what_the_batch_has() -> None:
     ("kind", "arguments", "message"),
     [
         ("t5", {"codec": tokenizer("bpe_byte_fallback", variant="translation", vocab_size=400)}, "has none: use tokenizer.kind: unigram"),
-        ("t5", {"length": 2048}, r"needs 114 sentinels .* has 100: raise objective.mean_span, or lower model.context_length"),
+        ("t5", {"length": 2048}, r"needs 114 sentinels .* has 100: raise objective.mean_span, or lower data.sequence_length"),
         ("2017", {"rate": 0.7}, "the targets of .* do not fit model.context_length 24; lower objective.rate"),
-        ("t5", {"length": 2}, "context_length 2 is too short"),
+        ("t5", {"length": 2}, "rows of 2 tokens are too short"),
     ],
 )
 def test_what_does_not_fit_is_said_with_a_remedy(kind: str, arguments: dict[str, Any], message: str) -> None:

@@ -129,7 +129,7 @@ def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
     ]
     stored = examples(tmp_path, rows, ROLES, told)
     assert (stored.truncated, len(stored)) == (2, 3)
-    assert "3 rows, 2 of them cut to the context" in stored.describe()
+    assert "3 rows, 2 of them truncated" in stored.describe()
     eos = TOKENIZERS["t5"].eos_id
     for i in range(3):
         for ids in (stored[i]["source"], stored[i]["target"]):

@@ -169,4 +169,4 @@ def test_a_written_answer_has_the_prompt_of_the_labelled_row(tmp_path: Path) -> 
     [bad] = talking.encode_unlabelled(asked("chat", [{"messages": [{"role": "system", "content": "Be brief."}]}]))
     assert bad.message == "rows:1: there is no message of a user to answer; correct the row"
     [bad] = chat(length=20).encode_unlabelled(asked("chat", [{"instruction": "the cat " * 20}]))
-    assert "tokens, which leave no room for an answer in the context of 20; shorten or remove the row" in bad.message
+    assert "tokens, which leave no room for an answer in a row of 20; shorten or remove the row" in bad.message

@@ -148,7 +148,7 @@ def open_toy(section: ToySection, context: ModelContext) -> Toy:
     if reference.model.config.vocab_size != context.config.vocab_size:
         raise UsageError("objective.reference: it has another vocabulary")
     critic = replace(open_companion(section, "critic"), lr=section.critic_lr) if section.critic is not None else None
-    return Toy(section, context.tokenizer, context.config.context_length, reference, critic)
+    return Toy(section, context.tokenizer, context.row_length, reference, critic)
 
 
 def register_toy() -> Any:

@@ -481,6 +481,7 @@ TABLE = {
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
     "data.split_by": Change("data.split_by=row", train_data, SPLITS),
+    "data.sequence_length": Change("data.sequence_length=8", order),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
     "data.language": Change("data.language=[en, de]", card_languages),
     "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),

@@ -96,7 +96,7 @@ fo: 1
         "r.yaml:15:46: optimizer.betas.1: must be less than 1, not 1.5",
         "r.yaml:15:52: optimizer.wait_decay: unknown, did you mean weight_decay",
         "r.yaml:17:9: schedule.kind: 'cosin' is none of constant, linear, cosine, inverse_sqrt, noam, wsd; did you mean cosine",
-        "r.yaml:19:3: training.learning_rate: unknown here; it belongs to optimizer",
+        "r.yaml:19:3: training.learning_rate: unknown here; it belongs to optimizer, as lr",
         "r.yaml:20:9: training.seed: must be at least 0, not -1",
         "r.yaml:21:1: evaluation: is empty: give it fields, or leave it out",
         f"r.yaml:22:1: fo: unknown; the fields here are {SECTIONS}",

@@ -40,6 +40,7 @@ CHOICES: dict[str, list[Any]] = {
     "tokenizer.sample_bytes": [50, 1000],
     "tokenizer.special_tokens": [["<x>"], ["<|im_start|>", "<|im_end|>"]],
     "data.max_lost": [0.9, 0.99],
+    "data.sequence_length": [8, 12],
     "model.vocab_size": [509, 512],
     "model.context_length": [12, 16, 33],
     "model.dim": [8, 16, 24],

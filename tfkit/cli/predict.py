@@ -134,7 +134,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "predictions": result["out"],
         "rows": f"{result['rows']:,}",
         "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
-        "cut to the context": f"{result['truncated']:,}" if result["truncated"] else "",
+        "truncated": f"{result['truncated']:,}" if result["truncated"] else "",
         "checkpoint": result["checkpoint"],
         "energy": _footprint(reading) if result["energy_kwh"] is not None else "",
     }

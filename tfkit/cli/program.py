@@ -56,7 +56,7 @@ def _report(error: Exception) -> int:
     if is_out_of_memory(error):
         return console.fail(
             "out of memory: use a machine with more, or reduce the need: a smaller training.micro_batch_size, evaluation.batch_size, "
-            "model.context_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true",
+            "data.sequence_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true",
             MachineError.exit_code,
         )
     if (refused := refusal(error)) is not None:

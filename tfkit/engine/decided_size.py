@@ -42,10 +42,11 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class Size:
-    """The decisions; None: the model's own length, all weights, the usual lines of the log."""
+    """The decisions; None: the model's own context, rows that fill it, all weights, the usual lines of the log."""
 
     point: StartingPoint
-    context_length: int | None  # where it is not the model's own
+    context_length: int | None  # where it is longer than the model's own
+    sequence_length: int | None  # where rows are shorter than that
     batch_size: int
     epochs: int
     lr: float
@@ -80,8 +81,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         tokens = RowTokens(mean, math.ceil(mean))
     rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
     row, unit, at_once = tokens.mean, "rows to train on", step_tokens(model.parameters)
-    own = given.get("model", {}).get("context_length")
-    length = own if isinstance(own, int) else _length(model, tokens, at_once, reads_text=reads_text)
+    own = _own_length(model, given)
+    length = own if isinstance(own, int) else _length(model, tokens, at_once, reads_text=reads_text, further=adapter is None)
     if reads_text:
         rows, row, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
     rows = math.ceil(rows)
@@ -90,28 +91,37 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         batch = point.batch_for(rows, row, at_once, least=1 if reads_text else None)
     epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
     rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row > _LONG_STEP
-    other = None if length in (own, model.context_length) else length
+    shorter = length if length < model.context_length and length != own else None
+    longer = length if length > model.context_length and length != own else None
     because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
-    if other is not None:
-        why = "the texts, the memory and the time of a step allow it" if reads_text else f"{length:,} tokens hold 95 % of the rows"
-        because += f": {why}; model.context_length={model.context_length} is the model's own"
+    if shorter is not None:
+        because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
+    if longer is not None:
+        because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
     because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
     because += needs
-    if adapter is not None and other is not None:  # an adapter's folder has the base's own length
-        adapter, because = adapter | {"merge": True}, f"{because}, merged into the weights for the other length"
     others = rates_beside(rate)
     if "lr" not in given.get("optimizer", {}):
         beside = " and ".join(f"{other:g}" for other in others)
         because += f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters, unless a trial of {beside} shows a better one"
-    return Size(point, other, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
+    return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
-def _length(model: Kind, tokens: RowTokens, at_once: int, *, reads_text: bool) -> int:
-    """Return the tokens of a row of text; of a labelled row the model's own, or more if its positions allow it and the rows are longer."""
+def _own_length(model: Kind, given: dict[str, Any]) -> Any:
+    """Return the length of a row by the command line; None if it says nothing about it."""
+    context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
+    return given["data"].get("sequence_length") or context
+
+
+def _length(model: Kind, tokens: RowTokens, at_once: int, *, reads_text: bool, further: bool) -> int:
+    """Return the tokens of a row of text; of a labelled row the model's own, or more if its positions allow it and the rows are longer.
+
+    `further`: whether the model's context may change; an adapter's is that of its base.
+    """
     if reads_text:
         return text_length(model.context_length, tokens.most, at_once, model.token_bytes, model.parameters)
-    if not model.reads_further or tokens.most <= model.context_length:
+    if not (further and model.reads_further) or tokens.most <= model.context_length:
         return model.context_length
     return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
 

@@ -77,7 +77,7 @@ class MicroBatches:
         if rows == 1:
             raise MachineError(
                 f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use a smaller model or "
-                "model.context_length, training.activation_checkpointing=true, or more memory"
+                "data.sequence_length, training.activation_checkpointing=true, or more memory"
             )
         self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit // self.ranks.size, rows // 2)
         self.listener.warn(

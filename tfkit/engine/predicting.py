@@ -97,7 +97,7 @@ class Predictor:
         from tfkit.engine.scoring.by_row import open_finished
 
         own_tokenizer(loaded)
-        objective = open_finished(self.section, loaded, self.settings.seed)[0].labelled
+        objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
         self.loaded, self.objective, self._deal = loaded, objective, deal
 
@@ -121,10 +121,11 @@ class Predictor:
 
     def warnings(self) -> list[str]:
         """Sentences about the rows so far that were not read, or not read whole."""
-        counts, length = self.counts, self.loaded.config.context_length
+        counts, length = self.counts, self.settings.sequence_length
+        limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (
-            f"{counts.truncated:,} of {counts.rows:,} rows are longer than the model's context of {length:,} tokens, and were not read to "
-            f"their ends (first {counts.first_truncated})"
+            f"{counts.truncated:,} of {counts.rows:,} rows are longer than {limit} tokens, and were not read to their ends (first "
+            f"{counts.first_truncated})"
         )
         replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
         return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "", replaced) if text]

@@ -5,7 +5,7 @@ from itertools import islice
 
 from tfkit.data import ExampleSet, Source
 from tfkit.errors import DataError
-from tfkit.objectives.context import Stored
+from tfkit.objectives.context import LONGER_ROWS, Stored
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
 
@@ -39,13 +39,13 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
-    """Raise DataError if more than this share of the rows of a source was skipped, or cut to the context."""
+    """Raise DataError if more than this share of the rows of a source was skipped, or truncated."""
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):
             raise DataError(f"{one.describe_skipped()}; of {len(one) + skipped:,} rows{_over(limit)}; repair them, or raise the limit")
         if isinstance(one, ExampleSet) and one.truncated > limit * len(one):
-            raise DataError(f"{one.describe()}{_over(limit)}; set a larger model.context_length, shorten the rows, or raise the limit")
+            raise DataError(f"{one.describe()}{_over(limit)}; {LONGER_ROWS}, shorten the rows, or raise the limit")
 
 
 def _over(limit: float) -> str:

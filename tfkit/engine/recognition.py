@@ -231,7 +231,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     tried = {} if is_given else {"trial_rates": size.trial_rates}
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
-        "data": {"train": [], "validation": held_out},
+        "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
         "objective": task.objective,
         "optimizer": optimizer,
         "schedule": schedule,

@@ -132,6 +132,7 @@ class EvaluationResult(_Result):
     batch_size: int
     precision: str
     context_length: int
+    sequence_length: int
     classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag, where there are some, and
     entities: dict[str, dict[str, float]] | None  # of each kind of name that tags mark
     confusion: dict[str, dict[str, int]] | None  # how often each class was predicted for each; zeros are left out

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, ValidationError
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
-from tfkit.model.config import Data
+from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
+from tfkit.recipe.reading.checks import unread_length
 from tfkit.recipe.reading.earlier import split_as
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.problems import Problem
@@ -43,6 +44,11 @@ class Settings:
     has_recipe: bool
     path: Path | None = None  # the file that the recipe was read from
 
+    @property
+    def sequence_length(self) -> int | None:
+        """The tokens of a row or of a piece of text, where they are fewer than the model's context."""
+        return None if self.data is None else self.data.sequence_length
+
 
 class Opened(Protocol):
     """A checkpoint that a command has opened: its settings are read, and nothing is loaded."""
@@ -56,6 +62,7 @@ class _Data(Data):
 
     train: list[SourceSection] | None = None
     validation: ValidationSets | None = None
+    sequence_length: Context | None = None
     on_bad_row: Literal["error", "skip"] = "error"
 
 
@@ -124,7 +131,7 @@ def _defaults_of_other_objectives() -> list[str]:
     """Overrides that undo what the run's own recipe says for its objective alone, where another one judges its checkpoint."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
-    fields |= {f"data.{name}": data[name] for name in ("max_lost", "length_groups", "pretraining")}
+    fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
     return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
 
 
@@ -137,7 +144,8 @@ def _without_recipe(overrides: Sequence[str]) -> Settings:
     if problems or given is None or objective is None:
         raise RecipeError(problems)
     scored = given.data.validation
-    data = DataSection(train=given.data.train or scored, validation=scored, on_bad_row=given.data.on_bad_row) if scored else None
+    others = {"sequence_length": given.data.sequence_length, "on_bad_row": given.data.on_bad_row}
+    data = DataSection(train=given.data.train or scored, validation=scored, **others) if scored else None
     training = TrainingSection.model_fields
     order = (training["seed"].default, training["batch_size"].default)
     return Settings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
@@ -152,6 +160,8 @@ def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> Obje
     found = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
     if found is not None and given.data.train and not (found.scored_by == "likelihood" and found.reads_training):
         problems.append(_problem(tree, ("data", "train"), f"{kind} is evaluated without rows of data.train: remove it"))
+    if found is not None and given.data.sequence_length is not None and found.scored_by == "likelihood":
+        problems.append(_problem(tree, ("data", "sequence_length"), unread_length(found)))
     return found
 
 

@@ -112,7 +112,8 @@ def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop:
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        objective = open_objective(recipe.objective, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
+        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, sequence_length=recipe.data.sequence_length)
+        objective = open_objective(recipe.objective, context)
         # Code that is not there is reported before anything is tokenized.
         code_hashes = Rules(objective.rollouts.section.rules).code_hashes if objective.rollouts is not None else []
         if not objective.reads_special_tokens:
@@ -135,7 +136,7 @@ def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop:
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
     objective.prepare(stored)
-    for warning in objective.warnings(stored, tokenizer, config.context_length, is_finished=is_finished):
+    for warning in objective.warnings(stored, tokenizer, context.row_length, is_finished=is_finished):
         listener.warn(warning)
     for note in objective.notes(stored):
         listener.say(note)

@@ -13,7 +13,7 @@ from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.context import RowOrder, Stored
+from tfkit.objectives.context import RowOrder, Stored, row_length
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
@@ -127,7 +127,7 @@ def judge_sets(
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
     settings = recipe.evaluation
     streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
-    length = model.config.context_length
+    length = row_length(recipe.data.sequence_length, model.config)
     scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, should_stop=should_stop)
     if scores is None:
         return None

@@ -1,8 +1,8 @@
 """Scores of a language model on texts: loss, perplexity and bits per byte, every text on its own.
 
-A text is cut into pieces of at most the context length that overlap by one id, so that every id but the text's first is a target once:
+A text is cut into pieces of at most a given length that overlap by one id, so that every id but the text's first is a target once:
 
-    ids      0 1 2 3 4 5 6 7 8        context length 4
+    ids      0 1 2 3 4 5 6 7 8        piece length 4
     pieces   0 1 2 3
                    3 4 5 6
                          6 7 8
@@ -100,7 +100,7 @@ def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers
 def score_texts(
     model: Transformer,
     stream: TokenStream,
-    context_length: int,
+    piece_length: int,
     batch_size: int,
     *,
     max_tokens: int | None = None,
@@ -108,7 +108,7 @@ def score_texts(
     should_stop: Callable[[], bool] | None = None,
     deal: Deal = in_turn,
 ) -> TextScore | None:
-    """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
+    """Score each text of the stream on its own, in pieces of at most `piece_length` ids, `batch_size` pieces a forward.
 
     The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more scored targets. Return
     None if `should_stop`, called before every batch, is true: half a score is no score. Raise DataError if no text has a target, ModelError
@@ -128,7 +128,7 @@ def score_texts(
         places = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
         return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in places])
 
-    batches = _batches(_cut(targets, context_length), batch_size)
+    batches = _batches(_cut(targets, piece_length), batch_size)
     try:
         with inference(model):
             for pieces, sums in zip(batches, deal(score, batches), strict=True):
@@ -143,7 +143,7 @@ def score_texts(
 def score_streams(
     model: Transformer,
     streams: Sequence[TokenStream],
-    context_length: int,
+    piece_length: int,
     batch_size: int,
     *,
     max_tokens: int | None = None,
@@ -156,9 +156,7 @@ def score_streams(
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
         left = budget.left
-        score = score_texts(
-            model, stream, context_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal
-        )
+        score = score_texts(model, stream, piece_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
         if score is None:
             return None
         scores.append(score)
@@ -166,11 +164,11 @@ def score_streams(
     return scores
 
 
-def _cut(targets: Numbers, context_length: int) -> _Pieces:
+def _cut(targets: Numbers, piece_length: int) -> _Pieces:
     """Return the pieces, the longest first, so that a lack of memory shows at once, and neighbours need little padding."""
-    if context_length < 2:
-        raise ModelError(f"a context of {context_length} token has no room for a token and its target, so texts cannot be scored")
-    stride = context_length - 1
+    if piece_length < 2:
+        raise ModelError(f"a piece of {piece_length} token has no room for a token and its target, so texts cannot be scored")
+    stride = piece_length - 1
     pieces = -(-targets // stride)  # a text without targets has none
     texts = np.repeat(np.arange(len(targets)), pieces)
     starts = (np.arange(len(texts)) - np.repeat(pieces.cumsum() - pieces, pieces)) * stride

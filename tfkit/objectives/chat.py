@@ -19,7 +19,7 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
-from tfkit.objectives.context import RowOrder, Stored, example_rows
+from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_rows import asked_conversation, conversation, exchange_answers, written_answers
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.messages import CONTROL, checked_text
@@ -57,9 +57,9 @@ class Chat(WritingObjective):
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
     ids = ("input_ids", "labels")
 
-    def __init__(self, section: ChatSection, tokenizer: Tokenizer, context_length: int, folder: Path):
+    def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
         """`tokenizer` is what `fit_tokenizer` gave; `folder` is where its own came from, for errors. Raises UsageError or ModelError."""
-        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
         self.conversations = Conversations(tokenizer, form, section.system, folder)
 
@@ -89,7 +89,7 @@ class Chat(WritingObjective):
         date = (TRAINING_DATE,) if template is not None and "strftime_now" in template else ()
         last = ("last",) if self.section.train_on == "last" else ()
         tools = ("tools",) if self.conversations.format is None and template is not None and "tools" in template else ()
-        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.context_length, *date, *last, *tools)
+        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.row_length, *date, *last, *tools)
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -177,17 +177,17 @@ class Chat(WritingObjective):
             return BadRow("refused by the chat template", str(error), lost=True)
 
     def _prompt(self, row: Row, ids: NDArray[np.int64]) -> Encoded | BadRow:
-        if len(ids) >= self.context_length:
+        if len(ids) >= self.row_length:
             return BadRow(
                 "no room for an answer",
-                f"{row.place}: {len(ids):,} tokens, which leave no room for an answer in the context of {self.context_length:,}; "
+                f"{row.place}: {len(ids):,} tokens, which leave no room for an answer in a row of {self.row_length:,}; "
                 "shorten or remove the row",
             )
         labels = [*[IGNORED] * (len(ids) - 1), self.conversations.end_id]
         return Encoded({"input_ids": ids.tolist(), "labels": labels}, len(ids), False)
 
     def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
-        length = self.context_length
+        length = self.row_length
         ids, targets = found.ids[:length], found.targets[:length]
         labels = np.append(np.where(targets, ids, IGNORED)[1:], IGNORED)  # nothing follows the last id
         if not self.conversations.ends_turn(found):
@@ -195,8 +195,8 @@ class Chat(WritingObjective):
         if not targets[1:].any():
             return BadRow(
                 "no answer within the context",
-                f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
-                "model.context_length, or remove the row",
+                f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; "
+                f"{LONGER_ROWS}, or remove the row",
                 lost=True,
             )
         unread = max(0, len(exchange_answers(row)) - 1)

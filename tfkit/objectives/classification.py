@@ -37,19 +37,17 @@ class Classification(LabelledObjective):
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
 
-    def __init__(
-        self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int, start_id: int | None
-    ):
+    def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels` are the classes (none for regression); `start_id` is given for an encoder-decoder: what its decoder begins with."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
-        self.context_length, self._texts = context_length, WholeTexts(tokenizer, context_length, start_id)
+        self.row_length, self._texts = row_length, WholeTexts(tokenizer, row_length, start_id)
         self._numbers = {label: number for number, label in enumerate(labels)}
         self._weights: Tensor | None = None  # (classes,) of the loss in training; None: all alike
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
-        about = f"classification\0{section}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        about = f"classification\0{section}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
         about += "\0float32" if self.section.regression else ""
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 

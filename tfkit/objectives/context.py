@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.data import ExampleRows, ExampleSet, TokenStream
+from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
+
+LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy where a row does not hold enough
 
 Stored = TokenStream | ExampleSet  # what is in the cache of a source: a stream of text, or examples
 
@@ -15,6 +18,17 @@ Stored = TokenStream | ExampleSet  # what is in the cache of a source: a stream 
 def tokens_of(stored: Stored) -> int:
     """Return the number of tokens in a source."""
     return int(stored.lengths.sum()) if isinstance(stored, ExampleSet) else len(stored.tokens)
+
+
+def row_length(sequence_length: int | None, config: ModelConfig) -> int:
+    """Return the tokens of a row for a model: data.sequence_length, or null: its context. Raises UsageError for more than it reads."""
+    length = sequence_length or config.context_length
+    if length > config.context_length and config.position.kind != "relative":
+        raise UsageError(
+            f"data.sequence_length is {length:,}, but the model's context holds {config.context_length:,} tokens: set it to that or less, "
+            "or leave it out"
+        )
+    return length
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,12 @@ class ModelContext:
     seed: int  # of the run
     folder: Path  # that the tokenizer came from, for errors
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a finished model: its tfkit.json
+    sequence_length: int | None = None  # data.sequence_length
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that a row of its data has, at most. Raises UsageError if the model does not read as many."""
+        return row_length(self.sequence_length, self.config)
 
     @property
     def is_encoder_decoder(self) -> bool:

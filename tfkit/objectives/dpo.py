@@ -114,4 +114,4 @@ class DPO(LabelledObjective):
 def open_dpo(section: DPOSection, context: ModelContext) -> DPO:
     """Open the objective for a model."""
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
-    return DPO(section, PreferenceEncoder(texts, context.config.context_length), context.tokenizer)
+    return DPO(section, PreferenceEncoder(texts, context.row_length), context.tokenizer)

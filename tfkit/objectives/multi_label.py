@@ -34,15 +34,15 @@ class MultiLabel(LabelledObjective):
     terms: Mapping[str, float] = MappingProxyType({"labels": 1.0})
     ids = ("input_ids",)
 
-    def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int, start_id: int | None):
+    def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels` are in the order of their numbers; `start_id` is given for an encoder-decoder: what its decoder begins with."""
-        self.section, self.labels, self._texts = section, tuple(labels), WholeTexts(tokenizer, context_length, start_id)
+        self.section, self.labels, self._texts = section, tuple(labels), WholeTexts(tokenizer, row_length, start_id)
         self._numbers = {label: number for number, label in enumerate(labels)}
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         texts = self._texts
-        about = ("multi_label", self.section.delimiter, self.labels, texts.tokenizer.fingerprint(), texts.context_length)
+        about = ("multi_label", self.section.delimiter, self.labels, texts.tokenizer.fingerprint(), texts.row_length)
         return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

@@ -37,14 +37,14 @@ class MultipleChoice(LabelledObjective):
 
     ids = ("input_ids",)
 
-    def __init__(self, section: MultipleChoiceSection, tokenizer: Tokenizer, context_length: int):
+    def __init__(self, section: MultipleChoiceSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError if the tokenizer lacks a special token, or if they leave no room for a text."""
-        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
         self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
-        self._room = context_length - len(self._start) - 2
+        self._room = row_length - len(self._start) - 2
         if self._room < 2:
-            raise no_room(context_length)
+            raise no_room(row_length)
 
     @property
     def reads_second_output(self) -> bool:
@@ -54,7 +54,7 @@ class MultipleChoice(LabelledObjective):
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         section = self.section
-        about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.context_length)
+        about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.row_length)
         return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

@@ -254,7 +254,7 @@ class Objective(Protocol):
         return []
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """Sentences about training data that are no error, but hardly meant; `length`: of the context.
+        """Sentences about training data that are no error, but hardly meant; `length`: of a row.
 
         `is_finished`: the tokenizer was not trained for this run.
         """

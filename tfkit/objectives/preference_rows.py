@@ -18,6 +18,7 @@ from tfkit.data import Encoded, Example, ExampleBatch, Row
 from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, is_whole, read_flag
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
+from tfkit.objectives.context import LONGER_ROWS
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, PromptedIds, Turns
 from tfkit.objectives.objective import IGNORED, Batch
 
@@ -98,11 +99,11 @@ class PreferenceEncoder:
     """Encodes rows of preferences for a model, and makes batches of them."""
 
     texts: ConversationTexts
-    context_length: int
+    row_length: int
 
     def fingerprint(self) -> str:
         """Return a hash of what `encode` depends on."""
-        return hashlib.blake2b(f"preferences\0{self.texts.fingerprint()}\0{self.context_length}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(f"preferences\0{self.texts.fingerprint()}\0{self.row_length}".encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return input_ids of all sequences; for each its size, that of its prompt, and its rank. Raises ModelError without a template."""
@@ -132,21 +133,21 @@ class PreferenceEncoder:
                 return sequence
             kept.append(sequence)
         longest = max(sequence.prompt for sequence in kept)
-        if longest >= self.context_length:
+        if longest >= self.row_length:
             return BadRow(
                 "a prompt that fills the context",
-                f"{row.place}: the prompt has {longest:,} tokens, which leave no room for a completion in the context of "
-                f"{self.context_length:,}; set a larger model.context_length, or remove the row",
+                f"{row.place}: the prompt has {longest:,} tokens, which leave no room for a completion in a row of "
+                f"{self.row_length:,}; {LONGER_ROWS}, or remove the row",
                 lost=True,
             )
-        cut = [sequence.ids[: self.context_length] for sequence in kept]
+        cut = [sequence.ids[: self.row_length] for sequence in kept]
         arrays = {
             "input_ids": [number for ids in cut for number in ids],
             "sizes": [len(ids) for ids in cut],
             "prompts": [sequence.prompt for sequence in kept],
             "ranks": one.ranks,
         }
-        return Encoded(arrays, sum(map(len, cut)), any(len(sequence.ids) > self.context_length for sequence in kept))
+        return Encoded(arrays, sum(map(len, cut)), any(len(sequence.ids) > self.row_length for sequence in kept))
 
     def collate(self, rows: ExampleBatch, pad_id: int) -> Batch:
         """A sequence for each completion of each prompt, C in all, padded on the right: labels (C, T) are the ids of its completion one

@@ -23,7 +23,7 @@ class PretrainingMix:
     text: CausalLM
 
     def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Rows of the context's length. Raises DataError if a source has too little for one."""
+        """Rows of one length. Raises DataError if a source has too little for one."""
         return self.text.open_rows(streams, order)
 
     def collate(self, rows: PackedBatch) -> Batch:

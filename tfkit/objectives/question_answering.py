@@ -44,23 +44,23 @@ class QuestionAnswering(LabelledObjective):
     terms: Mapping[str, float] = MappingProxyType({"spans": 1.0})
     ids = ("input_ids",)
 
-    def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, context_length: int):
+    def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError for a tokenizer that puts nothing before a pair or between its texts, and for a context without room."""
         if not (tokenizer.prefix and joins_pairs(tokenizer)):
             raise ModelError(
                 "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
                 "between two; use a model with one of WordPiece, such as BERT's"
             )
-        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         try:
-            self._windows = WindowEncoder(tokenizer, context_length, section.doc_stride)
+            self._windows = WindowEncoder(tokenizer, row_length, section.doc_stride)
         except ValueError:
-            raise no_room(context_length) from None
+            raise no_room(row_length) from None
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         section = self.section
-        about = ("question_answering", section.unanswerable, section.doc_stride, self.tokenizer.fingerprint(), self.context_length)
+        about = ("question_answering", section.unanswerable, section.doc_stride, self.tokenizer.fingerprint(), self.row_length)
         return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

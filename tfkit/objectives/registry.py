@@ -11,7 +11,7 @@ from tfkit.objectives.ai_feedback import open_ai_feedback
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat
 from tfkit.objectives.classification import Classification
-from tfkit.objectives.context import ModelContext, RowOrder, Stored
+from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.dpo import open_dpo
 from tfkit.objectives.grpo import GRPO
@@ -50,14 +50,14 @@ def _open_of_labels(made: type[Classification] | type[MultiLabel]) -> Callable[[
         start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
         if context.is_encoder_decoder and start_id is None:
             raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
-        return made(section, context.tokenizer, context.labels, context.config.context_length, start_id)
+        return made(section, context.tokenizer, context.labels, context.row_length, start_id)
 
     return opened
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
     base: Any = _registered(section.of).open(section.of, context)  # one that can be taught: the schema knows no other
-    return Distillation(section, base, open_teacher(section, context.config, context.tokenizer))
+    return Distillation(section, base, open_teacher(section, context))
 
 
 OBJECTIVES: dict[str, Registered] = {
@@ -65,14 +65,12 @@ OBJECTIVES: dict[str, Registered] = {
     "masked_lm": Registered(lambda section, to: MaskedLM(section, to.tokenizer, to.seed)),
     "classification": Registered(_open_of_labels(Classification)),
     "multi_label": Registered(_open_of_labels(MultiLabel)),
-    "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.config.context_length)),
-    "multiple_choice": Registered(
-        lambda section, to: MultipleChoice(section, to.tokenizer, to.config.context_length), multiple_choice.fit_tokenizer
-    ),
-    "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.config.context_length)),
-    "span_corruption": Registered(lambda section, to: open_span_corruption(section, to.config, to.tokenizer)),
-    "text_to_text": Registered(lambda section, to: TextToText(section, to.tokenizer, to.config.context_length)),
-    "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.config.context_length, to.folder), chat.fit_tokenizer),
+    "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.row_length)),
+    "multiple_choice": Registered(lambda section, to: MultipleChoice(section, to.tokenizer, to.row_length), multiple_choice.fit_tokenizer),
+    "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.row_length)),
+    "span_corruption": Registered(lambda section, to: open_span_corruption(section, to)),
+    "text_to_text": Registered(lambda section, to: TextToText(section, to.tokenizer, to.row_length)),
+    "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.row_length, to.folder), chat.fit_tokenizer),
     "dpo": Registered(open_dpo),
     "reward": Registered(open_reward, reward.fit_tokenizer),
     "ai_feedback": Registered(open_ai_feedback, ai_feedback.fit_tokenizer),
@@ -120,4 +118,5 @@ def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Store
 
 def row_order(recipe: Recipe, config: ModelConfig) -> RowOrder:
     """How a recipe orders the rows for a model."""
-    return RowOrder(config.context_length, recipe.training.seed, recipe.training.batch_size, recipe.data.length_groups)
+    length = row_length(recipe.data.sequence_length, config)
+    return RowOrder(length, recipe.training.seed, recipe.training.batch_size, recipe.data.length_groups)

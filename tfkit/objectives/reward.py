@@ -150,7 +150,7 @@ def open_reward(section: RewardSection, context: ModelContext) -> Reward:
             f"{context.folder}: objective.every_token is for a model with a decoder alone, and this one reads a text whole: remove it"
         )
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
-    encoder = PreferenceEncoder(texts, config.context_length)
+    encoder = PreferenceEncoder(texts, context.row_length)
     shift = read_shift(context.facts, str(context.folder))
     return Reward(encoder, context.tokenizer, context.seed, shift, every_token=section.every_token)
 

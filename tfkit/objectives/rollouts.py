@@ -19,7 +19,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
-from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
+from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, Turns, bare_text
 from tfkit.objectives.gold_model import GoldModel
 from tfkit.objectives.labelled import LabelledObjective, RowResult
@@ -172,13 +172,13 @@ class PromptEncoder:
     """Encodes prompts: a text is continued as it is, and messages are written by the tokenizer's chat template."""
 
     def __init__(self, section: RolloutSection, context: ModelContext):
-        """Raises ModelError if the context has no room for a response, or no token can end one."""
+        """Raises ModelError if a row has no room for a response, or no token can end one."""
         self.section, self.texts = section, ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
-        self.longest = context.config.context_length - section.max_new_tokens  # prompt
+        self.longest = context.row_length - section.max_new_tokens  # prompt
         if self.longest < 1:
             raise ModelError(
-                f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in the context of "
-                f"{context.config.context_length:,}: lower it, or take a model with a longer context"
+                f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in a row of "
+                f"{context.row_length:,}: lower it, or {LONGER_ROWS}"
             )
         self.end_ids = self.texts.end_ids
         if not self.end_ids:

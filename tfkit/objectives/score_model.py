@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.model.config import ClassesHeadConfig, ModelConfig
+from tfkit.model.config import ClassesHeadConfig
 from tfkit.model.head import ClassesHead
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
@@ -50,11 +50,11 @@ def open_score_model(section: ObjectiveSection, name: str, context: ModelContext
     """Load the score model of a field, for the texts of a policy; None where the section names none. Raises ModelError."""
     if name not in section.companion_paths:
         return None
-    return score_model(open_companion(section, name), context.config, context.tokenizer)
+    return score_model(open_companion(section, name), context)
 
 
-def score_model(companion: Companion, config: ModelConfig, tokenizer: Tokenizer) -> ScoreModel:
-    """Return a companion as a score model for the texts of a model with this config and tokenizer.
+def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
+    """Return a companion as a score model for the texts of a model.
 
     Raises ModelError, with all reasons, if it gives these texts no score.
     """
@@ -66,10 +66,10 @@ def score_model(companion: Companion, config: ModelConfig, tokenizer: Tokenizer)
         reasons.append("it reads a text at its first token, so it has no value for the beginning of one: name a model with a decoder alone")
     if codec is None:
         reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
-    elif not gives_same_ids(codec, tokenizer):
+    elif not gives_same_ids(codec, context.tokenizer):
         reasons.append("its tokenizer is not that of the policy: train it from the same checkpoint")
-    if found.context_length < config.context_length and found.position.kind != "relative":
-        reasons.append(f"its context_length is {found.context_length:,}, less than the policy's {config.context_length:,}")
+    if found.context_length < context.row_length and found.position.kind != "relative":
+        reasons.append(f"its context_length is {found.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens")
     if reasons:
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.{companion.name}: {companion.path} cannot judge the texts of this model:\n  {lines}")

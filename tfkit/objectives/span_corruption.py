@@ -17,10 +17,9 @@ from torch import Tensor
 from tfkit.data import SpanBatch, SpanRows
 from tfkit.data.order.spans import SpanLengths, longest_row
 from tfkit.errors import ModelError
-from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
-from tfkit.objectives.context import RowOrder, Stored, streams_of
+from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, streams_of
 from tfkit.objectives.objective import Batch, Objective, Sum, weighted_loss
 from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
@@ -75,11 +74,12 @@ class SpanCorruption(Objective):
         return torch.cat([rows, torch.full((count, 1), self.eos_id)], dim=1)
 
 
-def open_span_corruption(section: SpanCorruptionSection, config: ModelConfig, tokenizer: Tokenizer) -> SpanCorruption:
+def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) -> SpanCorruption:
     """For a model and a tokenizer. Raises ModelError if the tokenizer lacks a special token that is needed, or the model the room."""
-    lengths = longest_row(config.context_length, section.rate, section.mean_span)
-    if lengths.inputs > config.context_length:
-        raise ModelError(f"model.context_length {config.context_length} is too short for span corruption, which needs at least 3")
+    config, tokenizer = context.config, context.tokenizer
+    lengths = longest_row(context.row_length, section.rate, section.mean_span)
+    if lengths.inputs > context.row_length:
+        raise ModelError(f"rows of {context.row_length} tokens are too short for span corruption, which needs at least 3; {LONGER_ROWS}")
     if lengths.targets > config.context_length and config.position.kind != "relative":
         raise ModelError(
             f"objective: to fill {lengths.inputs} inputs, {lengths.noise} of {lengths.raw} tokens are taken out, and the targets of "
@@ -90,7 +90,7 @@ def open_span_corruption(section: SpanCorruptionSection, config: ModelConfig, to
         has = f"has {len(sentinels)}" if sentinels else "has none"
         raise ModelError(
             f"span corruption of {lengths.raw} tokens needs {lengths.spans} sentinels (<extra_id_0>, ...), and the tokenizer {has}: "
-            + ("raise objective.mean_span, or lower model.context_length" if sentinels else "use tokenizer.kind: unigram, T5's")
+            + ("raise objective.mean_span, or lower data.sequence_length" if sentinels else "use tokenizer.kind: unigram, T5's")
         )
     if tokenizer.eos_id is None or tokenizer.start_id is None:
         lacking = "an end-of-text token" if tokenizer.eos_id is None else "a token to begin with, bos or pad"

@@ -38,27 +38,27 @@ class Tagging(LabelledObjective):
     terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
     ids = ("input_ids",)
 
-    def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int):
+    def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int):
         """`labels` are the tags, in the order of their numbers. Raises ModelError if the special tokens fill the context."""
-        check_room(tokenizer, context_length)
-        self.section, self.tokenizer, self.labels, self.context_length = section, tokenizer, tuple(labels), context_length
+        check_room(tokenizer, row_length)
+        self.section, self.tokenizer, self.labels, self.row_length = section, tokenizer, tuple(labels), row_length
         self._numbers = {label: number for number, label in enumerate(labels)}
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
-        about = f"tagging\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        about = f"tagging\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids, and labels: the number of a word's tag at its first piece, IGNORED elsewhere. Words beyond the context are cut off."""
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
-        encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.context_length), strict=True))
+        encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.row_length), strict=True))
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The same with the number of each word at its first piece, where its tag is read; a word that gives no token has none."""
-        encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.context_length)
+        encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.row_length)
         return [self._question(row, *one) for row, one in zip(rows, encoded, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:

@@ -11,8 +11,8 @@ from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
-from tfkit.tokenizer import Tokenizer
 
 _MEANING: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
@@ -22,14 +22,16 @@ _MEANING: dict[str, Any] = {
 _MOST_LINES = 12
 
 
-def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> Companion:
-    """Load the teacher of a student with this description and tokenizer. Raises ModelError, with all reasons, if it cannot teach it."""
+def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
+    """Load the teacher of a student. Raises ModelError, with all reasons, if it cannot teach it."""
     teacher = open_companion(section, "teacher")
-    if reasons := _misfits(teacher, section, config, tokenizer):
+    if reasons := _misfits(teacher, section, context):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
     if section.copy_layers is not None:
-        copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is known before anything is tokenized
+        copied_tensors(
+            on_meta(context.config), teacher.model, section.copy_layers
+        )  # whether they fit is known before anything is tokenized
     return teacher
 
 
@@ -102,8 +104,9 @@ def _stacks(config: ModelConfig) -> str:
     return " and ".join(f"{article} {name}" for article, name in (("an", "encoder"), ("a", "decoder")) if getattr(config, f"{name}_layers"))
 
 
-def _misfits(teacher: Companion, section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
+def _misfits(teacher: Companion, section: DistillationSection, context: ModelContext) -> list[str]:
     """Why a model cannot teach the student; empty if it can."""
+    config, tokenizer = context.config, context.tokenizer
     taught, codec = teacher.model.config, teacher.tokenizer
     reasons = []
     if _stacks(taught) != _stacks(config):
@@ -117,8 +120,8 @@ def _misfits(teacher: Companion, section: DistillationSection, config: ModelConf
         reasons.append(f"its tokenizer ({theirs}) is not the student's ({ours}): set tokenizer.path to {section.teacher}")
     if taught.vocab_size != config.vocab_size:
         reasons.append(f"its vocab_size is {taught.vocab_size:,}, the student's {config.vocab_size:,}: set model.vocab_size")
-    if taught.context_length < config.context_length and taught.position.kind != "relative":
-        reasons.append(f"its context_length is {taught.context_length:,}, less than the student's {config.context_length:,}")
+    if taught.context_length < context.row_length and taught.position.kind != "relative":
+        reasons.append(f"its context_length is {taught.context_length:,}, and the student reads rows of {context.row_length:,} tokens")
     if section.cosine_weight and taught.dim != config.dim:
         reasons.append(f"its dim is {taught.dim}, the student's {config.dim}: make them equal, or set objective.cosine_weight to 0")
     return reasons

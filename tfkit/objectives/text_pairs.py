@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
+from tfkit.objectives.context import LONGER_ROWS
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import encode_pairs, joins_pairs
 
@@ -44,8 +45,8 @@ def check_room(tokenizer: Tokenizer, length: int) -> None:
 
 
 def no_room(length: int) -> ModelError:
-    """Error for such a context."""
-    return ModelError(f"a context of {length} tokens has no room for text beside the special tokens; raise model.context_length")
+    """Error for rows of such a length."""
+    return ModelError(f"rows of {length} tokens have no room for text beside the special tokens; {LONGER_ROWS}")
 
 
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:

@@ -29,9 +29,9 @@ class TextToText(WritingObjective):
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
     ids = ("source", "target")
 
-    def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, context_length: int):
-        """Sources and targets are cut to `context_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
-        self.smoothing, self.tokenizer, self.context_length = section.label_smoothing, tokenizer, context_length
+    def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
+        """Sources and targets are cut to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
+        self.smoothing, self.tokenizer, self.row_length = section.label_smoothing, tokenizer, row_length
         if tokenizer.eos_id is None:
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
         if tokenizer.start_id is None:
@@ -40,18 +40,18 @@ class TextToText(WritingObjective):
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
-        about = f"text_to_text\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        about = f"text_to_text\0{self.tokenizer.fingerprint()}\0{self.row_length}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The ids of source and target. Of a target with several references the first one is taken."""
-        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.context_length)
+        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The ids of the source, and a target that is its end alone."""
-        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.context_length)
+        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         return [
             _empty(row, "source")
             if self._is_empty(source)
@@ -128,8 +128,8 @@ class TextToText(WritingObjective):
             return BadRow(
                 "an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there", lost=True
             )
-        ids = [*target[: self.context_length - 1], self.eos_id]
-        truncated = source.truncated or len(target) >= self.context_length
+        ids = [*target[: self.row_length - 1], self.eos_id]
+        truncated = source.truncated or len(target) >= self.row_length
         unread = max(0, len(row.values["target"]) - 1)
         return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated, unread)
 

@@ -26,7 +26,7 @@ class WholeTexts:
     """Rows with the roles `text` and `pair` for a model. `start_id` is given for an encoder-decoder: what its decoder begins with."""
 
     tokenizer: Tokenizer
-    context_length: int
+    row_length: int
     start_id: int | None
 
     def encode(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:
@@ -34,7 +34,7 @@ class WholeTexts:
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
         around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         found: list[Encoded | BadRow] = []
-        for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
+        for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.row_length), strict=True):
             if isinstance(label, BadRow):
                 found.append(label)
                 continue

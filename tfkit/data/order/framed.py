@@ -64,9 +64,11 @@ class FramedRows:
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
-        """Raises DataError if the context has no room for a text, no text has a token, or a weight is less than one row an epoch."""
+        """Raises DataError if a row has no room for a text, no text has a token, or a weight is less than one row an epoch."""
         if length < 3:
-            raise DataError(f"model.context_length {length} has no room for a token between [CLS] and [SEP]: set it to 3 or more")
+            raise DataError(
+                f"rows of {length} tokens have no room for a token between [CLS] and [SEP]: data.sequence_length must be 3 or more"
+            )
         self.length, self.frame = length, frame
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]

@@ -54,7 +54,7 @@ class PackedRows:
             if not count:
                 raise DataError(
                     f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length}{f' + {shared}' if shared else ''}; "
-                    "give more text, or set a smaller model.context_length"
+                    "give more text, or set a smaller data.sequence_length"
                 )
         sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
         self._order = WeightedOrder(sources, seed)

@@ -65,10 +65,12 @@ class SentencePairRows:
     ):
         """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
 
-        Raises DataError if the context has no room for two texts, a stream has no two documents, or its weight is less than one row.
+        Raises DataError if a row has no room for two texts, a stream has no two documents, or its weight is less than one row.
         """
         if length < _SPECIAL + 2:
-            raise DataError(f"model.context_length {length} has no room for two texts, [CLS] and two [SEP]: set it to 5 or more")
+            raise DataError(
+                f"rows of {length} tokens have no room for two texts, [CLS] and two [SEP]: data.sequence_length must be 5 or more"
+            )
         self.length, self.seed, self.frame, self.short, self.static = length, seed, frame, short, static
         self.weights = [weight for _, weight in streams]
         self._documents = [_Documents(stream) for stream, _ in streams]

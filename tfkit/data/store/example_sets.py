@@ -99,7 +99,7 @@ class ExampleSet:
         """Describe how many rows were kept, truncated and left out."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
-            about += f", {self.truncated:,} of them cut to the context (first {self.first_truncated})"
+            about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
         if self.unread:
             about += f"; of several targets of a row the first is taken, {self.unread:,} more left out"
         return about

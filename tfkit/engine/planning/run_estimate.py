@@ -15,7 +15,7 @@ from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.reference_model import reference_bytes
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.registry import open_rows
+from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import activation_bytes_per_row, available_bytes, likely_peak, state_bytes
@@ -33,7 +33,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
     sizes = batch_sizes(recipe, rows)
     steps = total_steps(recipe, rows, sizes)
     mix = data.objective.pretraining
-    beside = mix.ratio * data.config.context_length if mix is not None else 0  # tokens of text for each row
+    beside = mix.ratio * row_order(recipe, data.config).length if mix is not None else 0  # tokens of text for each row
     tokens = round(sizes.before(steps) * (rows.mean_tokens + beside))
     precision = pick_precision(recipe.training.precision, device)
     state, row_bytes = state_of(recipe, data, model, precision), bytes_of_row(data, rows, precision.itemsize, device.type == "cuda")

@@ -16,7 +16,7 @@ from tfkit.errors import ModelError, TfkitError, UsageError
 from tfkit.evaluation.lost_rows import LostRow, reasons, wrong_answers
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.hub import content_hash
-from tfkit.objectives.context import RowOrder
+from tfkit.objectives.context import RowOrder, row_length
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.recipe import read_recipe
 
@@ -32,7 +32,7 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     prompts.
     """
     data = settings.data
-    objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings.seed)
+    objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
     labelled, rollouts = objective.labelled, objective.rollouts
     assert labelled is not None
     assert rollouts is not None
@@ -46,7 +46,7 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     stored = [one for one in found if isinstance(one, ExampleSet)]
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
-    order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
+    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
     named = [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)]
     sets = [with_lost(one, objective, work.listener, count) for one, count in zip(named, counts, strict=False)]

@@ -24,7 +24,7 @@ from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import undrawn
 from tfkit.hub.config_json import read_facts
-from tfkit.objectives.context import ModelContext, RowOrder, Stored, tokens_of
+from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
@@ -86,7 +86,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
     section, data = settings.objective.trained_for.judged_alone, settings.data
-    objective, tokenizer = open_finished(section, loaded, settings.seed)
+    objective, tokenizer = open_finished(section, loaded, settings)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
     sources = validation_sources(data, section.roles) if data is not None else []
@@ -99,7 +99,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
     names = set_names(data, sources)
-    order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
+    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
     if objective.labelled is not None:
         counts = rows_within(
             objective.labelled, order, [one for one in stored if isinstance(one, ExampleSet)], settings.evaluation.max_tokens
@@ -126,13 +126,14 @@ def _referenced(
     return [replace(one, stored=read) for one, read in zip(sets, found, strict=True)]
 
 
-def open_finished(section: ObjectiveSection, loaded: "Loaded", seed: int) -> tuple[Objective, Tokenizer]:
+def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Settings) -> tuple[Objective, Tokenizer]:
     """The objective for a finished model, and the tokenizer that it reads. Raises ModelError if they do not fit."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
     tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
-    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), seed, loaded.folder, read_facts(loaded.folder))
+    labels, facts = _labels(section, loaded), read_facts(loaded.folder)
+    context = ModelContext(loaded.config, tokenizer, labels, settings.seed, loaded.folder, facts, settings.sequence_length)
     return open_objective(section, context), tokenizer
 
 

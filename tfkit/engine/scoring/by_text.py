@@ -13,6 +13,7 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
 from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.objectives.context import row_length
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -75,7 +76,7 @@ def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", w
         scores = score_streams(
             loaded.model,
             streams,
-            loaded.config.context_length,
+            row_length(settings.sequence_length, loaded.config),
             settings.evaluation.batch_size,
             max_tokens=limit,
             progress=shown.advance,

@@ -85,6 +85,7 @@ class Evaluator:
         from tfkit.engine.scoring.trained_rows import count_trained_rows
         from tfkit.engine.session import energy_fields, place_fields
         from tfkit.evaluation.bootstrap import intervals
+        from tfkit.objectives.context import row_length
 
         evaluation = self.settings.evaluation
         resamples = evaluation.bootstrap if found.units > 1 else None
@@ -103,6 +104,7 @@ class Evaluator:
             "batch_size": evaluation.batch_size,
             "precision": evaluation.precision,
             "context_length": loaded.config.context_length,
+            "sequence_length": row_length(self.settings.sequence_length, loaded.config),
             **found.facts,
             **energy_fields(reading),
             **place_fields(reading),

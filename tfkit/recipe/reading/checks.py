@@ -24,6 +24,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
         *_warmup(recipe),
         *_vocabulary(recipe),
         *_unread(recipe),
+        *_row_length(recipe),
         *_start(recipe),
         *_budgets(recipe),
         *_embodied(recipe),
@@ -100,6 +101,25 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_steps} steps of {steps}"
     elif schedule.kind == "wsd" and schedule.warmup_steps + schedule.decay_ratio * steps > steps:
         yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.steps, which is {steps}"
+
+
+def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Check that the model holds a row, as far as the recipe says how much it holds, and that rows are cut at all."""
+    length = recipe.data.sequence_length
+    if length is None:
+        return
+    values = _values(recipe.model) if recipe.model.start is None else {}  # else the checkpoint says how it knows positions
+    most, position = values.get("context_length"), values.get("position")
+    is_relative = isinstance(position, dict) and position.get("kind") == "relative"
+    if isinstance(most, int) and length > most and not is_relative:
+        yield ("data", "sequence_length"), f"model.context_length holds {most} tokens: set this to {most} or less, or leave it out"
+    if recipe.objective.scored_by == "likelihood":
+        yield ("data", "sequence_length"), unread_length(recipe.objective)
+
+
+def unread_length(objective: ObjectiveSection) -> str:
+    """Return what is wrong with a length of rows for an objective that judges in the model's whole context."""
+    return f"{objective.kind} judges in the model's whole context: remove it"
 
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tfkit.recipe.reading.fields import did_you_mean, field_at, kinds_at, records_at, sections_with
+from tfkit.recipe.reading.fields import FOREIGN_NAMES, did_you_mean, field_at, kinds_at, records_at, sections_with
 from tfkit.recipe.reading.problems import Problem, quoted
 from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.sections import Recipe
@@ -40,7 +40,8 @@ def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
     if elsewhere:
-        return f"unknown here; it belongs to {' or '.join(elsewhere)}"
+        named = f", as {FOREIGN_NAMES[name]}" if name in FOREIGN_NAMES else ""
+        return f"unknown here; it belongs to {' or '.join(elsewhere)}{named}"
     return f"unknown; the fields here are {', '.join(known)}" if known else "unknown; this section has no fields"
 
 

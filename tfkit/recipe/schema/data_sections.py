@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
-from tfkit.model.config import Data
+from tfkit.model.config import Context, Data
 from tfkit.recipe.schema.bounds import Count, SampleBytes, SourceWeight, VocabSize
 from tfkit.recipe.schema.vocabularies import READ_BY, VOCABULARIES, variant_of
 
@@ -164,9 +164,14 @@ class DataSection(Data):
         None,
         ge=0,
         lt=1,
-        description="Largest fraction of a training source's rows that may be skipped or cut to the context; null: any.",
+        description="Largest fraction of a training source's rows that may be skipped or truncated; null: any.",
     )
     language: LanguageCode | Annotated[list[LanguageCode], Field(min_length=1)] | None = Field(
         None, description="The language of the texts, for the model card: a code such as en, or several: [en, de]; null: the base model's."
+    )
+    sequence_length: Context | None = Field(
+        None,
+        description="Tokens of a row, at most: texts are cut into pieces of as many, rows are truncated to them; of pairs for an "
+        "encoder-decoder each text. Evaluations of the run do the same. null: the model's context_length, which is the most.",
     )
     length_groups: bool = Field(True, description="Labelled rows: batches of similar lengths, the longest first, to reduce padding.")

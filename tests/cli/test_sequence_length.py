@@ -1,0 +1,106 @@
+"""data.sequence_length: training rows that are shorter than the model's context, which the checkpoint keeps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from tuned_starts import train
+
+from tfkit.hub import load
+
+LLAMA = "model={preset: llama2-7b, decoder_layers: 2, dim: 16, num_heads: 2, num_kv_heads: 1, hidden_dim: 32, context_length: 64}"
+LENGTH = "data.sequence_length"
+TUNED = ["training.batch_size=4", "training.precision=fp32", "carbon.enabled=false", "training.trial_rates=null"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llama/, a decoder whose context is 64, bert/, an encoder whose context is 16, and texts and labelled rows for them."""
+    folder = train(tmp_path_factory.mktemp("lengths"))
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def finetune(place: Path, start: str, data: str, run: str, *words: str) -> Done:
+    return run_tfkit(Path.cwd(), ["finetune", "--from", str(place / start), "--data", str(place / data), "--run", run, *TUNED, *words])
+
+
+def evaluate(*words: str) -> dict[str, Any]:
+    done = run_tfkit(Path.cwd(), ["evaluate", "--json", *words, "carbon.enabled=false", "evaluation.bootstrap=null"])
+    assert done.code == 0, done.err
+    result: dict[str, Any] = json.loads(done.out)
+    return result
+
+
+def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) -> None:
+    words = ["training.steps=6", "evaluation.every=3", "evaluation.batch_size=5"]
+    for run, length in (("kept", f"{LENGTH}=16"), ("cut", "model.context_length=16")):
+        done = finetune(place, "llama", "corpus", run, *words, length)
+        assert done.code == 0, done.err
+    kept, cut = load("kept"), load("cut")
+    assert (kept.config.context_length, cut.config.context_length) == (64, 16)
+    for name, tensor in cut.model.state_dict().items():
+        torch.testing.assert_close(kept.model.state_dict()[name], tensor, atol=0, rtol=0)
+    losses, shorter = ([one for one in records(Path(run)) if "loss" in one or "evaluation" in one] for run in ("kept", "cut"))
+    assert [one.get("loss", one.get("evaluation")) for one in losses] == [one.get("loss", one.get("evaluation")) for one in shorter]
+    best = min((one["evaluation"] for one in losses if "evaluation" in one), key=lambda metrics: float(metrics["loss"]))
+    alone = evaluate("--from", "kept")
+    assert (alone["metrics"], alone["context_length"], alone["sequence_length"]) == (best, 64, 16)
+    assert evaluate("--from", "kept", f"{LENGTH}=null")["metrics"]["loss"] != best["loss"]
+    theirs = AutoModelForCausalLM.from_pretrained(kept.folder)
+    assert theirs.config.max_position_embeddings == 64
+    ids = torch.arange(5, 60)[None]
+    torch.testing.assert_close(theirs(ids).logits, kept.model(ids).logits, atol=1e-4, rtol=1e-4)
+    words = ["generate", "--from", "kept", "--prompt", "the cat", "--max-new-tokens", "40", "--json", "carbon.enabled=false"]
+    done = run_tfkit(Path.cwd(), words)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["tokens"] > 16
+
+
+def test_an_encoder_that_is_tuned_on_short_rows_keeps_its_positions(place: Path) -> None:
+    words = ["training.steps=4", "optimizer.lr=1e-2", "data.validation=0.3"]
+    for run, length in (("kept", f"{LENGTH}=5"), ("cut", "model.context_length=5")):
+        done = finetune(place, "bert", "labelled.jsonl", run, *words, length)
+        assert done.code == 0, done.err
+        assert "of them truncated (first" in done.err
+    kept, cut, base = load("kept"), load("cut"), load(place / "bert")
+    assert (kept.config.context_length, cut.config.context_length) == (16, 5)
+    ours = kept.model.state_dict()
+    for name, tensor in cut.model.state_dict().items():
+        torch.testing.assert_close(ours[name][: len(tensor)], tensor, atol=0, rtol=0)
+    unread, before = kept.model.embedding.positions, base.model.embedding.positions
+    assert unread is not None
+    assert before is not None
+    torch.testing.assert_close(unread.weight[5:], before.weight[5:], atol=0, rtol=1e-3)  # but for the weight decay
+    assert AutoModelForSequenceClassification.from_pretrained(kept.folder).config.max_position_embeddings == 16
+    ends = [[one["evaluation"] for one in records(Path(run)) if "evaluation" in one] for run in ("kept", "cut")]
+    assert ends[0] == ends[1]
+    assert evaluate("--from", "kept")["metrics"] in ends[0]
+    (Path("long.jsonl")).write_text(json.dumps({"text": "the cat sat on the mat"}) + "\n", encoding="utf-8")
+    for more, said in (([], "longer than data.sequence_length, 5 tokens"), ([f"{LENGTH}=null"], "")):
+        done = run_tfkit(Path.cwd(), ["predict", "--from", "kept", "--data", "long.jsonl", "carbon.enabled=false", *more])
+        assert (done.code, said in done.err, "truncated" in done.err or said in done.err) == (0, True, True), done.err
+
+
+def test_no_row_is_longer_than_the_context(place: Path) -> None:
+    done = finetune(place, "llama", "corpus", "run", "training.steps=1", f"{LENGTH}=65")
+    said = "data.sequence_length is 65, but the model's context holds 64 tokens: set it to that or less, or leave it out"
+    assert (done.code, said in done.err) == (2, True), done.err
+    done = run_tfkit(Path.cwd(), ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), f"{LENGTH}=65"])
+    assert (done.code, f"command line: {LENGTH}: model.context_length holds 64 tokens: set this to 64 or less" in done.err) == (2, True)
+    done = run_tfkit(
+        Path.cwd(),
+        ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), "objective={kind: minimal_pairs}", f"{LENGTH}=6"],
+    )
+    assert (done.code, "data.sequence_length: minimal_pairs judges in the model's whole context" in done.err) == (2, True), done.err
