@@ -8,6 +8,7 @@ import torch
 from tfkit.data import open_source, token_stream
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
+from tfkit.evaluation import text_scores
 from tfkit.evaluation.text_scores import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
@@ -97,6 +98,23 @@ def test_the_batch_size_does_not_matter(stream, tokenizer, family):
     np.testing.assert_allclose(one.losses, sixteen.losses, rtol=1e-5)
     assert one.loss_sum == pytest.approx(sixteen.loss_sum, rel=1e-6)
     assert (one.targets == sixteen.targets).all()
+
+
+def test_few_long_pieces_are_read_at_once(stream, tokenizer, monkeypatch):
+    model, sizes = tiny_model(tokenizer.size), []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    whole = score_texts(model, stream, CONTEXT, 4)
+    assert max(rows for rows, _ in sizes) == 4
+    sizes.clear()
+    monkeypatch.setattr(text_scores, "BATCH_TOKENS", 2 * CONTEXT)
+    found = score_texts(model, stream, CONTEXT, 4)
+    assert {rows for rows, length in sizes if length == CONTEXT - 1} == {2}
+    assert max(rows for rows, length in sizes if 2 * length < CONTEXT) == 4
+    np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
+    sizes.clear()
+    monkeypatch.setattr(text_scores, "BATCH_TOKENS", 1)
+    np.testing.assert_allclose(score_texts(model, stream, CONTEXT, 4).losses, whole.losses, rtol=1e-5)
+    assert {rows for rows, _ in sizes} == {1}
 
 
 def test_without_a_bos_the_first_id_and_its_bytes_are_not_scored(tmp_path):

@@ -28,6 +28,8 @@ from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.deal import Deal, in_turn
 
+BATCH_TOKENS = 16_384  # of a forward, or one piece: sixteen pieces of 8,192 ids would take gigabytes, and are no faster
+
 Numbers = NDArray[Any]
 
 
@@ -108,7 +110,7 @@ def score_texts(
     should_stop: Callable[[], bool] | None = None,
     deal: Deal = in_turn,
 ) -> TextScore | None:
-    """Score each text of the stream on its own, in pieces of at most `piece_length` ids, `batch_size` pieces a forward.
+    """Score each text of the stream on its own, in pieces of at most `piece_length` ids, `batch_size` pieces a forward, of long ones fewer.
 
     The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more scored targets. Return
     None if `should_stop`, called before every batch, is true: half a score is no score. Raise DataError if no text has a target, ModelError
@@ -178,9 +180,14 @@ def _cut(targets: Numbers, piece_length: int) -> _Pieces:
 
 
 def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
-    """Return the pieces in batches."""
-    slices = [slice(begin, begin + batch_size) for begin in range(0, len(pieces.texts), batch_size)]
-    return [_Pieces(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch]) for batch in slices]
+    """Return the pieces in batches, of long ones fewer."""
+    found: list[_Pieces] = []
+    begin = 0
+    while begin < len(pieces.texts):
+        batch = slice(begin, begin + min(batch_size, max(1, BATCH_TOKENS // int(pieces.lengths[begin]))))
+        found.append(_Pieces(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch]))
+        begin = batch.stop
+    return found
 
 
 def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:

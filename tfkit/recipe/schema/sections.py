@@ -202,7 +202,7 @@ class EvaluationSection(Data):
         None,
         description="The metric of the best checkpoint and of patience: one of the objective's; null: loss, of sampled responses reward.",
     )
-    batch_size: BatchSize = Field(16, description="Rows per forward.")
+    batch_size: BatchSize = Field(16, description="Rows per forward; of long texts only as many as have 16,384 tokens together.")
     max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
