@@ -76,6 +76,12 @@ def test_one_real_token_gives_numbers() -> None:
     assert (found.advantages[0].tolist(), found.returns[0].tolist(), found.explained_variance) == ([0.0], [1.0], None)
 
 
+def test_a_value_model_holds_the_rows_of_the_policy() -> None:
+    assert critic(texts=9, context_length=9).companion.model.config.context_length == 9
+    with pytest.raises(ModelError, match="its context_length is 9, and the policy's texts have up to 10 tokens"):
+        critic(texts=10, context_length=9)
+
+
 def test_the_value_of_the_last_token_is_the_score() -> None:
     """Before the first step; the shift of the reward model is in both."""
     value = critic(shift=0.25)

@@ -34,11 +34,11 @@ CONTEXT = 16
 CRITIC = {"head": {"kind": "classes", "count": 1, "pool": "last"}}
 
 
-def critic(shift: float = 0.25, seed: int = 7, **changes: Any) -> ScoreModel:
-    """A value model with weights of its own."""
+def critic(shift: float = 0.25, seed: int = 7, texts: int = CONTEXT, **changes: Any) -> ScoreModel:
+    """A value model with weights of its own, for texts of so many tokens."""
     model = policy(seed, **CRITIC, **changes).eval()
     companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), facts={"reward_shift": shift}, trained=True)
-    return score_model(companion, ModelContext(model.config, codec(), [], 1, Path("policy")))
+    return score_model(companion, ModelContext(policy().config, codec(), [], 1, Path("policy"), sequence_length=texts))
 
 
 def text() -> TokenStream:

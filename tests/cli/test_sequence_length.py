@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
@@ -104,3 +105,62 @@ def test_no_row_is_longer_than_the_context(place: Path) -> None:
         ["evaluate", "--from", str(place / "llama"), "--data", str(place / "corpus"), "objective={kind: minimal_pairs}", f"{LENGTH}=6"],
     )
     assert (done.code, "data.sequence_length: minimal_pairs judges in the model's whole context" in done.err) == (2, True), done.err
+
+
+ROTARY = "position: {kind: rotary}, dim: 16, num_heads: 2, hidden_dim: 24, init: {std: 0.2}"
+ENCODER = f"preset: bert-tiny, encoder_layers: 1, {ROTARY}"
+DECODER = f"preset: gpt2, decoder_layers: 1, {ROTARY}"
+T5 = "preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 24"
+WORDPIECE = "tokenizer={kind: wordpiece, vocab_size: 120}"
+UNIGRAM = "tokenizer={kind: unigram, vocab_size: 200}"
+# objective, model or none to start from the decoder `llama`, the length, and further words
+KINDS: dict[str, tuple[str | None, int, list[str]]] = {
+    "{kind: causal_lm}": (DECODER, 12, []),
+    "{kind: masked_lm}": (ENCODER, 12, [WORDPIECE]),
+    "{kind: masked_lm, next_sentence: true}": (ENCODER, 12, [WORDPIECE]),
+    "{kind: span_corruption}": (T5, 12, [UNIGRAM]),
+    "{kind: classification}": (ENCODER, 6, [WORDPIECE, "data.train.0.columns={text: text}"]),
+    "{kind: multi_label}": (ENCODER, 6, [WORDPIECE, "data.train.0.columns={text: text, labels: label}"]),
+    "{kind: tagging}": (ENCODER, 6, [WORDPIECE, "data.train.0.columns={tokens: tokens, tags: tags}"]),
+    "{kind: question_answering, doc_stride: 2}": (ENCODER, 12, [WORDPIECE]),
+    "{kind: multiple_choice, start: null, delimiter: <d>, classify: <c>}": (DECODER, 12, ["tokenizer={special_tokens: [<d>, <c>]}"]),
+    "{kind: text_to_text}": (T5, 6, [UNIGRAM, "data.train.0.columns={source: text, target: text}"]),
+    "{kind: chat, format: llama2, pack: true}": (None, 40, ["data.train.0.columns={instruction: label, output: text}"]),
+    "{kind: reward}": (None, 9, []),
+    "{kind: dpo}": (None, 9, []),
+    "{kind: grpo, rules: [{kind: regex, pattern: '[a-m]'}], prompts: 2, completions: 2, max_new_tokens: 4}": (None, 12, []),
+}
+
+
+def write_rows(objective: str) -> None:
+    """Write rows.jsonl, whose rows have the columns of every objective, and more tokens than fit the lengths of KINDS."""
+    random = np.random.default_rng(3)
+    with Path("rows.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(24):
+            words = random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(3, 12))).tolist()
+            text = " ".join(words)
+            row = {"text": text, "label": number % 2 if "multiple" in objective else ["good", "bad"][number % 2]}
+            row |= {"tokens": words, "tags": [word[0] for word in words], "choices": ["the", "cat"]}
+            row |= {"question": "who", "context": text, "answers": [{"text": words[0], "answer_start": 0}]}
+            row |= {"prompt": f"{number}" + " a" * (number % 9), "chosen": text, "rejected": text[::-1]}
+            file.write(json.dumps(row) + "\n")
+
+
+@pytest.mark.parametrize("objective", KINDS)
+def test_every_objective_reads_rows_of_that_length(place: Path, objective: str) -> None:
+    """Losses and evaluations are those of a model whose context is that long, and not those of longer rows."""
+    model, length, words = KINDS[objective]
+    write_rows(objective)
+    found = []
+    for run, context, own in (("kept", 64, length), ("cut", length, None), ("whole", 64, None)):
+        changes = model or f"from: {place / 'llama'}"
+        data = "train: [{path: rows.jsonl}], validation: 0.3, on_bad_row: skip"
+        recipe = f"model: {{{changes}, context_length: {context}}}\ndata: {{{data}}}\nobjective: {objective}\n"
+        recipe += "training: {steps: 2, batch_size: 4, precision: fp32, log_every: 1}\ncarbon: {enabled: false}\n"
+        Path(f"{run}.yaml").write_text(recipe, encoding="utf-8")
+        command = ["pretrain" if model else "finetune", f"{run}.yaml", "--run", run, "--threads", "1", *words]
+        done = run_tfkit(Path.cwd(), [*command, *([f"{LENGTH}={own}"] if own else [])])
+        assert done.code == 0, done.err
+        found.append([one.get("loss", one.get("evaluation")) for one in records(Path(run)) if "loss" in one or "evaluation" in one])
+    assert found[0] == found[1] != found[2]
+    assert (load("kept").config.context_length, load("cut").config.context_length) == (64, length)

@@ -1,5 +1,6 @@
 """Distillation beside DistilBERT's own losses, made of transformers' models, and beside Gemma 2's; what a student begins with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,15 @@ def test_a_model_that_cannot_teach_is_refused_with_the_reason(tmp_path: Path, te
     with pytest.raises(ModelError, match=r"cannot teach this model:\n  ") as error:
         opened(saved(tmp_path / "teacher", teacher), STUDENT, cosine_weight=1.0)
     assert f"\n  {said}" in str(error.value)
+
+
+def test_a_teacher_whose_context_is_shorter_teaches_rows_that_it_holds(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "teacher", ENCODER | {"context_length": 20})
+    section = DistillationSection.model_validate({"kind": "distillation", "teacher": str(folder), "of": {"kind": "masked_lm"}})
+    student = ModelContext(ModelConfig.model_validate(STUDENT), TOKENIZER, (), 1, Path("student"), sequence_length=20)
+    assert open_teacher(section, student).model.config.context_length == 20
+    with pytest.raises(ModelError, match="and the student reads rows of 21 tokens"):
+        open_teacher(section, replace(student, sequence_length=21))
 
 
 def test_a_teacher_reads_the_same_tokens(tmp_path: Path) -> None:
