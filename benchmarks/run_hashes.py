@@ -144,6 +144,8 @@ TEXT = {"kind": "text_to_text", "label_smoothing": 0.1}
 CHAT = {"kind": "chat", "format": "chatml", "system": None, "pack": False, "train_on": "all"}
 DPO = {"kind": "dpo", "beta": 0.5, "label_smoothing": 0.1, "chat": False}
 REWARD = {"kind": "reward", "chat": False, "every_token": False}
+FEEDBACK = {"kind": "ai_feedback", "policy": "gpt2", "policy_sha256": None, "judge": "tuned-regression", "judge_sha256": None, "of": DPO}
+FEEDBACK |= {"completions": 3, "temperature": 1.0, "max_new_tokens": 5}
 GROUPS = {"kind": "grpo", "rules": [{"kind": "contains", "weight": 1.0, "text": "a"}, {"kind": "valid_python", "weight": 0.5}]}
 GROUPS |= {"prompts": 2, "completions": 4, "inner_epochs": 2, "temperature": 0.8, "max_new_tokens": 5, "no_eos_reward": None}
 GROUPS |= {"reward": None, "reward_sha256": None, "gold": None, "gold_sha256": None, "chat": False}
@@ -263,6 +265,7 @@ CASES: dict[str, Case] = {
     "other-classes": tuned("bert-classes", CLASSES, "other.jsonl"),
     "dpo": tuned("gpt2", DPO, "preferences.jsonl"),
     "reward": tuned("gpt2", REWARD, "ranked.jsonl"),
+    "ai-feedback": tuned("gpt2", FEEDBACK, "prompts.jsonl"),
     # adapters
     "lora-dpo": tuned("gpt2", DPO, "preferences.jsonl", training={"adapter": LORA, "precision": "bf16"}),
     "lora": tuned("gpt2", CAUSAL, "texts", training={"adapter": LORA}),
@@ -356,10 +359,11 @@ def run(name: str) -> None:
     Path(f"{name}.yaml").write_text(json.dumps(recipe(name)), encoding="utf-8")
     output = io.StringIO()
     begin = [] if start is None else ["--from", start]
+    scored = ["--data", "data/preferences.jsonl"] if name == "ai-feedback" else []  # its own rows have no completions
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
         code = main([command, f"{name}.yaml", *begin, "--run", name, "--threads", "1", "--json"])
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()) as out:
-        code = code or main(["evaluate", f"{name}.yaml", "--from", name, "--threads", "1", "--json"])
+        code = code or main(["evaluate", f"{name}.yaml", "--from", name, *scored, "--threads", "1", "--json"])
     Path(f"{name}.json").write_text(out.getvalue(), encoding="utf-8")
     if code:
         print(f"{name}: exit {code}\n{output.getvalue()}", file=sys.stderr, flush=True)
@@ -389,7 +393,7 @@ def with_starts(names: list[str]) -> list[str]:
     """Return the named cases and those that they start or learn from, in the table's order."""
     wanted = {*names}
     for name in names:
-        wanted |= {CASES[name][1], CASES[name][2]["objective"].get("teacher")} - {None}
+        wanted |= {CASES[name][1], *(CASES[name][2]["objective"].get(other) for other in ("teacher", "judge"))} - {None}
     return [name for name in CASES if name in wanted]
 
 

@@ -154,6 +154,8 @@ def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: 
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false")
     assert scored.code == 0, scored.err
     assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
+    without = tfkit("evaluate", "--from", "scores", "carbon.enabled=false")
+    assert (without.code, "there are no rows to score: give them as --data F" in without.err) == (2, True)
 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:

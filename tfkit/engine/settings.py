@@ -120,11 +120,13 @@ def read_settings(
         with suppress(UsageError):  # the run's own recipe is not what this command was given
             overrides = [*split_as(saved.read(), recipe.fields()), *overrides]
     found = source.read(overrides)
-    data, training = found.data, found.training
+    data: DataSection | None = found.data
     if scored is not None:
-        data = _read_as_trained(data, scored)
+        data = _read_as_trained(found.data, scored)
+    elif found.objective.roles != found.objective.trained_for.roles:  # prompts, to which the training sampled what the model is asked
+        data = None
     judged = (found.objective, found.evaluation, found.generation, found.carbon)
-    return Settings(data, *judged, training.seed, training.batch_size, has_recipe=True, path=source.path)
+    return Settings(data, *judged, found.training.seed, found.training.batch_size, has_recipe=True, path=source.path)
 
 
 def _defaults_of_other_objectives() -> list[str]:
