@@ -12,14 +12,6 @@ from torch import Tensor
 _LARGEST_ERROR = 0.2  # of the adaptive coefficient, either way
 
 
-def log_ratios(policy: Tensor, reference: Tensor, real: Tensor) -> Tensor:
-    """Return k1 of each token, log policy - log reference, 0 where `real` is False: all (B, T).
-
-    The sum of a row is the log-ratio of the whole response; its mean over responses of the policy is the divergence.
-    """
-    return (policy - reference).masked_fill(~real, 0.0)
-
-
 def k3(ratios: Tensor) -> Tensor:
     """Return k3 of log-ratios, e^-k1 - 1 + k1: never negative, and of less variance than k1."""
     return (-ratios).expm1() + ratios

@@ -59,6 +59,22 @@ class _Course:
         return max(0.0, used) / self.steps if self.steps else 0.0
 
 
+class _Silence:
+    """How long a meter of energy has given no reading that is good."""
+
+    def __init__(self, carbon: CarbonSection, clock: Clock):
+        self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
+        self._since: float | None = None
+
+    def is_long(self, meter: Meter) -> bool:
+        """Return whether the meter has failed: it has been silent for several ticks."""
+        if not meter.reading().failing:
+            self._since = None
+            return False
+        self._since = self._clock() if self._since is None else self._since
+        return self._clock() - self._since >= self._longest
+
+
 class Budget:
     """The budget of one attempt, from before its meter. Without a limit it asks nothing of anyone.
 
@@ -77,7 +93,7 @@ class Budget:
         self._course: _Course | None = None
         self._warned: set[str] = set()
         self._refreshed = -math.inf
-        self._silent_since: float | None = None
+        self._silence = _Silence(carbon, clock)
         self._problem = self._word = ""
         self._require(folder)
 
@@ -174,11 +190,7 @@ class Budget:
 
     def _watch_meter(self) -> None:
         """Warn, or stop, as the recipe has it, where the meter of a budget of energy gives no reading any more."""
-        if not self._meters or self._meter is None or not self._meter.reading().failing:
-            self._silent_since = None
-            return
-        self._silent_since = self._clock() if self._silent_since is None else self._silent_since
-        if self._clock() - self._silent_since < SILENT_TICKS * min(self._carbon.every_seconds, LONGEST_TICK_SECONDS):
+        if not self._meters or self._meter is None or not self._silence.is_long(self._meter):
             return
         failed = "the carbon meter has failed, so the budget of energy cannot be kept"
         if self._carbon.on_meter_failure == "stop" and not self.reached:

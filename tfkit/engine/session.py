@@ -77,12 +77,7 @@ def session(
     Raises UsageError for a country that is none, MachineError for a bad run folder. A series of intensities that is not of now, as
     that of the run whose checkpoint is used may be, is left out with a warning.
     """
-    try:
-        resolve_place(carbon)
-    except DataError as error:
-        listener.warn(f"{error}. This command is charged without the series")
-        carbon = carbon.model_copy(update={"intensity_file": None})
-        resolve_place(carbon)
+    carbon = _with_current_series(carbon, listener)
     with ExitStack() as stack:
         folder, before = None, Reading()
         if run is not None:
@@ -111,6 +106,17 @@ def session(
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
+
+
+def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSection:
+    """Return the section, without a series of intensities that is not of now. Raises UsageError."""
+    try:
+        resolve_place(carbon)
+    except DataError as error:
+        listener.warn(f"{error}. This command is charged without the series")
+        carbon = carbon.model_copy(update={"intensity_file": None})
+        resolve_place(carbon)
+    return carbon
 
 
 @contextmanager
