@@ -267,10 +267,10 @@ def reached(module: str) -> set[str]:
     "module",
     [
         "engine.planning.planner",
-        "engine.dry_run",
+        "engine.commands.dry_run",
         "engine.run",
         "engine.scoring.by_row",
-        "engine.text_generator",
+        "engine.answers.text_generator",
         "training.device",
     ],
 )

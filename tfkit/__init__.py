@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfkit.engine.api import pretrain as pretrain
     from tfkit.engine.api import resume as resume
     from tfkit.engine.api import sweep as sweep
-    from tfkit.engine.loaded_model import load as load
+    from tfkit.engine.library.loaded_model import load as load
 
 _OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep")
 __all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
@@ -26,7 +26,7 @@ __all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "p
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is first asked for, so that `import tfkit` stays light."""
     if name == "load":
-        from tfkit.engine.loaded_model import load
+        from tfkit.engine.library.loaded_model import load
 
         return load
     if name == "console":  # the command line's listener

@@ -12,7 +12,7 @@ from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, measuring_fields
-from tfkit.engine.chain_result import sum_totals
+from tfkit.engine.many_runs.chain_result import sum_totals
 from tfkit.engine.planning.estimate import Range
 from tfkit.engine.planning.forecast import emissions_of
 from tfkit.recipe.schema.carbon_section import CarbonSection

@@ -9,10 +9,10 @@ import pytest
 from answer_runs import KINDS, made_rows
 
 from tfkit.carbon import Meter, Reading
-from tfkit.engine.calls import interrupts
+from tfkit.engine.answers.predicting import Predictor
 from tfkit.engine.isolation import isolated
+from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent, StopRequest
-from tfkit.engine.predicting import Predictor
 from tfkit.engine.scoring.evaluator import Evaluator
 from tfkit.engine.session import Session
 from tfkit.parallel.deal import Deal, in_turn

@@ -14,7 +14,7 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, kept, strike
 
 import tfkit
-from tfkit.engine.calls import interrupts
+from tfkit.engine.library.calls import interrupts
 from tfkit.errors import Stopped
 
 STEPS = 12

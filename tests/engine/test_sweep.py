@@ -9,8 +9,8 @@ from tiny_runs import exact, hashes, write_corpus
 
 import tfkit
 from tfkit.__main__ import main
-from tfkit.engine.sweep_result import Trial
-from tfkit.engine.sweep_search import Grid, OptunaSearch
+from tfkit.engine.many_runs.sweep_result import Trial
+from tfkit.engine.many_runs.sweep_search import Grid, OptunaSearch
 from tfkit.errors import ModelError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.search_space import Axis

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.averaging
+import tfkit.engine.commands.averaging
 import tfkit.hub.averaging
 import tfkit.recipe
 import tfkit.run.manifest
@@ -46,7 +46,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
 @pytest.mark.parametrize(
     ("words", "owner", "name", "count"),
     [
-        (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.averaging, "verify", 2),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.commands.averaging, "verify", 2),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
         (["verify", "run"], tfkit.run.manifest, "verify", 2),

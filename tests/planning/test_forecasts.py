@@ -15,8 +15,8 @@ import tfkit
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
-from tfkit.engine.calls import interrupts
 from tfkit.engine.isolation import isolated
+from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, learned, median_errors, past_runs, remember

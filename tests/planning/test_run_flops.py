@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfkit.carbon import Meter
-from tfkit.engine.calls import interrupts
 from tfkit.engine.components import Components, assemble, first_model
 from tfkit.engine.isolation import isolated
+from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning.run_flops import StepFlops, sum_of
 from tfkit.engine.run import Run

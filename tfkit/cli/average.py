@@ -19,7 +19,7 @@ def average(
 ) -> None:
     """Average the weights of a run's last checkpoints, as the 2017 Transformer was evaluated. --from and transformers open the result."""
     from tfkit.cli.session import command_session
-    from tfkit.engine.averaging import average_checkpoints, carbon_of, choose_checkpoints
+    from tfkit.engine.commands.averaging import average_checkpoints, carbon_of, choose_checkpoints
     from tfkit.engine.session import energy_fields, place_fields
 
     chosen = choose_checkpoints(run, out, last)

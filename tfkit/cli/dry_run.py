@@ -9,7 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import Beginning, finetuning, pretraining
-from tfkit.engine.chain_plan import ChainPlan, Kind, plan_dry_run
+from tfkit.engine.many_runs.chain_plan import ChainPlan, Kind, plan_dry_run
 from tfkit.engine.session import Session
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText
@@ -17,7 +17,7 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 if TYPE_CHECKING:
-    from tfkit.engine.dry_run import DryRun
+    from tfkit.engine.commands.dry_run import DryRun
 
 _ROWS_SHOWN = 2
 
@@ -64,7 +64,7 @@ def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
 
 
 def _planned(beginning: Beginning, work: Session, how: RunOptions) -> "DryRun":
-    from tfkit.engine.dry_run import dry_run
+    from tfkit.engine.commands.dry_run import dry_run
 
     return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=how.device, threads=how.threads, ranks=how.ranks.size)
 

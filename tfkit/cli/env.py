@@ -9,7 +9,7 @@ from tfkit.units import format_bytes
 
 def env(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Show versions, processor and its bf16, threads, devices, caches and their size."""
-    from tfkit.engine.environment import describe_environment
+    from tfkit.engine.commands.environment import describe_environment
 
     document = describe_environment()
     if json:

@@ -32,10 +32,10 @@ def finetune(
     from tfkit.cli.dry_run import show_dry_run
     from tfkit.cli.ranks import place_of_this_process, planned_place
     from tfkit.cli.train import command_line, option_words, train, tuning_words
-    from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
     from tfkit.engine.beginning import recognition_of
-    from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.many_runs import stages as training
+    from tfkit.engine.many_runs.chain_plan import first_stage
     from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 

@@ -13,8 +13,8 @@ from tfkit.cli.chat import converse
 from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
+    from tfkit.engine.answers.text_generator import TextGenerator
     from tfkit.engine.session import Session
-    from tfkit.engine.text_generator import TextGenerator
 
 
 def generate(
@@ -61,7 +61,7 @@ def generate(
     )
 
     def opened() -> "TextGenerator":
-        from tfkit.engine.text_generator import TextGenerator
+        from tfkit.engine.answers.text_generator import TextGenerator
 
         return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [])
 

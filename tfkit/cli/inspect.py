@@ -12,8 +12,8 @@ from tfkit.cli import options
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfkit.engine.inspection import Inspection
-    from tfkit.engine.shown_rows import ShownToken
+    from tfkit.engine.commands.inspection import Inspection
+    from tfkit.engine.commands.shown_rows import ShownToken
 
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
@@ -52,7 +52,7 @@ def inspect(
     known = source.read(words) if source is not None else None
     beginning = finetuning(source, words, checkpoint) if known is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
-        from tfkit.engine.inspection import inspect_first_step
+        from tfkit.engine.commands.inspection import inspect_first_step
 
         if beginning is not None:
             with work.stop.at_once():

@@ -43,7 +43,7 @@ def plan(
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuning_words
-    from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.many_runs.chain_plan import first_stage
     from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import energy_fields
     from tfkit.recipe import open_recipe

@@ -16,8 +16,8 @@ from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
+    from tfkit.engine.answers.predicting import Predictor
     from tfkit.engine.pipe import Pipe
-    from tfkit.engine.predicting import Predictor
     from tfkit.engine.session import Session
 
 
@@ -52,7 +52,7 @@ def predict(
         raise UsageError(f"predict does not know what {words[0]!r} is: rows are given as --data F, a change as key=value")
 
     def opened() -> "Predictor":
-        from tfkit.engine.predicting import Predictor
+        from tfkit.engine.answers.predicting import Predictor
 
         return Predictor(checkpoint, changes, data, all_labels=all_)
 

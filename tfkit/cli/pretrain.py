@@ -30,8 +30,8 @@ def pretrain(
     from tfkit.cli.dry_run import show_dry_run
     from tfkit.cli.ranks import place_of_this_process, planned_place
     from tfkit.cli.train import command_line, train
-    from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
+    from tfkit.engine.many_runs import stages as training
     from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 

@@ -32,7 +32,7 @@ def replay(
         raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be taken again; restore the run folder")
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
     with command_session("replay", recipe.carbon) as work:
-        from tfkit.engine.replaying import replay_step
+        from tfkit.engine.commands.replaying import replay_step
 
         result = replay_step(run, recipe, document, work, device, threads)
     console.json(result) if json else console.result(_table(result))

@@ -30,8 +30,8 @@ def resume(
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, train
-    from tfkit.engine import sweeping as training
     from tfkit.engine.attempt import RunOptions
+    from tfkit.engine.many_runs import sweeping as training
     from tfkit.engine.meeting import Meeting
 
     if (here := place_of_this_process(ranks, threads)) is None:

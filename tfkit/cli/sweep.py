@@ -37,9 +37,9 @@ def sweep(
     from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, option_words, train, tuning_words
     from tfkit.engine.attempt import RunOptions
-    from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.many_runs.chain_plan import first_stage
+    from tfkit.engine.many_runs.sweeping import sweep as run_sweep
     from tfkit.engine.meeting import Meeting
-    from tfkit.engine.sweeping import sweep as run_sweep
     from tfkit.recipe import open_recipe
 
     if (here := place_of_this_process(ranks, threads)) is None:

@@ -13,8 +13,8 @@ from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.engine.audit import Audit
-    from tfkit.engine.verification import Verdict
+    from tfkit.engine.commands.audit import Audit
+    from tfkit.engine.commands.verification import Verdict
 
 
 def verify(
@@ -25,7 +25,7 @@ def verify(
     quiet: options.Quiet = False,
 ) -> None:
     """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers; 0 if all are good, 4 if not."""
-    from tfkit.engine.verification import verify_path
+    from tfkit.engine.commands.verification import verify_path
 
     found = verify_path(checkpoint, console)
     with suppress(console.ReaderGone):  # the exit code says it, too

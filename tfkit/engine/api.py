@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine import stages as training
-from tfkit.engine import sweeping
-from tfkit.engine.argument_names import naming_arguments
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import recognition_of
-from tfkit.engine.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
-from tfkit.engine.chain_plan import first_stage
-from tfkit.engine.checkpoint_calls import evaluate, generate, predict
 from tfkit.engine.isolation import isolated
+from tfkit.engine.library.argument_names import naming_arguments
+from tfkit.engine.library.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
+from tfkit.engine.library.checkpoint_calls import evaluate, generate, predict
+from tfkit.engine.library.own_ranks import own_ranks
 from tfkit.engine.listener import Listener, Silent
-from tfkit.engine.own_ranks import own_ranks
+from tfkit.engine.many_runs import stages as training
+from tfkit.engine.many_runs import sweeping
+from tfkit.engine.many_runs.chain_plan import first_stage
 from tfkit.engine.results import SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.adapters import describe, how_to_merge, is_adapter, load
-from tfkit.engine.opened_model import own_tokenizer
+from tfkit.engine.answers.opened_model import own_tokenizer
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of

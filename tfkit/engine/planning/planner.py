@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tfkit.engine.beginning import Decided, require_trainable
-from tfkit.engine.chain_plan import of_stage
 from tfkit.engine.listener import Listener
+from tfkit.engine.many_runs.chain_plan import of_stage
 from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.estimate import Estimate, sum_of_stages
 from tfkit.engine.planning.placeholder_model import write_placeholder

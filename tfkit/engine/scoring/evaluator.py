@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.answers.opened_model import open_model, own_tokenizer
 from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.killed import complete_killed_run
-from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.settings import read_settings, settings_inputs
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tfkit import errors
-from tfkit.engine.prompt_lines import Prompt
+from tfkit.engine.answers.prompt_lines import Prompt
 from tfkit.errors import DataError, ModelError, Stopped
 
 if TYPE_CHECKING:
+    from tfkit.engine.answers.text_generator import TextCompletion, TextGenerator
     from tfkit.engine.session import Session
-    from tfkit.engine.text_generator import TextCompletion, TextGenerator
     from tfkit.tokenizer.template import ChatTemplate
 
 _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal

@@ -10,9 +10,9 @@ from tfkit.engine.budget import require_unspent
 from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
+from tfkit.engine.many_runs.sweep_result import Trial, recorded_trials
+from tfkit.engine.many_runs.sweep_search import Grid, Search, choose_search
 from tfkit.engine.spending import spent_in
-from tfkit.engine.sweep_result import Trial, recorded_trials
-from tfkit.engine.sweep_search import Grid, Search, choose_search
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
 from tfkit.recipe.schema.best_metric import HIGHER

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
-from tfkit.engine.chain_result import chain_result, stage_facts
 from tfkit.engine.gate import judge
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.many_runs.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
+from tfkit.engine.many_runs.chain_result import chain_result, stage_facts
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.run.chain_folder import CHAIN

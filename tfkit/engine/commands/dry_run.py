@@ -8,8 +8,8 @@ import torch
 
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.beginning import Decided, require_trainable
+from tfkit.engine.commands.inspection import Inspection, first_rows
 from tfkit.engine.dealt_recipes import require_dealt
-from tfkit.engine.inspection import Inspection, first_rows
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.estimate import Estimate

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tfkit.data import ExampleRows, Loader
+from tfkit.engine.commands.shown_rows import Reader, ShownRow
 from tfkit.engine.components import batch_sizes
 from tfkit.engine.session import Session
-from tfkit.engine.shown_rows import Reader, ShownRow
 from tfkit.engine.training_data import TrainingData, prepare_data
 from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe

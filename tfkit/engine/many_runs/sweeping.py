@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from tfkit.engine import stages
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
-from tfkit.engine.sweep_result import Trial, sweep_facts, sweep_result
+from tfkit.engine.many_runs import stages
+from tfkit.engine.many_runs.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
+from tfkit.engine.many_runs.sweep_result import Trial, sweep_facts, sweep_result
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
 from tfkit.run.chain_folder import SWEEP

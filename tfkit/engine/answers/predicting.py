@@ -12,8 +12,8 @@ from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.asked_rows import Asked, AskedColumns, asked_content, asked_rows
 from tfkit.data.sources.open_sources import open_source
+from tfkit.engine.answers.opened_model import open_model, own_tokenizer
 from tfkit.engine.killed import complete_killed_run
-from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.pipe import Pipe
 from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs

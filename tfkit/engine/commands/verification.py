@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfkit.engine.audit import Audit, audit_runs
+from tfkit.engine.commands.audit import Audit, audit_runs
 from tfkit.engine.listener import Listener
 from tfkit.errors import ModelError
 from tfkit.run.chain_folder import member_folders, runs_within

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.engine.chain_result import run_facts, sum_totals
+from tfkit.engine.many_runs.chain_result import run_facts, sum_totals
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.search_space import value_of
 from tfkit.run.chain_folder import stage_folders

@@ -5,14 +5,14 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.argument_names import naming_arguments
-from tfkit.engine.calls import AnyRecipe, Overrides, ShouldStop, interrupts, recipe_text, words_of
 from tfkit.engine.isolation import isolated
+from tfkit.engine.library.argument_names import naming_arguments
+from tfkit.engine.library.calls import AnyRecipe, Overrides, ShouldStop, interrupts, recipe_text, words_of
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.results import Completion, EvaluationResult
 
 if TYPE_CHECKING:
-    from tfkit.engine.predicting import Predictor
+    from tfkit.engine.answers.predicting import Predictor
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Opened
 
@@ -66,7 +66,7 @@ def generate(
     language model fills the masks.
     Raises Stopped.
     """
-    from tfkit.engine.text_generator import TextGenerator
+    from tfkit.engine.answers.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
         generator = TextGenerator(str(start), words_of(overrides), chat=chat)
@@ -96,7 +96,7 @@ def predict(
     {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
     is yielded with an `error` in place of a prediction. Raises Stopped.
     """
-    from tfkit.engine.predicting import Predictor
+    from tfkit.engine.answers.predicting import Predictor
 
     predictor = Predictor(start, words_of(overrides), all_labels=all_labels)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)

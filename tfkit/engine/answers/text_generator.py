@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.answers.opened_model import open_model, own_tokenizer
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.killed import complete_killed_run
-from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.results import Completion
 from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
 from tfkit.errors import DataError, ModelError, UsageError

@@ -1,0 +1,1 @@
+"""A checkpoint at work: predictions of rows, and texts for prompts."""
