@@ -5,26 +5,22 @@ is stored as the causal language model needs it: input ids, and as labels the id
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_rows import asked_conversation, conversation, exchange_answers, written_answers
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.messages import CONTROL, checked_text
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.sequence_to_sequence import measured, predict_words, word_metrics
+from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.sequence_to_sequence import TokenTargets
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -51,10 +47,9 @@ def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bo
     return chat_tokenizer(tokenizer, form, section.system)
 
 
-class Chat(WritingObjective):
+class Chat(TokenTargets, WritingObjective):
     """Next-token prediction where the assistant speaks."""
 
-    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
     ids = ("input_ids", "labels")
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
@@ -120,26 +115,6 @@ class Chat(WritingObjective):
             documents = pad(numbers, IGNORED)
         ids = joined["input_ids"]
         return Batch(pad(ids, self.tokenizer.pad_id or 0), pad(joined["labels"], IGNORED), documents, padding_mask=padding_mask(ids))
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """The positions that have a target."""
-        return {"lm": int((batch.labels != IGNORED).sum())}
-
-    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over all targets of -log p, in nats."""
-        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, and how many tokens are right when all before them are given."""
-        return measured(model, batch)
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a target), `perplexity`, `token_accuracy`."""
-        return word_metrics(weighted_loss(self.terms, sums), sums)
-
-    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """As `measure`, of each row."""
-        return predict_words(model, batch)
 
     def prompt_ids(self, example: Example) -> list[int]:
         """The ids up to where the last answer begins."""

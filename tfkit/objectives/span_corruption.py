@@ -7,8 +7,7 @@
 A row ends in a span, so no sentinel ends the targets: as in T5's own code, not as in the paper's figure.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,19 +16,15 @@ from torch import Tensor
 from tfkit.data import SpanBatch, SpanRows
 from tfkit.data.order.spans import SpanLengths, longest_row
 from tfkit.errors import ModelError
-from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, streams_of
-from tfkit.objectives.objective import Batch, Objective, Sum, weighted_loss
-from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
+from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.sequence_to_sequence import TokenTargets, shifted_right
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
 from tfkit.tokenizer import Tokenizer
 
 
-class SpanCorruption(Objective):
+class SpanCorruption(TokenTargets, Objective):
     """Cross-entropy over all ids of the targets, sentinels and end included, as T5 counts it."""
-
-    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
 
     def __init__(self, lengths: SpanLengths, sentinels: Sequence[int], eos_id: int, start_id: int, static: bool = False):
         """`sentinels`: the ids that replace the first span, the second ...; `static`: the same spans in every epoch."""
@@ -51,22 +46,6 @@ class SpanCorruption(Objective):
         labels = self._ended(np.where(noise, rows.ids, ids)[noise | first], count)
         input_ids = self._ended(np.where(noise, ids, rows.ids)[~noise | first], count)
         return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """All ids of the targets."""
-        return {"lm": batch.labels.numel()}
-
-    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over all targets of -log p, in nats."""
-        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, and how many ids are right when all before them are given."""
-        return measured(model, batch)
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a target), `perplexity`, `token_accuracy`."""
-        return word_metrics(weighted_loss(self.terms, sums), sums)
 
     def _ended(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
         """Rows of one length, each with the end behind it."""

@@ -4,29 +4,23 @@ The source is encoded by the tokenizer's own template. The target is its ids and
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from tfkit.data import Encoded, Example, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.sequence_to_sequence import measured, predict_words, shifted_right, word_metrics
+from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.sequence_to_sequence import TokenTargets, shifted_right
 from tfkit.objectives.text_pairs import TextIds, encode_texts
 from tfkit.recipe.schema.objective_sections import TextToTextSection
 from tfkit.tokenizer import Tokenizer
 
 
-class TextToText(WritingObjective):
+class TextToText(TokenTargets, WritingObjective):
     """Cross-entropy over the ids of the targets, the end included; labels may be smoothed (`token_log_probs` has the formula)."""
 
-    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
     ids = ("source", "target")
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
@@ -71,27 +65,6 @@ class TextToText(WritingObjective):
             decoder_input_ids=shifted_right(pad(targets, padding), self.start_id),
             decoder_padding_mask=padding_mask(targets),
         )
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """The ids of the targets."""
-        return {"lm": int((batch.labels != IGNORED).sum())}
-
-    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over all targets of -log p, in nats, of smoothed labels where they are."""
-        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, self.smoothing).sum()}
-
-    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, the same without smoothing, and how many ids are right when all before them are given."""
-        return measured(model, batch, self.smoothing)
-
-    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a target) as it is trained, `perplexity` and, where labels are smoothed, `nll` without; `token_accuracy`."""
-        metrics = word_metrics(weighted_loss(self.terms, sums), sums)
-        return metrics if not self.smoothing else {**metrics, "nll": sums["nll"].mean}
-
-    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """As `measure`, of each row."""
-        return predict_words(model, batch, self.smoothing)
 
     @property
     def start_id(self) -> int:
