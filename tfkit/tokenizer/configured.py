@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from tfkit.tokenizer.hf_class import GENERIC
+from tfkit.tokenizer.tokenizer import token_text
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in the order of transformers
 _MORE = ("extra_special_tokens", "additional_special_tokens")
@@ -94,7 +95,7 @@ def named_tokens(
         for number, token in sorted(listed, key=lambda one: one[0]):
             if isinstance(token.get("content"), str):
                 yield "added_tokens_decoder", AddedToken(token["content"], **{flag: bool(token.get(flag)) for flag in _FLAGS}), number
-    specials = {text for role in _ROLES if isinstance(text := _content(settings.get(role)), str)}
+    specials = {text for role in _ROLES if isinstance(text := token_text(settings.get(role)), str)}
     if not decoder:
         numbers = ((number, text) for text, number in named.items() if isinstance(number, int))
         for number, text in sorted(numbers):
@@ -103,14 +104,10 @@ def named_tokens(
     for key in (*_ROLES, *_MORE):
         value = overruling.get(key) or settings.get(key)
         for one in value if isinstance(value, list) else [value]:
-            text = _content(one)
+            text = token_text(one)
             if isinstance(text, str):
                 flags = {flag: bool(one.get(flag)) for flag in _FLAGS if isinstance(one, dict) and flag in one}
                 yield key, AddedToken(text, **{"normalized": False, **flags, "special": True}), None
-
-
-def _content(value: Any) -> Any:
-    return value.get("content") if isinstance(value, dict) else value
 
 
 def _steps(value: Any) -> Iterator[dict[str, Any]]:
