@@ -34,7 +34,7 @@ def no_step_yet(resumed_from: Path | None) -> str:
 
 @dataclass(frozen=True)
 class AssembledRun:
-    """The parts of a run; `flops_per_token` and `peak`, the device's FLOPs a second where they are known, count its arithmetic."""
+    """The parts of a run."""
 
     context: RunContext
     planned: Estimate
@@ -44,8 +44,6 @@ class AssembledRun:
     resumed_from: Path | None
     progress: Progress
     micro_batches: MicroBatches
-    flops_per_token: float
-    peak: float | None
     log: TrainingLog
     checkpointer: Checkpointer
     validator: Validator
@@ -55,7 +53,7 @@ class AssembledRun:
     @property
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, of earlier attempts, too."""
-        return step_totals(self.progress, self.flops_per_token, self.peak)
+        return step_totals(self.progress, self.log.flops_per_token, self.log.peak_flops)
 
     def record(self) -> None:
         """Record the checkpoint and the machine that the attempt goes on from; the result of an earlier attempt is dropped."""

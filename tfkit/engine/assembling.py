@@ -54,8 +54,8 @@ def assemble_run(
     micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    flops_per_token, peak = planned.training_flops / planned.tokens, peak_flops(device, components.precision)
-    log = TrainingLog(context, components.plan, progress, flops_per_token, peak, saved)
+    flops_per_token = planned.training_flops / planned.tokens
+    log = TrainingLog(context, components.plan, progress, flops_per_token, peak_flops(device, components.precision), saved)
     checkpointer = Checkpointer(context, data, components, log, kind=kind, family=_family(context, data))
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
@@ -70,8 +70,6 @@ def assemble_run(
         resumed_from,
         progress,
         micro_batches,
-        flops_per_token,
-        peak,
         log,
         checkpointer,
         validator,

@@ -58,7 +58,7 @@ class TrainingLog:
         self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, peak: float | None, saved: SavedLog | None
     ):
         self.context, self.plan, self.progress = context, plan, progress
-        self.flops_per_token, self._peak_flops = flops_per_token, peak
+        self.flops_per_token, self.peak_flops = flops_per_token, peak
         self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
         self._metrics.cut_back(progress.step)
         records = read_metrics(context.folder.metrics)
@@ -144,7 +144,7 @@ class TrainingLog:
             "lr": line.lr,
             "grad_norm": line.grad_norm,
             "tokens_per_second": round(rate, 1),
-            "mfu": round(rate * self.flops_per_token / self._peak_flops, 4) if self._peak_flops else None,
+            "mfu": round(rate * self.flops_per_token / self.peak_flops, 4) if self.peak_flops else None,
             "memory": memory_bytes(self.context.device),
             "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
             "emissions_g": energy["emissions_g"],
