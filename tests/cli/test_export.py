@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer as Backend
 
 from tfkit.__main__ import main
+from tfkit.engine.commands.gguf_export import TYPES
 from tfkit.hub import load, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.presets import model_config
@@ -162,7 +163,7 @@ def test_wrong_words_and_unknown_splitters(tmp_path: Path, capsys: pytest.Captur
     assert "splits texts in a way" in capsys.readouterr().err
     shutil.rmtree(folder)
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
-    monkeypatch.setitem(__import__("tfkit.engine.gguf_export").engine.gguf_export.TYPES, "q8_0", 0.0)
+    monkeypatch.setitem(TYPES, "q8_0", 0.0)
     assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 4
     assert "its predictions differ by" in capsys.readouterr().err
 

@@ -25,7 +25,7 @@ def export(
 
     The file is read again, and its predictions are compared with the model's. What llama.cpp would compute otherwise is refused.
     """
-    from tfkit.engine.gguf_export import export_gguf
+    from tfkit.engine.commands.gguf_export import export_gguf
 
     began = time.monotonic()
     done = export_gguf(checkpoint, gguf, kind, console)

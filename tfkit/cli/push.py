@@ -23,7 +23,7 @@ def push(
     The state of its training stays here, and so do the paths of this machine. A push that broke off is repeated: what was uploaded is not
     sent again. The token is HF_TOKEN, or that of `hf auth login`.
     """
-    from tfkit.engine.publishing import prepare, publish
+    from tfkit.engine.commands.publishing import prepare, publish
 
     if checkpoint.startswith("hub:"):
         raise UsageError(f"{checkpoint}: is on the Hub already; push takes a folder of this machine")

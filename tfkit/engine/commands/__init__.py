@@ -1,1 +1,1 @@
-"""The computations of single commands: average, replay, verify, inspect, env, recipes --fetch, --dry-run."""
+"""The computations of single commands: average, export, push, replay, verify, inspect, env, recipes --fetch, --dry-run."""
