@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tfkit.alignment.feedback import FeedbackEncoder
 from tfkit.alignment.sampling import response_text
 from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.hub.growing import with_fewer_positions
 from tfkit.objectives.ai_feedback import Feedback, open_ai_feedback
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.preference_sections import AIFeedbackSection
@@ -60,12 +63,12 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     return lambda *words: run_tfkit(place, [*words, "--threads", "1"] if words[0] not in ("check", "inspect") else [*words])
 
 
-def feedback(place: Path, seed: int = 1, **fields: Any) -> Feedback:
+def feedback(place: Path, seed: int = 1, rows: int | None = None, **fields: Any) -> Feedback:
     given = {"policy": str(place / "base"), "judge": str(place / "judge"), "max_new_tokens": 5, "of": {"kind": "dpo"}}
     section = AIFeedbackSection.model_validate({"kind": "ai_feedback", **given, **fields})
     base = load(place / "base")
     assert base.codec is not None
-    found = open_ai_feedback(section, ModelContext(base.config, base.codec, (), seed, place / "base")).feedback
+    found = open_ai_feedback(section, ModelContext(base.config, base.codec, (), seed, place / "base", sequence_length=rows)).feedback
     assert found is not None
     return found
 
@@ -170,6 +173,15 @@ def test_inspect_shows_the_responses_in_their_order(tfkit: Callable[..., Done]) 
     assert done.code == 0, done.err
     assert "choice 0" in done.out
     assert "label: 1.0" in done.out
+
+
+def test_a_policy_holds_the_rows_of_the_model(place: Path) -> None:
+    base = load(place / "base")
+    short = with_fewer_positions(base.model, 12)
+    replace(base, model=short, config=short.config).save(str(place / "short"))
+    assert feedback(place, policy=str(place / "short"), rows=12).policy.model.config.context_length == 12
+    with pytest.raises(ModelError, match="its context_length is 12, and the model reads rows of 16 tokens"):
+        feedback(place, policy=str(place / "short"))
 
 
 def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -> None:

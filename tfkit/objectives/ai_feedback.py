@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.errors import ModelError
-from tfkit.model.config import ModelConfig
 from tfkit.objectives import reward
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
@@ -41,7 +40,7 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
     """Open what learns from the preferences, with its feedback. Raises ModelError if policy, judge and model do not fit."""
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
-    _check_policy(policy, context.config, context.tokenizer)
+    _check_policy(policy, context)
     sampled = {name: getattr(section, name) for name in ("completions", "temperature", "max_new_tokens")}
     rollout = GRPOSection(kind="grpo", chat=section.of.chat, **sampled)
     prompts, judge = PromptEncoder(rollout, context), GoldModel(open_companion(section, "judge"))
@@ -55,16 +54,16 @@ def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finish
     return reward.fit_tokenizer(section.of, tokenizer, is_finished=is_finished) if isinstance(section.of, RewardSection) else tokenizer
 
 
-def _check_policy(policy: Companion, config: ModelConfig, tokenizer: Tokenizer) -> None:
+def _check_policy(policy: Companion, context: ModelContext) -> None:
     """Raise ModelError, with all reasons, if the policy does not write texts that the model reads."""
     found, reasons = policy.model.config, []
     if found.encoder_layers or found.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")
     if policy.tokenizer is None:
         reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
-    elif not gives_same_ids(tokenizer, policy.tokenizer):
+    elif not gives_same_ids(context.tokenizer, policy.tokenizer):
         reasons.append("its tokenizer is not that of the model: train both from the same checkpoint")
-    if found.context_length < config.context_length and found.position.kind != "relative":
-        reasons.append(f"its context_length is {found.context_length:,}, less than the model's {config.context_length:,}")
+    if found.context_length < context.row_length and found.position.kind != "relative":
+        reasons.append(f"its context_length is {found.context_length:,}, and the model reads rows of {context.row_length:,} tokens")
     if reasons:
         raise ModelError(f"objective.policy: {policy.path} cannot write for this model:\n  " + "\n  ".join(reasons))
