@@ -188,11 +188,13 @@ def test_columns_of_public_data_sets_are_recognised(name: str) -> None:
 
 
 def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i}\n" for i in range(30)))
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},id-{i}\n" for i in range(30)))
+    data = DataSection(train=[SourceSection(path=str(tmp_path / "a.csv"))], validation=0.3)
+    parts = [*training_sources(data, CLASSES), *validation_sources(data, CLASSES)]
     with pytest.raises(
-        DataError, match=r"30 different labels in 30 rows, so hardly any class has two; name the column of the classes with"
+        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two; name the column of the"
     ):
-        find_labels([source(tmp_path / "a.csv")])
+        find_labels(parts)
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
     assert len(find_labels([source(tmp_path / "a.csv")])) == 15
 

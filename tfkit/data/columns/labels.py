@@ -26,11 +26,11 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
             found.update(map(str, row.values.get("tags", ())))
             found.update(labels_in(row.values.get("labels", ())))
     if len(found) < 2:
-        names = ", ".join(source.name for source in sources)
+        names = ", ".join(dict.fromkeys(source.name for source in sources))
         only = f"only the label {found.pop()!r}" if found else "no label"
         raise DataError(f"{names}: {only} in all rows, so there is nothing to classify; check the column of the labels")
     if labelled >= _SOME_ROWS and len(found) > _NEARLY_ALL * labelled:
-        names = ", ".join(source.name for source in sources)
+        names = ", ".join(dict.fromkeys(source.name for source in sources))
         raise DataError(
             f"{names}: {len(found):,} different labels in {labelled:,} rows, so hardly any class has two; name the column of the classes "
             "with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the classes, "
