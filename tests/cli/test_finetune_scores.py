@@ -1,6 +1,7 @@
 """A fine-tuning is scored before its first step: the scores of a resumed run, the improvement, and the gates on them."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -87,11 +88,21 @@ def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: 
     assert done.code == 0, done.err
     assert "WORSE by" in done.out.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("warning: this run made the model worse: loss ")
+    assert done.err.endswith("before the first step. Try a lower optimizer.lr, fewer steps, or other data\n")
     done = finetune("gated", *words, "--fail-if", "improvement < 0", "--json")
     result = json.loads(done.out)
     assert (done.code, result["gates"][0]["failed"], result["error"]["kind"]) == (8, True, "gate")
     assert "quality gate failed: improvement < 0 (it is -" in done.err
     assert finetune("gated", "--fail-if", "improvement < 0", "--resume").code == 8, "a finished run is judged again"
+
+
+def test_more_steps_are_the_remedy_where_the_loss_falls(work: Path) -> None:
+    """A model that learns that no label is frequent answers none at first."""
+    words = ["objective={kind: multi_label}", "data.train.0.columns={labels: label}", "data.validation.0.columns={labels: label}"]
+    done = finetune("few", *words, "evaluation.metric=f1_micro", "optimizer.lr=1e-2")
+    assert done.code == 0, done.err
+    assert "this run made the model worse: f1_micro 0." in done.err
+    assert re.search(r"before the first step\. But its loss fell to 0\.\d+: try more steps$", done.err.splitlines()[-1])
 
 
 def test_without_validation_data_there_is_no_score_before(work: Path) -> None:

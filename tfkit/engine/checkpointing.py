@@ -154,11 +154,14 @@ class Checkpointer:
 
     def describe_loss(self) -> str:
         """Describe a fine-tuning after which the model is worse than before it."""
-        before, best = (self.log.before or {})[self.metric], self.best()
+        before, best = self.log.before or {}, self.best()
         assert best is not None
+        first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")
+        learns = first is not None and loss is not None and loss < first  # towards answers that the metric does not count yet
         return (
-            f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and {before:.4g} "
-            "before the first step. Try a lower optimizer.lr, fewer steps, or other data"
+            f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and "
+            f"{before[self.metric]:.4g} before the first step. "
+            + (f"But its loss fell to {loss:.4g}: try more steps" if learns else "Try a lower optimizer.lr, fewer steps, or other data")
         )
 
     @property
