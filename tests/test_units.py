@@ -73,6 +73,10 @@ def test_units_never_mislead(value: float) -> None:
         assert abs(float(number) * sizes[unit] - value) <= max(0.051 * sizes[unit], 0.0051 * value)
 
 
+def test_one_thing_is_not_several() -> None:
+    assert [units.format_number_of(count, "row") for count in (0, 1, 2, 12_000)] == ["0 rows", "1 row", "2 rows", "12,000 rows"]
+
+
 def test_fields_of_a_step() -> None:
     assert units.format_fields(FIELDS) == ["step 120/1000", "loss 2.812", "lr 1.0e-3", "12.3k tok/s", "ETA 3:10", "410 mWh", "195 mg"]
     assert units.format_fields({"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}) == [

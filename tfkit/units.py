@@ -38,6 +38,11 @@ def format_count(count: float) -> str:
     return _scaled(count, {"T": 1e12, "B": 1e9, "M": 1e6, "k": 1e3, "": 1})
 
 
+def format_number_of(count: int, noun: str) -> str:
+    """Format a number of things as 1 row, 1,200 rows."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_bytes(count: float) -> str:
     """Format bytes as 999 B, 12.3 kB, 1.2 MB, 3.4 GB, 5.6 TB."""
     return _scaled(count, {" TB": 1e12, " GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1})

@@ -12,7 +12,7 @@ from tfkit.cli.aligned import facts
 from tfkit.cli.class_tables import class_tables
 from tfkit.engine.gate import gate_error, judge
 from tfkit.errors import UsageError
-from tfkit.units import format_baselines, format_footprint
+from tfkit.units import format_baselines, format_footprint, format_number_of
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -80,12 +80,12 @@ def evaluate(
 def _table(result: dict[str, Any], reading: "Reading") -> str:
     """Return the result for people."""
     metrics, units = dict(result["metrics"]), {}
-    scored = f"{result['examples']:,} rows"
+    scored = format_number_of(result["examples"], "row")
     if result["examples"] > result.get("inputs", result["examples"]):
-        scored += f" of {result['inputs']:,} inputs, with {result['references']:,} references"
+        scored += f" of {format_number_of(result['inputs'], 'input')}, with {format_number_of(result['references'], 'reference')}"
     if "target_tokens" in metrics:  # of texts
         units = {"loss": " nats a token"}
-        scored = f"{metrics.pop('target_tokens'):,} tokens of {result['examples']:,} texts"
+        scored = f"{format_number_of(metrics.pop('target_tokens'), 'token')} of {format_number_of(result['examples'], 'text')}"
     digits = {"perplexity": 2, "bleu": 2, "chrf": 2}
     rows = {}
     for name, value in metrics.items():

@@ -5,7 +5,7 @@ from typing import Any
 from tfkit import console
 from tfkit.cli.aligned import aligned, facts
 from tfkit.errors import Stopped, TfkitError
-from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_range, format_seconds
+from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_number_of, format_range, format_seconds
 
 
 def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitError | Stopped | None = None) -> None:
@@ -62,14 +62,14 @@ def _lineage(result: dict[str, Any]) -> str:
 def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
     best = result.get("best")  # None: nothing was scored, or a run of an older version
-    steps, tokens = f"{result['steps']:,}", format_count(result["tokens"])
+    steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
     # In a result of version 0.1.0 `seconds` are those of the loop.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     rows = {
         "checkpoint": result["checkpoint"],
         "best": f"step {best['step']:,}, {best['metric']} {_number(best['value'])}" if best and best["step"] != result["steps"] else "",
-        "trained": f"{steps} steps, {tokens} tokens in {seconds}",
+        "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
         "before": "  ".join(f"{name} {_number(value)}" for name, value in (result.get("before") or {}).items() if name != "target_tokens"),
