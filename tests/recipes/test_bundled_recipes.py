@@ -183,7 +183,7 @@ def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 STAGES = {
-    "instructgpt-reviews": ["base", "sft", "reward", "gold", "ppo", "ptx"],
+    "instructgpt-reviews": ["base", "sft", "gold", "reward", "ppo", "ptx"],
     "instructgpt-1.3b": ["base", "large", "sft", "reward", "ppo"],
 }
 
@@ -202,13 +202,15 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(
     pairs = tmp_path / "pairs.jsonl"
     halves = [{"completion": f"{word} {label}", "label": label} for word in WORDS for label in ("negative", "positive")]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in halves), encoding="utf-8")
-    rows = {"gold": labelled, "reward": pairs, "ppo": prompts, "ptx": prompts}
+    rows = {"classification": labelled, "reward": pairs, "ai_feedback": prompts, "ppo": prompts}
     words = []
     for stage in chain.stages:
-        changes = tiny(stage.recipe, rows.get(stage.name, text))
+        changes = tiny(stage.recipe, rows.get(stage.recipe.objective.kind, text))
         words += [f"{stage.name}.{change}" for change in changes]
         if stage.recipe.objective.kind == "ppo":
             words += [f"{stage.name}.objective.prompts=4", f"{stage.name}.objective.max_new_tokens=4"]
+        if stage.recipe.objective.kind == "ai_feedback":
+            words.append(f"{stage.name}.objective.max_new_tokens=4")
         if stage.recipe.data.pretraining is not None:
             words.append(f"{stage.name}.data.pretraining={json.dumps([{'path': str(text)}])}")
     if "gold" in names:
