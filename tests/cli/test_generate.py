@@ -18,11 +18,11 @@ from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
 from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_chats import write_lines as write_rows
 from tiny_runs import Program
+from tiny_writers import complete_texts
 
 import tfkit
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
-from tfkit.generation.complete import complete
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
@@ -47,7 +47,7 @@ def run(*arguments: object) -> int:
 
 def expected(folder, prompts=PROMPTS, **settings) -> list[dict[str, object]]:
     loaded = load(folder)
-    made = complete(loaded.model, loaded.codec, prompts, GenerationSection(**settings), eos_ids=loaded.eos_ids)
+    made = complete_texts(loaded.model, loaded.codec, prompts, GenerationSection(**settings), eos_ids=loaded.eos_ids)
     return [
         {"prompt": prompt, "completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
         for prompt, completion in zip(prompts, made, strict=True)
@@ -119,7 +119,7 @@ def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
     loaded = load(tmp_path)
     assert (loaded.family, loaded.start_id, loaded.eos_ids) == ("t5", tokenizer.pad_id, [tokenizer.eos_id])
     settings = GenerationSection(max_new_tokens=9, num_beams=2, no_repeat_ngram=1)
-    made = complete(loaded.model, tokenizer, PROMPTS, settings, eos_ids=loaded.eos_ids, start_id=loaded.start_id)
+    made = complete_texts(loaded.model, tokenizer, PROMPTS, settings, eos_ids=loaded.eos_ids, start_id=loaded.start_id)
     options = ["--max-new-tokens", 9, "--num-beams", 2, "generation.no_repeat_ngram=1"]
     assert run("--from", tmp_path, "--prompt", PROMPTS[0], *options) == 0
     assert capsys.readouterr().out == f"{made[0].text}\n"
@@ -259,7 +259,7 @@ def answers(folder: Path, *conversations: list[dict[str, str]], **settings) -> l
     with open_template(loaded.codec, folder) as template:
         texts = [template.render(messages, add_generation_prompt=True) for messages in conversations]
     settings = GenerationSection(temperature=0, **settings)
-    return [row.text for row in complete(loaded.model, loaded.codec, texts, settings, eos_ids=loaded.eos_ids, rendered=True)]
+    return [row.text for row in complete_texts(loaded.model, loaded.codec, texts, settings, eos_ids=loaded.eos_ids, rendered=True)]
 
 
 def user(text: str) -> dict[str, str]:
@@ -301,7 +301,7 @@ def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
     assert '<tools>\n{"type": "function", "function": {"name": "add"' in shown
     assert '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>' in shown
     settings = GenerationSection(temperature=0, max_new_tokens=9)
-    [wanted] = complete(loaded.model, loaded.codec, [shown], settings, eos_ids=loaded.eos_ids, rendered=True)
+    [wanted] = complete_texts(loaded.model, loaded.codec, [shown], settings, eos_ids=loaded.eos_ids, rendered=True)
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk, "tools": tools}])
     assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 0
     [row] = lines(capsys.readouterr().out)

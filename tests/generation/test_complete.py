@@ -2,10 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_writers import greedy, tiny_model
+from tiny_writers import complete_texts, greedy, tiny_model
 
 from tfkit.errors import ModelError
-from tfkit.generation.complete import complete
 from tfkit.generation.decoding import generate
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
@@ -39,18 +38,18 @@ def test_the_text_is_that_of_the_ids(model, tokenizer, settings):
         assert piece
         pieces[row] += piece
 
-    completions = complete(model, tokenizer, PROMPTS, settings, eos_ids=[tokenizer.eos_id], on_text=on_text)
+    completions = complete_texts(model, tokenizer, PROMPTS, settings, eos_ids=[tokenizer.eos_id], on_text=on_text)
     for row, (completion, expected) in enumerate(zip(completions, made, strict=True)):
         assert completion.text == tokenizer.decode(ids[row] + expected.ids)[len(tokenizer.decode(ids[row])) :] == pieces[row]
         assert (completion.tokens, completion.finish) == (len(expected.ids), expected.finish)
 
 
 def test_a_stop_string_ends_the_row_where_it_begins(model, tokenizer):
-    [free, *_] = complete(model, tokenizer, PROMPTS, greedy(40))
+    [free, *_] = complete_texts(model, tokenizer, PROMPTS, greedy(40))
     assert free.finish == "length"
     stop = free.text[5:8]
     at = free.text.find(stop)
-    [stopped, *others] = complete(model, tokenizer, PROMPTS, greedy(40, stop=["never said", stop]))
+    [stopped, *others] = complete_texts(model, tokenizer, PROMPTS, greedy(40, stop=["never said", stop]))
     assert (stopped.text, stopped.finish) == (free.text[:at], "stop")
     assert stopped.tokens < free.tokens
     assert len(others) == 3
@@ -81,7 +80,7 @@ def test_an_encoder_decoder_reads_whole_texts_and_writes_its_own(reader, pieces,
     def on_text(row, piece):
         given[row] += piece
 
-    completions = complete(reader, pieces, prompts, settings, eos_ids=[pieces.eos_id], start_id=pieces.pad_id, on_text=on_text)
+    completions = complete_texts(reader, pieces, prompts, settings, eos_ids=[pieces.eos_id], start_id=pieces.pad_id, on_text=on_text)
     for row, (completion, expected) in enumerate(zip(completions, made, strict=True)):
         assert completion.text == given[row] == pieces.backend.decode(expected.ids, skip_special_tokens=True)
         assert (completion.tokens, completion.finish) == (len(expected.ids), expected.finish)
@@ -92,7 +91,7 @@ def test_an_encoder_decoder_reads_whole_texts_and_writes_its_own(reader, pieces,
 def test_beam_search_ends_texts_at_stop_strings(name, words, request):
     """They compete as texts that end there: what is short wins where length costs."""
     model, tokenizer = request.getfixturevalue(name), request.getfixturevalue(words)
-    give = partial(complete, model, tokenizer, ["the cat", "das Mädchen", "a mat"], start_id=tokenizer.pad_id)
+    give = partial(complete_texts, model, tokenizer, ["the cat", "das Mädchen", "a mat"], start_id=tokenizer.pad_id)
     settings = {"num_beams": 4, "max_new_tokens": 20, "no_repeat_ngram": 2}
     free = give(GenerationSection(**settings))
     stop = [completion.text[4:6] for completion in free]
@@ -107,4 +106,4 @@ def test_beam_search_ends_texts_at_stop_strings(name, words, request):
 
 def test_a_tokenizer_of_another_model(tokenizer):
     with pytest.raises(ModelError, match=r"id \d+, but the model's vocabulary has 53 entries"):
-        complete(tiny_model("gpt2"), tokenizer, ["the cat"], greedy())
+        complete_texts(tiny_model("gpt2"), tokenizer, ["the cat"], greedy())

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 
+from tfkit.generation.complete import TextCompletion, complete, encode_prompts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.tokenizer import Tokenizer
 
 _LLAMA: dict[str, Any] = {
     "position": {"kind": "rotary"},
@@ -99,3 +101,10 @@ def without_cache(model: Transformer, prompt: list[int], n: int) -> list[int]:
     while len(made) < n:
         made.append(int(next_log_probabilities(model, prompt, made).argmax()))
     return made
+
+
+def complete_texts(
+    model: Transformer, tokenizer: Tokenizer, texts: list[str], settings: GenerationSection, *, rendered: bool = False, **how: Any
+) -> list[TextCompletion]:
+    """Continue texts; `rendered`: by a chat template."""
+    return complete(model, tokenizer, encode_prompts(model, tokenizer, texts, rendered=rendered), settings, **how)

@@ -109,7 +109,7 @@ class SharedWork:
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 
     def _completions(self) -> "list[TextCompletion] | None":
-        from tfkit.generation.complete import complete
+        from tfkit.generation.complete import complete, encode_prompts
 
         tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
         texts, rendered = self.data.objective.prompts(self.recipe.generation.prompts)
@@ -117,12 +117,11 @@ class SharedWork:
             completions = complete(
                 self.model,
                 tokenizer,
-                texts,
+                encode_prompts(self.model, tokenizer, texts, rendered=rendered),
                 self.recipe.generation,
                 eos_ids=self.data.end_ids,
                 start_id=tokenizer.start_id,
                 should_stop=should_stop,
-                rendered=rendered,
             )
         return None if should_stop() else completions  # some may be cut short; resuming writes them whole
 

@@ -18,7 +18,7 @@ from lm_eval.api.registry import register_model
 import tfkit
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.likelihood import Ids, Likelihood, Question, likelihoods, score_questions
-from tfkit.generation.complete import complete_ids
+from tfkit.generation.complete import complete
 from tfkit.recipe.schema.sections import GenerationSection
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for one setting
@@ -121,7 +121,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             room -= settings.max_new_tokens
         if room <= 0:
             raise UsageError(f"max_gen_toks is {settings.max_new_tokens}, but the model's context is {length} tokens: lower it")
-        done = complete_ids(
+        done = complete(
             self.loaded.model,
             self.codec,
             [ids[-room:] for ids in prompts],

@@ -11,7 +11,7 @@ import numpy as np
 from tfkit.data import ExampleSet, Row, Source
 from tfkit.data.store.example_sets import Example
 from tfkit.data.store.overlap import text_hash
-from tfkit.generation.complete import complete_ids
+from tfkit.generation.complete import complete
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.parallel.deal import Deal, in_turn
@@ -45,7 +45,7 @@ def write_texts(
 
     def write(numbers: Sequence[int]) -> list[str]:
         batch = [prompts[number] for number in numbers]
-        return [found.text.strip() for found in complete_ids(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
+        return [found.text.strip() for found in complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
 
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     for numbers, written in zip(batches, deal(write, batches), strict=True):

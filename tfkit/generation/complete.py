@@ -25,38 +25,6 @@ class TextCompletion:
     finish: Finish
 
 
-def complete(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    settings: GenerationSection,
-    *,
-    eos_ids: Collection[int] = (),
-    start_id: int | None = None,
-    on_text: OnText | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    first_row: int = 0,
-    rendered: bool = False,
-    constraints: Constraints = Constraints(),
-) -> list[TextCompletion]:
-    """Continue each text; or, with an encoder-decoder, write a text of its own for each.
-
-    See `encode_prompts` for the ids of the prompts, and `complete_ids` for the rest.
-    """
-    return complete_ids(
-        model,
-        tokenizer,
-        encode_prompts(model, tokenizer, prompts, rendered=rendered),
-        settings,
-        eos_ids=eos_ids,
-        start_id=start_id,
-        on_text=on_text,
-        should_stop=should_stop,
-        first_row=first_row,
-        constraints=constraints,
-    )
-
-
 def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
     """Return the model's input ids of each prompt.
 
@@ -69,7 +37,7 @@ def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[s
     return found if model.encoder is not None else [ids[: len(ids) - len(tokenizer.suffix)] for ids in found]
 
 
-def complete_ids(
+def complete(
     model: Transformer,
     tokenizer: Tokenizer,
     prompt_ids: Sequence[list[int]],
@@ -82,7 +50,7 @@ def complete_ids(
     first_row: int = 0,
     constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
-    """Continue prompts that are given as ids.
+    """Continue prompts, given as the ids of `encode_prompts`; or, with an encoder-decoder, write a text of its own for each.
 
     `on_text(i, piece)` is called with the final pieces of completion i, which joined are its text. See `generate` for the rest.
     """

@@ -49,6 +49,18 @@ class _Row:
         self.finish, self.done = finish, True
 
 
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `generate` that say how each token is chosen, and what ends a row."""
+
+    settings: GenerationSection
+    constraints: Constraints
+    eos_ids: Collection[int]
+    on_token: OnToken | None
+    ended: Callable[[int, list[int]], bool] | None
+    should_stop: Callable[[], bool] | None
+
+
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -86,10 +98,8 @@ def generate(
         batch = Batch(model, [row.text for row in rows], max(row.limit for row in rows), prompts if model.encoder is not None else None)
         with interruptible(model, should_stop):  # single tokens are short enough to check only between them
             logits = batch.next_logits()
-        if settings.num_beams == 1:
-            _decode(batch, logits, rows, settings, constraints, eos_ids, on_token, should_stop)
-        else:
-            _search(batch, logits, rows, settings, constraints, eos_ids, on_token, ended, should_stop)
+        how = _How(settings, constraints, eos_ids, on_token, ended, should_stop)
+        (_decode if settings.num_beams == 1 else _search)(batch, logits, rows, how)
     return [Completion(row.ids, row.finish) for row in rows]
 
 
@@ -125,27 +135,18 @@ def check_length(length: int, number: int, model: Transformer) -> None:
         )
 
 
-def _decode(
-    batch: Batch,
-    logits: Tensor,
-    rows: list[_Row],
-    settings: GenerationSection,
-    constraints: Constraints,
-    eos_ids: Collection[int],
-    on_token: OnToken | None,
-    should_stop: Callable[[], bool] | None,
-) -> None:
+def _decode(batch: Batch, logits: Tensor, rows: list[_Row], how: _How) -> None:
     """Generate one token for each row and step, greedily or by sampling, from the logits (B, V) after the prompts until all rows end.
 
     Finished rows are removed when at least half of the rows are finished, so that all copies of the cache together cost no more than it.
     """
     while True:
-        tokens = _choose(logits, rows, settings, constraints, eos_ids)
+        tokens = _choose(logits, rows, how)
         for row, token in zip(rows, tokens, strict=True):
-            _accept(row, token, eos_ids, on_token)
+            _accept(row, token, how.eos_ids, how.on_token)
         batch.append(tokens, [row.done for row in rows])
         remaining = [i for i, row in enumerate(rows) if not row.done]
-        if not remaining or (should_stop and should_stop()):
+        if not remaining or (how.should_stop and how.should_stop()):
             return
         if batch.full or 2 * len(remaining) <= len(rows):
             batch.select_rows(remaining)
@@ -153,16 +154,14 @@ def _decode(
         logits = batch.next_logits()
 
 
-def _choose(
-    logits: Tensor, rows: Sequence[_Row], settings: GenerationSection, constraints: Constraints, eos_ids: Collection[int]
-) -> list[int]:
+def _choose(logits: Tensor, rows: Sequence[_Row], how: _How) -> list[int]:
     """Choose the next token of each row from the logits (B, V)."""
-    logits = without_repetition(logits, (row.text + row.ids for row in rows), settings)
-    logits = constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), eos_ids)
-    if settings.temperature == 0:
+    logits = without_repetition(logits, (row.text + row.ids for row in rows), how.settings)
+    logits = how.constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), how.eos_ids)
+    if how.settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
-    return draw(probabilities(logits, settings), uniforms).tolist()
+    return draw(probabilities(logits, how.settings), uniforms).tolist()
 
 
 def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken | None) -> None:
@@ -178,22 +177,15 @@ def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken |
         row.end("length")
 
 
-def _search(
-    batch: Batch,
-    logits: Tensor,
-    rows: Sequence[_Row],
-    settings: GenerationSection,
-    constraints: Constraints,
-    eos_ids: Collection[int],
-    on_token: OnToken | None,
-    ended: Callable[[int, list[int]], bool] | None,
-    should_stop: Callable[[], bool] | None,
-) -> None:
+def _search(batch: Batch, logits: Tensor, rows: Sequence[_Row], how: _How) -> None:
     """Run beam search from the logits (B, V) after the prompts until all rows end."""
-    searches = [BeamSearch(row.text, row.limit, settings, eos_ids, None if ended is None else partial(ended, row.index)) for row in rows]
-    search(batch, logits, searches, settings, constraints, should_stop)
+    searches = []
+    for row in rows:
+        ended = None if how.ended is None else partial(how.ended, row.index)
+        searches.append(BeamSearch(row.text, row.limit, how.settings, how.eos_ids, ended))
+    search(batch, logits, searches, how.settings, how.constraints, how.should_stop)
     for row, one in zip(rows, searches, strict=True):
         for token in one.best:
-            _accept(row, token, (), on_token)
+            _accept(row, token, (), how.on_token)
         if one.done and not row.done:
             row.end(one.whole[0].ending if one.whole else "stop")  # no whole text: every next token is excluded

@@ -12,7 +12,7 @@ from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.results import Completion
 from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
 from tfkit.errors import DataError, ModelError, UsageError
-from tfkit.generation.complete import OnText, TextCompletion, complete
+from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
 from tfkit.generation.config_file import CheckpointSettings, checkpoint_settings
 from tfkit.hub import find_checkpoint
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -71,13 +71,12 @@ class TextGenerator:
         return complete(
             self.loaded.model,
             self.codec,
-            texts,
+            encode_prompts(self.loaded.model, self.codec, texts, rendered=self.chat),
             self.decided.settings,
             constraints=self.decided.constraints,
             eos_ids=[end for end in dict.fromkeys(ends) if end is not None],
             start_id=self.loaded.start_id,
             should_stop=should_stop or self.work.should_stop,
-            rendered=self.chat,
             first_row=first_row,
             on_text=on_text,
         )
