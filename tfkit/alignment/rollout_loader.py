@@ -20,15 +20,14 @@ from torch import Tensor
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.advantages import group_advantages
 from tfkit.alignment.experience import Experience
-from tfkit.alignment.kl import AdaptiveCoefficient, k3
-from tfkit.alignment.policy_forward import token_numbers
+from tfkit.alignment.iteration_figures import iteration_figures
+from tfkit.alignment.kl import AdaptiveCoefficient
+from tfkit.alignment.policy_forward import numbers_before
 from tfkit.alignment.rewards import Rules
-from tfkit.alignment.sampling import Sampled, sample
+from tfkit.alignment.sampling import sample
 from tfkit.alignment.token_credit import token_credit
 from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.data.order.draws import permutation
-from tfkit.errors import Stopped, UnhealthyError
-from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
@@ -150,9 +149,11 @@ class RolloutLoader:
                 should_stop=self.should_stop,
                 deal=self.deal,
             )
-        before, reference, entropies, values = self._forwards(iteration, found)
+        before, reference, entropies, values = numbers_before(
+            found, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.should_stop, self.deal
+        )
         ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
-        observed = self._figures(iteration, found, ratios, entropies)
+        observed = iteration_figures(self.rollouts, iteration * self.steps + 1, found, ratios, entropies)
         rewards = torch.tensor([one.reward for one in found], dtype=torch.float64)
         match self.rollouts.baseline:
             case GroupBaseline() as baseline:
@@ -175,63 +176,14 @@ class RolloutLoader:
         ]
         return Experience(iteration, np.repeat(numbers, completions), responses, observed)
 
-    def _forwards(self, iteration: int, found: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the log-probabilities of each response's tokens by policy and reference, the policy's entropies, and the values.
-
-        The forwards are those of the first pass over the responses, batch by batch and without dropout, as the loss will make them: so
-        the first ratio is exactly 1.
-        """
-        empty: dict[str, NDArray[np.float32]] = {}
-        responses = [Response(np.array(one.prompt), np.array(one.ids), empty) for one in found]
-        own, other, entropies, values = ([torch.empty(0)] * len(found) for _ in range(4))
-        first, temperature = iteration * self.steps, self.rollouts.section.temperature
-
-        def forward(here: NDArray[np.int64]) -> list[list[float]]:
-            if self.should_stop is not None and self.should_stop():
-                raise Stopped("stopped between sampling and training")
-            batch = response_batch([responses[place] for place in here], self.pad_id).to(self.device)
-            with inference(self.policy):
-                log_probs, entropy = token_numbers(self.policy, batch, temperature)
-            with self.reference.at_work() as model:
-                by_reference, _ = token_numbers(model, batch, temperature)
-            read = [log_probs, by_reference, entropy]
-            if isinstance(self.rollouts.baseline, ValueBaseline) and self.rollouts.baseline.model is not None:
-                with torch.no_grad():
-                    read.append(self.rollouts.baseline.model.values(batch))
-            return [one.tolist() for one in read]
-
-        batches = [
+    def _first_pass(self, iteration: int) -> list[NDArray[np.int64]]:
+        """Return the places of the responses in each micro-batch of the first pass over them."""
+        first = iteration * self.steps
+        return [
             places[start : start + self.micro_batch_size]
             for places in map(self._places, range(first, first + self.rollouts.responses // self.sizes.full))
             for start in range(0, len(places), self.micro_batch_size)
         ]
-        for here, found_here in zip(batches, self.deal(forward, batches), strict=True):
-            sizes = [len(responses[place].ids) for place in here]
-            for kept, of_batch in zip((own, other, entropies, values), found_here, strict=False):  # values only with a critic
-                for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):
-                    kept[place] = part
-        return own, other, entropies, values
-
-    def _figures(self, iteration: int, found: Sequence[Sampled], ratios: Sequence[Tensor], entropies: Sequence[Tensor]) -> dict[str, float]:
-        """Return the numbers of the log. Raises UnhealthyError where the policy is too far from its reference."""
-        kl = float(torch.stack([one.sum() for one in ratios]).mean())
-        most = self.rollouts.section.kl_stop
-        if most is not None and not kl <= most:
-            raise UnhealthyError(
-                f"step {iteration * self.steps + 1}: the policy is {kl:.4g} nats a response from the model of the first step, over "
-                f"the {most:g} of objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
-            )
-        gold = [one.gold for one in found if one.gold is not None]
-        return {
-            "reward": sum(one.reward for one in found) / len(found),
-            **({"accuracy": sum(one.is_full for one in found) / len(found)} if self.rollouts.section.rules else {}),
-            **({"gold": sum(gold) / len(gold)} if gold else {}),
-            "kl": kl,
-            "kl_k3": float(torch.stack([k3(one).sum() for one in ratios]).mean()),
-            "entropy": float(torch.cat(list(entropies)).double().mean()),
-            "response_length": sum(len(one.ids) for one in found) / len(found),
-            "ended": sum(one.ended for one in found) / len(found),
-        }
 
     def _group_advantages(self, rewards: Tensor, ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
         """Return the advantage of each response, (N,)."""
