@@ -20,20 +20,25 @@ TABLE = Case(GPT2, changes={"dim": 128, "decoder_layers": 4, "vocab_size": 3001}
 
 
 def peaks(case: Case, peers: Peers) -> tuple[int, int]:
-    """Return the most bytes of tensors at once before the first step, and in the third."""
+    """Return the most bytes of tensors at once before the first step, and in a step, once there is the optimizer's state.
+
+    The least of several steps: a busy thread of gloo may drop what was sent late.
+    """
     ranks = peers.ranks
     with TensorMeter() as meter:
         stepper = stepper_of(case, peers)
         if ranks.size > 1:
             stepper.share_weights(ranks.size, reshard=True)
         beginning = meter.mark()
-        for step in (1, 2, 3):
+        found = []
+        for step in range(1, 7):
             meter.mark()
             stepper.take(step, batches(case, step)[ranks.rank :: ranks.size], 1.0)
-        return beginning, meter.mark()
+            found.append(meter.mark())
+        return beginning, min(found[1:])
 
 
-@pytest.mark.parametrize(("case", "most", "begin"), [(BLOCKS, 0.58, 0.64), (TABLE, 0.63, 0.85)], ids=["blocks", "table"])
+@pytest.mark.parametrize(("case", "most", "begin"), [(BLOCKS, 0.54, 0.64), (TABLE, 0.54, 0.85)], ids=["blocks", "table"])
 def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Path, case: Case, most: float, begin: float) -> None:
     """Also before the first step, where each has its part of the blocks, a block, and the whole of what is around them."""
     port = free_port()

@@ -50,12 +50,13 @@ class ReduceInPlace(_Agreed, ReduceScatter):
         op: dist.ReduceOp | dist.ReduceOp.RedOpType,
         async_op: bool = False,
     ) -> None:
-        """Fill the output with the sum of this rank's part of all inputs, which are overwritten."""
+        """Fill the output with the sum of this rank's part of all inputs, which are overwritten, and freed."""
         self._agree()
         parts = input_tensor.chunk(group.size())
         for rank, part in enumerate(parts):
             dist.reduce(part, op=op, group=group, group_dst=rank)
         output_tensor.copy_(parts[group.rank()])
+        input_tensor.untyped_storage().resize_(0)  # FSDP keeps it until the next one, for the streams of GPUs
 
 
 def _is_same_memory(one: Tensor, other: Tensor) -> bool:

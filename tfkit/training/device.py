@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ _GPU_PEAKS = {
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
+_FREE_BYTES = 1 << 26
 _LARGE_BYTES = 1 << 25  # from here on mapping memory takes less time than what is computed with it
 
 
@@ -118,17 +120,42 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def give_back_freed_memory(large: int) -> None:
-    """Give what is free back to the system, and from now on tensors of at least `large` bytes at once when they are freed (Linux, glibc).
-
-    For ranks that share weights: whole tables and their gradients come and go there, and would each leave a gap of their size.
+class FreedMemory:
+    """What the C library keeps of freed memory, where that is to be little (Linux, glibc): for ranks that share weights. Whole tables and
+    their gradients come and go there, beside parts that stay, so that much of what is free fits nothing.
     """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, min(max(large, _LARGE_BYTES), _KEPT_BYTES))
-        libc.malloc_trim(0)
+
+    def __init__(self, large: int):
+        """Give everything back, and from now on tensors of at least `large` bytes at once when they are freed."""
+        self._libc: ctypes.CDLL | None = None
+        if sys.platform != "linux":
+            return
+        with contextlib.suppress(OSError, AttributeError):  # another C library, or one without `mallinfo2`
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_THRESHOLD, min(max(large, _LARGE_BYTES), _KEPT_BYTES))
+            libc.mallinfo2.restype = _MallocInfo
+            libc.malloc_trim(0)
+            self._libc = libc
+            self._beside = self._unused()  # of other libraries
+
+    def give_back(self) -> None:
+        """Give back what is free where that is much. Else the next tensors are made there, in memory that needs not be zeroed anew."""
+        if self._libc is not None and self._unused() - self._beside > _FREE_BYTES:
+            self._libc.malloc_trim(0)
+
+    def _unused(self) -> int:
+        """Return the bytes in memory that the C library has given to nobody."""
+        assert self._libc is not None
+        info = self._libc.mallinfo2()
+        resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
+        return (resident - shared) * resource.getpagesize() - int(info.uordblks) - int(info.hblkhd)
+
+
+class _MallocInfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +15,7 @@ from tfkit.model.stack import Block
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.depth import Unfreezing
-from tfkit.training.device import give_back_freed_memory, seed_draws
+from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -45,8 +44,6 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._first_shared_steps = 0  # that are still to come
-        self._give_back: Callable[[], None] = lambda: None
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -102,9 +99,6 @@ class Stepper:
         for optimizer, weights in ((self.optimizer, self.weights), *((one.optimizer, one.weights) for one in self.companions.values())):
             optimizer.step(lr_factor)
             weights.after_step()
-        if self._first_shared_steps:
-            self._first_shared_steps -= 1
-            self._give_back()
         return report
 
     def share_weights(
@@ -118,12 +112,17 @@ class Stepper:
         from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
 
         self.weights.unround()
-        largest = max(one.numel() * one.element_size() for one in self.model.parameters())
+        freed = FreedMemory(max(one.numel() * one.element_size() for one in self.model.parameters()))
+
+        def before_collective() -> None:
+            freed.give_back()
+            self.peers.go_on()
+
         blocks = {f"{name}.": module for name, module in self.model.named_modules() if isinstance(module, Block)}
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         in_place = self.device.type == "cpu" and not as_gpus
         fill = self._filling(self.model.fill_block, filled) if self.model.fill_block is not None else None
-        beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": self.peers.go_on, "fill": fill}
+        beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": before_collective, "fill": fill}
         sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, **beside)
         self.model.fill_block = None
         sharding.free_after(self.model.embedding.tokens)
@@ -131,9 +130,6 @@ class Stepper:
         self.optimizer.share(self.weights.trained, sharding)
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
-        self._give_back = partial(give_back_freed_memory, largest)
-        self._first_shared_steps = 2  # in the first the optimizer's state is made, between tensors that are free later
-        self._give_back()
 
     def _filling(
         self, fill: Callable[[str, nn.Module], None], filled: Callable[[str, nn.Module], None] | None
