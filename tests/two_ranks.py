@@ -11,6 +11,7 @@ from typing import Any
 from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
 from torch import Tensor
 
+from tfkit.data import Loader
 from tfkit.model.stack import Block
 from tfkit.training.step import Stepper
 
@@ -74,6 +75,23 @@ def raise_once(error: Exception, call: int) -> Callable[[], None]:
             return accumulate(self, *arguments)
 
         Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    return before
+
+
+def raise_in_loader(error: Exception, step: int) -> Callable[[], None]:
+    """Return a fault: this rank's rows of a step, counted from 1, raise an error once."""
+
+    def before() -> None:
+        prepare, raised = Loader.step, list[int]()
+
+        def struck(self: Loader[Any], number: int) -> Any:
+            if number + 1 == step and not raised:
+                raised.append(number)
+                raise error
+            return prepare(self, number)
+
+        Loader.step = struck  # type: ignore[method-assign]
 
     return before
 

@@ -148,3 +148,27 @@ def test_f41_f43_random_ranks_are_killed_and_the_run_goes_on_with_random_numbers
         assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
         assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS), seed
         assert exact(run) == exact(base / "unbroken"), seed
+
+
+@pytest.mark.slow
+def test_f41_f43_one_to_four_ranks_are_killed_and_the_run_goes_on_on_random_meshes(
+    base: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Rows and tokens are those of one process that was never killed; numbers are rounded otherwise, as sums have another order."""
+    words = ("training.batch_size=12", "training.micro_batch_size=1", "checkpoint={every: 2, keep: 2}", "evaluation={every: null}")
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    expected = exact(tmp_path / "one")
+    for seed in range(max(1, pytestconfig.getoption("--kills") // 16)):
+        dice, run = random.Random(seed), tmp_path / f"run-{seed}"
+        for attempt in range(5):
+            size = dice.randint(1, 4)
+            struck = {dice.randrange(size): strike(signal.SIGKILL, dice.randint(1, 40 // size))} if attempt < 4 else {}
+            shard = dice.choice([one for one in range(1, size + 1) if size % one == 0])
+            done = run_ranks(run, base / "tiny.yaml", *words, f"parallel.shard={shard}", "--resume", faults=struck, size=size)
+            lost = [-signal.SIGKILL if rank in struck else 9 for rank in range(size)]
+            assert [one.code for one in done] in ([0] * size, lost), (seed, size, shard, [one.err for one in done])
+        assert {one.code for one in done} == {0}, seed
+        for one, other in zip(expected, exact(run), strict=True):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                assert other[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float | dict) else value), (seed, name)

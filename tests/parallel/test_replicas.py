@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
-from two_ranks import ONE_EACH, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
+from two_ranks import ONE_EACH, raise_in_loader, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.parallel import collectives, heartbeat
 
@@ -141,10 +142,11 @@ def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
     assert os.strerror(28) in second.err
 
 
-def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [raise_once(MemoryError("no more"), 2), raise_in_loader(MemoryError("no more"), 2)], ids=["pass", "rows"])
+def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path, tmp_path: Path, fault: Callable[[], None]) -> None:
+    """Also where the rows of a step alone end the memory."""
     words = ("training.batch_size=8", "training.steps=3", "evaluation={every: null}")
-    fault = {1: raise_once(MemoryError("no more"), 2)}
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, faults=fault)
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, faults={1: fault})
     assert (first.code, second.code) == (0, 0), first.err + second.err
     for done in (first, second):
         assert "out of memory in micro-batches of 4 rows: they have 2 from now on" in done.err

@@ -121,7 +121,7 @@ def keep_freed_memory() -> None:
 
 
 class FreedMemory:
-    """What the C library keeps of freed memory, where that is to be little (Linux, glibc): for ranks that share weights. Whole tables and
+    """The freed memory that the C library keeps, where that is to be little (Linux, glibc): for ranks that share weights. Whole tables and
     their gradients come and go there, beside parts that stay, so that much of what is free fits nothing.
     """
 

@@ -228,7 +228,8 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
-        return stepper.take(progress.step + 1, loader.step(progress.step), factor, highest, hooks.should_stop)
+        batches = stepper.prepared(lambda: loader.step(progress.step))
+        return stepper.take(progress.step + 1, batches, factor, highest, hooks.should_stop)
 
     try:
         report = fit(attempt, stepper, hooks.out_of_memory)

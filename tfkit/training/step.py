@@ -50,6 +50,14 @@ class Stepper:
         """All weights that a step changes: those of the model of the run under an empty name, then those of each trained companion."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
+    def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
+        """Return the micro-batches of a step; if they end the memory of one rank, all of them raise a MemoryError, so that all halve them.
+
+        Not where responses are sampled, which the ranks do together: one whose memory ends there ends the run.
+        """
+        with self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext():
+            return prepare()
+
     def take(
         self,
         step: int,
