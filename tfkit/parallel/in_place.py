@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter  # of set_custom_all_gather and its like
+
+from tfkit.parallel.fsdp_internals import AllGather, ReduceScatter
 
 
 class _Agreed:

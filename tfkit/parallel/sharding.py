@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from tfkit.parallel.fsdp_internals import WholeParameter, has_begun, whole_parameters
 from tfkit.parallel.in_place import GatherInPlace, ReduceInPlace
 
 _REPLICAS, _SHARDS = "replicas", "shards"
@@ -78,11 +78,10 @@ class Sharding:
                 module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
                 module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
         self.parameters = dict(model.named_parameters())
-        self._rest: list[tuple[str, FSDPParam]] = []  # what is around the blocks, where this object adds up its gradients
+        self._rest: list[tuple[str, WholeParameter]] = []  # what is around the blocks, where this object adds up its gradients
         if in_place:
             names = {id(parameter): name for name, parameter in self.parameters.items()}
-            groups = model._get_fsdp_state()._fsdp_param_groups  # type: ignore[operator]
-            self._rest = [(names[id(one.sharded_param)], one) for group in groups for one in group.fsdp_params]
+            self._rest = [(names[id(one.part)], one) for one in whole_parameters(model)]
         self._adds_rows = in_place and reshard  # of lookups to whole gradients, which begin anew with each micro-batch
         self._freed: set[str] = set()  # parameters that are freed by themselves
 
@@ -119,11 +118,8 @@ class Sharding:
         lookup.register_forward_hook(looked_up)
 
     def _free_one_by_one(self) -> None:
-        """Let each parameter around the blocks be freed when its whole gradient is there: nothing of the backward pass reads it then."""
-        for name, one in self._rest:
-            if name not in self._freed and one._unsharded_param.requires_grad:
-                self._freed.add(name)
-                one._unsharded_param.register_post_accumulate_grad_hook(lambda _, one=one: one.free_unsharded_param())
+        """Let each parameter around the blocks be freed when its whole gradient is there."""
+        self._freed |= {name for name, one in self._rest if name not in self._freed and one.free_once_gradient_is_there()}
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
@@ -134,9 +130,7 @@ class Sharding:
     def end_micro_batch(self) -> None:
         """Add up the gradients around the blocks, which may be as large as all blocks: in their own memory, where FSDP makes two copies."""
         for name, one in self._rest if self._adds_up else ():
-            accumulated, unrounded = one.unsharded_accumulated_grad, one._unsharded_param.grad
-            one.unsharded_accumulated_grad = one._unsharded_param.grad = None
-            if (whole := unrounded if accumulated is None else accumulated) is not None:
+            if (whole := one.take_gradient()) is not None:
                 self._agree_in_step()
                 self._add_own_part(name, whole)
 
@@ -169,14 +163,11 @@ class Sharding:
     def drop_micro_batch(self) -> None:
         """Drop what an error within a forward or a backward pass has left beside gradients of parameters; needs no other rank."""
         self._in_step = False
-        if self._model._get_fsdp_state()._is_root is not None:  # type: ignore[operator]  # a forward has begun
+        if has_begun(self._model):
             self._model.reset_iter_state()  # type: ignore[operator]
         for module in self._modules:
-            for group in module._get_fsdp_state()._fsdp_param_groups:
-                for one in group.fsdp_params:  # reset_iter_state of PyTorch 2.13 leaves these
-                    one.unsharded_accumulated_grad = None
-                    if hasattr(one, "_unsharded_param"):
-                        one._unsharded_param.grad = None
+            for one in whole_parameters(module):
+                one.drop_gradient()
 
     def norm(self, parts: Iterable[Tensor]) -> float:
         """Return the 2-norm of a vector of which each rank has parts, the same number on all ranks."""
