@@ -53,6 +53,21 @@ def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
     assert chain.stages[1].recipe.model.start == "base", "the chain itself names no folder"
 
 
+def test_the_model_of_an_earlier_stage_holds_the_rows() -> None:
+    """It is checked before that stage is trained."""
+    assert read(CHAIN, "tune.data.sequence_length=16").stages[1].recipe.data.sequence_length == 16
+    said = "command line: tune.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
+    assert problems(CHAIN, "tune.data.sequence_length=17") == [said]
+    later = CHAIN + "  last: {from: tune, data: {train: [{stdlib: true}], sequence_length: 17}, training: {steps: 1}}\n"
+    assert problems(later)[0].endswith(
+        "last.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
+    )
+    rotary = ["base.model.position={kind: rotary}", "tune.model={from: base, context_length: 20}"]
+    assert read(CHAIN, *rotary, "tune.data.sequence_length=17").names == ("base", "tune", "small")
+    assert read(CHAIN, "base.model.position={kind: relative}", "tune.data.sequence_length=17").names == ("base", "tune", "small")
+    assert read(CHAIN, "tune.model.from=elsewhere", "tune.data.sequence_length=17").names == ("base", "tune", "small")
+
+
 INSTRUCT = """
 stages:
   sft: {model: {from: hub:a/b}, data: {train: [{path: a}]}, objective: {kind: chat}, training: {epochs: 1}}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.reading.checks import long_rows, model_values
 from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.earlier import complete
 from tfkit.recipe.reading.files import missing_files, model_paths
@@ -77,6 +78,7 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
     words, unplaced = split_words(overrides, [*trees])
     problems += [*more, *(unplaced if trees else [])]
     stages: list[Stage] = []
+    models: dict[str, dict[str, Any]] = {}  # the config of each stage's model, as far as it is known
     for name, stage in trees.items():
         complete(stage)
         drop_pin(stage, words[name])
@@ -85,6 +87,7 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [one for one in missing_files(stage) if one.path not in uses] if with_files else []
         found += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
+        found += _long_rows(recipe, stage, name, models) if recipe else []
         problems += [replace(problem, path=(name, *problem.path)) for problem in found]
         if recipe is not None:
             earlier = dict.fromkeys(uses.values())
@@ -92,6 +95,15 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
     if problems:
         raise RecipeError(problems)
     return Chain(source, tuple(stages))
+
+
+def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
+    """Check that the model of a stage that begins from an earlier one holds its rows; add the config of its model to `models`."""
+    start = models.get(recipe.model.start or "")
+    if recipe.model.start is None or start is not None:
+        models[name] = model_values(recipe.model, start)
+    found = long_rows(recipe, models[name]) if start is not None else ()
+    return [Problem(place_of(stage, path, key=False), path, message) for path, message in found]
 
 
 def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:

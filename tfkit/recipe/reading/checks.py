@@ -30,7 +30,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
         *_embodied(recipe),
         *_trial(recipe),
     ]
-    found += [*recipe.objective.problems(recipe, _values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
+    found += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
         found += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
@@ -104,17 +104,19 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the model holds a row, as far as the recipe says how much it holds, and that rows are cut at all."""
-    length = recipe.data.sequence_length
-    if length is None:
-        return
-    values = _values(recipe.model) if recipe.model.start is None else {}  # else the checkpoint says how it knows positions
-    most, position = values.get("context_length"), values.get("position")
-    is_relative = isinstance(position, dict) and position.get("kind") == "relative"
-    if isinstance(most, int) and length > most and not is_relative:
-        yield ("data", "sequence_length"), f"model.context_length holds {most} tokens: set this to {most} or less, or leave it out"
-    if recipe.objective.scored_by == "likelihood":
+    """Check that rows are cut at all, and that the model holds one, where the recipe describes the model."""
+    if recipe.model.start is None:
+        yield from long_rows(recipe, model_values(recipe.model))
+    if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":
         yield ("data", "sequence_length"), unread_length(recipe.objective)
+
+
+def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Check that a model with these values of a config holds a row."""
+    length, most, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
+    is_relative = isinstance(position, dict) and position.get("kind") == "relative"
+    if length is not None and isinstance(most, int) and length > most and not is_relative:
+        yield ("data", "sequence_length"), f"model.context_length holds {most} tokens: set this to {most} or less, or leave it out"
 
 
 def unread_length(objective: ObjectiveSection) -> str:
@@ -133,9 +135,9 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("tokenizer", "vocab_size"), message
 
 
-def _values(model: ModelSection) -> dict[str, Any]:
-    """Return the values of the model's config, as far as they are given."""
-    return merge(PRESETS[model.preset][1] if model.preset in PRESETS else {}, model.changes)
+def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of the model's config, as far as they are given; `start`: those of the model that it begins as."""
+    return merge(start or (PRESETS[model.preset][1] if model.preset in PRESETS else {}), model.changes)
 
 
 _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}
@@ -143,7 +145,7 @@ _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an
 
 def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: TokenizerSection) -> Iterator[tuple[Path, str]]:
     """Check that the objective fits the model's stacks and head."""
-    values = _values(model)
+    values = model_values(model)
     encoder, decoder = bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
     head = model.changes.get("head") if objective.head in OWN_HEADS else values.get("head")
