@@ -59,6 +59,8 @@ def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) ->
     alone = evaluate("--from", "kept")
     assert (alone["metrics"], alone["context_length"], alone["sequence_length"]) == (best, 64, 16)
     assert evaluate("--from", "kept", f"{LENGTH}=null")["metrics"]["loss"] != best["loss"]
+    assert "| trained on rows of | 16 tokens at most |" in (kept.folder / "README.md").read_text(encoding="utf-8")
+    assert "trained on rows of" not in (cut.folder / "README.md").read_text(encoding="utf-8")
     theirs = AutoModelForCausalLM.from_pretrained(kept.folder)
     assert theirs.config.max_position_embeddings == 64
     ids = torch.arange(5, 60)[None]

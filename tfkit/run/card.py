@@ -69,6 +69,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
         "layers, width, heads": f"{layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
         "data": ", ".join(data.names),
+        "trained on rows of": f"{data.sequence_length:,} tokens at most" if data.sequence_length else "",
         "labels": _named(model.labels),
         "steps, tokens": f"{training.steps:,}, {training.tokens:,}",
         "weights": training.averaged,

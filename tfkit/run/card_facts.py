@@ -22,6 +22,7 @@ class CardData:
     hub: list[str] = field(default_factory=list)
     validation: dict[str, str] = field(default_factory=dict)  # "": all sets together
     languages: list[str] = field(default_factory=list)
+    sequence_length: int | None = None  # tokens of a row, where that is not the model's context
 
     @classmethod
     def of(cls, section: DataSection) -> "CardData":
@@ -32,7 +33,8 @@ class CardData:
         validation = dict(zip(set_names(sets), map(source_name, sets), strict=True)) if len(sets) > 1 else {}
         together = ", ".join(dict.fromkeys(map(source_name, sets))) or f"{', '.join(names)} (held out)"
         languages = [section.language] if isinstance(section.language, str) else list(section.language or [])
-        return cls(names, [one.hub for one in sources if one.hub and is_repository(one.hub)], {"": together, **validation}, languages)
+        hub = [one.hub for one in sources if one.hub and is_repository(one.hub)]
+        return cls(names, hub, {"": together, **validation}, languages, section.sequence_length)
 
 
 def source_name(source: SourceSection) -> str:
