@@ -99,6 +99,7 @@ def test_the_table_and_nothing_else_on_stdout(capsys, folder, data):
     assert run("--from", folder, "--data", data) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["loss", "perplexity", "bits per byte", "scored", "data", "checkpoint"]
+    assert lines[3].endswith(" tokens of 3 texts, in pieces of at most 48")
 
 
 def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):

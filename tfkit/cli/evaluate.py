@@ -86,6 +86,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     if "target_tokens" in metrics:  # of texts
         units = {"loss": " nats a token"}
         scored = f"{format_number_of(metrics.pop('target_tokens'), 'token')} of {format_number_of(result['examples'], 'text')}"
+        scored += f", in pieces of at most {result['sequence_length']:,}"
     digits = {"perplexity": 2, "bleu": 2, "chrf": 2}
     rows = {}
     for name, value in metrics.items():
