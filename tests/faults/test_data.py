@@ -379,7 +379,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
     [
         ("Corpus", "byte_bpe", signal.SIGTERM, 143),
         ("Corpus", "unigram", signal.SIGINT, 130),
-        ("_encode_batch", "byte_bpe", signal.SIGTERM, 143),
+        ("_encode", "byte_bpe", signal.SIGTERM, 143),
     ],
 )
 def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str, number: int, code: int) -> None:
@@ -393,7 +393,7 @@ def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str
     assert "nothing was trained yet" in done.err
     assert "Traceback" not in done.err
     assert not list(cache_folder().glob("streams/*"))
-    assert len(list(cache_folder().glob("tokenizers/*"))) == (call == "_encode_batch")
+    assert len(list(cache_folder().glob("tokenizers/*"))) == (call == "_encode")
     assert not list(cache_folder().glob("*/.*"))
 
 

@@ -13,9 +13,9 @@ import pytest
 from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.commands.averaging
+import tfkit.engine.commands.verification
 import tfkit.hub.averaging
 import tfkit.recipe
-import tfkit.run.manifest
 from tfkit.cli import COMMANDS
 
 STOPS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -49,7 +49,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.commands.averaging, "verify", 2),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
-        (["verify", "run"], tfkit.run.manifest, "verify", 2),
+        (["verify", "run"], tfkit.engine.commands.verification, "verify", 2),
         (["check", "tiny.yaml"], tfkit.recipe, "open_recipe", 1),
     ],
     ids=["average checks", "average computes", "average writes", "verify", "check"],

@@ -20,8 +20,8 @@ import torch.utils.checkpoint
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-import tfkit.cli.pretrain
 from tfkit.__main__ import main
+from tfkit.carbon.sidecar_process import SidecarProcess
 from tfkit.engine.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
@@ -864,7 +864,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
 
 
 def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
-    start, forward, launch, load = AssembledRun.train, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
+    start, forward, launch, load = AssembledRun.train, Block.forward, SidecarProcess.start, datasets.load_dataset
 
     def run(self: AssembledRun) -> None:
         seen.run = self
@@ -874,9 +874,9 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
         seen.block_forwards += 1
         return forward(self, *arguments)
 
-    def told(self: Any, section: Any, folder: Any, spec: dict[str, Any]) -> None:
+    def told(spec: dict[str, Any], *others: Any) -> SidecarProcess:
         seen.metered.append(spec)
-        launch(self, section, folder, spec)
+        return launch(spec, *others)
 
     def loaded(name: str, *arguments: Any, **options: Any) -> Any:
         seen.hub.append((name, arguments, options))
@@ -890,7 +890,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(AssembledRun, "train", run)
     patch.setattr(Block, "forward", block)
-    patch.setattr(tfkit.carbon.Meter, "_launch", told)
+    patch.setattr(SidecarProcess, "start", told)
     patch.setattr("tfkit.carbon.sidecar_process._spawn", no_process)
     patch.setattr("tfkit.engine.idle_baseline.measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)

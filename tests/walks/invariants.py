@@ -166,8 +166,11 @@ def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
     folder = run.folder / run.name / "checkpoints" / f"step-{step:06d}"
     if not folder.exists() or during.get("loss") is None:
         return
-    unwritten = ["evaluation.text_metrics=[]"] if SECTIONS[run.recipe["objective"]["kind"]].answers_in_text else []
-    after = json.loads(run.result("evaluate", "--from", str(folder.relative_to(run.folder)), "--json", *unwritten))["metrics"]
+    if run.recipe["objective"]["kind"] == "ai_feedback":  # whose rows are prompts, on which nothing can be scored
+        return
+    more = ["evaluation.text_metrics=[]"] if SECTIONS[run.recipe["objective"]["kind"]].answers_in_text else []
+    more += [f"data.on_bad_row={found}"] if (found := run.recipe["data"].get("on_bad_row")) else []  # which is not inherited
+    after = json.loads(run.result("evaluate", "--from", str(folder.relative_to(run.folder)), "--json", *more))["metrics"]
     for name in during.keys() & after.keys():
         if isinstance(during[name], float) and not math.isclose(during[name], after[name], rel_tol=1e-4, abs_tol=1e-5):
             yield f"{name} differs: {during[name]} in training, {after[name]} afterwards"

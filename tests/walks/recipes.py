@@ -96,6 +96,9 @@ class RecipeDrawer:
             ]
             objective |= {"rules": self.dice.sample(rules, self.dice.randint(1, 3)), "prompts": 2, "completions": 6, "max_new_tokens": 3}
             objective |= {"reward": "second"} if kind == "ppo" else {}
+        if kind == "ai_feedback":
+            objective |= {"policy": "first", "judge": "second", "of": {"kind": self.dice.choice(["reward", "dpo"])}}
+            objective |= {"completions": self.dice.choice([2, 3]), "max_new_tokens": self.dice.choice([3, 5])}
         steps = self.dice.randint(2, 8)
         optimizer, schedule = self.dice.choice(list(OPTIMIZERS)), self.dice.choice(SCHEDULES)
         return {

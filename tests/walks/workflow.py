@@ -113,12 +113,16 @@ class _Drawer:
         self.add("verify", "chain/two")
 
     def align(self) -> None:
-        """Add a reward model, and a policy that learns from it and from rules."""
-        for kind, name, run in (("reward", "more", "second"), ("ppo", "asked", "third")):
-            recipe = self.recipes.finetuning(kind, name)
+        """Add a reward model, and a policy that learns from it and from rules; or a classifier, and a model that follows its rankings."""
+        judge, kind = self.dice.choice([("reward", "ppo"), ("classification", "ai_feedback")])
+        for one, name, run in ((judge, "more", "second"), (kind, "asked", "third")):
+            recipe = self.recipes.finetuning(one, name)
+            while "regression" in recipe["objective"]:  # no judge
+                recipe = self.recipes.finetuning(one, name)
             self.made.recipes[f"{run}.yaml"] = recipe
             self.train(["finetune", f"{run}.yaml", "--from", "first"], run, recipe)
-        self.use("third", "ppo", recipe, "asked")
+        if kind == "ppo":  # the rows of the other are prompts, on which nothing can be scored
+            self.use("third", kind, recipe, "asked")
 
     # -- uses of a run
 
