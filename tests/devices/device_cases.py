@@ -32,6 +32,7 @@ from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.objectives.reward import open_reward
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
+from tfkit.objectives.text_regression import Regression
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -141,7 +142,8 @@ def _classes(folder: Path, *, regression: bool, last: bool) -> Task:
     ]
     section = ClassificationSection.model_validate({"kind": "classification", "regression": regression})
     head = {"kind": "classes", "count": 1 if regression else 3, **({"pool": "last"} if last else {"pool": "first", "dense": "tanh"})}
-    objective = Classification(section, codec(), () if regression else LABELS, LENGTH, None)
+    given = (section, codec())
+    objective = Regression(*given, LENGTH, None) if regression else Classification(*given, LABELS, LENGTH, None)
     segments = {} if last else {"embedding": {"segments": 2}}
     return _labelled(folder, objective, rows, section, {"head": head, **segments})
 

@@ -15,6 +15,7 @@ from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.classification import Classification
+from tfkit.objectives.text_regression import Regression
 from tfkit.recipe.schema.label_sections import ClassificationSection
 
 LABELS = ("no", "yes", "maybe")
@@ -27,8 +28,9 @@ ROWS = [
 ]
 
 
-def classification(labels: tuple[str, ...] = LABELS, length: int = 24, **section: Any) -> Classification:
-    return Classification(ClassificationSection(kind="classification", **section), TOKENIZER, labels, length, None)
+def classification(labels: tuple[str, ...] = LABELS, length: int = 24, **fields: Any) -> Any:
+    section = ClassificationSection(kind="classification", **fields)
+    return Regression(section, TOKENIZER, length, None) if section.regression else Classification(section, TOKENIZER, labels, length, None)
 
 
 def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Sequence classification: the class of a text or of a pair of texts, or a number for it."""
+"""Sequence classification: the class of a text or of a pair of texts."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,32 +12,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
-from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_figures, classification_metrics
-from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
-from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_MOST = float(np.finfo(np.float32).max)
 _UNEQUAL = 3  # times the rows of the smallest class: then they are reported
 
 
 class Classification(LabelledObjective):
-    """Cross-entropy over classes, or the squared error of a number; both summed over texts."""
+    """Cross-entropy over classes, summed over texts."""
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels` are the classes (none for regression); `start_id` is given for an encoder-decoder: what its decoder begins with."""
+        """`labels` are the classes; `start_id` is given for an encoder-decoder: what its decoder begins with."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self._texts = row_length, WholeTexts(tokenizer, row_length, start_id)
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -48,22 +43,20 @@ class Classification(LabelledObjective):
         """Of what `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
         about = f"classification\0{section}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
-        about += "\0float32" if self.section.regression else ""
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids, segment_ids (of pairs), and the number of the class, or the value (float32)."""
-        return self._texts.encode(rows, [label if isinstance(label := self._label(row), BadRow) else self._array(label) for row in rows])
+        """input_ids, segment_ids (of pairs), and the number of the class."""
+        return self._texts.encode(rows, [self._label(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The same with a label of no meaning."""
-        return self._texts.encode(rows, [self._array(0)] * len(rows))
+        return self._texts.encode(rows, [np.zeros(1, np.int32)] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Texts padded on the right; labels (B,)."""
         examples = rows.single()
-        labels = labels_of(examples)
-        return self._texts.collate(examples, torch.from_numpy(labels if self.section.regression else labels.astype(np.int64)))
+        return self._texts.collate(examples, torch.from_numpy(labels_of(examples).astype(np.int64)))
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The texts."""
@@ -72,22 +65,18 @@ class Classification(LabelledObjective):
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """The sum over texts, each with its class's weight."""
         logits = model(**batch.inputs()).logits
-        if self._weights is None:
-            return {"classes": self._losses(logits, batch.labels)}
-        return {"classes": F.cross_entropy(logits.float(), batch.labels, self._weights.to(logits.device), reduction="sum")}
+        weights = None if self._weights is None else self._weights.to(logits.device)
+        return {"classes": F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """The loss, and how many classes are right."""
         logits = model(**batch.inputs()).logits
-        sums = {"classes": Sum(float(self._losses(logits, batch.labels)), len(batch.labels))}
-        if self.section.regression:
-            return sums
-        return sums | {"accuracy": Sum(float((logits.argmax(-1) == batch.labels).sum()), len(batch.labels))}
+        loss, right = F.cross_entropy(logits.float(), batch.labels, reduction="sum"), (logits.argmax(-1) == batch.labels).sum()
+        return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and `accuracy`, or the root of the mean squared error."""
-        loss = weighted_loss(self.terms, sums)
-        return {"loss": loss, "rmse": math.sqrt(loss)} if self.section.regression else {"loss": loss, "accuracy": sums["accuracy"].mean}
+        """`loss`, and `accuracy`."""
+        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     def prepare(self, stored: Sequence[Stored]) -> None:
         """Weight each class by N / (classes * its rows), as scikit-learn's `balanced`: the weights of all rows have a mean of 1."""
@@ -97,8 +86,6 @@ class Classification(LabelledObjective):
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
         """Unequal classes: one that has more than three times the rows of another."""
-        if self.section.regression:
-            return []
         counts = self._class_counts(stored)
         most, least = int(counts.argmax()), int(counts.argmin())
         if counts[most] <= _UNEQUAL * counts[least]:
@@ -114,17 +101,12 @@ class Classification(LabelledObjective):
 
     @property
     def evaluates_answers(self) -> bool:
-        """F1 and correlations are of all answers together."""
+        """F1 is of all answers together."""
         return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The likeliest class with its probability; or the number, with the digits of float32."""
+        """The likeliest class with its probability."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
-        if self.section.regression:
-            for value, right in zip(logits[:, 0].tolist(), batch.labels.tolist(), strict=True):
-                number = {"value": float(str(np.float32(right))), "predicted": value}
-                yield RowResult({"classes": Sum((value - right) ** 2, 1)}, number)
-            return
         log_probs = logits.log_softmax(-1)
         best, losses = log_probs.max(-1), -log_probs.gather(1, batch.labels[:, None])[:, 0]
         parts = (part.tolist() for part in (batch.labels, best.indices, best.values, losses))
@@ -134,27 +116,20 @@ class Classification(LabelledObjective):
             yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The likeliest class; or the number, which has no probability."""
+        """The likeliest class."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
-        if self.section.regression:
-            yield from (Answer(short(value)) for value in logits[:, 0].tolist())
-        else:
-            yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
+        yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Those of classes, or of numbers."""
-        if self.section.regression:
-            return [regression_metrics(*(np.array([one[name] for one in predictions]) for name in ("value", "predicted")))]
+        """Those of classes."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Those of each class; none of numbers."""
-        return {} if self.section.regression else class_figures(*self._class_numbers(predictions), self._all_labels(predictions))
+        """Those of each class."""
+        return class_figures(*self._class_numbers(predictions), self._all_labels(predictions))
 
-    def wrong(self, row: Row) -> RowResult | None:
-        """No class, which is none of the labels; None for a number."""
-        if self.section.regression:
-            return None
+    def wrong(self, row: Row) -> RowResult:
+        """No class, which is none of the labels."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -167,30 +142,11 @@ class Classification(LabelledObjective):
         right, predicted = (np.array([numbers[one[name]] for one in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.section.regression:
-            return F.mse_loss(logits.float()[:, 0], labels, reduction="sum")
-        return F.cross_entropy(logits.float(), labels, reduction="sum")
-
-    def _array(self, label: float) -> NDArray[Any]:
-        return np.array([label], np.float32 if self.section.regression else np.int32)
-
-    def _label(self, row: Row) -> float | BadRow:
+    def _label(self, row: Row) -> NDArray[np.int32] | BadRow:
         written = row.values["label"]
-        if self.section.regression:
-            value = _number(written)
-            if value is None or not abs(value) <= _MOST:
-                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:.2g}; correct the row")
-            return value
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
-        return self._numbers[written]
-
-
-def _number(written: str) -> float | None:
-    """The number of a label, if it is one. Of a class that a data set stores as a number its name goes first, as a number of stars."""
-    value = read_number(written)
-    return float(written.number) if value is None and isinstance(written, ClassName) else value
+        return np.array([self._numbers[written]], np.int32)
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:

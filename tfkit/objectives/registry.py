@@ -26,6 +26,7 @@ from tfkit.objectives.rollouts import PromptRows
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
+from tfkit.objectives.text_regression import Regression
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.reading.fields import tags
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared, judges_only
@@ -43,16 +44,15 @@ class Registered(NamedTuple):
     fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the entries that the objective writes
 
 
-def _open_of_labels(made: type[Classification] | type[MultiLabel]) -> Callable[[Any, ModelContext], Objective]:
+def _open_of_labels(section: Any, context: ModelContext) -> Objective:
     """Open an objective that labels whole texts."""
-
-    def opened(section: Any, context: ModelContext) -> Objective:
-        start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
-        if context.is_encoder_decoder and start_id is None:
-            raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
-        return made(section, context.tokenizer, context.labels, context.row_length, start_id)
-
-    return opened
+    start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
+    if context.is_encoder_decoder and start_id is None:
+        raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
+    if section.problem_type == "regression":
+        return Regression(section, context.tokenizer, context.row_length, start_id)
+    made = MultiLabel if section.kind == "multi_label" else Classification
+    return made(section, context.tokenizer, context.labels, context.row_length, start_id)
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
@@ -63,8 +63,8 @@ def _open_distillation(section: DistillationSection, context: ModelContext) -> D
 OBJECTIVES: dict[str, Registered] = {
     "causal_lm": Registered(lambda section, to: CausalLM(section.documents, to.tokenizer.eos_id)),
     "masked_lm": Registered(lambda section, to: MaskedLM(section, to.tokenizer, to.seed)),
-    "classification": Registered(_open_of_labels(Classification)),
-    "multi_label": Registered(_open_of_labels(MultiLabel)),
+    "classification": Registered(_open_of_labels),
+    "multi_label": Registered(_open_of_labels),
     "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.row_length)),
     "multiple_choice": Registered(lambda section, to: MultipleChoice(section, to.tokenizer, to.row_length), multiple_choice.fit_tokenizer),
     "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.row_length)),
