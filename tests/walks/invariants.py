@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 import fake_codecarbon
 import torch
 from tiny_runs import exact
+from two_ranks import start_ranks
 
 from tfkit.adapters import load
 from tfkit.hub import find_checkpoint
@@ -208,6 +211,43 @@ def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator
                 yield f"{name} differs from one row at a time: {other} and {ours}"
 
 
+def two_ranks_take_the_same_first_step(run: Run) -> Iterator[str]:
+    """Compare loss and gradient with those of one process, without dropout and in float32: of replicas, and where ranks share weights.
+
+    Not of a run whose rows cannot be dealt to two.
+    """
+    if run.command.name == "finetune" and not run.recipe:
+        return
+    words = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.micro_batch_size=1"]
+    words += ["training.compile=false", "training.activation_checkpointing=false", "evaluation.every=null", "evaluation.metric=null"]
+    words += ["training.patience=null", "training.trial_rates=null", "training.batch_ramp=null", "training.batch_size=4"]
+    plain = [word for word in run.command.words if word not in ("--resume", "--json")]
+    alone = next(iter(exact(run.again(f"{run.name}-alone", *words, may_diverge=True))))
+
+    def prepare() -> None:
+        os.chdir(run.folder)
+        os.environ["TFKIT_CACHE"] = str(run.folder / "cache")
+
+    for name, mesh in (("replicas", "parallel={shard: 1}"), ("shards", "parallel={shard: 2}")):
+        plain[plain.index("--run") + 1] = f"{run.name}-{name}"
+        started = start_ranks(run.folder, [*plain, *words, mesh, "--threads", "1"], {0: prepare, 1: prepare})
+        ended = [started[0].wait()]
+        if ended[0].code == 2:  # it is refused before they meet, which a launcher tells the other
+            started[1].kill(signal.SIGKILL)
+        ended.append(started[1].wait())
+        if "--ranks 2" in (message := message_of(ended[0], run.folder)):
+            return
+        if {done.code for done in ended} - {0, 6}:
+            yield f"{name} end with {[done.code for done in ended]}: {message}"
+            continue
+        first = next(iter(exact(run.folder / f"{run.name}-{name}")))
+        if first["tokens"] != alone["tokens"]:  # there are fewer rows than four, and two ranks take an even number of them
+            return
+        for key in ("loss", "grad_norm"):
+            if key in alone and alone[key] is not None and not math.isclose(alone[key], first[key], rel_tol=1e-4, abs_tol=1e-6):
+                yield f"{name} differ in {key}: {first[key]} and {alone[key]}"
+
+
 def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
     """Compare a run that was killed in its second step, one that was never stopped, and the walk's own."""
     if run.command.name == "finetune" and not run.recipe:
@@ -280,6 +320,7 @@ INVARIANTS: list[Invariant] = [
     saving_it_again_gives_the_same_bytes,
     an_evaluation_afterwards_tells_the_same,
     another_micro_batch_or_more_threads_give_the_same_loss,
+    two_ranks_take_the_same_first_step,
     killed_and_resumed_it_is_the_same,
     its_emissions_sum_to_its_totals,
     a_batch_writes_what_each_prompt_alone_gives,
