@@ -160,3 +160,19 @@ def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
     done = run_ranks(tmp_path / "run", base / "tiny.yaml", *words)
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     assert receipt(tmp_path / "run")["result"]["stopped_early"]
+
+
+def test_a_rank_that_is_stopped_after_the_last_step_takes_nothing_from_the_result(base: Path, tmp_path: Path) -> None:
+    def stopped_at_the_end() -> None:
+        receive = collectives.ProcessGroup.receive
+
+        def struck(self: collectives.ProcessGroup) -> dict[str, Any]:
+            if (message := receive(self)).get("finished"):
+                os._exit(143)
+            return message
+
+        collectives.ProcessGroup.receive = struck  # type: ignore[method-assign]
+
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: stopped_at_the_end})
+    assert (first.code, second.code) == (0, 143), first.err
+    assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)

@@ -1,10 +1,10 @@
 """The meeting of the ranks of a command, at its first training: they stay together for those that follow, as stages and trials do."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from tfkit.errors import UsageError
+from tfkit.errors import PeerLostError, UsageError
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Meeting:
             if not self.ranks.is_alone:
                 group = self._joined()  # torchrun waits for all, also where the run was finished already
                 group.announce({"finished": True})
-                group.agree(0)
+                with suppress(PeerLostError):  # one that ended by itself meanwhile, as by a signal, takes nothing from what is done
+                    group.agree(0)
         finally:
             if self._group is not None:
                 self._group.close()
