@@ -40,7 +40,7 @@ _GPU_PEAKS = {
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
-_FREE_BYTES = 1 << 26
+_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
 _LARGE_BYTES = 1 << 25  # from here on mapping memory takes less time than what is computed with it
 
 
@@ -128,6 +128,7 @@ class FreedMemory:
     def __init__(self, large: int):
         """Give everything back, and from now on tensors of at least `large` bytes at once when they are freed."""
         self._libc: ctypes.CDLL | None = None
+        self._most_used = 0
         if sys.platform != "linux":
             return
         with contextlib.suppress(OSError, AttributeError):  # another C library, or one without `mallinfo2`
@@ -136,19 +137,29 @@ class FreedMemory:
             libc.mallinfo2.restype = _MallocInfo
             libc.malloc_trim(0)
             self._libc = libc
-            self._beside = self._unused()  # of other libraries
+            self._beside = self._resident() - self._used()  # of other libraries
 
     def give_back(self) -> None:
-        """Give back what is free where that is much. Else the next tensors are made there, in memory that needs not be zeroed anew."""
-        if self._libc is not None and self._unused() - self._beside > _FREE_BYTES:
+        """Give back what is free where that is much, while about as much is in use as ever, so that the peak of both together is lower.
+
+        At other times the next tensors are better made in what is free: its pages need not be zeroed anew.
+        """
+        if self._libc is None:
+            return
+        used = self._used()
+        self._most_used = max(self._most_used, used)
+        if used > _NEAR_PEAK * self._most_used and self._resident() - used - self._beside > _FREE_BYTES:
             self._libc.malloc_trim(0)
 
-    def _unused(self) -> int:
-        """Return the bytes in memory that the C library has given to nobody."""
+    def _used(self) -> int:
+        """Return the bytes that the C library has given away."""
         assert self._libc is not None
         info = self._libc.mallinfo2()
+        return int(info.uordblks) + int(info.hblkhd)
+
+    def _resident(self) -> int:
         resident, shared = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
-        return (resident - shared) * resource.getpagesize() - int(info.uordblks) - int(info.hblkhd)
+        return (resident - shared) * resource.getpagesize()
 
 
 class _MallocInfo(ctypes.Structure):
