@@ -9,7 +9,6 @@ With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP)
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,18 +17,18 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tfkit.parallel.fsdp_internals import WholeParameter, has_begun, whole_parameters
+from tfkit.parallel.around_blocks import REPLICAS, SHARDS, AroundBlocks
+from tfkit.parallel.fsdp_internals import has_begun, whole_parameters
 from tfkit.parallel.in_place import GatherInPlace, ReduceInPlace
 
-_REPLICAS, _SHARDS = "replicas", "shards"
 _PIECE = 1 << 20  # numbers
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
     """Return the ranks in rows: those of a row share the weights, those of a column have the same part."""
     if ranks == shards:
-        return init_device_mesh(device.type, (shards,), mesh_dim_names=(_SHARDS,))
-    return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(_REPLICAS, _SHARDS))
+        return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
+    return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(REPLICAS, SHARDS))
 
 
 class Sharding:
@@ -66,7 +65,6 @@ class Sharding:
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
-        self._lookups = 0  # of this micro-batch, whose gradients are still to come
         self._adds_up = self._is_last = False  # whether this micro-batch adds up the gradients of all ranks, is the last of its step
         self._agree, self._in_step = agree, False
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -78,75 +76,23 @@ class Sharding:
                 module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
                 module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
         self.parameters = dict(model.named_parameters())
-        self._rest: list[tuple[str, WholeParameter]] = []  # what is around the blocks, where this object adds up its gradients
-        if in_place:
-            names = {id(parameter): name for name, parameter in self.parameters.items()}
-            self._rest = [(names[id(one.part)], one) for one in whole_parameters(model)]
-        self._adds_rows = in_place and reshard  # of lookups to whole gradients, which begin anew with each micro-batch
-        self._freed: set[str] = set()  # parameters that are freed by themselves
-
-    def free_after(self, lookup: nn.Embedding) -> None:
-        """Free the tables around the blocks as soon as the gradient of the last output of `lookup`, the first module of a forward, is
-        there: what is left of the backward pass, their own gradients, does without them.
-
-        Where micro-batches are added up one by one on a CPU, the gradient of the lookup is added to the rows of its table's gradient as a
-        head, so that there is one whole gradient and not two; and each table is freed when its gradient as a head is there.
-        """
-
-        def looked_up(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            if not output.requires_grad:
-                return None
-            self._lookups += 1
-            if not self._adds_rows:
-                output.register_hook(arrived)
-                return None
-            self._free_one_by_one()
-            table = lookup.weight
-
-            def add_rows(gradient: Tensor) -> None:
-                _add_rows(table, inputs[0].flatten(), gradient.flatten(0, -2))
-                arrived(gradient)
-
-            found: Tensor = _Rows.apply(output.detach(), torch.empty(0, requires_grad=True), add_rows)  # type: ignore[no-untyped-call]
-            return found
-
-        def arrived(gradient: Tensor) -> None:
-            self._lookups -= 1
-            if not self._lookups:
-                self._model.reshard()  # type: ignore[operator]
-
-        lookup.register_forward_hook(looked_up)
-
-    def _free_one_by_one(self) -> None:
-        """Let each parameter around the blocks be freed when its whole gradient is there."""
-        self._freed |= {name for name, one in self._rest if name not in self._freed and one.free_once_gradient_is_there()}
+        self.around = AroundBlocks(model, self.parameters, mesh, adds_up=in_place, adds_rows=in_place and reshard)
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
-        self._lookups, self._in_step, self._adds_up, self._is_last = 0, True, is_last or self._reshard, is_last
+        self.around.begin_micro_batch()
+        self._in_step, self._adds_up, self._is_last = True, is_last or self._reshard, is_last
         for module in self._modules:
-            module.set_requires_gradient_sync(self._adds_up and not (self._rest and module is self._model), recurse=False)
+            module.set_requires_gradient_sync(self._adds_up and not (self.around.adds_up and module is self._model), recurse=False)
 
     def end_micro_batch(self) -> None:
-        """Add up the gradients around the blocks, which may be as large as all blocks: in their own memory, where FSDP makes two copies."""
-        for name, one in self._rest if self._adds_up else ():
-            if (whole := one.take_gradient()) is not None:
-                self._agree_in_step()
-                self._add_own_part(name, whole)
-
-    def _add_own_part(self, name: str, whole: Tensor) -> None:
-        group = self._mesh.get_group(_SHARDS)
-        parts = whole.chunk(group.size())  # of few rows, fewer than there are ranks
-        for rank, part in enumerate(parts):
-            dist.reduce(part, group=group, group_dst=rank)
-        own = parts[group.rank()] if group.rank() < len(parts) else whole[:0]
-        if _REPLICAS in (self._mesh.mesh_dim_names or ()):
-            dist.all_reduce(own, group=self._mesh.get_group(_REPLICAS))
-        parameter = self.parameters[name]
-        if parameter.grad is None:  # of the last micro-batch it may stay in the memory of the whole: a copy would be needed beside it
-            parameter.grad = self.distributed(name, own if self._is_last else own.clone())
-        else:
-            _local(parameter.grad).add_(own)
+        """Add up the gradients around the blocks, where FSDP does not."""
+        for name, own in self.around.take_gradients(self._agree_in_step) if self._adds_up else ():
+            parameter = self.parameters[name]
+            if parameter.grad is None:  # of the last micro-batch it may stay in the memory of the whole: a copy would be needed beside it
+                parameter.grad = self.distributed(name, own if self._is_last else own.clone())
+            else:
+                _local(parameter.grad).add_(own)
 
     def _agree_in_step(self) -> None:
         if self._in_step:
@@ -175,13 +121,13 @@ class Sharding:
         for part in parts:
             for piece in part.reshape(-1).split(_PIECE):  # PyTorch makes a copy of it in float64
                 squares += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
-        dist.all_reduce(squares, group=self._mesh.get_group(_SHARDS))
+        dist.all_reduce(squares, group=self._mesh.get_group(SHARDS))
         return float(squares.sqrt())
 
     def is_true_everywhere(self, condition: bool) -> bool:
         """Whether a condition holds on all ranks that share the weights."""
         found = torch.tensor(int(condition), device=self._mesh.device_type)
-        dist.all_reduce(found, dist.ReduceOp.MIN, group=self._mesh.get_group(_SHARDS))
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self._mesh.get_group(SHARDS))
         return bool(found)
 
     def own(self, name: str) -> Tensor:
@@ -238,29 +184,6 @@ class Sharding:
     def _give_back(self) -> None:
         for module in self._modules:
             module.reshard()
-
-
-class _Rows(torch.autograd.Function):
-    """Rows of a table, whose gradient goes to `add_rows` instead of the table."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, _requires_grad: Tensor, add_rows: Callable[[Tensor], None]) -> Tensor:
-        ctx.add_rows = add_rows
-        return rows
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        ctx.add_rows(gradient)
-        return None, None, None
-
-
-@torch.no_grad()
-def _add_rows(table: Tensor, ids: Tensor, gradient: Tensor) -> None:
-    """Add the gradients (N, D) of looked up rows (N,) to that of their table: first those of equal rows to each other, as PyTorch does."""
-    if table.grad is None:
-        table.grad = torch.zeros_like(table)
-    rows, places = ids.unique(return_inverse=True)
-    table.grad.index_add_(0, rows, torch.ops.aten.embedding_dense_backward(gradient, places, len(rows), -1, False))
 
 
 def _local(tensor: Tensor) -> Tensor:

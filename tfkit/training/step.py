@@ -133,7 +133,7 @@ class Stepper:
         beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": before_collective, "fill": fill}
         sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, **beside)
         self.model.fill_block = None
-        sharding.free_after(self.model.embedding.tokens)
+        sharding.around.free_after(self.model.embedding.tokens)
         self.weights.share(sharding)
         self.optimizer.share(self.weights.trained, sharding)
         if self.unfreezing is not None:
