@@ -17,9 +17,9 @@ from tfkit.data.sources.first_records import first_records
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
-from tfkit.objectives.classification import _number
 from tfkit.objectives.conversation_rows import conversation
 from tfkit.objectives.multiple_choice import right_choice
+from tfkit.objectives.text_regression import _value
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
@@ -225,8 +225,8 @@ def test_the_number_of_a_class_is_what_tells_an_answer_and_a_value(tmp_path: Pat
     section = section.model_copy(update={"columns": {"text": "premise"}})
     found = list(open_source(section, "all", None, "skip", ClassificationSection.roles).rows({}))
     assert [row.values["label"] for row in found] == ["choice2", "choice1"]
-    assert [_number(row.values["label"]) for row in found] == [1, 0]
-    assert (_number(ClassName("4 star", 3)), _number(ClassName("4", 3)), _number("4.5")) == (3, 4, 4.5)
+    written = [*(row.values["label"] for row in found), ClassName("4 star", 3), ClassName("4", 3), "4.5"]
+    assert [_value(found[0]._replace(values={"label": one})) for one in written] == [1, 0, 3, 4, 4.5]
 
 
 def test_the_names_of_classes_are_in_the_fingerprint_of_a_stream(tmp_path: Path) -> None:
