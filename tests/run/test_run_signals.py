@@ -103,6 +103,32 @@ def test_at_once_does_not_wait() -> None:
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 
+def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python cannot raise there: it reports the exception, and goes on."""
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append(found.exc_value))
+
+    class Struck:
+        def __init__(self, error: Exception | None = None):
+            self.error = error
+
+        def __del__(self) -> None:
+            if self.error is not None:
+                raise self.error
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(signals: StopSignals) -> None:
+        with signals.at_once():
+            Struck(ValueError("a bug"))
+            Struck()
+            reported.append("went on")
+
+    with StopSignals() as signals, pytest.raises(Stopped):
+        work(signals)
+    assert reported.pop() == "went on"
+    assert [type(error) for error in reported] == [ValueError]
+
+
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
     with child(SAVING, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
         process.send_signal(signal.SIGHUP)

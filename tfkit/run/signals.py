@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,7 @@ class StopSignals:
         self._count = 0
         self._at_once = False
         self._previous: dict[int, Any] = {}
+        self._outer_hook: Callable[[Any], object] | None = None
 
     @property
     def requested(self) -> int | None:
@@ -87,12 +89,15 @@ class StopSignals:
                     continue
                 self._previous[number] = previous
                 signal.signal(number, self._handle)
+            self._outer_hook, sys.unraisablehook = sys.unraisablehook, self._ignored
             if self._acknowledge is not None and self._previous:
                 self._watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._left.set()
+        if self._outer_hook is not None:
+            sys.unraisablehook, self._outer_hook = self._outer_hook, None
         if self._pipe is not None:
             signal.set_wakeup_fd(self._outer_pipe)
             reading, writing = self._pipe
@@ -104,6 +109,11 @@ class StopSignals:
         while self._previous:
             number, previous = self._previous.popitem()
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: set by C code, which cannot be put back
+
+    def _ignored(self, unraisable: Any) -> None:
+        """Report what Python cannot raise; but not a Stopped that struck in a destructor or a callback, since its request still holds."""
+        if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
+            self._outer_hook(unraisable)
 
     def _watch(self) -> None:
         """Start the thread that acknowledges signals."""
