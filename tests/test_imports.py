@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "error_document": set(),
     "durable": set(),
     "openmp": set(),
-    "network": set(),
+    "network": {"durable"},
     "units": set(),
     "model.config": set(),
     "model": {"model.config"},

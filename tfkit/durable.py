@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,17 +28,17 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def with_retries(work: Callable[[], _T]) -> _T:
-    """Return what `work` returns; call it up to four times in two seconds while it raises an error of the disk that may pass.
+def with_retries(work: Callable[[], _T], passes: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES) -> _T:
+    """Return what `work` returns; call it up to four times in two seconds while it raises an error that may pass: by default of the disk.
 
     `work` must write everything anew: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
     same file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
-    for pause in PAUSES:
+    for pause in pauses:
         try:
             return work()
         except Exception as error:
-            if not may_pass(error):
+            if not (passes or may_pass)(error):
                 raise
         time.sleep(pause)
     return work()

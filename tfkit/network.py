@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from tfkit import durable
+
 Result = TypeVar("Result")
 
 _PAUSES = (1.0, 4.0)  # seconds between tries; the hub's client makes retries of its own within each
@@ -26,14 +28,7 @@ def is_offline() -> bool:
 
 def with_retries(request: Callable[[], Result]) -> Result:
     """Return the result of a request, made again up to two times after a transient error; then its error is raised."""
-    for pause in _PAUSES:
-        try:
-            return request()
-        except Exception as error:
-            if not _is_passing(error):
-                raise
-        time.sleep(pause)
-    return request()
+    return durable.with_retries(request, _is_passing, _PAUSES)
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
