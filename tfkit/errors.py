@@ -44,7 +44,7 @@ class UnhealthyError(TfkitError):
 
 
 class QualityGateError(TfkitError):
-    """A comparison given with --fail-if is true."""
+    """A comparison given with --fail-if is true, or an exported file predicts otherwise than its model."""
 
     exit_code = 8
 

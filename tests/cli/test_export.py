@@ -164,7 +164,7 @@ def test_wrong_words_and_unknown_splitters(tmp_path: Path, capsys: pytest.Captur
     shutil.rmtree(folder)
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
     monkeypatch.setitem(TYPES, "q8_0", 0.0)
-    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 4
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", "q8_0"]) == 8
     assert "its predictions differ by" in capsys.readouterr().err
 
 

@@ -93,5 +93,9 @@ MATRIX = {
         "7, 2, 0",
     ),
     "F51": Row("--fail-if true, false, unknown metric, NaN", "decided; NaN fails", "8, 0, 2"),
-    "F52": Row("an export fails", "no half export", "5, 8, 4", "there is no export: a checkpoint is a model folder already"),
+    "F52": Row(
+        "an export: full disk, stopped, predictions that differ by too much, tied weights, special tokens missing",
+        "no half export; refused with the difference",
+        "5, 143, 130, 137, 8, 0, 4",
+    ),
 }

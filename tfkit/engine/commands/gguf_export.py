@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tfkit.durable import rename, sync_file, temporary_sibling
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.listener import Listener
-from tfkit.errors import MachineError, ModelError, UsageError, how_to_install
+from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, how_to_install
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -41,7 +41,8 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
     """Write a checkpoint to the file `out`, with matrices of the type `kind`: f16, or q8_0 (8 bits, in blocks of 32 with a scale).
 
     Raises UsageError for a file that is there, ModelError for a model or tokenizer that llama.cpp does not have or would compute
-    otherwise, or whose numbers the type does not hold, and MachineError without the extra or room on the disk.
+    otherwise, or whose numbers the type does not hold, QualityGateError if the file's predictions differ from the model's by more
+    than its type may, and MachineError without the extra or room on the disk.
     """
     if kind not in TYPES:
         raise UsageError(f"--type {kind}: there is no such type; {' and '.join(TYPES)} are known")
@@ -73,13 +74,13 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
         count = _write(temporary, loaded, layout, vocabulary, kind, listener)
         kl = _compare(temporary, loaded, layout, listener)
         if not kl <= TYPES[kind]:
-            raise ModelError(
+            raise QualityGateError(
                 f"{folder}: as {kind} its predictions differ by a mean KL divergence of {kl:.3g} nats (at most {TYPES[kind]:g})"
             )
         sync_file(temporary)
         rename(temporary, out)
     except OSError as error:
-        raise MachineError(f"{out}: cannot be written ({error.strerror}); make room there, or give another --gguf") from error
+        raise MachineError(f"{out}: cannot be written ({error.strerror or error}); make room there, or give another --gguf") from error
     finally:
         temporary.unlink(missing_ok=True)
     return Exported(layout.architecture, count, out.stat().st_size, kl)
@@ -134,7 +135,10 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
     assert loaded.codec is not None
     length = loaded.config.context_length
     rows = [torch.tensor([ids[:length]]) for ids in loaded.codec.encode_texts(_TEXTS)]
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    try:
+        stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    except (ValueError, IndexError):  # numpy does not report that the last bytes of a tensor did not fit
+        raise OSError("the file ends before its last tensor") from None
 
     def read(name: str) -> torch.Tensor:
         tensor = stored[name]
