@@ -208,16 +208,20 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     lines = [
         "# Decisions of a fine-tuning without a recipe",
         "",
-        f"Made by `benchmarks/decisions.py`; the rules in `tfkit/recipe/starting_points.py` are of version {DECISIONS}. The column",
-        "`version` has that of each run: version 4 decides as version 5 does, but shortens the model's context to rows of text; version",
-        "3 gives small encoder-decoders 3 epochs; version 2 tries no rates. Each score is of rows that no run was trained on. `default`",
-        "is `tfkit finetune --from CKPT --data F` without further settings; the grid has four rates",
-        "at two lengths, trains on all rows and keeps its last weights, where the default holds out a tenth and keeps the best. One run",
-        "each, seed 1: a point of accuracy on these numbers of rows is noise. The best of eight is chosen on the rows that it is scored",
-        "on, which favours the grid.",
+        "This page shows how well the learning rates, batch sizes and lengths work that `tfkit finetune --from CKPT --data F`",
+        "chooses without a recipe (`default`). It is written by `benchmarks/decisions.py`; the rules, in",
+        f"`tfkit/recipe/starting_points.py`, have version {DECISIONS}. The column `version` gives the version used in each run:",
+        "version 4 decides as version 5 does, but shortens the model's context to the rows of text; version 3 gives small",
+        "encoder-decoders 3 epochs; version 2 tries no learning rates.",
+        "",
+        "The defaults are compared with a grid of four learning rates at two lengths. All scores are computed on rows that no",
+        "run was trained on. The grid trains on all rows and keeps its last weights, whereas the default holds out a tenth and",
+        "keeps the best weights. There is one run of each, with seed 1: a difference of one point of accuracy on so few rows is",
+        "noise. The best of the eight runs of the grid is chosen on the rows on which it is scored, which favours the grid.",
         "",
     ]
-    for title, group in (("Shown: no rule was chosen on these", of_shown), ("Chosen on", [one for one in found if one.task.chosen_on])):
+    used = [one for one in found if one.task.chosen_on]
+    for title, group in (("Tasks on which no rule was chosen", of_shown), ("Tasks on which the rules were chosen", used)):
         if group:
             lines += [f"## {title}", "", *_summary(group), "", _verdict(group), ""]
     measured = {one.task.name for one in found}
@@ -226,8 +230,9 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     lines += [
         "## The trials",
         "",
-        "The loss of each rate after a short training, on rows held out of the training rows; another than the decided one, in the middle,",
-        "is taken where its loss is lower by a twentieth. A task without a line had too few rows, or too short a run.",
+        "The table gives the loss after a short training with each learning rate, on rows held out of the training rows. The",
+        "rate in the middle is the decided one; another one is taken if its loss is lower by at least 1/20. A task that is not",
+        "listed had too few rows or too short a run for trials.",
         "",
         "| task | steps of each | losses | taken |",
         "| --- | --- | --- | --- |",
@@ -235,7 +240,7 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "",
         "## The grids",
         "",
-        "A dash: not measured, or a run that ended by itself.",
+        "A dash marks a run that was not measured or that ended by itself.",
         "",
         *(line for one in found for line in _grid(one)),
     ]
@@ -282,8 +287,8 @@ def _trial(one: Shown) -> str:
 def _verdict(group: Sequence[Shown]) -> str:
     close, above = sum(one.is_close for one in group), sum(one.is_above_bars for one in group)
     return (
-        f"Within 3 % of the best of the grid, or better: {close} of {len(group)}. Not below the untouched checkpoint or a baseline "
-        f"that the grid exceeds: {above} of {len(group)}."
+        f"The default is within 3 % of the best of the grid, or better, on {close} of {len(group)} tasks. On {above} of {len(group)} it "
+        "is not worse than the untouched checkpoint or than a baseline that the grid exceeds."
     )
 
 

@@ -194,11 +194,12 @@ def write_page(options: argparse.Namespace, models: Mapping[str, Model], floor: 
     command = " ".join(["python benchmarks/distillation.py", *sys.argv[1:]])
     text = f"""# Distillation
 
-A student of `{options.student}` trained with its teacher, the same student trained on the text alone, and the teacher, each then
-fine-tuned by `{options.task}`. Seeds, of the students and of the fine-tuning: {options.seeds}. Accuracy on {test:,} held-out rows,
-mean and standard deviation; always telling the most frequent class: {floor:.3f}. Parameters are those outside the embeddings
-and the task's head; speed is of reading the first 32 of these rows in float32, in turns with the teacher. Costs are of pretraining;
-a student's is without its teacher's. Machine: {machine}.
+This compares three models: the student of `{options.student}` trained with its teacher, the same student trained on
+the text alone, and the teacher. Each is then fine-tuned with `{options.task}`; there are {options.seeds} seeds of the
+students and of the fine-tuning. The table gives the accuracy on {test:,} held-out rows (mean and standard deviation);
+always predicting the most frequent class gives {floor:.3f}. Parameters do not include the embeddings and the task's
+head. The speed is that of a forward pass over the first 32 of these rows in float32, relative to the teacher,
+measured in turns. Costs are those of pretraining, for a student without those of its teacher. Machine: {machine}.
 
 {table(models, floor)}
 

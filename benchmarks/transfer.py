@@ -150,8 +150,9 @@ def report_of_pair(work: Task, tuned: int, scratch: int) -> str:
     made_by = f"\n\nMade by\n\n{indented(command())}" if options.pair else ""
     return f"""## At equal validation loss
 
-The fewest examples with which fine-tuning is as good as the best of random weights, and that best, once more with {EVALUATIONS} evaluations
-of {min(JUDGED_ROWS, len(validation))} held-out rows each, which are in the energy; and what `tfkit report` says of the two:
+Two runs were repeated with {EVALUATIONS} evaluations of {min(JUDGED_ROWS, len(validation))} held-out rows each, whose
+energy is included: fine-tuning with the fewest examples that are as good as the best result from random weights, and
+that best result. This is the output of `tfkit report` for both:
 
 {indented(report)}{made_by}"""
 
@@ -215,12 +216,13 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.write_text(svg(points, metric, floor), encoding="utf-8")
     first = points[KINDS[0]][0].runs[0]
-    baseline = "" if floor is None else f" Always telling the most frequent class: {floor:.3f}."
+    baseline = "" if floor is None else f" Always predicting the most frequent class gives {floor:.3f}."
     text = f"""# Transfer: {name}
 
-The recipe `{name}` on more and more labelled examples, fine-tuned from a pretrained checkpoint and from random weights of the same
-description with the same tokenizer. Seeds of each, which draw the examples too: {options.seeds}. {metric.capitalize()} on
-{test:,} test rows, mean and standard deviation; seconds of the steps and energy of the whole training, means of a run.{baseline}
+The recipe `{name}` is trained on increasing numbers of labelled examples, once from a pretrained checkpoint and once
+from random weights of the same architecture with the same tokenizer. Each is run with {options.seeds} seeds, which
+also select the examples. The table gives {metric} on {test:,} test rows (mean and standard deviation), the seconds of
+the steps, and the energy of the whole training (means per run).{baseline}
 Machine: {first.machine}.
 
 ![{metric} against the number of labelled examples]({figure.name})
@@ -276,11 +278,11 @@ def conclusion(points: Points, metric: str, floor: float | None) -> str:
 def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
     """Describe the cost of pretraining, once for all that is fine-tuned from it, and after how many such tasks it pays for itself."""
     if receipt is None:
-        return "What the pretraining of the checkpoint cost is not known: it does not lie in the folder of its run."
+        return "The cost of pretraining the checkpoint is not known: the checkpoint is not in the folder of its run."
     cost = cost_of(dict(receipt))
     text = (
         f"The pretraining of the checkpoint cost {cost.seconds:,.0f} seconds, {number(cost.energy_kwh)} kWh and "
-        f"{number(cost.emissions_g)} gCO2e, once for everything that is fine-tuned from it; it is in no row of the table."
+        f"{number(cost.emissions_g)} gCO2e, once for everything that is fine-tuned from it; it is not included in the table."
     )
     energies = [mean_cost([run.cost for run in point.runs]).energy_kwh for point in equal_quality(points) or ()]
     if cost.energy_kwh is None or None in energies or not energies:
@@ -288,9 +290,12 @@ def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
     ours, theirs = (energy or 0.0 for energy in energies)
     saved = theirs - ours
     if saved <= 0:
-        return f"{text} At equal quality a task saves no energy here; what it saves is labelled examples."
+        return f"{text} At equal quality, fine-tuning a task saves no energy here, only labelled examples."
     tasks = math.ceil(cost.energy_kwh / saved)
-    return f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {tasks:,} of them."
+    return (
+        f"{text} At equal quality, each fine-tuned task saves {number(saved)} kWh, so the energy of "
+        f"the pretraining is recovered after {tasks:,} tasks."
+    )
 
 
 if __name__ == "__main__":

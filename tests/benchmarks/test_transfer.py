@@ -49,11 +49,13 @@ def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_non
 def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
     told = transfer.shared_cost({"totals": {"seconds": 2000.0, "train_seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS)
     assert "1,234 seconds, 0.012 kWh and - gCO2e" in told
-    assert "a task saves 0.003 kWh: the energy is earned back after 4 of them" in told
+    assert "each fine-tuned task saves 0.003 kWh, so the energy of the pretraining is recovered after 4 tasks." in told
     dear = {"fine-tuned": [point(100, [0.9], 1, 0.005)], "random weights": [point(100, [0.8], 1, 0.004)]}
     assert "saves no energy here" in transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 0.012, "emissions_g": 1}}, dear)
     unmeasured = {"fine-tuned": [point(100, [0.9], 1, None)], "random weights": [point(100, [0.8], 1, None)]}
-    assert transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 1, "emissions_g": 1}}, unmeasured).endswith("no row of the table.")
+    assert transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 1, "emissions_g": 1}}, unmeasured).endswith(
+        "not included in the table."
+    )
     assert "not known" in transfer.shared_cost(None, POINTS)
 
 
@@ -122,7 +124,7 @@ def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: P
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert page.count("| fine-tuned |") == page.count("| random weights |") == 2
-    assert "Always telling the most frequent class: 0." in page
+    assert "Always predicting the most frequent class gives 0." in page
     assert "The pretraining of the checkpoint cost" in page
     ElementTree.parse(tmp_path / "page.svg")
     for size in (8, 16):
