@@ -13,11 +13,11 @@ from tfkit.cli import options
 def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder to write; it must not exist yet.")],
-    last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="How many of the newest complete checkpoints.")] = 5,
+    last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="Average the N newest complete checkpoints.")] = 5,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Average the weights of a run's last checkpoints, as the 2017 Transformer was evaluated. --from and transformers open the result."""
+    """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used as any checkpoint."""
     from tfkit.cli.session import command_session
     from tfkit.engine.commands.averaging import average_checkpoints, carbon_of, choose_checkpoints
     from tfkit.engine.session import energy_fields, place_fields

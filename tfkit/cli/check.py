@@ -14,15 +14,15 @@ def check(
     overrides: options.Overrides = None,
     ranks: Annotated[
         int,
-        typer.Option("--ranks", min=1, max=1_000_000, metavar="N", help="Check that the work of its steps can be dealt to N processes."),
+        typer.Option("--ranks", min=1, max=1_000_000, metavar="N", help="Check that the work of a step can be divided among N processes."),
     ] = 1,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List all errors of a recipe, each with file:line:column, the field and the remedy; 0 if there are none, else 2.
+    """List all errors of a recipe, each with file:line:column, the field and the remedy. Ends with 0 if there are none, else with 2.
 
-    Files and folders that it names are looked for, too; what is on the Hub is not.
+    Missing files and folders are errors, too; the Hub is not asked.
     """
     from tfkit.recipe import RecipeError, json_schema, open_recipe, read_recipes
 

@@ -8,7 +8,7 @@ from tfkit.units import format_bytes
 
 
 def env(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show versions, processor and its bf16, threads, devices, caches and their size."""
+    """Show versions, processor, bf16 support, threads, devices, and the caches with their sizes."""
     from tfkit.engine.commands.environment import describe_environment
 
     document = describe_environment()

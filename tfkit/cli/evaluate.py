@@ -24,9 +24,11 @@ def evaluate(
     checkpoint: options.Checkpoint,
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
-    data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; else data.validation.")] = None,
-    fail_if: Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with 8 if true: "perplexity > 20".')] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write a JSON line a row: place, loss, answer.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "perplexity > 20".')
+    ] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     run: options.RunFolder = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
@@ -35,11 +37,11 @@ def evaluate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score a model: texts with a language model (loss, perplexity, bits per byte), rows with what another was trained for.
+    """Score a model: a language model on texts (loss, perplexity, bits per byte), any other model on rows of its task.
 
-    What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. A checkpoint from elsewhere
-    needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
-    model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
+    The data are those of --data, or else data.validation of the recipe, or else that of the run that made the checkpoint. A checkpoint from
+    elsewhere needs no recipe: "objective={kind: classification}" names its task; minimal_pairs and few_shot evaluate any language
+    model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
     from tfkit.cli.session import Execution, leading_session, open_to_lead
     from tfkit.engine.predictions_file import write_predictions

@@ -16,14 +16,16 @@ def export(
         str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
     ],
     gguf: Annotated[Path, typer.Option("--gguf", metavar="F", help="The file to write; it must not exist yet.")],
-    kind: Annotated[str, typer.Option("--type", metavar="TYPE", help="Of matrices: f16, or q8_0, of half the size.")] = "f16",
+    kind: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="The type of matrices: f16, or q8_0, which is half as large.")
+    ] = "f16",
     no_verify: options.NoVerify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a decoder (Llama, Mistral, SmolLM2, Gemma 2, GPT-2) as a GGUF file, with its tokenizer and chat template.
 
-    The file is read again, and its predictions are compared with the model's. What llama.cpp would compute otherwise is refused.
+    The file is read again, and its predictions are compared with the model's. Models that llama.cpp would compute differently are refused.
     """
     from tfkit.engine.commands.gguf_export import export_gguf
 

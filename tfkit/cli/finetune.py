@@ -24,9 +24,9 @@ def finetune(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is newly initialized, and reported.
+    """Train a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is newly initialized and reported.
 
-    Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
+    Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
     from tfkit import console
     from tfkit.cli.dry_run import show_dry_run

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 def generate(
     checkpoint: options.Checkpoint,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-] [KEY=VALUE]...", help="-: prompts from stdin.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-] [KEY=VALUE]...", help="- reads prompts from stdin; KEY=VALUE changes a setting.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The text to continue.")] = None,
     input_: Annotated[
         str | None, typer.Option("--input", metavar="F", help='JSON lines with "prompt", or plain text with one prompt per line.')
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="At most so many new tokens.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(metavar="T", help="The sampling temperature; 0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(metavar="P", help="Sample from the most likely tokens that hold this probability.")] = None,
-    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Beam search with B beams, without sampling.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="S", help="Stop where this text appears; may be repeated.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Sample from the most likely tokens whose probabilities add up to P.")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Use beam search with B beams, without sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="S", help="Stop at this text; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None,
     chat: options.Chat = False,
     run: options.RunFolder = None,
@@ -42,15 +46,15 @@ def generate(
 ) -> None:
     """Continue text.
 
-    --prompt gives the text with its continuation (with --json a JSON line); --input and - give one JSON line per prompt, in order, batch
-    by batch. An encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint,
-    else those of its generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
+    With --prompt the output is the prompt with its continuation (with --json a JSON line); with --input or - it is one JSON line per
+    prompt, in order, batch by batch. An encoder-decoder writes only its own text. Default settings are those of the run that made the
+    checkpoint, or else those of its generation_config.json. --run keeps the energy in a run folder, in emissions.csv.
 
-    A masked language model gives each prompt with its [MASK]s filled with the most likely tokens; nothing is sampled, and JSON lines hold
-    the other candidates.
+    A masked language model fills the [MASK]s of each prompt with the most likely tokens; nothing is sampled, and JSON lines have the
+    other candidates.
 
-    With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
-    "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
+    With --chat each prompt is answered, using the checkpoint's own chat template; a JSON line may have {"messages": [{"role": "user",
+    "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import Execution, leading_session, open_to_lead
     from tfkit.engine.settings import PROMPTS_AT_ONCE, split_arguments

@@ -28,15 +28,15 @@ def inspect(
     overrides: options.Overrides = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to show.")] = 3,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Show N rows.")] = 3,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show the first rows of the first step: every token, whether it has a loss, its label, what is padding, and where documents end.
+    """Show the first rows of the first step: every token, whether it has a loss, its label, padding, and where documents end.
 
-    Nothing is trained. Text is tokenized as in training, and stays in the cache for it. Without a recipe, as in `tfkit finetune`, the task
-    is read from the columns of the data and the kind of the model.
+    Nothing is trained. Text is tokenized as in training, and is kept in the cache. Without a recipe, as in `tfkit finetune`, the task
+    is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuning_words

@@ -14,19 +14,20 @@ def launch(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="torchrun, slurm, skypilot or kubeflow.", show_default=False)],
     recipe: options.Recipe,
     overrides: options.Overrides = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, metavar="N", help="Machines.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, metavar="N", help="The number of machines.")] = 1,
     ranks_per_node: Annotated[
-        int | None, typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each (default: 1, or one a GPU).")
+        int | None,
+        typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each machine; by default 1, or one per GPU."),
     ] = None,
     gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", min=1, max=1024, metavar="G", help="GPUs of each machine, one a process.")
+        int | None, typer.Option("--gpus-per-node", min=1, max=1024, metavar="G", help="GPUs of each machine, one per process.")
     ] = None,
     run: options.RunFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Print the file to submit, which starts a training of N x P processes, and goes on with it when it is submitted again.
+    """Print the file to submit. It starts a training with N x P processes, and continues it when it is submitted again.
 
-    Its comments say what to fill in. The recipe is checked first, and whether its work can be dealt to so many processes.
+    Its comments say what to fill in. The recipe is checked first, including whether its work can be divided among these processes.
     """
     from tfkit.engine.dealt_recipes import require_dealt
     from tfkit.parallel.launch_files import FILES, LaunchedTraining

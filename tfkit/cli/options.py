@@ -24,7 +24,7 @@ def _set_quiet(quiet: bool) -> bool:
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Return the names of bundled recipes that begin so, for completion in a shell."""
+    """Return the names of bundled recipes that begin with `incomplete`, for completion in a shell."""
     from tfkit.recipe import bundled_recipes
 
     return [name for recipe in bundled_recipes() if (name := recipe.name.rpartition("/")[2]).startswith(incomplete)]
@@ -42,9 +42,9 @@ Overrides = Annotated[
 Checkpoint = Annotated[
     str, typer.Option("--from", metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
 ]
-Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; else model.from.")]
+Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; by default model.from.")]
 TrainingRows = Annotated[
-    str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; else data.train.")
+    str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
@@ -64,21 +64,23 @@ Threads = Annotated[
 RankCount = Annotated[
     int | None,
     typer.Option(
-        "--ranks", min=1, max=1024, metavar="N", help="Work with N processes on this machine. --threads is of each.", show_default=False
+        "--ranks", min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.", show_default=False
     ),
 ]
-FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
+FailIf = Annotated[
+    list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with exit code 8 if this holds: "loss > 3".', show_default=False)
+]
 Stages = Annotated[
     str | None,
-    typer.Option("--stages", metavar="NAMES", help="Of a recipe with stages run these alone: sft,reward.", show_default=False),
+    typer.Option("--stages", metavar="NAMES", help="Use only these stages of the recipe: sft,reward.", show_default=False),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Start nothing: the recipe on stdout, and on stderr the first rows, steps, memory and time.")
+    bool, typer.Option("--dry-run", help="Start nothing; print the recipe on stdout, and the first rows, steps, memory and time on stderr.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Chat = Annotated[
     bool,
-    typer.Option("--chat", help="Take prompts as a user's messages, in the checkpoint's chat template. Alone: a conversation."),
+    typer.Option("--chat", help="Treat prompts as a user's messages, with the checkpoint's chat template. Alone: hold a conversation."),
 ]
 Quiet = Annotated[
     bool,
@@ -86,7 +88,7 @@ Quiet = Annotated[
         "--quiet",
         callback=_set_quiet,
         is_eager=True,
-        help="The result, warnings, errors, what was decided, and one line of progress a minute.",
+        help="Print only the result, warnings, errors, automatic decisions, and one line of progress per minute.",
     ),
 ]
 

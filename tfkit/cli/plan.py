@@ -26,9 +26,9 @@ def plan(
     data: options.TrainingRows = None,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
-    probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Take N real steps to find out.")] = 0,
+    probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
     ranks: Annotated[int, typer.Option("--ranks", min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,
-    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one a rank.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one per rank.")] = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -37,9 +37,9 @@ def plan(
 ) -> None:
     """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was obtained.
 
-    With --probe the first steps are taken, and their weights thrown away. Text is tokenized as in training, and stays in the cache for it;
-    no run folder is made. Of a recipe with stages each one is planned, and their sum. Without a recipe, as in `tfkit finetune`, the task is
-    read from the columns of the data and the kind of the model.
+    With --probe the first steps are measured, and their weights discarded. Text is tokenized as in training, and is kept in the cache;
+    no run folder is made. For a recipe with stages, each stage and their sum are planned. Without a recipe, as in `tfkit finetune`, the
+    task is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuning_words

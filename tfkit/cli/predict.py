@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 def predict(
     checkpoint: options.Checkpoint,
-    data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; -: from stdin.")],
+    data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="F", help="Write them here: JSON lines, or a table if its name is .csv or .tsv.")
+        Path | None,
+        typer.Option(metavar="F", help="Write the rows to this file: a table if it ends in .csv or .tsv, otherwise JSON lines."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
     run: options.RunFolder = None,
@@ -37,12 +38,12 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Predict what a model was trained for: the class of a row, its tags, a number, the right one of several answers, or a text.
+    """Predict with a trained model: the class of a row, its tags, a number, the right one of several answers, or a text.
 
-    The rows need no label; each is written with all its fields, `prediction` and `probability`, in order. The columns are those of the
-    model's training: others are named with data.validation.0.columns={text: NAME}. From stdin come JSON lines, csv or tsv under a header
-    line, or one text per line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
-    written without a prediction, and with an `error`.
+    Rows need no label. They are written in order, with all their fields, `prediction` and `probability`. The columns are those of the
+    model's training; map others with data.validation.0.columns={text: NAME}. stdin may have JSON lines, csv or tsv with a header
+    line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
+    data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
     from tfkit.cli.session import Execution, leading_session, open_to_lead
     from tfkit.engine.settings import split_arguments

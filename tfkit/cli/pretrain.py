@@ -24,7 +24,7 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it.
 
-    A recipe with stages is run one stage after the other, each in a folder of its own below the run folder.
+    A recipe with stages is run one stage after another, each in a folder of its own below the run folder.
     """
     from tfkit import console
     from tfkit.cli.dry_run import show_dry_run

@@ -12,16 +12,16 @@ from tfkit.units import format_bytes
 
 def push(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or a Hugging Face model folder.")],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; it is made if there is none.")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; by default it is private.")] = False,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; it is created if it does not exist.")],
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public; by default it is private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and send nothing.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Upload a model to the Hugging Face Hub, in one commit: weights, tokenizer, card and the emissions of its run.
 
-    The state of its training stays here, and so do the paths of this machine. A push that broke off is repeated: what was uploaded is not
-    sent again. The token is HF_TOKEN, or that of `hf auth login`.
+    The training state and the paths of this machine are not uploaded. If a push breaks off, repeat the command: files that were uploaded
+    are not sent again. The token is HF_TOKEN, or that of `hf auth login`.
     """
     from tfkit.engine.commands.publishing import prepare, publish
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", autocompletion=options.recipe_names)] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch its public data to the paths that it names.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=options.recipe_names)] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download the recipe's public data to the paths that it names.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List the bundled recipes with what each is for, or print one, to copy and change.
+    """List the bundled recipes with a summary of each, or print one, to copy and change.
 
-    With --fetch the data of a recipe are brought below the current folder, as data/..., each file checked by its hash; a broken download
-    goes on where it ended.
+    With --fetch, the data of a recipe are downloaded below the current folder, as data/..., and each file is checked against its hash. A
+    broken download continues where it ended.
     """
     from tfkit.recipe import bundled_recipes
 

@@ -12,7 +12,7 @@ from tfkit.errors import ModelError
 
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest that was recorded.")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest recorded one.")] = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -21,7 +21,7 @@ def replay(
 ) -> None:
     """Repeat the step that ended a run, from the checkpoint before it, and name the first module that goes wrong.
 
-    The run folder is only read. Ends with 5 if this machine does not compute the same as the run did.
+    The run folder is only read. The command ends with exit code 5 if this machine does not compute the same as the run did.
     """
     from tfkit.cli.session import command_session
     from tfkit.recipe import read_recipe

@@ -41,18 +41,16 @@ FORMATS = {
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN|FOLDER...", help="Run folders, or folders with runs anywhere below.")],
     form: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help=f"Write this to stdout instead: {', '.join(FORMATS)}.")
+        str | None, typer.Option("--format", metavar="NAME", help=f"Write this format to stdout: {', '.join(FORMATS)}.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one static page with all figures and tables.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="With host names, paths and command lines, which a shared report leaves out otherwise.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Include host names, paths and command lines, which are omitted otherwise.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Report what runs have cost and reached: time, energy and CO2e with their ranges, what they inherited, and all of them together.
+    """Report the costs and scores of runs: time, energy and CO2e with their ranges, inherited emissions, and totals.
 
-    Runs in progress, killed and damaged ones are read as far as they go. Nothing in a run folder is changed.
+    Runs that are in progress, killed or damaged are read as far as possible. Nothing in a run folder is changed.
     """
     from tfkit.reporting.run_set import open_runs
 

@@ -24,8 +24,8 @@ def resume(
 ) -> None:
     """Continue a run from its newest good checkpoint, with the recipe and the changes that it was started with.
 
-    The same as --resume of pretrain and finetune, from the folder alone. A finished run repeats its result. Of a recipe with stages the
-    one that was stopped is continued, and those after it are started.
+    This does the same as --resume of pretrain and finetune, from the folder alone. For a finished run, the result is printed again. In a
+    recipe with stages, the stage that was stopped is continued, and the later ones are started.
     """
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process

@@ -22,18 +22,18 @@ _HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, or a run.")] = Path("runs"),
     delete_unfinished: Annotated[
-        bool, typer.Option("--delete-unfinished", help="Delete runs that ended before their first checkpoint; asks, or needs --yes.")
+        bool, typer.Option("--delete-unfinished", help="Delete runs that ended before their first checkpoint, after asking or with --yes.")
     ] = False,
     with_checkpoints: Annotated[
-        bool, typer.Option("--with-checkpoints", help="With --delete-unfinished: those that have checkpoints, too.")
+        bool, typer.Option("--with-checkpoints", help="With --delete-unfinished: also delete runs with checkpoints.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List the runs of a folder: kind, status, steps, best score, time, energy and CO2e; and what else is in it.
+    """List the runs of a folder: kind, status, steps, best score, time, energy and CO2e, and its other content.
 
-    A run whose process was killed is marked as killed. Runs that are at work, and folders that are no runs, are never deleted.
+    A run whose process was killed is marked as killed. Runs in progress and other folders are never deleted.
     """
     from tfkit.engine.killed import complete_killed_run
     from tfkit.run.listing import list_runs, unfinished_runs

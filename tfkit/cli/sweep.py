@@ -13,7 +13,7 @@ def sweep(
     overrides: options.Overrides = None,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", min=1, metavar="N", help="Try this many combinations, chosen by Optuna; else all.", show_default=False),
+        typer.Option("--trials", min=1, metavar="N", help="Try N combinations chosen by Optuna; by default all.", show_default=False),
     ] = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
@@ -30,8 +30,8 @@ def sweep(
 ) -> None:
     """Train a recipe with each combination of several values, and compare the trials: optimizer.lr=1e-3,3e-3 training.seed=1,2.
 
-    Values that hold commas are the items of a YAML list; with --trials a range is written 1e-5..1e-2. Each trial is a run in a folder of
-    its own, and counts in the time, the energy and the emissions of the whole.
+    Values that contain commas are written as the items of a YAML list; with --trials a range is written 1e-5..1e-2. Each trial is a run
+    in a folder of its own, and the time, energy and emissions of all trials are added up.
     """
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process

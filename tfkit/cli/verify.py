@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def verify(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or a folder of runs: then all of their checkpoints.")
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a run folder or a folder of runs with all checkpoints in it.")
     ],
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers; 0 if all are good, 4 if not."""
+    """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers. Ends with 4 if any differ."""
     from tfkit.engine.commands.verification import verify_path
 
     found = verify_path(checkpoint, console)
