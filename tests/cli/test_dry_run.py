@@ -58,6 +58,17 @@ def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> No
     assert hashes(place / "saved", 2) == hashes(place / "direct", 2)
 
 
+def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> None:
+    reason = "the run has 2 steps, and each rate would be tried in 4"
+    planned = command("finetune", *WORDS, *LATER, "training.steps=2", "--dry-run")
+    assert f"\nno learning rates are tried: {reason}\n" in planned.err
+    (place / "short.yaml").write_text(planned.out, encoding="utf-8")
+    table = command("plan", "short.yaml", "--threads", "1")
+    assert re.search(rf"^no trial +of learning rates: {reason}$", table.out, re.MULTILINE), table.out
+    done = command("finetune", "short.yaml", "--run", "short", "--threads", "1")
+    assert f"no learning rates are tried: {reason}. Taken: 0.001\n" in done.err
+
+
 def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
     words = ["tiny.yaml", "training.epochs=2", "model.context_length=12"]
     planned = command("pretrain", *words, "--dry-run")

@@ -15,7 +15,7 @@ import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
 from tfkit.data.order.part_of_rows import PartOfRows
-from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial, with_rate
+from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial, with_rate
 from tfkit.engine.resuming import _as_tried
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.read import read_document
@@ -127,29 +127,39 @@ def recipe_of(**training: Any) -> Recipe:
     return read_document({**values, "training": {"epochs": 2, "batch_size": 8, **training}}, "a recipe", ())[0]
 
 
-def planned(rows: int, steps: int, of_step: float = 1e12) -> RateTrialPlan | None:
-    of_row = of_step / 8 / 3
-    return plan_trial(recipe_of(trial_rates=[3e-4, 3e-3]), rows, steps, steps * of_step, of_step, of_row)
+def planned(rows: int, steps: int, of_step: float = 1e12, shard: int = 1) -> RateTrialPlan | NoTrial | None:
+    of_row, recipe = of_step / 8 / 3, recipe_of(trial_rates=[3e-4, 3e-3])
+    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"shard": shard})})
+    return plan_trial(recipe, rows, steps, steps * of_step, of_step, of_row)
 
 
 def test_a_trial_is_cheap() -> None:
     large = planned(8000, 1000)
-    assert large is not None
+    assert isinstance(large, RateTrialPlan)
     assert 0.12 < large.flops / 1000e12 <= 0.15, "of a run that takes long"
     small = planned(160, 60, 1e9)
-    assert small is not None
+    assert isinstance(small, RateTrialPlan)
     assert small.steps == 10
     assert small.flops <= 60e9
     least = planned(24, 13, 1e9)
-    assert least is not None
+    assert isinstance(least, RateTrialPlan)
     assert (least.steps, least.rows) == (4, 6)
-    assert planned(15, 100, 1e9) is None, "three rows say nothing"
-    assert planned(800, 9, 1e9) is None, "it would take more than the run"
-    assert planned(800, 60, 1e13) is None, "fifteen percent of a long run are not four steps"
-    shared = recipe_of(trial_rates=[3e-4, 3e-3])
-    shared = shared.model_copy(update={"parallel": shared.parallel.model_copy(update={"shard": 2})})
-    assert plan_trial(shared, 8000, 1000, 1e15, 1e12, 1e10) is None, "rank 0 may not hold the model"
     assert plan_trial(recipe_of(), 8000, 1000, 1e15, 1e12, 1e10) is None, "there is nothing to try"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ((15, 100, 1e9), "a trial needs 16 rows, a quarter of them to score on, and the run trains on 15"),
+        ((800, 4, 1e9), "the run has 4 steps, and each rate would be tried in 4"),
+        ((800, 1, 1e9), "the run has 1 step, and each rate would be tried in 4"),
+        ((800, 9, 1e9), "4 steps of each of 3 would take 178% of the run's FLOPs, and a trial may take 100%"),
+        ((800, 60, 1e13), "4 steps of each of 3 would take 26.7% of the run's FLOPs, and a trial may take 15%"),
+        ((8000, 1000, 1e12, 2), "2 ranks share the model, which one alone may not hold"),
+    ],
+)
+def test_the_one_reason_why_no_rates_are_tried_is_reported_with_its_numbers(numbers: tuple[Any, ...], reason: str) -> None:
+    assert planned(*numbers) == NoTrial(reason)
 
 
 def test_a_rate_that_is_given_is_not_tried() -> None:

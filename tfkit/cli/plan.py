@@ -87,6 +87,7 @@ def _table(plan: "Estimate") -> str:
         "steps": f"{plan.steps:,}{batches}, {format_count(plan.tokens)} tokens",
         "FLOPs": f"{plan.flops['total']:.3g}: {_shares(plan.flops)}",
         **({"trial": plan.rate_trial.describe(plan.flops["total"])} if plan.rate_trial is not None else {}),
+        **({"no trial": f"of learning rates: {plan.no_rate_trial}"} if plan.no_rate_trial is not None else {}),
         "memory": f"{format_bytes(plan.memory_bytes)} at the peak",
         "disk": f"{format_bytes(plan.disk_bytes)} of checkpoints",
         "time": _range(plan.seconds, format_seconds),

@@ -17,7 +17,7 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import copies_here, require_memory, require_memory_for_blocks, shapes_of
-from tfkit.engine.planning.rate_trial_plan import NO_TRIAL, with_rate
+from tfkit.engine.planning.rate_trial_plan import with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
 from tfkit.engine.training_data import RunContext, prepare_data
@@ -76,7 +76,7 @@ class Run:
         """Return the recipe with the learning rate of a trial; with its own where none is made. Raises Stopped."""
         plan = self.planned.rate_trial
         if plan is None:
-            self.listener.decided(f"no learning rates are tried: {NO_TRIAL}. Taken: {self.recipe.optimizer.lr:g}\n")
+            self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Taken: {self.recipe.optimizer.lr:g}\n")
             return with_rate(self.recipe, self.recipe.optimizer.lr)
         budget.wait_for_meter()
         self.meter.phase("trial")

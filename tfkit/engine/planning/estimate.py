@@ -64,6 +64,7 @@ class Estimate:
     table_seconds: dict[str, float] = field(default_factory=dict)  # by part, by the speeds of the machine, before earlier runs corrected it
     probe: dict[str, Any] | None = None  # the steps that were taken to find out, and what they took
     rate_trial: RateTrialPlan | None = None  # of learning rates, before the first step
+    no_rate_trial: str | None = None  # why the recipe's rates are not tried
     cluster: dict[str, Any] | None = None  # ranks, their memory and traffic (cluster.py)
     stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
@@ -123,6 +124,7 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         table_seconds={name: sum(one.table_seconds.get(name, 0.0) for one in parts) for name in last.table_seconds},
         probe=None,
         rate_trial=None,
+        no_rate_trial=None,
         cluster=None,
         stages=dict(stages),
     )

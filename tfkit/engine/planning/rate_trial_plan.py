@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.units import format_number_of
 
 _SHARE = 0.15  # of the FLOPs of a run that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two of a processor, which it may take in any case, but never more than the run
 _FEWEST_STEPS, _MOST_STEPS, _SHORTENED = 4, 100, 6  # of each rate; a sixth of the run's is enough
 _FEWEST_HELD_OUT, _MOST_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and as many as so many steps have
 _HORIZON = 0.32
-NO_TRIAL = "the rows are too few, a trial would not be cheap beside the run, or ranks share the model, which one alone may not hold"
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,37 @@ class RateTrialPlan:
         return f"rates are tried: {rates}, {self.steps:,} steps each, scored on {self.rows:,} training rows; {share:.0%} of the run's FLOPs"
 
 
-def plan_trial(recipe: Recipe, rows: int, steps: int, total: float, of_step: float, of_row: float) -> RateTrialPlan | None:
-    """Return the trial of a recipe's rates; None without `training.trial_rates`, and where NO_TRIAL says why.
+@dataclass(frozen=True)
+class NoTrial:
+    """The reason why none of a recipe's rates is tried."""
+
+    reason: str
+
+
+def plan_trial(recipe: Recipe, rows: int, steps: int, total: float, of_step: float, of_row: float) -> RateTrialPlan | NoTrial | None:
+    """Return the trial of a recipe's rates, or why there is none; None without `training.trial_rates`.
 
     `total`, `of_step`, `of_row`: FLOPs of the run, of one of its `steps`, and of the scoring of one of the `rows` that it trains on.
     """
     others = recipe.training.trial_rates
-    if others is None or recipe.parallel.shard > 1:
+    if others is None:
         return None
+    if recipe.parallel.shard > 1:
+        return NoTrial(f"{recipe.parallel.shard} ranks share the model, which one alone may not hold")
+    if steps <= _FEWEST_STEPS:
+        return NoTrial(f"the run has {format_number_of(steps, 'step')}, and each rate would be tried in {_FEWEST_STEPS}")
     rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
     held_out = min(_MOST_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size, rows // 4)
-    allowed = max(_SHARE * total, min(total, _CHEAP_FLOPS)) / len(rates) - held_out * of_row
-    count = min(int(allowed / max(1.0, of_step)), max(_FEWEST_STEPS, steps // _SHORTENED), _MOST_STEPS)
-    if held_out < _FEWEST_HELD_OUT or count < _FEWEST_STEPS or steps <= count:
-        return None
+    if held_out < _FEWEST_HELD_OUT:
+        return NoTrial(f"a trial needs {4 * _FEWEST_HELD_OUT} rows, a quarter of them to score on, and the run trains on {rows:,}")
+    most = max(_SHARE * total, min(total, _CHEAP_FLOPS))
+    count = min(int((most / len(rates) - held_out * of_row) / max(1.0, of_step)), max(_FEWEST_STEPS, steps // _SHORTENED), _MOST_STEPS)
+    if count < _FEWEST_STEPS:
+        least = len(rates) * (_FEWEST_STEPS * of_step + held_out * of_row)
+        return NoTrial(
+            f"{_FEWEST_STEPS} steps of each of {len(rates)} would take {100 * least / total:.3g}% of the run's FLOPs, and a trial may "
+            f"take {100 * most / total:.3g}%"
+        )
     factor = math.pow(steps / count, _HORIZON)
     return RateTrialPlan(rates, count, held_out, factor, len(rates) * (count * of_step + held_out * of_row))
 

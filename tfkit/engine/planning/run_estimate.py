@@ -11,6 +11,7 @@ from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps,
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import forecast
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
+from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.reference_model import reference_bytes
 from tfkit.engine.training_data import TrainingData
@@ -61,7 +62,8 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
         {**_ASSUMPTIONS, **found.assumptions},
         found.full_power,
         found.table_seconds,
-        rate_trial=trial,
+        rate_trial=trial if isinstance(trial, RateTrialPlan) else None,
+        no_rate_trial=trial.reason if isinstance(trial, NoTrial) else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.components import trained_numbers
 from tfkit.engine.planning.memory_plan import planned_bytes
-from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial
+from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.engine.planning.workload import RunWork, Workload, blocks_of, step_workload
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.config import ModelConfig
@@ -62,7 +62,7 @@ class StepFlops:
 
 def run_flops(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
-) -> tuple[dict[str, float], RunWork, RateTrialPlan | None]:
+) -> tuple[dict[str, float], RunWork, RateTrialPlan | NoTrial | None]:
     """Return the FLOPs of the whole run by part, as `Estimate` describes them, the run in quantities that have a speed, and its trial."""
     checkpointing, objective = recipe.training.activation_checkpointing, data.objective
     seen = sum_of(
@@ -88,7 +88,7 @@ def run_flops(
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
     trial = plan_trial(recipe, len(loader.rows), steps, total, in_steps / max(1, steps), forward.total / rows)
-    parts["trial"] = trial.flops if trial is not None else 0.0
+    parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
     of_steps = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
     trained = forward.total + backward.total
