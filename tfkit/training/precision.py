@@ -108,17 +108,9 @@ class Weights:
             with self._shared_result(self.sharding):
                 yield
             return
-        if not self.mean:
+        mean = {name: self.mean[name].to(self.dtype) for name in self.trained} if self.mean else {}
+        with _in_place(self.working, mean):
             yield
-            return
-        latest = {name: self.working[name].data for name in self.trained}
-        try:
-            for name in latest:
-                self.working[name].data = self.mean[name].to(self.dtype)
-            yield
-        finally:
-            for name, data in latest.items():
-                self.working[name].data = data
 
     @contextlib.contextmanager
     def unrounded_result_at_work(self) -> Iterator[None]:
@@ -132,14 +124,8 @@ class Weights:
             with self.result_at_work():
                 yield
             return
-        latest = {name: parameter.data for name, parameter in self.working.items()}
-        try:
-            for name, tensor in result.items():
-                self.working[name].data = tensor.detach()
+        with _in_place(self.working, result):
             yield
-        finally:
-            for name, data in latest.items():
-                self.working[name].data = data
 
     @torch.no_grad()
     def finite(self) -> bool:
@@ -194,6 +180,19 @@ class Weights:
         weight = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest master, where all weights since the first step sum to 1
         trained = self.trained
         torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], weight)
+
+
+@contextlib.contextmanager
+def _in_place(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """In the block, let the parameters of these names have these tensors."""
+    before = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.detach()
+        yield
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data
 
 
 def _move_gradient_to_master(master: nn.Parameter) -> Callable[[Tensor], None]:

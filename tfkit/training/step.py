@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +20,8 @@ from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
+from tfkit.training.step_sums import joined, observations, total_counts
 from tfkit.training.trained_model import TrainedModel
-
-_TOKENS = ""  # the name of the tokens among the counts; no term is called so
 
 
 class Stepper:
@@ -71,7 +70,7 @@ class Stepper:
         Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`;
         Stopped, without a trace of the step, if `should_stop`, called before each micro-batch but the first, is true.
         """
-        counts, tokens = self._totals(batches)
+        counts, tokens = total_counts(self.objective, batches, self.peers)
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
@@ -88,15 +87,12 @@ class Stepper:
                 parts.append(self._accumulate(step, self._global_index(index), batch, counts))
                 if sharding is not None:
                     sharding.end_micro_batch()
-        sums: dict[str, Tensor] = {}
-        for part in self.peers.in_order(parts):
-            for name, value in part.items():
-                sums[name] = self._join(name, sums[name], value) if name in sums else value
+        sums = joined(self.objective, self.peers.in_order(parts))
         if whole := [one for one in self.all_weights.values() if one.sharding is None]:
             self.peers.sum_gradients(parameter for weights in whole for parameter in weights.master.values())
         if sharding is not None:
             self.weights.take_gradients(sharding)
-        observed, largest = self._observations(sums, counts)
+        observed, largest = observations(self.objective, sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
@@ -129,7 +125,7 @@ class Stepper:
         blocks = {f"{name}.": module for name, module in self.model.named_modules() if isinstance(module, Block)}
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         in_place = self.device.type == "cpu" and not as_gpus
-        fill = self._filling(self.model.fill_block, filled) if self.model.fill_block is not None else None
+        fill = _filling(self.model.fill_block, filled, self.device) if self.model.fill_block is not None else None
         beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": before_collective, "fill": fill}
         sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, **beside)
         self.model.fill_block = None
@@ -138,17 +134,6 @@ class Stepper:
         self.optimizer.share(self.weights.trained, sharding)
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
-
-    def _filling(
-        self, fill: Callable[[str, nn.Module], None], filled: Callable[[str, nn.Module], None] | None
-    ) -> Callable[[str, nn.Module], None]:
-        def fill_on_device(name: str, block: nn.Module) -> None:
-            fill(name, block)
-            if filled is not None:
-                filled(name, block)
-            block.to(self.device)
-
-        return fill_on_device
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
@@ -174,12 +159,6 @@ class Stepper:
         """Return the index of a micro-batch of this rank among all of the step."""
         return self.peers.ranks.rank + index * self.peers.ranks.size
 
-    def _totals(self, batches: Sequence[Batch]) -> tuple[dict[str, int], int]:
-        """Return the counts of the terms and the tokens of the whole step, those of all ranks."""
-        own = _add_up(self.objective.counts(batch) for batch in batches)
-        total = self.peers.total({**own, _TOKENS: sum(batch.tokens for batch in batches)})
-        return {term: total[term] for term in own}, total[_TOKENS]
-
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""
         seed_draws(self.device, self.micro_batch_seed(step, index))
@@ -190,16 +169,17 @@ class Stepper:
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
 
-    def _join(self, name: str, before: Tensor, value: Tensor) -> Tensor:
-        """Join a term or an observation of two micro-batches: sums are added, of maxima the larger counts."""
-        observation = self.objective.observed.get(name)
-        return torch.maximum(before, value) if observation is not None and observation.term is None else before + value
 
-    def _observations(self, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the means and the maxima among the objective's observations."""
-        found = [(name, one.term, float(sums[name])) for name, one in self.objective.observed.items() if name in sums]
-        means = {name: value / counts[term] for name, term, value in found if term is not None}
-        return means, {name: value for name, term, value in found if term is None}
+def _filling(
+    fill: Callable[[str, nn.Module], None], filled: Callable[[str, nn.Module], None] | None, device: torch.device
+) -> Callable[[str, nn.Module], None]:
+    def fill_on_device(name: str, block: nn.Module) -> None:
+        fill(name, block)
+        if filled is not None:
+            filled(name, block)
+        block.to(device)
+
+    return fill_on_device
 
 
 @contextlib.contextmanager
@@ -219,11 +199,3 @@ def _fitting_together() -> Iterator[None]:
             f"out of memory in a micro-batch ({reason}), and ranks that share weights cannot make it smaller in the middle of a step: "
             "go on with a larger parallel.shard or training.activation_checkpointing=true, or begin with a lower training.micro_batch_size"
         ) from error
-
-
-def _add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for found in counts:
-        for term, count in found.items():
-            total[term] = total.get(term, 0) + count
-    return total
