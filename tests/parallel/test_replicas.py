@@ -83,7 +83,7 @@ def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base:
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path, hung: int) -> None:
     def impatient() -> None:
-        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, collectives._ROLL_CALL_SECONDS = 3.0, 0.0, 1.0
+        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, heartbeat._ROLL_CALL_SECONDS = 3.0, 0.0, 1.0
 
     def hanging() -> None:
         impatient()

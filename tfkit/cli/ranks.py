@@ -1,11 +1,9 @@
 """--ranks N: the processes of all ranks, started by this one; and a command that is itself one of them."""
 
 import contextlib
-import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,8 +13,9 @@ from tfkit import console
 from tfkit.cli import crash
 from tfkit.errors import Stopped, UsageError
 from tfkit.parallel.deal import PeerDoneError
+from tfkit.parallel.launched_rank import watch_launcher, write_into
 from tfkit.parallel.ranks import Ranks, find_ranks
-from tfkit.parallel.workers import OUTPUT, PIPE, PLACE, Workers
+from tfkit.parallel.workers import Workers
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _this_rank(asked: int | None) -> Ranks | None:
         if code := _launch(asked):
             raise crash.AlreadyReportedError(code)
         return None
-    _watch_launcher()
+    watch_launcher()
     return here
 
 
@@ -121,37 +120,6 @@ def _follow(ranks: Ranks, threads: int | None) -> None:
     crash.set_folder(None)
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, _write_into)
+            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, write_into)
         except Stopped as stopped:
             raise Stopped(str(stopped), signals.requested or stopped.exit_code - 128) from None
-
-
-def _write_into(run: Path) -> None:
-    """Let the output of this rank, which a launcher has put into a file of its own, go into the run folder from here on."""
-    if not (first := os.environ.get(OUTPUT)):
-        return
-    path = run / "ranks" / f"rank-{os.environ['RANK']}.log"
-    with contextlib.suppress(OSError):  # else it stays where it is
-        path.parent.mkdir(exist_ok=True)
-        with path.open("ab") as file:
-            file.write(Path(first).read_bytes())
-            file.flush()
-            Path(first).write_bytes(b"")
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-                os.dup2(file.fileno(), stream.fileno())
-        Path(first).with_suffix(PLACE).write_text(str(path), encoding="utf-8")
-
-
-def _watch_launcher() -> None:
-    """Stop this rank, as by SIGTERM, when the process that started all of them is gone: without it nobody would end them."""
-    if not (pipe := os.environ.get(PIPE)):
-        return
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(int(pipe), 1):
-                pass
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="launcher", daemon=True).start()

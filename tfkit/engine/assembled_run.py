@@ -69,7 +69,7 @@ class AssembledRun:
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic, context.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
-            self.checkpointer.restore_best()
+            self.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
             planned |= {"predicted": predicted(self.planned, context.recipe), "actual": None}
@@ -112,7 +112,7 @@ class AssembledRun:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
         if (gain := result["improvement"]) is not None and gain < 0:
-            self.context.listener.warn(self.checkpointer.describe_loss())
+            self.context.listener.warn(self.checkpointer.best.describe_loss())
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
         if folder.attempt == 1 and not result["stopped_early"]:

@@ -4,25 +4,22 @@ It is looked at after each step, and wherever a run asks whether it is to stop: 
 one after which the next would go beyond it by more than a reading's interval.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.spending import Spent, is_measured, spent_beside, spent_in
+from tfkit.engine.spending import Spent, is_measured
+from tfkit.engine.usage import Clock, Usage
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
-Clock = Callable[[], float]
 NEAR = 0.8  # of the limit: worth a warning
 SURE_STEPS = 5  # after which the steps so far forecast those that are left
-REFRESH_SECONDS = 0.25  # between two readings that are asked for near the limit
-REFRESH_TIMEOUT_SECONDS = 1.0
 LONGEST_TICK_SECONDS = 5.0
 SILENT_TICKS = 2  # without a good reading: the meter has failed
 
@@ -43,20 +40,6 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
     for name, limit in limits_of(carbon).items():
         if (used := asdict(spent)[name]) >= limit:
             raise UsageError(f"{folder}: {_used(name, used, limit)}. Give more to go on, such as {_key(name)}={_larger(used)}")
-
-
-@dataclass
-class _Course:
-    """How the use of a training grows with its steps."""
-
-    began: Spent
-    steps: int = 0
-    now: Spent = field(default_factory=Spent)
-
-    def each(self, name: str) -> float:
-        """Return the mean use of a step so far."""
-        used: float = asdict(self.now)[name] - asdict(self.began)[name]
-        return max(0.0, used) / self.steps if self.steps else 0.0
 
 
 class _Silence:
@@ -84,30 +67,25 @@ class Budget:
     def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
         self.limits, self.reached = limits_of(carbon), ""
         self.stop = BudgetStop(stop, self)
-        self._carbon, self._listener, self._asked, self._clock = carbon, listener, stop, clock
-        self._earlier = spent_in(folder) if self.limits else Spent()
-        self._beside = spent_beside(folder) if self.limits else Spent()
-        self._has_gap = self._meters and self._earlier.seconds > 0 and not is_measured(folder)
-        self._meter: Meter | None = None
-        self._began = 0.0
-        self._course: _Course | None = None
+        self._carbon, self._listener, self._asked = carbon, listener, stop
+        self._usage = Usage(folder if self.limits else None, carbon.every_seconds, clock)
+        self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
-        self._refreshed = -math.inf
         self._silence = _Silence(carbon, clock)
         self._problem = self._word = ""
         self._require(folder)
 
     def start(self, meter: Meter) -> None:
         """Begin to count the attempt, whose meter has just started."""
-        self._meter, self._began = meter, self._clock()
+        self._usage.start(meter)
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured whole, so the budget of energy counts less than was used")
 
     def _require(self, folder: Path) -> None:
-        if self._earlier != Spent():
-            return require_unspent(self._carbon, folder, self._earlier + self._beside)
+        if self._usage.earlier != Spent():
+            return require_unspent(self._carbon, folder, self._usage.spent())
         for name, limit in self.limits.items():
-            if (used := asdict(self._beside)[name]) >= limit:
+            if (used := asdict(self._usage.beside)[name]) >= limit:
                 self._reach(name, used, limit)
                 raise BudgetReached(
                     f"{self._problem} by the runs beside this one, whose first step was not taken", self.reached, self._word
@@ -125,20 +103,14 @@ class Budget:
         """Whether the run is to end: it is asked to, or its budget, looked at anew, is reached."""
         return self.look() or self.should_end()
 
-    def spent(self) -> Spent:
-        """Return what was used until now, by the meter's latest reading and its power since."""
-        if self._meter is None:
-            return self._earlier + self._beside
-        return Spent.of(self._meter.carried_on(), self._earlier.seconds + self._clock() - self._began) + self._beside
-
     def look(self, next_step: bool = False) -> bool:
         """Return whether the limit is reached, or would be after one more step by more than a reading's interval."""
-        if not self.limits or self.reached or self._meter is None:
+        if not self.limits or self.reached or self._usage.meter is None:
             return bool(self.reached)
-        spent = self._refreshed_near_the_limit(self.spent())
+        spent = self._usage.spent_near(self.limits)
         for name, limit in self.limits.items():
             used = asdict(spent)[name]
-            if used >= limit or (next_step and used + self._each(name) > limit + self._tick(name)):
+            if used >= limit or (next_step and used + self._usage.each(name) > limit + self._usage.tick(name)):
                 self._reach(name, used, limit)
                 break
             if used >= NEAR * limit:
@@ -153,7 +125,7 @@ class Budget:
 
     def wait_for_meter(self) -> None:
         """Wait until the meter has started: the steps until then would not be counted. Raises Stopped."""
-        while self._meters and self._meter is not None and self._meter.reading().status == "starting":
+        while self._meters and (meter := self._usage.meter) is not None and meter.reading().status == "starting":
             self._asked.raise_if_requested("no step was taken yet")
             time.sleep(0.02)
 
@@ -161,18 +133,17 @@ class Budget:
         """Begin the steps of this attempt, of which `left` are left and for which `planned` was estimated."""
         if self.limits:
             self.wait_for_meter()
-            self._course = _Course(self.spent())
+            began = asdict(self._usage.begin_steps())
             if not self.look() and left:
-                self._forecast({name: asdict(self._course.began)[name] + planned[name] for name in self.limits}, "by the plan of the run")
+                self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
 
     def stepped(self, left: int) -> None:
         """Look at the budget after a step, of which `left` more are to be taken, and forecast them."""
-        if self._course is None:
+        if self._usage.began is None:
             return
-        self._course.steps, self._course.now = self._course.steps + 1, self.spent()
-        if not self.look(next_step=left > 0) and self._course.steps >= SURE_STEPS and self._is_measured():
-            used = asdict(self._course.now)
-            self._forecast({name: used[name] + left * self._each(name) for name in self.limits}, "by the steps so far")
+        used = asdict(self._usage.stepped())
+        if not self.look(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
+            self._forecast({name: used[name] + left * self._usage.each(name) for name in self.limits}, "by the steps so far")
 
     def ending(self, stopped: Stopped) -> Stopped:
         """Return the error that ends the attempt: BudgetReached, where the budget is why it was stopped."""
@@ -185,12 +156,12 @@ class Budget:
     def _reach(self, name: str, used: float, limit: float) -> None:
         self._problem = _used(name, used, limit)
         if used < limit:
-            self._problem += f", and the next step would take some {amount(name, self._each(name))}"
+            self._problem += f", and the next step would take some {amount(name, self._usage.each(name))}"
         self.reached, self._word = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
         """Warn, or stop, as the recipe has it, where the meter of a budget of energy gives no reading any more."""
-        if not self._meters or self._meter is None or not self._silence.is_long(self._meter):
+        if not self._meters or self._usage.meter is None or not self._silence.is_long(self._usage.meter):
             return
         failed = "the carbon meter has failed, so the budget of energy cannot be kept"
         if self._carbon.on_meter_failure == "stop" and not self.reached:
@@ -210,35 +181,12 @@ class Budget:
 
     def _is_measured(self) -> bool:
         """Whether the energy of the steps so far was measured for longer than the interval of a reading makes uncertain."""
-        assert self._course is not None
-        return not self._meters or self._course.now.seconds - self._course.began.seconds > 2 * self._carbon.every_seconds
+        return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
 
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
             self._listener.warn(text)
-
-    def _each(self, name: str) -> float:
-        return self._course.each(name) if self._course is not None else 0.0
-
-    def _tick(self, name: str) -> float:
-        """Return what is used between two readings: a budget may be exceeded by as much."""
-        assert self._meter is not None
-        every, reading = self._carbon.every_seconds, self._meter.reading()
-        if name == "seconds":
-            return every
-        kwh = reading.power_w * every / 3.6e6
-        return kwh if name == "kwh" else kwh * (reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else 0.0)
-
-    def _refreshed_near_the_limit(self, spent: Spent) -> Spent:
-        """Return what was used by a reading of this moment, where the limit is a step away; not more often than every `REFRESH_SECONDS`."""
-        assert self._meter is not None
-        near = any(asdict(spent)[name] + self._each(name) >= 0.98 * limit for name, limit in self.limits.items() if name != "seconds")
-        if not near or self._clock() - self._refreshed < REFRESH_SECONDS:
-            return spent
-        self._refreshed = self._clock()
-        self._meter.fresh_reading(REFRESH_TIMEOUT_SECONDS)
-        return self.spent()
 
 
 @dataclass(frozen=True)

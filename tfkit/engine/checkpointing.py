@@ -1,6 +1,5 @@
-"""The checkpoints of a run: written, rated, kept and deleted; each is a model folder, whole or an adapter of the base model."""
+"""The checkpoints of a run: written, kept and deleted; each is a model folder, whole or an adapter of the base model."""
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from torch import Tensor
 from tfkit.adapters import Base, merged, save_adapter
 from tfkit.durable import write_atomically
 from tfkit.engine.base_model import Start
+from tfkit.engine.best_checkpoint import BestCheckpoint
 from tfkit.engine.components import Components
 from tfkit.engine.loaders import loader_state
 from tfkit.engine.parentage import intensity_of, parents_of
@@ -21,13 +21,12 @@ from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
 from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import find_ancestors
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
-from tfkit.run.checkpoints import best_checkpoint, checkpoints, prune, read_best, record_best, save_checkpoint, step_of
+from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
 from tfkit.run.lineage import Inherited, Lineage, Own, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.training.checkpoint import save_training_state
@@ -74,7 +73,7 @@ def _hardware(device: torch.device) -> str:
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run, records which is the best, and keeps their cards true.
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards true.
 
     `kind` is "pre-training" or "fine-tuning"; `family`: the one that the model's configuration is written as, where several could be.
     """
@@ -85,7 +84,7 @@ class Checkpointer:
         self.model, self.weights = components.stepper.loss_module.model, components.weights
         self.kind, self.family = kind, family
         self.root = context.folder.checkpoints
-        self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
+        self.best = BestCheckpoint(context, log)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         parents = parents_of(context.recipe, data)
         self.parents = [one.document() for one in parents]
@@ -114,55 +113,9 @@ class Checkpointer:
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
-        try:
-            record_best(self.root, step, self.metric, self.rated(metrics), self.metric in HIGHER)
-        except OSError as error:
-            self.context.listener.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
+        self.best.record(step, metrics)
         self.write_card(checkpoint, step)
         self._prune(self.context.recipe.checkpoint.keep)  # what was the best may go now
-
-    def rated(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the score by which a checkpoint may be the best; NaN, which is never better, of one that may not, or has none."""
-        value = metrics.get(self.metric)
-        known = {name: number for name, number in metrics.items() if number is not None}
-        return value if value is not None and self.context.recipe.objective.may_be_best(known) else math.nan
-
-    def restore_best(self) -> None:
-        """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
-        if best_checkpoint(self.root) is not None:
-            return
-        whole = {step_of(path) for path in checkpoints(self.root)}
-        for step, metrics in sorted(self.log.evaluations.items()):
-            if step in whole and not math.isnan(value := self.rated(metrics)):
-                record_best(self.root, step, self.metric, value, self.metric in HIGHER)
-        if best := read_best(self.root) if best_checkpoint(self.root) else None:
-            self.context.listener.warn(
-                f"{self.root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}"
-            )
-
-    def best(self) -> dict[str, Any] | None:
-        """The best checkpoint and its score."""
-        path, best = best_checkpoint(self.root), read_best(self.root)
-        return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
-
-    def improvement(self) -> float | None:
-        """How much better than before the first step the best checkpoint is, by the metric that chose it; None where one is not scored."""
-        before, best = (self.log.before or {}).get(self.metric), self.best()
-        if before is None or best is None or best["metric"] != self.metric:
-            return None
-        return float(best["value"] - before if self.metric in HIGHER else before - best["value"])
-
-    def describe_loss(self) -> str:
-        """Describe a fine-tuning after which the model is worse than before it."""
-        before, best = self.log.before or {}, self.best()
-        assert best is not None
-        first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")
-        learns = first is not None and loss is not None and loss < first  # towards answers that the metric does not count yet
-        return (
-            f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and "
-            f"{before[self.metric]:.4g} before the first step. "
-            + (f"But its loss fell to {loss:.4g}: try more steps" if learns else "Try a lower optimizer.lr, fewer steps, or other data")
-        )
 
     @property
     def inherited(self) -> Inherited:

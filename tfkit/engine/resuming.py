@@ -17,7 +17,8 @@ from tfkit.recipe.reading.earlier import split_as
 from tfkit.recipe.reading.overrides import LENGTH
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.folder import RunFolder
+from tfkit.run.folder import RunFolder, rounding_of
+from tfkit.run.machine import describe_machine
 from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
 
@@ -108,7 +109,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
     """Say, once, that the run goes on with other threads, device, precision or machine than it came; call it before the attempt begins."""
-    before, now = folder.arithmetic, arithmetic | folder.machine
+    before, now = folder.arithmetic, arithmetic | rounding_of(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
         listener.warn(f"{'; '.join(changed.values())}. So the result equals that of an uninterrupted run only up to rounding")

@@ -48,8 +48,8 @@ class Validator:
         patience = self.context.recipe.training.patience
         if patience is None:
             return False
-        metric = self.checkpointer.metric
-        values = [self.checkpointer.rated(metrics) for _, metrics in sorted(self.log.evaluations.items())]
+        metric = self.checkpointer.best.metric
+        values = [self.checkpointer.best.rated(metrics) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
     def _score(self, moment: str) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Validator:
         self.log.evaluations[step] = metrics
         self.checkpointer.rate(step, metrics)
         self.log.scores(step, metrics)
-        metric, listener = self.checkpointer.metric, self.context.listener
+        metric, listener = self.checkpointer.best.metric, self.context.listener
         if metric not in metrics:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
         if self.should_stop_early() and step < self.components.plan.steps:

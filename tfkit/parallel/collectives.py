@@ -10,7 +10,6 @@ import json
 import math
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from tfkit.errors import PeerLostError, is_out_of_memory
 from tfkit.parallel.agreement import PeerOutOfMemoryError
-from tfkit.parallel.heartbeat import Heartbeat, await_key
+from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
 from tfkit.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step, until one was timed; at most
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # from then on: a slow disk or network is waited for
-_ROLL_CALL_SECONDS = 10.0
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
 _BUCKET = 1 << 22  # numbers that are added up at once
 _FIT, _DOES_NOT_FIT = 0, 1
@@ -189,23 +187,7 @@ class ProcessGroup:
             except RuntimeError as error:
                 if "Timed out" not in str(error):
                     raise
-                raise RuntimeError(f"no answer of {self._silent_ranks()}; {str(error).splitlines()[0]}") from error
-
-    def _silent_ranks(self) -> str:
-        """Return which ranks do not wait, as this one does, for the others. A thread asks: the store, of rank 0, may not answer either."""
-        silent = [0]
-
-        def call() -> None:
-            self._store.set(f"waits/{self.ranks.rank}", "")
-            end = time.monotonic() + _ROLL_CALL_SECONDS
-            while time.monotonic() < end:
-                silent[:] = [rank for rank in range(self.ranks.size) if not self._store.check([f"waits/{rank}"])]
-                time.sleep(_AGAIN_SECONDS)
-
-        asking = threading.Thread(target=call, name="roll-call", daemon=True)
-        asking.start()
-        asking.join(_ROLL_CALL_SECONDS + 2)
-        return " and ".join(f"rank {rank}" for rank in silent) or "the network"
+                raise RuntimeError(f"no answer of {silent_ranks(self._store, self.ranks)}; {str(error).splitlines()[0]}") from error
 
 
 def backends_of(has_nccl: bool) -> str:

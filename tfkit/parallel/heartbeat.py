@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from tfkit.parallel.ranks import Ranks
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
@@ -16,6 +18,7 @@ SILENT_SECONDS = 600.0  # a slow disk or network, and a computation that lets no
 _LOOK_SECONDS = 1.0  # between two looks at the count
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two questions for a key: PyTorch's own wait warns each time that it ends in vain
 _ANSWER_SECONDS = 0.2
+_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1
 _KEY = "heartbeat"
 
 
@@ -76,3 +79,20 @@ class _Asking:
         except RuntimeError as error:
             self.error = error
         self.ended.set()
+
+
+def silent_ranks(store: "Store", ranks: Ranks) -> str:
+    """Return which ranks do not wait, as this one does, for the others. A thread asks: the store, of rank 0, may not answer either."""
+    silent = [0]
+
+    def call() -> None:
+        store.set(f"waits/{ranks.rank}", "")
+        end = time.monotonic() + _ROLL_CALL_SECONDS
+        while time.monotonic() < end:
+            silent[:] = [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
+            time.sleep(_CALL_AGAIN_SECONDS)
+
+    asking = threading.Thread(target=call, name="roll-call", daemon=True)
+    asking.start()
+    asking.join(_ROLL_CALL_SECONDS + 2)
+    return " and ".join(f"rank {rank}" for rank in silent) or "the network"

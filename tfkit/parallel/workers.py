@@ -10,9 +10,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PIPE = "TFKIT_LAUNCHER_PIPE"  # its end says that the launcher is gone
-OUTPUT = "TFKIT_RANK_OUTPUT"  # the file that a rank's output goes to until its run folder is known
-PLACE = ".place"  # beside it: where the output goes since then
+from tfkit.parallel.launched_rank import rank_environment, read_output
+
 _POLL_SECONDS = 0.05
 _SHOWN_LINES = 60  # of the output of a rank that failed
 # After the first failure the others end by themselves, since a connection is closed. A rank 0 that does not is asked, then ended: it may
@@ -49,20 +48,8 @@ class Workers:
         try:
             for rank in range(first, size):
                 output = folder / f"rank-{rank}.log" if rank else None
-                places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
-                meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.port), PIPE: str(reading), OUTPUT: str(output or "")}
-                own = {**environment, **{name: str(value) for name, value in places.items()}, **meeting}
-                with contextlib.ExitStack() as stack:
-                    to = stack.enter_context(output.open("wb")) if output is not None else None
-                    found.processes[rank] = subprocess.Popen(
-                        command,
-                        env=on_loopback(own),
-                        stdin=None if output is None else subprocess.DEVNULL,
-                        stdout=to,
-                        stderr=to,
-                        pass_fds=[reading],
-                        start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
-                    )
+                own = {**environment, **rank_environment(rank, size, found.port, reading, output)}
+                found.processes[rank] = _started(command, on_loopback(own), reading, output)
                 found.outputs[rank] = output
         except BaseException:
             found.kill()
@@ -136,13 +123,7 @@ class Workers:
     def output_of(self, rank: int) -> str:
         """Return what a rank wrote; nothing of rank 0, whose output was this process's own."""
         first = self.outputs[rank]
-        if first is None:
-            return ""
-        place = first.with_suffix(PLACE)
-        with contextlib.suppress(OSError):
-            path = Path(place.read_text(encoding="utf-8")) if place.exists() else first
-            return path.read_text(encoding="utf-8", errors="replace")
-        return ""
+        return read_output(first) if first is not None else ""
 
     def _look(self) -> None:
         for rank, process in self.processes.items():
@@ -186,6 +167,21 @@ class Workers:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(number)
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: Path | None) -> "subprocess.Popen[bytes]":
+    """Start the process of a rank, which inherits the reading end of a pipe. `output`: None: that of this process."""
+    with contextlib.ExitStack() as stack:
+        to = stack.enter_context(output.open("wb")) if output is not None else None
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=None if output is None else subprocess.DEVNULL,
+            stdout=to,
+            stderr=to,
+            pass_fds=[pipe],
+            start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
+        )
 
 
 def _free_port() -> int:

@@ -33,14 +33,14 @@ from tfkit.run.refused_folders import (
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
+def rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
     """Return the parts of a machine, as describe_machine and run.json describe it, that its floating point depends on."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
 def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
     names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
-    return {name: document.get(name) for name in names} | _rounding_of(document)
+    return {name: document.get(name) for name in names} | rounding_of(document)
 
 
 def _ignore(message: str) -> None:
@@ -87,11 +87,10 @@ class RunFolder:
             if command is not None:
                 refuse_other_kind(path, receipt.document.get("kind"), group)
             receipt.record({"name": path.name if name is None else name} | ({} if command is None else {"command": command}))
-        except OSError as error:
+        except BaseException as error:
             lock.release()
-            raise _cannot_write(path, error) from error
-        except BaseException:
-            lock.release()
+            if isinstance(error, OSError):
+                raise _cannot_write(path, error) from error
             raise
         folder = cls(path, lock, receipt, warn)
         folder._is_new = is_new
@@ -138,11 +137,6 @@ class RunFolder:
         """The recorded field `planned_steps`: the length of the run so far."""
         steps: int | None = self._receipt.document.get("planned_steps")
         return steps
-
-    @property
-    def machine(self) -> dict[str, Any]:
-        """The part of this machine in `arithmetic`."""
-        return _rounding_of(describe_machine())
 
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user asked for.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from tfkit.data.columns.column_errors import no_column, no_shape, unfit
 from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate
 from tfkit.data.columns.later_names import later_column, reads_later
@@ -17,8 +18,6 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT, Role
-
-_MOST_NAMES = 20
 
 
 class Record(NamedTuple):
@@ -47,7 +46,7 @@ class Columns:
         values: dict[str, Any] = {}
         roles = self._taken(record.values)
         if roles is None:
-            return self._no_shape(record.values, record.place)
+            return no_shape(shapes_of(self.roles, self.named), record.values, record.place)
         for role in roles:
             value, column = self._read(role, record.values)
             if value is MISSING:
@@ -55,11 +54,7 @@ class Columns:
                     return self.missing(role, record.values, record.place)
                 continue
             if isinstance(value, Unfit):
-                return BadRow(
-                    f"{value.found}, not {value.wanted}",
-                    f"{record.place}: column {column!r} holds {value.found}, not {value.wanted}; "
-                    f"name another column with {self._remedy(role)}, remove the row",
-                )
+                return unfit(role, value, column, record.place)
             if position := find_surrogate(value):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
@@ -83,7 +78,7 @@ class Columns:
 
         roles = roles_of_shape(self.roles, self.named, has)
         if roles is None:
-            raise DataError(self._no_shape(names, place).message)
+            raise DataError(no_shape(shapes_of(self.roles, self.named), names, place).message)
         for role in roles:
             if role.required and not has(role):
                 raise DataError(self.missing(role, names, place).message)
@@ -123,13 +118,8 @@ class Columns:
         if role.name in self.named:
             no_such = [name for name in names if name not in found and self._root(name) not in found]
             names = no_such or [name for name in names if look_up(name, found) is MISSING]
-        wanted = (" and " if role.name in self.named else " or ").join(map(repr, names))
-        template = next((f" for the {role.name} {name!r}" for name in self._given_names(role) if "{" in name), "")
-        return BadRow(
-            f"no column {wanted}",
-            f"{place}: no column {wanted}{template}; columns found: {_listed(found)}; "
-            f"name the one that holds the {role.name} with {self._remedy(role)}",
-        )
+        template = next((name for name in self._given_names(role) if "{" in name), None)
+        return no_column(role, names, found, place, all_of_them=role.name in self.named, template=template)
 
     def fingerprint(self) -> str:
         """Return a string that is equal if the same records give the same rows.
@@ -143,15 +133,6 @@ class Columns:
     def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
         """Return the roles of a record; None if it has no shape."""
         return roles_of_shape(self.roles, self.named, lambda role: self._find(role, values)[0] is not MISSING)
-
-    def _no_shape(self, found: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that has the columns of no shape."""
-        shapes = [[role for role in roles if role.required] for roles in shapes_of(self.roles, self.named)]
-        wanted = ", nor for ".join(" and ".join(role.name for role in roles) for roles in shapes)
-        remedies = " or ".join("columns: {" + ", ".join(f"{role.name}: NAME" for role in roles) + "}" for roles in shapes)
-        return BadRow(
-            f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_listed(found)}; name them with {remedies}"
-        )
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)
@@ -198,11 +179,3 @@ class Columns:
         if isinstance(value, Unfit) and not role.required and (found is None or is_another):
             return MISSING, column
         return value, column
-
-    def _remedy(self, role: Role) -> str:
-        return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
-
-
-def _listed(found: Mapping[str, Any]) -> str:
-    """Return the names of columns, the first ones of many."""
-    return ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tfkit.data import Encoded
     from tfkit.engine.session import Session
     from tfkit.hub import Loaded
-    from tfkit.objectives.labelled import Answer
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _MOST_BATCHES = 32  # in a window, whose rows are sorted by length
@@ -94,12 +93,14 @@ class Predictor:
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
         """Take a model that is loaded already; `deal` has its batches computed. Raises ModelError."""
+        from tfkit.engine.answers.answering_model import AnsweringModel
         from tfkit.engine.scoring.by_row import open_finished
 
         own_tokenizer(loaded)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
-        self.loaded, self.objective, self._deal = loaded, objective, deal
+        self.loaded = loaded
+        self.model = AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
 
     def answers(self, rows: Iterable[Asked], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
         """Yield the fields of the rows with their predictions, in order, a window of those that are there, by `is_ready`, at a time.
@@ -108,7 +109,7 @@ class Predictor:
         but an `error`.
         """
         for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
-            encoded = self._encoded(window)
+            encoded = self.model.encoded(window)
             bad = None
             if self.on_bad_row == "error":
                 bad = next((number for number, one in enumerate(encoded) if isinstance(one, BadRow)), None)
@@ -156,16 +157,10 @@ class Predictor:
         # A bad row is found where it is read, after the rows before it are answered.
         return asked_rows(open_source(section, "all", None, "skip", columns=columns))
 
-    def _encoded(self, window: Sequence[Asked]) -> "list[Encoded | BadRow]":
-        """The example of each row, or what is wrong with it."""
-        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
-        encoded = iter(self.objective.encode_unlabelled(rows) if rows else ())
-        return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
-
     def _lines(self, window: Sequence[Asked], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
         """The fields of each row, and what was found."""
         good = {number: one for number, one in enumerate(encoded) if not isinstance(one, BadRow)}
-        answers = self._answer([window[number].row for number in good], list(good.values()))
+        answers = self.model.answers([window[number].row for number in good], list(good.values()))
         by_number = dict(zip(good, answers, strict=True))
         lines = []
         for number, (asked, one) in enumerate(zip(window, encoded, strict=True)):
@@ -182,38 +177,6 @@ class Predictor:
             self.counts.replaced |= asked.fields.keys() & found.keys()
             lines.append({**asked.fields, **found})
         return lines
-
-    def _answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> "list[Answer]":
-        """The answer to each row; batches are of rows of similar lengths."""
-        import numpy as np
-
-        from tfkit.data import ExampleBatch
-        from tfkit.evaluation.written import undrawn, write_texts
-        from tfkit.generation.complete import check_vocabulary
-        from tfkit.generation.inference import inference
-        from tfkit.objectives.labelled import Answer
-
-        model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
-        examples = [one.example() for one in encoded]
-        check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
-        if objective.writer is not None:
-            settings = undrawn(self.settings.generation)
-            texts = write_texts(model, objective.writer, examples, settings, size, self.loaded.eos_ids, deal=self._deal)
-            return [Answer(text) for text in texts]
-        device = next(model.parameters()).device
-        order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
-
-        def answers(numbers: Sequence[int]) -> list[Answer]:
-            kept = np.array(numbers, np.int64)
-            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(kept), kept)).to(device)
-            return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
-
-        found: dict[int, Answer] = {}
-        batches = [order[first : first + size] for first in range(0, len(order), size)]
-        with inference(model):
-            for numbers, answered in zip(batches, self._deal(answers, batches), strict=True):
-                found |= {number: Answer(*one) for number, one in zip(numbers, answered, strict=True)}
-        return [found[number] for number in range(len(examples))]
 
 
 def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
