@@ -14,7 +14,7 @@ REFRESH_TIMEOUT_SECONDS = 1.0
 
 
 class Usage:
-    """What was used until now, by the meter's latest reading and its power since.
+    """Usage until now, by the meter's latest reading and its power since.
 
     `folder`: of the run; None: nothing is counted. `every_seconds`: between two readings of the meter.
     """
