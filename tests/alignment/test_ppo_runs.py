@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     assert (done.code, "it does not give a text one number" in done.err) == (4, True), done.err
     for word, reason in {
         "objective={kind: ppo, value: critic}": "objective: nothing is rewarded",
-        "objective={kind: ppo, rules: [{kind: valid_json}]}": "objective.value: there is no reward model for the value model",
+        "objective={kind: ppo, rules: [{kind: valid_json}]}": "objective.value: there is no reward model from which the value model",
         "data.pretraining=null": "objective.ptx_weight: there is no text to weigh",
         "objective.ptx_weight=0": "data.pretraining: ppo reads no such text with these fields",
         "objective.kl_target=null": "objective.kl_horizon: only objective.kl_target reads it",

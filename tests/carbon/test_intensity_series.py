@@ -44,10 +44,10 @@ HOURS = ["2026-10-25T00:00:00Z,1", "2026-10-25T01:00:00Z,2", "2026-10-25T02:00:0
     [
         (HOURS, "time,g_per_kwh", r"grid\.csv:1: the first line has to be timestamp_utc,g_per_kwh"),
         (HOURS, "g_per_kwh,timestamp_utc", r":1: the first line"),
-        (HOURS[:1], HEADER, r":2: a series has two rows at least"),
-        ([], HEADER, r":1: a series has two rows at least"),
+        (HOURS[:1], HEADER, r":2: a series needs at least two rows"),
+        ([], HEADER, r":1: a series needs at least two rows"),
         ([HOURS[0], "2026-10-25T01:00:00Z"], HEADER, r":3: 1 fields; give a time and the grams"),
-        ([HOURS[0], "noon,3"], HEADER, r":3: 'noon' is no time; write it as 2026-"),
+        ([HOURS[0], "noon,3"], HEADER, r":3: 'noon' is not a time; write it as 2026-"),
         ([HOURS[0], "2026-10-25T02:00:00+01:00,3"], HEADER, r":3: '2026-10-25T02:00:00\+01:00' is not in UTC"),
         ([HOURS[0], "2026-10-25T01:00:00Z,-1"], HEADER, r":3: '-1' is not a carbon intensity"),
         ([HOURS[0], "2026-10-25T01:00:00Z,nan"], HEADER, r":3: 'nan' is not a carbon intensity"),
@@ -87,9 +87,9 @@ def test_a_series_has_to_cover_the_run(tmp_path):
     with pytest.raises(DataError, match=r"ends at 2026-10-25T03:00:00Z, and this run takes until 2026-10-25T03:00:01Z at least"):
         require_cover(series, path, series.times[0], 3 * 3600 + 1)
     for moment in (series.times[0] - 1, series.end):
-        with pytest.raises(DataError, match=r"is from 2026-10-25T00:00:00Z to 2026-10-25T03:00:00Z, and now it is"):
+        with pytest.raises(DataError, match=r"covers 2026-10-25T00:00:00Z to 2026-10-25T03:00:00Z, but now it is"):
             require_cover(series, path, moment)
-    with pytest.raises(DataError, match="and now it is"):
+    with pytest.raises(DataError, match="but now it is"):
         resolve_place(CarbonSection(intensity_file=str(path)))
 
 
@@ -169,7 +169,7 @@ def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
         assert time.time() < begin + PATIENCE_SECONDS
         time.sleep(0.05)
         warning = meter.warning()
-    assert warning == "carbon.intensity_file has ended; its last value holds from here on, and the ledger says so"
+    assert warning == "carbon.intensity_file has ended; its last value is used from now on, and the ledger records this"
     final = meter.stop(PATIENCE_SECONDS)
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert measuring_fields(attempts_of(tmp_path), final.seconds)["intensity"]["beyond_series"] is True

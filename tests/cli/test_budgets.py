@@ -58,12 +58,12 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert 0 < result["steps"] < STEPS
     assert kept(run)[-1] == f"step-{result['steps']:06d}" == Path(result["checkpoint"]).name
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"
-    assert f"its checkpoint is saved, and --resume goes on from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
+    assert f"its checkpoint is saved, and --resume continues from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
     refused = run_tfkit(base, ["resume", str(run)])
     assert refused.code == 2
     assert f"{run}: carbon.budget_g: 3." in refused.err
-    assert "mg of 3 mg are used. Give more to go on, such as carbon.budget_g=0.0" in refused.err
+    assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
     more = run_tfkit(base, ["resume", str(run), "carbon.budget_g=1"], before=slowly(base))
     assert more.code == 0, more.err
     assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
@@ -136,7 +136,7 @@ def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
     done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base))
     assert done.code == 7, done.err
     assert "stage two: carbon.budget_seconds: " in done.err
-    assert "by the runs beside this one" in done.err
+    assert "by the other runs" in done.err
     assert done.err.rstrip().splitlines()[-1].startswith(f"tfkit resume {base / 'chain'} two.carbon.budget_seconds=")
     assert json.loads((base / "chain/run.json").read_text())["stages"]["one"]["status"] == "finished"
     assert not (base / "chain/two").exists()

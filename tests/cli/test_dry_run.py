@@ -66,7 +66,7 @@ def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> No
     table = command("plan", "short.yaml", "--threads", "1")
     assert re.search(rf"^no trial +of learning rates: {reason}$", table.out, re.MULTILINE), table.out
     done = command("finetune", "short.yaml", "--run", "short", "--threads", "1")
-    assert f"no learning rates are tried: {reason}. Taken: 0.001\n" in done.err
+    assert f"no learning rates are tried: {reason}. Chosen: 0.001\n" in done.err
 
 
 def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:

@@ -124,7 +124,7 @@ CLASSES = {"kind": "classes", "count": 2, "pool": "last", "bias": False}
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "an encoder": ("bert-tiny", {}, "gpt2", "of the family"),
     "a window": ("mistral-7b-v0.3", {"num_kv_heads": 2, "attention": {"windows": [8]}}, "gpt2", "a window of 8 tokens"),
-    "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not take turns"),
+    "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not alternate"),
     "another scale": ("gemma2-2b", {"head_dim": 16, "attention": {"scale": 0.5, "windows": [8, None]}}, "gpt2", "have the scale 0.5"),
     "a head of classes": (
         "gpt2",

@@ -144,7 +144,7 @@ def test_an_adapter_is_evaluated_written_with_and_trained_further_as_any_checkpo
     assert done.code == 0, done.err
     torch.testing.assert_close(load("further").model.state_dict(), load("whole").model.state_dict(), atol=0, rtol=0)
     done = finetune("second", "--from", "run", LORA, *TEXT)
-    assert (done.code, "is an adapter, of which there is no adapter: merge it first" in done.err) == (2, True), done.err
+    assert (done.code, "is an adapter, and an adapter of an adapter is not supported: merge it first" in done.err) == (2, True), done.err
     done = finetune("second", "--from", "run", f"{LORA[:-1]}, merge: true}}", *TEXT)
     assert done.code == 0, done.err
 
@@ -194,9 +194,15 @@ def test_frozen_parameters_stay_and_the_rest_is_trained(work: Path, words: list[
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["training.frozen=[embeddings.*]"], "'embeddings.*' matches no parameter of the model; there are embedding.tokens.weight, "),
+        (
+            ["training.frozen=[embeddings.*]"],
+            "'embeddings.*' matches no parameter of the model; the parameters are embedding.tokens.weight, ",
+        ),
         (["training.frozen=['*']"], "training.frozen: * freezes every parameter of the model, so nothing is left to train"),
-        (["training.adapter={targets: [c_attn]}"], "'c_attn' matches no matrix of the model's stacks; there are encoder.blocks.*.self_att"),
+        (
+            ["training.adapter={targets: [c_attn]}"],
+            "'c_attn' matches no matrix of the model's stacks; the matrices are encoder.blocks.*.self_att",
+        ),
         ([LORA, "training.frozen=[embedding.*]"], "with an adapter all weights but its own and those of a new head are frozen already"),
         (["training.adapter={rank: 0}"], "training.adapter.rank: "),
         (["training.adapter={kind: lora, ranks: 3}"], "training.adapter.ranks: unknown, did you mean rank"),

@@ -172,7 +172,7 @@ def test_settings_of_generation_config(capsys, tmp_path):
     [
         ([], "", 2, "exactly one of --prompt TEXT, --input F, and - for stdin"),
         (["--prompt", "a", "-"], "", 2, "not --prompt and -"),
-        (["hello"], "", 2, "does not know what 'hello' is: a prompt is given as --prompt TEXT"),
+        (["hello"], "", 2, "does not know 'hello': give a prompt as --prompt TEXT"),
         (["-"], "", 3, "stdin: there is no prompt"),
         (["-"], '{"prompt": "a"}\nb\n', 3, "stdin:2: not a JSON object, as the first line is"),
         (["-"], '{"prompt": "a"}\n{"text": "b", "id": 3}\n', 3, 'stdin:2: no text under "prompt"; here are text, id'),

@@ -25,7 +25,7 @@ def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> 
 
 def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
     past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
-    for path, code, words in ((past, 3, "and now it is"), (future, 3, "and now it is"), (base / "none.csv", 3, "cannot be read as csv")):
+    for path, code, words in ((past, 3, "but now it is"), (future, 3, "but now it is"), (base / "none.csv", 3, "cannot be read as csv")):
         done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}")
         assert done.code == code, done.err
         assert words in done.err
@@ -52,6 +52,6 @@ def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> 
     assert run_tfkit(base, ["resume", str(base / "run")]).code == 0, "it is finished"
     scored = run_tfkit(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"])
     assert scored.code == 0, scored.err
-    assert "now.csv: is from" in scored.err
+    assert "now.csv: covers" in scored.err
     assert "This command is charged without the series" in scored.err
     assert run_tfkit(base, ["resume", str(base / "run"), "training.steps=14"]).code == 3

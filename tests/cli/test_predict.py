@@ -179,7 +179,7 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
     write_checkpoint(answers.parent / "model")
     start = ["--from", answers / "classes", "--data", answers / "test.jsonl"]
     for words, code, message in [
-        (["hello"], 2, "predict does not know what 'hello' is: rows are given as --data F"),
+        (["hello"], 2, "predict does not know 'hello': give rows as --data F"),
         (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
         (["--out", "nowhere/out.jsonl"], 5, "the folder nowhere does not exist"),
         (["--out", answers / "test.jsonl"], 2, "is among the data that this command reads"),

@@ -225,7 +225,7 @@ def test_another_recipe_cannot_go_on(base: Path, stopped: Path, change: str, dif
     done = pretrain(stopped, base / "tiny.yaml", "checkpoint.every=2", change, "--resume")
     assert (done.code, done.out) == (2, "")
     assert difference in done.err
-    assert "Take these changes back, or start another run with --run" in done.err
+    assert "Revert these changes, or start another run with --run" in done.err
     assert (stopped / "recipe.yaml").read_bytes() == before
 
 
@@ -371,7 +371,7 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
     assert str(weights) in refused.err
     done = pretrain(run, base / "tiny.yaml", *words, "--resume")
     assert done.code == 0, done.err
-    assert "passed over a damaged checkpoint" in done.err
+    assert "skipped a damaged checkpoint" in done.err
     assert attempts(run)[-1] == ("finished", 6, STEPS)
     assert_same(run, unbroken("adamw-fp32"))
 
@@ -403,7 +403,7 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
         assert (refused.code, refused.out) == (4, ""), refused.err
         assert {"bit": "damaged", "weights": "model.safetensors: missing", "manifest": "manifest.json: missing"}[damage] in refused.err
     done = pretrain(run, base / "tiny.yaml", *words, "--resume")
-    assert (done.code, "passed over a damaged checkpoint" in done.err) == (0, True), done.err
+    assert (done.code, "skipped a damaged checkpoint" in done.err) == (0, True), done.err
     assert_same(run, unbroken("adamw-fp32"))
 
 
@@ -446,7 +446,8 @@ def test_a_new_override_takes_effect_is_printed_and_holds_from_then_on(base: Pat
     done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2))
     assert done.code == 143, done.err
     assert (
-        "goes on with changes to its recipe:\n  checkpoint.keep: 2 in the run, 5 now\n  training.steps: 15 in the run, 14 now\n" in done.err
+        "continues with changes to its recipe:\n  checkpoint.keep: 2 in the run, 5 now\n  training.steps: 15 in the run, 14 now\n"
+        in done.err
     )
     done = pretrain(run, base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1))
     assert (done.code, "of 14; its checkpoint" in done.err, "changes" in done.err) == (143, True, False), done.err

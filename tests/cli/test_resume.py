@@ -99,7 +99,7 @@ def test_what_no_run_can_go_on_with_is_refused(base: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):
         done = run_tfkit(tmp_path, ["resume", str(folder)])
-        assert (done.code, done.out, "there is no run to go on with here" in done.err) == (2, "", True), done.err
+        assert (done.code, done.out, "there is no run to continue here" in done.err) == (2, "", True), done.err
     assert not (tmp_path / "gone").exists()
     done = run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"])
     assert (done.code, done.out, "training.seed: 1 in the run, 2 now" in done.err) == (2, "", True), done.err

@@ -218,16 +218,16 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     assert not Path("part").exists()
     first = json.loads(good(*run, "--stages", "base", "base.training.log_every=3", "--json").out)
     assert ([*first["stages"]], first["status"], receipt("part")["status"]) == (["base"], "stopped", "stopped")
-    lost = "the last of its stages, small, was not begun yet; name one of those that were begun: part/base"
+    lost = "the last of its stages, small, was not started yet; name one of those that were started: part/base"
     with pytest.raises(ModelError, match=lost):
         find_checkpoint("part")
-    assert "the stage base was begun here before. Go on with --resume" in refused(*run)
+    assert "the stage base was started here before. Continue with --resume" in refused(*run)
     good(*run, "--stages", "tune")
     assert_same_bits("part", ("tune",))
     for word, wanted in {
-        "tune.optimizer.lr=1e-2": "this run was begun with another recipe, so it cannot go on:\n  optimizer.lr: 0.001 in the run, 0.01 now",
-        "base.training.steps=8": "stage base: the stage tune has begun from its end, so its length cannot change:\n  training.steps: 6 in",
-        "training.steps=8": "command line: training.steps: this recipe has stages: begin with one of base, tune, small",
+        "tune.optimizer.lr=1e-2": "was started with another recipe, so it cannot continue:\n  optimizer.lr: 0.001 in the run, 0.01 now",
+        "base.training.steps=8": "stage base: the stage tune has started from its end, so its length cannot change:\n  training.steps: 6",
+        "training.steps=8": "command line: training.steps: this recipe has stages: start with one of base, tune, small",
     }.items():
         assert wanted in refused("resume", "part", word)
     assert receipt("part")["given"]["overrides"] == ["base.training.log_every=3"], "of what was refused nothing is kept"

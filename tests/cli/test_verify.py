@@ -130,7 +130,7 @@ def test_what_else_lies_there_is_told(run: Path, capsys: pytest.CaptureFixture[s
     assert [found["extra"] for found in document["checkpoints"]] == [["training_state/notes.txt"], []]
     aside, leftover, best = document["notes"]
     assert "step-000006.damaged: was damaged" in aside
-    assert ".step-000008.tmp-1-ab: of a save that was killed" in leftover
+    assert ".step-000008.tmp-1-ab: left by a save that was killed" in leftover
     assert "best.json: names step 6, which is not complete here" in best
     assert record_best(root, 4, "loss", 2.0)
     assert len(verified(run, capsys)[1]["notes"]) == 2

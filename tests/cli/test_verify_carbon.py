@@ -134,13 +134,16 @@ def rewritten(run: Path) -> None:
     ("tamper", "problem"),
     [
         (in_file("carbon/0-1.jsonl", lambda text: text.replace('"phase"', '"place"', 1)), r"0-1\.jsonl:\d+: does not have the hash"),
-        (in_file("run.json", total("energy_kwh", 0.5)), r"run\.json: totals\.energy_kwh is \S+, by the ledgers \d"),
-        (in_file("run.json", total("emissions_g_high", 1.001)), r"run\.json: totals\.emissions_g_high is \S+, by the ledgers \d"),
-        (in_file("run.json", total("seconds", 0.9)), r"run\.json: totals\.seconds is \S+, by the ledgers \d"),
+        (in_file("run.json", total("energy_kwh", 0.5)), r"run\.json: totals\.energy_kwh is \S+, but \S+ according to the ledgers"),
+        (
+            in_file("run.json", total("emissions_g_high", 1.001)),
+            r"run\.json: totals\.emissions_g_high is \S+, but \S+ according to the ledgers",
+        ),
+        (in_file("run.json", total("seconds", 0.9)), r"run\.json: totals\.seconds is \S+, but at most \S+ according to the ledgers"),
         (in_file("emissions.csv", lambda text: text.replace(",N,", ",Y,", 1)), "emissions.csv: on_cloud of"),
         (without_a_row, r"emissions\.csv: lacks the row"),
-        (in_card, r"step-000012/README\.md: co2_eq_emissions\.emissions is 0\.001 g, by the ledgers \d"),
-        (larger_card, r"README\.md: co2_eq_emissions\.emissions is 1000\.0 g, by the ledgers \S+ g"),
+        (in_card, r"step-000012/README\.md: co2_eq_emissions\.emissions is 0\.001 g, but \S+ g for the whole run according to the ledgers"),
+        (larger_card, r"README\.md: co2_eq_emissions\.emissions is 1000\.0 g, but \S+ g according to the ledgers"),
         (without_ledgers, r"carbon: has no ledger of this run, and \S+run\.json has totals\.energy_kwh"),
         (without_the_first_ledger, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
         (without_an_end, r"emissions\.csv: \w+ of the row"),
@@ -162,7 +165,10 @@ def test_a_run_that_was_killed_may_lag_behind_its_ledgers(run: Path, capsys: pyt
     document["totals"]["energy_kwh"] *= 0.5
     (run / "run.json").write_text(json.dumps(document))
     code, found, _ = verified(run, capsys)
-    assert (code, found["carbon"][0]["notes"]) == (0, [f"{run}: is at work or was killed; its totals may lack what the ledgers have since"])
+    assert (code, found["carbon"][0]["notes"]) == (
+        0,
+        [f"{run}: is in progress or was killed; its totals may lack the latest readings of the ledgers"],
+    )
     document["totals"]["energy_kwh"] *= 3
     (run / "run.json").write_text(json.dumps(document))
     code, found, _ = verified(run, capsys)

@@ -121,7 +121,7 @@ def test_weights_are_copies_and_a_random_part(weight: float, epoch: int, groups:
 
 
 def test_a_weight_of_no_row_is_refused() -> None:
-    with pytest.raises(DataError, match=r"set: weight 0.1 of 3 rows is no row at all"):
+    with pytest.raises(DataError, match=r"set: weight 0.1 of 3 rows is less than one row"):
         rows_of([1, 2, 3], weight=0.1)
 
 

@@ -142,7 +142,7 @@ def test_what_cannot_be_paired_is_refused() -> None:
         SentencePairRows([(stream(numbered([[5, 5], []])), 1.0)], 16, 1, FRAME)
     with pytest.raises(DataError, match=r"data\.sequence_length must be 5 or more"):
         SentencePairRows([(stream(drawn(3, 1)), 1.0)], 4, 1, FRAME)
-    with pytest.raises(DataError, match=r"weight 0.001 of \d+ rows is no row at all"):
+    with pytest.raises(DataError, match=r"weight 0.001 of \d+ rows is less than one row"):
         SentencePairRows([(stream(drawn(3, 1)), 0.001)], 16, 1, FRAME)
     with pytest.raises(DataError, match=r"weight 1e\+10 of \d+ rows is .* rows an epoch, more than 100,000,000: set its"):
         SentencePairRows([(stream(drawn(3, 1)), 1e10)], 16, 1, FRAME)

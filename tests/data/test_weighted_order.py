@@ -36,7 +36,7 @@ def test_the_order_is_the_one_of_earlier_versions() -> None:
 
 
 def test_a_weight_of_no_row_or_too_many_is_refused() -> None:
-    with pytest.raises(DataError, match=r"a: weight 0.1 of 4 rows is no row at all"):
+    with pytest.raises(DataError, match=r"a: weight 0.1 of 4 rows is less than one row"):
         WeightedOrder([("a", 0.1, 4)], 1)
     with pytest.raises(DataError, match=r"set its data\.train weight to 10,000,000 or less"):
         WeightedOrder([("a", 1e9, 10)], 1)

@@ -210,9 +210,9 @@ def test_attempts_and_the_runs_beside_count(tmp_path: Path) -> None:
     assert spent_beside(tmp_path / "sweep/one").g == pytest.approx(0.02)
     assert spent_beside(tmp_path / "sweep/two/tune").seconds == 20.0
     assert spent_beside(tmp_path / "sweep").seconds == 0.0
-    with pytest.raises(BudgetReached, match=r"carbon\.budget_seconds: 30 s of 30 s are used by the runs beside this one"):
+    with pytest.raises(BudgetReached, match=r"carbon\.budget_seconds: 30 s of 30 s are used by the other runs"):
         attempt(Machine(1.0), tmp_path / "sweep/three", budget_seconds=30.0)
-    with pytest.raises(UsageError, match=r"30 s of 30 s are used\. Give more to go on, such as carbon\.budget_seconds=60"):
+    with pytest.raises(UsageError, match=r"30 s of 30 s are used\. Give a larger budget to continue, such as carbon\.budget_seconds=60"):
         attempt(Machine(1.0), tmp_path / "sweep/two/tune", budget_seconds=30.0)
     attempt(Machine(1.0), tmp_path / "sweep/two/tune", budget_seconds=30.1)
 

@@ -29,7 +29,7 @@ def test_rows_of_text_are_shorter_than_a_long_context() -> None:
         "about 352 rows of 576 tokens, as the texts, the memory and the time of a step allow; the model keeps its context of 8,192; "
     )
     beside = "unless a trial of 1.7e-05 and 0.00015 shows a better one"
-    assert size.because.endswith(f"; 4 a step, 88 steps an epoch, 2 epochs; rate 5e-05, for 135 million parameters, {beside}")
+    assert size.because.endswith(f"; 4 per step, 88 steps per epoch, 2 epochs; rate 5e-05, for 135 million parameters, {beside}")
     assert size.trial_rates == [1.7e-5, 1.5e-4]
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, training={"batch_size": 2})
     assert (size.sequence_length, size.context_length, size.batch_size, size.log_every) == (None, None, 2, None)
@@ -38,7 +38,7 @@ def test_rows_of_text_are_shorter_than_a_long_context() -> None:
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, data={"sequence_length": None})
     assert (size.sequence_length, "about 25 rows of 8,192 tokens; " in size.because) == (None, True)
     given = decided(TEXT, LARGE, "causal_lm", WHOLE, training={"steps": 9}, optimizer={"lr": 1.0})
-    assert given.because.endswith("steps an epoch")  # what is given was not decided
+    assert given.because.endswith("steps per epoch")  # what is given was not decided
     assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).sequence_length is None
     assert decided(TEXT, replace(LARGE, token_bytes=10**15), "causal_lm", WHOLE).sequence_length == 128
     small = decided(TEXT, replace(LARGE, parameters=4_000_000), "causal_lm", WHOLE)

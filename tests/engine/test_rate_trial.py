@@ -50,7 +50,7 @@ def test_the_best_rate_is_taken_and_the_run_is_the_one_with_it(base: Path, docum
     assert losses.keys() == {"3e-06", "0.03", "1e-07"}
     assert losses["0.03"] < 0.95 * losses["3e-06"]
     [line] = decided
-    assert f"1e-07 {losses['1e-07']:.4g}, 3e-06 {losses['3e-06']:.4g}, 0.03 {losses['0.03']:.4g}. Taken: 0.03 (the best)" in line
+    assert f"1e-07 {losses['1e-07']:.4g}, 3e-06 {losses['3e-06']:.4g}, 0.03 {losses['0.03']:.4g}. Chosen: 0.03 (the best)" in line
     resolved = read_recipe(str(base / "tried" / "recipe.yaml")).recipe
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (GOOD, None)
     call(base, lambda: tfkit.pretrain(document, {"optimizer.lr": GOOD}, run="given").to_dict())

@@ -106,7 +106,7 @@ def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str])
     assert len(stopped.trials) == 1
     assert main(["resume", "bounded", "--threads", "1"]) == 2
     assert "carbon.budget_seconds" in (said := capsys.readouterr().err)
-    assert "Give more to go on" in said
+    assert "Give a larger budget to continue" in said
     assert main(["resume", "bounded", "carbon.budget_seconds=1000", "--threads", "1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["status"], [one["status"] for one in document["trials"]]) == ("finished", ["finished"] * 4)
@@ -131,7 +131,7 @@ def test_a_sweep_of_stages_is_one_of_runs_within_runs(capsys: pytest.CaptureFixt
 def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="holds a sweep"):
         tfkit.sweep(RECIPE, SPACE, run="whole")
-    with pytest.raises(UsageError, match=r"another sweep than the one.*optimizer\.lr=0\.5,0\.7"):
+    with pytest.raises(UsageError, match=r"different sweep from the one.*optimizer\.lr=0\.5,0\.7"):
         tfkit.sweep(RECIPE, {"optimizer.lr": [0.5, 0.7]}, run="whole", resume=True)
     with pytest.raises(UsageError, match="holds the runs of a sweep"):
         tfkit.pretrain(RECIPE, run="whole")
@@ -142,7 +142,7 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="with `trials`"):
         tfkit.sweep(RECIPE, {"optimizer.lr": "1e-4..1e-2"}, run="none")
     for single in (4, {"kind": "adamw"}):
-        with pytest.raises(UsageError, match="one value is no space of a sweep"):
+        with pytest.raises(UsageError, match="a single value cannot be varied in a sweep"):
             tfkit.sweep(RECIPE, {"optimizer": single}, run="none")  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="too many"):
         tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")

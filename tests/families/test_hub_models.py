@@ -52,10 +52,10 @@ def test_a_recipe_takes_the_hub_s_name_and_is_resolved_with_ours(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "beginning"),
     [
-        ("bert-base-uncase", "'bert-base-uncase' is no preset; did you mean bert-base-uncased?"),
-        ("SmolLM2-135", "'SmolLM2-135' is no preset; did you mean smollm2-135m?"),
-        ("roberta-base", "'roberta-base' is no preset; the nearest family is bert."),
-        ("xyzzy", "'xyzzy' is no preset; give another."),
+        ("bert-base-uncase", "'bert-base-uncase' is not a preset; did you mean bert-base-uncased?"),
+        ("SmolLM2-135", "'SmolLM2-135' is not a preset; did you mean smollm2-135m?"),
+        ("roberta-base", "'roberta-base' is not a preset; the nearest family is bert."),
+        ("xyzzy", "'xyzzy' is not a preset; give another."),
     ],
 )
 def test_the_guess_comes_first_and_the_list_is_short(name: str, beginning: str) -> None:

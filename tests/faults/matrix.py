@@ -41,7 +41,7 @@ MATRIX = {
     "F13": Row("a .pt with code in it; a .safetensors that is a pickle or zip", "refused; the code has not run", "4"),
     "F14": Row("wrong shapes, missing names, another family's checkpoint", "a list of the differences; nothing is loaded in part", "4"),
     "F15": Row("the disk fills after k bytes of a save", "no trace of it, the old checkpoint intact; what may go goes, one more try", "5"),
-    "F16": Row("a full or failing disk for logs, emissions.csv", "one warning, training goes on", "0"),
+    "F16": Row("a full or failing disk for logs, emissions.csv", "one warning, training continues", "0"),
     "F17": Row("a run folder that is read-only, a file, or below a mount that is gone", "found before data or model are touched", "5"),
     "F18": Row("the planned checkpoints do not fit the disk", "refused at the start, with numbers; --force goes on", "5, 0"),
     "F19": Row("a passing EIO or ESTALE of rename or fsync", "a few tries with pauses, then as F15", "0, 5"),

@@ -351,10 +351,10 @@ def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change:
     before = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
     done = run_here(arguments(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume"))
     assert (done.code, done.out) == (2, ""), done.err
-    assert "this run was begun with another recipe, so it cannot go on:\n  " in done.err
+    assert "this run was started with another recipe, so it cannot continue:\n  " in done.err
     field = "data.train" if change.startswith("data.train") else sorted(fields(change))[0]
     assert f"\n  {field}: " in done.err
-    assert "Take these changes back, or start another run with --run" in done.err
+    assert "Revert these changes, or start another run with --run" in done.err
     after = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
     assert before == after
 

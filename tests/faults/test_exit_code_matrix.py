@@ -89,7 +89,7 @@ def test_f07_0_done(base: Path, tmp_path: Path, line: str) -> None:
         ("resume stopped training.seed=2", "training.seed: 1 in the run, 2 now"),
         ("resume stopped training.steps=2", "this run has taken 4 steps"),
         ("resume stopped training.stps=3", "training.stps: unknown, did you mean steps"),
-        ("resume gone", "gone: there is no run to go on with here"),
+        ("resume gone", "gone: there is no run to continue here"),
         (f"{EVALUATE} --fail-if bleu>3", "bleu"),
         (f"{EVALUATE} --fail-if loss", "loss"),
         (f"{EVALUATE} training.steps=3", "this command reads only the sections"),

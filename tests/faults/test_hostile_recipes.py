@@ -84,7 +84,7 @@ SAID = {
     "utf16_without_bom": ["1:2: the control character '\\x00'"],
     "word": ["1:1: the recipe is not made of sections"],
     "words_that_were_booleans": [
-        "1:17: model.preset: 'no' is no preset; ",
+        "1:17: model.preset: 'no' is not a preset; ",
         "2:25: data.train.0.stdlib: 'on' is none of false, true, docstrings, token_roles, packages",
         "3:31: training.compile: must be true or false, not the text 'off'",
         "4:19: carbon.country: 'no' does not fit",

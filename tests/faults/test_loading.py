@@ -55,7 +55,7 @@ def assert_falls_back(base: Base, run: Path, file: Path) -> None:
     assert kept(run) == ["step-000002", "step-000004"]
     done = base.run(run, "--resume")
     assert done.code == 0, done.err
-    assert f"warning: passed over a damaged checkpoint: {file}" in done.err
+    assert f"warning: skipped a damaged checkpoint: {file}" in done.err
     assert resumed_from(run) == "step-000002"
     base.assert_same(run)
     assert kept(run) == ["step-000004", "step-000006"], "the damaged one was made anew, and is gone"

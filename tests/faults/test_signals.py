@@ -52,7 +52,7 @@ def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: 
     result = json.loads(done.out)
     assert (done.code, result["error"]["code"], result["status"], result["steps"]) == (code, code, "stopped", step)
     assert result["error"]["remedy"] == done.err.splitlines()[-1] == f"tfkit resume {tmp_path / 'run'} --json --threads 1"
-    assert f"stopped after step {step} of {STEPS}; its checkpoint is saved, and --resume goes on from there" in done.err
+    assert f"stopped after step {step} of {STEPS}; its checkpoint is saved, and --resume continues from there" in done.err
     assert "Traceback" not in done.err
     assert kept(tmp_path / "run")[-1] == f"step-{step:06d}"
     resumes_as_if_nothing_had_been(tmp_path / "run", base)

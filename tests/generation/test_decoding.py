@@ -182,7 +182,7 @@ def test_prompts_that_an_encoder_cannot_read():
     assert len(completion.ids) == 39
     [completion] = generate(tiny_model("t5"), [[1] * 60], greedy(50))  # relative positions go on
     assert len(completion.ids) == 50
-    with pytest.raises(ModelError, match=r"nothing says which token its texts begin with: .*decoder_start_token_id"):
+    with pytest.raises(ModelError, match=r"its config does not name the token that starts its texts: .*decoder_start_token_id"):
         generate_from(model, [[1]], greedy())
 
 

@@ -265,7 +265,7 @@ def test_a_decoder_begins_with_a_part_of_its_teacher() -> None:
 )
 def test_layers_that_do_not_fit_are_listed(changes: dict[str, Any], layers: list[int], said: str) -> None:
     student, before = model(STUDENT | changes), model(STUDENT | changes)
-    with pytest.raises(ModelError, match=r"objective.copy_layers: the student cannot begin with the teacher's weights:\n  ") as error:
+    with pytest.raises(ModelError, match=r"objective.copy_layers: the student cannot start with the teacher's weights:\n  ") as error:
         copy_layers(student, model(ENCODER | {"encoder_layers": 4}), layers)
     assert f"\n  {said}" in str(error.value)
     assert all(torch.equal(one, other) for one, other in zip(student.parameters(), before.parameters(), strict=True))
@@ -331,5 +331,5 @@ def test_a_teacher_reads_the_same_tokens(tmp_path: Path) -> None:
         opened(saved(tmp_path / "other", ENCODER, other), STUDENT)
     assert other.fingerprint()[:12] in str(error.value)
     assert TOKENIZER.fingerprint()[:12] in str(error.value)
-    with pytest.raises(ModelError, match=r"it has no tokenizer.json, so nobody knows which tokens its ids are"):
+    with pytest.raises(ModelError, match=r"it has no tokenizer.json, so the tokens of its ids are not known"):
         opened(saved(tmp_path / "none", ENCODER, None), STUDENT)

@@ -178,7 +178,7 @@ def test_transformers_gives_the_same_scores_and_demonstrations_average_0(tmp_pat
 
 @pytest.mark.parametrize("shift", ["1", None, float("nan"), True])
 def test_a_shift_that_is_no_number_is_refused(shift: Any) -> None:
-    with pytest.raises(ModelError, match=r"rm: reward_shift in tfkit.json is .*, which is no number; take the file"):
+    with pytest.raises(ModelError, match=r"rm: reward_shift in tfkit.json is .*, which is not a number; take the file"):
         read_shift({"reward_shift": shift}, "rm")
 
 

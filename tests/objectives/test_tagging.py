@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_tagged_are_named(tmp_path: Path, row: dict[str, Any
 
 
 def test_a_context_without_room_for_a_word_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"rows of 2 tokens have no room for text beside the special tokens; allow longer rows"):
+    with pytest.raises(ModelError, match=r"rows of 2 tokens have no room for text and the special tokens; allow longer rows"):
         tagging(length=2)
 
 

@@ -136,7 +136,7 @@ def test_what_only_one_process_can_do_is_refused(base: Path, capsys: pytest.Capt
     assert main(["predict", "--from", str(base / "classes"), "--data", "-", "--ranks", "2"]) == 2
     assert "--ranks 2: rows from stdin are answered by one process" in capsys.readouterr().err
     assert main(["generate", "--from", str(base / "lm"), "--prompt", "a", "--ranks", "2"]) == 2
-    assert "give many in a file, --input F" in capsys.readouterr().err
+    assert "give several prompts in a file, --input F" in capsys.readouterr().err
 
 
 def test_each_machine_measures_its_energy(base: Path, tmp_path: Path) -> None:

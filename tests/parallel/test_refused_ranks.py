@@ -31,7 +31,7 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (RECIPE, ["training.batch_size=3"], "training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
         (RECIPE, ["training.micro_batch_size=4"], "training.micro_batch_size: 4 rows are 1 micro-batches of 4"),
-        (RECIPE, ["--ranks", "4"], "--ranks 4: this is rank 0 of 2 already"),
+        (RECIPE, ["--ranks", "4"], "--ranks 4: this process is already rank 0 of 2"),
         (STAGES, ["a.training.batch_size=3"], "stage a: training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
     ],
 )

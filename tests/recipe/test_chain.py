@@ -100,7 +100,7 @@ def test_an_override_begins_with_the_name_of_a_stage() -> None:
     assert (tune.model.start, chain.stages[1].uses) == ("elsewhere", ())
     assert (small.objective.companion_paths, chain.stages[2].uses) == ({"teacher": "tune"}, ("base", "tune"))
     wrong = problems(CHAIN, "training.steps=3", "tune", "tune=3", "late.training.steps=3", "tune.training.stps=1")
-    place, names = "command line: ", "this recipe has stages: begin with one of base, tune, small, and name a field of it"
+    place, names = "command line: ", "this recipe has stages: start with one of base, tune, small, and name a field of it"
     assert wrong == [
         f"{place}training.steps: {names}",
         f"{place}'tune' is not key=value, such as base.training.steps=100",
@@ -123,7 +123,7 @@ def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:
         .replace("{epochs: 2}", "{epochs: -2}")
         .replace("teacher: base", "teacher: small")
     )
-    named = "of which there is no model yet: name an earlier one; a folder of that name is ./small"
+    named = "which has no model yet: name an earlier one; write a folder of that name as ./small"
     assert problems(text) == [
         "chain.yaml:6:16: base.training.step: unknown, did you mean steps",
         f"chain.yaml:8:11: tune.model.from: small is a later stage, {named}",
@@ -138,11 +138,11 @@ def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:
         ("stages: {}", "chain.yaml:1:1: stages: needs the name of each stage"),
         ("stages: [a]", "chain.yaml:1:1: stages: needs the name of each stage"),
         ("stages: {a: 3}", "chain.yaml:1:10: stages.a: a stage is a recipe"),
-        (f"{CHAIN}training: {{steps: 3}}\n", "chain.yaml:18:1: training: a recipe with stages has nothing beside them"),
+        (f"{CHAIN}training: {{steps: 3}}\n", "chain.yaml:18:1: training: a recipe with stages has no other sections"),
         (CHAIN.replace("  base:", "  ../base:"), "chain.yaml:3:3: stages.../base: the name of a stage is a word"),
         (CHAIN.replace("  base:", "  a.b:"), "chain.yaml:3:3: stages.a.b: the name of a stage is a word"),
         (CHAIN.replace("  base:", "  checkpoints:"), "chain.yaml:3:3: stages.checkpoints: a stage cannot have this name"),
-        (CHAIN.replace("  small:", "  Tune:"), "chain.yaml:12:3: stages.Tune: is the name tune again but for capitals"),
+        (CHAIN.replace("  small:", "  Tune:"), "chain.yaml:12:3: stages.Tune: differs from the name tune only in capitals"),
         (CHAIN.replace("  small:", "  tune:"), "chain.yaml:12:3: stages.tune: given twice"),
         (CHAIN.replace("    from: base\n", "    from: base\n    model: {from: x}\n"), "chain.yaml:8:5: tune.from: given twice"),
     ],

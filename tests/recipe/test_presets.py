@@ -70,7 +70,7 @@ def test_a_full_description(tmp_path: Path) -> None:
         (
             "{preset: gtp2, dmi: 3}",
             [
-                "1:17: model.preset: 'gtp2' is no preset; did you mean gpt2? There are transformer-2017-base, gpt, ",
+                "1:17: model.preset: 'gtp2' is not a preset; did you mean gpt2? Presets are transformer-2017-base, gpt, ",
                 "1:23: model.dmi: unknown, did you mean dim",
             ],
         ),

@@ -246,12 +246,12 @@ def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (
             "bpe_eow",
             "{kind: classification}",
-            "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+            "bpe_eow has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback",
         ),
         (
             "bpe_eow",
             "{kind: text_to_text}",
-            "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+            "bpe_eow has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback",
         ),
         ("wordpiece", "{kind: text_to_text}", "wordpiece has no token that ends a target: use unigram or bpe_byte_fallback"),
         ("byte_bpe", "{kind: span_corruption}", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),

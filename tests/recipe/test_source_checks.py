@@ -123,7 +123,7 @@ def test_limits_that_nothing_would_read(tmp_path: Path, objective: str, more: st
 @pytest.mark.parametrize(
     ("objective", "kind", "said"),
     [
-        ("text_to_text", "bpe_eow", "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback"),
+        ("text_to_text", "bpe_eow", "bpe_eow has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback"),
         ("text_to_text", "wordpiece", "wordpiece has no token that ends a target: use unigram or bpe_byte_fallback"),
         ("span_corruption", "byte_bpe", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
     ],

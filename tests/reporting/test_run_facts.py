@@ -122,11 +122,11 @@ def test_long_lines_and_samples_take_no_memory(tmp_path: Path, monkeypatch: pyte
     (sample,) = found.samples
     assert (len(sample.completion), sample.completion_characters) == (metric_lines.MOST_CHARACTERS, len(text))
     assert [record["step"] for record in found.steps] == [1, 2, 3, 4]
-    assert found.problems == ("metrics.jsonl: 1 lines are no records of a training and were left out",)
+    assert found.problems == ("metrics.jsonl: 1 lines are not records of a training and were skipped",)
     monkeypatch.setattr(metric_lines, "_LONGEST_LINE", 1_000_000)
     found = read_facts(path).metrics
     assert found.samples == ()
-    assert found.problems == ("metrics.jsonl: 2 lines are no records of a training and were left out",)
+    assert found.problems == ("metrics.jsonl: 2 lines are not records of a training and were skipped",)
 
 
 def test_thinning_keeps_the_first_and_the_last() -> None:

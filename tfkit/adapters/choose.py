@@ -19,7 +19,9 @@ def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Li
     for pattern in patterns:
         named = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
         if not named:
-            raise UsageError(f"training.adapter.targets: {pattern!r} matches no matrix of the model's stacks; there are {_listed(linear)}")
+            raise UsageError(
+                f"training.adapter.targets: {pattern!r} matches no matrix of the model's stacks; the matrices are {_listed(linear)}"
+            )
         found |= named
     return {name: module for name, module in linear.items() if name in found}
 
@@ -30,7 +32,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         named = [name for name in parameters if fnmatchcase(name, pattern)]
         if not named:
-            raise UsageError(f"training.frozen: {pattern!r} matches no parameter of the model; there are {_listed(parameters)}")
+            raise UsageError(f"training.frozen: {pattern!r} matches no parameter of the model; the parameters are {_listed(parameters)}")
         for name in named:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):

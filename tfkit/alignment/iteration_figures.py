@@ -22,7 +22,7 @@ def iteration_figures(
     kl = float(torch.stack([one.sum() for one in ratios]).mean())
     if section.kl_stop is not None and not kl <= section.kl_stop:
         raise UnhealthyError(
-            f"step {step}: the policy is {kl:.4g} nats a response from the model of the first step, over the {section.kl_stop:g} of "
+            f"step {step}: the KL of the policy from the initial model is {kl:.4g} nats per response, more than the {section.kl_stop:g} of "
             "objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
         )
     gold = [one.gold for one in found if one.gold is not None]

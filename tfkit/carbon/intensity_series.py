@@ -60,7 +60,7 @@ def read_series(path: Path) -> IntensitySeries:
     if not rows or rows[0][1] != COLUMNS:
         raise DataError(f"{path}:1: the first line has to be {','.join(COLUMNS)}")
     if len(rows) < 3:
-        raise DataError(f"{path}:{rows[-1][0]}: a series has two rows at least: how long a value holds is seen from the next one")
+        raise DataError(f"{path}:{rows[-1][0]}: a series needs at least two rows: the next row shows how long a value applies")
     times, values = [], []
     for number, row in rows[1:]:
         if len(row) != len(COLUMNS):
@@ -83,7 +83,7 @@ def require_cover(series: IntensitySeries, path: Path, begin: float, seconds: fl
     """Raise DataError unless the series holds the moment `begin`, and `seconds` from there on."""
     begins, ends = (_text(moment) for moment in (series.times[0], series.end))
     if begin < series.times[0] or begin >= series.end:
-        raise DataError(f"{path}: is from {begins} to {ends}, and now it is {_text(begin)}; give a series of the time of the run")
+        raise DataError(f"{path}: covers {begins} to {ends}, but now it is {_text(begin)}; give a series of the time of the run")
     if begin + seconds > series.end:
         raise DataError(
             f"{path}: ends at {ends}, and this run takes until {_text(begin + seconds)} at least; give a longer series, or take "
@@ -95,7 +95,7 @@ def _time(text: str, where: str) -> float:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise DataError(f"{where}: {text!r} is no time; write it as {_EXAMPLE}") from None
+        raise DataError(f"{where}: {text!r} is not a time; write it as {_EXAMPLE}") from None
     if time.tzinfo is not None and time.utcoffset() != timedelta(0):
         raise DataError(f"{where}: {text!r} is not in UTC; write it as {_EXAMPLE}")
     return time.replace(tzinfo=UTC).timestamp()

@@ -164,7 +164,7 @@ class Meter:
     def _end(self) -> None:
         with self._changed:
             if not self._stopping:
-                self._degrade("the carbon meter's process ended early; what it had written counts")
+                self._degrade("the carbon meter's process ended early; its readings until then count")
             self._ended = True
             self._changed.notify_all()
 

@@ -113,7 +113,7 @@ class Sidecar:
 
     def _warn_of_the_end(self) -> None:
         if self._integral.is_beyond and not self._warned_of_the_end:
-            self._warnings.append("carbon.intensity_file has ended; its last value holds from here on, and the ledger says so")
+            self._warnings.append("carbon.intensity_file has ended; its last value is used from now on, and the ledger records this")
             self._warned_of_the_end = True
 
     def _estimated(self, seconds: float, final: bool) -> dict[str, Any] | None:

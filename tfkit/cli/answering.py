@@ -26,7 +26,7 @@ def read_prompts(
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
-        raise UsageError(f"generate does not know what {unknown[0]!r} is: a prompt is given as --prompt TEXT, a change as key=value")
+        raise UsageError(f"generate does not know {unknown[0]!r}: give a prompt as --prompt TEXT, and changes as key=value")
     given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
     named = [name for name, is_given in given if is_given]
     if chat and not named and sys.stdin is not None and sys.stdin.isatty():
@@ -90,5 +90,5 @@ def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
         console.result("")
     elif completion.finish != "interrupted":
         console.result(shown + completion.text)
-    generator.work.stop.raise_if_requested("the continuation is not whole")
+    generator.work.stop.raise_if_requested("the continuation is not complete")
     return completion.tokens

@@ -54,7 +54,7 @@ def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> 
         [completion] = generator.complete([text], turn - 1, on_text, lambda: pressed() or work.should_stop())
     if not as_json:
         console.result("")
-    work.stop.raise_if_requested("the answer is not whole")
+    work.stop.raise_if_requested("the answer is not complete")
     return completion
 
 

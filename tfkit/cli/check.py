@@ -30,7 +30,7 @@ def check(
         console.json(json_schema())
         return
     if recipe is None:
-        raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
+        raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists the names")
     try:
         source = open_recipe(recipe)
         read_recipes(source, overrides or (), with_files=True, ranks=ranks)

@@ -25,7 +25,7 @@ _ROWS_SHOWN = 2
 def show_dry_run(kind: Kind, source: RecipeText | None, words: Sequence[str], checkpoint: str | None, how: RunOptions, json: bool) -> None:
     """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
     if how.resume:
-        raise UsageError("--dry-run plans a run that begins; leave --resume out")
+        raise UsageError("--dry-run plans a new run; leave --resume out")
     if source is not None and source.has_stages:
         return _show_chain(plan_dry_run(source, words, kind, how), how, json)
     if kind == "pre-training":
@@ -49,7 +49,7 @@ def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
         for one in chain.todo:
             console.say(f"stage {one.name}")
             if (lacking := one.missing_stage()) is not None:
-                reason = f"needs the model of the stage {lacking}, which was not run yet: its rows, size and time are not planned"
+                reason = f"needs the model of the stage {lacking}, which was not run yet, so its rows, size and time are not planned"
                 documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue

@@ -63,7 +63,7 @@ def evaluate(
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
-        raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
+        raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
     with leading_session("evaluate", evaluator, how) as work:
         result, rows, reading = evaluator.score(work, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
@@ -86,7 +86,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     if result["examples"] > result.get("inputs", result["examples"]):
         scored += f" of {format_number_of(result['inputs'], 'input')}, with {format_number_of(result['references'], 'reference')}"
     if "target_tokens" in metrics:  # of texts
-        units = {"loss": " nats a token"}
+        units = {"loss": " nats per token"}
         scored = f"{format_number_of(metrics.pop('target_tokens'), 'token')} of {format_number_of(result['examples'], 'text')}"
         scored += f", in pieces of at most {result['sequence_length']:,}"
     digits = {"perplexity": 2, "bleu": 2, "chrf": 2}

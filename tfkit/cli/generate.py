@@ -74,7 +74,11 @@ def generate(
         generator.load(work)
         write_answers(generator, batches, None)
 
-    alone = "" if input_ not in (None, "-") else "one prompt, and those from stdin, are for one process; give many in a file, --input F"
+    alone = (
+        ""
+        if input_ not in (None, "-")
+        else "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
+    )
     how = Execution(run, device, threads, ranks)
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)

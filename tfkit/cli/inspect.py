@@ -81,7 +81,7 @@ def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
         yield []
     targets = ", ".join(f"{count:,} {term}" for term, count in found.totals["targets"].items())
     yield [(f"first step: {found.totals['rows']:,} rows, {found.totals['tokens']:,} tokens, targets: {targets}", "")]
-    yield [(f"an epoch: {found.totals['rows_an_epoch']:,} rows; objective {found.objective}", "")]
+    yield [(f"epoch: {found.totals['rows_an_epoch']:,} rows; objective {found.objective}", "")]
     yield [("loss", "green"), (": predicted; token->label: the first is read, the second predicted", "")]
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
     for note in found.legend:

@@ -38,7 +38,7 @@ def launch(
     each = gpus_per_node or ranks_per_node or 1
     if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
         raise UsageError(
-            f"--ranks-per-node {ranks_per_node}: each process has a GPU of its own, so there are {gpus_per_node}, as --gpus-per-node says; "
+            f"--ranks-per-node {ranks_per_node}: each process has its own GPU, so --gpus-per-node {gpus_per_node} sets their number; "
             "leave --ranks-per-node out"
         )
     source, words = open_recipe(recipe), tuple(overrides or ())

@@ -50,7 +50,7 @@ def predict(
 
     words, changes = split_arguments(overrides or ())
     if words:
-        raise UsageError(f"predict does not know what {words[0]!r} is: rows are given as --data F, a change as key=value")
+        raise UsageError(f"predict does not know {words[0]!r}: give rows as --data F, and changes as key=value")
 
     def opened() -> "Predictor":
         from tfkit.engine.answers.predicting import Predictor
@@ -63,7 +63,7 @@ def predict(
         for _ in predictor.answers(rows):
             pass
 
-    alone = "rows from stdin are answered by one process, as they come; give them as a file, --data F" if data == "-" else ""
+    alone = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
     how = Execution(run, device, threads, ranks)
     if (predictor := open_to_lead(opened, follow, how, alone=alone, out=out)) is None:
         return

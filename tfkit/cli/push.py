@@ -26,7 +26,7 @@ def push(
     from tfkit.engine.commands.publishing import prepare, publish
 
     if checkpoint.startswith("hub:"):
-        raise UsageError(f"{checkpoint}: is on the Hub already; push takes a folder of this machine")
+        raise UsageError(f"{checkpoint}: is already on the Hub; push takes a folder on this machine")
     publication = prepare(checkpoint, repository, console)
     sizes = publication.sizes()
     facts = {"checkpoint": str(publication.folder), "repository": repository, "public": public, "dry_run": dry_run}
@@ -45,4 +45,4 @@ def push(
         return
     console.result(done.url)
     if not done.changed:
-        console.say(f"{repository} had the same files already")
+        console.say(f"{repository} already had the same files")

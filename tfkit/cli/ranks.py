@@ -70,7 +70,9 @@ def _this_rank(asked: int | None) -> Ranks | None:
     """Return the place of this process; None if it has started the ranks, which have ended well. Raises AlreadyReportedError."""
     here = find_ranks()
     if asked is not None and not here.is_alone and asked != here.size:
-        raise UsageError(f"--ranks {asked}: this is rank {here.rank} of {here.size} already, which torchrun or Slurm started; leave it out")
+        raise UsageError(
+            f"--ranks {asked}: this process is already rank {here.rank} of {here.size}, started by torchrun or Slurm; leave it out"
+        )
     if asked is not None and asked > 1 and here.is_alone:
         if code := _launch(asked):
             raise crash.AlreadyReportedError(code)

@@ -58,7 +58,7 @@ def _find(name: str) -> "BundledRecipe":
     recipe = find_bundled(name)
     if recipe is None:
         names = ", ".join(recipe.name for recipe in bundled_recipes())
-        raise UsageError(f"{name}: no bundled recipe has this name; there are {names}")
+        raise UsageError(f"{name}: no bundled recipe has this name; the names are {names}")
     return recipe
 
 

@@ -29,7 +29,7 @@ def replay(
 
     document = read_replay(run, step)
     if not (run / "recipe.yaml").is_file():
-        raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be taken again; restore the run folder")
+        raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be repeated; restore the run folder")
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
     with command_session("replay", recipe.carbon) as work:
         from tfkit.engine.commands.replaying import replay_step
@@ -42,9 +42,9 @@ def _table(result: dict[str, Any]) -> str:
     loss, norm, bad = (_number(result, "loss"), _number(result, "grad_norm"), result["first_bad"])
     lines = [f"step         {result['step']}: loss {loss}, gradient's norm {norm}; reproduced bit for bit"]
     if bad is None:
-        lines.append("first bad    none: every module gives finite numbers, and so does the loss")
+        lines.append("first bad    none: every module and the loss are finite")
     elif bad["in"] == "weights":
-        lines.append(f"first bad    the weight {bad['module']}, already before the step")
+        lines.append(f"first bad    the weight {bad['module']}, even before the step")
     else:
         what = {"forward": "the output of", "backward": "the gradient that comes back to", "loss": "the loss itself, in"}[bad["in"]]
         lines.append(f"first bad    {what} {bad['module']}, micro-batch {bad['micro_batch'] + 1} of {len(result['rows'])}")

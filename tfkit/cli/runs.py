@@ -75,7 +75,7 @@ def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
             gone.append(one.run)
             console.say(f"{one.run}: deleted")
         else:
-            console.warn(f"{one.run}: the run is deleted; files that were not its own are left there")
+            console.warn(f"{one.run}: the run is deleted; files that tfkit did not write are kept")
     return gone
 
 

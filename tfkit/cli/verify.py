@@ -44,7 +44,7 @@ def _carbon_lines(audit: "Audit") -> list[str]:
         return [*audit.notes]
     if not audit.ledgers:
         return [
-            f"{audit.run}: the energy does not follow from what is in the folder",
+            f"{audit.run}: the energy does not follow from the files in the folder",
             *(f"  {line}" for line in (*audit.problems, *audit.notes)),
         ]
     states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items())

@@ -29,7 +29,7 @@ from tfkit.units import format_baselines
 
 def no_step_yet(resumed_from: Path | None) -> str:
     """Return what is left of a run that is stopped before this attempt's first step."""
-    return "no step was taken yet" + (f"; the run goes on from {resumed_from.name} with --resume" if resumed_from else "")
+    return "no step was taken yet" + (f"; --resume continues the run from {resumed_from.name}" if resumed_from else "")
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,9 @@ def _nothing_to_resume(run: Path) -> TfkitError:
             f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
         )
     if found.status in ("foreign", "damaged"):
-        return UsageError(f"{run}: there is no run to go on with here ({found.problem}); name the folder of a run")
+        return UsageError(f"{run}: there is no run to continue here ({found.problem}); name the folder of a run")
     because, again = f" ({found.problem})" if found.problem else "", f". Start it again: {found.resume}" if found.resume else ""
-    return UsageError(f"{run}: this run has no checkpoint to go on from; it is {found.status}{because}{again}")
+    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {found.status}{because}{again}")
 
 
 def _begin_or_resume(

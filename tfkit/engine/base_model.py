@@ -119,7 +119,10 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
-        return [f"is an adapter, of which there is no adapter: merge it first ({how_to_merge(described.folder)}), or set adapter.merge"]
+        return [
+            f"is an adapter, and an adapter of an adapter is not supported: merge it first "
+            f"({how_to_merge(described.folder)}), or set adapter.merge"
+        ]
     own, wanted = (one.model_dump(exclude={*TRAINING_ONLY_FIELDS, "head"}) for one in (described.config, config))
     different = [name for name in own if own[name] != wanted[name]]
     if not different:
@@ -166,6 +169,6 @@ def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
     if begun not in (None, start.sha256):
         raise ModelError(
             f"model.from: {start.path} has changed since this run was started: the SHA-256 of its weights was {begun} and is now "
-            f"{start.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
+            f"{start.sha256}. Restore it, or start another run with --run; to continue a run, name one of its checkpoints"
         )
     return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})

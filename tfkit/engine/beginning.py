@@ -99,5 +99,5 @@ def _from_this_one(checkpoint: str, source: RecipeText, decided: Decided, words:
     own = source.read()
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
-    listener.say(f"{source.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
+    listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
     return Decided(*read_document(document, str(source.path), words))

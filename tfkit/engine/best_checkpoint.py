@@ -29,7 +29,7 @@ class BestCheckpoint:
             record_best(self.root, step, self.metric, self.rated(metrics), self.metric in HIGHER)
         except OSError as error:
             self.context.listener.warn(
-                f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training goes on"
+                f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training continues"
             )
 
     def restore(self) -> None:

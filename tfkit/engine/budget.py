@@ -39,7 +39,9 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
     """Raise UsageError if what a run, or a sweep, has used reaches its budget, so that it cannot go on."""
     for name, limit in limits_of(carbon).items():
         if (used := asdict(spent)[name]) >= limit:
-            raise UsageError(f"{folder}: {_used(name, used, limit)}. Give more to go on, such as {_key(name)}={_larger(used)}")
+            raise UsageError(
+                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(used)}"
+            )
 
 
 class _Silence:
@@ -87,9 +89,7 @@ class Budget:
         for name, limit in self.limits.items():
             if (used := asdict(self._usage.beside)[name]) >= limit:
                 self._reach(name, used, limit)
-                raise BudgetReached(
-                    f"{self._problem} by the runs beside this one, whose first step was not taken", self.reached, self._word
-                )
+                raise BudgetReached(f"{self._problem} by the other runs, so this one took no step", self.reached, self._word)
 
     @property
     def _meters(self) -> bool:
@@ -176,7 +176,7 @@ class Budget:
                 self._warn_once(
                     f"forecast {name}",
                     f"{_key(name)}: {basis} the whole run takes some {amount(name, total)}, and the budget is "
-                    f"{amount(name, limit)}; the run will stop there, and can go on with more",
+                    f"{amount(name, limit)}; the run will stop there, and can continue with a larger budget",
                 )
 
     def _is_measured(self) -> bool:

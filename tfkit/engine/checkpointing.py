@@ -99,7 +99,7 @@ class Checkpointer:
         context.meter.phase("checkpoint")
         if not self.work.are_finite():
             raise UnhealthyError(
-                f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays. "
+                f"step {progress.step}: a weight is no longer finite, so this step is not saved; the last checkpoint stays. "
                 "Another run may get past it with a lower optimizer.lr"
             )
         self.log.sync()

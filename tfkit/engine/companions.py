@@ -102,7 +102,7 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
             if begun.get(one.name) != one.sha256:
                 raise ModelError(
                     f"objective.{one.name}: {one.path} has changed since this run was started: the SHA-256 of its weights was "
-                    f"{begun.get(one.name)} and is now {one.sha256}. Restore it, or start another run with --run; of a run that goes on, "
+                    f"{begun.get(one.name)} and is now {one.sha256}. Restore it, or start another run with --run; to continue a run, "
                     "name one of its checkpoints"
                 )
     section = recipe.objective.pinned({one.name: one.sha256 for one in companions})

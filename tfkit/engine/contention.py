@@ -60,5 +60,5 @@ class Contention:
         self.warn(
             f"other processes compete for the processor: at a load of {load:.1f} on {self.machine} cores this run's {self.threads} threads "
             f"get the time of {used:.1f}, and each step waits for its slowest thread. Fewer threads may be faster: stop the run, and "
-            f"`tfkit resume {self.run} --threads {fewer}` goes on with it, equal up to rounding"
+            f"`tfkit resume {self.run} --threads {fewer}` continues it, with the same results up to rounding"
         )

@@ -35,7 +35,7 @@ def rank_device(asked: str | None, ranks: Ranks) -> str | None:
     if ranks.is_alone or asked == "cpu":
         return asked
     if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:
-        raise UsageError(f"--device {asked}: every rank has a GPU of its own; give --device cuda, or start one process")
+        raise UsageError(f"--device {asked}: every rank needs a GPU of its own; give --device cuda, or start one process")
     if asked not in (None, "auto", "cuda"):
         return asked
     import torch

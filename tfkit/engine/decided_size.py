@@ -98,7 +98,7 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
     if longer is not None:
         because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
-    because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
+    because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
     because += needs
     others = rates_beside(rate)

@@ -63,7 +63,7 @@ class LoopHooks:
         reading = self.context.meter.reading()
         energy = f" and {format_energy(reading.power_w * left * each / 3600)}" if reading.status == "ok" and reading.power_w else ""
         self.context.listener.say(
-            f"step {step}: {each:.2g} s a step, so about {format_seconds(left * each)}{energy} for the {left:,} steps that are left"
+            f"step {step}: {each:.2g} s per step, so about {format_seconds(left * each)}{energy} for the {left:,} remaining steps"
         )
 
     def skipped(self, error: UnhealthyStepError) -> None:

@@ -130,7 +130,7 @@ class MicroBatches:
         left = (steps - progress.step) / max(1, steps)
         seconds = left * planned.seconds.likely
         if progress.step:
-            size += f"; {steps - progress.step:,} steps are left"
+            size += f"; {steps - progress.step:,} steps remain"
             seconds = (steps - progress.step) * progress.seconds / progress.step
         size += f"; {'about' if progress.step else 'roughly'} {format_seconds(seconds)}"
         if self.recipe.carbon.enabled:

@@ -54,7 +54,7 @@ def try_rates(
     why = "the best" if chosen == best else f"{best:g} is not clearly better"
     listener.decided(
         f"learning rates tried in {plan.steps:,} steps each, {plan.factor:.2g} times higher since these are few, and their loss on "
-        f"{plan.rows:,} rows held out of the training rows: {shown}. Taken: {chosen:g} ({why})\n"
+        f"{plan.rows:,} rows held out of the training rows: {shown}. Chosen: {chosen:g} ({why})\n"
     )
     found = {"losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()}, "lr": chosen}
     return with_rate(recipe, chosen), found | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}

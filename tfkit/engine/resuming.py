@@ -74,8 +74,8 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
     if refused := [line for name, line in changes.items() if not name.startswith(_FREE)]:
         lines = "\n  ".join(refused)
         raise UsageError(
-            f"{folder.path}: this run was begun with another recipe, so it cannot go on:\n  {lines}\n"
-            "Take these changes back, or start another run with --run"
+            f"{folder.path}: this run was started with another recipe, so it cannot continue:\n  {lines}\n"
+            "Revert these changes, or start another run with --run"
         )
     return Resumed(_changed(begun, wanted, changes), given, changes)
 
@@ -85,11 +85,11 @@ def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> N
     changes, recipe = resumed.changes, resumed.recipe
     if changes:
         lines = "\n  ".join(changes.values())
-        listener.say(f"{folder.path}: this run goes on with changes to its recipe:\n  {lines}")
+        listener.say(f"{folder.path}: this run continues with changes to its recipe:\n  {lines}")
     lengths = [line for name, line in changes.items() if name in LENGTH]
     if lengths and recipe.schedule.kind in _OF_THE_LENGTH:
         listener.warn(
-            f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate goes on along "
+            f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate continues along "
             "another curve than it came"
         )
     if judged := changes.get("evaluation.metric"):
@@ -103,7 +103,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
     if steps is not None and steps < done:
         raise UsageError(
             f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
-            "steps, leave it out to go on with the run's own, or start another run with --run"
+            "steps, leave it out to keep the run's own, or start another run with --run"
         )
 
 

@@ -76,7 +76,7 @@ class Run:
         """Return the recipe with the learning rate of a trial; with its own where none is made. Raises Stopped."""
         plan = self.planned.rate_trial
         if plan is None:
-            self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Taken: {self.recipe.optimizer.lr:g}\n")
+            self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
             return with_rate(self.recipe, self.recipe.optimizer.lr)
         budget.wait_for_meter()
         self.meter.phase("trial")

@@ -17,7 +17,7 @@ from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
-WHOLE = "there is no result, since only all rows together give one"
+WHOLE = "there is no result, since it needs all rows"
 
 
 @dataclass(frozen=True)

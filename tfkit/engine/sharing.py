@@ -81,6 +81,6 @@ def require_same(group: ProcessGroup, sha256: str) -> None:
     """Raise ModelError on all ranks if they have different hashes of the weights that they begin with."""
     if not group.is_same(int(sha256[:15], 16)):
         raise ModelError(
-            "the ranks do not begin with the same weights: their machines, versions or files differ. Start all of them with the same "
+            "the ranks do not start with the same weights: their machines, versions or files differ. Start all of them with the same "
             "tfkit, PyTorch and checkpoint, on processors of one kind"
         )

@@ -87,8 +87,8 @@ class TrainingLog:
             missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
             missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
             self.context.listener.warn(
-                f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run goes on from what "
-                "its checkpoint keeps of them; the lines stay missing"
+                f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run "
+                "continues with the records in its checkpoint; the lines stay missing"
             )
         self._lines, self.before = saved.lines, saved.before
         for step, values in saved.evaluations.items():

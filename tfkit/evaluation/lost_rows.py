@@ -87,7 +87,7 @@ def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) 
     kinds = ", ".join(f"{count:,} {reason} (first {first[reason]})" for reason, count in reasons(lost).items())
     be, count = ("is", "counts") if len(lost) == 1 else ("are", "count")
     so = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"
-    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot be given {so}: {kinds}"
+    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot process {so}: {kinds}"
 
 
 def only_class(labels: Sequence[str]) -> str:

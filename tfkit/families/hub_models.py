@@ -67,7 +67,7 @@ def unknown_preset(name: str) -> str:
     else:
         near = f"did you mean {meant[0]}?" if meant else "give another."
     some = ", ".join(next(iter(family.presets)) for family in FAMILIES.values())
-    return f"{name!r} is no preset; {near} There are {some} and others; `tfkit check --schema` lists all {len(PRESETS)}"
+    return f"{name!r} is not a preset; {near} Presets are {some} and others; `tfkit check --schema` lists all {len(PRESETS)}"
 
 
 def nearest_type(name: str) -> str | None:

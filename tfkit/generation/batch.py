@@ -49,9 +49,7 @@ class Batch:
             output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
-            raise ModelError(
-                "the model gives logits that are not finite (NaN or infinity): its weights are damaged or its training diverged"
-            )
+            raise ModelError("the model's logits are not finite (NaN or infinity): its weights are damaged or its training diverged")
         return logits
 
     def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:

@@ -112,7 +112,7 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
         return None
     if start_id is None:
         raise ModelError(
-            "the model is an encoder-decoder, and nothing says which token its texts begin with: "
+            "the model is an encoder-decoder, and its config does not name the token that starts its texts: "
             "give config.json a decoder_start_token_id, or a pad_token_id"
         )
     return [start_id]

@@ -76,7 +76,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int)
 
 def _check(ids: Sequence[int], number: int, mask: str, mask_id: int, context_length: int) -> None:
     if mask_id not in ids:
-        raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} where a word is to stand")
+        raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} in the place of a word")
     if len(ids) > context_length:
         raise DataError(f"prompt {number} has {len(ids):,} tokens, but the model's context holds {context_length:,}: shorten it")
 
@@ -88,7 +88,7 @@ def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
     logits = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()
     if not torch.isfinite(logits).all():
-        raise ModelError("the model gives logits that are not finite (NaN or infinity): its weights are damaged or its training diverged")
+        raise ModelError("the model's logits are not finite (NaN or infinity): its weights are damaged or its training diverged")
     probabilities: Tensor = logits.softmax(dim=-1)
     return probabilities
 

@@ -78,8 +78,8 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
     if (last / "checkpoints").is_dir():
         return _find_folder(last)
     there = [str(path) for path in stages.values() if (path / "checkpoints").is_dir()]
-    remedy = f"name one of those that were begun: {', '.join(there)}" if there else f"go on with `tfkit resume {folder}`"
-    raise ModelError(f"{folder}: the last of its stages, {last.name}, was not begun yet; {remedy}")
+    remedy = f"name one of those that were started: {', '.join(there)}" if there else f"continue with `tfkit resume {folder}`"
+    raise ModelError(f"{folder}: the last of its stages, {last.name}, was not started yet; {remedy}")
 
 
 def _state(folder: Path) -> str:

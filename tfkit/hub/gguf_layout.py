@@ -102,9 +102,9 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
     if architecture is None:
         raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(_ARCHITECTURES)} are")
     if config.head.kind != "lm":
-        raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp wants a language model's")
+        raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
     if problem := _difference(config, architecture):
-        raise ModelError(f"llama.cpp computes this model otherwise: {problem}")
+        raise ModelError(f"llama.cpp computes this model differently: {problem}")
     found = FAMILIES[family]
     rules = tuple(replace(rule, transposed=False) for rule in found.rules)  # GGUF's matrices are (out, in), as ours
     return GgufLayout(replace(found, rules=rules), config, architecture)
@@ -116,10 +116,10 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
     if architecture == "gemma2":
         turns = [windows[0] if layer % 2 == 0 else None for layer in range(config.decoder_layers)]
         if any(used) and windows != turns:
-            return "its layers with a window and without do not take turns, one with a window first"
+            return "its layers do not alternate between window and full attention, starting with a window"
         own = config.head_dim if config.decoder_layers != _LAYERS_27B else config.dim / config.num_heads
         if config.attention.scale is not None and abs(config.attention.scale - own**-0.5) > 1e-6:
-            return f"its attention scores have the scale {config.attention.scale:g}, where llama.cpp takes {own**-0.5:g}"
+            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {own**-0.5:g}"
         return None
     if any(used):
         return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"

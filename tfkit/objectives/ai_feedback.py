@@ -60,7 +60,7 @@ def _check_policy(policy: Companion, context: ModelContext) -> None:
     if found.encoder_layers or found.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")
     if policy.tokenizer is None:
-        reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
+        reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif not gives_same_ids(context.tokenizer, policy.tokenizer):
         reasons.append("its tokenizer is not that of the model: train both from the same checkpoint")
     if found.context_length < context.row_length and found.position.kind != "relative":

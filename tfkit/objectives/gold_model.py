@@ -25,7 +25,7 @@ class GoldModel:
         config, codec = companion.model.config, companion.tokenizer
         if not isinstance(config.head, ClassesHeadConfig) or (config.encoder_layers and config.decoder_layers) or codec is None:
             raise ModelError(
-                f"objective.{companion.name}: {companion.path} is no classifier of texts: name a model that objective.kind classification "
+                f"objective.{companion.name}: {companion.path} is not a text classifier: name a model that objective.kind classification "
                 "has trained"
             )
         self.companion = companion

@@ -48,7 +48,7 @@ def _open_of_labels(section: Any, context: ModelContext) -> Objective:
     """Open an objective that labels whole texts."""
     start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
     if context.is_encoder_decoder and start_id is None:
-        raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
+        raise ModelError("an encoder-decoder needs a start token for its decoder, bos or pad, and the tokenizer has none")
     if section.problem_type == "regression":
         return Regression(section, context.tokenizer, context.row_length, start_id)
     made = MultiLabel if section.kind == "multi_label" else Classification

@@ -169,7 +169,7 @@ def read_shift(facts: Mapping[str, Any], place: str) -> float:
     """Return what is subtracted from a reward model's scores, by its tfkit.json; 0 where that has none. Raises ModelError."""
     shift = facts.get(_FACT, 0.0)
     if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
-        raise ModelError(f"{place}: {_FACT} in tfkit.json is {shift!r}, which is no number; take the file from the model's origin")
+        raise ModelError(f"{place}: {_FACT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")
     return float(shift)
 
 

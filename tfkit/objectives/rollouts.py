@@ -207,7 +207,7 @@ class PromptEncoder:
         if len(ids) > self.longest:
             return BadRow(
                 "no room for a response",
-                f"{row.place}: {len(ids):,} tokens, and a prompt has room for {self.longest:,} beside objective.max_new_tokens; "
+                f"{row.place}: {len(ids):,} tokens, but with objective.max_new_tokens there is room for a prompt of only {self.longest:,}; "
                 "shorten or remove the row, or lower objective.max_new_tokens",
                 lost=True,
             )

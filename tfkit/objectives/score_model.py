@@ -65,7 +65,7 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
     elif found.encoder_layers or head.pool != "last":
         reasons.append("it reads a text at its first token, so it has no value for the beginning of one: name a model with a decoder alone")
     if codec is None:
-        reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
+        reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif not gives_same_ids(codec, context.tokenizer):
         reasons.append("its tokenizer is not that of the policy: train it from the same checkpoint")
     if found.context_length < context.row_length and found.position.kind != "relative":

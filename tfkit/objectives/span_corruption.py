@@ -72,7 +72,7 @@ def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) 
             + ("raise objective.mean_span, or lower data.sequence_length" if sentinels else "use tokenizer.kind: unigram, T5's")
         )
     if tokenizer.eos_id is None or tokenizer.start_id is None:
-        lacking = "an end-of-text token" if tokenizer.eos_id is None else "a token to begin with, bos or pad"
+        lacking = "an end-of-text token" if tokenizer.eos_id is None else "a start token, bos or pad"
         raise ModelError(f"span corruption needs {lacking}, and the tokenizer has none; use tokenizer.kind: unigram, T5's")
     return SpanCorruption(lengths, sentinels, tokenizer.eos_id, tokenizer.start_id, section.masking == "static")
 

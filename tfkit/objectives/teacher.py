@@ -62,7 +62,7 @@ def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[
     if problems:
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
         lines = "\n  ".join([*problems[:_MOST_LINES], *more])
-        raise ModelError(f"objective.copy_layers: the student cannot begin with the teacher's weights:\n  {lines}")
+        raise ModelError(f"objective.copy_layers: the student cannot start with the teacher's weights:\n  {lines}")
     return {name: found[whose] for name, whose in names.items()}
 
 
@@ -114,7 +114,7 @@ def _misfits(teacher: Companion, section: DistillationSection, context: ModelCon
     if not isinstance(taught.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
         reasons.append(f"its head is of kind {taught.head.kind}, which gives no distribution over the vocabulary")
     if codec is None:
-        reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
+        reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif codec.fingerprint() != tokenizer.fingerprint():
         theirs, ours = (f"{one.size:,} entries, fingerprint {one.fingerprint()[:12]}" for one in (codec, tokenizer))
         reasons.append(f"its tokenizer ({theirs}) is not the student's ({ours}): set tokenizer.path to {section.teacher}")

@@ -46,7 +46,7 @@ def check_room(tokenizer: Tokenizer, length: int) -> None:
 
 def no_room(length: int) -> ModelError:
     """Error for rows of such a length."""
-    return ModelError(f"rows of {length} tokens have no room for text beside the special tokens; {LONGER_ROWS}")
+    return ModelError(f"rows of {length} tokens have no room for text and the special tokens; {LONGER_ROWS}")
 
 
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:

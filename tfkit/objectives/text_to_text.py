@@ -29,7 +29,7 @@ class TextToText(TokenTargets, WritingObjective):
         if tokenizer.eos_id is None:
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
         if tokenizer.start_id is None:
-            raise ModelError("text to text needs a token to begin with, bos or pad, and the tokenizer has none")
+            raise ModelError("text to text needs a start token, bos or pad, and the tokenizer has none")
         self.eos_id, self._start_id = tokenizer.eos_id, tokenizer.start_id
 
     def fingerprint(self) -> str:

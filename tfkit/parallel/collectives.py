@@ -254,5 +254,5 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PeerLostError(
             f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "
-            "look at what the other ranks reported, and go on with --resume"
+            "look at what the other ranks reported, and continue with --resume"
         ) from error

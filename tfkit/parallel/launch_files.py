@@ -47,7 +47,7 @@ class LaunchedTraining:
         """The beginning of each file: what it needs."""
         gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
-            f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it goes on from the newest checkpoint.\n"
+            f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
             "# All nodes need tfkit, the recipe and its data at the same paths, and the run folder on a disk that they share.\n"
             f"# If the processes do not find each other, export GLOO_SOCKET_IFNAME=<the network's name, as `ip link` shows it>{network}.\n"
         )

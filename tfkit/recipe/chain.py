@@ -123,6 +123,6 @@ def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str |
         uses[path] = value
         if names.index(value) >= names.index(name):
             which = "this stage itself" if value == name else "a later stage"
-            message = f"{value} is {which}, of which there is no model yet: name an earlier one; a folder of that name is ./{value}"
+            message = f"{value} is {which}, which has no model yet: name an earlier one; write a folder of that name as ./{value}"
             problems.append(Problem(place_of(stage, path, key=False), path, message))
     return uses, problems

@@ -81,7 +81,7 @@ class StartingPoint:
 
 
 BERT = StartingPoint(
-    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); up to 6e7 parameters 5e-4, measured; up to 1e7 1e-3, not yet",
+    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); up to 6e7 parameters 5e-4, measured; up to 1e7 1e-3, unmeasured",
     _LATER_ADAM | {"eps": 1e-6},
     ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_ANY, 2e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
@@ -138,7 +138,7 @@ TUNED = StartingPoint(
 
 
 DPO = StartingPoint(
-    "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64); up to 1e7 parameters 3e-4, measured; up to 1e9 5e-6, not yet",
+    "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64); up to 1e7 parameters 3e-4, measured; up to 1e9 5e-6, not measured yet",
     {"kind": "adamw", "weight_decay": 0.0},
     ((10_000_000, 3e-4), (1_000_000_000, 5e-6), (_ANY, 1e-6)),
     {"kind": "linear", "warmup_ratio": 0.1},

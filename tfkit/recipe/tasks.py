@@ -110,9 +110,7 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         form = {} if model.has_chat_tokens else {"format": "chatml"}
         without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
         return Task({"kind": kind} | form, None, ("conversations" if seen.conversations else "instructions and their answers") + without)
-    return Task(
-        {"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so what the model was made for goes on"
-    )
+    return Task({"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so the model's own task continues")
 
 
 # The part that a column of otherwise unread text may be in an objective's rows, and the part beside it.

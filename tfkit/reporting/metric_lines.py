@@ -81,7 +81,7 @@ class _Reader:
 
     def result(self) -> MetricLines:
         if self.foreign:
-            self.problems.append(f"metrics.jsonl: {self.foreign:,} lines are no records of a training and were left out")
+            self.problems.append(f"metrics.jsonl: {self.foreign:,} lines are not records of a training and were skipped")
         kept = (self.steps, self.evaluations)
         self.problems += [f"metrics.jsonl: of {one.added:,} records every {one.every}th is used" for one in kept if one.every > 1]
         return MetricLines(tuple(self.steps.items), tuple(self.evaluations.items), tuple(self.samples), tuple(self.problems))

@@ -24,7 +24,7 @@ def check_page_path(path: Path, runs: Iterable[Path]) -> None:
         if place.is_relative_to(run.resolve()) and place.relative_to(run.resolve()).parts[0] in WRITTEN:
             raise UsageError(f"--html {path}: belongs to the run {run}; give another name")
     if path.exists() and not _is_page(path):
-        raise UsageError(f"--html {path}: exists, and is no page of tfkit report; give another name, or delete it")
+        raise UsageError(f"--html {path}: exists, and is not a page of tfkit report; give another name, or delete it")
 
 
 def write_page(path: Path, text: str) -> None:

@@ -37,7 +37,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
         for row in rows[:MOST_ROWS]
     ]
     whole = element("table", element("thead", element("tr", *names)), element("tbody", *body))
-    more = element("p", f"{len(rows) - MOST_ROWS:,} more rows are left out", class_="quiet") if len(rows) > MOST_ROWS else None
+    more = element("p", f"{len(rows) - MOST_ROWS:,} more rows are not shown", class_="quiet") if len(rows) > MOST_ROWS else None
     return element("div", whole, more, class_="scroll", tabindex="0")
 
 

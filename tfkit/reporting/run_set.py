@@ -95,7 +95,7 @@ class RunSet:
         if not others and (chosen := _chosen(first)) is not None:
             return chosen
         names = ", ".join(one.label for one in self.entries[:3])
-        raise UsageError(f"this format is of one model, and there are {len(self.entries)} runs ({names}, ...); name one of them")
+        raise UsageError(f"this format describes one model, and there are {len(self.entries)} runs ({names}, ...); name one of them")
 
     def _counted(self) -> list[Entry]:
         return [one for one in self.entries if not (one.run.is_group and one.run.members)]

@@ -97,16 +97,14 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
         problems = verify(path)
         if not problems:
             for newer, problem in damaged.items():
-                warn(
-                    f"passed over a damaged checkpoint: {problem}; it is kept as {_set_aside(newer).name} until the run has passed its step"
-                )
+                warn(f"skipped a damaged checkpoint: {problem}; it is kept as {_set_aside(newer).name} until the run has passed its step")
             return path
         damaged[path] = "; ".join(problems)
         if exact:
             raise ModelError(f"the newest checkpoint cannot be used: {damaged[path]}. Without --exact the run resumes from an older one")
     if damaged:
         raise ModelError(
-            f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start anew with another --run, or restore the files"
+            f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start again with another --run, or restore the files"
         )
     return None
 
@@ -147,7 +145,9 @@ def clear_leftovers(root: Path) -> None:
         try:
             with_retries(partial(_clear_leftover, path))
         except OSError as error:
-            raise MachineError(f"{path}: cannot clear what a killed save left ({error.strerror}): check the folder and its disk") from error
+            raise MachineError(
+                f"{path}: cannot remove the files that a killed save left ({error.strerror}): check the folder and its disk"
+            ) from error
 
 
 def step_of(checkpoint: Path) -> int:

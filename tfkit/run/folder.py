@@ -205,7 +205,7 @@ class RunFolder:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
+                self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run continues")
 
 
 def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool]:

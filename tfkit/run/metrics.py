@@ -82,7 +82,7 @@ class MetricsLog:
     def _complain(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"{self.path}: cannot write metrics ({error.strerror}); training goes on, and later lines are tried again")
+            self._warn(f"{self.path}: cannot write metrics ({error.strerror}); training continues, and later lines are tried again")
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:

@@ -187,7 +187,7 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
 def _stopped(step: int, plan: Plan) -> Stopped:
     if not step:
         return Stopped(f"stopped within step 1 of {plan.steps}: no step was taken yet, and --resume starts with it")
-    return Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
+    return Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume continues from there")
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:

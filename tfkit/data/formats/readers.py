@@ -175,4 +175,4 @@ def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Reco
 
 def _uneven(path: Path, rows: int, side: Path, lines: int) -> DataError:
     hint = "" if rows != 1 else "; if each line is a row, set format: lines"
-    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, but {side} beside it {lines:,} lines: they must agree{hint}")
+    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, but the parallel file {side} has {lines:,} lines: they must agree{hint}")

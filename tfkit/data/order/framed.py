@@ -74,7 +74,7 @@ class FramedRows:
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]
         for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):
-                raise DataError(f"{stream.name}: no text has a token beside [CLS] and [SEP]; give texts that hold words")
+                raise DataError(f"{stream.name}: no text has a token other than [CLS] and [SEP]; give texts that contain words")
         sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
         self._order = WeightedOrder(sources, seed, distinct=True)
         self.token_counts = count_ids(self.streams) if count_tokens else None

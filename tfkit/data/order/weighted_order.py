@@ -61,7 +61,7 @@ def readings_of(name: str, weight: float, rows: int) -> tuple[int, int]:
     """Return how often an epoch reads all rows of a source, and how many it reads once more. Raises DataError for none, or too many."""
     copies, extra = int(weight), round((weight % 1) * rows)
     if not copies * rows + extra:
-        raise DataError(f"{name}: weight {weight} of {rows} rows is no row at all; set a larger weight, or give more rows")
+        raise DataError(f"{name}: weight {weight} of {rows} rows is less than one row; set a larger weight, or give more rows")
     if weight > 1 and weight * rows > MOST_ROWS:
         raise DataError(
             f"{name}: weight {weight:g} of {rows:,} rows is {weight * rows:,.0f} rows an epoch, more than {MOST_ROWS:,}: "

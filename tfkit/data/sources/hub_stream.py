@@ -105,7 +105,9 @@ class StreamedSource:
                     content.update(line)
                     yield self._row(next(numbers), line, records["classes"])
         if content.hexdigest() != records["content"]:
-            raise DataError(f"{self.folder}: damaged: not the records that were read; delete this folder, and start again to read anew")
+            raise DataError(
+                f"{self.folder}: damaged: its records are not those that were read; delete this folder, and start again to read them again"
+            )
 
     def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
         record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
@@ -153,7 +155,7 @@ class StreamedSource:
             raise
         except Exception as error:  # the readers of data sets raise anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{self._where}: the stream broke off ({reason}); nothing of it was kept: start it again") from error
+            raise DataError(f"{self._where}: the stream broke off ({reason}) and nothing was kept: start it again") from error
 
     def _plain(self, value: Any) -> Any:
         """Convert a value to a type that JSON has."""

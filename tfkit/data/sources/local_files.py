@@ -119,7 +119,9 @@ def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
     """Return the files parallel to others, in the same order. Raise DataError if their numbers differ."""
     found = find_files(pattern)
     if len(found) != len(paths):
-        raise DataError(f"{pattern}: {len(found)} files beside {len(paths)}; name the same number, in the same order, or a source for each")
+        raise DataError(
+            f"{pattern}: {len(found)} files parallel to {len(paths)}; name the same number, in the same order, or a source for each"
+        )
     if archive := next(filter(is_zip, found), None):
         raise DataError(f"{archive}: an archive cannot be parallel to a file; unpack it, and name the file in it")
     return tuple(found)

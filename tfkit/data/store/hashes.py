@@ -95,7 +95,7 @@ class HashedArray:
                     (self._path.parent / HASHES).unlink()  # so that the next start builds the folder again
                 raise DataError(
                     f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(found):,}: not what was written "
-                    "into the cache; start or resume the run again, which builds this part of the cache anew, and check the disk"
+                    "into the cache; start or resume the run again, which builds this part of the cache again, and check the disk"
                 )
             self._unread[block] = False
 

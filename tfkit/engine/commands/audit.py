@@ -70,11 +70,14 @@ def _audit(folder: Path) -> Audit:
         return found
     chains = {one.name: one.chain for one in attempts}
     unchained = [name for name, chain in chains.items() if chain.state == "unchained"]
-    without = [f"{folder / 'carbon' / name}.jsonl: without hashes, of an older version: changes to it do not show" for name in unchained]
+    without = [
+        f"{folder / 'carbon' / name}.jsonl: has no hashes, since an older version wrote it: changes to it cannot be detected"
+        for name in unchained
+    ]
     found.notes.extend(without)
     behind = document.get("status") in ("running", "killed")
     if behind:
-        found.notes.append(f"{folder}: is at work or was killed; its totals may lack what the ledgers have since")
+        found.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
     found.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
     found.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
     if document:
@@ -125,10 +128,10 @@ def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
         for name, value in expected.items():
             text = "" if value is None else str(value)
             if name in row and name not in _NOT_COMPARED and row[name] != text:
-                yield f"{path}: {name} of the row {expected['run_id']} is {row[name]}, by the ledgers {text}"
+                yield f"{path}: {name} of the row {expected['run_id']} is {row[name]}, but {text} according to the ledgers"
     for run_id, row in rows.items():
         if row.get("experiment_id") in ours:
-            yield f"{path}: has a row {run_id} that is of no ledger"
+            yield f"{path}: has a row {run_id} that is in no ledger"
 
 
 def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
@@ -149,7 +152,7 @@ def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], 
         for name in _SUMMED[1:]:
             recorded = totals.get(name)
             if recorded is not None and recorded > (expected[name] or 0.0) * (1 + _SAME):
-                yield f"{folder / 'run.json'}: totals.{name} is {recorded}, by the ledgers {expected[name]} at most"
+                yield f"{folder / 'run.json'}: totals.{name} is {recorded}, but at most {expected[name]} according to the ledgers"
         return
     for name, value in (expected | rework_fields(folder, run_id)).items():
         if name in totals:
@@ -169,9 +172,9 @@ def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], b
             continue
         what = f"{checkpoint / 'README.md'}: co2_eq_emissions.emissions is {stated} g"
         if checkpoint.name == last and exact and abs(stated - grams) > rounding:
-            yield f"{what}, by the ledgers {grams} g"
+            yield f"{what}, but {grams} g according to the ledgers"
         elif stated > grams + rounding and (exact or behind):
-            yield f"{what}, by the ledgers {grams} g for the whole run"
+            yield f"{what}, but {grams} g for the whole run according to the ledgers"
 
 
 def _stated_grams(card: Path) -> float | None:
@@ -193,4 +196,4 @@ def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterato
             return
     elif expected == recorded:
         return
-    yield f"{path}: {name} is {recorded}, by the ledgers {expected}"
+    yield f"{path}: {name} is {recorded}, but {expected} according to the ledgers"

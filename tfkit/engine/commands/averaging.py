@@ -85,7 +85,7 @@ def _last(run: Path, last: int) -> list[Path]:
         )
         raise ModelError(
             f"{run}: --last {last} of its checkpoints, but {there}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
-            "raise it (also for a run that goes on with --resume), or average fewer"
+            "raise it (also for a run that is continued with --resume), or average fewer"
         )
     return found[-last:]
 

@@ -95,7 +95,9 @@ def _make(found: DataSet, origin: Path, files: list[DataFile]) -> None:
             raise _unwritable(path, error) from error
         if not has_hash(path, file.hash):
             path.unlink()
-            raise DataError(f"{path}: this version makes it otherwise than the recipe's data; report it, with `tfkit env`")
+            raise DataError(
+                f"{path}: the file that this version makes differs from the recipe's data; report it, with the output of `tfkit env`"
+            )
 
 
 def _fetch(file: DataFile, listener: Listener) -> None:

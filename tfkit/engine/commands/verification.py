@@ -112,7 +112,7 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
 
 def _notes(root: Path) -> list[str]:
     notes = [f"{folder}: was damaged and is set aside; it goes when the run is past it" for folder in set_aside(root)]
-    notes += [f"{left}: of a save that was killed, or is at work now; the next start clears it" for left in leftovers(root)]
+    notes += [f"{left}: left by a save that was killed or is in progress; the next start removes it" for left in leftovers(root)]
     if (root / "best.json").exists() and not best_checkpoint(root):
         best = read_best(root)
         what = f"names step {best.step}, which is not complete here" if best else "unreadable"

@@ -73,7 +73,7 @@ def several(name: str, values: str | Sequence[Any]) -> str:
     """Several values of a field, or the range that a text gives, as the key=value of a sweep. Raises UsageError for a single value."""
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise UsageError(
-            f"{name}: one value is no space of a sweep; give a list of several, or give it in the overrides, which all trials share"
+            f"{name}: a single value cannot be varied in a sweep; give a list, or put it into the overrides, which all trials share"
         )
     return f"{name}={values}" if isinstance(values, str) else f"{name}=" + ",".join(word("", value)[1:] for value in values)
 

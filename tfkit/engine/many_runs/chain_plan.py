@@ -152,7 +152,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
     """Return the stages that are to be run, in the order of the chain."""
     for name in options.stages:
         if name not in chain.names:
-            raise UsageError(f"--stages: there is no stage {name!r}; there are {', '.join(chain.names)}")
+            raise UsageError(f"--stages: there is no stage {name!r}; the stages are {', '.join(chain.names)}")
     selected = tuple(name for name in chain.names if name in options.stages) if options.stages else chain.names
     for stage in chain.stages:
         for earlier in stage.uses if stage.name in selected else ():
@@ -186,7 +186,7 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
             gate = None
         if gate is None or gate.metric not in known:
             raise UsageError(
-                f"--fail-if {text!r}: of a recipe with stages name STAGE.METRIC, where STAGE is one of {', '.join(chain.names)}, as in "
+                f"--fail-if {text!r}: for a recipe with stages name STAGE.METRIC, where STAGE is one of {', '.join(chain.names)}, as in "
                 f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
             )
         gates.append(gate)
@@ -200,7 +200,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
         if is_begun(one.options.run):
             if not options.resume:
                 raise UsageError(
-                    f"{options.run}: the stage {one.name} was begun here before. Go on with --resume, or give another folder with --run"
+                    f"{options.run}: the stage {one.name} was started here before. Continue with --resume, or give another --run"
                 )
             continue
         try:
@@ -241,8 +241,8 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
         if later is not None and not going_on.same_end:
             lines = "\n  ".join(going_on.changes.values())
             raise UsageError(
-                f"stage {one.name}: the stage {later} has begun from its end, so its length cannot change:\n  {lines}\n"
-                "Take this change back, or start the chain in another folder with --run"
+                f"stage {one.name}: the stage {later} has started from its end, so its length cannot change:\n  {lines}\n"
+                "Revert this change, or start the chain in another folder with --run"
             )
 
 

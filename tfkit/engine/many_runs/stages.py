@@ -87,7 +87,7 @@ def _run_stage(one: PlannedStage, done: int, plan: ChainPlan, listener: Listener
 
     todo = len(plan.todo)
     try:
-        stop.raise_if_requested(f"{done} of {todo} stages are done, and {one.name} was not begun")
+        stop.raise_if_requested(f"{done} of {todo} stages are done, and {one.name} was not started")
         listener.say(f"stage {one.name}, {done + 1} of {todo}")
         with isolated():
             if one.stage.fine_tunes:

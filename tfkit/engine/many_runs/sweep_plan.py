@@ -57,7 +57,7 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     """
     before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
     if before and not options.resume:
-        raise UsageError(f"{options.run}: holds a sweep. Go on with --resume, or give another folder with --run")
+        raise UsageError(f"{options.run}: holds a sweep. Continue with --resume, or give another folder with --run")
     given = _followed(Given.from_document(before.get("given")), now)
     if given.recipe is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
@@ -65,7 +65,7 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     space = read_space(given.recipe, given.overrides)
     if before and (differences := _differences(Given.from_document(before["given"]), given)):
         raise UsageError(
-            f"{options.run}: this is another sweep than the one that was begun here: {'; '.join(differences)}. Take that back, or give "
+            f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
             "another folder with --run"
         )
     if asked is None and (space.size is None or space.size > MOST_TRIALS):

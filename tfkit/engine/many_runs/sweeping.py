@@ -75,7 +75,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
 
     folder = options.run / trial.name
     own = replace(options, run=folder, resume=True, fail_if=(), stages=())
-    stop.raise_if_requested(f"{trial.name} was not begun")
+    stop.raise_if_requested(f"{trial.name} was not started")
     listener.say(f"{trial.name} of {plan.search.count}: {', '.join(trial.words)}")
     try:
         with isolated():
@@ -122,7 +122,7 @@ def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listene
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
-    listener.warn(f"{trial.name} failed, and the sweep goes on: {reason}")
+    listener.warn(f"{trial.name} failed, and the sweep continues: {reason}")
     return Trial(trial.name, trial.values, reason)
 
 

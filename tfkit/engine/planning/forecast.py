@@ -89,7 +89,7 @@ def modelled_power(device: torch.device, threads: float) -> Power:
     name = torch.cuda.get_device_name(device)
     gpu = gpu_of(name)
     board = gpu.watts if gpu is not None else _UNKNOWN_BOARD_WATTS
-    which = f"{board:g} W of the {name}" + ("" if gpu is not None else ", which is no known one: a guess")
+    which = f"{board:g} W of the {name}" + ("" if gpu is not None else ", a guess since this GPU is not known")
     return Power(Range(0.4 * board + ram, 0.8 * board + likely, board + most), f"{text}, {which}, of which 40 to 100 % are used")
 
 

@@ -38,7 +38,7 @@ def to_plan(source: RecipeText | None, words: Sequence[str], checkpoint: str | N
     if source is not None and source.has_stages:
         chain = read_chain(source, words)
         if unknown := [name for name in stages if name not in chain.names]:
-            raise UsageError(f"--stages: there is no stage {unknown[0]!r}; there are {', '.join(chain.names)}")
+            raise UsageError(f"--stages: there is no stage {unknown[0]!r}; the stages are {', '.join(chain.names)}")
         return Planned(chain, None, chain.stages[0].recipe.carbon)
     if stages:
         raise UsageError(f"--stages {','.join(stages)}: the recipe has no stages; leave it out")

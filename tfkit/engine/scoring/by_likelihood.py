@@ -43,10 +43,10 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
     assert loaded.codec is not None
     sources = validation_sources(data, section.roles) if data is not None else []
     if data is None or not sources:
-        raise UsageError("there are no rows to judge: give them as --data F, or a recipe with data.validation")
+        raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
     start_id = loaded.start_id if loaded.config.encoder_layers else None
     if loaded.config.encoder_layers and start_id is None:
-        raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
+        raise ModelError(f"{loaded.folder}: the start token of its decoder is not known; name decoder_start_token_id in config.json")
     budget = TokenBudget(settings.evaluation.max_tokens)
     judged: dict[str, Judgement] = {}
     names = set_names(data, sources)
@@ -101,5 +101,5 @@ def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], lengt
     if found.cut:
         listener.warn(
             f"{source.name}: {found.cut:,} of {len(found.verdicts):,} rows are longer than the model's context of {length:,} tokens: "
-            "what is read of them has lost its beginning"
+            "they were truncated at their beginning"
         )

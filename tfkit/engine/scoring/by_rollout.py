@@ -87,7 +87,7 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
         if start.sha256 is not None and content_hash(found.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
-        work.listener.warn(f"{loaded.folder}: there is no kl, since the model that its run began with cannot be read: {error}")
+        work.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
         return None
     return FrozenReference(found.model)
 

@@ -264,5 +264,5 @@ def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:
         check_order(str(loaded.folder), loaded.labels, named)
         return named
     if not loaded.labels:
-        raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so nobody knows what its classes are; name them there")
+        raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so its classes are not known; name them there")
     return list(loaded.labels)

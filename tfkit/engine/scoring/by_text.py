@@ -28,7 +28,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     """
     config = loaded.config
     if config.head.kind != "lm" or config.encoder_layers:
-        what = "is no language model" if config.head.kind != "lm" else "has an encoder"
+        what = "is not a language model" if config.head.kind != "lm" else "has an encoder"
         raise ModelError(
             f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
             'or say it: "objective={kind: classification}"'

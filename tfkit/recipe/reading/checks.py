@@ -174,7 +174,7 @@ def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> 
     if not own.roles.keys() & {"bos_token", "pad_token"}:
         yield (
             ("tokenizer", "kind"),
-            f"{section.kind} has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+            f"{section.kind} has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback",
         )
     elif objective.head == "lm" and "eos_token" not in own.roles:
         yield ("tokenizer", "kind"), f"{section.kind} has no token that ends a target: use unigram or bpe_byte_fallback"

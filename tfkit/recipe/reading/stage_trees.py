@@ -22,7 +22,7 @@ def has_stages(tree: Node | None) -> bool:
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
     """Return the tree of each stage, in order, and the problems of their names and shapes."""
     problems = [
-        Problem(place, (name,), f"a recipe with stages has nothing beside them: move {name} into the stages that it is for")
+        Problem(place, (name,), f"a recipe with stages has no other sections: move {name} into the stages that need it")
         for name, place in tree.keys.items()
         if name != STAGES
     ]
@@ -54,7 +54,7 @@ def split_words(overrides: Arguments[str], names: Arguments[str]) -> tuple[dict[
             message = f"{quoted(override)} is not key=value, such as {next(iter(names), 'STAGE')}.training.steps=100"
             problems.append(Problem(COMMAND_LINE, (), message))
         elif name not in words or not dot or not field:
-            message = f"this recipe has stages: begin with one of {', '.join(names)}, and name a field of it"
+            message = f"this recipe has stages: start with one of {', '.join(names)}, and name a field of it"
             problems.append(Problem(COMMAND_LINE, tuple(key.strip().split(".")), message))
         else:
             words[name].append(f"{'model.from' if field == START else field}={text}")
@@ -76,7 +76,7 @@ def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
     if name.lower() in _TAKEN:
         return "a stage cannot have this name, which a recipe or a run folder has for something else; choose another"
     if twin := next((other for other in before if other.lower() == name.lower()), None):
-        return f"is the name {twin} again but for capitals, and so one folder on some disks; choose another"
+        return f"differs from the name {twin} only in capitals, so both are the same folder on some disks; choose another"
     return None
 
 

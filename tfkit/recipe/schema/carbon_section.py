@@ -35,5 +35,5 @@ class CarbonSection(Data):
     budget_kwh: Limit | None = Field(None, description="Kilowatt-hours after which the run stops (7), over all attempts and stages.")
     budget_seconds: Limit | None = Field(None, description="Wall seconds after which the run stops (7), over all attempts and stages.")
     on_meter_failure: Literal["warn", "stop"] = Field(
-        "warn", description="Where the meter fails, a run with a budget of grams or energy goes on with a warning, or stops (7)."
+        "warn", description="If the meter fails, a run with a budget of grams or energy continues with a warning, or stops (exit code 7)."
     )

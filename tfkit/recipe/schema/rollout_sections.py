@@ -102,7 +102,7 @@ class RolloutSection(ObjectiveSection):
         if training.batch_ramp is not None:
             yield ("training", "batch_ramp"), f"the steps of {self.kind} are parts of an iteration, all of one size: remove it"
         if self.kl_limit is not None and not recipe.data.validation:
-            yield ("objective", "kl_limit"), "it is of held-out prompts: give data.validation, or remove it"
+            yield ("objective", "kl_limit"), "it applies to held-out prompts: give data.validation, or remove it"
 
 
 @declared
@@ -192,7 +192,7 @@ class PPOSection(RolloutSection):
         """Check the iteration, and that nothing is set that nothing reads."""
         yield from super().problems(recipe, model)
         if self.value is None and self.reward is None:
-            yield ("objective", "value"), "there is no reward model for the value model to begin as: name one"
+            yield ("objective", "value"), "there is no reward model from which the value model could start: name one"
         if self.ptx_weight and recipe.data.pretraining is None:
             yield ("objective", "ptx_weight"), "there is no text to weigh: give data.pretraining, or set it to 0"
         fields = PPOSection.model_fields
@@ -201,7 +201,7 @@ class PPOSection(RolloutSection):
         if self.kl_target is None and self.kl_horizon != fields["kl_horizon"].default:
             yield ("objective", "kl_horizon"), "only objective.kl_target reads it: set that, or remove this"
         if self.kl_target is not None and not self.beta:
-            yield ("objective", "beta"), "objective.kl_target multiplies it, which 0 never leaves: give a beta to begin with"
+            yield ("objective", "beta"), "objective.kl_target multiplies it, so it would stay 0: give an initial beta"
 
 
 class _EvaluatedPPO(PPOSection):
