@@ -64,14 +64,14 @@ class Sinusoidal(Data):
 
     kind: Literal["sinusoidal"]
     layout: Literal["interleaved", "halves"] = Field(
-        "halves", description="interleaved: sine and cosine in turns, as in the paper. halves: all sines, then all cosines (Marian)."
+        "halves", description="interleaved: alternating sines and cosines, as in the paper. halves: all sines, then all cosines (Marian)."
     )
 
 
 class WavelengthScaling(Data):
     """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
 
-    factor: Factor = Field(description="How much longer than original_context_length the context is to be.")
+    factor: Factor = Field(description="How many times longer the context is than original_context_length.")
     low_freq_factor: Factor = Field(1.0, description="Wavelengths over original / this are multiplied by factor.")
     high_freq_factor: Factor = Field(4.0, description="Wavelengths under original / this stay; between the two it is blended.")
     original_context_length: Context = Field(description="The context of pretraining, in tokens.")
@@ -95,8 +95,10 @@ class Relative(Data):
     """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
 
     kind: Literal["relative"]
-    buckets: int = Field(32, ge=4, le=1 << 16, description="Ranges of distance: one each up to half of them, then ever wider ones.")
-    max_distance: Distance = Field(128, gt=1, description="From here on all distances share the last bucket.")
+    buckets: int = Field(
+        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
+    )
+    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
 
 
 Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
@@ -105,9 +107,9 @@ Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminat
 class EmbeddingConfig(Data):
     """The processing of token vectors before the first block."""
 
-    scale: bool = Field(False, description="Times the root of dim (arXiv 1706.03762, Gemma).")
+    scale: bool = Field(False, description="Multiply the embeddings by the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
-    segments: Width | None = Field(None, description="Vectors that tell the texts of a pair apart (BERT has 2); null: none.")
+    segments: Width | None = Field(None, description="Segment vectors, which distinguish the texts of a pair (BERT has 2); null: none.")
 
 
 class AttentionConfig(Data):
@@ -121,8 +123,8 @@ class AttentionConfig(Data):
         [None],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Tokens that a layer sees backwards, itself included, and in an encoder forwards, too; null: all. One a layer, "
-        "repeated: [4096, null].",
+        description="Tokens to which a token attends backwards, itself included, and in an encoder also forwards; null: all. "
+        "One value per layer, repeated: [4096, null].",
     )
 
 
@@ -142,7 +144,7 @@ class LanguageModelHeadConfig(Data):
     bias: bool = Field(False, description="A bias for each entry (Marian).")
     scale: Factor | None = Field(None, description="Multiplies the hidden states (T5 1.0: 1 / sqrt(dim)); null: 1.")
     softcap: Factor | None = Field(None, description="Logits become cap * tanh(logit / cap) (Gemma 2); null: no cap.")
-    choices: bool = Field(False, description="Beside it a score for a whole sequence, to choose among several (GPT).")
+    choices: bool = Field(False, description="Add a score for the whole sequence, to choose among several (GPT).")
 
 
 class MaskedLanguageModelHeadConfig(Data):
@@ -150,7 +152,9 @@ class MaskedLanguageModelHeadConfig(Data):
 
     kind: Literal["masked_lm"]
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
-    next_sentence: bool = Field(False, description="Beside it, from the first token: does the second text follow the first?")
+    next_sentence: bool = Field(
+        False, description="Add an output at the first token that predicts whether the second text follows the first."
+    )
 
 
 class ClassesHeadConfig(Data):
@@ -158,9 +162,9 @@ class ClassesHeadConfig(Data):
 
     kind: Literal["classes"]
     count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
-    pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is no padding.")
+    pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is not padding.")
     dense: Literal["tanh", "relu"] | None = Field(
-        None, description="A dense layer before it, with this activation (BERT tanh, DistilBERT relu)."
+        None, description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu)."
     )
     bias: bool = Field(False, description="A bias for each class.")
 
@@ -199,7 +203,7 @@ class DropoutConfig(Data):
     residual: Probability = Field(0.0, description="On each sublayer's output, before it is added.")
     hidden: Probability = Field(0.0, description="Inside the MLP, after the activation (T5).")
     final: Probability = Field(0.0, description="On a stack's output, after its last norm (T5).")
-    head: Probability = Field(0.0, description="On what a head for classes, choices or tags reads.")
+    head: Probability = Field(0.0, description="On the input of a head for classes, choices or tags.")
 
 
 class InitConfig(Data):
@@ -220,8 +224,8 @@ class ModelConfig(Data):
 
     vocab_size: Rows = Field(description="Rows of the embedding; left out, the tokenizer's size.")
     context_length: Context = Field(description="The longest sequence, in tokens.")
-    encoder_layers: Layers = Field(0, description="Blocks in the encoder stack, whose tokens see each other; 0: there is none.")
-    decoder_layers: Layers = Field(0, description="Blocks in the decoder stack, whose tokens see what is before them; 0: there is none.")
+    encoder_layers: Layers = Field(0, description="Blocks in the encoder stack, whose tokens see each other; 0: no encoder.")
+    decoder_layers: Layers = Field(0, description="Blocks in the decoder stack, whose tokens see only the earlier ones; 0: no decoder.")
     dim: Width = Field(description="Width of the residual stream.")
     hidden_dim: HiddenWidth = Field(description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
     num_heads: Heads = Field(description="Query heads.")

@@ -22,7 +22,7 @@ _CHAIN = {
     "properties": {
         STAGES: {
             "type": "object",
-            "description": "Recipes by name, which are run one after the other; each may begin from an earlier one, or learn from it.",
+            "description": "Recipes by name, which are run one after another; each may start from an earlier one, or learn from it.",
             "propertyNames": {"pattern": f"^{STAGE_NAME}$"},
             "additionalProperties": {"$ref": "#/$defs/Stage"},
             "minProperties": 1,
@@ -57,7 +57,7 @@ def json_schema() -> dict[str, Any]:
 
 def _stage(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe that may also say where it begins beside its sections."""
-    start = {"type": "string", "description": "The earlier stage, or the checkpoint, that it begins from: short for model.from."}
+    start = {"type": "string", "description": "The earlier stage, or the checkpoint, from which it starts: short for model.from."}
     required = [name for name in recipe["required"] if name != "model"]
     return {**recipe, "title": "Stage", "properties": {START: start, **recipe["properties"]}, "required": required}
 

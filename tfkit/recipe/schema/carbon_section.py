@@ -16,19 +16,19 @@ class CarbonSection(Data):
 
     enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
-    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
+    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; overrides the country's mean.")
     intensity_file: str | None = Field(
         None,
         min_length=1,
-        description="A csv `timestamp_utc,g_per_kwh`: intensities over time, in place of one.",
+        description="A csv file `timestamp_utc,g_per_kwh` with intensities over time, instead of a single one.",
     )
     pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
-    every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
+    every_seconds: Seconds = Field(5.0, description="Seconds between readings; each is a line of the ledger.")
     baseline_seconds: float = Field(
         0.0, ge=0, le=3600, description="Seconds for which the idle machine is measured before the work starts; 0: not at all."
     )
     embodied_g_per_device_hour: Limit | None = Field(
-        None, description="Grams of CO2e of making a device, for each hour of its use: for the report in the form sci, and nowhere else."
+        None, description="Grams of CO2e of making a device, for each hour of its use: used only by the report format sci."
     )
     embodied_source: Name | None = Field(None, description="The source of embodied_g_per_device_hour, which names it in reports.")
     budget_g: Limit | None = Field(None, description="Grams of CO2e after which the run stops (7), over all attempts and stages.")

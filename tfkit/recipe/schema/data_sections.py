@@ -23,15 +23,15 @@ class TokenizerSection(Data):
     )
     variant: Literal["gpt2", "llama3", "smollm2", "llama", "gemma", "translation"] | None = Field(
         None,
-        description="The system whose splitting and special tokens it has. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, "
-        "gemma, translation (the joint BPE of the 2017 Transformer); null: the first of these.",
+        description="The system whose pre-tokenization and special tokens are used. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: "
+        "llama, gemma, translation (the joint BPE of the 2017 Transformer); null: the first of these.",
     )
-    vocab_size: VocabSize = Field(8192, description="Entries in all, special tokens and bytes included.")
+    vocab_size: VocabSize = Field(8192, description="Total number of entries, including special tokens and bytes.")
     special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
         [], description="Further special tokens; their ids follow those of the kind's own."
     )
     sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, sampled evenly over the corpus.")
-    add_bos: bool = Field(True, description="Put the token that begins a text before every text, so that its first token is predicted too.")
+    add_bos: bool = Field(True, description="Put the beginning-of-text token before every text, so that its first token is predicted, too.")
     lowercase: bool = Field(True, description="wordpiece: lower-case texts, as BERT uncased.")
     strip_accents: bool | None = Field(None, description="wordpiece: remove accents; null: as lowercase.")
     path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
@@ -82,17 +82,17 @@ class SourceSection(Data):
     )
     files: Literal["train", "validation", "test", "all"] | None = Field(
         None,
-        description="Of a folder or glob: only the files with this word in their names (valid, val and dev are validation). null: if "
+        description="Read only the files of a folder or glob with this word in their names (valid, val and dev mean validation). null: if "
         "the names differ in this, data.train reads those of training and data.validation those of validation; else all.",
     )
     format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
-        None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is one."
+        None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is a row."
     )
     header: list[str] | None = Field(
         None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line."
     )
     field: str | None = Field(
-        None, description="The key of a JSON object that holds the rows; null: the only one that does, or those that are called as a split."
+        None, description="The key of a JSON object that holds the rows; null: the only such key, or those with the name of a split."
     )
     beside: dict[str, str] = Field(
         {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
@@ -104,7 +104,7 @@ class SourceSection(Data):
     streamed: bool = Field(
         False, description="Read a hub data set as a stream, once, into tfkit's cache: only the rows that are used are downloaded."
     )
-    rows: Count | None = Field(None, description="Of a streamed data set: use only its first n rows; null: all.")
+    rows: Count | None = Field(None, description="Use only the first n rows of a streamed data set; null: all.")
     text: str | None = Field(None, description="The column with the text, in files and data sets with columns; null: recognised by name.")
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         {},
@@ -144,7 +144,7 @@ class DataSection(Data):
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; of a folder with files called "
+        description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; in a folder with files named "
         "valid or dev these, in place of a fraction.",
     )
     pretraining: Annotated[list[SourceSection], Field(min_length=1)] | None = Field(
@@ -158,7 +158,7 @@ class DataSection(Data):
         "text is split by position. row: as in tfkit 0.1, by all texts of a row, whatever a file is called.",
     )
     on_bad_row: Literal["error", "skip"] = Field(
-        "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
+        "error", description="error: a row that cannot be read ends the run with its file and number. skip: it is skipped and counted."
     )
     max_lost: float | None = Field(
         None,

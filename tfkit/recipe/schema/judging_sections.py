@@ -42,14 +42,14 @@ class FewShotSection(ObjectiveSection):
     """
 
     kind: Literal["few_shot"]
-    shots: Shots = Field(0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
+    shots: Shots = Field(0, description="Examples before each question, drawn for each question, never the row itself; 0: none.")
     seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
     template: str = Field(
         "{context} {answer}", description="The text of a row, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
     )
     separator: str = Field("\n\n", description="The text between two rows of a prompt.")
     choices: Labels | None = Field(
-        None, min_length=2, description="The answers of rows that have none of their own: for a classification the names of its labels."
+        None, min_length=2, description="The answers, for rows without their own: for a classification the names of its labels."
     )
     normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
         "none",

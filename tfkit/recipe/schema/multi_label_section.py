@@ -22,7 +22,7 @@ class MultiLabelSection(ObjectiveSection):
     labels: Labels | None = Field(
         None, min_length=2, description="The labels, in the order of their numbers; null: those of the training rows, sorted."
     )
-    delimiter: str = Field("|", min_length=1, description="What separates the labels of a row that are one text; lists have none.")
+    delimiter: str = Field("|", min_length=1, description="The separator of the labels in a row whose labels are one text.")
 
     roles: ClassVar[tuple[Role, ...]] = (
         *ClassificationSection.roles[:2],

@@ -66,9 +66,9 @@ class MaskedLMSection(ObjectiveSection):
     )
     masking: Literal["dynamic", "static"] = Field(
         "dynamic",
-        description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies.",
+        description="dynamic: drawn in each epoch. static: the same in all epochs; a source of weight 10 then gives BERT's ten copies.",
     )
-    whole_words: bool = Field(False, description="Mask whole words, all their pieces together, as BERT's later models; needs WordPiece.")
+    whole_words: bool = Field(False, description="Mask all tokens of a word together, as in BERT's later models; needs WordPiece.")
     rarity: float = Field(
         0.0, ge=0, le=1, description="Rare tokens are masked more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
     )
@@ -121,7 +121,7 @@ class SpanCorruptionSection(ObjectiveSection):
     kind: Literal["span_corruption"]
     rate: float = Field(0.15, gt=0, le=0.9, description="Fraction of the tokens that are removed.")
     mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Mean length of a removed span, in tokens.")
-    masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
+    masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: different spans in each epoch. static: the same in all.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
@@ -171,7 +171,7 @@ class ChatSection(ObjectiveSection):
     system: str | None = Field(
         None, min_length=1, description="The system message of conversations that have none; null: the format's own, if it has one."
     )
-    pack: bool = Field(False, description="Several conversations in a row, none of which sees another.")
+    pack: bool = Field(False, description="Put several conversations into a row; none of them sees another.")
     train_on: Literal["all", "last"] = Field(
         "all", description="all: every answer of a conversation has a loss. last: only the last one; the others are read."
     )
@@ -214,7 +214,7 @@ class DistillationSection(ObjectiveSection):
     teacher_sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of its weights, as a run writes it into its recipe, to learn from no other; null: any.",
+        description="SHA-256 of its weights, as written into the recipe of a run, to accept no other; null: any.",
     )
     of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
         description="The student's own objective, with its fields: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
@@ -227,7 +227,7 @@ class DistillationSection(ObjectiveSection):
     copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
         None,
         min_length=1,
-        description="The teacher's layer copied into each of the student's, from 0; the rest is copied too. null: random weights.",
+        description="The teacher's layer copied into each of the student's, from 0; the rest is copied, too. null: random weights.",
     )
 
     companions: ClassVar[Mapping[str, bool]] = {"teacher": False}

@@ -19,7 +19,7 @@ class AdamWSection(Data):
     eps: Epsilon = Field(1e-8, description="Added to the root of the second moment.")
     bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    clip_norm: Positive | None = Field(1.0, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
@@ -33,7 +33,7 @@ class AdamSection(Data):
     betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay rates of the two moments.")
     eps: Epsilon = Field(1e-9, description="Added to the root of the second moment.")
     bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
-    clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    clip_norm: Positive | None = Field(None, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
@@ -50,7 +50,7 @@ class AdafactorSection(Data):
     clip_threshold: Positive = Field(1.0, description="Largest root mean square of a tensor's update, before the learning rate.")
     eps: Epsilon = Field(1e-30, description="Added to the squared gradient.")
     weight_decay: Weight = Field(0.0, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    clip_norm: Positive | None = Field(None, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
@@ -66,7 +66,7 @@ class MuonSection(Data):
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for all other parameters.")
     eps: Epsilon = Field(1e-8, description="AdamW's eps, for all other parameters.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    clip_norm: Positive | None = Field(1.0, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
 
 
 OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
@@ -80,10 +80,12 @@ class ScheduleSection(Data):
         description="The learning rate after warm-up. wsd: constant, then a linear decay at the end. noam, of the 2017 Transformer: "
         "optimizer.lr * dim ^ -0.5 * min(step ^ -0.5, step * warmup_steps ^ -1.5), warm-up included.",
     )
-    warmup_steps: CountOrZero = Field(0, description="Steps of linear rise from 0.")
-    warmup_tokens: Tokens | None = Field(None, description="Training tokens of linear rise from 0, instead of warmup_steps.")
+    warmup_steps: CountOrZero = Field(0, description="Number of steps over which the rate rises linearly from 0.")
+    warmup_tokens: Tokens | None = Field(
+        None, description="Number of training tokens over which the rate rises linearly from 0, instead of warmup_steps."
+    )
     warmup_ratio: float | None = Field(
-        None, gt=0, lt=1, description="Fraction of all steps with linear rise, rounded up, instead of warmup_steps."
+        None, gt=0, lt=1, description="Fraction of all steps over which the rate rises linearly, rounded up, instead of warmup_steps."
     )
     flat_steps: CountOrZero = Field(
         0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."

@@ -16,7 +16,7 @@ class ParallelSection(Data):
         description="Ranks that share the weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all.",
     )
     replicas: Count | Literal["auto"] = Field(
-        "auto", description="Copies of the model; replicas times shard are the ranks. auto: as many as there are ranks for."
+        "auto", description="Copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."
     )
     reshard: bool | Literal["auto"] = Field(
         "auto",

@@ -60,8 +60,8 @@ class RewardSection(ObjectiveSection):
     kind: Literal["reward"]
     every_token: bool = Field(
         False,
-        description="true: completions are compared at each of their tokens, as if cut there, not at their ends alone: for the scores of "
-        "responses that are cut, and for values of their beginnings (arXiv 2110.14168, 4.2).",
+        description="true: completions are compared at each of their tokens, as if truncated there, instead of only at their ends; "
+        "better for scores of truncated responses and of prefixes (arXiv 2110.14168, 4.2).",
     )
     chat: bool = Field(False, description=_CHAT)
 
@@ -89,9 +89,9 @@ class DPOSection(ObjectiveSection):
     """
 
     kind: Literal["dpo"]
-    beta: Positive = Field(0.1, description="Weight of the distance from the model of the first step: small ones let the model move far.")
+    beta: Positive = Field(0.1, description="Weight of the KL from the initial model: small values let the model move far.")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Fraction of the preferences that are thought to be the wrong way round (conservative DPO)."
+        0.0, ge=0, lt=0.5, description="Fraction of the preferences that are assumed to be wrong (conservative DPO)."
     )
     chat: bool = Field(False, description=_CHAT)
 
@@ -111,18 +111,20 @@ class AIFeedbackSection(ObjectiveSection):
     """
 
     kind: Literal["ai_feedback"]
-    policy: str = Field(min_length=1, description="The language model whose responses are ranked, with the tokenizer of the trained one.")
+    policy: str = Field(
+        min_length=1, description="The language model whose responses are ranked; it has the tokenizer of the trained model."
+    )
     policy_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     judge: str = Field(
         min_length=1,
-        description="A classifier of texts, with any tokenizer: a prompt with a response is as good as its last class is probable.",
+        description="A text classifier with any tokenizer: the score of a prompt with a response is the probability of its last class.",
     )
     judge_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     of: Annotated[RewardSection | DPOSection, Field(discriminator="kind")] = Field(
         description="What is learned from the preferences, with its fields: {kind: reward, every_token: true}, {kind: dpo}."
     )
     completions: Annotated[int, Field(ge=2, le=64)] = Field(4, description="Responses to each prompt, of which all pairs are compared.")
-    temperature: Positive = Field(1.0, description="Divides the logits that responses are sampled by.")
+    temperature: Positive = Field(1.0, description="Divides the logits when responses are sampled.")
     max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
 
     roles: ClassVar[tuple[Role, ...]] = (PROMPT._replace(required=True, columns=(*PROMPT.columns, "text")),)

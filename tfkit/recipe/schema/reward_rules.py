@@ -11,7 +11,7 @@ from tfkit.model.config import Data
 class _Rule(Data):
     """A rule gives a response a number, of the named ones 1 where it holds and 0 elsewhere."""
 
-    weight: float = Field(1.0, ge=-1_000_000, le=1_000_000, description="Factor of this rule's number in the reward.")
+    weight: float = Field(1.0, ge=-1_000_000, le=1_000_000, description="Weight of this rule in the reward.")
 
     @property
     def needs_answer(self) -> bool:
@@ -62,7 +62,7 @@ class ContainsRule(_Rule):
     """The response contains a text, in the same letters."""
 
     kind: Literal["contains"]
-    text: str | None = Field(None, min_length=1, description="The text; null: the row's answer, of several any.")
+    text: str | None = Field(None, min_length=1, description="The text; null: the row's answer, or any of several.")
 
     @property
     def needs_answer(self) -> bool:
@@ -89,7 +89,7 @@ class PythonRule(_Rule):
     """
 
     kind: Literal["python"]
-    function: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function; a path as those of the data.")
+    function: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function; the path is relative to the current folder.")
     allow_code: bool = Field(False, description="true: this file may be run.")
 
     @model_validator(mode="after")

@@ -23,17 +23,19 @@ class RolloutSection(ObjectiveSection):
     """
 
     rules: list[Rule] = Field(
-        [], description="What is rewarded; the rewards of several are added up: [{kind: number}, {kind: regex, pattern: ...}]."
+        [], description="The rules that give the reward; several are added up: [{kind: number}, {kind: regex, pattern: ...}]."
     )
     reward: str | None = Field(
-        None, min_length=1, description="A reward model, whose score of a prompt with its response is added to the rules'; null: none."
+        None,
+        min_length=1,
+        description="A reward model, whose score of a prompt with its response is added to that of the rules; null: none.",
     )
     reward_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     gold: str | None = Field(
         None,
         min_length=1,
-        description="A classifier of texts that judges prompts with their responses for the log alone, by the probability of its last "
-        "class: where it falls and the reward rises, the reward is exploited; null: none.",
+        description="A text classifier that scores responses only for the log and for evaluations, by the probability of its last "
+        "class: if it falls while the reward rises, the policy exploits the reward; null: none.",
     )
     gold_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     chat: bool = Field(
@@ -54,14 +56,14 @@ class RolloutSection(ObjectiveSection):
     )
     beta: Weight = Field(
         0.0,
-        description="Weight of the distance from the model of the first step, log policy - log reference, which is subtracted from the "
-        "reward.",
+        description="Weight of the KL from the initial model, log policy - log reference, which is subtracted from the reward.",
     )
     kl_limit: Positive | None = Field(
-        None, description="The best checkpoint is chosen among those whose held-out kl, in nats a response, is at most this; null: all."
+        None, description="The best checkpoint is chosen among those whose held-out kl, in nats per response, is at most this; null: all."
     )
     kl_stop: Positive | None = Field(
-        None, description="End the run (exit 6) where the kl of an iteration's responses, in nats a response, is above this; null: never."
+        None,
+        description="End the run (exit code 6) if the kl of an iteration's responses, in nats per response, exceeds this; null: never.",
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -118,7 +120,8 @@ class GRPOSection(RolloutSection):
         0.2, le=1, description="How far the ratio of new and old probability may move, either way, before it has no gradient."
     )
     scale_rewards: Literal["group", "none"] = Field(
-        "group", description="group: a reward less the group's mean is divided by the group's deviation. none: it is not (Dr. GRPO)."
+        "group",
+        description="group: the difference from the group's mean is divided by the group's standard deviation. none: it is not (Dr. GRPO).",
     )
 
 
@@ -134,7 +137,7 @@ class PPOSection(RolloutSection):
 
     kind: Literal["ppo"]
     value: str | None = Field(
-        None, min_length=1, description="The reward model whose weights the value model begins with; null: that of objective.reward."
+        None, min_length=1, description="The reward model whose weights the value model starts with; null: that of objective.reward."
     )
     value_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights before the first step; null: any.")
     value_lr: Positive | None = Field(None, description="Peak learning rate of the value model; null: optimizer.lr.")
@@ -148,16 +151,17 @@ class PPOSection(RolloutSection):
     )
     beta: Weight = Field(
         0.02,
-        description="Weight of the distance from the model of the first step, log policy - log reference, in the reward of each token.",
+        description="Weight of the KL from the initial model, log policy - log reference, in the reward of each token.",
     )
     kl_target: Positive | None = Field(
         None,
-        description="Change beta after each iteration so that the kl, in nats a response, comes near this (arXiv 1909.08593); null: not.",
+        description="Change beta after each iteration so that the kl, in nats per response, approaches this (arXiv 1909.08593); null: "
+        "constant beta.",
     )
-    kl_horizon: Positive = Field(10_000, description="Responses over which beta follows kl_target.")
+    kl_horizon: Positive = Field(10_000, description="Number of responses over which beta adapts to kl_target.")
     gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Discount of the reward of a later token.")
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.95, description="Decay of later errors in an advantage; 1: no value is relied on."
+        0.95, description="Decay of later errors in an advantage (GAE); 1: the advantage is the return minus the value."
     )
     clip_range: Positive = Field(
         0.2, le=1, description="How far the ratio of new and old probability may move, either way, before it has no gradient."

@@ -102,15 +102,16 @@ class TrainingSection(Data):
     """The length of the training, the size of its steps, and its arithmetic."""
 
     steps: Count | None = Field(None, description="Length in optimizer steps. Exactly one of steps, epochs, tokens.")
-    epochs: Epochs | None = Field(None, description="Length in passes over the training rows.")
+    epochs: Epochs | None = Field(None, description="Length in epochs, passes over the training rows.")
     tokens: Tokens | None = Field(None, description="Length in training tokens; rounded up to whole steps.")
-    batch_size: BatchSize = Field(32, description="Sequences a step, over all devices.")
+    batch_size: BatchSize = Field(32, description="Sequences per step, over all ranks.")
     batch_ramp: BatchRampSection | None = Field(
         None, description="Smaller batches at first; the schedule's decay then follows tokens, not steps. null: full batches throughout."
     )
     micro_batch_size: BatchSize | None = Field(
         None,
-        description="Sequences a forward; null: the largest divisor of batch_size within 16,384 tokens and, on a CPU, 4 GiB of memory.",
+        description="Sequences per forward pass; null: the largest divisor of batch_size within 16,384 tokens and, on a CPU, 4 GiB of "
+        "memory.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 if the hardware supports it, else fp32."
@@ -126,7 +127,7 @@ class TrainingSection(Data):
         None,
         min_length=1,
         description="Further learning rates to try before the first step, each in a short training on a part of the training rows: one "
-        "whose loss on the rest is lower by a twentieth replaces optimizer.lr. null: no trial.",
+        "whose loss on the rest is lower by at least 1/20 replaces optimizer.lr. null: no trial.",
     )
     adapter: LoraSection | None = Field(
         None,
@@ -188,7 +189,7 @@ class CheckpointSection(Data):
     """The steps at which the run is saved, and the checkpoints that are kept."""
 
     every: Every = Field(None, description="Steps between checkpoints, or epoch; null: only at the end.")
-    keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept, too.")
+    keep: Count = Field(2, description="How many of the newest checkpoints to keep; the best one is kept, too.")
 
 
 TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
@@ -200,16 +201,17 @@ class EvaluationSection(Data):
     every: Every = Field(None, description="Steps between evaluations, or epoch; null: only at the end.")
     metric: str | None = Field(
         None,
-        description="The metric of the best checkpoint and of patience: one of the objective's; null: loss, of sampled responses reward.",
+        description="The metric of the best checkpoint and of patience: one of the objective's; null: loss, or reward if responses are "
+        "sampled.",
     )
-    batch_size: BatchSize = Field(16, description="Rows per forward; of long texts only as many as have 16,384 tokens together.")
+    batch_size: BatchSize = Field(16, description="Rows per forward pass; for long texts, at most 16,384 tokens together.")
     max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
     )
     text_metrics: list[TextMetric] = Field(
         ["exact_match", "bleu", "chrf", "rouge"],
-        description="How tfkit evaluate compares generated texts with those of the rows. []: none is generated.",
+        description="Metrics by which tfkit evaluate compares generated texts with those of the rows. []: no texts are generated.",
     )
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
         "13a", description="sacreBLEU's tokenizer of texts: 13a, intl (also splits at the punctuation of other scripts), zh, char, none."
@@ -222,15 +224,17 @@ class EvaluationSection(Data):
 class GenerationSection(Data):
     """Settings of text generation."""
 
-    prompts: list[str] = Field([], description="Continued at every evaluation during training, as samples of the model's texts.")
+    prompts: list[str] = Field(
+        [], description="Prompts that are continued at every evaluation during training, as samples of the model's texts."
+    )
     max_new_tokens: NewTokens = Field(128, description="The longest continuation.")
     temperature: Weight = Field(1.0, description="Divides the logits; 0 is greedy.")
     top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this much of the probability.")
     min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with at least this fraction of the likeliest one's probability.")
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1: makes tokens that the text already has less likely.")
-    no_repeat_ngram: Count | None = Field(None, description="No run of this many tokens occurs twice.")
-    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: no beam search. It ignores the settings of drawing.")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1: tokens that the text already has become less likely.")
+    no_repeat_ngram: Count | None = Field(None, description="No sequence of this many tokens occurs twice.")
+    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: no beam search. It ignores the settings of sampling.")
     length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 favours long texts, below 0 short ones.")
     length_law: Literal["power", "gnmt"] = Field(
         "power",
@@ -238,7 +242,8 @@ class GenerationSection(Data):
     )
     early_stopping: Literal["full", "likely", "never"] = Field(
         "likely",
-        description="Beam search ends with num_beams whole texts: full, at once; likely, if no better is likely; never, if none can be.",
+        description="When beam search ends after num_beams finished texts. full: at once; likely: if no better text is likely; never: if "
+        "none is possible.",
     )
     stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
     seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
