@@ -178,7 +178,7 @@ console.result("done")
 
 
 def on_a_terminal(code: str, **environment: str) -> str:
-    """What a program writes to a terminal of its own."""
+    """Return the output of a program to a terminal of its own."""
     process, terminal = pty.fork()
     if process == 0:
         os.environ.update({"TERM": "xterm", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"} | environment)
@@ -245,7 +245,7 @@ class ZMQInteractiveShell:
 
 
 class Output:
-    """Stands in for ipywidgets.Output: keeps what is displayed inside it."""
+    """A substitute for ipywidgets.Output that keeps what is displayed inside it."""
 
     made: ClassVar[list["Output"]] = []
     entered: ClassVar["Output | None"] = None

@@ -335,7 +335,7 @@ def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
     loaded.save(tmp_path / "again")
     for path in filter(Path.is_file, tmp_path.iterdir()):
         again = tmp_path / "again" / path.name
-        if path.name == "tokenizer_config.json":  # its keys may stand in another order
+        if path.name == "tokenizer_config.json":  # its keys may be in another order
             assert json.loads(path.read_bytes()) == json.loads(again.read_bytes())
         else:
             assert path.read_bytes() == again.read_bytes(), path.name
@@ -380,7 +380,7 @@ def test_weights_of_half_precision_are_saved_in_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("problem", [None, "multi_label_classification"])
 def test_names_of_labels_and_what_they_are_survive(tmp_path: Path, problem: str | None) -> None:
-    """Of a foreign folder, whose names no file of ours tells; where a name is missing they are LABEL_0 and so on, as in transformers."""
+    """Labels of a foreign folder, named in no file of ours; where a name is missing they are LABEL_0 and so on, as in transformers."""
     names = {0: "sad", 1: "glad", 2: "2"}
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
     config = BertConfig(**sizes, max_position_embeddings=8, id2label=names, problem_type=problem)

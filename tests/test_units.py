@@ -64,7 +64,7 @@ def test_bytes(value: float, text: str) -> None:
 
 @given(st.floats(1e-9, 1e15))
 def test_units_never_mislead(value: float) -> None:
-    """What is read back from the text is the value, to the digits shown."""
+    """The number that is read back from the text is the value, to the digits shown."""
     for format_, sizes in (
         (units.format_mass, {"ug": 1e-6, "mg": 1e-3, "g": 1, "kg": 1e3, "t": 1e6}),
         (units.format_energy, {"mWh": 1e-3, "Wh": 1, "kWh": 1e3, "MWh": 1e6}),

@@ -251,7 +251,7 @@ def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Pa
         tfkit.load(_edited(adapter, tmp_path, **fields))
 
 
-def test_tensors_that_fit_no_base_are_all_told(adapter: Path, tmp_path: Path) -> None:
+def test_tensors_that_fit_no_base_are_all_reported(adapter: Path, tmp_path: Path) -> None:
     folder = _edited(adapter, tmp_path)
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -285,7 +285,7 @@ def test_tensors_stay_what_they_were(adapter: Path) -> None:
     torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
 
 
-def test_a_base_of_the_hub_is_told_by_name_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_of_the_hub_is_recorded_by_name_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_base(tmp_path / "base", "gpt2")
     sha256 = content_hash(tmp_path / "base")
     add_lora(model, LoraSection(), seed=1)
@@ -367,7 +367,7 @@ def test_whatever_adapter_config_says_there_is_a_model_or_an_error_that_can_be_m
 
 
 @pytest.mark.parametrize(("a", "b"), [((0, 16), (16, 0)), ((), ()), ((16,), (16,)), ((2, 16), (16, 3)), ((2, 16, 1), (16, 2, 1))])
-def test_factors_that_make_no_update_are_told(adapter: Path, tmp_path: Path, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+def test_factors_that_make_no_update_are_reported(adapter: Path, tmp_path: Path, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     folder = _edited(adapter, tmp_path)
     names = [f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight" for part in "AB"]
     save_file(dict(zip(names, (torch.zeros(a), torch.zeros(b)), strict=True)), folder / "adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""What `make gpu` measures and tells."""
+"""The measurements and the report of `make gpu`."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_the_plain_loop_learns() -> None:
 
 
 @pytest.mark.slow  # a program of its own
-def test_failures_stand_in_the_report_with_their_traceback() -> None:
+def test_failures_are_in_the_report_with_their_traceback() -> None:
     lines = run_tests("abacus", "bf16_is_asked")
     assert lines[0].startswith("1 tests in")
     assert "1 failed" in lines[0]

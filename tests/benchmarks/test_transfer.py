@@ -46,10 +46,12 @@ def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_non
     assert "nothing is learned" in transfer.conclusion(worse, "accuracy", 0.5)
 
 
-def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
-    told = transfer.shared_cost({"totals": {"seconds": 2000.0, "train_seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS)
-    assert "1,234 seconds, 0.012 kWh and - gCO2e" in told
-    assert "each fine-tuned task saves 0.003 kWh, so the energy of the pretraining is recovered after 4 tasks." in told
+def test_the_shared_cost_is_stated_or_said_to_be_unknown() -> None:
+    text_of_cost = transfer.shared_cost(
+        {"totals": {"seconds": 2000.0, "train_seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS
+    )
+    assert "1,234 seconds, 0.012 kWh and - gCO2e" in text_of_cost
+    assert "each fine-tuned task saves 0.003 kWh, so the energy of the pretraining is recovered after 4 tasks." in text_of_cost
     dear = {"fine-tuned": [point(100, [0.9], 1, 0.005)], "random weights": [point(100, [0.8], 1, 0.004)]}
     assert "saves no energy here" in transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 0.012, "emissions_g": 1}}, dear)
     unmeasured = {"fine-tuned": [point(100, [0.9], 1, None)], "random weights": [point(100, [0.8], 1, None)]}

@@ -1,4 +1,4 @@
-"""CodeCarbon fails in every way that we know of: training is never told by more than a status and a warning."""
+"""CodeCarbon fails in every way that we know of: training never notices more than a status and a warning."""
 
 import csv
 import json

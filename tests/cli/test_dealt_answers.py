@@ -1,4 +1,4 @@
-"""What a rank computes of an evaluation or of predictions comes to the others as JSON: nothing of it is lost, whatever the objective."""
+"""Results of a rank, of an evaluation or of predictions, reach the others as JSON without loss, for every objective."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator

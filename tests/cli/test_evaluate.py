@@ -234,7 +234,7 @@ def test_errors_of_the_checkpoint(capsys, tmp_path, data):
 
 
 def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path, monkeypatch):
-    """Each evaluation tells of its own energy; the totals are of all in the folder."""
+    """Each evaluation reports its own energy; the totals are those of all in the folder."""
     monkeypatch.setattr(Meter.stop, "__defaults__", (PATIENCE_SECONDS,))
     documents = []
     for _ in range(2):

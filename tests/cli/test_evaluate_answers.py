@@ -64,20 +64,20 @@ def recomputed(name: str, said: list[dict[str, Any]]) -> dict[str, float]:
         return [one[key] for one in said]
 
     if name == "classes":
-        there, told = column("label"), column("predicted")
+        targets, predictions = column("label"), column("predicted")
         return {
             "loss": float(np.mean(column("loss"))),
-            "accuracy": sklearn_metrics.accuracy_score(there, told),
-            "f1_macro": sklearn_metrics.f1_score(there, told, average="macro"),
-            "matthews": sklearn_metrics.matthews_corrcoef(there, told),
+            "accuracy": sklearn_metrics.accuracy_score(targets, predictions),
+            "f1_macro": sklearn_metrics.f1_score(targets, predictions, average="macro"),
+            "matthews": sklearn_metrics.matthews_corrcoef(targets, predictions),
         }
     if name == "numbers":
-        there, told = np.array(column("value")), np.array(column("predicted"))
+        targets, predictions = np.array(column("value")), np.array(column("predicted"))
         return {
-            "loss": float(np.mean((there - told) ** 2)),
-            "rmse": math.sqrt(np.mean((there - told) ** 2)),
-            "pearson": stats.pearsonr(there, told)[0],
-            "spearman": stats.spearmanr(there, told)[0],
+            "loss": float(np.mean((targets - predictions) ** 2)),
+            "rmse": math.sqrt(np.mean((targets - predictions) ** 2)),
+            "pearson": stats.pearsonr(targets, predictions)[0],
+            "spearman": stats.spearmanr(targets, predictions)[0],
         }
     if name in ("tags", "parts"):
         words = [(tag, other) for one in said for tag, other in zip(one["tags"], one["predicted"], strict=True)]
@@ -120,8 +120,8 @@ def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
     wanted = recomputed(name, said)
     assert {metric: metrics[metric] for metric in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-9)
     assert set(metrics) <= set(SECTIONS[name].metrics)  # what --fail-if may ask for
-    told = records(place / name)[-1]["evaluation"]  # by the training itself, at its end
-    assert {metric: value for metric, value in metrics.items() if metric in told} == pytest.approx(told, rel=1e-5)
+    of_training = records(place / name)[-1]["evaluation"]  # by the training itself, at its end
+    assert {metric: value for metric, value in metrics.items() if metric in of_training} == pytest.approx(of_training, rel=1e-5)
     assert result["intervals"].keys() == metrics.keys()
     assert all(low <= metrics[metric] <= high for metric, (low, high) in result["intervals"].items() if metric in ("loss", "accuracy"))
     assert result["bootstrap"] == 60
@@ -141,7 +141,7 @@ def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_batch_does_not_matter_and_is_told(place: Path, tmp_path: Path, name: str) -> None:
+def test_the_batch_does_not_matter_and_is_reported(place: Path, tmp_path: Path, name: str) -> None:
     (result, said), (other, others) = (
         judged(tmp_path, "--from", str(place / name), f"evaluation.batch_size={size}", "evaluation.bootstrap=20") for size in (1, 7)
     )
@@ -159,7 +159,7 @@ def nearly(value: Any) -> Any:
 
 
 def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path) -> None:
-    """What `tfkit generate` writes at temperature 0, and with beams; never what is drawn."""
+    """The texts are those of `tfkit generate` at temperature 0, or with beams; never sampled ones."""
     source = json.loads((place / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
     for words in (["generation.num_beams=1"], ["generation.num_beams=3", "generation.length_penalty=0.5"]):
         result, said = judged(tmp_path, "--from", str(place / "texts"), *words, "evaluation.text_metrics=[chrf]")
@@ -173,7 +173,7 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
 
 
 def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
-    """Rows that are left out shift no reference; each set is told of; max_tokens takes the first rows."""
+    """Rows that are left out shift no reference; each set is reported; max_tokens takes the first rows."""
     rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     bad = [*rows[:3], rows[3] | {"answers": []}, {"nothing": 1}, *rows[5:9]]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
@@ -250,7 +250,7 @@ def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path
     assert json.loads(done.out)["metrics"]["pearson"] is None
 
 
-def test_a_missing_library_is_told_before_anything_is_read(place: Path, tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_before_anything_is_read(place: Path, tmp_path: Path) -> None:
     def before() -> None:
         texts._LIBRARIES["bleu"] = "no_such_library"
 

@@ -76,10 +76,10 @@ def test_classes(tmp_path: Path) -> None:
 
 
 def test_tags_also_of_words_beyond_the_context(tmp_path: Path, place: Path) -> None:
-    told = records(place / TAGS)[-1]["evaluation"]
+    recorded = records(place / TAGS)[-1]["evaluation"]
     own = json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)
     assert own["lost"] == {"a word that the tokenizer gives nothing for": 1}
-    assert {name: own["metrics"][name] for name in told} == pytest.approx(told, rel=1e-5)
+    assert {name: own["metrics"][name] for name in recorded} == pytest.approx(recorded, rel=1e-5)
     rows = made_rows(10)
     (whole, _), (cut, lines) = (
         scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])

@@ -1,4 +1,4 @@
-"""What a command raises becomes the exit code of the contract. The command is a real one, whose inside is made to raise."""
+"""Exceptions of a command become the exit codes of the contract. The command is a real one that is made to raise."""
 
 import errno
 import os

@@ -74,7 +74,7 @@ def test_a_filled_text(capsys, folder):
         (".", "a [UNK] [MASK]", "a [UNK] ."),
     ],
 )
-def test_where_a_token_stands(tmp_path, likeliest, text, filled):
+def test_the_place_of_a_token(tmp_path, likeliest, text, filled):
     loaded = load(write_checkpoint(tmp_path / "model", MASKED, likeliest))
     [filling] = fill(loaded.model, loaded.codec, [text])
     assert filling.text == filled

@@ -65,8 +65,8 @@ def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(
     assert loaded.codec is not None
     assert before.codec is not None
     assert loaded.codec.fingerprint() == before.codec.fingerprint()
-    theirs, told = AutoModelForSequenceClassification.from_pretrained(loaded.folder, output_loading_info=True)
-    assert not told["missing_keys"]
+    theirs, info = AutoModelForSequenceClassification.from_pretrained(loaded.folder, output_loading_info=True)
+    assert not info["missing_keys"]
     assert theirs.config.id2label == {0: "bad", 1: "good"}
     ids = torch.tensor([before.codec.encode_texts(["the cat sat"])[0]])
     with torch.no_grad():

@@ -149,7 +149,7 @@ def test_an_adapter_is_evaluated_written_with_and_trained_further_as_any_checkpo
     assert done.code == 0, done.err
 
 
-def test_a_base_that_is_gone_or_another_is_told(work: Path) -> None:
+def test_a_base_that_is_gone_or_another_is_reported(work: Path) -> None:
     assert finetune("run", "--from", "bert", LORA, "training.steps=1").code == 0
     shutil.move(work / "bert", work / "elsewhere")
     done = tfkit_("evaluate", "--from", "run", "--json", "carbon.enabled=false")

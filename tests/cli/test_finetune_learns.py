@@ -22,7 +22,7 @@ PRETRAINED = {
         *("tokenizer={kind: unigram, vocab_size: 200}", "objective={kind: span_corruption}"),
     ],
 }
-TASKS = {  # what is learned, and the metric that tells
+TASKS = {  # what is learned, and the metric that shows it
     "bert": ("objective={kind: classification}", "accuracy"),
     "gpt2": ("objective={kind: classification}", "accuracy"),
     "t5": ("objective={kind: text_to_text}", "exact_match"),

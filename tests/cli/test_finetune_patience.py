@@ -109,7 +109,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
 
 @pytest.mark.parametrize("lost", ["nothing", "metrics.jsonl", "half of metrics.jsonl", "best.json", "both"])
 def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
-    """What decides when a run ends, and which checkpoint stays, is in the checkpoint; what the log lacks is reported."""
+    """The checkpoint has everything that decides when a run ends and which checkpoint stays; missing lines of the log are reported."""
     reference = Path("never-stopped")
     if not reference.exists():
         assert finetune(reference.name, "training.patience=3").code == 0

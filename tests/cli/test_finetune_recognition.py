@@ -1,4 +1,4 @@
-"""Fine-tuning without a recipe: what is told by the columns and the checkpoint, printed as a recipe that gives the same weights again."""
+"""Fine-tuning without a recipe: the task is recognised by columns and checkpoint, and printed as a recipe that gives the same weights."""
 
 import json
 import shlex
@@ -91,7 +91,7 @@ DATA = {
     ),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
-TOLD = [
+RECOGNISED = [
     ("bert", "classes", {"kind": "classification", "regression": False}, "accuracy", "one of 3 classes"),
     ("bert", "stars", {"kind": "classification", "regression": False}, "accuracy", "one of 4 classes"),
     ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
@@ -161,8 +161,8 @@ def printed(done: Done) -> str:
     return done.err[done.err.index("# ") :].partition("\n\n")[0] + "\n"
 
 
-@pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), TOLD)
-def test_a_task_is_told_and_its_recipe_runs_again(
+@pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), RECOGNISED)
+def test_a_task_is_recognised_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
 ) -> None:
     done = learn(place, start, data, "training.epochs=2")
@@ -173,16 +173,18 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     assert ("# reads  " + READ[data] + "\n" in recipe) if data in READ else "# reads  " in recipe
     Path("printed.yaml").write_text(recipe, encoding="utf-8")
     run = Path("runs") / f"{start}-{data}"  # the default
-    told, resolved = (read_recipe(str(path)).recipe for path in ("printed.yaml", run / "recipe.yaml"))
-    assert told.objective == resolved.objective.model_copy(update={"labels": None} if hasattr(told.objective, "labels") else {})
-    assert objective.items() <= told.objective.model_dump().items()
-    assert told.evaluation.metric == metric
+    printed_recipe, resolved = (read_recipe(str(path)).recipe for path in ("printed.yaml", run / "recipe.yaml"))
+    assert printed_recipe.objective == resolved.objective.model_copy(
+        update={"labels": None} if hasattr(printed_recipe.objective, "labels") else {}
+    )
+    assert objective.items() <= printed_recipe.objective.model_dump().items()
+    assert printed_recipe.evaluation.metric == metric
     [*_, last] = kept(run)
     if objective["kind"] in ("question_answering", "tagging", "text_to_text"):  # a checkpoint without its run says it, too
         alone = own_objective(run / "checkpoints" / last)
-        assert alone == {"kind": objective["kind"]} | told.objective.model_dump(include={*told.objective.needed_alone})
+        assert alone == {"kind": objective["kind"]} | printed_recipe.objective.model_dump(include={*printed_recipe.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
-    tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": told.optimizer.lr})
+    tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": printed_recipe.optimizer.lr})
     assert (resolved.optimizer.lr, resolved.training.trial_rates) == (tried["lr"], None)
     assert ("learning rates tried" if "losses" in tried else "no learning rates are tried") in done.err
     assert finetune("printed.yaml", "--run", "again").code == 0
@@ -190,9 +192,11 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     assert rules == [DECISIONS, None]  # where they decided
     assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
     scores = [record["evaluation"] for record in records(run) if "evaluation" in record]
-    assert told.objective.reads_text or len(scores) == told.training.epochs  # one after each; texts are a row or two together
+    assert (
+        printed_recipe.objective.reads_text or len(scores) == printed_recipe.training.epochs
+    )  # one after each; texts are a row or two together
     of_names = {"precision", "recall", "f1"} if data == "parts" else set()  # where tags mark none
-    assert {*metrics_of(told.objective)} - of_names <= scores[-1].keys()
+    assert {*metrics_of(printed_recipe.objective)} - of_names <= scores[-1].keys()
     best = json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]["best"]
     assert best["metric"] == metric or (metric is None and best["metric"] == "loss")
     values = [score[best["metric"]] for score in scores]
@@ -315,7 +319,7 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("bert", "nowhere", [], ["nowhere.jsonl: no such file or folder"]),
     ],
 )
-def test_what_cannot_be_told_is_refused(place: Path, start: str, data: str, words: list[str], parts: list[str]) -> None:
+def test_a_task_that_cannot_be_recognised_is_refused(place: Path, start: str, data: str, words: list[str], parts: list[str]) -> None:
     done = learn(place, start, data, *words)
     assert (done.code, done.out) == (3 if data == "nowhere" else 2, ""), done.err
     for part in parts:
@@ -342,7 +346,7 @@ TASKS = {  # the kind, the columns by the number of the row, what is read, and w
         {"context": "ctx", "choices": "endings", "label": "label"},
         (),
     ),
-    "squad": (  # the answer stands in the passage
+    "squad": (  # the answer is in the passage
         "chat",
         {"question": "which number has it among all?", "passage": LONG, "answer": "number {}"},
         {"instruction": "question", "output": "answer"},
@@ -381,7 +385,7 @@ def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, a
     assert _look(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
-def test_a_head_that_tells_classes_asks_for_labels(place: Path) -> None:
+def test_a_head_for_classes_asks_for_labels(place: Path) -> None:
     assert learn(place, "bert", "classes", "--run", "first").code == 0
     given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]
     done = finetune(*given)
@@ -406,7 +410,7 @@ def test_the_name_of_a_run(start: str, section: dict[str, Any], name: str) -> No
 
 
 def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path, work: Path) -> None:
-    """A place that cannot be written is told before anything is read; a finished run repeats its result without its data."""
+    """A place that cannot be written is an error before anything is read; a finished run repeats its result without its data."""
     (work / "file").write_text("not a folder", encoding="utf-8")
     done = learn(place, "nowhere", "nothing", "--run", "file")
     assert (done.code, "file: cannot be a run folder" in done.err) == (5, True), done.err

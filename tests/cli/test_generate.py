@@ -403,7 +403,7 @@ class Terminal:
         os.write(self.leader, text.encode())
 
     def wait_for(self, text: str, seconds: float = 60) -> str:
-        """What appeared up to and with this text."""
+        """Return the output up to and including this text."""
         end = time.monotonic() + seconds
         while text not in self.shown:
             assert time.monotonic() < end, self.shown

@@ -70,13 +70,13 @@ def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Pat
     assert (done.code, "Traceback" in done.err) == (0, False), done.err
     found = lines(done.out)
     assert [{key: one[key] for key in row} for one, row in zip(found, rows, strict=True)] == rows  # every field, in order
-    mine, told = [one["prediction"] for one in found], [one.get("predicted", one.get("text")) for one in wanted]
+    mine, expected = [one["prediction"] for one in found], [one.get("predicted", one.get("text")) for one in wanted]
     if name == "numbers":
-        assert mine == pytest.approx(told, rel=1e-4)
+        assert mine == pytest.approx(expected, rel=1e-4)
     elif name == "choices":
-        assert mine == [row[("other", "third")[number]] for row, number in zip(rows, told, strict=True)]
+        assert mine == [row[("other", "third")[number]] for row, number in zip(rows, expected, strict=True)]
     else:
-        assert mine == told
+        assert mine == expected
     if name == "classes":
         assert [one["probability"] for one in found] == pytest.approx([one["probability"] for one in wanted], rel=1e-4)
         assert all(one["probability"] == max(one["probabilities"].values()) for one in found)

@@ -1,4 +1,4 @@
-"""What would train a model wrongly without a word is found before the first step, and said at the command line."""
+"""Mistakes that would silently train a model wrongly are found before the first step, and reported on the command line."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def finished(place: Path, name: str, **settings: Any) -> Path:
 # ------------------------------------------------------------------------------------------------------------- ends of texts
 
 
-def test_texts_that_never_end_within_a_row_are_told(place: Path) -> None:
+def test_texts_that_never_end_within_a_row_are_reported(place: Path) -> None:
     write(place / "one.jsonl", [{"text": text(np.random.default_rng(2), 77)}])
     done = run(place, "data.train=[{path: one.jsonl}]")
     assert done.code == 0, done.err
@@ -80,7 +80,7 @@ def test_the_end_of_the_only_text_is_a_target_where_the_rows_end_with_it(place: 
         assert ("no text ends within a row" in done.err) == warned, done.err
 
 
-def test_a_finished_tokenizer_without_an_end_is_told(place: Path) -> None:
+def test_a_finished_tokenizer_without_an_end_is_reported(place: Path) -> None:
     folder = finished(place, "endless", eos_token=None, bos_token=None)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}), encoding="utf-8")
@@ -117,7 +117,7 @@ def test_in_every_text_of_a_labelled_row(place: Path) -> None:
 
 
 def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
-    """With the end of text as padding, also where it stands in a text, training is as with a padding token of its own."""
+    """With the end of text as padding, also where it occurs in a text, training is as with a padding token of its own."""
     rows = [json.loads(line) for line in (place / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
     write(place / "labelled.jsonl", [row | {"text": row["text"] + "<|endoftext|> the end<|endoftext|>"} for row in rows])
     words = [*CLASSES, "model.context_length=32", "data.length_groups=false"]
@@ -139,10 +139,10 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
 
 def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     words = [*CLASSES, "model.context_length=8"]
-    told = run(place, *words)
-    assert told.code == 0, told.err
-    first = int(told.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
-    cut = int(told.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
+    first_run = run(place, *words)
+    assert first_run.code == 0, first_run.err
+    first = int(first_run.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
+    cut = int(first_run.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
     assert 0 < cut < 40
     assert run(place, *words, f"data.max_lost={cut / 40}", name="as-many").code == 0
     done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer")

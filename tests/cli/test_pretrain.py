@@ -128,7 +128,7 @@ def test_the_checkpoint_is_a_model_folder(run: Path) -> None:
 
 
 def test_the_checkpoint_gives_the_loss_that_the_log_says(run: Path) -> None:
-    """What was saved is what was scored: transformers' own model on one held-out document against tfkit's evaluation is hub's matter;
+    """The saved model is the scored one: transformers' own model on one held-out document against tfkit's evaluation is hub's matter;
     here tfkit's saved weights against the numbers of the run."""
     from tfkit.__main__ import main
 

@@ -171,7 +171,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
         (["model.context_length=40"], 3, "rows.jsonl:1: "),
     ],
 )
-def test_mistakes_are_told_before_the_first_step(place: Path, words: list[str], code: int, message: str) -> None:
+def test_mistakes_are_reported_before_the_first_step(place: Path, words: list[str], code: int, message: str) -> None:
     done = pretrain(place / "run", place / "chat.yaml", *words)
     assert (done.code, done.out) == (code, "")
     assert message in done.err

@@ -155,7 +155,7 @@ def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str]
 
 
 def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) -> None:
-    """Not even where the new one stands under the old one's name: as when the teacher's own run went on."""
+    """Not even if the new one has the old one's name, as after the teacher's own run continued."""
     run = tmp_path / "run"
     assert taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).code == 143
     done = taught(run, "distilbert", "--resume", "objective.teacher=gpt")
@@ -210,7 +210,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
 
 
 def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Path) -> None:
-    """Its folder has no whole weights; what they need is told by its base."""
+    """Its folder has no whole weights; what they need is read from its base."""
     tune = tmp_path / "tune.yaml"
     tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
     words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]

@@ -68,9 +68,9 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     assert records(whole)[-1]["samples"][0]["prompt"] == "the cat"
 
     loaded = load(whole)
-    theirs, told = AutoModelForSeq2SeqLM.from_pretrained(loaded.folder, output_loading_info=True)
+    theirs, info = AutoModelForSeq2SeqLM.from_pretrained(loaded.folder, output_loading_info=True)
     assert type(theirs).__name__ == CLASSES[kind]
-    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     codec = AutoTokenizer.from_pretrained(loaded.folder)
     inputs = codec("the cat sat", return_tensors="pt")
     expected = theirs.eval().generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=6, do_sample=False)

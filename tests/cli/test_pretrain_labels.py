@@ -72,12 +72,12 @@ def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
 def test_max_tokens_holds_for_all_validation_sets_together(place: Path) -> None:
     """Of 40 rows the first batch alone fits; the second set is scored where something is left."""
     sets = "data.validation=[{path: dev.jsonl, name: first}, {path: train.jsonl, name: second}]"
-    for most, told in ((1, {"first"}), (100_000, {"first", "second"})):
+    for most, named in ((1, {"first"}), (100_000, {"first", "second"})):
         words = [*GPT2, "objective={kind: classification}", sets, "training.steps=1", f"evaluation.max_tokens={most}"]
         done = pretrain(place / f"run{most}", place / "tiny.yaml", *words)
         assert done.code == 0, done.err
         (scores,) = (record["evaluation"] for record in records(place / f"run{most}") if "evaluation" in record)
-        assert {name.partition(".")[0] for name in scores if "." in name} == told
+        assert {name.partition(".")[0] for name in scores if "." in name} == named
 
 
 STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-only")]
@@ -113,17 +113,17 @@ def test_several_labels(place: Path) -> None:
     assert (theirs.config.problem_type, theirs.config.id2label) == ("multi_label_classification", {0: "NOUN", 1: "VERB"})
     with torch.no_grad():
         found = [theirs(**codec(row["text"], return_tensors="pt")).logits[0] > 0 for row in DEV]
-    told = [{label for label, one in zip(("NOUN", "VERB"), row.tolist(), strict=True) if one} for row in found]
+    predictions = [{label for label, one in zip(("NOUN", "VERB"), row.tolist(), strict=True) if one} for row in found]
     right = [{*row["labels"].split("|")} - {""} for row in several]
-    assert scores["exact_match"] == pytest.approx(np.mean([one == other for one, other in zip(told, right, strict=True)]), abs=1e-6)
-    hits, all_of_them = sum(map(len, map(set.intersection, told, right))), sum(map(len, [*told, *right]))
+    assert scores["exact_match"] == pytest.approx(np.mean([one == other for one, other in zip(predictions, right, strict=True)]), abs=1e-6)
+    hits, all_of_them = sum(map(len, map(set.intersection, predictions, right))), sum(map(len, [*predictions, *right]))
     assert (scores["f1_micro"], hits > 0) == (pytest.approx(2 * hits / all_of_them, abs=1e-6), True)
     assert "pipeline_tag: text-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
     gate = ["--fail-if", "exact_match < 0"]
     done = run_tfkit(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate])
     assert done.code == 0, done.err
     lines = [json.loads(line) for line in (place / "p.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [{*line["predicted"]} for line in lines] == told
+    assert [{*line["predicted"]} for line in lines] == predictions
     assert json.loads(done.out)["metrics"]["f1_macro"] == pytest.approx(scores["f1_macro"])
 
 
@@ -215,7 +215,7 @@ def test_tags(place: Path, words: list[str]) -> None:
 
 
 def test_a_limit_that_ends_inside_the_first_set_leaves_the_same_to_the_next_one_as_evaluate(place: Path) -> None:
-    """What is left of evaluation.max_tokens is less than the next row, of which one is judged nevertheless."""
+    """One row of the second set is judged even if the remaining evaluation.max_tokens are fewer than its tokens."""
     columns = "columns: {context: text, choices: [first, second], label: right}"
     sets = f"data.validation=[{{path: dev.jsonl, name: a, {columns}}}, {{path: train.jsonl, name: b, {columns}}}]"
     words = ["model.preset=gpt", "model.decoder_layers=1", PLAIN, "objective={kind: multiple_choice}", "training.steps=1"]

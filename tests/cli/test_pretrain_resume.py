@@ -154,7 +154,7 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path], module: object, function: str, number: int) -> None:
-    """In the evaluation, while the model writes, in a save: nothing is lost, nothing stands twice."""
+    """In the evaluation, while the model writes, in a save: nothing is lost or written twice."""
     run = base / f"{function}-{number}"
     words = [*COMMON, *VARIANTS["adamw-fp32"], "checkpoint={every: 4, keep: 2}"]
     call = 3 if function in ("prune", "model_card") else 2
@@ -235,7 +235,7 @@ def stopped(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_may_change(base: Path, tmp_path: Path) -> None:
-    """What does not touch the steps so far: length, log, checkpoints, evaluation, samples, carbon."""
+    """Changes that do not affect the steps so far: length, log, checkpoints, evaluation, samples, carbon."""
     run = stopped_run(base, tmp_path, "schedule={kind: constant, warmup_steps: 2}")
     words = [
         "training={steps: 15, batch_size: 4, precision: fp32, log_every: 2}",

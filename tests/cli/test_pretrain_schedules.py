@@ -53,7 +53,7 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
 
 @pytest.mark.parametrize("warmup", ["{warmup_steps: 0, warmup_tokens: 3000}", "{warmup_steps: 40}"], ids=["tokens", "steps"])
 def test_a_warm_up_that_is_longer_than_the_run_is_said(base: Path, tmp_path: Path, warmup: str) -> None:
-    """Where only the data tell it; training.steps is checked before."""
+    """If the length depends on the data; training.steps is checked before."""
     words = ["training={epochs: 0.5, batch_size: 4, precision: fp32}", f"schedule={warmup}"]
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words)
     assert done.code == 0, done.err

@@ -10,7 +10,7 @@ import tfkit.data.sources.stdlib
 
 ENCODER = "model: {preset: bert-base, encoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 32}"
 BOTH = "model: {preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 64}"
-RUNS = {  # the task: the model, the tokenizer's kind, the objective, and what the validation tells beside its loss
+RUNS = {  # the task: the model, the tokenizer's kind, the objective, and what the validation reports besides its loss
     "docstrings": (BOTH, "unigram", "text_to_text", "token_accuracy"),
     "token_roles": (ENCODER, "wordpiece", "tagging", "accuracy"),
     "packages": (ENCODER, "wordpiece", "classification", "accuracy"),

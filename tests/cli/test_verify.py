@@ -117,7 +117,7 @@ def test_a_folder_of_others_has_nothing_to_check_against(run: Path, capsys: pyte
     assert str(run / "checkpoints" / "model.safetensors") in problems[2]
 
 
-def test_what_else_lies_there_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = run / "checkpoints"
     save_checkpoint(root, 6, write)
     flip(root / "step-000006" / "model.safetensors")
@@ -146,7 +146,7 @@ def test_the_words_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert which == f"  {file}: damaged: its SHA-256 is not the manifest's"
 
 
-def test_damage_is_told_by_the_code_where_nobody_reads(run: Path) -> None:
+def test_damage_is_reported_by_the_code_where_nobody_reads(run: Path) -> None:
     flip(run / "checkpoints" / "step-000002" / "config.json")
     command = [sys.executable, "-m", "tfkit", "verify", str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:

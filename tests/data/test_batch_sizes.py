@@ -29,7 +29,7 @@ def test_a_ramp_by_hand() -> None:
 
 
 def test_gpt3_s_ramp() -> None:
-    """32k tokens to 0.5M over the first 4 billion, in rows of 2,048: within a step of the line everywhere, and told at once."""
+    """32k tokens to 0.5M over the first 4 billion, in rows of 2,048: within a step of the line everywhere, and computed at once."""
     rows = 4e9 / 2048
     sizes = BatchSizes(256, 16, rows)
     full = sizes.steps(rows)

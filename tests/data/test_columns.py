@@ -39,7 +39,7 @@ def read(form: Form, value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------- which column it is
 
 
-def test_the_first_recognised_column_stands_for_a_role_and_a_named_one_before_all() -> None:
+def test_the_first_recognised_column_is_that_of_a_role_and_a_named_one_before_all() -> None:
     record = {"sentence": "b", "text": "a", "label": "x", "other": "c", "kind": 3}
     assert values(record, PAIR) == {"text": "a", "label": "x"}
     assert values({"sentence": "b", "label": "x"}, PAIR) == {"text": "b", "label": "x"}

@@ -144,12 +144,12 @@ def test_batches_do_not_show_in_the_examples(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     source = open_source(write(tmp_path, TEXTS), "all", None)
     first, again = Letters(), Letters()
-    one, two = (example_set(source, encoder, "error", told.append) for encoder in (first, again))
+    one, two = (example_set(source, encoder, "error", reported.append) for encoder in (first, again))
     assert (one.cached, two.cached, first.calls, again.calls) == (False, True, 1, 0)
-    assert told == [sum(len(text.encode()) for text in TEXTS)]
+    assert reported == [sum(len(text.encode()) for text in TEXTS)]
     assert one.fingerprint == two.fingerprint
     assert plain(two) == EXPECTED
     assert isinstance(two.arrays["codes"][0], np.memmap)
@@ -177,7 +177,7 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
         set_of(tmp_path, ["one?", "two?"], on_bad_row="skip")
 
 
-def test_a_fraction_that_has_none_of_few_rows_is_told_from_an_empty_source(tmp_path: Path) -> None:
+def test_a_fraction_that_has_none_of_few_rows_is_distinguished_from_an_empty_source(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, ["one"]), "held_out", 0.01)
     with pytest.raises(DataError, match=r"held out part, 1.00% of the rows: no rows here; .* or a larger fraction of it"):
         example_set(source, Letters(), "error")
@@ -266,10 +266,10 @@ def program(folder: Path, word: str) -> "subprocess.Popen[str]":
 def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
     write(tmp_path, TEXTS)
     builders = [program(tmp_path, "meet") for _ in range(2)]
-    told = [builder.communicate(timeout=300)[0] for builder in builders]
+    reported = [builder.communicate(timeout=300)[0] for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0]
-    assert sorted(line.split(maxsplit=1)[0] for line in told) == ["False", "True"]
-    assert {line.split(maxsplit=1)[1].strip() for line in told} == {str(EXPECTED)}
+    assert sorted(line.split(maxsplit=1)[0] for line in reported) == ["False", "True"]
+    assert {line.split(maxsplit=1)[1].strip() for line in reported} == {str(EXPECTED)}
     assert len(list(cache_folder().glob("examples/*"))) == 1
     assert not list(cache_folder().glob("examples/.building-*"))
 

@@ -244,7 +244,7 @@ def test_files_side_by_side_give_columns(tmp_path: Path) -> None:
     assert [row.values["target"] for row in found] == ["0", "1"], "a record is a row, however many lines it has"
 
 
-def test_several_files_stand_beside_as_many(tmp_path: Path) -> None:
+def test_several_files_are_parallel_to_as_many(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / f"{number}.en", f"one {number}\n")
         write(tmp_path / f"{number}.de", f"eins {number}\n")
@@ -278,7 +278,7 @@ def test_files_side_by_side_have_as_many_lines(tmp_path: Path, lines: int, besid
         rows(tmp_path / "a.en", format="lines", beside={"de": str(tmp_path / "a.de")})
 
 
-def test_what_cannot_stand_side_by_side_is_refused(tmp_path: Path) -> None:
+def test_files_that_cannot_be_parallel_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "x\ny\n")
     write(tmp_path / "a.de", b"eins\n\xe9\n")
     beside = {"de": str(tmp_path / "a.de")}
@@ -297,7 +297,7 @@ def test_what_cannot_stand_side_by_side_is_refused(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- header and format
 
 
-def test_a_header_stands_for_one_that_is_missing(tmp_path: Path) -> None:
+def test_a_header_replaces_one_that_is_missing(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tsv", 'one \tuno\r\n"t\two"\tdue\n')
     found = rows(file, PAIR, header=["source", "target"])
     assert [row.values for row in found] == [{"source": "one ", "target": "uno"}, {"source": "t\two", "target": "due"}]
@@ -448,7 +448,7 @@ def test_what_should_not_be_unpacked_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip"])
 def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header tells its size."""
+    """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header states its size."""
     monkeypatch.setattr("tfkit.data.formats.file_content._ALWAYS_ALLOWED", 1 << 20)
     content = b'{"text": "' + bytes(50_000_000)
     match name:

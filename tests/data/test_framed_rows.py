@@ -1,4 +1,4 @@
-"""Rows of [CLS] text [SEP]: every id of every document stands in exactly one row, within its own special ids."""
+"""Rows of [CLS] text [SEP]: every id of every document is in exactly one row, within its own special ids."""
 
 from itertools import chain
 

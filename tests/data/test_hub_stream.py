@@ -210,7 +210,7 @@ def test_classes_have_their_names_and_rows_that_nobody_labelled_none(tmp_path: P
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_the_number_of_a_class_is_what_tells_an_answer_and_a_value(tmp_path: Path, is_streamed: bool) -> None:
+def test_the_number_of_a_class_is_read_as_an_answer_and_as_a_value(tmp_path: Path, is_streamed: bool) -> None:
     """COPA's classes are called after its columns, MedMCQA's by small letters; few_shot's answers are those of the user, in their order."""
     kinds = datasets.ClassLabel(names=["choice1", "choice2"])
     features = {name: datasets.Value("string") for name in ("premise", "choice1", "choice2")}

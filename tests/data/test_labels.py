@@ -1,4 +1,4 @@
-"""The labels of rows, and columns that stand for lists."""
+"""The labels of rows, and columns that make up lists."""
 
 import json
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def test_several_columns_are_a_list_of_texts() -> None:
 
 
 def test_rows_with_equal_texts_have_equal_text_whatever_their_labels() -> None:
-    """So that a held-out part never has the text of a training row: rows are told apart by it."""
+    """So that a held-out part never has the text of a training row: rows are distinguished by it."""
     columns = Columns(TaggingSection.roles)
     rows = [columns.take(Record({"tokens": ["the", "cat"], "tags": tags}, "x")) for tags in (["X", "Y"], ["Y", "X"])]
     assert [row.text for row in rows if isinstance(row, Row)] == ["the cat"] * 2

@@ -1,4 +1,4 @@
-"""Held-out rows that are trained on, too, are counted and told: of text, and of labelled rows."""
+"""Held-out rows that are trained on, too, are counted and reported: of text, and of labelled rows."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["objective={kind: classification, labels: [no, yes, maybe]}"]])
-def test_a_run_tells_of_held_out_rows_that_it_trains_on(tmp_path: Path, words: list[str]) -> None:
+def test_a_run_reports_held_out_rows_that_it_trains_on(tmp_path: Path, words: list[str]) -> None:
     done = pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words)
     assert done.code == 0, done.err
     assert "three.jsonl: 8 of 18 held-out rows are among those that are trained on" in done.err

@@ -133,22 +133,22 @@ def test_every_token_has_its_role() -> None:
     """
     rows = found("token_roles", code)
     pairs = [pair for row in rows for pair in zip(row["tokens"], row["tags"], strict=True)]
-    told = {role: [token for token, tag in pairs if tag == role] for role in {tag for _, tag in pairs}}
-    assert told["import"] == ["os", "path", "p", "sep", "sys"]
-    assert told["function"] == ["lift"]
-    assert told["class"] == ["Mast"]
-    assert told["parameter"] == ["self", "args", "höhe", "more"]
-    assert told["argument"] == ["by", "metaclass"]
-    assert told["attribute"] == ["a", "b", "Meta", "y"]
-    assert told["call"] == ["move", "call", "case", "print"]
-    assert told["number"] == ["2", "0", "3", "1", "0"]
-    assert "'''Not a token.'''" not in told["string"]
-    assert told["string"][0] == "'x'"
+    found_by = {role: [token for token, tag in pairs if tag == role] for role in {tag for _, tag in pairs}}
+    assert found_by["import"] == ["os", "path", "p", "sep", "sys"]
+    assert found_by["function"] == ["lift"]
+    assert found_by["class"] == ["Mast"]
+    assert found_by["parameter"] == ["self", "args", "höhe", "more"]
+    assert found_by["argument"] == ["by", "metaclass"]
+    assert found_by["attribute"] == ["a", "b", "Meta", "y"]
+    assert found_by["call"] == ["move", "call", "case", "print"]
+    assert found_by["number"] == ["2", "0", "3", "1", "0"]
+    assert "'''Not a token.'''" not in found_by["string"]
+    assert found_by["string"][0] == "'x'"
     words = ["from", "import", "as", "async", "def", "await", "import", "class", "pass", "match", "case", "if"]
-    assert told["keyword"] == words
-    assert told["variable"].count("match") == 4
-    assert {"wrap", "int", "self", "ü", "äö", "Base", "Point", "x"} <= set(told["variable"])
-    assert all(re.fullmatch(r"\W+", token) for token in told["operator"])
+    assert found_by["keyword"] == words
+    assert found_by["variable"].count("match") == 4
+    assert {"wrap", "int", "self", "ü", "äö", "Base", "Point", "x"} <= set(found_by["variable"])
+    assert all(re.fullmatch(r"\W+", token) for token in found_by["operator"])
 
 
 def test_rows_are_runs_of_whole_lines_and_long_strings_are_left_out() -> None:
@@ -214,10 +214,10 @@ def test_parts_share_neither_files_nor_what_is_given(name: str, tmp_path: Path) 
 
 def test_what_all_files_hold_is_held_out_if_one_of_them_is(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "lib")
-    told = {part: [row.values["source"] for row in task("docstrings", part, root).rows()] for part in ("train", "held_out")}
-    assert sum("shared" in source for source in told["held_out"]) == 1
-    assert sum("shared" in source for source in told["train"]) == 0
-    assert len(told["train"]) + len(told["held_out"]) == 41
+    found_by = {part: [row.values["source"] for row in task("docstrings", part, root).rows()] for part in ("train", "held_out")}
+    assert sum("shared" in source for source in found_by["held_out"]) == 1
+    assert sum("shared" in source for source in found_by["train"]) == 0
+    assert len(found_by["train"]) + len(found_by["held_out"]) == 41
 
 
 def test_packages_of_few_files_are_left_out(tmp_path: Path) -> None:

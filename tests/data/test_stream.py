@@ -55,7 +55,7 @@ def stream_of(folder: Path, texts: list[str], tokenizer: Tokenizer = WITH_BOS) -
     return token_stream(open_source(write(folder, texts), "all", None), tokenizer)
 
 
-LAYOUTS = {  # ids of "a", "b" and the special tokens stand for themselves
+LAYOUTS = {  # "a", "b" and the special tokens mean their own ids
     "shared": ["<e>", "a", "b", "<e>", "b", "<e>"],
     "appended": ["a", "b", "<e>", "b", "<e>"],
     "own": ["<e>", "a", "b", "</s>", "<e>", "b", "</s>"],
@@ -107,12 +107,12 @@ def test_bytes_that_a_tokenizer_loses_are_scored_all_the_same(tmp_path: Path) ->
 
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     source = open_source(write(tmp_path, ["one", "zwei ü"]), "all", None)
-    first = token_stream(source, WITH_BOS, told.append)
-    second = token_stream(source, WITH_BOS, told.append)
+    first = token_stream(source, WITH_BOS, reported.append)
+    second = token_stream(source, WITH_BOS, reported.append)
     assert (first.cached, second.cached) == (False, True)
-    assert told == [len("onezwei ü".encode())]
+    assert reported == [len("onezwei ü".encode())]
     assert isinstance(second.tokens, np.memmap)
     assert second.tokens.dtype == np.uint16
     assert second.fingerprint == first.fingerprint
@@ -227,17 +227,17 @@ def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
 
 def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BATCH", 10)
-    told: list[int] = []
+    reported: list[int] = []
 
     def stop(count: int) -> None:
-        told.append(count)
-        if len(told) == 3:
+        reported.append(count)
+        if len(reported) == 3:
             raise KeyboardInterrupt
 
     source = open_source(write(tmp_path, ["ten chars!"] * 9), "all", None)
     with pytest.raises(KeyboardInterrupt):
         token_stream(source, WITH_BOS, stop)
-    assert told == [10, 10, 10]
+    assert reported == [10, 10, 10]
     assert not list((cache_folder() / "streams").iterdir())
 
 

@@ -24,10 +24,10 @@ def source_of(folder: Path, *texts: str) -> Source:
 
 def test_the_tokenizer_is_trained_once(tmp_path: Path) -> None:
     source = source_of(tmp_path / "a", "some words and some more words " * 50)
-    told: list[int] = []
-    first = trained_tokenizer([source], SECTION, told.append)
-    second = trained_tokenizer([source], SECTION, told.append)
-    assert told == [31 * 50]
+    reported: list[int] = []
+    first = trained_tokenizer([source], SECTION, reported.append)
+    second = trained_tokenizer([source], SECTION, reported.append)
+    assert reported == [31 * 50]
     assert first.tokenizer_json == second.tokenizer_json
     assert first.fingerprint() == second.fingerprint()
     assert first.size > 257
@@ -53,7 +53,7 @@ def test_every_setting_and_the_text_make_another_tokenizer(tmp_path: Path) -> No
 @pytest.mark.parametrize("sample", [1, 999, 5000, 20_000])
 @pytest.mark.parametrize("rows", [1, 4, 1000])
 def test_a_sample_comes_evenly_from_the_whole_corpus(tmp_path: Path, sample: int, rows: int) -> None:
-    corpus = "".join(chr(0x4E00 + i // 100) for i in range(10_000))  # 30,000 bytes; the character tells the hundredth of the corpus
+    corpus = "".join(chr(0x4E00 + i // 100) for i in range(10_000))  # 30,000 bytes; the character shows the hundredth of the corpus
     size = 10_000 // rows
     source = source_of(tmp_path / "a", *(corpus[i : i + size] for i in range(0, 10_000, size)))
     taken = "".join(sample_texts([source], sample))

@@ -31,17 +31,17 @@ from tfkit.training.step import Stepper
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 STEPS, ADAMW = 3, AdamWSection(lr=3e-3, eps=1e-3)  # with a tiny eps, a gradient that is all rounding moves a weight by a whole step
-Told = list[tuple[float, float]]  # of each step the loss and the gradient's norm
+StepRecords = list[tuple[float, float]]  # of each step the loss and the gradient's norm
 WITHIN = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.02, 0.1)}  # of losses, of norms
 
 
-def plain_steps(model: Transformer, task: Task) -> Told:
+def plain_steps(model: Transformer, task: Task) -> StepRecords:
     """In float32, a whole batch at a time, with PyTorch's plainest optimizer, on the CPU."""
     decaying = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": decaying, "weight_decay": ADAMW.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=ADAMW.lr, betas=ADAMW.betas, eps=ADAMW.eps, foreach=False, fused=False)
-    objective, told = task.objective, []
+    objective, reports = task.objective, []
     for step in range(STEPS):
         (batch,) = task.batches(step)
         counts, losses = objective.counts(batch), objective.loss(model.train(), batch)
@@ -50,13 +50,13 @@ def plain_steps(model: Transformer, task: Task) -> Told:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.clip_norm or math.inf)
         optimizer.step()
-        told.append((float(loss.detach()), float(norm)))
-    return told
+        reports.append((float(loss.detach()), float(norm)))
+    return reports
 
 
 def steps(
     model: Transformer, task: Task, device: torch.device, dtype: torch.dtype, section: OptimizerSection = ADAMW, compiled: bool = False
-) -> Told:
+) -> StepRecords:
     """The same by the engine: in micro-batches, with what it keeps in which precision, and its kernels."""
     if teacher := getattr(task.objective, "teacher", None):
         teacher.model.to(device, dtype)
@@ -69,7 +69,7 @@ def steps(
     return [(report.loss, report.grad_norm) for report in reports]
 
 
-def assert_near(found: Told, expected: Told, dtype: torch.dtype) -> None:
+def assert_near(found: StepRecords, expected: StepRecords, dtype: torch.dtype) -> None:
     for (loss, norm), (plain_loss, plain_norm) in zip(found, expected, strict=True):
         assert loss == pytest.approx(plain_loss, rel=WITHIN[dtype][0])
         assert norm == pytest.approx(plain_norm, rel=WITHIN[dtype][1])

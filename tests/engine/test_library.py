@@ -191,7 +191,7 @@ def test_two_runs_in_one_process_are_each_as_if_alone(base: Path, document: dict
 
 
 def process_state() -> dict[str, Any]:
-    """What a run may change, and its caller must find as it was."""
+    """The global state that a run may change, and that its caller must find unchanged."""
     return {
         "threads": torch.get_num_threads(),
         "torch's random state": torch.random.get_rng_state().tolist(),

@@ -26,13 +26,13 @@ UNMETERED = {"carbon.enabled": False}
 def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     command = ["predict", "--from", str(CLASSES), "--data", str(tmp_path / "rows.jsonl"), "--all", "--threads", "1"]
-    told = [json.loads(line) for line in run_tfkit(tmp_path, command).out.splitlines()]
-    assert [one["id"] for one in told] == [*range(40)]
-    assert call(tmp_path, lambda: [*tfkit.predict(ROWS, UNMETERED, start=CLASSES, all_labels=True, threads=1)]) == told
+    expected = [json.loads(line) for line in run_tfkit(tmp_path, command).out.splitlines()]
+    assert [one["id"] for one in expected] == [*range(40)]
+    assert call(tmp_path, lambda: [*tfkit.predict(ROWS, UNMETERED, start=CLASSES, all_labels=True, threads=1)]) == expected
     loaded = tfkit.load(CLASSES)
     mine = [*loaded.predict(ROWS, all_labels=True)]
-    assert [one["prediction"] for one in mine] == [one["prediction"] for one in told]
-    assert [one["probability"] for one in mine] == pytest.approx([one["probability"] for one in told], rel=1e-5)
+    assert [one["prediction"] for one in mine] == [one["prediction"] for one in expected]
+    assert [one["probability"] for one in mine] == pytest.approx([one["probability"] for one in expected], rel=1e-5)
     [alone] = loaded.predict("the cat sat on a mat")
     assert (alone["text"], alone["probability"]) == (ROWS[0]["text"], pytest.approx(mine[0]["probability"], rel=1e-5))
     [row] = loaded.predict({"body": "a dog", "text": "hat"}, {"data.validation.0.columns": {"text": "body"}})

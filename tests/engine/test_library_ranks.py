@@ -83,6 +83,6 @@ def test_a_refused_recipe_starts_nothing_that_stays(document: dict[str, Any], tm
 
 
 def _children() -> set[str]:
-    """Return the processes that this one has started, where the system tells."""
+    """Return the processes that this one has started, where the system lists them."""
     path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     return set(path.read_text(encoding="ascii").split()) if path.exists() else set()

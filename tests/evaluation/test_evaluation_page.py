@@ -32,18 +32,18 @@ def test_a_command_of_the_page_is_one(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=lambda section: section.__name__)
-def test_every_metric_is_told_and_those_that_judge_no_training_in_brackets(section: Any) -> None:
+def test_every_metric_is_listed_and_those_that_judge_no_training_in_brackets(section: Any) -> None:
     (kind,) = get_args(section.model_fields["kind"].annotation)
     (row,) = [line for line in PAGE.splitlines() if re.match(r"\| [^|]*`" + kind + r"`[^|]* \| .*`(loss|accuracy)`", line)]
-    told = row.split("|")[2]
-    assert set(section.metrics) <= set(re.findall(r"`([a-zA-Z0-9_]+)`", told))
-    in_brackets = set(re.findall(r"`([a-zA-Z0-9_]+)`", " ".join(re.findall(r"\(([^)]*)\)", told))))
+    documented = row.split("|")[2]
+    assert set(section.metrics) <= set(re.findall(r"`([a-zA-Z0-9_]+)`", documented))
+    in_brackets = set(re.findall(r"`([a-zA-Z0-9_]+)`", " ".join(re.findall(r"\(([^)]*)\)", documented))))
     judging = set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER) - (OF_TEXTS.keys() if section.answers_in_text else set())
     assert in_brackets & set(section.metrics) == set(section.metrics) - judging
 
 
-def test_every_field_and_normalization_is_told() -> None:
-    told = set(re.findall(r"^\| `([a-z_]+)` \|", PAGE, re.MULTILINE))
-    assert FewShotSection.model_fields.keys() - {"kind"} <= told | {"seed"}  # which shots tells of
-    assert set(get_args(FewShotSection.model_fields["normalize"].annotation)) <= told
+def test_every_field_and_normalization_is_described() -> None:
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", PAGE, re.MULTILINE))
+    assert FewShotSection.model_fields.keys() - {"kind"} <= documented | {"seed"}  # which the row of shots describes
+    assert set(get_args(FewShotSection.model_fields["normalize"].annotation)) <= documented
     assert "`seed`" in PAGE

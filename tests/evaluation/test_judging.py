@@ -1,4 +1,4 @@
-"""What is asked of a row, and what is made of the answers: minimal pairs, and choices behind examples in the prompt."""
+"""The questions that are made of a row, and the scores of their answers: minimal pairs, and choices after examples in the prompt."""
 
 import math
 
@@ -71,13 +71,13 @@ def test_each_normalization_prefers_its_own_answer() -> None:
     three = row(1, choices=["a", "b", "c", "d"], label="c")
     answers = [answer(-2, 1, 1), answer(-3, 3, 2), answer(-4, 2, 8), answer(-9, 3, 4)]
     alone = [answer(-1), answer(-4), answer(-4), answer(-20)]
-    told = {"none": "a", "tokens": "b", "bytes": "c", "unconditional": "d"}
-    for normalize, best in told.items():
+    best_letters = {"none": "a", "tokens": "b", "bytes": "c", "unconditional": "d"}
+    for normalize, best in best_letters.items():
         verdict = few_shot(normalize=normalize).verdict(three, [Question("so far", "a")], [*answers, *alone])
         assert (verdict.prediction["predicted"], verdict.prediction["label"], verdict.prediction["prompt"]) == (best, "c", "so far")
         assert verdict.scores == {
             "accuracy": float(best == "c"),
-            **{f"accuracy_{name}": float(letter == "c") for name, letter in told.items()},
+            **{f"accuracy_{name}": float(letter == "c") for name, letter in best_letters.items()},
             "chance": 0.25,
         }
 

@@ -77,7 +77,7 @@ def test_the_batch_size_changes_nothing() -> None:
     assert [a.greedy for a in one] == [b.greedy for b in seven]
 
 
-def test_a_space_before_the_answer_may_stand_on_either_side() -> None:
+def test_a_space_before_the_answer_may_be_on_either_side() -> None:
     tokenizer = tokenizer_of(False)
     model = tiny("gpt2", tokenizer)
     first, second = likelihoods(model, tokenizer, QUESTIONS[:2], 2)

@@ -39,8 +39,8 @@ def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
 CLASSES = {
     "random": ([*np.random.default_rng(1).integers(5, size=60)], [*np.random.default_rng(2).integers(5, size=60)]),
     "imbalanced": ([0] * 37 + [1] * 3, [0] * 39 + [1]),
-    "one class there": ([1] * 9, [0, 1, 2] * 3),
-    "one class told": ([0, 1, 2] * 3, [1] * 9),
+    "one class in the targets": ([1] * 9, [0, 1, 2] * 3),
+    "one class predicted": ([0, 1, 2] * 3, [1] * 9),
     "no positives": ([0] * 6, [0] * 6),
     "all wrong": ([0, 0, 1, 1], [1, 1, 0, 0]),
     "a number that no row has": ([0, 4, 4], [4, 4, 0]),
@@ -51,26 +51,28 @@ CLASSES = {
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
 def test_classes_equal_scikit_learn(name: str) -> None:
-    there, told = (np.array(side) for side in CLASSES[name])
-    for weights in weightings(len(there)):
-        again = np.repeat(np.arange(len(there)), weights.astype(int))
-        y, p = there[again], told[again]
-        assert classification_metrics(there, told)(weights) == pytest.approx(
+    targets, predictions = (np.array(side) for side in CLASSES[name])
+    for weights in weightings(len(targets)):
+        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+        y, p = targets[again], predictions[again]
+        assert classification_metrics(targets, predictions)(weights) == pytest.approx(
             {
                 "accuracy": sklearn_metrics.accuracy_score(y, p),
                 "f1_macro": sklearn_metrics.f1_score(y, p, average="macro"),
                 "f1_micro": sklearn_metrics.f1_score(y, p, average="micro"),
                 "matthews": sklearn_metrics.matthews_corrcoef(y, p),
-                "majority": np.mean(y == max(set(there), key=[*there].count)),
+                "majority": np.mean(y == max(set(targets), key=[*targets].count)),
             },
             abs=1e-12,
         )
 
 
 def test_words_count_as_often_as_their_sentences() -> None:
-    there, told, rows = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, 1]), np.array([0, 0, 1, 1, 1])
+    targets, predictions, rows = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, 1]), np.array([0, 0, 1, 1, 1])
     again = [0, 1, 0, 1]  # the first sentence twice, the second never
-    assert tag_metrics(there, told, rows)(np.array([2.0, 0.0])) == classification_metrics(there[again], told[again])(unit_weights(4))
+    assert tag_metrics(targets, predictions, rows)(np.array([2.0, 0.0])) == classification_metrics(targets[again], predictions[again])(
+        unit_weights(4)
+    )
 
 
 NUMBERS = {
@@ -88,13 +90,13 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.filterwarnings("ignore:An input array is:RuntimeWarning")
 def test_numbers_equal_scipy(name: str) -> None:
-    there, told = NUMBERS[name]
-    for weights in weightings(len(there)):
-        again = np.repeat(np.arange(len(there)), weights.astype(int))
-        found = regression_metrics(there, told)(weights)
-        assert found["rmse"] == pytest.approx(math.sqrt(np.mean((there - told)[again] ** 2)), nan_ok=True)
-        assert found["pearson"] == pytest.approx(stats.pearsonr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
-        assert found["spearman"] == pytest.approx(stats.spearmanr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
+    targets, predictions = NUMBERS[name]
+    for weights in weightings(len(targets)):
+        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+        found = regression_metrics(targets, predictions)(weights)
+        assert found["rmse"] == pytest.approx(math.sqrt(np.mean((targets - predictions)[again] ** 2)), nan_ok=True)
+        assert found["pearson"] == pytest.approx(stats.pearsonr(targets[again], predictions[again])[0], abs=1e-9, nan_ok=True)
+        assert found["spearman"] == pytest.approx(stats.spearmanr(targets[again], predictions[again])[0], abs=1e-9, nan_ok=True)
 
 
 TAGS = ["O", "B-a", "I-a", "E-a", "S-a", "B-b-c", "I-b-c", "E-b-c", "I", "B", "a-a", ".", "I-"]
@@ -111,22 +113,22 @@ NAMES = {
     "random": (SENTENCES[:200:2], [[*reversed(sentence)] for sentence in SENTENCES[:200:2]]),
     "BIO": ([["B-a", "I-a", "O"], ["B-b"], ["O", "B-a"]], [["B-a", "O", "O"], ["I-b"], ["O", "B-a"]]),
     "broken BIO": ([["B-a", "I-a"], ["B-a", "I-a", "I-b"]], [["I-a", "I-a"], ["O", "I-a", "B-b"]]),
-    "none told": ([["B-a", "O"]], [["O", "O"]]),
-    "none there": ([["O", "O"]], [["B-a", "O"]]),
+    "none predicted": ([["B-a", "O"]], [["O", "O"]]),
+    "none in the targets": ([["O", "O"]], [["B-a", "O"]]),
     "none at all": ([["O"]], [["O"]]),
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_equal_seqeval(name: str) -> None:
-    there, told = NAMES[name]
-    for weights in weightings(len(there)):
-        again = np.repeat(np.arange(len(there)), weights.astype(int))
-        y, p = [there[i] for i in again], [told[i] for i in again]
+    targets, predictions = NAMES[name]
+    for weights in weightings(len(targets)):
+        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+        y, p = [targets[i] for i in again], [predictions[i] for i in again]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that are none, and of 0 / 0
             wanted = [getattr(seqeval.metrics, f"{one}_score")(y, p) for one in ("precision", "recall", "f1")]
-        assert list(entity_metrics(there, told)(weights).values()) == pytest.approx(wanted, abs=1e-12)
+        assert list(entity_metrics(targets, predictions)(weights).values()) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_which_tags_mark_names() -> None:
@@ -219,10 +221,10 @@ def test_every_interval_contains_its_estimate() -> None:
 
 
 def test_resamples_without_a_value_count_for_nothing() -> None:
-    there, told = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
-    found = intervals(regression_metrics(there, told), 3, 200, seed=1)
+    targets, predictions = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
+    found = intervals(regression_metrics(targets, predictions), 3, 200, seed=1)
     assert found["pearson"] == pytest.approx([0.5, 1.0], abs=0.51)
-    assert np.isnan(intervals(regression_metrics(there, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
+    assert np.isnan(intervals(regression_metrics(targets, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
 
 
 def test_a_row_whose_targets_are_all_blank_has_one_of_them_as_its_reference() -> None:

@@ -61,7 +61,7 @@ def tiny_model(vocab_size: int, family: str = "gpt2") -> Transformer:
 
 @torch.no_grad()
 def plain_losses(model, texts, tokenizer):
-    """The loss of each text by a loop over windows, in float64, as docs/cli.md tells it."""
+    """The loss of each text by a loop over windows, in float64, as docs/cli.md describes it."""
     model = tiny_model(model.config.vocab_size, "gpt2" if model.config.position.kind == "learned" else "llama").double()
     losses = []
     for ids in tokenizer.encode_texts(texts):
@@ -155,9 +155,9 @@ def test_scores_add_up(stream, tokenizer, tmp_path):
 
 
 def test_progress_counts_every_target(stream, tokenizer):
-    told = []
-    score = score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, progress=told.append)
-    assert sum(told) == score.target_tokens == count_targets(stream).sum()
+    reported = []
+    score = score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, progress=reported.append)
+    assert sum(reported) == score.target_tokens == count_targets(stream).sum()
 
 
 def test_half_a_score_is_no_score(stream, tokenizer):

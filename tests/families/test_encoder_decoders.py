@@ -1,4 +1,4 @@
-"""What encoder-decoders have besides: two stacks, two masks, attention over an encoder's output, and one matrix under many names."""
+"""The additional parts of encoder-decoders: two stacks, two masks, attention over an encoder's output, and one matrix under many names."""
 
 import json
 from pathlib import Path
@@ -197,7 +197,7 @@ def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", ["t5 1.0", "t5 1.1", "transformer of 2017"])
 @torch.no_grad()
 def test_dropout_disturbs_as_much_as_transformers(tmp_path: Path, case: str) -> None:
-    """The same places, as the noise of the hidden states tells: one place more or less changes it by more."""
+    """The same places, as the noise of the hidden states shows: one place more or less changes it by more."""
     theirs = save_reference(tmp_path, case, 0.2)
     _edit(tmp_path, attention_dropout=0.1, activation_dropout=0.1)  # Marian's, off by default
     theirs = type(theirs).from_pretrained(tmp_path)

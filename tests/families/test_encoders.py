@@ -40,7 +40,7 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_segments_told_are_transformers(tmp_path: Path) -> None:
+def test_given_segments_are_those_of_transformers(tmp_path: Path) -> None:
     theirs = save_reference(tmp_path, "bert")(IDS, attention_mask=MASK, token_type_ids=SEGMENTS)
     model = load(tmp_path).model
     ours = model(IDS, padding_mask=MASK.bool(), segment_ids=SEGMENTS)

@@ -176,7 +176,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str,
         ({"eos_token_id": 2}, None, [2], None),
     ],
 )
-def test_the_ids_that_generation_goes_by_may_stand_in_either_file(
+def test_the_ids_of_generation_may_be_in_either_file(
     tmp_path: Path, config: dict[str, Any], generation: Any, eos_ids: list[int], start_id: int | None
 ) -> None:
     save_reference(tmp_path / "theirs", "llama")

@@ -21,7 +21,7 @@ from tfkit.recipe.schema.sections import GenerationSection
 CLASSES = [name for name, case in CASES.items() if "ForSequence" in case.model.__name__ and case.inputs.keys() == {"input_ids"}]
 LENGTHS = (23, 9)
 _RIGHT = torch.tensor([[place < length for place in range(23)] for length in LENGTHS])
-SIDES = {"right": _RIGHT, "left": _RIGHT.flip(1)}  # where the padding stands; True = real token
+SIDES = {"right": _RIGHT, "left": _RIGHT.flip(1)}  # where the padding is; True = real token
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -40,7 +40,7 @@ def test_classes_of_texts_of_unequal_lengths(tmp_path: Path, case: str, side: st
     for row in range(2):  # and each as it is alone
         assert difference(model(ids[row][real[row]][None]).logits[0], logits[row]) < TOLERANCE
     if side == "right":
-        assert difference(model(ids).logits[1], expected[1]) > 100 * TOLERANCE  # at the padding stands something else
+        assert difference(model(ids).logits[1], expected[1]) > 100 * TOLERANCE  # at the padding is something else
 
 
 @pytest.mark.parametrize("case", ["gpt with two heads", "gpt2 with two heads"])

@@ -49,7 +49,7 @@ def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:
 
 
 def described(family: str, section: str, **changes: Any) -> Patch:
-    """The family is told to be otherwise, where config.json has no field for it."""
+    """The family is changed, where config.json has no field for it."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
         right = MODEL_TYPES[family].from_hf

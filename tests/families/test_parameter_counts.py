@@ -84,7 +84,7 @@ def test_published_count(preset: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[preset]
 
 
-# The figures that are told for these are of the hidden states' part, with the pooler where there is one.
+# The published figures for these are those of the part up to the hidden states, with the pooler where there is one.
 WITHOUT_HEADS = {
     "bert-tiny": 4_385_920,
     "bert-mini": 11_170_560,

@@ -1,4 +1,4 @@
-"""What transformers saved, read by tfkit, gives transformers' numbers; and the other way round."""
+"""A model that transformers saved gives transformers' numbers in tfkit, and vice versa."""
 
 import json
 from pathlib import Path

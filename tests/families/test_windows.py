@@ -116,7 +116,7 @@ def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> No
 
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
-def test_a_packed_document_stands_as_if_alone(tmp_path: Path, case: str) -> None:
+def test_a_packed_document_is_computed_as_if_alone(tmp_path: Path, case: str) -> None:
     model = model_of(tmp_path, case)
     lengths = [9, 1, 30, 20]
     documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).expand(2, -1)
@@ -172,7 +172,7 @@ def test_every_spelling_of_llama_3_1(tmp_path: Path, spelling: dict[str, Any]) -
         assert difference(logits, theirs(LONG).logits) < TOLERANCE
 
 
-def test_the_context_is_the_original_one_where_none_is_told(tmp_path: Path) -> None:
+def test_the_context_is_the_original_one_where_none_is_stated(tmp_path: Path) -> None:
     save_reference(tmp_path, "llama 3.1")
     edit_config(tmp_path, remove=("rope_parameters",), rope_theta=1e4, rope_scaling={"rope_type": "llama3", **_FACTORS})
     assert difference(*both(tmp_path)) < TOLERANCE

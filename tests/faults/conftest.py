@@ -43,14 +43,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def table(kills: int, draws: int) -> str:
     """Return the text of docs/faults.md."""
     lines = [
-        "# What is done to a run, and what happens then",
+        "# Injected faults and their outcomes",
         "",
-        "Written by `make faults`, which does each of these things to the real program, as a process. "
-        f"This time: {kills} random kills; {draws} recipes and mutated files of each kind.",
+        "`make faults` writes this page: it injects each of these faults into the real program, as a process. "
+        f"The last run made {kills} random kills, and used {draws} random recipes and mutated files of each kind.",
         "",
         f"{SAME}, on one machine, on its CPU.",
         "",
-        "| id | what is done | what is promised | exit | tests |",
+        "| id | fault | promise | exit code | tests |",
         "|---|---|---|---|---|",
     ]
     for name, row in MATRIX.items():

@@ -49,7 +49,7 @@ def unmetered(base: Path) -> Path:
 
 
 def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[], None]:
-    """What to do in the process: put a fake CodeCarbon first; `wait` until it has started, or failed, before training begins."""
+    """Prepare the process: put a fake CodeCarbon first; `wait` until it has started, or failed, before training begins."""
     put_first = fake_codecarbon.put_first(fake_codecarbon.write(folder / "fake", **faults))
 
     def before() -> None:
@@ -339,7 +339,7 @@ def test_f26_handlers_exits_and_noise_of_codecarbon_stay_in_its_process(base: Pa
 
 
 def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
-    """The run is told to stop afterwards, and resumed with a CodeCarbon that works."""
+    """The run is stopped afterwards, and resumed with a CodeCarbon that works."""
     run = tmp_path / "run"
     fault = codecarbon(tmp_path, sample="import threading; threading.Thread(target=os._exit, args=(7,)).start(); time.sleep(1)")
     done = metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9)))
@@ -399,7 +399,7 @@ FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
     "state",
     ["another header", "torn", "gone", *(pytest.param(state, marks=pytest.mark.slow) for state in ("empty", "locked", "read-only"))],
 )
-def test_f27_whatever_stands_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
+def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
     """Stopped by a signal, then the file is changed, then the run goes on."""
     run = tmp_path / "run"
     done = metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5)))

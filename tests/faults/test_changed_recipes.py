@@ -283,7 +283,7 @@ SINGLE |= {"evaluation.text_metrics", "evaluation.bleu_tokenize"}  # of other ob
 SINGLE |= {"training.adapter.kind"}  # has one value
 SINGLE |= {"data.pretraining"}  # of ppo alone
 SINGLE |= {"carbon.intensity_file"}  # of which a file has to be there
-SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are told
+SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are compared
 SLOW = {"training.compile=true", "carbon.enabled=true", *(one for one in FREE if one.startswith("carbon={enabled: true"))}
 
 
@@ -295,7 +295,7 @@ def leaves(document: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def fields(override: str) -> set[str]:
-    """What an override changes: the field, or those of a section that is given whole."""
+    """Return the fields that an override changes: the field, or those of a section that is given whole."""
     name, _, value = override.partition("=")
     inside = {part.partition(":")[0] for part in value.strip("{}").split(", ")} if value.startswith("{") else {""}
     return {f"{name}.{field}".rstrip(".") for field in inside}
@@ -341,8 +341,8 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
         document["model"] = described
         known |= leaves(document)
         assert name in {*REFUSED.values()}
-    told = {field for override in (*REFUSED, *FREE) for field in fields(override)} | SINGLE
-    assert known <= told
+    covered = {field for override in (*REFUSED, *FREE) for field in fields(override)} | SINGLE
+    assert known <= covered
 
 
 @pytest.mark.parametrize("change", REFUSED)

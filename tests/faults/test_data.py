@@ -153,7 +153,7 @@ def test_f36_a_bad_row_is_named_or_skipped_and_counted(tmp_path: Path, name: str
         )
         assert done.code == 0, done.err
         assert ("from the cache" in done.err) == cached
-        assert done.err.count("bad row") == 1, "told once, though training and validation both skip it"
+        assert done.err.count("bad row") == 1, "reported once, though training and validation both skip it"
         assert f"{kind} (first {tmp_path / name}{place})" in done.err
 
 
@@ -180,7 +180,7 @@ def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def claiming(archive: bytes, size: int) -> bytes:
-    """A zip of one file that tells of another size."""
+    """A zip of one file whose header states another size."""
     at = archive.index(b"PK\1\2") + 24
     return archive[:at] + size.to_bytes(4, "little") + archive[at + 4 :]
 

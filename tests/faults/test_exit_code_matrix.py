@@ -22,7 +22,7 @@ from tfkit.run.folder import RunFolder
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command lines below name: a recipe, its corpus, a finished run, one that was stopped, and things that are wrong."""
+    """Files that the command lines name: a recipe, its corpus, a finished run, one that was stopped, and things that are wrong."""
     folder = tmp_path_factory.mktemp("codes")
     write_recipe(folder, write_corpus(folder / "corpus"))
     assert pretrain(folder / "run", folder / "tiny.yaml").code == 0

@@ -1,4 +1,4 @@
-"""What may happen to generate and evaluate while they work: signals, readers that leave, full disks, no memory; and the quality gate."""
+"""Faults of generate and evaluate while they work: signals, readers that leave, full disks, no memory; and the quality gate."""
 
 import json
 import os

@@ -28,7 +28,7 @@ ATTACKS = Path(__file__).parents[1] / "attacks" / "recipes"
 ROOT = Path(__file__).parents[2]
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
 
-# Of each file, what is said: line, column, and how the message begins. Every line of stderr stands here.
+# The messages for each file: line, column, and the beginning of the message. Every line of stderr is here.
 SAID = {
     "alias_bomb": ["5:10: more than 20,000 values, counting every use of an alias"],
     "alias_of_itself": ["1:32: *m is inside &m itself"],
@@ -328,7 +328,7 @@ def survives(path: Path, overrides: list[str]) -> None:
     again = read_recipe(str(path)).recipe
     assert again == recipe
     assert dump_recipe(again, None) == text
-    if recipe.model.start is not None:  # what the model is stands in its checkpoint
+    if recipe.model.start is not None:  # the model is described in its checkpoint
         return
     config = model_config(recipe.model, max(recipe.tokenizer.vocab_size, 257))
     path.write_text(dump_recipe(recipe, config), encoding="utf-8")

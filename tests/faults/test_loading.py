@@ -83,7 +83,7 @@ def test_f11_a_file_is_missing_or_empty(base: Base, tmp_path: Path, name: str, d
     assert_falls_back(base, tmp_path / "run", file)
 
 
-def test_f11_a_file_too_many_is_told_and_does_no_harm(base: Base, tmp_path: Path) -> None:
+def test_f11_a_file_too_many_is_reported_and_does_no_harm(base: Base, tmp_path: Path) -> None:
     extra = base.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
     extra.touch()
     found = tfkit(tmp_path, "verify", str(tmp_path / "run"))

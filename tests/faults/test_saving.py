@@ -134,8 +134,8 @@ def test_f15_the_disk_is_full_after_a_share_of_a_save(base: Base, small_disk: Pa
     base.assert_ends_the_same(run)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["seen before", "found while writing"])
-def test_f15_what_may_go_goes(base: Base, small_disk: Path, told: bool) -> None:
+@pytest.mark.parametrize("is_known", [True, False], ids=["seen before", "found while writing"])
+def test_f15_what_may_go_goes(base: Base, small_disk: Path, is_known: bool) -> None:
     """With room for half a checkpoint, the older of two makes way, though two are to be kept."""
     run = small_disk / "run"
     base.copy_killed(run)
@@ -147,7 +147,7 @@ def test_f15_what_may_go_goes(base: Base, small_disk: Path, told: bool) -> None:
     def gives_up_when_full() -> None:
         checkpoints.disk_is_full = lambda error: False
 
-    done = base.run(run, "--resume", "--force", before=gives_up_when_full if told else sees_nothing)
+    done = base.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing)
     assert done.code == 0, done.err
     assert kept(run) == ["step-000004", "step-000006"]
     base.assert_same(run)
@@ -194,7 +194,7 @@ def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> N
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
-    """From the second save on: one warning, and what was written before stands."""
+    """From the second save on: one warning, and earlier saves are kept."""
     run = tmp_path / "run"
 
     def refuse_metrics() -> None:
@@ -208,7 +208,7 @@ def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: 
         os.write = write  # type: ignore[assignment]
 
     if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc, to tell which file a descriptor is of")
+        pytest.skip("needs /proc, to find the file of a descriptor")
     done = base.run(run, before=in_saves(refuse_metrics, first=2))
     assert done.code == 0, done.err
     assert done.err.count("warning: ") == 1

@@ -127,7 +127,7 @@ def test_f35_a_hostile_template(folder: Path, tmp_path: Path, name: str) -> None
 
 
 def test_f35_the_honest_one_is_rendered(folder: Path, tmp_path: Path) -> None:
-    """What the others are measured against."""
+    """The reference for the others."""
     assert answer(folder, tmp_path, "{{ messages[0].content }}").code == 0
 
 

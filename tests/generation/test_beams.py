@@ -70,7 +70,7 @@ def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
         ours, theirs = write(tmp_path / str(seed), family, seed)
         for name, (changes, eos_ids) in SEARCHES.items():
             if seed == 4 and changes.get("length_penalty") != 3.0:
-                continue  # of these models one seed does not tell an early end from a likely one
+                continue  # for these models one seed does not distinguish an early end from a likely one
             settings = GenerationSection.model_validate(changes)
             made = generate(ours, PROMPTS, settings, eos_ids=eos_ids)
             expected = [their_search(theirs, prompt, settings, eos_ids, ours.encoder is not None) for prompt in PROMPTS]
@@ -195,12 +195,12 @@ def test_an_encoder_reads_once_for_all_beams() -> None:
     assert read == [len(PROMPTS)] * 2
 
 
-def test_the_text_is_told_once_it_is_known() -> None:
+def test_the_text_is_streamed_once_it_is_known() -> None:
     model = tiny_model("gpt2")
-    told: list[tuple[int, int]] = []
+    streamed: list[tuple[int, int]] = []
     settings = GenerationSection(num_beams=3, max_new_tokens=8)
-    made = generate(model, PROMPTS, settings, on_token=lambda row, token: told.append((row, token)))
-    assert told == [(row, token) for row, completion in enumerate(made) for token in completion.ids]
+    made = generate(model, PROMPTS, settings, on_token=lambda row, token: streamed.append((row, token)))
+    assert streamed == [(row, token) for row, completion in enumerate(made) for token in completion.ids]
     stopped = generate(model, PROMPTS, settings, on_token=lambda row, token: token == made[row].ids[2])
     assert [completion.finish for completion in stopped] == ["stop"] * len(PROMPTS)
     assert all(len(completion.ids) <= 3 for completion in stopped)

@@ -57,7 +57,7 @@ def test_a_stop_string_ends_the_row_where_it_begins(model, tokenizer):
 
 @pytest.fixture(scope="module")
 def pieces() -> Tokenizer:
-    """T5's: a text ends in </s>, and begins without the space that stands in its first piece."""
+    """T5's: a text ends in </s>, and begins without the space of its first piece."""
     return train_tokenizer(TokenizerSection(kind="unigram", vocab_size=180), ["the cat sat on the mat; das Mädchen aß Brötchen"] * 3)
 
 

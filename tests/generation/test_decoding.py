@@ -47,7 +47,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
 
 
 @pytest.mark.parametrize("settings", [greedy(99), GenerationSection(temperature=1.0, max_new_tokens=99)])
-def test_every_row_may_fill_the_context_whatever_stands_beside_it(decoder, settings):
+def test_every_row_may_fill_the_context_whatever_the_other_rows(decoder, settings):
     prompts = [[1] * 39, [2], [3] * 30, [4] * 8, [5] * 38]
     alone = [generate(decoder, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(prompts)]
     batch = generate(decoder, prompts, settings)

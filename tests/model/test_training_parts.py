@@ -1,4 +1,4 @@
-"""What only training uses: random weights, dropout, activation checkpointing, the tie, precision."""
+"""Parts that only training uses: random weights, dropout, activation checkpointing, the tie, precision."""
 
 import copy
 import math

@@ -319,7 +319,7 @@ def test_rows_of_either_shape_are_conversations(given: dict[str, Any], wanted: l
 
 
 def test_a_column_that_the_recipe_names_is_read_or_the_row_refused() -> None:
-    """What was only recognised may be another thing of that name."""
+    """A column that was only recognised may have another meaning."""
     two = {"messages": [SYSTEM, *SAID], "system": "Sing."}
     row, same = taken(two, {"system": "system"}), taken(two | {"system": "Rhyme."}, {"system": "system"})
     assert isinstance(row, Row)

@@ -52,11 +52,11 @@ def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) ->
     with torch.no_grad():
         loss = theirs(**padded, labels=batch.labels).loss
         found = objective.loss(ours, batch)["classes"] / objective.counts(batch)["classes"]
-        told = theirs(**padded).logits.argmax(-1).tolist()
+        predictions = theirs(**padded).logits.argmax(-1).tolist()
         sums = objective.measure(ours, batch)
     torch.testing.assert_close(found, loss, atol=1e-5, rtol=0)
-    there = batch.labels.tolist()
-    right = sum(one == other for one, other in zip(told, there, strict=True))
+    targets = batch.labels.tolist()
+    right = sum(one == other for one, other in zip(predictions, targets, strict=True))
     assert sums["accuracy"] == (right, 16)
     metrics = objective.metrics(sums)
     assert metrics == {"loss": pytest.approx(float(loss), abs=1e-5), "accuracy": right / 16}
@@ -88,9 +88,9 @@ def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = ours(**batch.inputs()).logits[:, 0]
         sums = objective.measure(ours, batch)
-    there = sorted({round(7 * label) for label in batch.labels.tolist()})
-    assert sorted(batch.labels.tolist()) == pytest.approx([i / 7 for i in there], abs=1e-6)
-    assert (len(there), max(there) < len(ROWS)) == (8, True)
+    targets = sorted({round(7 * label) for label in batch.labels.tolist()})
+    assert sorted(batch.labels.tolist()) == pytest.approx([i / 7 for i in targets], abs=1e-6)
+    assert (len(targets), max(targets) < len(ROWS)) == (8, True)
     mean = float(((logits - batch.labels) ** 2).double().mean())
     assert objective.metrics(sums) == {"loss": pytest.approx(mean, rel=1e-5), "rmse": pytest.approx(mean**0.5, rel=1e-5)}
 

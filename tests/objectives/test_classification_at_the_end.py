@@ -112,7 +112,7 @@ def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path)
 
 
 def test_a_text_that_gives_no_token_is_named(tmp_path: Path) -> None:
-    """Without a template there is nothing to read a class off; with one only what stands around every text."""
+    """Without a template there is nothing to read a class off; with one only the tokens around every text."""
     framed = Classification(ClassificationSection(kind="classification"), tokenizer("wordpiece"), LABELS, 24, None)
     for row in ({"text": " ", "label": "1"}, {"text": "", "pair": " \n", "label": "1"}):
         with pytest.raises(DataError, match=r"rows.jsonl:1: the text gives no token; remove the row"):

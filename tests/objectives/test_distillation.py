@@ -86,7 +86,7 @@ def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> li
 
 
 def losses_and_weights(values: dict[str, Any], objective: Distillation, micro_batch_size: int) -> tuple[list[float], dict[str, Tensor]]:
-    """What three real steps give."""
+    """The results of three real steps."""
     taking = model(values | {"init": {"std": 0.1}})
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.

@@ -77,14 +77,14 @@ def test_next_sentences_and_masks_cost_what_transformers_says(tmp_path: Path, st
             labels=batch.labels,
             next_sentence_label=batch.extras["next_sentence"],
         )
-        sums, counts, told = taught.loss(ours, batch), taught.counts(batch), taught.measure(ours, batch)
+        sums, counts, measured = taught.loss(ours, batch), taught.counts(batch), taught.measure(ours, batch)
     assert counts == {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": 8}
     means = {term: float(value) / counts[term] for term, value in sums.items()}
     assert means["mlm"] + means["next_sentence"] == pytest.approx(float(output.loss), abs=1e-5)
     hidden = batch.labels != IGNORED
     right = int((output.prediction_logits.argmax(-1) == batch.labels)[hidden].sum())
     follows = int((output.seq_relationship_logits.argmax(-1) == batch.extras["next_sentence"]).sum())
-    metrics = taught.metrics(told)
+    metrics = taught.metrics(measured)
     assert metrics == {
         "loss": pytest.approx(float(output.loss), abs=1e-5),
         "perplexity": pytest.approx(np.exp(means["mlm"]), rel=1e-4),

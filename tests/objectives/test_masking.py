@@ -147,7 +147,7 @@ def test_a_row_of_words_that_are_all_too_long_has_one_of_them() -> None:
 
 
 def test_a_piece_that_begins_a_row_is_a_word_of_its_own() -> None:
-    """The rest of its word stands in the row before."""
+    """The rest of its word is in the row before."""
     piece = LONG[words(LONG)[0][1]]
     ids = np.array([CLS, piece, piece, WHOLE.encode_texts(["cat"])[0][1], SEP])
     assert {tuple(masking(whole_words=True, rate=0.4).draw(ids, 0, i)[0].tolist()) for i in range(30)} == {(1, 2), (3,)}

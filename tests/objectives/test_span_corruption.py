@@ -117,7 +117,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
 
 
-def test_what_is_told_of_tokens_is_what_the_batch_has() -> None:
+def test_the_computed_lengths_are_those_of_the_batch() -> None:
     """total_steps goes by the one, the log by the other."""
     objective = opened(masking="static")
     (batch,) = batches(objective, 8)

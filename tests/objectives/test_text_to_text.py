@@ -31,9 +31,9 @@ def objective(kind: str = "t5", length: int = 24, codec: Tokenizer | None = None
 
 @pytest.mark.parametrize("kind", ENCODER_DECODERS)
 def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    told, ours = objective(kind), model(ENCODER_DECODERS[kind]).eval()
-    stored = examples(tmp_path, ROWS, ROLES, told)
-    batch = told.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    task, ours = objective(kind), model(ENCODER_DECODERS[kind]).eval()
+    stored = examples(tmp_path, ROWS, ROLES, task)
+    batch = task.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
     save_model(tmp_path, ours.config, ours.state_dict(), TOKENIZERS[kind])
     codec = AutoTokenizer.from_pretrained(tmp_path)
     padded, labels = (
@@ -48,8 +48,8 @@ def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) 
     theirs = THEIRS[kind].from_pretrained(tmp_path).eval()
     with torch.no_grad():
         expected = theirs(input_ids=batch.input_ids, attention_mask=batch.padding_mask, labels=batch.labels)
-        found = float(told.loss(ours, batch)["lm"] / told.counts(batch)["lm"])
-        metrics = told.metrics(told.measure(ours, batch))
+        found = float(task.loss(ours, batch)["lm"] / task.counts(batch)["lm"])
+        metrics = task.metrics(task.measure(ours, batch))
     assert found == pytest.approx(float(expected.loss), abs=1e-5)
     right = (expected.logits.argmax(-1) == batch.labels).sum() / (batch.labels != -100).sum()
     assert metrics == {
@@ -61,17 +61,17 @@ def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) 
 
 def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
     """1 - e for the target and e / V for each entry, in float64; `nll` and the perplexity are without."""
-    told, ours = objective("2017", **SMOOTHED), model(ENCODER_DECODERS["2017"]).eval()
-    stored = examples(tmp_path, ROWS, ROLES, told)
-    (batch,) = batches(stored, told, 8)
+    task, ours = objective("2017", **SMOOTHED), model(ENCODER_DECODERS["2017"]).eval()
+    stored = examples(tmp_path, ROWS, ROLES, task)
+    (batch,) = batches(stored, task, 8)
     with torch.no_grad():
         log_probs = ours(**batch.inputs()).logits.double().log_softmax(-1)  # (B, T', V)
-        loss, sums = float(told.loss(ours, batch)["lm"]), told.measure(ours, batch)
+        loss, sums = float(task.loss(ours, batch)["lm"]), task.measure(ours, batch)
     targets = batch.labels != -100
     likely = log_probs.gather(2, batch.labels.clamp(min=0)[..., None])[..., 0][targets]
     smoothed = -(0.9 * likely.sum() + 0.1 / 300 * log_probs[targets].sum())
     assert loss == pytest.approx(float(smoothed), rel=1e-6)
-    metrics = told.metrics(sums)
+    metrics = task.metrics(sums)
     assert metrics["loss"] == pytest.approx(float(smoothed) / int(targets.sum()), rel=1e-6)
     assert metrics["nll"] == pytest.approx(float(-likely.mean()), rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(float((-likely.mean()).exp()), rel=1e-5)
@@ -80,18 +80,18 @@ def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "section"), [("t5", {}), ("2017", SMOOTHED)])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(kind: str, section: dict[str, Any], tmp_path: Path) -> None:
-    told = objective(kind, **section)
-    stored = examples(tmp_path, ROWS, ROLES, told)
-    assert_same_steps(ENCODER_DECODERS[kind], stored, told)
+    task = objective(kind, **section)
+    stored = examples(tmp_path, ROWS, ROLES, task)
+    assert_same_steps(ENCODER_DECODERS[kind], stored, task)
 
 
-def test_padding_is_told_by_length_even_where_its_id_is_a_token_of_the_text(tmp_path: Path) -> None:
-    """A tokenizer without a pad token: id 0 fills up, and stands in the texts as well."""
+def test_padding_is_recognised_by_length_even_where_its_id_is_a_token_of_the_text(tmp_path: Path) -> None:
+    """A tokenizer without a pad token: id 0 fills up, and is in the texts as well."""
     codec = tokenizer("byte_bpe")
     assert codec.pad_id is None
-    told = objective(codec=codec)
-    stored = examples(tmp_path, [{"source": "a", "target": "the cat sat"}, {"source": "the dog ran", "target": "b"}], ROLES, told)
-    (batch,) = batches(stored, told, 2, batch_size=2)
+    task = objective(codec=codec)
+    stored = examples(tmp_path, [{"source": "a", "target": "the cat sat"}, {"source": "the dog ran", "target": "b"}], ROLES, task)
+    (batch,) = batches(stored, task, 2, batch_size=2)
     assert batch.padding_mask is not None
     assert batch.decoder_padding_mask is not None
     assert [sorted(mask.sum(1).tolist()) for mask in (batch.padding_mask, batch.decoder_padding_mask)] == [
@@ -109,25 +109,25 @@ def test_padding_is_told_by_length_even_where_its_id_is_a_token_of_the_text(tmp_
 
 
 def test_what_padding_holds_changes_nothing(tmp_path: Path) -> None:
-    told, ours = objective("2017"), model(ENCODER_DECODERS["2017"])
-    (batch,) = batches(examples(tmp_path, ROWS, ROLES, told), told, 8)
+    task, ours = objective("2017"), model(ENCODER_DECODERS["2017"])
+    (batch,) = batches(examples(tmp_path, ROWS, ROLES, task), task, 8)
     assert batch.padding_mask is not None
     assert batch.decoder_padding_mask is not None
-    before = float(told.loss(ours, batch)["lm"].detach())
+    before = float(task.loss(ours, batch)["lm"].detach())
     batch.input_ids[~batch.padding_mask] = 77
     assert batch.decoder_input_ids is not None
     batch.decoder_input_ids[~batch.decoder_padding_mask] = 78
-    assert float(told.loss(ours, batch)["lm"].detach()) == pytest.approx(before, rel=1e-6)
+    assert float(task.loss(ours, batch)["lm"].detach()) == pytest.approx(before, rel=1e-6)
 
 
 def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
-    told = objective(length=9)  # as long as the first source
+    task = objective(length=9)  # as long as the first source
     rows = [
         {"source": "the cat", "target": "a"},
         {"source": "the cat sat on the mat", "target": "a"},
         {"source": "a", "target": "the " * 9},
     ]
-    stored = examples(tmp_path, rows, ROLES, told)
+    stored = examples(tmp_path, rows, ROLES, task)
     assert (stored.truncated, len(stored)) == (2, 3)
     assert "3 rows, 2 of them truncated" in stored.describe()
     eos = TOKENIZERS["t5"].eos_id
@@ -138,7 +138,7 @@ def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
             assert ids[-1] == eos
     whole = examples(tmp_path, rows, ROLES, objective(length=40))
     assert whole.truncated == 0
-    for length, cut in ((len(whole[2]["target"]), 0), (len(whole[2]["target"]) - 1, 1)):  # one id too many is told, too
+    for length, cut in ((len(whole[2]["target"]), 0), (len(whole[2]["target"]) - 1, 1)):  # one id too many is reported, too
         assert examples(tmp_path, rows[2:], ROLES, objective(length=length)).truncated == cut
     for i in range(3):
         for name in ("source", "target"):
@@ -148,9 +148,9 @@ def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
 
 def test_columns_templates_and_references(tmp_path: Path) -> None:
     """A list of references gives its first; a list of sentences is one source."""
-    told = objective()
+    task = objective()
     rows = [{"source": ["the cat", "sat"], "target": ["the mat", "a hat"]}, {"source": "the cat sat", "target": "the mat"}]
-    stored = examples(tmp_path, rows, ROLES, told)
+    stored = examples(tmp_path, rows, ROLES, task)
     for name in ("source", "target"):
         assert stored[0][name].tolist() == stored[1][name].tolist()
     assert "2 rows; of several targets of a row the first is taken, 1 more left out" in stored.describe()

@@ -1,7 +1,7 @@
 """An objective from outside of tfkit, as CONTRIBUTING's "Add an objective" says: DPO (arXiv 2305.18290) on labelled rows.
 
 Of two answers to a prompt one is preferred. The reference is a companion. So is a critic, if there is one, which is trained beside the
-model: to write the answers. `register_toy` is all that the program is told.
+model: to write the answers. `register_toy` is all that makes it known to the program.
 """
 
 import hashlib

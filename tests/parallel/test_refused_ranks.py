@@ -1,4 +1,4 @@
-"""What several ranks cannot do yet is refused with what to do, before anything is written."""
+"""Recipes that several ranks cannot train yet are refused with a remedy, before anything is written."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a simulated step says of a rank's tensors and traffic, beside real steps of two ranks (gloo), and of models of other depths."""
+"""The tensors and traffic of a rank in a simulated step, compared with real steps of two ranks (gloo), and with models of other depths."""
 
 import json
 from collections.abc import Callable, Sequence

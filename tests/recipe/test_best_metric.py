@@ -1,4 +1,4 @@
-"""Which metrics can tell the best checkpoint: those that an evaluation of the training really tells."""
+"""Metrics that can choose the best checkpoint: those that an evaluation of the training reports."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tfkit.recipe.schema.objective_sections import TextToTextSection
 
 
 @pytest.mark.parametrize(
-    ("objective", "told", "untold"),
+    ("objective", "reported", "unreported"),
     [
         (MultipleChoiceSection(kind="multiple_choice"), "lm", "rmse"),
         (MultipleChoiceSection(kind="multiple_choice", lm_weight=0), "choices", "lm"),
@@ -18,6 +18,6 @@ from tfkit.recipe.schema.objective_sections import TextToTextSection
         (ClassificationSection(kind="classification", regression=True), "rmse", "accuracy"),
     ],
 )
-def test_what_is_not_told_decides_nothing(objective: ObjectiveSection, told: str, untold: str) -> None:
-    assert told in metrics_of(objective)
-    assert untold not in metrics_of(objective)
+def test_a_metric_that_is_not_reported_chooses_nothing(objective: ObjectiveSection, reported: str, unreported: str) -> None:
+    assert reported in metrics_of(objective)
+    assert unreported not in metrics_of(objective)

@@ -21,7 +21,7 @@ ABSURD = {"int": "999999999999999999", "float": "1e308"}
 
 
 def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every schema of a number, with where it stands."""
+    """Every schema of a number, with its path."""
     if isinstance(value, dict):
         if value.get("type") in ("integer", "number"):
             yield path, value

@@ -28,10 +28,10 @@ def test_a_source_of_the_page_is_one(objectives: str, source: str) -> None:
         assert section.text is None or "text" in roles
 
 
-def test_every_format_and_suffix_is_told() -> None:
+def test_every_format_and_suffix_is_described() -> None:
     rows = re.findall(r"^\| (.*?) \| (`[a-z].*?) \| ", PAGE, re.MULTILINE)[1:]  # without the table's head
-    told = {suffix: name for suffixes, names in rows for suffix, name in _paired(suffixes, names)}
-    assert {suffix: name for suffix, name in told.items() if suffix.startswith(".")} == FORMAT_OF
+    documented = {suffix: name for suffixes, names in rows for suffix, name in _paired(suffixes, names)}
+    assert {suffix: name for suffix, name in documented.items() if suffix.startswith(".")} == FORMAT_OF
     assert {name for _, names in rows for name in re.findall("[a-z]+", names)} == FORMATS.keys()
 
 

@@ -16,7 +16,7 @@ def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe, None), encoding="utf-8")
     assert read_recipe(str(path)).recipe == recipe
-    if recipe.model.start is not None:  # what the model is stands in its own files
+    if recipe.model.start is not None:  # the model is described in its own files
         return
     config = model_config(recipe.model, recipe.tokenizer.vocab_size)
     text = dump_recipe(recipe, config)

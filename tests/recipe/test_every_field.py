@@ -49,7 +49,7 @@ carbon: {enabled: false}
 
 @dataclass
 class Seen:
-    """A run that has ended: its folder, the run as it was assembled, what its meter was told, and the forwards of its blocks."""
+    """A run that has ended: its folder, the run as it was assembled, the arguments of its meter, and the forwards of its blocks."""
 
     folder: Path
     words: tuple[str, ...]
@@ -99,7 +99,7 @@ def logged_steps(seen: Seen) -> list[int]:
 
 
 def samples(seen: Seen) -> list[Any]:
-    """What the model wrote at the last evaluation."""
+    """The texts that the model wrote at the last evaluation."""
     return [record["samples"] for record in seen.records("samples")][-1:]
 
 
@@ -108,12 +108,12 @@ def checkpoints(seen: Seen) -> list[str]:
 
 
 def judge(seen: Seen) -> Any:
-    """What the best checkpoint is the best by."""
+    """The metric by which the best checkpoint was chosen."""
     return json.loads((seen.folder / "checkpoints" / "best.json").read_text(encoding="utf-8"))["metric"]
 
 
 def weight_files(seen: Seen) -> list[str]:
-    """What the last checkpoint holds of the model."""
+    """The files of the model in the last checkpoint."""
     return sorted(path.name for path in (seen.folder / "checkpoints" / checkpoints(seen)[-1]).glob("*.safetensors"))
 
 
@@ -122,7 +122,7 @@ def steps(seen: Seen) -> int:
 
 
 def guards(seen: Seen) -> tuple[int, float | None]:
-    """What the loop may skip, and what it takes for a jump; tests/faults/test_health.py shows it at work."""
+    """The steps that the loop may skip, and its limit for a jump of the loss; tests/faults/test_health.py shows the effect."""
     return seen.run.components.plan.max_skipped_steps, seen.run.components.plan.loss_jump_sigmas
 
 
@@ -180,13 +180,13 @@ def targets(seen: Seen) -> list[int]:
 
 
 def hidden_tokens(seen: Seen) -> list[Any]:
-    """What a masked language model reads and guesses in the first step, and in one of the second epoch."""
+    """The inputs and targets of a masked language model in the first step, and in one of the second epoch."""
     found = [batch for step in (0, 20) for batch in seen.run.components.loader.step(step)]
     return [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in found]
 
 
 def base_terms(seen: Seen) -> list[str]:
-    """What a student is trained for beside its teacher."""
+    """The objective of a student besides its teacher."""
     return list(seen.run.components.stepper.objective.base.terms)
 
 
@@ -222,7 +222,7 @@ def tensorboard(seen: Seen) -> bool:
 
 
 def meter(seen: Seen) -> list[Any]:
-    """What the meter's process is told."""
+    """The arguments of the meter's process."""
     return [{name: spec[name] for name in ("place", "pue", "every_seconds")} for spec in seen.metered]
 
 
@@ -244,7 +244,7 @@ def idle(seen: Seen) -> list[float]:
 
 
 def hub(seen: Seen) -> list[Any]:
-    """What is asked of the `datasets` library."""
+    """The arguments of the calls of the `datasets` library."""
     return seen.hub
 
 
@@ -874,7 +874,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
         seen.block_forwards += 1
         return forward(self, *arguments)
 
-    def told(spec: dict[str, Any], *others: Any) -> SidecarProcess:
+    def recording(spec: dict[str, Any], *others: Any) -> SidecarProcess:
         seen.metered.append(spec)
         return launch(spec, *others)
 
@@ -890,7 +890,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(AssembledRun, "train", run)
     patch.setattr(Block, "forward", block)
-    patch.setattr(SidecarProcess, "start", told)
+    patch.setattr(SidecarProcess, "start", recording)
     patch.setattr("tfkit.carbon.sidecar_process._spawn", no_process)
     patch.setattr("tfkit.engine.idle_baseline.measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)

@@ -1,4 +1,4 @@
-"""Optimizers, schedules and batches that contradict each other, and fields that nothing would read: each told at its place."""
+"""Optimizers, schedules and batches that contradict each other, and fields that nothing would read: each reported at its place."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ def data(text: str) -> object:
 
 
 def message(text: str) -> str:
-    """What is said of a text that cannot be read, or that can but must not."""
+    """The message for a text that cannot be read, or that can but must not."""
     try:
         _, problems = parse(text, "f.yaml")
     except RecipeError as error:

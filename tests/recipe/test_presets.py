@@ -49,7 +49,7 @@ def test_the_output_scale_of_t5_follows_its_width() -> None:
     assert model_config(section(preset="t5-v1.1-small", dim=64), 500).head.scale is None
 
 
-def test_a_stated_vocabulary_stands_and_must_hold_the_tokenizer() -> None:
+def test_a_stated_vocabulary_is_kept_and_must_hold_the_tokenizer() -> None:
     assert model_config(section(preset="gpt2", vocab_size=512), 500).vocab_size == 512
     with pytest.raises(UsageError, match=r"model.vocab_size is 512, but the tokenizer has 600 entries"):
         model_config(section(preset="gpt2", vocab_size=512), 600)
@@ -93,7 +93,7 @@ def test_a_full_description(tmp_path: Path) -> None:
         ("{preset: gpt2, dropout: }", ["1:23: model.dropout: is empty"]),
     ],
 )
-def test_errors_of_the_model_stand_where_they_are_written(tmp_path: Path, model: str, expected: list[str]) -> None:
+def test_errors_of_the_model_are_reported_where_they_are_written(tmp_path: Path, model: str, expected: list[str]) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(f"model: {model}{REST}", encoding="utf-8")
     with pytest.raises(RecipeError) as caught:

@@ -1,4 +1,4 @@
-"""Whatever stands in a recipe, it is a valid recipe or a UsageError: never another exception. tests/faults has the same by the thousand."""
+"""Any text is a valid recipe or a UsageError: never another exception. tests/faults has the same by the thousand."""
 
 import os
 import tempfile

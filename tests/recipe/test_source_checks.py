@@ -137,7 +137,7 @@ def test_a_tokenizer_without_the_tokens_of_a_target(tmp_path: Path, objective: s
     assert read_recipe(str(path), [words[0], "tokenizer.kind=unigram"])
 
 
-def test_a_model_of_other_stacks_is_told_what_to_change(tmp_path: Path) -> None:
+def test_the_error_for_a_model_of_other_stacks_says_what_to_change(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(f"model: {ENCODER}\ndata: {{train: [{{path: rows.jsonl}}]}}\ntraining: {{steps: 3}}\n", encoding="utf-8")
     with pytest.raises(UsageError, match="trains decoders; this model has an encoder: choose another model, or another objective"):

@@ -90,7 +90,7 @@ def tiny(recipe: Recipe, rows: Path) -> list[str]:
 
 
 def tiny_model(recipe: Recipe) -> dict[str, Any]:
-    """What makes the model of a description small; one of a checkpoint is as small as that."""
+    """Return overrides that make a described model small; a model from a checkpoint has the size of that."""
     config = model_config(recipe.model, 100_000)
     stacks = [stack for stack in ("encoder", "decoder") if getattr(config, f"{stack}_layers")]
     return {
@@ -159,7 +159,7 @@ def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> None:
 
 
 def make(model: str) -> str:
-    """The folder of the run that a recipe names, or of one that stands in for a published model, after two steps."""
+    """The folder of the run that a recipe names, or of one that replaces a published model, after two steps."""
     name, more = LIKE.get(model, (model.removeprefix("runs/"), []))
     (path,) = (other for other in RECIPES if other.stem == name)
     take_two_steps(path, f"runs/{name}", more)

@@ -1,4 +1,4 @@
-"""recipes/README.md: a row for each recipe, with the numbers that stand in its header, or the word that it was not run yet."""
+"""recipes/README.md: a row for each recipe, with the numbers of its header, or a note that it was not run yet."""
 
 import re
 from pathlib import Path

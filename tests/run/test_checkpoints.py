@@ -366,7 +366,7 @@ def test_a_damaged_record_of_the_best_is_none(tmp_path: Path, text: str) -> None
 
 
 def no_sync(descriptor: int) -> None:
-    """Instead of os.fsync: only a power cut would tell."""
+    """Instead of os.fsync: only a power cut would show the difference."""
 
 
 class Story:

@@ -28,7 +28,7 @@ TASKS = {
     "question-answering": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "feature-extraction": auto.MODEL_MAPPING_NAMES,
 }
-# Of classes with two heads, the one that stands in a mapping.
+# Of classes with two heads, the one that is in a mapping.
 BESIDE = {
     "BertForPreTraining": "BertForMaskedLM",
     "GPT2DoubleHeadsModel": "GPT2LMHeadModel",

@@ -1,4 +1,4 @@
-"""The run folder: one owner, places that cannot be written, links, attempts, and a receipt that tells the truth after a kill."""
+"""The run folder: one owner, places that cannot be written, links, attempts, and a receipt that is right after a kill."""
 
 import errno
 import json

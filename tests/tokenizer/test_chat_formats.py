@@ -18,7 +18,7 @@ ENDS = Ends("<s>", "</s>")
 EXCHANGES = [("user", "Hi there"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "See you")]
 SMOL = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-# Written by hand from the sources of each family; the targets stand in brackets.
+# Written by hand from the sources of each family; the targets are in brackets.
 GOLDEN = {
     (
         "chatml",

@@ -79,7 +79,7 @@ def added(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def files(change: str, backend: Backend) -> dict[str, dict[str, Any]]:
-    """What a change writes into which file."""
+    """The file that a change is written to, and its content."""
     size = backend.get_vocab_size()
     last, token = sorted(backend.get_added_tokens_decoder().items())[-1]
     config: dict[str, dict[str, Any]] = {

@@ -113,7 +113,7 @@ def test_the_mask_is_the_one_that_transformers_makes_of_generation_tags(tmp_path
 
 
 def test_the_space_before_an_answer_is_not_a_target_where_the_tokenizer_trims_its_offsets() -> None:
-    """GPT-2's post-processor takes spaces out of what a token stands for: a space of the prompt would seem to begin the answer."""
+    """GPT-2's post-processor takes spaces out of a token's text: a space of the prompt would seem to begin the answer."""
     document = json.loads(chat_codec("chatml").tokenizer_json)
     document["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     codec = Tokenizer.from_json(json.dumps(document), chat_codec("chatml").settings)
@@ -150,7 +150,7 @@ def test_the_format_follows_from_the_tokenizer() -> None:
     assert resolve_format("auto", chat_codec("llama3"), None) == OURS["llama3"]
     assert resolve_format("auto", chat_codec("gemma"), None) == OURS["gemma"]
     assert resolve_format("mistral", chat_codec("llama2"), None) == OURS["mistral"]
-    assert resolve_format("auto", in_format("mistral").tokenizer, None) == OURS["mistral"]  # told by the template of its checkpoint
+    assert resolve_format("auto", in_format("mistral").tokenizer, None) == OURS["mistral"]  # recognised by the template of its checkpoint
     assert resolve_format("auto", replace(chat_codec("chatml"), chat_template=TAGGED), None) is None
     with pytest.raises(UsageError, match=r"special tokens of no format; .* chatml, llama2, llama3, gemma, mistral"):
         resolve_format("auto", chat_codec("llama2"), None)

@@ -178,7 +178,7 @@ def test_the_sentinels_count_down_from_the_highest_id(name: str) -> None:
 @given(any_text)
 @settings(deadline=None, max_examples=100)
 def test_a_text_comes_back(name: str, text: str) -> None:
-    """But for what the docstrings say: SentencePiece's ▁, and the space that Llama's ▁ before a text stands for."""
+    """But for what the docstrings say: SentencePiece's ▁, and the space of Llama's ▁ before a text."""
     if "fallback" in SECTIONS[name]["kind"]:
         text = text.replace("▁", "_")
     if name in ("llama", "translation"):
@@ -186,7 +186,7 @@ def test_a_text_comes_back(name: str, text: str) -> None:
     tokenizer = TRAINED[name]
     ids = tokenizer.encode_texts([text])[0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    if name not in ("llama", "translation"):  # whose first ▁ stands for nothing
+    if name not in ("llama", "translation"):  # whose first ▁ means nothing
         assert sum(map(partial(token_bytes, tokenizer), ids[len(tokenizer.prefix) :])) == len(text.encode())
 
 
@@ -212,7 +212,7 @@ def test_what_the_others_keep_of_a_text(name: str, expected: str) -> None:
     ("name", "text", "first", "expected"),
     [
         ("t5", "  the argument", "▁the", 5),  # the spaces before it count: they are the text's own bytes
-        ("t5", "世界 the", "▁", 0),  # which stands for nothing here
+        ("t5", "世界 the", "▁", 0),  # which means nothing here
         ("t5", "x", "▁", 0),
         ("gpt", "世 the", "<unk>", 3),
         ("gpt", "À la", "a</w>", 2),
@@ -311,9 +311,9 @@ def test_every_process_and_any_number_of_threads_give_the_same_tokenizer() -> No
 @every
 def test_progress_hears_every_byte_once_and_may_stop_it(name: str) -> None:
     section = TokenizerSection(vocab_size=600, **SECTIONS[name])
-    told: list[int] = []
-    train_tokenizer(section, CORPUS, told.append)
-    assert told == [len(text.encode()) for text in CORPUS]
+    reported: list[int] = []
+    train_tokenizer(section, CORPUS, reported.append)
+    assert reported == [len(text.encode()) for text in CORPUS]
 
     def stop(count: int) -> None:
         raise KeyboardInterrupt

@@ -103,7 +103,7 @@ def test_one_process_for_many_conversations_and_another_after_a_failure():
 
 
 def test_the_process_has_no_rights():
-    """What it would take to do harm, read off the process itself."""
+    """The means to do harm, read off the process itself."""
     limits = Path("/proc/self/limits")
     if not limits.exists():
         pytest.skip("Linux")

@@ -48,9 +48,9 @@ def test_training_twice_gives_the_same_file() -> None:
 
 
 def test_progress_hears_all_bytes_and_may_stop_it() -> None:
-    told: list[int] = []
-    train_byte_bpe(CORPUS, 300, add_bos=True, progress=told.append)
-    assert told == [len(text.encode()) for text in CORPUS]
+    reported: list[int] = []
+    train_byte_bpe(CORPUS, 300, add_bos=True, progress=reported.append)
+    assert reported == [len(text.encode()) for text in CORPUS]
 
     def stop(count: int) -> None:
         raise KeyboardInterrupt

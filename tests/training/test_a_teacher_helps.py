@@ -1,4 +1,4 @@
-"""What distillation is for: with little text, a student learns more from its teacher's probabilities than from which token came."""
+"""The purpose of distillation: with little text, a student learns more from its teacher's probabilities than from the next tokens."""
 
 import numpy as np
 import torch

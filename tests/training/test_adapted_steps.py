@@ -24,7 +24,7 @@ def adapted() -> Transformer:
 
 
 def gradients(taking: Stepper, micro_batch_size: int) -> dict[str, Tensor]:
-    """What one step hands to the optimizer, before the clipping scales it."""
+    """The gradient that a step hands to the optimizer, before the clipping scales it."""
     held: dict[str, Tensor] = {}
 
     def hold(lr_factor: float) -> None:

@@ -215,7 +215,7 @@ def test_unhealthy_steps_are_skipped_up_to_a_number() -> None:
     assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "unhealthy 5"]
 
 
-def test_out_of_memory_is_told_and_the_step_taken_again() -> None:
+def test_out_of_memory_is_reported_and_the_step_taken_again() -> None:
     hooks, taking, take = Recorder(), stepper(fresh()), Stepper.take
     failures = iter([True, True, False])
 
@@ -229,10 +229,10 @@ def test_out_of_memory_is_told_and_the_step_taken_again() -> None:
     assert hooks.events == ["log 1", *["out of memory: CUDA out of memory."] * 2, "log 2", "log 3", "save 3", "evaluate 3"]
 
 
-def test_a_jump_is_told_by_mean_and_deviation() -> None:
+def test_a_jump_is_recognised_by_mean_and_deviation() -> None:
     history = LossHistory()
     for number in range(10):
-        assert history.highest(3.0) == math.inf  # too few to tell
+        assert history.highest(3.0) == math.inf  # too few to judge
         history.add(5.0 + (-1) ** number)
     assert history.mean == pytest.approx(5.0)
     assert history.variance == pytest.approx(1.0)

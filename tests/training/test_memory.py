@@ -30,7 +30,7 @@ from tfkit.training.memory import (
 )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of a process")
 @pytest.mark.slow  # a fresh process each: in this one, memory that was freed would be taken again
 @pytest.mark.parametrize("family", peak_of_a_step.MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -91,7 +91,7 @@ def test_state() -> None:
 
 
 def test_the_likely_peak() -> None:
-    """What is held and what is to come, the activations without their margin, and at most two blocks of logits."""
+    """The memory in use and the memory to come: the activations without their margin, and at most two blocks of logits."""
     assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 100 + 20
     assert likely_peak(0, 0, 0, 10**12) == 2 * memory.LOGITS_BYTES
     held = resident_bytes()

@@ -1,4 +1,4 @@
-"""What a teacher adds to the memory of a step: the estimate against real steps, and nothing for its weights, which are there anyway."""
+"""The memory that a teacher adds to a step: the estimate compared with real steps, and nothing for its weights, which exist anyway."""
 
 import os
 import subprocess

@@ -197,7 +197,7 @@ def test_adafactor_is_that_of_transformers(scaled: bool, decay: float) -> None:
 
 
 def test_t5_s_schedule_is_adafactor_s_own() -> None:
-    """What transformers calls relative_step, min(0.01, 1 / sqrt(step)), is a schedule here."""
+    """The relative_step of transformers, min(0.01, 1 / sqrt(step)), is a schedule here."""
     schedule = Schedule(ScheduleSection(kind="inverse_sqrt", flat_steps=10_000), 10**6)
     parameter, theirs = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
     optimizer, reference = Optimizer({"one": parameter}, SECTIONS["adafactor"]), transformers.optimization.Adafactor([theirs])
@@ -233,7 +233,7 @@ def test_parameters_without_a_gradient_are_left_as_they_are(section: OptimizerSe
 
 
 @KINDS
-def test_the_size_of_the_state_is_told(section: OptimizerSection) -> None:
+def test_the_size_of_the_state_is_computed(section: OptimizerSection) -> None:
     parameters, optimizer = with_gradients(section)
     optimizer.step(1.0)
     found = sum(tensor.numel() for name, tensor in optimizer.state().items() if not name.endswith("/step"))

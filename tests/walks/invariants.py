@@ -160,7 +160,7 @@ def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
 # -- the run
 
 
-def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
+def an_evaluation_afterwards_reports_the_same(run: Run) -> Iterator[str]:
     """Compare the last evaluation during training with `tfkit evaluate` of its checkpoint."""
     evaluated = _last_evaluation(run.folder / run.name)
     if evaluated is None or not _in_float32(run):
@@ -232,7 +232,7 @@ def two_ranks_take_the_same_first_step(run: Run) -> Iterator[str]:
         plain[plain.index("--run") + 1] = f"{run.name}-{name}"
         started = start_ranks(run.folder, [*plain, *words, mesh, "--threads", "1"], {0: prepare, 1: prepare})
         ended = [started[0].wait()]
-        if ended[0].code == 2:  # it is refused before they meet, which a launcher tells the other
+        if ended[0].code == 2:  # it is refused before they meet, of which a launcher informs the other
             started[1].kill(signal.SIGKILL)
         ended.append(started[1].wait())
         if "--ranks 2" in (message := message_of(ended[0], run.folder)):
@@ -318,7 +318,7 @@ def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
 INVARIANTS: list[Invariant] = [
     it_opens_in_transformers,
     saving_it_again_gives_the_same_bytes,
-    an_evaluation_afterwards_tells_the_same,
+    an_evaluation_afterwards_reports_the_same,
     another_micro_batch_or_more_threads_give_the_same_loss,
     two_ranks_take_the_same_first_step,
     killed_and_resumed_it_is_the_same,

@@ -1,4 +1,4 @@
-"""What the fixed walks draw: each kind of everything that a recipe may name, so that a new one is drawn without being listed."""
+"""The fixed walks draw each kind of everything that a recipe may name, so that a new one is drawn without being listed."""
 
 import random
 from collections.abc import Iterator
