@@ -58,6 +58,18 @@ def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> No
     assert hashes(place / "saved", 2) == hashes(place / "direct", 2)
 
 
+def test_of_a_long_row_the_ends_are_shown(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    words = [str(write_recipe(place, place / "corpus")), "model.context_length=300", "training.batch_size=2"]
+    shown = command("pretrain", *words, "--dry-run").err.splitlines()
+    [first, last] = [number for number, line in enumerate(shown) if "shows all" in line]
+    assert re.fullmatch(r"  \.\.\. \d\d lines; `tfkit inspect` shows all", shown[first])
+    assert last - first == 15  # six lines, an empty one, the next row's place, six lines
+    inspected = command("inspect", *words, "--rows", "2").out.splitlines()
+    assert [line for line in shown if line in inspected][:12] == [*shown[first - 7 : first], *shown[first + 1 : first + 6]]
+    assert (any("shows all" in line for line in inspected), len(inspected) > 40) == (False, True)
+
+
 def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> None:
     reason = "the run has 2 steps, and each rate would be tried in 4"
     planned = command("finetune", *WORDS, *LATER, "training.steps=2", "--dry-run")

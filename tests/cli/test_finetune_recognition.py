@@ -289,7 +289,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
         ("bert", "sorted", [], ["'mood' may be the label", "{label: mood}", "objective.kind=masked_lm"]),
-        ("bert", "strange", [], ["no task has these columns. Columns found: colour, size", "a head for masked tokens", "{text: NAME}"]),
+        (
+            "bert",
+            "strange",
+            [],
+            ["no task has these columns. Columns found: colour, size", "a head for masked tokens", "{text: NAME}", "or numbers for"],
+        ),
         (
             "bert",
             "questions",

@@ -121,6 +121,9 @@ def test_a_single_file_is_itself_and_its_siblings_are_mentioned(made: Made) -> N
     assert parts(folder / "train.csv") == ({"train.csv"}, {"train.csv"})
     said = open_source(SourceSection(path=str(folder / "train.csv")), "train", 0.5).describe()
     assert "beside it test.csv, valid.csv, which are used if the folder is named in its place" in said
+    (folder / "test.csv").unlink()
+    said = open_source(SourceSection(path=str(folder / "train.csv")), "train", 0.5).describe()
+    assert "beside it valid.csv, which is used if" in said
 
 
 def test_as_in_0_1_every_file_is_read(made: Made) -> None:

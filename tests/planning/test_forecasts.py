@@ -194,6 +194,9 @@ def test_a_ratio_is_the_median_of_the_latest_like_runs(cache: Path) -> None:
     assert found.watts.likely == pytest.approx(2e-3 * 3.6e6 / 30)
     for other in (("there", 1, "causal_lm", 12), ("here", 2, "causal_lm", 12)):
         assert learned(*other).time is None
+    nearest, far = learned("here", 1, "causal_lm", 14), learned("here", 1, "causal_lm", 18)
+    assert (nearest.time and nearest.time.likely, nearest.runs) == (7.0, 1), "a run ten times as large says more than one of a hundredth"
+    assert far.time is None, "a run of a thousandth says nothing"
     of_size = learned("here", 1, "reward", 15).time  # of another kind, since there is none of its own
     assert of_size is not None
     assert of_size.likely == 7.0

@@ -19,7 +19,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 if TYPE_CHECKING:
     from tfkit.engine.commands.dry_run import DryRun
 
-_ROWS_SHOWN = 2
+_ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 def show_dry_run(kind: Kind, source: RecipeText | None, words: Sequence[str], checkpoint: str | None, how: RunOptions, json: bool) -> None:
@@ -75,7 +75,7 @@ def _document(plan: "DryRun") -> dict[str, Any]:
 
 
 def _show(plan: "DryRun") -> None:
-    for line in inspect.lines(plan.inspection, shutil.get_terminal_size().columns - 1):
+    for line in inspect.lines(plan.inspection, shutil.get_terminal_size().columns - 1, _LINES_OF_A_ROW):
         console.say("".join(text for text, _ in line))
     for text in plan.describe():
         console.say(text)

@@ -66,18 +66,18 @@ def inspect(
         console.result_parts(line)
 
 
-def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
-    """Yield the output, line by line."""
+def lines(found: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
+    """Yield the output, line by line; `most`: of a longer row so many lines, from both ends."""
     for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
         words = {name: _shown(name, value) for name, value in row.facts.items() if name not in _UNSAID}
         facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in words.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
-        yield from _runs(row.tokens, width)
+        yield from _ends_of(list(_runs(row.tokens, width)), most)
         if row.target is not None:
             yield [("  to write", "bold")]
-            yield from _runs(row.target, width)
+            yield from _ends_of(list(_runs(row.target, width)), most)
         yield []
     targets = ", ".join(f"{count:,} {term}" for term, count in found.totals["targets"].items())
     yield [(f"first step: {found.totals['rows']:,} rows, {found.totals['tokens']:,} tokens, targets: {targets}", "")]
@@ -104,6 +104,17 @@ def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
                 words = [f"{words[0]} x {len(words)}".strip()]
             for line in _wrap(words, width - len(_GUTTER[kind]) - 2):
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
+
+
+def _ends_of(row: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
+    """Yield the lines of a row, of more than `most` the first and the last ones."""
+    if most is None or len(row) <= most:
+        yield from row
+        return
+    first, last = most - most // 2, most // 2
+    yield from row[:first]
+    yield [(f"  ... {len(row) - most:,} lines; `tfkit inspect` shows all", "bold")]
+    yield from row[-last:]
 
 
 def _word(token: "ShownToken") -> str:

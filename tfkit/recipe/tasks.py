@@ -164,7 +164,7 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
 
 
 # If a model of these stacks cannot be trained for an objective: another way to read its columns.
-_CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts"
+_CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts, or numbers for them"
 _INSTEAD = {
     ("chat", "encoder"): _CLASSES,
     ("chat", "both"): "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
@@ -221,8 +221,8 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
             return Task({"kind": "classification", "regression": True}, "rmse", "a text, and a number with fractions for it")
         if different > 2 and different * FEW > len(numbers):
             raise UsageError(
-                f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: classes, or a "
-                "numbers to predict? Set objective.kind=classification, or objective={kind: classification, regression: true}"
+                f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: a class, or a "
+                "number to predict? Set objective.kind=classification, or objective={kind: classification, regression: true}"
             )
     shown = f"one of {different:,} classes" if different else "a class"
     return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")

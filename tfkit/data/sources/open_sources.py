@@ -70,7 +70,7 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
     elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
         paths, part, uses = _used(section, pattern, found, files_by_split(pattern, found), part)
     elif recognises and part.name == "train" and (others := siblings(found[0])):
-        uses = f"beside it {', '.join(others)}, which are used if the folder is named in its place"
+        uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
     kept = {column: tuple(other for path, other in zip(found, others, strict=True) if path in paths) for column, others in beside.items()}
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)

@@ -18,7 +18,7 @@ from tfkit.engine.session import Session
 from tfkit.evaluation.baselines import Baselines
 from tfkit.training.device import pick_device
 from tfkit.training.memory import available_bytes
-from tfkit.units import format_baselines, format_bytes, format_energy, format_seconds
+from tfkit.units import format_baselines, format_bytes, format_energy, format_number_of, format_seconds
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class DryRun:
         """Describe the size of the run in a few lines."""
         plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
         epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
+        trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"
         free, of_ranks = available_bytes(), plan.cluster
         of = "" if free is None else f", of {format_bytes(free)} that are free"
         return [
             f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {epochs:.3g} epochs; micro-batches "
-            f"of {plan.micro_batch_size:,} rows",
-            f"{plan.parameters:,} parameters, of which {plan.trained_parameters:,} are trained; about {format_bytes(plan.memory_bytes)} of "
+            f"of {format_number_of(plan.micro_batch_size, 'row')}",
+            f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
             *(
                 [f"that memory is of each of {of_ranks['ranks']:,} ranks, which take {of_ranks['rows_per_rank']:,} rows of a step"]

@@ -22,6 +22,7 @@ NAME = "forecasts.jsonl"
 TABLE = 2  # the version of the table of speeds (machine_speed.py): a ratio to another one corrects nothing
 _LATEST = 9  # runs that a ratio is the median of
 _MOST_BYTES = 2**20  # beyond them the older half is dropped
+_FAR = 2  # powers of ten of FLOPs, beyond which a run says nothing of another
 _SPREAD = 1.3  # to either side, of a single run
 
 
@@ -101,14 +102,15 @@ def _parsed(line: bytes) -> PastRun | None:
 
 
 def learned(machine: str, threads: int, kind: str, size: int) -> Learned:
-    """Return what the latest runs on this machine say: those of the same kind and size, else of the kind, else of the size.
+    """Return what the latest runs on this machine say: those of the same kind and the nearest size, else of the size.
 
     The power is of any run with so many threads: it is the machine's.
     """
     here = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     like = [run for run in here if run.table == TABLE]
-    of_kind = [run for run in like if run.kind == kind]
-    near = [run for run in of_kind if run.size == size] or of_kind or [run for run in like if run.size == size]
+    of_kind = [run for run in like if run.kind == kind and abs(run.size - size) <= _FAR]
+    nearest = min((abs(run.size - size) for run in of_kind), default=0)
+    near = [run for run in of_kind if abs(run.size - size) == nearest] or [run for run in like if run.size == size]
     ratios = [run.ratio for run in near[-_LATEST:]]
     watts = [run.watts for run in here if run.watts is not None][-_LATEST:]
     return Learned(_spread(ratios), _spread(watts), len(ratios))
