@@ -1,6 +1,5 @@
 """A Hugging Face model folder -> Transformer."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,15 +38,13 @@ from tfkit.hub.names import (
     without_other_heads,
 )
 from tfkit.hub.weights import Tensors, Weight, find_weights
+from tfkit.hub.weights_fit import check_claims, check_fit
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, verified
 from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
-
-_FLOATS = ("F32", "F16", "BF16", "F64")
-_MOST_LINES = 20  # of one kind of difference
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def load(
         new_head = head is not None or other_labels
         lacking = missing_of_head(weights, family, config) if new_head else frozenset()
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
-        _check_fit(weights, expected, folder)
+        check_fit(weights, expected, folder)
         codec = _codec(opened)
         blocks = UnreadBlocks(weights, family, config) if blocks_later else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
@@ -196,7 +193,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, None, {})
-        _check_fit(opened.weights, expected_shapes(opened.family, opened.config), folder)
+        check_fit(opened.weights, expected_shapes(opened.family, opened.config), folder)
         yield NamedTensors(opened.weights, opened.family, opened.config)
 
 
@@ -231,7 +228,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
         config = config.model_copy(update={"head": head})
     special_ids = read_ids(hf, folder, own_vocabulary)
     weights: Mapping[str, Weight] = find_weights(folder)
-    _check_claims(config, weights, folder)
+    check_claims(config, weights, folder)
     if family is not None:
         if config.head.kind != own_head.kind:
             weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
@@ -246,45 +243,6 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
     if path is None:
         raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with --from")
     return read_object(path, LIMIT)
-
-
-def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
-    """Raise ModelError if config.json describes more than the files can hold, before anything of such a size is allocated."""
-    rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
-    if config.position.kind == "learned":
-        rows["context_length"] = config.context_length
-    elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
-    layers = config.encoder_layers + config.decoder_layers
-    claims = [f"{layers:,} layers, the files hold {len(weights):,} tensors"] if layers > len(weights) else []
-    claims += [
-        f"{name} {count:,} with dim {config.dim:,}, the files hold {elements:,} numbers in all"
-        for name, count in rows.items()
-        if count * config.dim > elements
-    ]
-    if claims:
-        raise ModelError(f"{folder}: the weights do not fit config.json: it has {'; '.join(claims)}; copy both again, from the same source")
-
-
-def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under its name in the file."""
-    found = {name: weight.stored.shape for name, weight in weights.items()}
-    types = {name: weight.stored.dtype for name, weight in weights.items()}
-    kinds = [
-        [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found],
-        [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected],
-        [f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape],
-        [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS],
-    ]
-    problems = [line for kind in kinds for line in _shortened(kind)]
-    if problems:
-        raise ModelError(
-            f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from the same source"
-        )
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    more = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], f"and {more:,} more"] if more > 0 else lines
 
 
 def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
