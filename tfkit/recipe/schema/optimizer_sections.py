@@ -8,6 +8,10 @@ from tfkit.model.config import Data
 from tfkit.recipe.schema.bounds import CountOrZero, Epsilon, LearningRate, Positive, Tokens, Weight
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+ClipNorm = Annotated[Positive | None, Field(description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")]
+LayerDecay = Annotated[
+    float, Field(gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it.")
+]
 
 
 class AdamWSection(Data):
@@ -19,10 +23,8 @@ class AdamWSection(Data):
     eps: Epsilon = Field(1e-8, description="Added to the root of the second moment.")
     bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(1.0, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
-    )
+    clip_norm: ClipNorm = 1.0
+    layer_decay: LayerDecay = 1.0
 
 
 class AdamSection(Data):
@@ -33,10 +35,8 @@ class AdamSection(Data):
     betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay rates of the two moments.")
     eps: Epsilon = Field(1e-9, description="Added to the root of the second moment.")
     bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
-    clip_norm: Positive | None = Field(None, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
-    )
+    clip_norm: ClipNorm = None
+    layer_decay: LayerDecay = 1.0
 
 
 class AdafactorSection(Data):
@@ -50,10 +50,8 @@ class AdafactorSection(Data):
     clip_threshold: Positive = Field(1.0, description="Largest root mean square of a tensor's update, before the learning rate.")
     eps: Epsilon = Field(1e-30, description="Added to the squared gradient.")
     weight_decay: Weight = Field(0.0, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(None, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
-    )
+    clip_norm: ClipNorm = None
+    layer_decay: LayerDecay = 1.0
 
 
 class MuonSection(Data):
@@ -66,7 +64,7 @@ class MuonSection(Data):
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for all other parameters.")
     eps: Epsilon = Field(1e-8, description="AdamW's eps, for all other parameters.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
-    clip_norm: Positive | None = Field(1.0, description="Clip the gradient to this norm (2-norm over all parameters); null: no clipping.")
+    clip_norm: ClipNorm = 1.0
 
 
 OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
