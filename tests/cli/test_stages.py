@@ -183,14 +183,14 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
 
 
 def stopped_behind_the_first_stage() -> None:
-    first = attempt.pretrain
+    first = attempt.train
 
     def struck(*arguments: Any) -> Any:
         result = first(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    attempt.pretrain = struck
+    attempt.train = struck
 
 
 def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from tfkit.units import format_footprint
+
 Status = Literal["ok", "starting", "degraded", "off"]
 """ok: the last reading was good. starting: none yet. off: not metered. degraded: CodeCarbon failed, or an attempt was not metered, so the
 energy is a lower bound."""
@@ -40,6 +42,11 @@ class Reading:
         if not self.energy_wh:
             return "failed"
         return "degraded" if self.status == "degraded" else "ok"
+
+    @property
+    def footprint(self) -> str:
+        """The energy, the emissions and their place for people."""
+        return format_footprint(self.energy_wh, self.emissions_g, self.place)
 
 
 def with_others(own: Reading, others: Iterable[Reading]) -> Reading:

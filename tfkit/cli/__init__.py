@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tfkit.cli.examples import epilog
+from tfkit.cli.options import with_plain_options
 
 # In the order of a project's life. Each lives in tfkit/cli/<name>.py, as a function of that name.
 COMMANDS = {
@@ -47,7 +48,8 @@ class LazyGroup(TyperGroup):
             return None
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name, epilog=epilog(cmd_name), context_settings={"help_option_names": ["-h", "--help"]})(function)
+        settings = {"help_option_names": ["-h", "--help"]}
+        single.command(cmd_name, epilog=epilog(cmd_name), context_settings=settings)(with_plain_options(function))
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -15,7 +15,6 @@ def average(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder to write; it must not exist yet.")],
     last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="Average the N newest complete checkpoints.")] = 5,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used as any checkpoint."""
     from tfkit.cli.session import command_session

@@ -18,7 +18,6 @@ def check(
     ] = 1,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List all errors of a recipe, each with file:line:column, the field and the remedy. Ends with 0 if there are none, else with 2.
 

@@ -1,18 +1,16 @@
 """--dry-run of pretrain and finetune: the recipe on stdout, and on stderr the first rows and the size of the run, or of each stage."""
 
 import shutil
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import Beginning, finetuning, pretraining
-from tfkit.engine.many_runs.chain_plan import ChainPlan, Kind, plan_dry_run
+from tfkit.engine.beginning import Beginning, TrainingRequest
+from tfkit.engine.many_runs.chain_plan import ChainPlan, plan_dry_run
 from tfkit.engine.session import Session
 from tfkit.errors import UsageError
-from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -22,17 +20,13 @@ if TYPE_CHECKING:
 _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
-def show_dry_run(kind: Kind, source: RecipeText | None, words: Sequence[str], checkpoint: str | None, how: RunOptions, json: bool) -> None:
+def show_dry_run(request: TrainingRequest, how: RunOptions, json: bool) -> None:
     """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
     if how.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
-    if source is not None and source.has_stages:
-        return _show_chain(plan_dry_run(source, words, kind, how), how, json)
-    if kind == "pre-training":
-        assert source is not None
-        beginning = pretraining(source, words)
-    else:
-        beginning = finetuning(source, words, checkpoint)
+    if request.source is not None and request.source.has_stages:
+        return _show_chain(plan_dry_run(request, how), how, json)
+    beginning = request.beginning()
     with command_session("plan", CarbonSection(enabled=False)) as work:
         plan = _planned(beginning, work, how)
     if json:
@@ -53,7 +47,7 @@ def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
                 documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _planned(one.beginning(), work, how)
+            plan = _planned(one.request.beginning(), work, how)
             documents[one.name] = _document(plan)
             if not json:
                 _show(plan)

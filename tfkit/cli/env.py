@@ -4,10 +4,11 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.aligned import facts
 from tfkit.units import format_bytes
 
 
-def env(json: options.Json = False, quiet: options.Quiet = False) -> None:
+def env(json: options.Json = False) -> None:
     """Show versions, processor, bf16 support, threads, devices, and the caches with their sizes."""
     from tfkit.engine.commands.environment import describe_environment
 
@@ -42,5 +43,4 @@ def lines(document: dict[str, Any]) -> list[str]:
         "cache": size,
         "forecasts": _forecasts(document["forecasts"]),
     }
-    width = max(map(len, rows))
-    return [f"{name:{width}}  {value}" for name, value in rows.items()]
+    return facts(rows).splitlines()

@@ -1,18 +1,17 @@
 """tfkit evaluate: how good a checkpoint is at texts, labelled rows or choices, and whether that is good enough."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.aligned import facts
 from tfkit.cli.class_tables import class_tables
+from tfkit.cli.results import show_judged
 from tfkit.engine.gate import gate_error, judge
 from tfkit.errors import UsageError
-from tfkit.units import format_baselines, format_footprint, format_number_of
+from tfkit.units import format_baselines, format_number_of
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -29,13 +28,9 @@ def evaluate(
         list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "perplexity > 20".')
     ] = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
-    run: options.RunFolder = None,
-    no_verify: options.NoVerify = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    ranks: options.RankCount = None,
+    *,
+    how: options.Execution,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Score a model: a language model on texts (loss, perplexity, bits per byte), any other model on rows of its task.
 
@@ -43,10 +38,9 @@ def evaluate(
     elsewhere needs no recipe: "objective={kind: classification}" names its task; minimal_pairs and few_shot evaluate any language
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
-    from tfkit.cli.session import Execution, leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_to_lead
     from tfkit.engine.predictions_file import write_predictions
     from tfkit.recipe import open_recipe
-    from tfkit.run import strict_json
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
 
@@ -58,7 +52,6 @@ def evaluate(
     def follow(evaluator: "Evaluator", work: "Session") -> None:
         evaluator.compute(work)
 
-    how = Execution(run, device, threads, ranks)
     if (evaluator := open_to_lead(opened, follow, how, out=predictions, option="--predictions")) is None:
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
@@ -68,11 +61,7 @@ def evaluate(
         result, rows, reading = evaluator.score(work, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
         error = gate_error(gates, result["metrics"])
-        with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
-            if json:
-                console.json(strict_json.loads(strict_json.dumps(result)), error)
-            else:
-                console.result(_table(result, reading))
+        show_judged(result, _table(result, reading), error, as_json=json)
         if predictions is not None:
             write_predictions(predictions, rows, work.stop)
     if error is not None:
@@ -96,8 +85,11 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         low, high = result["intervals"].get(name, (value, value))
         spread = f"  (95 %: {low:.{places}f} to {high:.{places}f})" if low < high else ""
         rows[name.replace("_", " ")] = f"{value:.{places}f}{units.get(name, '')}{spread}"
-    rows |= {"baselines": beside} if (beside := format_baselines(result["baselines"])) else {}
-    rows |= {"scored": scored, "data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
-    if result["energy_kwh"] is not None:
-        rows["energy"] = format_footprint(reading.energy_wh, reading.emissions_g, reading.place)
+    rows |= {
+        "baselines": format_baselines(result["baselines"]),
+        "scored": scored,
+        "data": ", ".join(entry["name"] for entry in result["data"]),
+        "checkpoint": result["checkpoint"],
+    }
+    rows["energy"] = reading.footprint if result["energy_kwh"] is not None else ""
     return facts(rows) + class_tables(result)

@@ -21,7 +21,6 @@ def export(
     ] = "f16",
     no_verify: options.NoVerify = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Write a decoder (Llama, Mistral, SmolLM2, Gemma 2, GPT-2) as a GGUF file, with its tokenizer and chat template.
 

@@ -1,6 +1,7 @@
 """tfkit generate: continue prompts. One prompt gives text; prompts from a file or stdin give JSON lines, in order."""
 
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,33 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.answering import read_prompts, write_answers
 from tfkit.cli.chat import converse
-from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
     from tfkit.engine.answers.text_generator import TextGenerator
     from tfkit.engine.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The options for fields of the section generation."""
+
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None
+    temperature: Annotated[float | None, typer.Option(metavar="T", help="The sampling temperature; 0 is greedy.")] = None
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Sample from the most likely tokens whose probabilities add up to P.")
+    ] = None
+    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Use beam search with B beams, without sampling.")] = None
+    stop: Annotated[list[str] | None, typer.Option(metavar="S", help="Stop at this text; may be repeated.")] = None
+    seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
+
+    def words(self) -> list[str]:
+        """Return those that are given as key=value."""
+        from tfkit.engine.settings import quoted
+
+        given = {name: value for name, value in asdict(self).items() if value not in (None, [])}
+        texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
+        return [f"generation.{name}={text}" for name, text in texts.items()]
 
 
 def generate(
@@ -26,23 +49,11 @@ def generate(
     input_: Annotated[
         str | None, typer.Option("--input", metavar="F", help='JSON lines with "prompt", or plain text with one prompt per line.')
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(metavar="T", help="The sampling temperature; 0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Sample from the most likely tokens whose probabilities add up to P.")
-    ] = None,
-    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Use beam search with B beams, without sampling.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="S", help="Stop at this text; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None,
+    *,
+    sampling: Sampling,
     chat: options.Chat = False,
-    run: options.RunFolder = None,
-    no_verify: options.NoVerify = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    ranks: options.RankCount = None,
+    how: options.Execution,
     json_: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Continue text.
 
@@ -56,13 +67,11 @@ def generate(
     With --chat each prompt is answered, using the checkpoint's own chat template; a JSON line may have {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from tfkit.cli.session import Execution, leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_to_lead
     from tfkit.engine.settings import PROMPTS_AT_ONCE, split_arguments
 
     words, overrides = split_arguments(arguments or ())
-    overrides += _settings(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams, seed=seed, stop=stop
-    )
+    overrides += sampling.words()
 
     def opened() -> "TextGenerator":
         from tfkit.engine.answers.text_generator import TextGenerator
@@ -79,7 +88,6 @@ def generate(
         if input_ not in (None, "-")
         else "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
     )
-    how = Execution(run, device, threads, ranks)
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
         if (generator := open_to_lead(opened, follow, how, alone=alone)) is None:
@@ -94,13 +102,4 @@ def generate(
         reading = work.reading()
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
-            console.say(f"{tokens:,} tokens, {format_footprint(reading.energy_wh, reading.emissions_g, reading.place)}")
-
-
-def _settings(**options: float | list[str] | None) -> list[str]:
-    """Return the options that are given as key=value of the section generation."""
-    from tfkit.engine.settings import quoted
-
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
-    return [f"generation.{name}={text}" for name, text in texts.items()]
+            console.say(f"{tokens:,} tokens, {reading.footprint}")

@@ -9,7 +9,6 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
     from tfkit.engine.commands.inspection import Inspection
@@ -31,7 +30,6 @@ def inspect(
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Show N rows.")] = 3,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Show the first rows of the first step: every token, whether it has a loss, its label, padding, and where documents end.
 
@@ -39,16 +37,11 @@ def inspect(
     is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuning_words
+    from tfkit.cli.train import tuned_recipe
     from tfkit.engine.beginning import finetuning
-    from tfkit.recipe import open_recipe
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    chosen, changes = options.split_recipe("inspect", recipe, overrides)
-    if chosen is None and checkpoint is None and data is None:
-        raise UsageError("inspect: the rows of which training? Give a RECIPE, or --from CKPT and --data F")
-    words = tuning_words(changes, checkpoint, data)
-    source = open_recipe(chosen) if chosen is not None else None
+    source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
     known = source.read(words) if source is not None else None
     beginning = finetuning(source, words, checkpoint) if known is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:

@@ -23,7 +23,6 @@ def launch(
         int | None, typer.Option("--gpus-per-node", min=1, max=1024, metavar="G", help="GPUs of each machine, one per process.")
     ] = None,
     run: options.RunFolder = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Print the file to submit. It starts a training with N x P processes, and continues it when it is submitted again.
 

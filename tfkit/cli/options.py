@@ -1,8 +1,11 @@
-"""The arguments and options that commands share, each declared once."""
+"""The arguments and options that commands share, each declared once, and those that are given together as one group."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,6 +94,51 @@ Quiet = Annotated[
         help="Print only the result, warnings, errors, automatic decisions, and one line of progress per minute.",
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where a command computes, on how many ranks, and in which run folder it keeps the result."""
+
+    run: RunFolder = None
+    no_verify: NoVerify = False
+    device: Device = None
+    threads: Threads = None
+    ranks: RankCount = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How a training is attempted, and where."""
+
+    exact: Exact = False
+    force: Force = False
+    no_verify: NoVerify = False
+    device: Device = None
+    threads: Threads = None
+    ranks: RankCount = None
+
+
+def with_plain_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Return a command as Typer takes it: with the fields of the groups of options among its parameters in their place, and --quiet."""
+    signature = inspect.signature(command)
+    groups: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)}
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        del given["quiet"]  # its callback has done what it asks for
+        taken = {name: group(**{one.name: given.pop(one.name) for one in fields(group)}) for name, group in groups.items()}
+        command(**given, **taken)
+
+    def plain(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    parameters = []
+    for name, one in signature.parameters.items():
+        grouped = fields(groups[name]) if name in groups else ()
+        parameters += [plain(field.name, field.default, field.type) for field in grouped] or [plain(name, one.default, one.annotation)]
+    called.__signature__ = signature.replace(parameters=[*parameters, plain("quiet", False, Quiet)])  # type: ignore[attr-defined]
+    return called
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:

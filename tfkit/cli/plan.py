@@ -1,15 +1,13 @@
 """tfkit plan: what a run will take, before its first step."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.aligned import facts
+from tfkit.cli.results import show_judged
 from tfkit.engine.gate import failed_gates, judge, plan_gates, plan_metrics
-from tfkit.errors import UsageError
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ def plan(
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was obtained.
 
@@ -42,18 +39,13 @@ def plan(
     task is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuning_words
-    from tfkit.engine.many_runs.chain_plan import first_stage
+    from tfkit.cli.train import tuned_recipe
     from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import energy_fields
-    from tfkit.recipe import open_recipe
-    from tfkit.run import strict_json
 
-    chosen, changes = options.split_recipe("plan", recipe, overrides)
-    if chosen is None and checkpoint is None and data is None:
-        raise UsageError("plan: which training? Give a RECIPE, or --from CKPT and --data F")
-    source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
-    planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
+    source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
+    part = options.stage_names(stages)
+    planned = to_plan(source, words, checkpoint, part)
     gates = plan_gates(fail_if or (), part or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.planning.planner import make_plan
@@ -63,11 +55,7 @@ def plan(
     document = estimate.to_dict() | {f"plan_{name}": own[name] for name in ("energy_kwh", "emissions_g")}
     document |= {"carbon_status": own["carbon_status"], "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])
-    with suppress(console.ReaderGone):  # the gates judge all the same
-        if json:
-            console.json(strict_json.loads(strict_json.dumps(document)), error)
-        else:
-            console.result("\n".join(lines(estimate)))
+    show_judged(document, "\n".join(lines(estimate)), error, as_json=json)
     if error is not None:
         raise error
 

@@ -12,7 +12,6 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.aligned import facts
 from tfkit.errors import DataError, UsageError
-from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -30,13 +29,9 @@ def predict(
         typer.Option(metavar="F", help="Write the rows to this file: a table if it ends in .csv or .tsv, otherwise JSON lines."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
-    run: options.RunFolder = None,
-    no_verify: options.NoVerify = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    ranks: options.RankCount = None,
+    *,
+    how: options.Execution,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Predict with a trained model: the class of a row, its tags, a number, the right one of several answers, or a text.
 
@@ -45,7 +40,7 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.cli.session import Execution, leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_to_lead
     from tfkit.engine.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
@@ -64,7 +59,6 @@ def predict(
             pass
 
     alone = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
-    how = Execution(run, device, threads, ranks)
     if (predictor := open_to_lead(opened, follow, how, alone=alone, out=out)) is None:
         return
     with leading_session("predict", predictor, how) as work:
@@ -122,7 +116,7 @@ def _show(result: dict[str, Any], reading: "Reading", *, as_json: bool) -> None:
     """Show what was done; where the rows themselves are the result, on stderr."""
     if "out" not in result:
         if reading.status == "ok":
-            console.say(f"{result['rows']:,} rows, {_footprint(reading)}")
+            console.say(f"{result['rows']:,} rows, {reading.footprint}")
     elif as_json:
         console.json(result)
     else:
@@ -137,10 +131,6 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
         "truncated": f"{result['truncated']:,}" if result["truncated"] else "",
         "checkpoint": result["checkpoint"],
-        "energy": _footprint(reading) if result["energy_kwh"] is not None else "",
+        "energy": reading.footprint if result["energy_kwh"] is not None else "",
     }
-    return facts({name: value for name, value in rows.items() if value})
-
-
-def _footprint(reading: "Reading") -> str:
-    return format_footprint(reading.energy_wh, reading.emissions_g, reading.place)
+    return facts(rows)

@@ -16,7 +16,6 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Make the repository public; by default it is private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and send nothing.")] = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Upload a model to the Hugging Face Hub, in one commit: weights, tokenizer, card and the emissions of its run.
 

@@ -22,23 +22,21 @@ if TYPE_CHECKING:
     from tfkit.engine.session import Session
 
 
-def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | None:
+def place_of_this_process(asked: int | None, threads: int | None, *, planned: bool = False) -> Ranks | None:
     """Return the place of this process among the ranks if it is to train; None if it has done its part.
 
     With --ranks N (`asked`) outside of any rank it starts N processes of this same command, and waits for them. A rank beside the first
-    follows it. Raises AlreadyReportedError with the exit code of the processes that were started.
+    follows it. Raises AlreadyReportedError with the exit code of the processes that were started. `planned`: the training is only planned,
+    and no process is started: return the place of rank 0 in it; None on a rank beside the first.
     """
+    if planned:
+        found = find_ranks()
+        size = asked or found.size
+        return Ranks(size=size, local_size=found.local_size if found.size == size else size) if found.is_first else None
     if (here := _this_rank(asked)) is None or here.is_first:
         return here
     _follow(here, threads)
     return None
-
-
-def planned_place(asked: int | None) -> Ranks | None:
-    """Return the place of rank 0 in a training that --dry-run plans, and that starts no process; None on a rank beside the first."""
-    here = find_ranks()
-    size = asked or here.size
-    return Ranks(size=size, local_size=here.local_size if here.size == size else size) if here.is_first else None
 
 
 def place_in_command(

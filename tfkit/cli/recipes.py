@@ -20,7 +20,6 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=options.recipe_names)] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download the recipe's public data to the paths that it names.")] = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the bundled recipes with a summary of each, or print one, to copy and change.
 

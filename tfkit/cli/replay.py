@@ -17,7 +17,6 @@ def replay(
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Repeat the step that ended a run, from the checkpoint before it, and name the first module that goes wrong.
 

@@ -46,7 +46,6 @@ def report(
     html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one static page with all figures and tables.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Include host names, paths and command lines, which are omitted otherwise.")] = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Report the costs and scores of runs: time, energy and CO2e with their ranges, inherited emissions, and totals.
 

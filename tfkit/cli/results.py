@@ -1,11 +1,22 @@
-"""The result of a training on stdout."""
+"""The results of trainings, and of what gates judge, on stdout."""
 
+from contextlib import suppress
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.aligned import aligned, facts
+from tfkit.cli.aligned import aligned, amounts, facts
 from tfkit.errors import Stopped, TfkitError
+from tfkit.run import strict_json
 from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_number_of, format_range, format_seconds
+
+
+def show_judged(document: dict[str, Any], for_people: str, error: TfkitError | None, *, as_json: bool) -> None:
+    """Show a result that gates have judged, with what they found; where nobody reads it any more they judge all the same."""
+    with suppress(console.ReaderGone):
+        if as_json:
+            console.json(strict_json.loads(strict_json.dumps(document)), error)
+        else:
+            console.result(for_people)
 
 
 def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitError | Stopped | None = None) -> None:
@@ -33,11 +44,9 @@ def _sweep(result: dict[str, Any]) -> str:
     keys = list(result["trials"][0]["values"]) if result["trials"] else []
     rows = [("trial", *keys, "status", result["metric"] or "score", "time", "energy", "CO2e")]
     for one in result["trials"]:
-        energy, mass, score = one["energy_kwh"], one["emissions_g"], one["score"]
-        values = [str(one["values"][key]) for key in keys]
-        used = ["" if energy is None else format_energy(1000 * energy), "" if mass is None else format_mass(mass)]
-        seconds = "" if one["seconds"] is None else format_seconds(one["seconds"])
-        rows.append((one["trial"], *values, one["status"], "" if score is None else f"{score:.4g}", seconds, *used))
+        score = "" if one["score"] is None else f"{one['score']:.4g}"
+        used = amounts(one["seconds"], one["energy_kwh"], one["emissions_g"])
+        rows.append((one["trial"], *(str(one["values"][key]) for key in keys), one["status"], score, *used))
     best, factor = result["best"], result["selection_factor"]
     lines = [aligned(rows, 1 + len(keys) + 1), ""]
     if best is not None:
@@ -81,7 +90,7 @@ def _lines(result: dict[str, Any]) -> str:
     if (gain := result.get("improvement")) is not None and best:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
-    return facts({name: value for name, value in rows.items() if value})
+    return facts(rows)
 
 
 def _measured(result: dict[str, Any]) -> str:

@@ -11,16 +11,11 @@ from tfkit.cli import options
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     overrides: options.Overrides = None,
-    exact: options.Exact = False,
-    force: options.Force = False,
-    no_verify: options.NoVerify = False,
+    *,
+    how: options.Attempt,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    ranks: options.RankCount = None,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Continue a run from its newest good checkpoint, with the recipe and the changes that it was started with.
 
@@ -29,13 +24,10 @@ def resume(
     """
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import command_line, train
-    from tfkit.engine.attempt import RunOptions
+    from tfkit.cli.train import run_options, train
     from tfkit.engine.many_runs import sweeping as training
-    from tfkit.engine.meeting import Meeting
 
-    if (here := place_of_this_process(ranks, threads)) is None:
+    if (here := place_of_this_process(how.ranks, how.threads)) is None:
         return
-    words = tuple(overrides or ())
-    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages), Meeting(here))
-    train(lambda signals: training.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)
+    words, ready = tuple(overrides or ()), run_options(how, here, run, True, fail_if, stages)
+    train(lambda signals: training.resume(words, ready, console, signals), ready, ["resume", str(run), *words], as_json=json)

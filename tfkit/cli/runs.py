@@ -9,9 +9,8 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.aligned import aligned
+from tfkit.cli.aligned import aligned, amounts
 from tfkit.errors import UsageError
-from tfkit.units import format_energy, format_mass, format_seconds
 
 if TYPE_CHECKING:
     from tfkit.run.listing import ListedRun
@@ -29,7 +28,6 @@ def runs(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """List the runs of a folder: kind, status, steps, best score, time, energy and CO2e, and its other content.
 
@@ -93,9 +91,7 @@ def _row(one: "ListedRun") -> tuple[str, ...]:
         one.status,
         "" if one.steps is None else f"{one.steps:,}{planned}",
         _score(one.best, one.metrics),
-        "" if one.seconds is None else format_seconds(one.seconds),
-        "" if one.energy_kwh is None else format_energy(1000 * one.energy_kwh),
-        "" if one.emissions_g is None else format_mass(one.emissions_g),
+        *amounts(one.seconds, one.energy_kwh, one.emissions_g),
     )
 
 

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tfkit import console
 from tfkit.cli import crash
+from tfkit.cli.options import Execution
 from tfkit.cli.ranks import place_in_command
 from tfkit.engine.predictions_file import require_writable
 from tfkit.engine.session import Session, session
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 T = TypeVar("T", bound="Opened")
-
-
-@dataclass(frozen=True)
-class Execution:
-    """The options that say where a command computes, on how many ranks, and in which run folder it keeps the result."""
-
-    run: Path | None = None
-    device: str | None = None
-    threads: int | None = None
-    ranks: int | None = None
 
 
 def open_to_lead(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tfkit.cli import options
+from tfkit.errors import UsageError
 
 
 def sweep(
@@ -19,14 +20,9 @@ def sweep(
     data: options.TrainingRows = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
-    exact: options.Exact = False,
-    force: options.Force = False,
-    no_verify: options.NoVerify = False,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    ranks: options.RankCount = None,
+    *,
+    how: options.Attempt,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Train a recipe with each combination of several values, and compare the trials: optimizer.lr=1e-3,3e-3 training.seed=1,2.
 
@@ -35,19 +31,16 @@ def sweep(
     """
     from tfkit import console
     from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import command_line, option_words, train, tuning_words
-    from tfkit.engine.attempt import RunOptions
-    from tfkit.engine.many_runs.chain_plan import first_stage
+    from tfkit.cli.train import option_words, run_options, train, tuned_recipe
     from tfkit.engine.many_runs.sweeping import sweep as run_sweep
-    from tfkit.engine.meeting import Meeting
-    from tfkit.recipe import open_recipe
 
-    if (here := place_of_this_process(ranks, threads)) is None:
+    if (here := place_of_this_process(how.ranks, how.threads)) is None:
         return
-    source = open_recipe(recipe)
-    words = tuning_words(overrides or (), checkpoint, data, first_stage(source))
+    source, words, arguments = tuned_recipe("sweep", recipe, overrides, checkpoint, data)
+    if source is None:
+        raise UsageError("sweep: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     folder = run or Path("runs") / f"{source.name}-sweep"
-    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), meeting=Meeting(here))
     given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
-    again = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
-    train(lambda signals: run_sweep(source, words, trials, how, console, signals), how, again, as_json=json)
+    again = ["sweep", *arguments, *given, "--run", str(folder), "--resume"]
+    ready = run_options(how, here, folder, resume)
+    train(lambda signals: run_sweep(source, words, trials, ready, console, signals), ready, again, as_json=json)

@@ -1,18 +1,25 @@
-"""The part that pretrain, finetune and resume share: stop signals, the result, and the command that goes on with a stopped run."""
+"""The part that the commands of trainings share: recipe, stop signals, result, and the command that goes on with a stopped run."""
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tfkit import console
 from tfkit.cli import crash
+from tfkit.cli.options import Attempt, split_recipe, stage_names
 from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import TrainingRequest
 from tfkit.engine.gate import failed_gates
+from tfkit.engine.many_runs.chain_plan import first_stage
+from tfkit.engine.meeting import Meeting
 from tfkit.engine.settings import quoted
-from tfkit.errors import BudgetReached, Stopped
+from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.parallel.ranks import Ranks
+from tfkit.recipe import RecipeText, open_recipe
 from tfkit.run.signals import StopSignals
 
 
@@ -48,16 +55,51 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
         raise failed
 
 
-def tuning_words(changes: Sequence[str], checkpoint: str | None, data: str | None, stage: str = "") -> list[str]:
-    """Return the key=value of a fine-tuning, with those of --from and --data; `stage`: the prefix of the first one's fields in a chain."""
-    # First: data.train.0.columns can name columns.
+def begin(request: TrainingRequest, words: Sequence[str], given: RunOptions, *, dry_run: bool, as_json: bool) -> None:
+    """Train what is asked for, or show what that would do. `words`: the command and its arguments, without those of the run."""
+    from tfkit.cli.dry_run import show_dry_run
+    from tfkit.engine.many_runs import stages
+
+    if dry_run:
+        return show_dry_run(request, given, as_json)
+    again = [*words, "--run", str(given.run), "--resume"]
+    train(lambda signals: stages.train(request, given, console, signals), given, again, as_json=as_json)
+
+
+def run_options(
+    how: Attempt, here: Ranks, run: Path, resume: bool, fail_if: Sequence[str] | None = None, stages: str | None = None
+) -> RunOptions:
+    """Return the options of a command as the engine takes them; `here`: the place of this process among the ranks."""
+    command = ["tfkit", *sys.argv[1:]]
+    return RunOptions(
+        run, resume, how.exact, how.force, how.device, how.threads, command, fail_if or (), stage_names(stages), Meeting(here)
+    )
+
+
+class TunedRecipe(NamedTuple):
+    """What a training that may begin from a checkpoint is given."""
+
+    source: RecipeText | None
+    words: list[str]  # key=value, with those of --from and --data
+    arguments: list[str]  # the recipe and the changes as they were given
+
+
+def tuned_recipe(
+    command: str, recipe: str | None, overrides: Sequence[str] | None, checkpoint: str | None, data: str | None, *, needed: bool = False
+) -> TunedRecipe:
+    """Open the recipe, if one is given, and join the changes with --from and --data, in a recipe with stages those of the first one.
+
+    `needed`: raise UsageError where there is nothing to begin from.
+    """
+    chosen, changes = split_recipe(command, recipe, overrides)
+    if needed and chosen is None and checkpoint is None and data is None:
+        raise UsageError(f"{command}: which training? Give a RECIPE, or --from CKPT and --data F")
+    source = open_recipe(chosen) if chosen is not None else None
+    stage = first_stage(source)
+    # The data come first: data.train.0.columns can name columns.
     words = [f"{stage}data.train=[{{path: {quoted(data)}}}]"] if data is not None else []
-    return [*words, *changes, *([f"{stage}model.from={quoted(checkpoint)}"] if checkpoint is not None else [])]
-
-
-def command_line() -> list[str]:
-    """Return the command line of this process, for run.json."""
-    return ["tfkit", *sys.argv[1:]]
+    words += [*changes, *([f"{stage}model.from={quoted(checkpoint)}"] if checkpoint is not None else [])]
+    return TunedRecipe(source, words, [*([chosen] if chosen is not None else []), *changes])
 
 
 def option_words(*given: tuple[str, str | int | None]) -> list[str]:

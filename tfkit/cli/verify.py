@@ -22,7 +22,6 @@ def verify(
         Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a run folder or a folder of runs with all checkpoints in it.")
     ],
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers. Ends with 4 if any differ."""
     from tfkit.engine.commands.verification import verify_path

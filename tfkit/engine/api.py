@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import recognition_of
+from tfkit.engine.beginning import TrainingRequest, recognition_of
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
@@ -54,9 +54,10 @@ def pretrain(
 
     `ranks`: so many processes on this machine train together: this one, and others that are started for the call and end with it.
     """
-    source, words = recipe_text(recipe), words_of(overrides)
+    source = recipe_text(recipe)
+    request = TrainingRequest("pre-training", source, words_of(overrides))
     given = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
-    return _trained(given, ranks, should_stop, lambda stop, how: training.pretrain(source, words, how, listener or Silent(), stop))
+    return _trained(given, ranks, should_stop, lambda stop, how: training.train(request, how, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -85,8 +86,8 @@ def finetune(
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
     given = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
-    checkpoint, told = str(start) if start is not None else None, listener or Silent()
-    return _trained(given, ranks, should_stop, lambda stop, how: training.finetune(source, words, checkpoint, how, told, stop))
+    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None)
+    return _trained(given, ranks, should_stop, lambda stop, how: training.train(request, how, listener or Silent(), stop))
 
 
 @naming_arguments()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.beginning import Beginning, finetuning, pretraining, require_trainable
+from tfkit.engine.beginning import Beginning, Kind, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.dealt_recipes import rank_device, rank_threads, require_dealt
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
@@ -17,7 +17,6 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.meeting import Meeting
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
-from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
@@ -26,7 +25,6 @@ from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
-    from tfkit.engine.assembling import Kind
     from tfkit.engine.budget import Budget
     from tfkit.engine.run import Run
     from tfkit.recipe.schema.sections import Recipe
@@ -58,25 +56,29 @@ class RunOptions:
         return self.resume and is_begun(self.run)
 
 
-def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train the model of a recipe from random weights; `words` are key=value. Return the result of docs/cli.md."""
-    return _begin_or_resume(lambda: pretraining(source, words), Given(source, tuple(words)), "pre-training", options, listener, stop)
+def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or go on with the one that is there.
 
-
-def finetune(
-    source: RecipeText | None,
-    words: Sequence[str],
-    checkpoint: str | None,
-    options: RunOptions,
-    listener: Listener,
-    stop: StopRequest,
-) -> dict[str, Any]:
-    """Train a checkpoint further, by a recipe or by what the data and the checkpoint show. Return the result of docs/cli.md.
-
-    `words`: key=value, with those of `model.from` and `data.train`; `checkpoint`: the value of `model.from`, where that is among them.
+    Return the result of docs/cli.md.
     """
-    given = Given(source, tuple(words))
-    return _begin_or_resume(lambda: finetuning(source, words, checkpoint), given, "fine-tuning", options, listener, stop)
+
+    def checked() -> Beginning:
+        beginning = request.beginning()
+        if beginning.recipe is not None:
+            training_gates(options.fail_if, beginning.recipe, fine_tuning=request.kind == "fine-tuning")
+        beginning.inputs.refuse_folder(options.run, "--run")
+        return beginning
+
+    beginning = None if options.goes_on else checked()
+
+    def start() -> "Recipe":
+        here = beginning or checked()
+        decided = here.decide(listener)
+        if here.recipe is None:
+            listener.decided(decided.text)
+        return decided.recipe
+
+    return _attempt(start, request.given, request.kind, options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
 
     if not is_begun(options.run):
         raise _nothing_to_resume(options.run)
-    kind: Kind = "pre-training" if read_recipe(str(options.run / "recipe.yaml")).recipe.model.start is None else "fine-tuning"
+    kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
 
     def gone() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
@@ -106,34 +108,10 @@ def _nothing_to_resume(run: Path) -> TfkitError:
     return UsageError(f"{run}: this run has no checkpoint to continue from; it is {found.status}{because}{again}")
 
 
-def _begin_or_resume(
-    begin: Callable[[], Beginning], given: Given, kind: "Kind", options: RunOptions, listener: Listener, stop: StopRequest
-) -> dict[str, Any]:
-    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or go on with the one that is there."""
-
-    def checked() -> Beginning:
-        beginning = begin()
-        if beginning.recipe is not None:
-            training_gates(options.fail_if, beginning.recipe, fine_tuning=kind == "fine-tuning")
-        beginning.inputs.refuse_folder(options.run, "--run")
-        return beginning
-
-    beginning = None if options.goes_on else checked()
-
-    def start() -> "Recipe":
-        here = beginning or checked()
-        decided = here.decide(listener)
-        if here.recipe is None:
-            listener.decided(decided.text)
-        return decided.recipe
-
-    return _attempt(start, given, kind, options, listener, stop)
-
-
 def _attempt(
     start: "Callable[[], Recipe]",
     given: Given,
-    kind: "Kind",
+    kind: Kind,
     options: RunOptions,
     listener: Listener,
     stop: StopRequest,
@@ -180,7 +158,7 @@ def _judged(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
 def _metered(
     recipe: "Recipe",
     given: Given,
-    kind: "Kind",
+    kind: Kind,
     options: RunOptions,
     gates: Collection[Gate],
     folder: RunFolder,

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from tfkit.engine.given import Given
 from tfkit.engine.inputs import Inputs, recipe_inputs
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.listener import Listener
@@ -41,6 +42,40 @@ class Beginning:
     decide: Callable[[Listener], Decided]
     inputs: Inputs
     recipe: "Recipe | None" = None
+
+
+Kind = Literal["pre-training", "fine-tuning"]
+
+
+def kind_of(recipe: "Recipe") -> Kind:
+    """Return what trains a recipe."""
+    return "pre-training" if recipe.model.start is None else "fine-tuning"
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A training that a command or a call asks for: of random weights by a recipe, or of a checkpoint by a recipe or what the data show.
+
+    `words`: key=value, with those of `model.from` and `data.train`; of a recipe with stages STAGE.key=value. `checkpoint`: the value of
+    `model.from`, where that is among them.
+    """
+
+    kind: Kind
+    source: RecipeText | None
+    words: Sequence[str] = ()
+    checkpoint: str | None = None
+
+    @property
+    def given(self) -> Given:
+        """What run.json keeps of it."""
+        return Given(self.source, tuple(self.words))
+
+    def beginning(self) -> Beginning:
+        """Return its recipe, checked, and its inputs. Raises UsageError."""
+        if self.kind == "fine-tuning":
+            return finetuning(self.source, self.words, self.checkpoint)
+        assert self.source is not None
+        return pretraining(self.source, self.words)
 
 
 def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:

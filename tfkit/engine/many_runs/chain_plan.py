@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import Beginning, finetuning, pretraining
+from tfkit.engine.beginning import Kind, TrainingRequest, kind_of
 from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.gate import Gate, parse_gate, training_gates
 from tfkit.engine.given import Given
@@ -19,8 +19,6 @@ from tfkit.run.chain_folder import stage_folders
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
-
-Kind = Literal["pre-training", "fine-tuning"]
 
 TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, beside those of its stages
 
@@ -39,18 +37,14 @@ class PlannedStage:
         return self.stage.name
 
     @property
-    def start(self) -> str | None:
-        """The checkpoint that it begins from, unless a hash says which one that has to be."""
+    def request(self) -> TrainingRequest:
+        """Its training, from the checkpoint of its recipe unless a hash says which one that has to be."""
         model = self.source.read().model
-        return model.start if model.sha256 is None else None
+        return TrainingRequest(kind_of(self.stage.recipe), self.source, (), model.start if model.sha256 is None else None)
 
     def missing_stage(self) -> str | None:
         """Return an earlier stage that it names and that has no model yet."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
-
-    def beginning(self) -> Beginning:
-        """Return its recipe, checked, and its inputs."""
-        return finetuning(self.source, (), self.start) if self.stage.fine_tunes else pretraining(self.source, ())
 
 
 @dataclass(frozen=True)
@@ -83,9 +77,9 @@ def first_stage(source: RecipeText | None) -> str:
     return f"{next(iter(source.fields()), '').partition('.')[0]}."
 
 
-def plan_dry_run(source: RecipeText, words: Sequence[str], kind: Kind, options: RunOptions) -> "ChainPlan":
+def plan_dry_run(request: TrainingRequest, options: RunOptions) -> "ChainPlan":
     """Plan a chain that is not started; stages that were run before may be there."""
-    return plan_chain(Given(source, tuple(words)), kind, replace(options, resume=True))
+    return plan_chain(request.given, request.kind, replace(options, resume=True))
 
 
 def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
@@ -136,7 +130,7 @@ def _followed(before: Given | None, now: Given, folder: Path) -> Given:
 
 def _require_kind(chain: Chain, kind: Kind | None) -> None:
     first = chain.stages[0]
-    own: Kind = "fine-tuning" if first.fine_tunes else "pre-training"
+    own = kind_of(first.recipe)
     if kind in (None, own):
         return
     path = chain.source.path
@@ -204,7 +198,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
                 )
             continue
         try:
-            beginning = one.beginning()
+            beginning = one.request.beginning()
             assert beginning.recipe is not None
             training_gates(one.options.fail_if, beginning.recipe, fine_tuning=one.stage.fine_tunes)
             require_dealt(beginning.recipe, options.ranks.size)

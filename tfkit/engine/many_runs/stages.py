@@ -9,42 +9,22 @@ from typing import Any, Literal
 
 from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import TrainingRequest
 from tfkit.engine.gate import judge
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.many_runs.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
 from tfkit.engine.many_runs.chain_result import chain_result, stage_facts
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
-from tfkit.recipe import RecipeText
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
 
 
-def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train from random weights; a chain where its first stage does. Return the result of docs/cli.md.
-
-    `words`: key=value; of a chain STAGE.key=value.
-    """
-    if source.has_stages:
-        return _run(plan_chain(Given(source, tuple(words)), "pre-training", options), options, listener, stop)
-    return attempt.pretrain(source, words, options, listener, stop)
-
-
-def finetune(
-    source: RecipeText | None,
-    words: Sequence[str],
-    checkpoint: str | None,
-    options: RunOptions,
-    listener: Listener,
-    stop: StopRequest,
-) -> dict[str, Any]:
-    """Train a checkpoint further, in a chain by its first stage. For the rest see `pretrain`.
-
-    `words`: key=value, with those of the checkpoint and of the data; `checkpoint`: the value of `model.from`, where that is among them.
-    """
-    if source is not None and source.has_stages:
-        return _run(plan_chain(Given(source, tuple(words)), "fine-tuning", options), options, listener, stop)
-    return attempt.finetune(source, words, checkpoint, options, listener, stop)
+def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Train what is asked for; of a chain the first stage has to be of its kind. Return the result of docs/cli.md."""
+    if request.source is not None and request.source.has_stages:
+        return _run(plan_chain(request.given, request.kind, options), options, listener, stop)
+    return attempt.train(request, options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -90,9 +70,7 @@ def _run_stage(one: PlannedStage, done: int, plan: ChainPlan, listener: Listener
         stop.raise_if_requested(f"{done} of {todo} stages are done, and {one.name} was not started")
         listener.say(f"stage {one.name}, {done + 1} of {todo}")
         with isolated():
-            if one.stage.fine_tunes:
-                return attempt.finetune(one.source, (), one.start, one.options, listener, stop)
-            return attempt.pretrain(one.source, (), one.options, listener, stop)
+            return attempt.train(one.request, one.options, listener, stop)
     except (Stopped, TfkitError) as error:
         raise of_stage(one.name, error) from None
     except Exception as error:

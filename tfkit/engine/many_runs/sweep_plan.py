@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import finetuning, pretraining
+from tfkit.engine.beginning import TrainingRequest, kind_of
 from tfkit.engine.budget import require_unspent
 from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.given import Given
@@ -136,11 +136,4 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     for one in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
         require_dealt(one, options.ranks.size)
     if isinstance(recipe, Recipe):
-        beginning = finetuning(plan.source, words, None) if fine_tunes(recipe) else pretraining(plan.source, words)
-        beginning.inputs.refuse_folder(options.run, "--run")
-
-
-def fine_tunes(recipe: Recipe | Chain) -> bool:
-    """Whether a recipe begins from a checkpoint, or its first stage does."""
-    first = recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe
-    return first.model.start is not None
+        TrainingRequest(kind_of(recipe), plan.source, words).beginning().inputs.refuse_folder(options.run, "--run")

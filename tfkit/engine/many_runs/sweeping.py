@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import TrainingRequest, kind_of
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.many_runs import stages
-from tfkit.engine.many_runs.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
+from tfkit.engine.many_runs.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep, read_trial
 from tfkit.engine.many_runs.sweep_result import Trial, sweep_facts, sweep_result
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
@@ -114,11 +115,9 @@ def _changes(plan: SweepPlan) -> list[str]:
 def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
     words = plan.words(trial)
     recipe = read_trial(plan.source, words)
-    if not fine_tunes(recipe):
-        stages.pretrain(plan.source, words, options, listener, stop)
-        return
     start = recipe.model.start if isinstance(recipe, Recipe) and recipe.model.sha256 is None else None
-    stages.finetune(plan.source, words, start, options, listener, stop)
+    kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
+    stages.train(TrainingRequest(kind, plan.source, words, start), options, listener, stop)
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
