@@ -12,6 +12,7 @@ from tfkit.evaluation import text_scores
 from tfkit.evaluation.text_scores import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
+from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import CausalLMSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
@@ -156,13 +157,13 @@ def test_scores_add_up(stream, tokenizer, tmp_path):
 
 def test_progress_counts_every_target(stream, tokenizer):
     reported = []
-    score = score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, progress=reported.append)
+    score = score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, work=BatchWork(reported.append))
     assert sum(reported) == score.target_tokens == count_targets(stream).sum()
 
 
 def test_half_a_score_is_no_score(stream, tokenizer):
     answers = iter([False, False, True])
-    assert score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, should_stop=lambda: next(answers)) is None
+    assert score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, work=BatchWork(should_stop=lambda: next(answers))) is None
 
 
 def test_nothing_to_score(tmp_path):

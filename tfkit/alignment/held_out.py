@@ -1,6 +1,6 @@
 """A policy on held-out prompts: one response to each, always of the same draws, its reward, and its distance from the reference."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Sum
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 
 @dataclass(frozen=True)
@@ -36,28 +36,15 @@ def judge_prompts(
     *,
     seed: int,
     batch_size: int,
-    should_stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[Judged] | None:
     """Sample a response to each prompt and judge it; without a reference there is no `kl`. None if it was to stop."""
     rules = Rules(rollouts.section.rules)
     try:
-        found = sample(
-            model,
-            prompts,
-            rollouts,
-            rules,
-            completions=1,
-            seed=seed,
-            at_once=batch_size,
-            should_stop=should_stop,
-            progress=progress,
-            deal=deal,
-        )
+        found = sample(model, prompts, rollouts, rules, completions=1, seed=seed, at_once=batch_size, work=work)
         distances: list[float | None] = [None] * len(found)
         if reference is not None:
-            distances = [*_distances(model, reference, found, rollouts, batch_size, should_stop, deal)]
+            distances = [*_distances(model, reference, found, rollouts, batch_size, work)]
     except Stopped:
         return None
     return [_judged(one, distance, rollouts) for one, distance in zip(found, distances, strict=True)]
@@ -78,14 +65,13 @@ def _distances(
     found: Sequence[Sampled],
     rollouts: Rollouts,
     batch_size: int,
-    should_stop: Callable[[], bool] | None,
-    deal: Deal,
+    work: BatchWork,
 ) -> list[float]:
     """Return the sum over the tokens of each response of log policy - log reference. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
 
     def distances(start: int) -> list[float]:
-        if should_stop is not None and should_stop():
+        if work.is_stopped():
             raise Stopped("stopped during the evaluation")
         part = found[start : start + batch_size]
         responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in part]
@@ -96,7 +82,7 @@ def _distances(
             ratios = own.cpu().double() - token_numbers(other, batch, temperature).log_probs.cpu().double()
         return _sums(ratios, [len(one.ids) for one in part])
 
-    return [value for values in deal(distances, range(0, len(found), batch_size)) for value in values]
+    return [value for values in work.deal(distances, range(0, len(found), batch_size)) for value in values]
 
 
 def _sums(ratios: Tensor, sizes: Sequence[int]) -> list[float]:

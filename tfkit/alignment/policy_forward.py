@@ -1,6 +1,6 @@
 """The forward that gives the log-probabilities of responses, without dropout and gradients: of a batch; of all before the first step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_entropies, token_log_probs
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.rollouts import Response, Rollouts, ValueBaseline, response_batch
-from tfkit.parallel.deal import Deal
+from tfkit.parallel.deal import BatchWork
 
 
 class TokenNumbers(NamedTuple):
@@ -42,8 +42,7 @@ def numbers_before(
     policy: Transformer,
     reference: FrozenReference,
     device: torch.device,
-    should_stop: Callable[[], bool] | None,
-    deal: Deal,
+    work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Return the log-probabilities of each response's tokens by policy and reference, the policy's entropies, and the values.
 
@@ -56,7 +55,7 @@ def numbers_before(
     temperature, pad_id = rollouts.section.temperature, rollouts.tokenizer.pad_id or 0
 
     def forward(here: NDArray[np.int64]) -> list[list[float]]:
-        if should_stop is not None and should_stop():
+        if work.is_stopped():
             raise Stopped("stopped between sampling and training")
         batch = response_batch([responses[place] for place in here], pad_id).to(device)
         with inference(policy):
@@ -69,7 +68,7 @@ def numbers_before(
                 read.append(rollouts.baseline.model.values(batch))
         return [one.tolist() for one in read]
 
-    for here, found_here in zip(batches, deal(forward, batches), strict=True):
+    for here, found_here in zip(batches, work.deal(forward, batches), strict=True):
         sizes = [len(responses[place].ids) for place in here]
         for kept, of_batch in zip((own, other, entropies, values), found_here, strict=False):  # values only with a critic
             for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):

@@ -31,7 +31,7 @@ from tfkit.data.order.draws import permutation
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 _SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they take less memory than one that is trained on
 
@@ -40,7 +40,7 @@ class RolloutLoader:
     """Samples an iteration at its first step, and gives its batches. `micro_batch_size` may change at any time.
 
     `policy` is the model that is trained; `uncompiled` a context in which it runs as it is, and `whole` one in which it has all of its
-    weights here; `should_stop` is obeyed while it samples.
+    weights here; `work` is how it samples.
     """
 
     def __init__(
@@ -56,13 +56,12 @@ class RolloutLoader:
         seed: int,
         uncompiled: Callable[[], AbstractContextManager[None]],
         whole: Callable[[], AbstractContextManager[None]] = nullcontext,
-        should_stop: Callable[[], bool] | None = None,
-        deal: Deal = in_turn,
+        work: BatchWork = UNWATCHED,
     ):
         assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
-        self.uncompiled, self.whole, self.should_stop, self.deal = uncompiled, whole, should_stop, deal
+        self.uncompiled, self.whole, self.work = uncompiled, whole, work
         self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.rules = Rules(self.rollouts.section.rules)
@@ -146,11 +145,10 @@ class RolloutLoader:
                 completions=completions,
                 seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
                 at_once=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
-                should_stop=self.should_stop,
-                deal=self.deal,
+                work=self.work,
             )
         before, reference, entropies, values = numbers_before(
-            found, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.should_stop, self.deal
+            found, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.work
         )
         ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
         observed = iteration_figures(self.rollouts, iteration * self.steps + 1, found, ratios, entropies)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from tfkit.generation.decoding import generate
 from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, beside_prompt, response_batch
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork, Deal
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -45,14 +45,12 @@ def sample(
     completions: int,
     seed: int,
     at_once: int,
-    should_stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[Sampled]:
     """Sample `completions` responses to each prompt, one after the other, and reward them.
 
     Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on `at_once`, the rows of a batch, but
-    for ties in rounding. Raises Stopped once `should_stop` is true, and UsageError where a rule of the user's own fails.
+    for ties in rounding. Raises Stopped where the work is, and UsageError where a rule of the user's own fails.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -64,7 +62,7 @@ def sample(
             ids[start : start + at_once],
             settings,
             on_token=lambda row, token: token in rollouts.end_ids,  # so that the token that ends a response is part of it
-            should_stop=should_stop,
+            should_stop=work.should_stop,
             first_row=start,
         )
         if any(one.finish == "interrupted" for one in part):
@@ -72,12 +70,11 @@ def sample(
         return [one.ids for one in part]
 
     found: list[list[int]] = []
-    for responses in deal(respond, range(0, len(ids), at_once)):
+    for responses in work.deal(respond, range(0, len(ids), at_once)):
         found += responses
-        if progress is not None:
-            progress(len(responses))
+        work.progress(len(responses))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
-    scores = _scores(rollouts, ids, found, rows, at_once, deal)
+    scores = _scores(rollouts, ids, found, rows, at_once, work.deal)
     judged = [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
     if rollouts.gold is None:
         return judged

@@ -18,7 +18,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
-from tfkit.parallel.deal import in_turn
+from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 from tfkit.training.precision import Weights
@@ -59,8 +59,7 @@ def open_loader(
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),
         whole=weights.whole_at_work,
-        should_stop=should_stop if ranks.is_alone else None,
-        deal=CommonWork(peers).deal if isinstance(peers, ProcessGroup) else in_turn,
+        work=BatchWork(deal=CommonWork(peers).deal) if isinstance(peers, ProcessGroup) else BatchWork(should_stop=should_stop),
     )
     sampler.rank, sampler.ranks = ranks.rank, ranks.size
     return sampler

@@ -23,6 +23,7 @@ from tfkit.engine.training_data import TrainingData
 from tfkit.errors import Stopped
 from tfkit.evaluation.row_scores import score_rows
 from tfkit.objectives.registry import open_rows
+from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
@@ -116,7 +117,7 @@ def _tried(
         if should_stop():
             raise Stopped(_STOPPED)
     with parts.weights.result_at_work():
-        sums = score_rows(model, judge, held_out, recipe.evaluation.batch_size, should_stop=should_stop)
+        sums = score_rows(model, judge, held_out, recipe.evaluation.batch_size, work=BatchWork(should_stop=should_stop))
     if sums is None:
         raise Stopped(_STOPPED)
     loss = judge.metrics(sums)["loss"]

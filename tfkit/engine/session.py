@@ -10,9 +10,9 @@ from typing import Any
 from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
 from tfkit.carbon.reading import SUMMED, with_others
 from tfkit.engine.dealt_recipes import rank_device, rank_threads
-from tfkit.engine.listener import Listener, Silent, StopRequest
+from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
 from tfkit.errors import DataError
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import BatchWork, Deal, in_turn
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
@@ -40,6 +40,10 @@ class Session:
     def should_stop(self) -> bool:
         """Whether the command should end."""
         return self.stop.should_stop()
+
+    def batches(self, bar: Progress) -> BatchWork:
+        """Return how the batches of this command are computed, whose progress a bar shows; what ends them is `stop.at_once`."""
+        return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
         """Of a reading of the meter what this command took."""

@@ -18,7 +18,7 @@ from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 
 
@@ -31,14 +31,15 @@ def score_validation(
     student by what it is trained for beside its teacher.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
+    work = BatchWork(should_stop=should_stop)
     if recipe.objective.trained_for.scored_by == "text":
-        return _texts(recipe, data, model, should_stop)
+        return _texts(recipe, data, model, work)
     order = row_order(recipe, data.config)
     if data.objective.rollouts is not None:
         seed, named = recipe.generation.seed, data.validation
-        found = judge_responses(recipe.evaluation, order, data.objective, named, model, reference, seed, should_stop=should_stop)
+        found = judge_responses(recipe.evaluation, order, data.objective, named, model, reference, seed, work=work)
         return None if found is None else response_metrics(data.objective, found, [one.name for one in named])
-    return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, should_stop=should_stop)
+    return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, work=work)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -60,14 +61,12 @@ def score_sets(
     sets: Sequence[ValidationSet],
     model: Transformer,
     *,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> dict[str, float] | None:
-    """The metrics of each set, together and apart; `progress(n)` reports n more rows. None if it was to stop."""
+    """The metrics of each set, together and apart. None if it was to stop."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
-        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, should_stop=should_stop, deal=deal)
+        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
         if found is None:
             return None
         found = [
@@ -83,7 +82,7 @@ def score_sets(
     for held_out in budget.until_spent(sets):
         rows = objective.open_rows([(held_out.stored, 1.0)], order)
         left, size = budget.left, settings.batch_size
-        sums = score_rows(model, objective, rows, size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
+        sums = score_rows(model, objective, rows, size, max_tokens=left, work=work)
         if sums is None:
             return None
         together = {name: together[name] + found if name in together else found for name, found in sums.items()}
@@ -106,9 +105,7 @@ def judge_sets(
     sets: Iterable[Stored],
     model: Transformer,
     *,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[list[Judged]] | None:
     """The results of each set, row by row; None if it was to stop."""
     found: list[list[Judged]] = []
@@ -116,7 +113,7 @@ def judge_sets(
     for stored in budget.until_spent(sets):
         rows = objective.open_rows([(stored, 1.0)], order)
         left, size = budget.left, settings.batch_size
-        judged = judge_rows(model, objective, rows, size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
+        judged = judge_rows(model, objective, rows, size, max_tokens=left, work=work)
         if judged is None:
             return None
         found.append(judged)
@@ -124,11 +121,11 @@ def judge_sets(
     return found
 
 
-def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> dict[str, float] | None:
     settings = recipe.evaluation
     streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
     length = row_length(recipe.data.sequence_length, model.config)
-    scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, should_stop=should_stop)
+    scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, work=work)
     if scores is None:
         return None
     names = [one.name for one in data.validation]
@@ -144,9 +141,7 @@ def judge_responses(
     reference: FrozenReference | None,
     seed: int,
     *,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[list[JudgedResponse]] | None:
     """A response to each prompt of each set, and what it is worth, as far as evaluation.max_tokens reaches. None if it was to stop."""
     assert objective.rollouts is not None
@@ -157,9 +152,7 @@ def judge_responses(
         rows = objective.open_rows([(one.stored, 1.0)], order)
         count, size = first_rows(rows, budget.left), settings.batch_size
         prompts = [one.stored[i] for i in range(count)]
-        judged = judge_prompts(
-            model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, should_stop=should_stop, progress=progress, deal=deal
-        )
+        judged = judge_prompts(model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, work=work)
         if judged is None:
             return None
         found.append(judged)

@@ -1,6 +1,6 @@
 """Evaluation of rows by the likelihood of texts: the questions about each row, and the scores that their answers give."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from tfkit.data.columns.rows import BadRow, OnBadRow, Skipped, skip
 from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import Numbers, Scores
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 256  # asked about together, so that texts of similar lengths share batches
@@ -55,12 +55,11 @@ def judge_by_likelihood(
     max_tokens: int | None = None,
     on_bad_row: OnBadRow = "error",
     skipped: dict[str, Skipped] | None = None,
-    progress: Callable[[int], None] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> Judgement:
     """Score each row, or the first ones with at most `max_tokens` together; the first is scored however long it is.
 
-    `start_id` is for an encoder-decoder; `progress(n)` reports n more rows. Raise DataError for a bad row, unless bad rows are skipped, and
+    `start_id` is for an encoder-decoder. Raise DataError for a bad row, unless bad rows are skipped, and
     counted in `skipped` by their kind.
     """
     found, numbered = Judgement(), enumerate(rows)
@@ -82,15 +81,14 @@ def judge_by_likelihood(
         kept = min(len(good), max(room, 0 if found.verdicts else 1))
         if kept:
             last = int(ends[kept - 1])
-            answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size, deal=deal))
+            answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size, work))
             for row, asked in good[:kept]:
                 mine = list(islice(answers, len(asked)))
                 found.cut += any(one.cut for one in mine)
                 verdict = judge.verdict(row, asked, mine)
                 found.verdicts.append(Verdict(verdict.scores, {"place": row.place, **verdict.prediction}))
             found.tokens = int(read[kept - 1])
-        if progress is not None:
-            progress(len(block))
+        work.progress(len(block))
         if kept < len(good):
             break
     return found

@@ -9,7 +9,7 @@ one token, the harness reads the context's ids and drops that token; here the id
     scored             4 5 6
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_scores
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
 
@@ -85,11 +85,9 @@ def score_questions(
     questions: Sequence[Question],
     encoded: Sequence[Ids],
     batch_size: int,
-    *,
-    progress: Callable[[int], None] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[Likelihood]:
-    """Return the answers to questions in text and in ids; equal ones are computed once. `progress(n)` reports n more scored ones.
+    """Return the answers to questions in text and in ids; equal ones are computed once.
 
     Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much context
     as there is room for. The batch size, in pieces per forward, changes nothing beyond the model's rounding. Raise ModelError if an id is
@@ -105,12 +103,10 @@ def score_questions(
     sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
     batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
     with inference(model):
-        for batch, (log_probs, right) in zip(batches, deal(partial(_score, model, distinct), batches), strict=True):
+        for batch, (log_probs, right) in zip(batches, work.deal(partial(_score, model, distinct), batches), strict=True):
             for window, found, is_likeliest in zip(batch, log_probs, right, strict=True):
                 sums[window.question] += found
                 greedy[window.question] &= is_likeliest
-    if progress is not None:
-        progress(len(questions))
     return [
         Likelihood(
             float(sums[number]),
@@ -130,10 +126,9 @@ def likelihoods(
     batch_size: int,
     *,
     start_id: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Likelihood]:
     """Return log P(continuation | context) of each question: `encode_questions`, then `score_questions`."""
-    return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size, progress=progress)
+    return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)
 
 
 def _spaces_moved(question: Question) -> Question:

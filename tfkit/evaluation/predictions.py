@@ -1,6 +1,6 @@
 """The results of labelled rows, row by row: what the objective measures of each, the model's prediction, and the right answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.objective import Batch, Sum
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 _PROBABILITIES = "label probabilities"
 
@@ -36,13 +36,11 @@ def judge_rows(
     batch_size: int,
     *,
     max_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[Judged] | None:
     """The rows that `score_rows` scores, in the order of the data: all, or the first that have at most `max_tokens` together.
 
-    `progress(n)` reports n more rows. None if `should_stop`, asked before every batch, said so.
+    None if the work was stopped.
     """
     found: list[Judged] = []
 
@@ -50,7 +48,7 @@ def judge_rows(
         return [(result.sums, _packed(result.prediction)) for result in objective.predict(model, batch)]
 
     try:
-        for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, progress, should_stop, deal):
+        for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, work):
             for number, (sums, prediction) in zip(numbers, results, strict=True):
                 found.append(Judged(int(number), {name: Sum(*one) for name, one in sums.items()}, _unpacked(prediction)))
     except Interrupted:

@@ -9,7 +9,7 @@ from tfkit.data import ExampleRows, Rows
 from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective, Sum
-from tfkit.parallel.deal import Deal, Result, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork, Result
 
 
 def score_rows(
@@ -19,13 +19,11 @@ def score_rows(
     batch_size: int,
     *,
     max_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> Mapping[str, Sum] | None:
     """Sum the objective's measures over all rows, or over the first with at most `max_tokens` together, in float64.
 
-    `progress(n)` reports n more rows. Return None if `should_stop`, called before every batch, is true: half a score is no score.
+    Return None if the work was stopped: half a score is no score.
     """
     sums: dict[str, Sum] = {}
 
@@ -33,7 +31,7 @@ def score_rows(
         return dict(objective.measure(model, batch))
 
     try:
-        for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, progress, should_stop, deal):
+        for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, work):
             for name, found in measured.items():
                 sums[name] = sums[name] + Sum(*found) if name in sums else Sum(*found)
     except Interrupted:
@@ -48,19 +46,17 @@ def judged_batches(
     batch_size: int,
     compute: Callable[[Batch], Result],
     max_tokens: int | None,
-    progress: Callable[[int], None] | None,
-    should_stop: Callable[[], bool] | None,
-    deal: Deal,
+    work: BatchWork,
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
     """Yield the row numbers of each batch, and what `compute` gives for it, in inference mode; arguments as in `score_rows`.
 
-    The choice of rows depends only on their order in the data: on no seed, and not on the batch size. Raise Interrupted if `should_stop`
-    is true.
+    The choice of rows depends only on their order in the data: on no seed, and not on the batch size. Raise Interrupted if the work is
+    stopped.
     """
     device = next(model.parameters()).device
 
     def one(numbers: NDArray[np.int64]) -> Result:
-        if should_stop is not None and should_stop():
+        if work.is_stopped():
             raise Interrupted
         return compute(objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers)).to(device))
 
@@ -68,10 +64,9 @@ def judged_batches(
         order = rows.order(0)  # rows of similar lengths follow each other, to reduce padding
         order = order[order < first_rows(rows, max_tokens)]
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for numbers, found in zip(batches, deal(one, batches), strict=True):
+        for numbers, found in zip(batches, work.deal(one, batches), strict=True):
             yield numbers, found
-            if progress is not None:
-                progress(len(numbers))
+            work.progress(len(numbers))
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:

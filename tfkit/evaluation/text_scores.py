@@ -9,7 +9,7 @@ A text is cut into pieces of at most a given length that overlap by one id, so t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import perplexity
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 BATCH_TOKENS = 16_384  # of a forward, or one piece: sixteen pieces of 8,192 ids would take gigabytes, and are no faster
 
@@ -106,14 +106,12 @@ def score_texts(
     batch_size: int,
     *,
     max_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> TextScore | None:
     """Score each text of the stream on its own, in pieces of at most `piece_length` ids, `batch_size` pieces a forward, of long ones fewer.
 
-    The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more scored targets. Return
-    None if `should_stop`, called before every batch, is true: half a score is no score. Raise DataError if no text has a target, ModelError
+    The result does not depend on the batch size beyond the model's rounding. What counts as progress are scored targets. Return
+    None if the work was stopped: half a score is no score. Raise DataError if no text has a target, ModelError
     if an id is outside the model's vocabulary.
     """
     stream.check_vocabulary(model.config.vocab_size)
@@ -125,7 +123,7 @@ def score_texts(
     losses = np.zeros(len(targets))
 
     def score(pieces: _Pieces) -> list[float]:
-        if should_stop is not None and should_stop():
+        if work.is_stopped():
             raise Interrupted
         places = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
         return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in places])
@@ -133,10 +131,9 @@ def score_texts(
     batches = _batches(_cut(targets, piece_length), batch_size)
     try:
         with inference(model):
-            for pieces, sums in zip(batches, deal(score, batches), strict=True):
+            for pieces, sums in zip(batches, work.deal(score, batches), strict=True):
                 np.add.at(losses, pieces.texts, np.array(sums))
-                if progress is not None:
-                    progress(int(pieces.lengths.sum()) - len(sums))  # a piece's first id is no target
+                work.progress(int(pieces.lengths.sum()) - len(sums))  # a piece's first id is no target
     except Interrupted:
         return None
     return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
@@ -149,16 +146,14 @@ def score_streams(
     batch_size: int,
     *,
     max_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[TextScore] | None:
     """Return the score of each stream, as `score_texts` does; `max_tokens` holds for all together, so the last streams may be skipped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
         left = budget.left
-        score = score_texts(model, stream, piece_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
+        score = score_texts(model, stream, piece_length, batch_size, max_tokens=left, work=work)
         if score is None:
             return None
         scores.append(score)

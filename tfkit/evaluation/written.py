@@ -3,7 +3,7 @@
 The texts are the model's best guess: greedy, or by beam search, as the recipe's `generation` says; nothing is drawn.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -14,7 +14,7 @@ from tfkit.data.store.overlap import text_hash
 from tfkit.generation.complete import complete
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -30,13 +30,9 @@ def write_texts(
     settings: GenerationSection,
     batch_size: int,
     eos_ids: Collection[int],
-    progress: Callable[[int], None] | None = None,
-    deal: Deal = in_turn,
+    work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """The model's answer to each example.
-
-    `eos_ids` end a text, beside the objective's own; `progress(n)` reports n more texts.
-    """
+    """The model's answer to each example. `eos_ids` end a text, beside the objective's own."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(one) for one in examples]
     ends, start_id = {*eos_ids, *objective.end_ids}, objective.start_id
@@ -48,11 +44,10 @@ def write_texts(
         return [found.text.strip() for found in complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
 
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    for numbers, written in zip(batches, deal(write, batches), strict=True):
+    for numbers, written in zip(batches, work.deal(write, batches), strict=True):
         for number, text in zip(numbers, written, strict=True):
             texts[number] = text
-        if progress is not None:
-            progress(len(numbers))
+        work.progress(len(numbers))
     return texts
 
 

@@ -65,8 +65,7 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
                     max_tokens=budget.left,
                     on_bad_row=data.on_bad_row,
                     skipped=skipped,
-                    progress=bar.advance,
-                    deal=work.deal,
+                    work=work.batches(bar),
                 )
             _report(source, found, skipped, loaded.config.context_length, work.listener)
             judged[name] = found

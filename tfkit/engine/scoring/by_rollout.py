@@ -53,9 +53,7 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     report_rows([one.stored for one in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
-        judged = judge_responses(
-            settings.evaluation, order, objective, sets, loaded.model, reference, seed, progress=bar.advance, deal=work.deal
-        )
+        judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
     whole = [[*part, *_unanswered(labelled, one.lost)] for part, one in zip(judged, sets, strict=True)]
     everything = [one for part in whole for one in part]

@@ -151,7 +151,7 @@ def _unlabelled(
         rows, tokens = rows + first, tokens + (tokens_of(one.stored) if first == len(cut) else tokens_of_first(cut, first))
         budget.spend(tokens_of_first(cut, first))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
-        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, progress=bar.advance, deal=work.deal)
+        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
     assert metrics is not None  # nothing asked it to stop
     return Scored(metrics, rows, tokens, scored, texts=[one.texts for one in scored])
 
@@ -176,10 +176,10 @@ def _labelled(
     if writer is not None:
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
     with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
-        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, progress=bar.advance, deal=work.deal)
+        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work.batches(bar))
         assert read is not None  # nothing asked it to stop
         if writer is not None:
-            read = [with_texts(settings, writer, *one, loaded, bar.advance, work.deal) for one in zip(used, read, inputs, strict=True)]
+            read = [with_texts(settings, writer, *one, loaded, work.batches(bar)) for one in zip(used, read, inputs, strict=True)]
         read = [completed(objective, *one) for one in zip(sources, used, read, strict=False)]
         wrong = [wrong_answers(objective, one.lost, count) for one, count in zip(sets, counts, strict=True)]
         if writer is not None:

@@ -79,8 +79,7 @@ def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", w
             row_length(settings.sequence_length, loaded.config),
             settings.evaluation.batch_size,
             max_tokens=limit,
-            progress=shown.advance,
-            deal=work.deal,
+            work=work.batches(shown),
         )
     assert scores is not None  # nothing asked it to stop
     return scores

@@ -1,6 +1,6 @@
 """Rows that share an input: the model writes one text for them, and their answers are the references of that text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from tfkit.evaluation.predictions import Judged
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
-from tfkit.parallel.deal import Deal
+from tfkit.parallel.deal import BatchWork
 
 if TYPE_CHECKING:
     from tfkit.hub import Loaded
@@ -57,13 +57,12 @@ def with_texts(
     judged: Sequence[Judged],
     inputs: Sequence[SharedInput],
     loaded: "Loaded",
-    progress: Callable[[int], None],
-    deal: Deal,
+    work: BatchWork,
 ) -> list[Judged]:
     """Return the same rows with what the model writes for the input of each, and what was to be written."""
     examples = [stored[one.rows[0]] for one in inputs]
     decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
-    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, progress, deal)
+    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, work)
     predictions = {
         number: {"text": text, "references": one.references} for one, text in zip(inputs, texts, strict=True) for number in one.rows
     }
