@@ -83,6 +83,7 @@ MAY_IMPORT = {
     "cli": {
         "engine",
         "parallel.deal",
+        "parallel.launched_rank",
         "parallel.ranks",
         "parallel.workers",
         "parallel.launch_files",

@@ -121,7 +121,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
             if len(rest) != 1 or rule.row:
                 problems.append(f"no matrix: {name}")
                 continue
-            rank = max(1, _rank(weights[module + _A]))
+            rank = max(1, *weights[module + _A].stored.shape[:1])
             whole = (rank, *rest) if name.endswith(_A) else (rows, rank)
         elif rule.transposed or rule.row:
             whole = whole[::-1] if rule.transposed else (1, *whole)
@@ -153,7 +153,3 @@ def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) 
         return ""
     found = {name.removesuffix(f"{first}.weight") for name in rules if name.endswith(f".{first}.weight")}
     return found.pop() if len(found) == 1 else ""
-
-
-def _rank(weight: Weight) -> int:
-    return weight.stored.shape[0] if weight.stored.shape else 0

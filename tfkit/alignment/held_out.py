@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.policy_forward import token_numbers
@@ -80,10 +78,6 @@ def _distances(
             own = token_numbers(model, batch, temperature).log_probs
         with reference.at_work() as other:
             ratios = own.cpu().double() - token_numbers(other, batch, temperature).log_probs.cpu().double()
-        return _sums(ratios, [len(one.ids) for one in part])
+        return [float(one.sum()) for one in ratios.split([len(one.ids) for one in part])]
 
     return [value for values in work.deal(distances, range(0, len(found), batch_size)) for value in values]
-
-
-def _sums(ratios: Tensor, sizes: Sequence[int]) -> list[float]:
-    return torch.stack([part.sum() for part in ratios.split(list(sizes))]).tolist()

@@ -124,16 +124,13 @@ class RolloutLoader:
     def _of_step(self, n: int) -> Experience:
         iteration = n // self.steps
         if self._experience is None or self._experience.iteration != iteration:
-            self._experience = self._sample(iteration)
+            with self.whole():
+                self._experience = self._sample(iteration)
         return self._experience
 
     # ------------------------------------------------------------------------------------------------ an iteration
 
     def _sample(self, iteration: int) -> Experience:
-        with self.whole():
-            return self._with_whole_weights(iteration)
-
-    def _with_whole_weights(self, iteration: int) -> Experience:
         readings, completions = self.rollouts.readings, self.rollouts.section.completions
         numbers, epochs = self._prompts.numbers(iteration)[::readings], self._prompts.epochs(iteration)[::readings]
         with self.uncompiled():

@@ -1,6 +1,7 @@
 """--dry-run of pretrain and finetune: the recipe on stdout, and on stderr the first rows and the size of the run, or of each stage."""
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
@@ -8,7 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import Beginning, TrainingRequest
-from tfkit.engine.many_runs.chain_plan import ChainPlan, plan_dry_run
+from tfkit.engine.many_runs.chain_plan import ChainPlan, plan_chain
 from tfkit.engine.session import Session
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
@@ -25,7 +26,7 @@ def show_dry_run(request: TrainingRequest, how: RunOptions, json: bool) -> None:
     if how.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
     if request.source is not None and request.source.has_stages:
-        return _show_chain(plan_dry_run(request, how), how, json)
+        return _show_chain(plan_chain(request.given, request.kind, replace(how, resume=True)), how, json)
     beginning = request.beginning()
     with command_session("plan", CarbonSection(enabled=False)) as work:
         plan = _planned(beginning, work, how)

@@ -92,7 +92,7 @@ def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
         if number:
             yield [("  ---", "bold")]
         for kind, run in groupby(document, key=lambda token: token.kind):
-            words = [_word(token) for token in run]
+            words = [token.token if token.label is None else f"{token.token}->{token.label}" for token in run]
             if kind == "padding":
                 words = [f"{words[0]} x {len(words)}".strip()]
             for line in _wrap(words, width - len(_GUTTER[kind]) - 2):
@@ -108,10 +108,6 @@ def _ends_of(row: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
     yield from row[:first]
     yield [(f"  ... {len(row) - most:,} lines; `tfkit inspect` shows all", "bold")]
     yield from row[-last:]
-
-
-def _word(token: "ShownToken") -> str:
-    return token.token if token.label is None else f"{token.token}->{token.label}"
 
 
 def _wrap(words: list[str], width: int) -> Iterator[str]:

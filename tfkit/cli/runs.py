@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.aligned import aligned, amounts
 from tfkit.errors import UsageError
+from tfkit.reporting.amount_texts import score, steps
 
 if TYPE_CHECKING:
     from tfkit.run.listing import ListedRun
@@ -84,19 +85,11 @@ def _table(found: "Sequence[ListedRun]") -> str:
 
 
 def _row(one: "ListedRun") -> tuple[str, ...]:
-    planned = f"/{one.planned_steps:,}" if isinstance(one.planned_steps, int) and one.planned_steps != one.steps else ""
     return (
         one.run,
         one.kind or "",
         one.status,
-        "" if one.steps is None else f"{one.steps:,}{planned}",
-        _score(one.best, one.metrics),
+        steps(one),
+        score(one),
         *amounts(one.seconds, one.energy_kwh, one.emissions_g),
     )
-
-
-def _score(best: dict[str, Any] | None, metrics: dict[str, float | None]) -> str:
-    if best is not None:
-        return f"{best['metric']} {best['value']:.4g}"
-    name, value = next(iter(metrics.items()), ("", None))
-    return "" if value is None else f"{name} {value:.4g}"

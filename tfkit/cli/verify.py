@@ -41,14 +41,9 @@ def verify(
 def _carbon_lines(audit: "Audit") -> list[str]:
     if not audit.ledgers and audit.good:
         return [*audit.notes]
-    if not audit.ledgers:
-        return [
-            f"{audit.run}: the energy does not follow from the files in the folder",
-            *(f"  {line}" for line in (*audit.problems, *audit.notes)),
-        ]
     states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items())
-    verdict = "follows" if audit.good else "does not follow"
-    first = f"{audit.run}: the energy {verdict} from the ledgers ({states}; {audit.lines:,} lines)"
+    source = f"the ledgers ({states}; {audit.lines:,} lines)" if audit.ledgers else "the files in the folder"
+    first = f"{audit.run}: the energy {'follows' if audit.good else 'does not follow'} from {source}"
     return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]
 
 

@@ -44,7 +44,9 @@ def open_loader(
     ranks = peers.ranks
     if objective.rollouts is None:
         on_gpu = device.type == "cuda"
-        loader = Loader(rows, _pinning(objective) if on_gpu else objective.collate, sizes, micro_batch_size, ahead=on_gpu)
+        loader = Loader(
+            rows, (lambda rows: objective.collate(rows).pinned()) if on_gpu else objective.collate, sizes, micro_batch_size, ahead=on_gpu
+        )
         loader.rank, loader.ranks = ranks.rank, ranks.size
         return loader
     assert reference is not None, "sampled responses are compared with the model of the first step"
@@ -63,10 +65,6 @@ def open_loader(
     )
     sampler.rank, sampler.ranks = ranks.rank, ranks.size
     return sampler
-
-
-def _pinning(objective: Objective) -> Callable[[Any], Batch]:
-    return lambda rows: objective.collate(rows).pinned()
 
 
 def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:

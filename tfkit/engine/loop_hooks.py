@@ -76,14 +76,10 @@ class LoopHooks:
         path = self.context.folder.path
         try:
             latest = self.work.tensors("latest")
-            write_replay(path, describe_step(self.components.stepper, self._whole_loader(), error, latest))
+            write_replay(path, describe_step(self.components.stepper, whole_loader(self.loader), error, latest))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
         return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
-
-    def _whole_loader(self) -> StepLoader[Batch]:
-        """Return the loader of all micro-batches of a step, of which this process may have only a part."""
-        return whole_loader(self.loader)
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""

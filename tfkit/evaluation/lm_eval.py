@@ -17,7 +17,7 @@ from lm_eval.api.registry import register_model
 
 import tfkit
 from tfkit.errors import ModelError, UsageError
-from tfkit.evaluation.likelihood import Ids, Likelihood, Question, likelihoods, score_questions
+from tfkit.evaluation.likelihood import Ids, Question, likelihoods, score_questions
 from tfkit.generation.complete import complete
 from tfkit.recipe.schema.sections import GenerationSection
 
@@ -64,7 +64,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         before = [] if opening is None else [opening]
         texts = [request.args[0] for request in requests]
         encoded = [Ids(before + ids, 1, []) for ids in self.codec.encode_texts(texts)]
-        found = self._scored([Question("", text) for text in texts], encoded)
+        found = score_questions(self.loaded.model, [Question("", text) for text in texts], encoded, self.batch_size)
         for request, one in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, one.log_prob)
         return [one.log_prob for one in found]
@@ -80,9 +80,6 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         for number, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, found[number])
         return [found[number] for number in range(len(requests))]
-
-    def _scored(self, questions: Sequence[Question], encoded: Sequence[Ids]) -> list[Likelihood]:
-        return score_questions(self.loaded.model, questions, encoded, self.batch_size)
 
     def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
         """Yield the numbers of the requests with the same settings."""

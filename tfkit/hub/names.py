@@ -41,7 +41,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
         if name in settled and not _are_equal(settled[name], weight):
             clashes.append(f"{weight.path}: {settled[name].name} and {weight.name} differ, but the model has one tensor for both, {name}")
         settled[name] = weight
-    embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", _OUTPUT))
+    embedding, head = (next(rule.theirs for rule in family.rules if rule.ours == (ours,)) for ours in ("embedding.tokens.weight", _OUTPUT))
     if config.tied and head in settled:
         if embedding not in settled or _are_equal(settled[embedding], settled[head]):
             settled.setdefault(embedding, settled[head])
@@ -201,7 +201,3 @@ def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
             continue
         for layer in range(config.encoder_layers if rule.ours[0].startswith("encoder.") else config.decoder_layers):
             yield replace(rule, theirs=rule.theirs.format(i=layer), ours=tuple(name.format(i=layer) for name in rule.ours))
-
-
-def _theirs(family: Family, ours: str) -> str:
-    return next(rule.theirs for rule in family.rules if rule.ours == (ours,))

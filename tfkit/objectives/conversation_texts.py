@@ -3,7 +3,7 @@
 A completion is what the model writes behind a prompt, so the ids of a prompt are the same alone and before any completion.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,8 +139,4 @@ def bare_text(turns: Turns) -> str:
     """Return all that turns say, for what reads words alone."""
     if isinstance(turns, str):
         return turns
-    return "\n".join(str(_content(message)) for message in turns)
-
-
-def _content(message: Mapping[str, Any]) -> Any:
-    return message.get("content", message.get("value", ""))
+    return "\n".join(str(message.get("content", message.get("value", ""))) for message in turns)

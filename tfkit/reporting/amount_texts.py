@@ -3,7 +3,9 @@
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.loss_course import Spent
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of
+from tfkit.reporting.run_set import RunSet
 from tfkit.reporting.visible_text import visible
+from tfkit.run.listing import ListedRun
 from tfkit.units import format_energy, format_mass, format_seconds
 
 
@@ -36,22 +38,29 @@ def forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
     return f"{text}, measured {shown(name, actual)}{'' if run.status == 'finished' else ' so far'}"
 
 
-def steps(run: RunFacts) -> str:
+def steps(run: ListedRun) -> str:
     """Return the steps done, and of how many where these are more."""
-    done, planned = run.listed.steps, run.listed.planned_steps
+    done, planned = run.steps, run.planned_steps
     if done is None:
         return ""
     return f"{done:,}/{planned:,}" if type(planned) is int and planned != done else f"{done:,}"
 
 
-def score(run: RunFacts) -> str:
+def score(run: ListedRun) -> str:
     """Return the best score, else the first of the latest evaluation."""
-    best = run.listed.best
-    if best is not None:
-        return f"{visible(best['metric'])} {best['value']:.4g}"
-    name = next(iter(run.listed.metrics), "")
-    value = number_of(run.listed.metrics, name)
+    if run.best is not None:
+        return f"{visible(run.best['metric'])} {run.best['value']:.4g}"
+    name = next(iter(run.metrics), "")
+    value = number_of(run.metrics, name)
     return "" if value is None else f"{visible(name)} {value:.4g}"
+
+
+def statuses(runs: RunSet) -> str:
+    """Return the number of runs of each status, with their emissions: `2 finished 12 g, 1 failed`."""
+    return ", ".join(
+        f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
+        for status, (count, amounts) in runs.by_status().items()
+    )
 
 
 def spent_field(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from tfkit import __version__
-from tfkit.reporting.amount_texts import score, spent_field
+from tfkit.reporting.amount_texts import score, spent_field, statuses
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.html_elements import Element, element, written
 from tfkit.reporting.lineage_picture import MOST_ANCESTORS, lineage_picture
@@ -103,14 +103,10 @@ def _sums(runs: RunSet) -> list[Element]:
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return []
     least = "at least " if runs.is_lower_bound else ""
-    parts = [
-        f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
-        for status, (count, amounts) in runs.by_status().items()
-    ]
-    whole = f"All runs: {least}{format_energy(1000 * total.energy_kwh)} and {format_mass(total.emissions_g)} CO2e ({', '.join(parts)})."
+    whole = f"All runs: {least}{format_energy(1000 * total.energy_kwh)} and {format_mass(total.emissions_g)} CO2e ({statuses(runs)})."
     found = [element("p", whole)]
     if runs.best is not None and (own := runs.for_run(runs.best).emissions_g) is not None and runs.selection_factor is not None:
-        words = f"Best run: {runs.best.label}, {score(runs.best.run)}, {format_mass(own)}; "
+        words = f"Best run: {runs.best.label}, {score(runs.best.run.listed)}, {format_mass(own)}; "
         found.append(element("p", f"{words}all runs emitted {runs.selection_factor:.3g} times as much."))
     return found
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import amount, forecast, score, spent_field, spent_text, steps
+from tfkit.reporting.amount_texts import amount, forecast, score, spent_field, spent_text, statuses, steps
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
@@ -47,8 +47,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     return (
         visible(entry.label),
         visible(run.status) + (f" (for {visible(entry.served)})" if entry.served else ""),
-        steps(run),
-        score(run),
+        steps(run.listed),
+        score(run.listed),
         "" if amounts.seconds is None else format_seconds(amounts.seconds),
         amount(amounts, "energy_kwh", run.is_lower_bound),
         amount(amounts, "emissions_g", run.is_lower_bound),
@@ -64,7 +64,7 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
     inherited = entry.inherited
     rows: dict[str, str] = {
         "run": f"{visible(entry.label)}: {visible(run.kind or 'run')}, {visible(run.status)}",
-        "steps": steps(run),
+        "steps": steps(run.listed),
         "score": ", ".join(
             f"{visible(name)} {value:.4g}" for name in run.listed.metrics if (value := number_of(run.listed.metrics, name)) is not None
         ),
@@ -111,14 +111,10 @@ def _sums(runs: RunSet) -> list[str]:
     used = "no energy was measured"
     if total.energy_kwh is not None and total.emissions_g is not None:
         used = f"{least}{format_energy(1000 * total.energy_kwh)}, {format_mass(total.emissions_g)} CO2e"
-    parts = ", ".join(
-        f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
-        for status, (count, amounts) in runs.by_status().items()
-    )
-    lines = ["", f"all runs: {used} ({parts})"]
+    lines = ["", f"all runs: {used} ({statuses(runs)})"]
     if runs.best is not None and (own := runs.for_run(runs.best).emissions_g) is not None and runs.selection_factor is not None:
         lines.append(
-            f"best run: {visible(runs.best.label)}, {score(runs.best.run)}: {format_mass(own)}; all runs emitted {least}"
+            f"best run: {visible(runs.best.label)}, {score(runs.best.run.listed)}: {format_mass(own)}; all runs emitted {least}"
             f"{runs.selection_factor:.3g} times as much"
         )
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 from tfkit.durable import NO_FOLLOW, write_atomically
 from tfkit.errors import MachineError
 from tfkit.run import strict_json
+from tfkit.units import format_number_of
 
 
 class MetricsLog:
@@ -51,7 +52,9 @@ class MetricsLog:
             if foreign := [
                 number for number, (line, found) in enumerate(zip(lines, records, strict=True), 1) if not found and _ended(line)
             ]:
-                self._warn(f"{self.path}:{foreign[0]}: not a record of a training; {_count(foreign)} of this kind left out")
+                self._warn(
+                    f"{self.path}:{foreign[0]}: not a record of a training; {format_number_of(len(foreign), 'line')} of this kind left out"
+                )
             kept = b"".join(line for line, found in zip(lines, records, strict=True) if found and found["step"] <= step)
             if kept != old:
                 write_atomically(self.path, kept.decode())
@@ -111,10 +114,6 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 def _ended(line: bytes) -> bool:
     return line.endswith(b"\n")
-
-
-def _count(numbers: list[int]) -> str:
-    return "1 line" if len(numbers) == 1 else f"{len(numbers):,} lines"
 
 
 def _open_after_last_line(path: Path) -> int:

@@ -88,7 +88,9 @@ class ChatFormat:
         """Return the template for a checkpoint."""
         system = system or self.system
         template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
-        return template if system is None else _WITH_SYSTEM.replace("SYSTEM", _literal(system)) + template
+        return (
+            template if system is None else _WITH_SYSTEM.replace("SYSTEM", json.dumps(system, ensure_ascii=False)) + template
+        )  # Jinja has Python's escapes
 
     def _check(self, messages: Sequence[Message]) -> None:
         for number, message in enumerate(messages):
@@ -202,11 +204,6 @@ _WITH_SYSTEM = """\
     {%- set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}
 {%- endif %}
 """
-
-
-def _literal(text: str) -> str:
-    """Return the text as a jinja2 string literal, which has Python's escapes; characters beyond ASCII stay as they are."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 _INSTRUCTION = ("[INST]", "[/INST]")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.training.loss_module import LossModule
@@ -88,7 +87,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     layers = config.encoder_layers + config.decoder_layers
     if any(stack.activation_checkpointing for stack in model.stacks):
         # The tensors between blocks, and one block with its gradients at a time.
-        between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * _itemsize(model)
+        between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * next(model.parameters()).element_size()
         kept = 2 * kept / layers + between
     squares = encoder**2 + decoder**2  # the masks, one byte for each entry
     if config.dropout.attention and cut:  # no fused kernel: probabilities, mask and result, in fp32, grow with the square of the length
@@ -119,10 +118,6 @@ def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
         stack.activation_checkpointing = was
     del losses
     return sum(kept.values())
-
-
-def _itemsize(model: Transformer) -> int:
-    return next(model.parameters()).element_size()
 
 
 def rows_that_fit(row_bytes: int, budget: int | None) -> int:

@@ -124,14 +124,10 @@ def weights_sha256(stepper: Stepper, latest: Mapping[str, Tensor] | None = None)
     digest = hashlib.sha256()
     for companion, weights in stepper.all_weights.items():
         for name, parameter in (weights.master if companion or latest is None else latest).items():
-            gather = weights.sharding.gather if weights.sharding is not None and latest is None else _as_it_is
+            gather = weights.sharding.gather if weights.sharding is not None and latest is None else lambda _, whole: whole
             digest.update(name.encode())
             digest.update(gather(name, parameter).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _as_it_is(name: str, tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:

@@ -84,7 +84,7 @@ class Stepper:
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
                 if sharding is not None:
                     sharding.begin_micro_batch(is_last=index == len(batches) - 1)
-                parts.append(self._accumulate(step, self._global_index(index), batch, counts))
+                parts.append(self._accumulate(step, self.peers.ranks.rank + index * self.peers.ranks.size, batch, counts))
                 if sharding is not None:
                     sharding.end_micro_batch()
         sums = joined(self.objective, self.peers.in_order(parts))
@@ -154,10 +154,6 @@ class Stepper:
 
     def _fitting(self) -> contextlib.AbstractContextManager[None]:
         return self.peers.fitting() if self.weights.sharding is None or self.device.type == "cpu" else _fitting_together()
-
-    def _global_index(self, index: int) -> int:
-        """Return the index of a micro-batch of this rank among all of the step."""
-        return self.peers.ranks.rank + index * self.peers.ranks.size
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""

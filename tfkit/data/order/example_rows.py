@@ -73,16 +73,12 @@ class ExampleRows:
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
         """Return the rows of these numbers."""
         packs = [[number] if self._packs is None else self._packs[number] for number in numbers.tolist()]
-        return ExampleBatch([[self._example(number) for number in pack] for pack in packs], epochs, numbers)
+        return ExampleBatch([[owner[i] for owner, i in map(self._owner, pack)] for pack in packs], epochs, numbers)
 
     def place(self, number: int) -> str:
         """Return the place of the first example of a row."""
         owner, i = self._owner(number if self._packs is None else self._packs[number][0])
         return owner.place(i)
-
-    def _example(self, number: int) -> Example:
-        owner, i = self._owner(number)
-        return owner[i]
 
     def _owner(self, number: int) -> tuple[ExampleSet, int]:
         owners, rows = self._shuffled.locate(np.array([number]))

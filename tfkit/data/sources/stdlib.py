@@ -11,7 +11,7 @@ from pathlib import Path
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import reading
-from tfkit.data.formats.readers import Rows, read_rows
+from tfkit.data.formats.readers import read_rows
 from tfkit.errors import DataError
 
 HELD_OUT = 0.05
@@ -62,11 +62,7 @@ class StdlibSource:
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield each file's whole text."""
-        return good_rows(self._all_rows(), self.on_bad_row, skipped)
-
-    def _all_rows(self) -> Rows:
-        for path in self.paths:
-            yield from read_rows(self.root / path, Columns())
+        return good_rows((row for path in self.paths for row in read_rows(self.root / path, Columns())), self.on_bad_row, skipped)
 
 
 def _python_files(root: Path) -> Iterator[Path]:

@@ -66,7 +66,8 @@ class Reader:
         labels = (
             batch.labels[number].tolist() if batch.labels.dim() == 2 and not self._of_whole(batch) and len(batch.labels) > number else None
         )
-        row = ShownRow(self._plain(ids, real, documents))
+        places = zip(ids, real, documents, strict=True)
+        row = ShownRow([self._token(token, "no loss" if is_real else "padding", document) for token, is_real, document in places])
         if batch.decoder_input_ids is not None and labels is not None:
             row.target = [self._token(label, "padding" if label == IGNORED else "loss") for label in labels]
         elif labels is not None and self.head == "lm":
@@ -77,10 +78,6 @@ class Reader:
             row.tokens = [self._labelled(token, label) for token, label in zip(row.tokens, labels, strict=True)]
         row.facts = self._facts(batch, number)
         return row
-
-    def _plain(self, ids: list[int], real: list[bool], documents: list[int]) -> list[ShownToken]:
-        places = zip(ids, real, documents, strict=True)
-        return [self._token(token, "no loss" if is_real else "padding", document) for token, is_real, document in places]
 
     def _shifted(self, tokens: list[ShownToken], labels: list[int]) -> list[ShownToken]:
         """A token has a loss where the position before it has it as its label; the last label may lie behind the row's end."""

@@ -77,11 +77,6 @@ def first_stage(source: RecipeText | None) -> str:
     return f"{next(iter(source.fields()), '').partition('.')[0]}."
 
 
-def plan_dry_run(request: TrainingRequest, options: RunOptions) -> "ChainPlan":
-    """Plan a chain that is not started; stages that were run before may be there."""
-    return plan_chain(request.given, request.kind, replace(options, resume=True))
-
-
 def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 

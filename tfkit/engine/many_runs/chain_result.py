@@ -47,7 +47,11 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
         **{name: totals[name] for name in ("inherited_g", "inherited_kwh", "inherited_is_lower_bound")},
         "tokens_per_second": round(totals["tokens"] / trained, 1) if trained else None,
         **({"nonfinite": last["nonfinite"]} if "nonfinite" in last else {}),
-        "gates": [_named(name, gate) for name, result in results.items() for gate in result["gates"]],
+        "gates": [
+            {**gate, **{key: f"{name}.{gate[key]}" for key in ("gate", "metric")}}
+            for name, result in results.items()
+            for gate in result["gates"]
+        ],
         "stages": {**results},
     }
 
@@ -155,7 +159,3 @@ def _sum(values: Iterable[Any]) -> Any:
     if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):
         return sum(numbers) if numbers else None
     return float(f"{math.fsum(numbers):.15g}")
-
-
-def _named(stage: str, gate: Mapping[str, Any]) -> dict[str, Any]:
-    return {**gate, "gate": f"{stage}.{gate['gate']}", "metric": f"{stage}.{gate['metric']}"}

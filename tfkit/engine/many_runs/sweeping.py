@@ -81,7 +81,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
     try:
         with isolated():
             if is_begun(folder):
-                stages.resume(_changes(plan), own, listener, stop)
+                stages.resume([word for word in plan.space.fixed if is_free(word)], own, listener, stop)  # place and budget may change
             elif (problem := _problem(plan, trial, options)) is not None:
                 return _failed(trial, problem, listener)
             else:
@@ -105,11 +105,6 @@ def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
     except UsageError as error:
         return str(error)
     return None
-
-
-def _changes(plan: SweepPlan) -> list[str]:
-    """Return the changes that a trial which goes on may have: those of place and budget."""
-    return [word for word in plan.space.fixed if is_free(word)]
 
 
 def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:

@@ -15,7 +15,7 @@ from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.evaluation.judges import JUDGES
-from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, verdict_metrics
+from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems
@@ -51,7 +51,7 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
     judged: dict[str, Judgement] = {}
     names = set_names(data, sources)
     with work.stop.at_once(WHOLE):
-        judge = _judge(section, data)
+        judge = JUDGES[section.kind](section, _examples(section, data) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
@@ -79,10 +79,6 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(found.tokens for found in judged.values())
     return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [one.prediction for one in verdicts])
-
-
-def _judge(section: ObjectiveSection, data: DataSection) -> Judge:
-    return JUDGES[section.kind](section, _examples(section, data) if section.reads_training else (), data.on_bad_row)
 
 
 def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:

@@ -13,11 +13,10 @@ from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.validation import judge_responses, response_metrics
 from tfkit.errors import ModelError, TfkitError, UsageError
-from tfkit.evaluation.lost_rows import LostRow, reasons, wrong_answers
+from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.hub import content_hash
 from tfkit.objectives.context import RowOrder, row_length
-from tfkit.objectives.labelled import LabelledObjective
 from tfkit.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -55,7 +54,9 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
         judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
-    whole = [[*part, *_unanswered(labelled, one.lost)] for part, one in zip(judged, sets, strict=True)]
+    whole = [
+        [*part, *(Judged("", lost.sums) for lost in wrong_answers(labelled, one.lost, 0))] for part, one in zip(judged, sets, strict=True)
+    ]
     everything = [one for part in whole for one in part]
     return Scored(
         response_metrics(objective, whole, [one.name for one in named]),
@@ -68,10 +69,6 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
         {"temperature": rollouts.section.temperature, "lost": reasons([lost for one in sets for lost in one.lost])},
         [one.texts[: len(part)] for one, part in zip(stored, judged, strict=False)],
     )
-
-
-def _unanswered(objective: LabelledObjective, lost: Sequence[LostRow]) -> list[Judged]:
-    return [Judged("", one.sums) for one in wrong_answers(objective, lost, 0)]
 
 
 def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:

@@ -183,7 +183,10 @@ def _labelled(
         read = [completed(objective, *one) for one in zip(sources, used, read, strict=False)]
         wrong = [wrong_answers(objective, one.lost, count) for one, count in zip(sets, counts, strict=True)]
         if writer is not None:
-            inputs = [[*shared, *map(_alone, lost)] for shared, lost in zip(inputs, wrong, strict=True)]
+            inputs = [
+                [*shared, *(SharedInput([one.number], one.prediction["references"]) for one in lost)]
+                for shared, lost in zip(inputs, wrong, strict=True)
+            ]
         judged = [[*found, *lost] for found, lost in zip(read, wrong, strict=True)]
         metrics, scores, units = _metrics(settings, objective, [one.name for one in sets], judged, inputs)
     predictions = [found.prediction for part in judged for found in part]
@@ -214,10 +217,6 @@ def _of_texts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedIn
     facts: dict[str, Any] = {"decoding": undrawn(settings.generation).model_dump(include=set(_DECODING))}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
-
-
-def _alone(lost: Judged) -> SharedInput:
-    return SharedInput([lost.number], lost.prediction["references"])
 
 
 def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:

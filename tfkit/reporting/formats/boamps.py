@@ -26,7 +26,13 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
     if model.amounts.energy_kwh is None:
         raise UsageError(f"{run.path}: its energy was not measured, and BoAmps has no report without; train with carbon.enabled=true")
     document: dict[str, Any] = {
-        "header": _known({"reportId": model.run_id, "reportDatetime": _time(model.ended or model.started), "reportStatus": _status(model)}),
+        "header": _known(
+            {
+                "reportId": model.run_id,
+                "reportDatetime": _time(model.ended or model.started),
+                "reportStatus": "final" if model.status == "finished" else "draft",
+            }
+        ),
         "task": {
             "taskStage": "training" if model.training == "pre-training" else "finetuning",
             "taskFamily": _FAMILIES.get(model.objective, "textGeneration"),
@@ -114,10 +120,6 @@ def _source(model: ModelFacts) -> str | None:
 def _accuracy(model: ModelFacts) -> float | None:
     found = model.metrics.get("accuracy")
     return found if found is not None and 0 <= found <= 1 else None
-
-
-def _status(model: ModelFacts) -> str:
-    return "final" if model.status == "finished" else "draft"
 
 
 def _fraction(percent: float | None) -> float | None:

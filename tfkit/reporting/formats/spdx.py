@@ -22,7 +22,10 @@ def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
     prefix = f"urn:uuid:{_identity(model)}"
     created = _time(model.ended or model.started) or _WHENEVER
     package = _package(model, f"{prefix}#model", created)
-    data = [_dataset(one.name, f"{prefix}#data-{number}") for number, one in enumerate(model.data, 1)]
+    data = [
+        _element("dataset_DatasetPackage", f"{prefix}#data-{number}", one.name) | {"dataset_datasetType": ["text"]}
+        for number, one in enumerate(model.data, 1)
+    ]
     parents = [
         _element(
             "ai_AIPackage", f"{prefix}#parent-{number}", one.name, comment=f"role: {', '.join(one.roles)}; content SHA-256: {one.sha256}"
@@ -89,10 +92,6 @@ def _training(model: ModelFacts) -> str:
 def _comment(model: ModelFacts) -> str:
     places = [f"{name}: {value}" for name, value in model.places.items()]
     return "; ".join(["the supplier and the place of download are the publisher's to state", *places])
-
-
-def _dataset(name: str, identity: str) -> dict[str, Any]:
-    return _element("dataset_DatasetPackage", identity, name) | {"dataset_datasetType": ["text"]}
 
 
 def _relation(identity: str, source: dict[str, Any], kind: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
