@@ -77,7 +77,7 @@ def run_options(
 
 
 class TunedRecipe(NamedTuple):
-    """What a training that may begin from a checkpoint is given."""
+    """The recipe and the changes of a training that may begin from a checkpoint."""
 
     source: RecipeText | None
     words: list[str]  # key=value, with those of --from and --data

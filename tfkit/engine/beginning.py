@@ -67,7 +67,7 @@ class TrainingRequest:
 
     @property
     def given(self) -> Given:
-        """What run.json keeps of it."""
+        """The part of it that run.json keeps."""
         return Given(self.source, tuple(self.words))
 
     def beginning(self) -> Beginning:
