@@ -13,6 +13,7 @@ import pytest
 from fake_codecarbon import wait_for_the_end
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
+import tfkit.engine.best_checkpoint
 import tfkit.engine.checkpointing
 import tfkit.engine.training_data
 import tfkit.evaluation.text_scores
@@ -147,7 +148,7 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
         (tfkit.engine.checkpointing, "save_checkpoint", signal.SIGTERM),
         (tfkit.engine.checkpointing, "save_training_state", signal.SIGTERM),
         (tfkit.engine.checkpointing, "save_training_state", signal.SIGKILL),
-        (tfkit.engine.checkpointing, "record_best", signal.SIGKILL),
+        (tfkit.engine.best_checkpoint, "record_best", signal.SIGKILL),
         (tfkit.engine.checkpointing, "prune", signal.SIGKILL),
         (tfkit.engine.checkpointing, "model_card", signal.SIGKILL),
     ],

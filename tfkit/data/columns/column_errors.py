@@ -10,14 +10,19 @@ from tfkit.recipe.schema.roles import Role
 _MOST_NAMES = 20
 
 
-def no_column(role: Role, names: Sequence[str], found: Mapping[str, Any], place: str, *, all_of_them: bool, template: str | None) -> BadRow:
-    """Error for a record without the columns `names` of a role, all or any of which it needs; `template`: the one that names them."""
+def no_column(
+    role: Role, names: Sequence[str], found: Mapping[str, Any], place: str, *, all_of_them: bool, template: str | None, remedy: str
+) -> BadRow:
+    """Error for a record without the columns `names` of a role, all or any of which it needs; `template`: the one that names them.
+
+    `remedy`: how the recipe names a column for the role.
+    """
     wanted = (" and " if all_of_them else " or ").join(map(repr, names))
     for_template = "" if template is None else f" for the {role.name} {template!r}"
     return BadRow(
         f"no column {wanted}",
         f"{place}: no column {wanted}{for_template}; columns found: {_listed(found)}; "
-        f"name the one that holds the {role.name} with {_remedy(role)}",
+        f"name the one that holds the {role.name} with {remedy}",
     )
 
 
@@ -31,16 +36,12 @@ def no_shape(shapes: Iterable[Sequence[Role]], found: Mapping[str, Any], place: 
     )
 
 
-def unfit(role: Role, value: Unfit, column: str, place: str) -> BadRow:
+def unfit(value: Unfit, column: str, place: str, remedy: str) -> BadRow:
     """Error for a record whose column holds another kind of value than its role needs."""
     return BadRow(
         f"{value.found}, not {value.wanted}",
-        f"{place}: column {column!r} holds {value.found}, not {value.wanted}; name another column with {_remedy(role)}, remove the row",
+        f"{place}: column {column!r} holds {value.found}, not {value.wanted}; name another column with {remedy}, remove the row",
     )
-
-
-def _remedy(role: Role) -> str:
-    return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
 
 
 def _listed(found: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Columns:
                     return self.missing(role, record.values, record.place)
                 continue
             if isinstance(value, Unfit):
-                return unfit(role, value, column, record.place)
+                return unfit(value, column, record.place, self.remedy(role))
             if position := find_surrogate(value):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
@@ -119,7 +119,12 @@ class Columns:
             no_such = [name for name in names if name not in found and self._root(name) not in found]
             names = no_such or [name for name in names if look_up(name, found) is MISSING]
         template = next((name for name in self._given_names(role) if "{" in name), None)
-        return no_column(role, names, found, place, all_of_them=role.name in self.named, template=template)
+        is_named = role.name in self.named
+        return no_column(role, names, found, place, all_of_them=is_named, template=template, remedy=self.remedy(role))
+
+    def remedy(self, role: Role) -> str:
+        """Return how the recipe names a column for a role."""
+        return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
 
     def fingerprint(self) -> str:
         """Return a string that is equal if the same records give the same rows.

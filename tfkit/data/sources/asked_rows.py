@@ -31,7 +31,8 @@ class AskedColumns(Columns):
         """Return all of them."""
         return list(found)
 
-    def _remedy(self, role: Role) -> str:
+    def remedy(self, role: Role) -> str:
+        """Return how the settings of a prediction name a column for a role."""
         return f"data.validation.0.columns={{{role.name}: NAME}}"
 
     def of_texts(self) -> "AskedColumns":
