@@ -34,9 +34,18 @@ def free_port() -> int:
 
 
 def start_ranks(
-    folder: Path, words: list[str], faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2, *, nodes: bool = False
+    folder: Path,
+    words: list[str],
+    faults: Mapping[int, Callable[[], object]] | None = None,
+    size: int = 2,
+    *,
+    nodes: bool = False,
+    alone: bool = False,
 ) -> list[Process]:
-    """Start a command on all ranks; `faults` are called in the processes of their ranks first. `nodes`: each is as on a machine alone."""
+    """Start a command on all ranks; `faults` are called in the processes of their ranks first.
+
+    `nodes`: each is as on a machine alone. `alone`: the first is started, and the others never come.
+    """
     port = free_port()
 
     def before(rank: int) -> Callable[[], None]:
@@ -53,7 +62,7 @@ def start_ranks(
 
         return prepare
 
-    return [Process(folder, words, before(rank)) for rank in range(size)]
+    return [Process(folder, words, before(rank)) for rank in range(1 if alone else size)]
 
 
 def run_ranks(run: Path, recipe: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2) -> list[Done]:

@@ -1,16 +1,21 @@
 """Recipes that several ranks cannot train yet are refused with a remedy, before anything is written."""
 
 import json
+import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import write_corpus, write_recipe
+from tiny_runs import run_tfkit, write_corpus, write_recipe
+from two_ranks import HANG_SECONDS, start_ranks
 
 from tfkit.__main__ import main
 from tfkit.engine.dealt_recipes import gpu_of_rank, rank_device, rank_threads, require_dealt
 from tfkit.engine.meeting import Meeting
 from tfkit.errors import MachineError, UsageError
+from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
@@ -42,6 +47,31 @@ def test_it_is_refused(tmp_path: Path, text: str, words: list[str], message: str
     assert main(["pretrain", str(recipe), "--run", str(tmp_path / "run"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate"])
+def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path, command: str) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    words = {
+        "pretrain": [str(recipe), "--run", str(tmp_path / "run")],
+        "evaluate": ["--from", str(tmp_path / "one"), "--data", str(tmp_path / "corpus")],
+    }
+    if command == "evaluate":
+        assert run_tfkit(tmp_path, ["pretrain", recipe, "--run", tmp_path / "one", "training.steps=1", "schedule.warmup_steps=0"]).code == 0
+
+    def impatient() -> None:
+        collectives._LATE_SECONDS = 0.0
+
+    [process] = start_ranks(tmp_path, [command, *words[command]], {0: impatient}, alone=True)
+    for _ in range(20 * HANG_SECONDS):  # after which the process ends itself
+        if process.files[1].exists() and "waiting at" in process.files[1].read_text():
+            break
+        time.sleep(0.05)
+    process.kill(signal.SIGTERM)
+    done = process.wait()
+    assert done.code == 143
+    assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
+    assert "stopped by SIGTERM: noth" in done.err
 
 
 def test_every_objective_is_dealt() -> None:

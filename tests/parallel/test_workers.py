@@ -27,7 +27,8 @@ def started(folder: Path, script: str, size: int = 2) -> Workers:
         ("sys.exit(9 if rank == 0 else 3)", 3, (1,)),  # rank 0 noticed that the other is gone
         ("sys.exit(4) if rank else (time.sleep(0.2), sys.exit(4))", 4, (0,)),  # both had the same reason, which rank 0 reports
         ("sys.exit(9)", 9, (0, 1)),
-        ("sys.exit(143)", 143, (0, 1)),
+        ("sys.exit(143) if rank else (time.sleep(0.2), sys.exit(143))", 143, (0,)),  # stopped as asked, which rank 0 reports
+        ("sys.exit(143 if rank else 9)", 143, (1,)),  # one alone was stopped, which the other noticed
         ("os.kill(os.getpid(), signal.SIGKILL) if rank else sys.exit(9)", 9, (1,)),
         ("os.kill(os.getpid(), signal.SIGKILL) if rank else " + HANG, 9, (1,)),
         ("sys.exit(2) if rank == 0 else " + HANG, 2, (0,)),

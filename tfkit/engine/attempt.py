@@ -224,8 +224,9 @@ def _prepared(
     if (threads := rank_threads(options.threads, options.ranks)) is not None:
         torch.set_num_threads(threads)
     device = pick_device(rank_device(options.device, options.ranks))
-    peers = options.meeting.peers(device)
-    options.meeting.meter_nodes(device, carbon)
+    with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
+        peers = options.meeting.peers(device, listener.say)
+        options.meeting.meter_nodes(device, carbon)
     run = Run(recipe, device, listener, budget.stop, meter, peers)
     estimate = run.prepare(begun=begun)
     if not begun:

@@ -21,8 +21,11 @@ class Meeting:
         self.ranks, self._watch = ranks, watch
         self._group: ProcessGroup | None = None
 
-    def peers(self, device: "torch.device") -> "Peers":
-        """Return the ranks that train together. Raises UsageError for a device that several ranks cannot use, PeerLostError."""
+    def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
+        """Return the ranks that train together; `say` reports which are late.
+
+        Raises UsageError for a device that several ranks cannot use, PeerLostError.
+        """
         from tfkit.parallel.agreement import ALONE
         from tfkit.training.device import use_device
 
@@ -33,7 +36,7 @@ class Meeting:
                 f"--device {device}: several ranks compute on processors or on NVIDIA's GPUs: give --device cpu, or start one process"
             )
         use_device(device)
-        return self._joined()
+        return self._joined(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
         """Let a rank of each other machine measure its energy: `facts` are those of rank 0's meter."""
@@ -55,8 +58,8 @@ class Meeting:
             if self._group is not None:
                 self._group.close()
 
-    def _joined(self) -> "ProcessGroup":
+    def _joined(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
         from tfkit.parallel.collectives import ProcessGroup  # which imports torch
 
-        self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch)
+        self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch, say=say)
         return self._group

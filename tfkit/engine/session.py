@@ -140,7 +140,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
     from tfkit.parallel.common_work import CommonWork
 
     with alone.stop.at_once():
-        work = CommonWork(ProcessGroup.join(ranks))
+        work = CommonWork(ProcessGroup.join(ranks, say=alone.listener.say))
     with work.to_the_end():
         joined = replace(alone, ranks=ranks, deal=work.deal, first_alone=work.first_alone)
         if ranks.nodes == 1:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step, until one was timed; at most
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # from then on: a slow disk or network is waited for
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
+_LATE_SECONDS = 30.0  # in which processes that were started together have imported what they need
 _BUCKET = 1 << 22  # numbers that are added up at once
 _FIT, _DOES_NOT_FIT = 0, 1
 
@@ -44,8 +45,18 @@ class ProcessGroup:
         self._heartbeat: Heartbeat | None = None
 
     @classmethod
-    def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS, watch: Callable[[], None] | None = None) -> Self:
-        """Meet the other ranks. `watch` is called while rank 0 waits for them. Raises PeerLostError if one of them does not come."""
+    def join(
+        cls,
+        ranks: Ranks,
+        *,
+        step_seconds: float = STEP_SECONDS,
+        watch: Callable[[], None] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Meet the other ranks. `watch` is called while this one waits for them, and `say` once, with those that are late.
+
+        Raises PeerLostError if one of them does not come.
+        """
         timeout = timedelta(seconds=step_seconds)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what an earlier start left in the store is not ours
@@ -55,7 +66,7 @@ class ProcessGroup:
                 _await_server(ranks, step_seconds)
             tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
-            _await_all(store, ranks, step_seconds, watch)
+            _await_all(store, ranks, step_seconds, watch, say)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
             dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         group = cls(ranks, store)
@@ -215,17 +226,22 @@ def _await_server(ranks: Ranks, seconds: float) -> None:
             return
 
 
-def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None) -> None:
+def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
     """Wait until all ranks are there. Here signals are obeyed, and those that are missing can be named. Raises RuntimeError."""
     store.set(f"here/{ranks.rank}", "")
     names = [f"here/{rank}" for rank in range(ranks.size)]
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     while not store.check(names):
         if watch is not None:
             watch()
-        if time.monotonic() > end:
-            missing = [str(rank) for rank, name in enumerate(names) if not store.check([name])]
-            raise RuntimeError(f"within {seconds:g} s nothing came of rank {', '.join(missing)}")
+        waited = time.monotonic() - began
+        if waited > seconds or (waited > _LATE_SECONDS and say is not None):
+            missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+            if waited > seconds:
+                raise RuntimeError(f"within {seconds:g} s nothing came of rank {missing}")
+            assert say is not None
+            say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {seconds:g} s in all")
+            say = None  # once
         time.sleep(_AGAIN_SECONDS)
 
 

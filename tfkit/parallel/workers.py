@@ -108,7 +108,9 @@ class Workers:
         failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
         own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
         killed = [rank for rank in failed if self.ended[rank] < 0]
-        return 0 if 0 in own else next(iter([*own, *killed, *failed]), None)
+        stopped = [rank for rank in failed if self.ended[rank] > 128]
+        causes = own or killed or ([0] if 0 in stopped else stopped) or failed
+        return 0 if 0 in own else next(iter(causes), None)
 
     @property
     def exit_code(self) -> int:
