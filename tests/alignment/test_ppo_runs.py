@@ -151,7 +151,10 @@ def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base")
     assert (done.code, "objective.gold: base is no classifier of texts" in done.err) == (4, True), done.err
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
-    assert (done.code, "it does not give a text one number" in done.err) == (4, True), done.err
+    assert (done.code, "objective.value: base cannot judge" in done.err) == (4, True), done.err
+    assert "it does not give a text one number" in done.err
+    done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.reward=base", "objective.value=null")
+    assert (done.code, "objective.reward: base cannot judge" in done.err) == (4, True), done.err  # not the value model that begins as it
     for word, reason in {
         "objective={kind: ppo, value: critic}": "objective: nothing is rewarded",
         "objective={kind: ppo, rules: [{kind: valid_json}]}": "objective.value: there is no reward model from which the value model",

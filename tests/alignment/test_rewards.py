@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tfkit.alignment.rewards import PromptRow, Rules, last_number
 from tfkit.errors import UsageError
+from tfkit.recipe import RecipeError, RecipeText
 from tfkit.recipe.schema.reward_rules import Rule
 
 ROW = PromptRow("6 * 7 =", ["42", "forty-two"], "sums.jsonl:3")
@@ -65,23 +66,31 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "def reward(row, text):\n    row['answers'].clear()\n    return len(text) / 4\n\n\n"
-        "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n"
+        "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n\n\n"
+        "def ends(row, text):\n    raise SystemExit(3)\n"
     )
     mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
     assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
     assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
     assert ROW.answers == ["42", "forty-two"]
-    for name, reason in (("nan", "gave nan"), ("fails", "KeyError")):
+    for name, reason in (("nan", "gave nan"), ("fails", "KeyError"), ("ends", "SystemExit: 3")):
         with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
             Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)])(ROW, "42")
-    for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "is not there")):
+    for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "does not exist")):
         with pytest.raises(UsageError, match=f"objective.rules.0: .*{reason}"):
             Rules([rule(kind="python", function=named, allow_code=True)])
-    file.write_text("1 / 0\n")
-    with pytest.raises(UsageError, match="ZeroDivisionError"):
-        Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
+    for script, reason in (("1 / 0\n", "ZeroDivisionError"), ("import sys\nsys.exit()\n", "SystemExit")):
+        file.write_text(script)
+        with pytest.raises(UsageError, match=reason):
+            Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
     with pytest.raises(ValidationError, match="allow_code"):
         rule(kind="python", function=f"{file}:reward")
+
+
+def test_an_unknown_rule_is_told_the_known_ones() -> None:
+    text = "model: {preset: gpt2}\ndata: {train: [{path: a}]}\ntraining: {steps: 1}\nobjective: {kind: grpo, rules: [{kind: nummber}]}\n"
+    with pytest.raises(RecipeError, match=r"r.yaml:4:40: objective.rules.0.kind: 'nummber' is none of exact_answer, number, .*mean number"):
+        RecipeText(Path("r.yaml"), text).read()
 
 
 def test_a_pattern_that_is_none_is_an_error_of_the_recipe() -> None:

@@ -119,3 +119,7 @@ training: {step: 3}
         "r.yaml:9:51: data.validation.0.beside.label: 'rows/b.csv': no such file, and no file matches it as a glob; correct the path",
     ]
     assert any("training.step: unknown, did you mean steps" in line for line in lines)
+    rule = "objective={kind: grpo, rules: [{kind: python, function: 'mine.py:reward', allow_code: true}]}"
+    assert main(["check", "r.yaml", rule]) == 2
+    named = f"command line: objective.rules.0.function: 'mine.py': no such file (from {tmp_path}); correct the path"
+    assert named in capsys.readouterr().err.splitlines()

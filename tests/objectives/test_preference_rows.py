@@ -91,6 +91,22 @@ def test_every_form_is_read_from_the_best_to_the_worst(
     assert read(tmp_path, row) == [(prompt, completions, ranks)]
 
 
+def test_rows_of_one_prompt_cannot_be_held_out_apart_and_a_blank_prompt_is_none(tmp_path: Path) -> None:
+    made: Any = encoder()
+
+    def parts(prompt: str) -> list[int]:
+        section = data(tmp_path, [{"prompt": prompt, "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(40)], validation=0.3)
+        found = [*training_sources(section, PREFERENCE_ROLES), *validation_sources(section, PREFERENCE_ROLES)]
+        for source in found:
+            if not [*source.rows()]:
+                with pytest.raises(DataError, match="no rows here: all rows have the same input, and the rows of one input are held out"):
+                    example_set(source, made, "error")
+        return [len([*source.rows()]) for source in found]
+
+    assert sorted(parts("p")) == [0, 40]
+    assert min(parts("")) > 0
+
+
 def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "completion": "a", "label": False},

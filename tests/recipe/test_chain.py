@@ -85,6 +85,32 @@ def test_every_further_model_of_an_objective_may_be_a_stage() -> None:
     assert "ppo.objective.value: ppo is this stage itself" in wrong
 
 
+def test_a_stage_whose_model_cannot_judge_is_refused_before_any_is_trained() -> None:
+    for field in ("reward", "value", "gold"):
+        [wrong] = problems(INSTRUCT, f"ppo.objective.{field}=sft")
+        assert wrong.endswith(
+            f"ppo.objective.{field}: the stage sft trains a model of chat, which gives a text no score: "
+            "name a stage of reward or classification"
+        )
+    feedback = "ppo.objective={kind: ai_feedback, policy: reward, judge: sft, of: {kind: reward}}"
+    assert [line.partition(" trains ")[0].partition("objective.")[2] for line in problems(INSTRUCT, feedback)] == [
+        "policy: the stage reward",
+        "judge: the stage sft",
+    ]
+    feedback = "reward.objective={kind: ai_feedback, policy: sft, judge: elsewhere, of: {kind: reward}}"
+    assert read(INSTRUCT, feedback).stages[2].uses == ("sft", "reward")
+
+
+def test_a_response_leaves_room_for_a_prompt_in_the_model_of_an_earlier_stage() -> None:
+    grpo = "objective: {kind: grpo, rules: [{kind: number}]}, training: {steps: 2}"
+    chain = CHAIN + f"  grpo: {{from: base, data: {{train: [{{path: a}}]}}, {grpo}}}\n"
+    batch = "grpo.training.batch_size=16"
+    assert read(chain, batch, "grpo.objective.max_new_tokens=15").names[-1] == "grpo"
+    for words, room in (((), 16), (("grpo.data.sequence_length=8",), 8)):
+        [wrong] = problems(chain, batch, f"grpo.objective.max_new_tokens={room}", *words)
+        assert f"grpo.objective.max_new_tokens: {room} tokens of a response leave no room for a prompt in a row of {room}: " in wrong
+
+
 def test_the_resolved_chain_is_the_same_chain() -> None:
     chain = read(CHAIN, "tune.training.steps=7")
     again = read(chain.resolved)

@@ -130,8 +130,8 @@ def _own_function(named: str, place: str) -> Scorer:
     try:
         spec.loader.exec_module(module)
     except FileNotFoundError:
-        raise UsageError(f"{place}: {path} is not there: name a file of yours") from None
-    except Exception as error:
+        raise UsageError(f"{place}: {path} does not exist: correct the path") from None
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit
         raise UsageError(f"{place}: {path} cannot be run ({type(error).__name__}: {error}): correct it") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -140,7 +140,7 @@ def _own_function(named: str, place: str) -> Scorer:
     def score(row: PromptRow, text: str) -> float:
         try:
             value = float(function({"prompt": row.prompt, "answers": list(row.answers)}, text))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{row.place}: {named} failed for a response to it ({type(error).__name__}: {error}): correct it") from error
         if not math.isfinite(value):
             raise UsageError(f"{row.place}: {named} gave {value} for a response to it: return a finite number")

@@ -254,7 +254,7 @@ def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
     reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
     return (
         f"# {kind}: {task.because}.\n"
-        f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} rows were looked at\n"
+        f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
         + (f"# reads  {reads}\n" if reads else "")
         + f"# model  {model}\n"
         f"# as     {size.point.source}\n"

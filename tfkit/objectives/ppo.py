@@ -53,10 +53,11 @@ class PPO(RolloutObjective):
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
         """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
+        opened = cls(section, context, None)  # the reward model first: the value model may begin as it, and an error names that field
         value = open_score_model(section, "value", context)
         if value is not None:
-            value = replace(value, companion=replace(value.companion, lr=section.value_lr))
-        return cls(section, context, value)
+            opened.value = replace(value, companion=replace(value.companion, lr=section.value_lr))
+        return opened
 
     @property
     def companions(self) -> Sequence[Companion]:

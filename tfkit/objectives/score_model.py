@@ -69,7 +69,10 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
     elif not gives_same_ids(codec, context.tokenizer):
         reasons.append("its tokenizer is not that of the policy: train it from the same checkpoint")
     if found.context_length < context.row_length and found.position.kind != "relative":
-        reasons.append(f"its context_length is {found.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens")
+        reasons.append(
+            f"its context_length is {found.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens: "
+            f"set data.sequence_length to {found.context_length} or less"
+        )
     if reasons:
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.{companion.name}: {companion.path} cannot judge the texts of this model:\n  {lines}")

@@ -19,6 +19,11 @@ from tfkit.recipe.reading.stage_trees import drop_pin, split_words, stage_trees
 from tfkit.recipe.reading.tree import Mapping, place_of, plain
 from tfkit.recipe.schema.sections import Recipe
 
+_LACKS = {  # of a model without this kind of head: what it cannot do, and which one can
+    "classes": "gives a text no score: name a stage of reward or classification",
+    "lm": "does not continue a text: name a stage of causal_lm or chat",
+}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -87,7 +92,8 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [one for one in missing_files(stage) if one.path not in uses] if with_files else []
         found += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
-        found += _long_rows(recipe, stage, name, models) if recipe else []
+        if recipe is not None:
+            found += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
         problems += [replace(problem, path=(name, *problem.path)) for problem in found]
         if recipe is not None:
             earlier = dict.fromkeys(uses.values())
@@ -104,6 +110,18 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
         models[name] = model_values(recipe.model, start)
     found = long_rows(recipe, models[name]) if start is not None else ()
     return [Problem(place_of(stage, path, key=False), path, message) for path, message in found]
+
+
+def _unfit_companions(recipe: Recipe, stage: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
+    """Check that each earlier stage whose model the objective uses trains one with the head that is needed."""
+    trained = {one.name: one.recipe.objective.trained_for for one in earlier}
+    found = []
+    for name, head in recipe.objective.companion_heads.items():
+        path = ("objective", name)
+        if (used := trained.get(uses.get(path, ""))) is not None and used.head != head:
+            message = f"the stage {uses[path]} trains a model of {used.kind}, which {_LACKS[head]}"
+            found.append(Problem(place_of(stage, path, key=False), path, message))
+    return found
 
 
 def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:

@@ -23,8 +23,8 @@ def input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
     given = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in given:
         given["messages"] = first_turn(given["messages"])
-    elif turns := next((values[role.name] for role in roles if role.form == "turns" and role.name in values), None):
-        return _opening_key(turns, is_prompt=bool(given))
+    elif turns := next((value for role in roles if role.form == "turns" and (value := values.get(role.name))), None):
+        return _opening_key(turns, is_prompt=any(given.values()))
     elif all(role.is_input or role.form in LABELS for role in roles if role.name in values):
         return None
     return row_text(roles, given, bare=True)

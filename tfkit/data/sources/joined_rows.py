@@ -5,6 +5,7 @@ The rows are read whole before the first is given, since a prompt may come back 
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from tfkit.data.columns.preference_forms import is_whole, read_flag
@@ -21,6 +22,7 @@ def with_joined_rows(source: Source, roles: Sequence[Role]) -> Source:
     return JoinedRows(source) if any(role.shape == UNPAIRED for role in roles) else source
 
 
+@dataclass(frozen=True)
 class JoinedRows:
     """A source whose rows with a `completion` and a `label` are joined to rows with `completions` and `labels`, of a prompt each.
 
@@ -28,30 +30,29 @@ class JoinedRows:
     The order is that of the first row of each prompt. Rows of other shapes are as they were, and read as a stream.
     """
 
-    def __init__(self, source: Source):
-        self._source = source
+    source: Source
 
     @property
     def name(self) -> str:
         """That of the source."""
-        return self._source.name
+        return self.source.name
 
     @property
     def size_bytes(self) -> int:
         """Those of the source."""
-        return self._source.size_bytes
+        return self.source.size_bytes
 
     def describe(self) -> str:
         """Describe the source."""
-        return self._source.describe()
+        return self.source.describe()
 
     def fingerprint(self) -> str:
         """Return that of the source, with the version of the joining."""
-        return f"{self._source.fingerprint()}\0joined {_VERSION}"
+        return f"{self.source.fingerprint()}\0joined {_VERSION}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield the rows. Raises DataError as the source does."""
-        rows = self._source.rows(skipped)
+        rows = self.source.rows(skipped)
         first = next(rows, None)
         if first is None:
             return

@@ -184,6 +184,7 @@ def _write(
 
 def _why_none(source: Source) -> str:
     """Return why a part of a source has no rows, and what to do: the rows of an input are in one part, and the inputs may be few."""
+    source = getattr(source, "source", source)  # of rows that are joined
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
         whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]

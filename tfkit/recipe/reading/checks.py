@@ -113,11 +113,18 @@ def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Check that a model with these values of a config holds a row."""
+    """Check that a model with these values of a config holds a row, and a row the response that is sampled in it."""
     length, most, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
     is_relative = isinstance(position, dict) and position.get("kind") == "relative"
     if length is not None and isinstance(most, int) and length > most and not is_relative:
         yield ("data", "sequence_length"), f"model.context_length holds {most} tokens: set this to {most} or less, or leave it out"
+    room, response = length or most, getattr(recipe.objective, "max_new_tokens", None)
+    if isinstance(room, int) and isinstance(response, int) and response >= room:
+        yield (
+            ("objective", "max_new_tokens"),
+            f"{response} tokens of a response leave no room for a prompt in a row of {room}: lower it, or allow longer rows "
+            "(data.sequence_length, model.context_length)",
+        )
 
 
 def unread_length(objective: ObjectiveSection) -> str:

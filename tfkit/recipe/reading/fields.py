@@ -85,6 +85,8 @@ def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
 
 def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
     """Return every kind that is allowed at a path."""
+    while path and isinstance(path[-1], int):  # an entry of a list, whose field declares the kinds
+        path = path[:-1]
     field = field_at(root, path, data)
     return [tag for record in records(field.annotation) for tag in tags(record)] if field else []
 

@@ -37,6 +37,10 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
     yield from ((path, name, "folder") for path, name in model_paths(recipe))
+    rules = sections.get("objective", {}).get("rules")
+    for number, rule in enumerate(rules if isinstance(rules, list) else []):
+        if isinstance(rule, dict) and isinstance(function := rule.get("function"), str):
+            yield ("objective", "rules", number, "function"), function.rpartition(":")[0] or function, "file"
     yield ("carbon", "intensity_file"), sections.get("carbon", {}).get("intensity_file"), "file"
 
 

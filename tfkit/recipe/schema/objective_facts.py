@@ -37,6 +37,7 @@ class ObjectiveSection(Data):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
     # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
+    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that each needs; any if it is not here
     needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that a checkpoint predicts by, beside its kind
 
     @property

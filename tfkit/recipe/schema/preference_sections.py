@@ -132,6 +132,7 @@ class AIFeedbackSection(ObjectiveSection):
     needs_start: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = RewardSection.metrics
     companions: ClassVar[Mapping[str, bool]] = {"policy": False, "judge": False}
+    companion_heads: ClassVar[Mapping[str, str]] = {"policy": "lm", "judge": "classes"}
 
     @property
     def trained_for(self) -> ObjectiveSection:

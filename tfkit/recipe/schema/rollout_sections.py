@@ -75,6 +75,7 @@ class RolloutSection(ObjectiveSection):
     best_by: ClassVar[str] = "reward"
     metrics: ClassVar[tuple[str, ...]] = ("reward", "accuracy", "gold", "kl", "response_length", "ended")
     companions: ClassVar[Mapping[str, bool]] = {"reward": False, "gold": False}
+    companion_heads: ClassVar[Mapping[str, str]] = {"reward": "classes", "gold": "classes", "value": "classes"}
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
