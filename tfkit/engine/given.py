@@ -39,7 +39,7 @@ class Given:
         return {"recipe": path, "text": text, "overrides": list(self.overrides)}
 
     def followed_by(self, now: "Given") -> "Given":
-        """Return the recipe as given when `now` follows: the earlier overrides hold until the edited file or `now` changes them."""
+        """Return what is given when `now` follows: the earlier recipe and overrides hold until the edited file or `now` changes them."""
         new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
         edits: list[str] = []
         if self.recipe and now.recipe:
@@ -47,7 +47,7 @@ class Given:
             changed = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
             hidden = [name for name in changed if _touches(name, self.overrides) and not _touches(name, now.overrides)]
             edits = [f"{name}={json.dumps(changed[name], ensure_ascii=False)}" for name in hidden]
-        return Given(now.recipe, (*self.overrides, *edits, *new))
+        return Given(now.recipe or self.recipe, (*self.overrides, *edits, *new))
 
     def _last(self, key: str) -> str | None:
         """Return the override of a field that counts; the units of the length are one field."""

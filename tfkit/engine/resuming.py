@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -60,7 +60,6 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
         given = before.followed_by(now) if before else now
         new = given.overrides[len(before.overrides) :] if before else now.overrides
         wanted = read_recipe(str(folder.recipe), new).recipe
-        given = replace(given, recipe=before.recipe if before else None)
     elif before is not None and before.recipe is not None:
         given = before.followed_by(now)
         wanted = now.recipe.read(given.overrides)

@@ -123,21 +123,17 @@ class ProcessGroup:
         The k-th micro-batches of all ranks have the same names. float64 holds each number unrounded; they come back in the type that they
         had, on the CPU.
         """
-        layout = [(name, value.dtype) for part in parts for name, value in sorted(part.items())]  # the same on all ranks
+        layouts = [[(name, value.dtype) for name, value in sorted(part.items())] for part in parts]  # the same on all ranks
         own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
         gathered = [torch.empty_like(own) for _ in range(self.ranks.size)]
         with self._within_step():
             dist.all_gather(gathered, own)
-        found: list[dict[str, Tensor]] = []
-        begin = 0
-        for part in parts:
-            end = begin + len(part)
-            here = layout[begin:end]
-            found += [
-                {name: value.to(dtype) for (name, dtype), value in zip(here, of_rank[begin:end], strict=True)} for of_rank in gathered
-            ]
-            begin = end
-        return found
+        by_rank = [of_rank.split([*map(len, layouts)]) for of_rank in gathered]
+        return [
+            {name: value.to(dtype) for (name, dtype), value in zip(layout, values, strict=True)}
+            for layout, of_ranks in zip(layouts, zip(*by_rank, strict=True), strict=True)
+            for values in of_ranks
+        ]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of all ranks, in fp32, in buckets of many parameters; all ranks get the same bits."""

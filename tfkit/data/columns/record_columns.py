@@ -74,7 +74,7 @@ class Columns:
 
         def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
-            return enough(name in names or self._root(name) in names for name in self._names(role)) or self._later(role, names) is not None
+            return enough(name in names or _root(name) in names for name in self._names(role)) or self._later(role, names) is not None
 
         roles = roles_of_shape(self.roles, self.named, has)
         if roles is None:
@@ -103,7 +103,7 @@ class Columns:
     def wanted(self, found: Iterable[str]) -> list[str]:
         """Return those of the columns that are read."""
         read = {name for role in self.roles for name in self._names(role)}
-        roots = {self._root(name) for name in read}
+        roots = {_root(name) for name in read}
         found = list(found)
         later = {self._later(role, found) for role in self.roles}
         return [name for name in found if name in read or name in roots or name in later]
@@ -116,7 +116,7 @@ class Columns:
         """Error for a record that lacks a role's column; for a template or list of columns, it names the missing ones."""
         names = self._names(role)
         if role.name in self.named:
-            no_such = [name for name in names if name not in found and self._root(name) not in found]
+            no_such = [name for name in names if name not in found and _root(name) not in found]
             names = no_such or [name for name in names if look_up(name, found) is MISSING]
         template = next((name for name in self._given_names(role) if "{" in name), None)
         is_named = role.name in self.named
@@ -146,9 +146,6 @@ class Columns:
     def _names(self, role: Role) -> list[str]:
         """Return the columns, or paths into them, from which a role is taken."""
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
-
-    def _root(self, name: str) -> str:
-        return name.partition(".")[0]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a record's raw value for a role, and the name of the column."""
@@ -184,3 +181,7 @@ class Columns:
         if isinstance(value, Unfit) and not role.required and (found is None or is_another):
             return MISSING, column
         return value, column
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]

@@ -118,8 +118,6 @@ def _followed(before: Given | None, now: Given, folder: Path) -> Given:
     given = before.followed_by(now) if before is not None else now
     if given.recipe is not None:
         return given
-    if before is not None and before.recipe is not None:
-        return replace(given, recipe=before.recipe)
     return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
 
 

@@ -1,7 +1,7 @@
 """The plan of a sweep: what is varied, in which order, and what its trials are compared by, checked before the first one starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.engine.attempt import RunOptions
@@ -58,12 +58,13 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
     if before and not options.resume:
         raise UsageError(f"{options.run}: holds a sweep. Continue with --resume, or give another folder with --run")
-    given = _followed(Given.from_document(before.get("given")), now)
+    earlier = Given.from_document(before.get("given"))
+    given = earlier.followed_by(now) if earlier is not None else now
     if given.recipe is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = asked if asked is not None else before.get("asked")
     space = read_space(given.recipe, given.overrides)
-    if before and (differences := _differences(Given.from_document(before["given"]), given)):
+    if differences := _differences(earlier, given):
         raise UsageError(
             f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
             "another folder with --run"
@@ -92,13 +93,6 @@ def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
     """Return the recipe whose model is scored: of a recipe with stages that of the last one."""
     found = read_trial(source, words)
     return found if isinstance(found, Recipe) else found.stages[-1].recipe
-
-
-def _followed(before: Given | None, now: Given) -> Given:
-    if before is None:
-        return now
-    given = before.followed_by(now)
-    return given if given.recipe is not None else replace(given, recipe=before.recipe)
 
 
 def _differences(before: Given | None, now: Given) -> list[str]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from tfkit.data import Row, Source
 from tfkit.data.columns.rows import Skipped, describe_skipped
-from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.open_sources import training_sources
 from tfkit.engine.listener import Listener
-from tfkit.engine.scoring.by_row import Scored
+from tfkit.engine.scoring.by_row import Scored, scored_sources
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
-from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.judges import JUDGES
 from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.token_budget import TokenBudget
@@ -37,13 +37,11 @@ class _Set:
 
 def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
-    section, data = settings.objective, settings.data
+    section = settings.objective
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model gives the probability of a text")
     assert loaded.codec is not None
-    sources = validation_sources(data, section.roles) if data is not None else []
-    if data is None or not sources:
-        raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
+    data, sources = scored_sources(settings, section.roles, "rows to score")
     start_id = loaded.start_id if loaded.config.encoder_layers else None
     if loaded.config.encoder_layers and start_id is None:
         raise ModelError(f"{loaded.folder}: the start token of its decoder is not known; name decoder_start_token_id in config.json")

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import Judged
 from tfkit.data import ExampleSet
-from tfkit.data.sources.open_sources import validation_sources
-from tfkit.engine.scoring.by_row import Scored, open_finished, rows_within
+from tfkit.engine.scoring.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
-from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
+from tfkit.engine.training_data import ValidationSet, report_rows, with_lost
 from tfkit.engine.validation import judge_responses, response_metrics
-from tfkit.errors import ModelError, TfkitError, UsageError
+from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.hub import content_hash
-from tfkit.objectives.context import RowOrder, row_length
 from tfkit.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -30,24 +28,14 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     The distance from the model that the run began with is a metric where that model is still there. Raises UsageError if there are no
     prompts.
     """
-    data = settings.data
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
     labelled, rollouts = objective.labelled, objective.rollouts
     assert labelled is not None
     assert rollouts is not None
-    sources = validation_sources(data, settings.objective.roles) if data is not None else []
-    if data is None or not sources:
-        raise UsageError("there are no prompts to answer: give them as --data F, or a recipe with data.validation")
-    for source in sources:
-        work.listener.say(source.describe())
-    with work.first_alone(), work.stop.at_once():
-        found = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
-    stored = [one for one in found if isinstance(one, ExampleSet)]
-    for one in stored:
-        one.check_vocabulary(loaded.config.vocab_size)
-    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
+    data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
+    named, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    stored = [one.stored for one in named if isinstance(one.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    named = [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)]
     sets = [with_lost(one, objective, work.listener, count) for one, count in zip(named, counts, strict=False)]
     report_rows([one.stored for one in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed

@@ -31,7 +31,9 @@ from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,35 +87,50 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
 
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
-    section, data = settings.objective.trained_for.judged_alone, settings.data
+    section = settings.objective.trained_for.judged_alone
     objective, tokenizer = open_finished(section, loaded, settings)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
-    sources = validation_sources(data, section.roles) if data is not None else []
+    data, sources = scored_sources(settings, section.roles, "rows to score")
+    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    if objective.labelled is not None:
+        examples = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
+        counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
+        sets = [with_lost(one, objective, work.listener, count) for one, count in zip(sets, counts, strict=False)]
+        report_rows([one.stored for one in sets], work.listener)
+        sets = _referenced(settings, objective.labelled, sets, loaded, work)
+        return _labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
+    report_rows([one.stored for one in sets], work.listener)
+    return _unlabelled(settings, order, objective, sets, loaded, work)
+
+
+def scored_sources(settings: Settings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
+    """The sources that are scored. Raises UsageError if there are none; `what`: what they hold, and what is done with it."""
+    data = settings.data
+    sources = validation_sources(data, roles) if data is not None else []
     if data is None or not sources:
-        raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
+        raise UsageError(f"there are no {what}: give them as --data F, or a recipe with data.validation")
+    return data, sources
+
+
+def stored_sets(
+    settings: Settings,
+    data: DataSection,
+    sources: Sequence[Source],
+    objective: Objective,
+    tokenizer: Tokenizer,
+    loaded: "Loaded",
+    work: "Session",
+) -> tuple[list[ValidationSet], RowOrder]:
+    """The set of each source, whose rows that are cut are counted, and the order of the rows of a set."""
     for source in sources:
         work.listener.say(source.describe())
     with work.first_alone(), work.stop.at_once():
         stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
-    names = set_names(data, sources)
     order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
-    if objective.labelled is not None:
-        counts = rows_within(
-            objective.labelled, order, [one for one in stored if isinstance(one, ExampleSet)], settings.evaluation.max_tokens
-        )
-        sets = [
-            with_lost(ValidationSet(name, one, source), objective, work.listener, count)
-            for name, one, source, count in zip(names, stored, sources, counts, strict=False)
-        ]
-        report_rows([one.stored for one in sets], work.listener)
-        sets = _referenced(settings, objective.labelled, sets, loaded, work)
-        return _labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
-    report_rows(stored, work.listener)
-    cut = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
-    return _unlabelled(settings, order, objective, cut, loaded, work)
+    return [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)], order
 
 
 def _referenced(

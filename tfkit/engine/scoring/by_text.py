@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data import Source, TokenStream, token_stream
-from tfkit.data.sources.open_sources import validation_sources
-from tfkit.engine.scoring.by_row import Scored
+from tfkit.engine.scoring.by_row import Scored, scored_sources
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import ModelError
 from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.context import row_length
+from tfkit.recipe.schema.roles import TEXT
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -33,14 +33,13 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
             f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
             'or say it: "objective={kind: classification}"'
         )
-    sources = _sources(settings)
+    data, sources = scored_sources(settings, TEXT, "texts to score")
     with work.first_alone():
         streams = _streams(sources, loaded, work)
     scores = _score(loaded, streams, settings, work)
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
-    names = set_names(settings.data, sources) if settings.data is not None else []
-    metrics = of_sets(whole.metrics(), [score.metrics() for score in scores], names)
+    metrics = of_sets(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
     lines: list[dict[str, Any]] = []
     if each:
         with work.stop.at_once(WHOLE):
@@ -48,13 +47,6 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     rows, used = len(whole.targets), streams[: len(scores)]
     texts = [stream.texts[: len(score.targets)] for stream, score in zip(used, scores, strict=True)]
     return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, texts=texts)
-
-
-def _sources(settings: "Settings") -> list[Source]:
-    sources = validation_sources(settings.data) if settings.data is not None else []
-    if not sources:
-        raise UsageError("there are no texts to score: give them as --data F, or a recipe with data.validation")
-    return sources
 
 
 def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[TokenStream]:
