@@ -88,7 +88,7 @@ def reference_that_follows(patch: Patch) -> None:
     """The reference is the model that is trained."""
 
     def follow(self: FrozenReference, model: Any) -> None:
-        self.is_copy, self._model = False, model
+        self.is_copy, self.model = False, model
 
     patch.setattr(FrozenReference, "__init__", follow)
 

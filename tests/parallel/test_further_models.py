@@ -1,4 +1,4 @@
-"""A teacher, and the model of the first step, on several ranks: each has them whole, whatever becomes of the trained model."""
+"""A teacher, and the model of the first step, on several ranks, which share the teacher, too, where they share the trained model."""
 
 import json
 from pathlib import Path

@@ -74,12 +74,15 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each then writes responses of its own lengths. The critic is whole on both, and its gradients are added up."""
+    """Each then writes responses of its own lengths. They share the critic, too, whose parts a checkpoint within an iteration has whole."""
     monkeypatch.chdir(place)
     words = ["finetune", f"{kind}.yaml", "training.steps=4", "optimizer.clip_norm=null", "--threads", "1", "--run"]
     alone = Process(place, [*words, f"{kind}-whole"]).wait()
     assert alone.code == 0, alone.err
-    done = [one.wait() for one in start_ranks(place, [*words, f"{kind}-shared", "parallel.shard=2"])]
+    shared = [*words, f"{kind}-shared", "parallel.shard=2"]
+    stopped = [one.wait() for one in start_ranks(place, shared, {1: strike(signal.SIGTERM, 3)})]
+    assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    done = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-shared", "--threads", "1"])]
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     for file in ("model.safetensors", "training_state/optimizer.safetensors"):
         one, other = (load_file(place / f"{kind}-{name}" / "checkpoints" / "step-000004" / file) for name in ("whole", "shared"))

@@ -9,7 +9,8 @@ from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
 from tfkit.engine.planning import memory_plan
-from tfkit.engine.planning.memory_plan import choose_micro_batch, copies_here, kept_numbers, planned_bytes, require_memory_for_blocks
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes, require_memory_for_blocks
+from tfkit.engine.sharing import copies_here
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks

@@ -1,17 +1,19 @@
 """A folder with updates, and its base -> the whole model. Any other model folder is read by `tfkit.hub`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 import tfkit.hub as hub
 from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read_peft_config
-from tfkit.adapters.peft_files import find_tensors, read_updates
+from tfkit.adapters.peft_files import Updates, find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
 from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_objective, read_problem_type
@@ -64,7 +66,7 @@ def load(
     verify: bool = True,
     blocks_later: bool = False,
 ) -> Loaded:
-    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added, always whole. Raise ModelError.
+    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
 
     `verify`: compare the files with the manifests of their folders, if there are any.
     """
@@ -82,7 +84,7 @@ def load(
                 blocks_later=blocks_later,
             )
         with verified(folder, weights=True):
-            return _load(folder, device, dtype, head, other_labels, changes, seed)
+            return _load(folder, device, dtype, head, other_labels, changes, seed, blocks_later=blocks_later)
 
 
 def _load(
@@ -93,6 +95,8 @@ def _load(
     other_labels: bool,
     changes: Mapping[str, Any],
     seed: int,
+    *,
+    blocks_later: bool,
 ) -> Loaded:
     """Load an adapter's base with the updates added."""
     opened, described = _open(folder), describe(folder)
@@ -100,27 +104,27 @@ def _load(
     wanted_head = head or opened.config.head
     training_only = opened.config.model_dump(include=TRAINING_ONLY_FIELDS)
     redrawn = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows for them
-    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redrawn, changes=merge(training_only, changes), seed=seed)
+    beside: dict[str, Any] = {"changes": merge(training_only, changes), "seed": seed, "blocks_later": blocks_later}
+    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redrawn, **beside)
     own = wanted_head == opened.config.head and not other_labels
     drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
-    with torch.no_grad():
-        for name, update in updates.added.items():
-            parameters[name].add_(update)
-        whole = {  # the rest is of another head
-            name: tensor
-            for name, tensor in updates.whole.items()
-            if name in parameters and name not in drawn and parameters[name].shape == tensor.shape
-        }
-        for name, tensor in whole.items():
-            parameters[name].copy_(tensor)
+    whole = {  # the rest is of another head
+        name: tensor
+        for name, tensor in updates.whole.items()
+        if name in parameters and name not in drawn and parameters[name].shape == tensor.shape
+    }
+    updates = replace(updates, whole=whole)
+    updates.apply(parameters)
+    if base.model.fill_block is not None:
+        base.model.fill_block = partial(_fill_updated, base.model.fill_block, updates)
     new = tuple(name for name in base.new_parameters if name not in whole)
     if own and new:
         raise ModelError(f"{folder}: lacks {', '.join(new)}, which its base {opened.base.folder} lacks too; save the adapter with its head")
     labels, problem = base.labels, base.problem_type
     if own and opened.hf:
         labels, problem = described.labels, described.problem_type
-    model = base.model.to(device=device, dtype=dtype)
+    model = base.model if blocks_later else base.model.to(device=device, dtype=dtype)
     return replace(
         base,
         model=model,
@@ -132,6 +136,15 @@ def _load(
         new_parameters=new,
         generation=described.generation,
     )
+
+
+def _fill_updated(fill: Callable[[str, nn.Module], None], updates: Updates, prefix: str, block: nn.Module) -> None:
+    """Give a block the weights of the base with the updates added, before they are rounded to the type of the block."""
+    dtype = next(block.parameters()).dtype
+    block.float()
+    fill(prefix, block)
+    updates.apply(dict(block.named_parameters()), prefix)
+    block.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,20 @@ def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
 class Updates:
     """The content of an adapter's file, under our names."""
 
-    added: dict[str, Tensor]  # to be added to the base's
+    factors: dict[str, tuple[float, Tensor, Tensor]]  # scale, B and A, whose product is to be added to the base's
     whole: dict[str, Tensor]  # in place of the base's
+
+    @torch.no_grad()
+    def apply(self, parameters: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Change those of these parameters that have updates and memory; before their names comes `prefix`."""
+        for name, parameter in parameters.items():
+            if parameter.is_meta:
+                continue
+            if prefix + name in self.factors:
+                scale, b, a = self.factors[prefix + name]
+                parameter.add_(scale * (b @ a))
+            if prefix + name in self.whole:
+                parameter.copy_(self.whole[prefix + name])
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
@@ -132,18 +144,18 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
         lines = "\n  ".join([*problems[:_MOST], *more]) or "no update in it"
         raise ModelError(f"{folder / NAME}: does not fit its base:\n  {lines}")
     tensors = {name: tensor.float() for name, tensor in read_weights(weights).items()}
-    added: dict[str, Tensor] = {}
+    factors: dict[str, tuple[float, Tensor, Tensor]] = {}
     for module in sorted(updated):
         a, b = tensors.pop(module + _A), tensors.pop(module + _B)
         ours = rules[f"{module}.weight"].ours
         parts = b.split([shapes[name][0] for name in ours])
-        added |= {name: peft.scale(module, len(a)) * (part @ a) for name, part in zip(ours, parts, strict=True)}
+        factors |= {name: (peft.scale(module, len(a)), part, a) for name, part in zip(ours, parts, strict=True)}
     replaced: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         rule = rules[name]
         tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
         replaced |= dict(zip(rule.ours, tensor.split([shapes[ours][0] for ours in rule.ours]), strict=True))
-    return Updates(added, replaced)
+    return Updates(factors, replaced)
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:

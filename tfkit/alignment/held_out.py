@@ -1,9 +1,11 @@
 """A policy on held-out prompts: one response to each, always of the same draws, its reward, and its distance from the reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.policy_forward import token_numbers
@@ -68,16 +70,20 @@ def _distances(
     """Return the sum over the tokens of each response of log policy - log reference. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
 
-    def distances(start: int) -> list[float]:
-        if work.is_stopped():
-            raise Stopped("stopped during the evaluation")
-        part = found[start : start + batch_size]
-        responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in part]
-        batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
-        with inference(model):
-            own = token_numbers(model, batch, temperature).log_probs
-        with reference.at_work() as other:
-            ratios = own.cpu().double() - token_numbers(other, batch, temperature).log_probs.cpu().double()
-        return [float(one.sum()) for one in ratios.split([len(one.ids) for one in part])]
+    def log_probs(by: Transformer) -> Iterator[Tensor]:
+        def of_batch(start: int) -> list[float]:
+            if work.is_stopped():
+                raise Stopped("stopped during the evaluation")
+            responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in found[start : start + batch_size]]
+            batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
+            return token_numbers(by, batch, temperature).log_probs.tolist()
 
-    return [value for values in work.deal(distances, range(0, len(found), batch_size)) for value in values]
+        starts = range(0, len(found), batch_size)
+        for start, values in zip(starts, work.deal(of_batch, starts), strict=True):
+            sizes = [len(one.ids) for one in found[start : start + batch_size]]
+            yield from torch.tensor(values, dtype=torch.float64).split(sizes)
+
+    with inference(model), model.whole_at_work():
+        own = [*log_probs(model)]
+    with reference.at_work() as other:
+        return [float((one - theirs).sum()) for one, theirs in zip(own, log_probs(other), strict=True)]

@@ -1,6 +1,6 @@
 """The forward that gives the log-probabilities of responses, without dropout and gradients: of a batch; of all before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,23 +54,25 @@ def numbers_before(
     own, other, entropies, values = ([torch.empty(0)] * len(found) for _ in range(4))
     temperature, pad_id = rollouts.section.temperature, rollouts.tokenizer.pad_id or 0
 
-    def forward(here: NDArray[np.int64]) -> list[list[float]]:
-        if work.is_stopped():
-            raise Stopped("stopped between sampling and training")
-        batch = response_batch([responses[place] for place in here], pad_id).to(device)
-        with inference(policy):
-            log_probs, entropy = token_numbers(policy, batch, temperature)
-        with reference.at_work() as model:
-            by_reference, _ = token_numbers(model, batch, temperature)
-        read = [log_probs, by_reference, entropy]
-        if isinstance(rollouts.baseline, ValueBaseline) and rollouts.baseline.model is not None:
-            with torch.no_grad():
-                read.append(rollouts.baseline.model.values(batch))
-        return [one.tolist() for one in read]
+    def read(forward: Callable[[Batch], Iterable[Tensor]], *into: list[Tensor]) -> None:
+        def numbers(here: NDArray[np.int64]) -> list[list[float]]:
+            if work.is_stopped():
+                raise Stopped("stopped between sampling and training")
+            batch = response_batch([responses[place] for place in here], pad_id).to(device)
+            return [one.tolist() for one in forward(batch)]
 
-    for here, found_here in zip(batches, work.deal(forward, batches), strict=True):
-        sizes = [len(responses[place].ids) for place in here]
-        for kept, of_batch in zip((own, other, entropies, values), found_here, strict=False):  # values only with a critic
-            for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):
-                kept[place] = part
+        for here, found_here in zip(batches, work.deal(numbers, batches), strict=True):
+            sizes = [len(responses[place].ids) for place in here]
+            for kept, of_batch in zip(into, found_here, strict=True):
+                for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):
+                    kept[place] = part
+
+    # One model after the other: of those that ranks share a rank has the whole of one at a time.
+    with inference(policy), policy.whole_at_work():
+        read(lambda batch: token_numbers(policy, batch, temperature), own, entropies)
+    with reference.at_work() as model:
+        read(lambda batch: token_numbers(model, batch, temperature)[:1], other)
+    if isinstance(rollouts.baseline, ValueBaseline) and (value := rollouts.baseline.model) is not None:
+        with torch.no_grad(), value.companion.model.whole_at_work():
+            read(lambda batch: [value.values(batch)], values)
     return own, other, entropies, values

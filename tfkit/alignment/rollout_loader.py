@@ -8,7 +8,7 @@ All of an iteration follows from the weights before its first step, and a checkp
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +39,7 @@ _SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they tak
 class RolloutLoader:
     """Samples an iteration at its first step, and gives its batches. `micro_batch_size` may change at any time.
 
-    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is, and `whole` one in which it has all of its
-    weights here; `work` is how it samples.
+    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is; `work` is how it samples.
     """
 
     def __init__(
@@ -55,13 +54,12 @@ class RolloutLoader:
         device: torch.device,
         seed: int,
         uncompiled: Callable[[], AbstractContextManager[None]],
-        whole: Callable[[], AbstractContextManager[None]] = nullcontext,
         work: BatchWork = UNWATCHED,
     ):
         assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
-        self.uncompiled, self.whole, self.work = uncompiled, whole, work
+        self.uncompiled, self.work = uncompiled, work
         self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.rules = Rules(self.rollouts.section.rules)
@@ -124,8 +122,7 @@ class RolloutLoader:
     def _of_step(self, n: int) -> Experience:
         iteration = n // self.steps
         if self._experience is None or self._experience.iteration != iteration:
-            with self.whole():
-                self._experience = self._sample(iteration)
+            self._experience = self._sample(iteration)
         return self._experience
 
     # ------------------------------------------------------------------------------------------------ an iteration

@@ -70,9 +70,10 @@ def sample(
         return [one.ids for one in part]
 
     found: list[list[int]] = []
-    for responses in work.deal(respond, range(0, len(ids), at_once)):
-        found += responses
-        work.progress(len(responses))
+    with model.whole_at_work():
+        for responses in work.deal(respond, range(0, len(ids), at_once)):
+            found += responses
+            work.progress(len(responses))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
     scores = _scores(rollouts, ids, found, rows, at_once, work.deal)
     judged = [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
@@ -104,7 +105,7 @@ def _scores(
         values: list[float] = reward.scores(batch.to(reward.device)).tolist()
         return values
 
-    with torch.no_grad():
+    with torch.no_grad(), reward.companion.model.whole_at_work():
         scores = [value for values in deal(scores_of, range(0, len(responses), at_once)) for value in values]
     for row, score in zip(rows, scores, strict=True):
         if not math.isfinite(score):

@@ -1,7 +1,7 @@
 """The further models of a run: their memory, arithmetic and place beside the model, and their names in every checkpoint."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from tfkit.objectives.objective import Objective
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
+from tfkit.training.device import move
 from tfkit.training.memory import available_bytes, state_bytes
 from tfkit.training.optimizer import state_numbers
 from tfkit.training.trained_model import TrainedModel, trained_model
@@ -27,10 +28,10 @@ _MARGIN = 1.6  # as memory.py's
 _TRAINED_BYTES = 16  # a weight in fp32 with its gradient and two moments
 
 
-def require_memory_for_companions(recipe: Recipe) -> None:
+def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
     """Raise MachineError, with the numbers, if they alone do not fit the memory of this machine, ModelError if one is not there.
 
-    Only headers are read.
+    Only headers are read. `copies`: of each that this machine is to hold.
     """
     left = available_bytes(swap=True)
     for name, path in recipe.objective.companion_paths.items():
@@ -38,7 +39,7 @@ def require_memory_for_companions(recipe: Recipe) -> None:
             parameters = _count(find_checkpoint(path))
         except ModelError as error:
             raise ModelError(f"objective.{name}: {error}") from None
-        needed = parameters * (_TRAINED_BYTES if recipe.objective.companions[name] else 4)
+        needed = int(copies * parameters * (_TRAINED_BYTES if recipe.objective.companions[name] else 4))
         if left is not None and needed > left:
             raise MachineError(
                 f"the {parameters:,} weights of the {name} {path} need {needed / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
@@ -58,7 +59,8 @@ def place_companions(recipe: Recipe, objective: Objective, device: torch.device,
     """Put them beside the model of the run, in its arithmetic; return those that are trained, by name."""
     trained = {}
     for companion in objective.companions:
-        model = companion.model.to(device, None if companion.trained else precision)
+        model = companion.model
+        move(model, device, None if companion.trained else precision)
         if companion.trained:
             trained[companion.name] = trained_model(model, recipe.optimizer, precision, companion.lr)
             for stack in model.stacks:
@@ -66,24 +68,39 @@ def place_companions(recipe: Recipe, objective: Objective, device: torch.device,
     return trained
 
 
+def weight_key(companion: str, parameter: str) -> str:
+    """Return the name of a companion's weight in the training state; without a companion that of the parameter."""
+    return f"{PREFIX}{companion}/weights/{parameter}" if companion else parameter
+
+
 def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
     """Weights and optimizer state of trained companions, for the training state of a checkpoint."""
     found: dict[str, Tensor] = {}
     for name, one in trained.items():
-        found |= {f"{PREFIX}{name}/weights/{parameter}": tensor for parameter, tensor in one.weights.trained.items()}
+        found |= {weight_key(name, parameter): tensor for parameter, tensor in one.weights.trained.items()}
         found |= {f"{PREFIX}{name}/optimizer/{state}": tensor for state, tensor in one.optimizer.state().items()}
     return found
 
 
-def load_companion_tensors(trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor]) -> None:
-    """Put what `companion_tensors` returned back into the companions; other tensors are left alone."""
+def companion_parameter(key: str) -> tuple[str, str]:
+    """Return the companion and its parameter that a tensor of `companion_tensors` belongs to."""
+    companion, kind, name = key.removeprefix(PREFIX).split("/", 2)
+    return companion, name if kind == "weights" else name.rpartition("/")[0]
+
+
+def load_companion_tensors(
+    trained: Mapping[str, TrainedModel],
+    tensors: Mapping[str, Tensor],
+    reading: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda found: found,
+) -> None:
+    """Put what `companion_tensors` returned back into the companions, their weights through `reading`; other tensors are left alone."""
     for name, one in trained.items():
         weights, state = (
             {key.removeprefix(part): tensor for key, tensor in tensors.items() if key.startswith(part)}
             for part in (f"{PREFIX}{name}/weights/", f"{PREFIX}{name}/optimizer/")
         )
         one.optimizer.load_state(state)
-        one.weights.load(weights)
+        one.weights.load(reading(weights))
 
 
 def recorded_companions(objective: Objective) -> list[Companion]:

@@ -12,7 +12,7 @@ import torch
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Rows, StepLoader
 from tfkit.engine.base_model import start_model
-from tfkit.engine.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
+from tfkit.engine.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.listener import Listener
 from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
 from tfkit.engine.mixed_loader import mix_text
@@ -28,7 +28,7 @@ from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, parameter_depths
-from tfkit.training.device import pick_precision
+from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -63,8 +63,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     Where `peers` are to share the weights, its blocks get theirs then, one after the other.
     """
     new: tuple[str, ...] | None = None
-    needs_blocks = data.objective.initializes_blocks or data.objective.reference_use == "throughout"
-    later = is_to_share(recipe, peers) and not needs_blocks
+    later = is_to_share(recipe, peers) and not data.objective.initializes_blocks
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels, blocks_later=later)
         if new:
@@ -101,8 +100,7 @@ def assemble(
     training, objective = recipe.training, data.objective
     precision = pick_precision(training.precision, device)
     companions = place_companions(recipe, objective, device, precision)
-    # `to` would refuse blocks without memory.
-    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))  # type: ignore[no-untyped-call]
+    move(model, device)
     weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
@@ -112,10 +110,10 @@ def assemble(
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     if is_to_share(recipe, peers):
-        share_weights(recipe, stepper)
+        share_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
-        with weights.whole_at_work():
+        with model.whole_at_work():
             data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
@@ -128,7 +126,7 @@ def assemble(
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
-    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, weights, reference, device, should_stop, peers)
+    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
     loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 
@@ -197,7 +195,10 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )
-    load_companion_tensors(components.stepper.companions, tensors)
+    seen = SeenWeights()  # what all ranks have whole they compare before the first step
+    shares = components.weights.sharding is not None
+    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = seen.reading if shares else lambda found: found
+    load_companion_tensors(components.stepper.companions, tensors, reading)
     latest: Mapping[str, torch.Tensor]
     mean: Mapping[str, torch.Tensor]
     latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
@@ -208,18 +209,19 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
             latest, mean = latest or saved, saved
         if state["mean_steps"]:
             components.weights.load_mean(mean, state["mean_steps"])
-        if components.weights.sharding is None:
-            components.weights.load(latest)
-        else:
-            seen = SeenWeights()
-            components.weights.load(seen.reading(latest))
-            seen.require_same(components.stepper.peers)
+        components.weights.load(reading(latest))
+    if shares:
+        seen.require_same(components.stepper.peers)
     return Progress.from_state(state["progress"])
 
 
-def parameter_of(key: str) -> str:
-    """Return the parameter that a tensor of `state_tensors` belongs to; the name of a parameter is its own."""
-    return key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
+def owner_of(key: str) -> tuple[str, str]:
+    """Return the trained companion, an empty name for the model of the run, and the parameter that a tensor of `state_tensors` belongs to;
+    the name of a parameter is its own.
+    """
+    if key.startswith(PREFIX):
+        return companion_parameter(key)
+    return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
 
 
 def state_tensors(

@@ -103,7 +103,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
-    data = prepare_data(recipe, device, listener, stop, meter)
+    data = prepare_data(recipe, device, listener, stop, meter, group)
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener, group)

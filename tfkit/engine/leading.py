@@ -132,4 +132,5 @@ class Leader:
 
 def require_same_weights(group: ProcessGroup, components: Components) -> None:
     """Raise ModelError on all ranks if they do not begin with the same bits; of shared weights that was seen when they were cut."""
-    require_same(group, weights_sha256(components.stepper, None if components.weights.sharding is None else {}))
+    if components.weights.sharding is None:
+        require_same(group, weights_sha256(components.stepper))

@@ -21,7 +21,6 @@ from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
-from tfkit.training.precision import Weights
 
 LOADER_PREFIX = "loader/"  # before the names of its tensors in the training state
 _STATE = "loader"  # its part of the state's document
@@ -34,7 +33,6 @@ def open_loader(
     sizes: BatchSizes,
     micro_batch_size: int,
     model: Transformer,
-    weights: Weights,
     reference: FrozenReference | None,
     device: torch.device,
     should_stop: Callable[[], bool] | None,
@@ -60,7 +58,6 @@ def open_loader(
         device=device,
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),
-        whole=weights.whole_at_work,
         work=BatchWork(deal=CommonWork(peers).deal) if isinstance(peers, ProcessGroup) else BatchWork(should_stop=should_stop),
     )
     sampler.rank, sampler.ranks = ranks.rank, ranks.size

@@ -2,6 +2,7 @@
 
 from tfkit.data import StepLoader
 from tfkit.engine.checkpointing import Checkpointer
+from tfkit.engine.companions import weight_key
 from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
 from tfkit.engine.loaders import whole_loader
@@ -76,7 +77,8 @@ class LoopHooks:
         path = self.context.folder.path
         try:
             latest = self.work.tensors("latest")
-            write_replay(path, describe_step(self.components.stepper, whole_loader(self.loader), error, latest))
+            stepper, loader = self.components.stepper, whole_loader(self.loader)
+            write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
         return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"

@@ -17,6 +17,7 @@ from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.loop import Progress
 from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
 from tfkit.units import format_energy, format_seconds
@@ -105,18 +106,19 @@ class MicroBatches:
         recipe, companions = self.recipe, self.components.stepper.objective.companions
         shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
         if self.restored:
-            own = trained_numbers(self.model) // shards + self._gathered_numbers
-            return 4 * (own + sum(trained_numbers(one.model) for one in companions if one.trained))
-        own = (trained_numbers(self.model) + kept_numbers(recipe, self.model)) // shards
-        return 4 * (own + trained_companion_numbers(recipe, companions) + self._gathered_numbers)
+            own = trained_numbers(self.model) + sum(trained_numbers(one.model) for one in companions if one.trained)
+        else:
+            own = trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions)
+        return 4 * (own // shards + self._gathered_numbers)
 
     @property
     def _gathered_numbers(self) -> int:
-        """Numbers of shared weights that are whole at once, beside a block: those around the blocks, and their gradients."""
+        """Numbers of shared weights that are whole at once, beside a block: those around the blocks, and gradients of trained ones."""
         if self.components.weights.sharding is None:
             return 0
-        blocks = sum(one.numel() for stack in self.model.stacks for block in stack.blocks for one in block.parameters())
-        return 2 * (sum(one.numel() for one in self.model.parameters()) - blocks)
+        companions = self.components.stepper.objective.companions
+        others = sum((2 if one.trained else 1) * numbers_around_blocks(one.model) for one in companions)
+        return 2 * numbers_around_blocks(self.model) + others
 
     def describe(self, planned: Estimate, progress: Progress) -> str:
         """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.

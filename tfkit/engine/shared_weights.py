@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tfkit.engine.components import Components, parameter_of, state_tensors
+from tfkit.engine.companions import companion_tensors
+from tfkit.engine.components import Components, owner_of, state_tensors
 from tfkit.engine.validation import score_validation
 from tfkit.generation.inference import inference
 from tfkit.hub.tensor_files import LazyTensors
@@ -60,9 +61,9 @@ class SharedWork:
         share the whole, each gathered when it is read.
         """
         found = {**self._parts(kind), **(beside or {})}
-        if (sharding := self.weights.sharding) is None:
+        if self.weights.sharding is None:
             return found
-        return _Gathered(found, sharding, lambda name: self._announce("tensor", kind=kind, name=name))
+        return _Gathered(found, self._shardings, lambda name: self._announce("tensor", kind=kind, name=name))
 
     def serve(self, message: Mapping[str, Any]) -> bool:
         """Take part in what rank 0 has announced; whether that was work of this kind."""
@@ -76,12 +77,17 @@ class SharedWork:
             case "finite":
                 self._are_finite()
             case "tensor":
-                assert self.weights.sharding is not None
-                name = message["name"]
-                self.weights.sharding.gather(parameter_of(name), self._parts(message["kind"])[name])
+                companion, name = owner_of(message["name"])
+                self._shardings[companion].gather(name, self._parts(message["kind"])[message["name"]])
             case _:
                 return False
         return True
+
+    @property
+    def _shardings(self) -> "dict[str, Sharding]":
+        """Those of the model of the run, under an empty name, and of trained companions."""
+        everything = self.components.stepper.all_weights
+        return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
     def _announce(self, work: str, **details: str) -> None:
         if self.weights.sharding is not None:
@@ -138,7 +144,7 @@ class SharedWork:
             case "result":
                 return self.weights.result
             case "latest":
-                return {**self.weights.master}
+                return {**self.weights.master, **companion_tensors(self.components.stepper.companions)}
         parts, has_factors = self.components, self.recipe.training.adapter is not None
         return state_tensors(self.weights, parts.optimizer, parts.stepper.companions, factors=has_factors)
 
@@ -146,14 +152,16 @@ class SharedWork:
 class _Gathered(LazyTensors):
     """Tensors of which this rank may have only a part; a whole one is gathered when it is read."""
 
-    def __init__(self, parts: Mapping[str, Tensor], sharding: "Sharding", announce: Callable[[str], None]):
-        self._parts, self._sharding, self._announce = parts, sharding, announce
+    def __init__(self, parts: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", announce: Callable[[str], None]):
+        """`shardings`: by the names that `owner_of` gives."""
+        self._parts, self._shardings, self._announce = parts, shardings, announce
 
     def __getitem__(self, key: str) -> Tensor:
-        if not self._is_part(key):
+        if self._whole_shape(key) is None:
             return self._parts[key]
         self._announce(key)
-        return self._sharding.gather(parameter_of(key), self._parts[key])
+        companion, name = owner_of(key)
+        return self._shardings[companion].gather(name, self._parts[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -167,11 +175,10 @@ class _Gathered(LazyTensors):
     @property
     def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
         """Types and whole shapes."""
-        whole = self._sharding.parameters
-        return {
-            key: (part.dtype, whole[parameter_of(key)].shape if self._is_part(key) else part.shape) for key, part in self._parts.items()
-        }
+        return {key: (part.dtype, self._whole_shape(key) or part.shape) for key, part in self._parts.items()}
 
-    def _is_part(self, key: str) -> bool:
-        parameter = self._sharding.parameters.get(parameter_of(key))
-        return parameter is not None and is_part(self._parts[key], parameter)
+    def _whole_shape(self, key: str) -> torch.Size | None:
+        """Return the shape of the whole of which this rank has a part; None where it has all."""
+        companion, name = owner_of(key)
+        parameter = self._shardings[companion].parameters.get(name)
+        return parameter.shape if parameter is not None and is_part(self._parts[key], parameter) else None

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from tfkit.adapters import FrozenReference
 from tfkit.errors import ModelError, UsageError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.step import Stepper
 
@@ -18,8 +20,13 @@ def is_to_share(recipe: Recipe, peers: Peers) -> bool:
     return recipe.parallel.shard > 1 and not peers.ranks.is_alone
 
 
-def share_weights(recipe: Recipe, stepper: Stepper) -> None:
-    """Let the ranks share the weights as the recipe says: from here on each keeps its part alone. All ranks do it together.
+def copies_here(recipe: Recipe, ranks: Ranks) -> float:
+    """Return how many copies of the weights, with gradients and optimizer state, the ranks of this machine hold together."""
+    return ranks.local_size / (recipe.parallel.shard if ranks.size > 1 else 1)
+
+
+def share_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:
+    """Let the ranks share the weights of all models as the recipe says: from here on each keeps its part alone. All ranks do it together.
 
     Raises UsageError, and ModelError if they do not begin with the same bits.
     """
@@ -35,8 +42,11 @@ def share_weights(recipe: Recipe, stepper: Stepper) -> None:
             if not parameter.is_meta:
                 seen.add(prefix + name, parameter)
 
-    see("", stepper.model)
-    stepper.share_weights(recipe.parallel.shard, reshard=recipe.parallel.reshard is not False, filled=see)
+    frozen = [one.model for one in stepper.objective.companions if not one.trained]
+    frozen += [reference.model] if reference is not None and reference.is_copy else []
+    for model in (stepper.model, *(one.model for one in stepper.companions.values()), *frozen):
+        see("", model)
+    stepper.share_weights(recipe.parallel.shard, reshard=recipe.parallel.reshard is not False, frozen=frozen, filled=see)
     seen.require_same(stepper.peers)
 
 

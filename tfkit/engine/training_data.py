@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from tfkit.engine.budget import Budget
 from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
+from tfkit.engine.sharing import copies_here, is_to_share
 from tfkit.errors import ModelError
 from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
 from tfkit.hub import find_checkpoint
@@ -25,6 +27,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.context import ModelContext, Stored, tokens_of
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
+from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe import model_config
 from tfkit.recipe.schema import data_sections
 from tfkit.recipe.schema.data_sections import DataSection
@@ -87,15 +90,17 @@ class TrainingData:
         return found | ({"code": [*self.code_hashes]} if self.code_hashes else {})
 
 
-def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
+def prepare_data(
+    recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE
+) -> TrainingData:
     """Find the text, train or load the tokenizer, tokenize; on the device, let a policy write what a judge ranks. All of it may be in the
-    cache already. Raises Stopped.
+    cache already. `peers`: the ranks that share the weights, those of companions, too, where the recipe says so. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
-        require_memory_for_companions(recipe)
+        require_memory_for_companions(recipe, copies_here(recipe, peers.ranks))
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         texts = pretraining_sources(recipe.data)
@@ -112,7 +117,8 @@ def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop:
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, sequence_length=recipe.data.sequence_length)
+        beside: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_to_share(recipe, peers)}
+        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **beside)
         objective = open_objective(recipe.objective, context)
         # Code that is not there is reported before anything is tokenized.
         code_hashes = Rules(objective.rollouts.section.rules).code_hashes if objective.rollouts is not None else []
@@ -141,9 +147,9 @@ def prepare_data(recipe: Recipe, device: torch.device, listener: Listener, stop:
     for note in objective.notes(stored):
         listener.say(note)
     weights = [section.weight for section in recipe.data.train]
-    beside = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
+    pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
     train = list(zip(stored, weights, strict=True))
-    return TrainingData(tokenizer, labels, config, objective, train, named, start, beside, code_hashes)
+    return TrainingData(tokenizer, labels, config, objective, train, named, start, pretraining, code_hashes)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:

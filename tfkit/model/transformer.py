@@ -1,6 +1,7 @@
 """The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +45,8 @@ class Transformer(nn.Module):
 
     # Gives a block whose parameters are on the meta device its weights, by the beginning of their names; None: all blocks have theirs.
     fill_block: Callable[[str, nn.Module], None] | None = None
+    # A context in which this process has all of its weights, for forwards of its own: of a model that ranks share, which enter it together.
+    whole_at_work: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -36,10 +36,13 @@ class Companion:
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
-def open_companion(section: ObjectiveSection, name: str) -> Companion:
-    """Load the model that a field of the section names. Raises ModelError, also if it is not the one that the recipe pins."""
+def open_companion(section: ObjectiveSection, name: str, *, blocks_later: bool = False) -> Companion:
+    """Load the model that a field of the section names. Raises ModelError, also if it is not the one that the recipe pins.
+
+    `blocks_later`: as in `tfkit.hub.load`, for ranks that share it.
+    """
     path, trained = section.companion_paths[name], section.companions[name]
-    loaded = load(path)
+    loaded = load(path, blocks_later=blocks_later)
     sha256 = content_hash(loaded.folder)
     if (pin := section.pins[name]) not in (None, sha256):
         raise ModelError(

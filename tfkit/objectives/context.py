@@ -42,6 +42,7 @@ class ModelContext:
     folder: Path  # that the tokenizer came from, for errors
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a finished model: its tfkit.json
     sequence_length: int | None = None  # data.sequence_length
+    blocks_later: bool = False  # whether companions get the weights of their blocks when ranks cut them, which is before the first step
 
     @property
     def row_length(self) -> int:

@@ -62,11 +62,6 @@ class Distillation(Objective):
         """As the base does."""
         return self.base.open_rows(stored, order)
 
-    @property
-    def initializes_blocks(self) -> bool:
-        """Whether it copies layers of the teacher."""
-        return self.section.copy_layers is not None
-
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
         """Copy layers of the teacher, if the section names some."""
         if self.section.copy_layers is not None:

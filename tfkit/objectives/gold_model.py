@@ -13,6 +13,7 @@ from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
@@ -31,9 +32,12 @@ class GoldModel:
         self.companion = companion
         self._texts = Classification(ClassificationSection(kind="classification"), codec, (), config.context_length, None)
 
-    @torch.no_grad()
     def scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
         """Return the score of each text, cut to its context as in training; NaN of one without a token."""
+        with torch.no_grad(), self.companion.model.whole_at_work():
+            return self._scores(texts, batch_size)
+
+    def _scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
         found = [float("nan")] * len(texts)
         encoded = self._texts.encode_unlabelled([Row(text, "", {"text": text}) for text in texts])
         kept = [(number, one) for number, one in enumerate(encoded) if isinstance(one, Encoded)]
@@ -50,6 +54,8 @@ class GoldModel:
         return found
 
 
-def open_gold_model(section: ObjectiveSection, name: str) -> GoldModel | None:
+def open_gold_model(section: ObjectiveSection, name: str, context: ModelContext) -> GoldModel | None:
     """Load the gold model of a field; None where the section names none. Raises ModelError."""
-    return GoldModel(open_companion(section, name)) if name in section.companion_paths else None
+    if name not in section.companion_paths:
+        return None
+    return GoldModel(open_companion(section, name, blocks_later=context.blocks_later))

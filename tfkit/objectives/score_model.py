@@ -50,7 +50,7 @@ def open_score_model(section: ObjectiveSection, name: str, context: ModelContext
     """Load the score model of a field, for the texts of a policy; None where the section names none. Raises ModelError."""
     if name not in section.companion_paths:
         return None
-    return score_model(open_companion(section, name), context)
+    return score_model(open_companion(section, name, blocks_later=context.blocks_later), context)
 
 
 def score_model(companion: Companion, context: ModelContext) -> ScoreModel:

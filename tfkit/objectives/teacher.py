@@ -1,10 +1,11 @@
 """The model that a student learns from: opened and checked against the student, and the layers that the student begins with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tfkit.errors import ModelError
 from tfkit.hub.names import on_meta
@@ -24,7 +25,7 @@ _MOST_LINES = 12
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
     """Load the teacher of a student. Raises ModelError, with all reasons, if it cannot teach it."""
-    teacher = open_companion(section, "teacher")
+    teacher = open_companion(section, "teacher", blocks_later=context.blocks_later)
     if reasons := _misfits(teacher, section, context):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
@@ -37,10 +38,20 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
 
 @torch.no_grad()
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
-    """Begin with the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and the rest has the same names."""
+    """Begin with the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and the rest has the same names.
+
+    Where the blocks of both get their weights later, each of the student's is read from the files of the teacher then.
+    """
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():
         parameters[name].copy_(tensor)
+    if teacher.fill_block is not None:
+        student.fill_block = partial(_fill_copied, teacher.fill_block, tuple(layers))
+
+
+def _fill_copied(fill: Callable[[str, nn.Module], None], layers: Sequence[int], prefix: str, block: nn.Module) -> None:
+    """Give a block of the student the weights of the teacher's that it is copied from."""
+    fill(_teachers_name(prefix, layers), block)
 
 
 def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:

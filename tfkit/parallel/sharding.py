@@ -65,6 +65,7 @@ class Sharding:
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
+        self.is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
         self._adds_up = self._is_last = False  # whether this micro-batch adds up the gradients of all ranks, is the last of its step
         self._agree, self._in_step = agree, False
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -86,7 +87,11 @@ class Sharding:
             module.set_requires_gradient_sync(self._adds_up and not (self.around.adds_up and module is self._model), recurse=False)
 
     def end_micro_batch(self) -> None:
-        """Add up the gradients around the blocks, where FSDP does not."""
+        """Add up the gradients around the blocks, where FSDP does not; of a frozen model give back what is around them."""
+        if self.is_frozen:
+            self._in_step = False
+            self._give_back()
+            return
         for name, own in self.around.take_gradients(self._agree_in_step) if self._adds_up else ():
             parameter = self.parameters[name]
             if parameter.grad is None:  # of the last micro-batch it may stay in the memory of the whole: a copy would be needed beside it
@@ -114,6 +119,8 @@ class Sharding:
         for module in self._modules:
             for one in whole_parameters(module):
                 one.drop_gradient()
+        if self.is_frozen:
+            self._give_back()
 
     def norm(self, parts: Iterable[Tensor]) -> float:
         """Return the 2-norm of a vector of which each rank has parts, the same number on all ranks."""

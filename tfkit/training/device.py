@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.stack import Stack
@@ -83,6 +83,15 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         return torch.bfloat16 if has_bf16(device) else torch.float32
     return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    """Move a model to a device, and into a type, where one is given; blocks without memory stay where they are, which `to` would refuse."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
+
+    model._apply(moved)
 
 
 def make_deterministic(device: torch.device) -> None:

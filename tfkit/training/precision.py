@@ -71,9 +71,9 @@ class Weights:
         self.sharding, self.working = sharding, sharding.parameters
         self.master = {name: nn.Parameter(sharding.own(name), one.requires_grad) for name, one in self.working.items()}
 
-    def take_gradients(self, sharding: "Sharding") -> None:
-        """Take this rank's parts of the gradients from the model's parameters."""
-        for name, gradient in sharding.gradients().items():
+    def take_gradients(self) -> None:
+        """Take this rank's parts of the gradients from the model's parameters, where ranks share them."""
+        for name, gradient in (self.sharding.gradients() if self.sharding is not None else {}).items():
             self.master[name].grad = gradient
 
     def clip_gradients(self, limit: float | None) -> float:
@@ -85,9 +85,7 @@ class Weights:
         return norm
 
     def drop_gradients(self) -> None:
-        """Drop the gradients of a step that was not taken, and what an error within it has left."""
-        if self.sharding is not None:
-            self.sharding.drop_micro_batch()
+        """Drop the gradients of a step that was not taken."""
         for parameter in (*self.master.values(), *self.working.values()):
             parameter.grad = None
 
@@ -96,10 +94,6 @@ class Weights:
         self.sync_working_weights()
         if self.ema_decay is not None:
             self._average(self.ema_decay)
-
-    def whole_at_work(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which this process computes with the latest weights, whatever other ranks compute."""
-        return contextlib.nullcontext() if self.sharding is None else self.sharding.whole()
 
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:

@@ -13,6 +13,8 @@ from tfkit.objectives.objective import Batch
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.step import Stepper
 
+Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; an empty name: of the model of the run
+
 
 class NumberedLoader(Protocol):
     """A loader that can list the rows of a step."""
@@ -82,10 +84,8 @@ class Watch:
             self.finding = Finding(where, name, self.micro_batch)
 
 
-def describe_step(
-    stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, latest: Mapping[str, Tensor] | None = None
-) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `latest`: the whole ones, of which this rank has parts."""
+def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
+    """Describe a step that was not taken; the weights are still those before it. `whole` gives those of which this rank has parts."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -101,7 +101,7 @@ def describe_step(
         "loss": error.report.loss,
         "grad_norm": error.report.grad_norm,
         "micro_batches": micro_batches,
-        "weights_sha256": weights_sha256(stepper, latest),
+        "weights_sha256": weights_sha256(stepper, whole),
         "precision": str(stepper.weights.dtype),
         "threads": torch.get_num_threads(),
         "device": str(stepper.device),
@@ -117,16 +117,21 @@ def batch_sha256(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def weights_sha256(stepper: Stepper, latest: Mapping[str, Tensor] | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `latest`: as in `describe_step`;
+def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
+    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `whole`: as in `describe_step`;
     without it the ranks that share weights gather them, and call this together.
     """
+
+    def gathered(companion: str, name: str) -> Tensor:
+        weights = stepper.all_weights[companion]
+        return weights.master[name] if weights.sharding is None else weights.sharding.gather(name, weights.master[name])
+
     digest = hashlib.sha256()
     for companion, weights in stepper.all_weights.items():
-        for name, parameter in (weights.master if companion or latest is None else latest).items():
-            gather = weights.sharding.gather if weights.sharding is not None and latest is None else lambda _, whole: whole
+        for name in weights.master:
             digest.update(name.encode())
-            digest.update(gather(name, parameter).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            tensor = (whole or gathered)(companion, name)
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

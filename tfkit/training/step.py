@@ -4,16 +4,17 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
-from tfkit.model.stack import Block
+from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.training.cut_model import Cutting, Filled
 from tfkit.training.depth import Unfreezing
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -22,6 +23,9 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step_sums import joined, observations, total_counts
 from tfkit.training.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from tfkit.parallel.sharding import Sharding
 
 
 class Stepper:
@@ -43,6 +47,7 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
+        self._shardings: list[Sharding] = []  # of all models that the ranks share, the frozen ones, too
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -76,22 +81,21 @@ class Stepper:
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.loss_module.train(self.objective.draws_dropout)
         parts: list[dict[str, Tensor]] = []
-        sharding = self.weights.sharding
         with self._fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
-                if sharding is not None:
+                for sharding in self._shardings:
                     sharding.begin_micro_batch(is_last=index == len(batches) - 1)
                 parts.append(self._accumulate(step, self.peers.ranks.rank + index * self.peers.ranks.size, batch, counts))
-                if sharding is not None:
+                for sharding in self._shardings:
                     sharding.end_micro_batch()
         sums = joined(self.objective, self.peers.in_order(parts))
-        if whole := [one for one in self.all_weights.values() if one.sharding is None]:
-            self.peers.sum_gradients(parameter for weights in whole for parameter in weights.master.values())
-        if sharding is not None:
-            self.weights.take_gradients(sharding)
+        if not self._shardings:
+            self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
+        for weights in self.all_weights.values():
+            weights.take_gradients()
         observed, largest = observations(self.objective, sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
@@ -106,34 +110,45 @@ class Stepper:
         return report
 
     def share_weights(
-        self, shards: int, *, reshard: bool, as_gpus: bool = False, filled: Callable[[str, nn.Module], None] | None = None
+        self,
+        shards: int,
+        *,
+        reshard: bool,
+        frozen: Sequence[Transformer] = (),
+        as_gpus: bool = False,
+        filled: Filled | None = None,
     ) -> None:
-        """Let groups of so many ranks share the weights; from here on each rank keeps its part alone. All ranks call it together.
+        """Let groups of so many ranks share the weights, those of trained companions, and of `frozen` models; from here on each rank keeps
+        its part alone. All ranks call it together.
 
         Blocks on the meta device get their weights one after the other, so that no rank holds all of them; `filled` is called with each
-        that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan.
+        that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan. `reshard` is the model's: a step may end with a
+        micro-batch that a companion has no part in, so its gradients are added up after each.
         """
-        from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
 
-        self.weights.unround()
-        freed = FreedMemory(max(one.numel() * one.element_size() for one in self.model.parameters()))
+        for weights in self.all_weights.values():
+            weights.unround()
+        models = [self.model, *(one.model for one in self.companions.values()), *frozen]
+        freed = FreedMemory(max(one.numel() * one.element_size() for model in models for one in model.parameters()))
 
         def before_collective() -> None:
             freed.give_back()
             self.peers.go_on()
 
-        blocks = {f"{name}.": module for name, module in self.model.named_modules() if isinstance(module, Block)}
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        in_place = self.device.type == "cpu" and not as_gpus
-        fill = _filling(self.model.fill_block, filled, self.device) if self.model.fill_block is not None else None
-        beside: dict[str, Any] = {"reshard": reshard, "in_place": in_place, "agree": before_collective, "fill": fill}
-        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, **beside)
-        self.model.fill_block = None
-        sharding.around.free_after(self.model.embedding.tokens)
-        self.weights.share(sharding)
-        self.optimizer.share(self.weights.trained, sharding)
+        cutting = Cutting(mesh, self.device, self.device.type == "cpu" and not as_gpus, before_collective, filled)
+        self._share(cutting.cut(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
+        for one in self.companions.values():
+            self._share(cutting.cut(one.model, one.weights.dtype), one.weights, one.optimizer)
+        self._shardings += [cutting.cut(model, next(model.parameters()).dtype) for model in frozen]
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
+
+    def _share(self, sharding: "Sharding", weights: Weights, optimizer: Optimizer) -> None:
+        weights.share(sharding)
+        optimizer.share(weights.trained, sharding)
+        self._shardings.append(sharding)
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
@@ -145,6 +160,8 @@ class Stepper:
 
     def drop_gradients(self) -> None:
         """Drop the gradients of a step that was not taken."""
+        for sharding in self._shardings:
+            sharding.drop_micro_batch()
         for weights in self.all_weights.values():
             weights.drop_gradients()
 
@@ -164,18 +181,6 @@ class Stepper:
             raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
-
-
-def _filling(
-    fill: Callable[[str, nn.Module], None], filled: Callable[[str, nn.Module], None] | None, device: torch.device
-) -> Callable[[str, nn.Module], None]:
-    def fill_on_device(name: str, block: nn.Module) -> None:
-        fill(name, block)
-        if filled is not None:
-            filled(name, block)
-        block.to(device)
-
-    return fill_on_device
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from tfkit.hub.names import on_meta, our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
-from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import trained_bytes
@@ -63,11 +62,6 @@ def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Compa
         whole = trained + (whole if adapter.merge else 2 * trained)
     whole += kept_numbers(recipe, model) + trained_companion_numbers(recipe, companions)
     return 4 * whole * (recipe.checkpoint.keep + 2)
-
-
-def copies_here(recipe: Recipe, ranks: Ranks) -> float:
-    """Return how many copies of the weights, with gradients and optimizer state, the ranks of this machine hold together."""
-    return ranks.local_size / (recipe.parallel.shard if ranks.size > 1 else 1)
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:

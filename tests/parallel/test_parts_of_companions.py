@@ -1,0 +1,162 @@
+"""Teachers, references, reward and value models are cut as the trained model is: each rank has its part of them, from the beginning on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import Done, Process, pretrain, records, write_corpus, write_recipe
+from two_ranks import start_ranks
+
+from tfkit.alignment.rollout_loader import RolloutLoader
+from tfkit.engine.planning.tensor_meter import TensorMeter
+from tfkit.model.stack import Block
+from tfkit.training.step import Stepper
+
+STEPS = 2
+MODEL = "{preset: gpt2, decoder_layers: 8, dim: 64, num_heads: 4, context_length: 32}"
+COMMON = """
+data: {train: [{path: ROWS}]}
+optimizer: {lr: 1e-3, clip_norm: null}
+training: {steps: 2, batch_size: 4, micro_batch_size: 2, precision: fp32}
+evaluation: {every: null}
+carbon: {enabled: false}
+"""
+STUDENT = f"model: {MODEL}\n"
+TEACHER = "tokenizer: {path: base}\nobjective: {kind: distillation, teacher: base, of: {kind: causal_lm}"
+TEXT, PROMPTS, PAIRS = (COMMON.replace("ROWS", rows) for rows in ("corpus", "prompts.jsonl", "pairs.jsonl"))
+RECIPES = {
+    "teacher": f"{STUDENT}{TEACHER}}}\n{TEXT}",
+    "rounded": f"{STUDENT}{TEACHER}}}\n{TEXT.replace('fp32', 'bf16')}",
+    "copied": f"{STUDENT.replace('layers: 8', 'layers: 7')}{TEACHER}, copy_layers: [0, 1, 2, 3, 4, 5, 7]}}\n{TEXT}",
+    "adapter": f"model: {{from: updates}}\nobjective: {{kind: causal_lm}}\n{TEXT}",
+    "ppo": "model: {from: base}\nobjective: {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: scores, value_lr: 3e-3, "
+    f"prompts: 4, completions: 2, inner_epochs: 1, max_new_tokens: 5, kl_target: 0.5, kl_horizon: 100}}\n{PROMPTS}",
+}
+MADE = {
+    "scores": f"model: {{from: base}}\nobjective: {{kind: reward}}\n{PAIRS}",
+    "updates": f"model: {{from: base}}\nobjective: {{kind: causal_lm}}\n{TEXT}",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
+    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
+    for name, rows in (("prompts", prompts), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    for name, text in (RECIPES | MADE).items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "base", recipe, f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
+            done = Process(folder, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait()
+            assert done.code == 0, done.err
+    return folder
+
+
+def measuring(path: Path) -> Callable[[], None]:
+    """Return a fault that is none: the most bytes of tensors at once before the first step and before responses are sampled, and in the
+    first step those of the parameters of all models.
+    """
+
+    def before() -> None:
+        take, sample, meter = Stepper.take, RolloutLoader._sample, TensorMeter()
+        found: dict[str, int] = {}
+
+        def begun() -> None:
+            if "begin" not in found:
+                meter.__exit__(None, None, None)
+                found["begin"] = meter.mark()
+
+        def sampled(self: RolloutLoader, iteration: int) -> Any:
+            begun()
+            return sample(self, iteration)
+
+        def taken(self: Stepper, step: int, *arguments: Any) -> Any:
+            begun()
+            models = [self.model, *(one.model for one in self.objective.companions)]
+            parameters = [getattr(one, "_local_tensor", one) for model in models for one in model.parameters()]
+            found["parameters"] = sum(one.numel() * one.element_size() for one in parameters)
+            path.write_text(json.dumps(found), encoding="utf-8")
+            return take(self, step, *arguments)
+
+        Stepper.take, RolloutLoader._sample = taken, sampled  # type: ignore[method-assign]
+        meter.__enter__()
+
+    return before
+
+
+def command(recipe: str, run: str, *words: str) -> list[str]:
+    started = "pretrain" if RECIPES[recipe].startswith("model: {preset") else "finetune"
+    return [started, f"{recipe}.yaml", "--run", run, "--threads", "1", *words]
+
+
+def run_both(place: Path, recipe: str, *words: str) -> tuple[Done, list[Done]]:
+    """Run a recipe alone and on two ranks, all measured."""
+    alone = Process(place, command(recipe, f"{recipe}-one", *words), measuring(place / f"{recipe}-one.json")).wait()
+    faults = {rank: measuring(place / f"{recipe}-{rank}.json") for rank in range(2)}
+    return alone, [one.wait() for one in start_ranks(place, command(recipe, f"{recipe}-two", "parallel.shard=2", *words), faults)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from an adapter, and with the layers of a teacher; the reference of a policy is cut as well."""
+    monkeypatch.chdir(place)
+    alone, ranks = run_both(place, recipe)
+    assert [alone.code, *(one.code for one in ranks)] == [0, 0, 0], alone.err + ranks[0].err + ranks[1].err
+    one, first, second = (json.loads((place / f"{recipe}-{name}.json").read_text(encoding="utf-8")) for name in ("one", "0", "1"))
+    assert max(first["begin"], second["begin"]) < 0.68 * one["begin"], (one, first, second)
+    held = one["parameters"] / 2
+    if recipe == "rounded":  # one process computes with a rounded copy of the student, ranks round what they gather of its parts
+        held += one["parameters"] / 4
+    assert first["parameters"] == pytest.approx(held, rel=0.01)
+    for file in ("model.safetensors", "training_state/optimizer.safetensors"):
+        whole, parts = (load_file(place / f"{recipe}-{name}" / "checkpoints" / "step-000002" / file) for name in ("one", "two"))
+        assert whole.keys() == parts.keys()
+        for name in whole:
+            torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rank waits for its part of the teacher's weights then."""
+    monkeypatch.chdir(place)
+
+    def full() -> None:
+        forward, calls = Block.forward, [0]
+
+        def struck(self: Block, *arguments: Any) -> torch.Tensor:
+            calls[0] += 1
+            if calls[0] == 8 + 3:  # the student has eight blocks
+                raise MemoryError("no more")
+            return forward(self, *arguments)
+
+        Block.forward = struck  # type: ignore[method-assign]
+
+    words = ["training.batch_size=16", "training.micro_batch_size=null"]
+    alone = Process(place, command("teacher", "large-one", *words)).wait()
+    done = [one.wait() for one in start_ranks(place, command("teacher", "large-two", "parallel.shard=2", *words), {1: full})]
+    assert [alone.code, *(one.code for one in done)] == [0, 0, 0], alone.err + done[0].err + done[1].err
+    assert all("out of memory in micro-batches of 8 rows: they have 4 from now on" in one.err for one in done)
+    losses = [[record["loss"] for record in records(place / name) if "loss" in record] for name in ("large-two", "large-one")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_value_model(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1"]
+    alone = Process(place, command("ppo", "ruined-one", *words)).wait()
+    done = [one.wait() for one in start_ranks(place, command("ppo", "ruined-two", "parallel.shard=2", *words))]
+    assert [alone.code, *(one.code for one in done)] == [6, 6, 6], alone.err + done[0].err + done[1].err
+    one, two = (
+        json.loads((place / f"ruined-{name}" / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("one", "two")
+    )
+    assert one["weights_sha256"] == two["weights_sha256"]
