@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_plans import RECIPES, recipe_of
-from tiny_runs import write_corpus, write_recipe
+from tiny_runs import pretrain, write_corpus, write_recipe
 from two_ranks import run_ranks
 
 import tfkit
@@ -58,8 +58,14 @@ def measuring(path: Path) -> Callable[[], None]:
             if step == 1:
                 return take(self, step, batches, *arguments)
             with TensorMeter() as meter:
-                weights = self.weights
-                for one in (*weights.master.values(), *weights.working.values(), *weights.mean.values(), *self.optimizer.state().values()):
+                for weights in self.all_weights.values():
+                    for one in (*weights.master.values(), *weights.working.values(), *weights.mean.values()):
+                        meter.see(one)
+                for one in (
+                    *self.optimizer.state().values(),
+                    *(tensor for each in self.companions.values() for tensor in each.optimizer.state().values()),
+                    *(parameter for each in self.objective.companions for parameter in each.model.parameters()),
+                ):
                     meter.see(one)
                 held = meter.live
                 report = take(self, step, batches, *arguments)
@@ -100,6 +106,25 @@ def test_two_real_ranks_have_the_tensors_and_send_the_bytes_that_were_planned(ch
     assert first["peak"] == pytest.approx(tensors["peak"], rel=0.02)
     assert second["peak"] <= 1.02 * tensors["peak"]  # the first rank has what does not divide
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
+
+
+def test_two_real_ranks_have_the_tensors_of_a_teacher_that_were_planned(tmp_path: Path) -> None:
+    """It is larger than the student, and rounded."""
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    teacher = tmp_path / "teacher"
+    words = (f"model={json.dumps(GPT2['model'] | {'decoder_layers': 9})}", "training.steps=2", "evaluation={every: null}")
+    assert pretrain(teacher, recipe, *words).code == 0
+    learns = {"kind": "distillation", "teacher": str(teacher), "of": {"kind": "causal_lm"}}
+    changes = STEPS | GPT2 | SHARED | BF16 | {"objective": learns, "tokenizer": {"path": str(teacher)}}
+    planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
+    assert planned is not None
+    faults = {rank: measuring(tmp_path / f"{rank}.json") for rank in range(2)}
+    ended = run_ranks(tmp_path / "run", recipe, *[f"{name}={json.dumps(value)}" for name, value in changes.items()], faults=faults)
+    assert [done.code for done in ended] == [0, 0], ended[0].err + ended[1].err
+    first, tensors = json.loads((tmp_path / "0.json").read_text(encoding="utf-8")), planned["tensor_bytes"]["sharded"]
+    assert tensors["companions"] > 0.2 * tensors["weights"]
+    assert first["held"] == pytest.approx(sum(tensors[name] for name in ("weights", "optimizer", "companions")), rel=0.01)
+    assert first["peak"] == pytest.approx(tensors["peak"], rel=0.1), "which has the loss of one model alone"
 
 
 @pytest.mark.parametrize(

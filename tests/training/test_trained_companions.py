@@ -1,7 +1,7 @@
 """A model that is trained beside that of the run: as if it were trained alone, at a rate of its own, restored and checked with the run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tfkit.engine.companions import (
     PREFIX,
-    companion_state_bytes,
     companion_tensors,
     load_companion_tensors,
     place_companions,
     trained_companion_numbers,
 )
 from tfkit.engine.components import state_tensors
+from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
@@ -27,6 +27,7 @@ from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row
@@ -140,10 +141,31 @@ def test_what_it_takes_of_disk_and_memory() -> None:
     assert more == 4 * numbers * (wanted.checkpoint.keep + 2)
     parameters = sum(parameter.numel() for parameter in value.model.parameters())
     assert numbers == 3 * parameters
-    assert companion_state_bytes(wanted, taking.objective, torch.float32) == 16 * parameters
-    assert companion_state_bytes(wanted, taking.objective, torch.bfloat16) == 18 * parameters
-    frozen: Any = SimpleNamespace(companions=[replace(companions[0], trained=False)])
-    assert companion_state_bytes(wanted, frozen, torch.bfloat16) == 2 * parameters
+
+
+def test_further_models_are_planned() -> None:
+    """Weights, gradients and moments; of ranks that share them parts, with what is gathered of a model that is read in the steps."""
+    taking = beside()
+    wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
+    (trained,) = taking.objective.companions
+    policy, value, fp32, bf16 = taking.model, trained.model, torch.float32, torch.bfloat16
+    numbers, around = sum(one.numel() for one in value.parameters()), numbers_around_blocks(value)
+    block = sum(one.numel() for one in value.decoder.blocks[0].parameters())
+
+    def about(*sizes: int) -> Any:
+        return pytest.approx(sizes, rel=0.01)  # an odd row is in the first part
+
+    assert further_models(wanted, taking.objective, policy, fp32) == FurtherModels(12 * numbers, 4 * numbers, 0)
+    assert further_models(wanted, taking.objective, policy, bf16) == FurtherModels(14 * numbers, 4 * numbers, 0)
+    shared = further_models(wanted, taking.objective, policy, bf16, 2)
+    assert astuple(shared) == about(6 * numbers, 2 * numbers + 2 * (block + 2 * around), 0)
+    frozen: Any = SimpleNamespace(companions=[replace(trained, trained=False)], rollouts=None, reference_use="none")
+    assert further_models(wanted, frozen, policy, bf16) == FurtherModels(2 * numbers, 0, 0)
+    assert astuple(further_models(wanted, frozen, policy, bf16, 2)) == about(numbers, 2 * (block + around), 0)
+    sampled: Any = SimpleNamespace(companions=frozen.companions, rollouts="some", reference_use="throughout")
+    own = sum(one.numel() for one in policy.parameters())
+    assert astuple(further_models(wanted, sampled, policy, fp32, 2)) == about(2 * (numbers + own), 0, 4 * max(numbers, own))
+    assert further_models(wanted, sampled, policy, fp32) == FurtherModels(4 * (numbers + own), 0, 0)
 
 
 def test_the_activations_that_it_keeps_are_measured_with_those_of_the_model() -> None:

@@ -19,7 +19,7 @@ from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.device import move
-from tfkit.training.memory import available_bytes, state_bytes
+from tfkit.training.memory import available_bytes
 from tfkit.training.optimizer import state_numbers
 from tfkit.training.trained_model import TrainedModel, trained_model
 
@@ -129,16 +129,6 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
 def companion_bytes_per_row(objective: Objective, length: int) -> int:
     """The memory of their forwards for a row at its fullest, without what is kept for a backward pass."""
     return sum(_forward_bytes(one, length) for one in objective.companions)
-
-
-def companion_state_bytes(recipe: Recipe, objective: Objective, precision: torch.dtype) -> int:
-    """The memory of their weights; of trained ones also of gradients and optimizer state."""
-    found = 0
-    for one in objective.companions:
-        parameters = sum(parameter.numel() for parameter in one.model.parameters())
-        kept = trained_companion_numbers(recipe, [one]) - parameters
-        found += state_bytes(parameters, parameters, kept, precision) if one.trained else parameters * precision.itemsize
-    return found
 
 
 def trained_companion_numbers(recipe: Recipe, companions: Iterable[Companion]) -> int:

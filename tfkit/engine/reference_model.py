@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tfkit.adapters import load, needs_copy
+from tfkit.adapters import load
 from tfkit.data import ExampleBatch, ExampleSet
 from tfkit.data.store.computed_values import with_computed_values
 from tfkit.engine.listener import Listener
@@ -24,19 +23,11 @@ from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
-from tfkit.objectives.objective import Objective
 
 if TYPE_CHECKING:
     from tfkit.engine.training_data import TrainingData
 
 _VERSION = "reference 1"
-
-
-def reference_bytes(objective: Objective, model: Transformer, precision: torch.dtype) -> int:
-    """Return the memory of the reference beside the model: that of a copy where it is read throughout, and is no base of an adapter."""
-    if objective.reference_use != "throughout" or not needs_copy(model):
-        return 0
-    return sum(parameter.numel() for parameter in model.parameters()) * precision.itemsize
 
 
 def read_by_reference(data: "TrainingData", model: Transformer, key: str, batch_size: int, listener: Listener) -> "TrainingData":

@@ -6,18 +6,18 @@ others; sharded, each has a part of weights, gradients and optimizer state, and 
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes, Loader
-from tfkit.engine.companions import companion_state_bytes
 from tfkit.engine.components import batch_sizes
 from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast import emissions_of, parts_of
+from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.memory_plan import choose_micro_batch
+from tfkit.engine.planning.memory_plan import choose_micro_batch, shapes_of
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
 from tfkit.engine.planning.run_flops import sampled_batches
 from tfkit.engine.training_data import TrainingData
@@ -28,6 +28,9 @@ from tfkit.recipe.reading.dealing import require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.units import format_bytes
+
+if TYPE_CHECKING:
+    from tfkit.engine.planning.simulated_step import SimulatedStep
 
 _TENSORS = "of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
@@ -110,14 +113,15 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
         for layout, each in (("replicated", 1), ("sharded", shards))
     }
     found = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
-    beside = (PROCESS_BYTES if gpu is None else 0) + companion_state_bytes(recipe, data.objective, dtype)
-    memory = {layout: one.peak + beside for layout, one in found.items()}
+    model = shapes_of(recipe, data.config)
+    further = {layout: further_models(recipe, data.objective, model, dtype, mesh.shards) for layout, mesh in meshes.items()}
+    tensors = {name: _tensors_of(one, further[name]) for name, one in found.items()}
+    memory = {layout: one["peak"] + (PROCESS_BYTES if gpu is None else 0) for layout, one in tensors.items()}
     traffic = {layout: sum(one.sent.values()) for layout, one in found.items()}
     room = _USABLE * gpu.memory_bytes if gpu is not None else None
     replicated = recipe.parallel.shard == 1 and (room is None or memory["replicated"] <= room or ranks == 1)
     layout: Layout = "replicated" if replicated else "sharded"
     fits = room is None or memory[layout] <= room
-    tensors = {name: {**one.held, "peak": one.peak} for name, one in found.items()}
     sent = {name: one.sent for name, one in found.items()}
     per_rank = recipe.training.batch_size // ranks
     cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, found["sharded"].units)
@@ -125,6 +129,12 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     if gpu is not None:
         return _on_gpus(changed, recipe, plan.trained_parameters, ranks, gpu, traffic[layout])
     return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
+
+
+def _tensors_of(one: "SimulatedStep", further: FurtherModels) -> dict[str, int]:
+    """Return the bytes of a rank's tensors by what they are, and their peak: in a step, or where responses are sampled."""
+    sampling = sum(one.held[name] for name in ("weights", "optimizer", "mean", "working")) + further.sampling
+    return {**one.held, "companions": further.held, "peak": further.held + max(one.peak + further.at_work, sampling)}
 
 
 def _fullest(data: TrainingData, loader: Loader[Any], steps: int) -> Batch:

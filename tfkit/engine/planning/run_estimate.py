@@ -6,14 +6,13 @@ import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import Loader, Rows
-from tfkit.engine.companions import companion_state_bytes
 from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numbers
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import forecast
+from tfkit.engine.planning.further_models import further_models
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.engine.planning.run_flops import run_flops
-from tfkit.engine.reference_model import reference_bytes
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order
@@ -71,7 +70,8 @@ def state_of(recipe: Recipe, data: TrainingData, model: Transformer, precision: 
     """Return the bytes of weights, gradients and optimizer state, of companions and a reference, too."""
     parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
-    return state + reference_bytes(data.objective, model, precision) + companion_state_bytes(recipe, data.objective, precision)
+    beside = further_models(recipe, data.objective, model, precision)
+    return state + beside.held + beside.at_work
 
 
 def bytes_of_row(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
