@@ -259,7 +259,7 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
     record_best(run / "checkpoints", 5, "loss", 2.0)
     assert find_checkpoint(run) == first
     (first / "model.safetensors").unlink()  # the best is no more
-    with pytest.warns(UserWarning, match="its best checkpoint, of step 5, is not whole here; step-000010 is taken"):
+    with pytest.warns(UserWarning, match="its best checkpoint, of step 5, is not complete here; step-000010 is used"):
         assert find_checkpoint(run) == second
     (second / "manifest.json").unlink()
     with pytest.raises(ModelError, match=r"run: this run has no readable run\.json, and has no complete checkpoint yet"):

@@ -125,7 +125,7 @@ def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
     assert done.code == 2
     assert done.err.count("is not counted with enabled: false") == 2
     done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")
-    assert "is read with budget_g or budget_kwh alone" in done.err
+    assert "is read only with budget_g or budget_kwh" in done.err
 
 
 def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:

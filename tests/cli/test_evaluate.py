@@ -322,11 +322,11 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(capsys, folder, dat
     os.truncate(weights, weights.stat().st_size - 1)
     assert run("--from", tmp_path / "run", "--data", data) == 0
     out, err = capsys.readouterr()
-    assert "its newest checkpoint, step-000004, is not whole; step-000002 is taken" in err
+    assert "its newest checkpoint, step-000004, is not complete; step-000002 is used" in err
     assert "step-000002" in out
     record_best(tmp_path / "run" / "checkpoints", 4, "loss", 1.0)
     assert run("--from", tmp_path / "run", "--data", data) == 0
-    assert "its best checkpoint, of step 4, is not whole here; step-000002 is taken" in capsys.readouterr().err
+    assert "its best checkpoint, of step 4, is not complete here; step-000002 is used" in capsys.readouterr().err
 
 
 def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):

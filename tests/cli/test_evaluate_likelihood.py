@@ -80,7 +80,7 @@ def test_gates_hold_for_groups(tmp_path: Path) -> None:
     start = ["--from", "learned", PAIRED, "--data", "pairs.jsonl"]
     assert evaluate(tmp_path, *start, "--fail-if", "accuracy.sit > 0.9").code == 8
     done = evaluate(tmp_path, *start, "--fail-if", "accuracy.flies > 0.9")
-    assert (done.code, "no metric 'accuracy.flies' here; there are accuracy, accuracy.sits" in done.err) == (2, True), done.err
+    assert (done.code, "no metric 'accuracy.flies' here; the metrics are accuracy, accuracy.sits" in done.err) == (2, True), done.err
     done = evaluate(tmp_path, *start, "--fail-if", "loss > 0.9")
     assert (done.code, "there are accuracy" in done.err) == (2, True), done.err
 

@@ -139,7 +139,7 @@ def test_a_class_that_only_the_held_out_part_has_is_known(place: Path, work: Pat
 
 def test_no_entry_of_a_vocabulary_is_taken_away(place: Path, work: Path) -> None:
     done = finetune("run", "--from", str(place / "bert"), "model.vocab_size=50")
-    assert (done.code, "none can be taken away: model.vocab_size is 50" in done.err) == (2, True), done.err
+    assert (done.code, "none can be removed: model.vocab_size is 50" in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize("start", ["bert", "gpt"])

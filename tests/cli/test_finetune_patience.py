@@ -135,7 +135,7 @@ def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
             f"metrics.jsonl: lacks {end - 1} of {end - 1} records of steps and {end - 2} of {end - 2} evaluations up to step {end - 1}"
             in done.err
         )
-    assert ("no whole checkpoint was recorded as the best" in done.err) == (lost in ("best.json", "both")), done.err
+    assert ("no complete checkpoint was recorded as the best" in done.err) == (lost in ("best.json", "both")), done.err
 
 
 def test_a_checkpoint_of_an_older_version_goes_on_from_the_log(place: Path) -> None:

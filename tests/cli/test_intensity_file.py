@@ -32,7 +32,7 @@ def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path
     assert not (base / "refused").exists()
     done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7")
     assert done.code == 2
-    assert "is in place of intensity_g_per_kwh" in done.err
+    assert "replaces intensity_g_per_kwh" in done.err
     assert "no such file" in run_tfkit(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).err.lower()
 
 

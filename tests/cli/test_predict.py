@@ -192,7 +192,7 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         assert (done.code, message in done.err) == (3, True), done.err
     for model, code, message in [
         (Path("nowhere"), 4, "nowhere"),
-        (answers.parent / "model", 4, "this model continues texts, and has no chat template, so nothing says what it should predict"),
+        (answers.parent / "model", 4, "this model continues texts, and has no chat template, so its task is not known"),
         (FIXTURES / "finished", 2, "causal_lm gives no answer to a row: predict is for models that were trained on labelled rows"),
     ]:
         done = predict("--from", model, "--data", "empty.jsonl")

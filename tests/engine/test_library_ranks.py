@@ -77,7 +77,7 @@ def test_numbers_of_ranks_that_are_none(document: dict[str, Any], tmp_path: Path
 
 def test_a_refused_recipe_starts_nothing_that_stays(document: dict[str, Any], tmp_path: Path) -> None:
     before = _children()
-    with pytest.raises(UsageError, match="3 rows cannot be dealt evenly to 2 ranks"):
+    with pytest.raises(UsageError, match="3 rows cannot be divided evenly among 2 ranks"):
         tfkit.pretrain(document, {"training.batch_size": 3, "training.micro_batch_size": 1}, run=tmp_path / "run", ranks=2)
     assert not _children() - before
 

@@ -150,7 +150,7 @@ def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_
     done = tfkit(tmp_path, *words)
     assert done.code == 0, done.err
     assert done.out == expected.out
-    assert f"its best checkpoint, of step {best}, is not whole here; {other} is taken" in done.err
+    assert f"its best checkpoint, of step {best}, is not complete here; {other} is used" in done.err
     (run / "checkpoints" / other / "manifest.json").unlink()
     done = tfkit(tmp_path, *words)
     assert (done.code, json.loads(done.out)["error"]["code"]) == (4, 4)

@@ -140,7 +140,7 @@ def test_a_cache_goes_on_with_the_rows_that_are_kept(name: str) -> None:
 @models
 def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
     model = BUILT[name]
-    with pytest.raises(ValueError, match=f"25 tokens do not fit the model's context of {CONTEXT}"):
+    with pytest.raises(ValueError, match=f"25 tokens do not fit into the model's context of {CONTEXT}"):
         model(random_ids(1, CONTEXT + 1))
     cache = KeyValueCache(model.config, 1, 30, torch.float32)
     with torch.no_grad():

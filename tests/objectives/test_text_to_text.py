@@ -153,7 +153,7 @@ def test_columns_templates_and_references(tmp_path: Path) -> None:
     stored = examples(tmp_path, rows, ROLES, task)
     for name in ("source", "target"):
         assert stored[0][name].tolist() == stored[1][name].tolist()
-    assert "2 rows; of several targets of a row the first is taken, 1 more left out" in stored.describe()
+    assert "2 rows; of several targets of a row the first is used, 1 more left out" in stored.describe()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.Capt
     assert (out.splitlines()[0], err) == ("#!/bin/bash", "")
     assert f"python -m tfkit pretrain '{recipe}' training.steps=4 --run runs/my-recipe --resume" in out
     assert main(["launch", "slurm", str(recipe), "--nodes", "3"]) == 2
-    assert "8 rows cannot be dealt evenly to 3 ranks" in capsys.readouterr().err
+    assert "8 rows cannot be divided evenly among 3 ranks" in capsys.readouterr().err
     assert main(["launch", "pbs", str(recipe)]) == 2
     assert "give one of torchrun, slurm, skypilot, kubeflow" in capsys.readouterr().err
     assert main(["launch", "torchrun", str(recipe), "parallel.shard=3", "--nodes", "2"]) == 2
@@ -135,7 +135,7 @@ def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.Capt
     assert main(["launch", "torchrun", str(recipe), "--nodes", "2"]) == 0
     assert f"tfkit pretrain '{recipe}' --run runs/my-recipe --resume" in capsys.readouterr().out
     assert main(["launch", "torchrun", str(recipe), "b.training.batch_size=3", "--nodes", "2"]) == 2
-    assert "3 rows cannot be dealt evenly to 2 ranks" in capsys.readouterr().err
+    assert "3 rows cannot be divided evenly among 2 ranks" in capsys.readouterr().err
 
 
 def validated_by_skypilot(text: str, path: Path) -> Any:

@@ -68,4 +68,4 @@ def test_a_recipe_that_is_refused_ends_at_once_with_2(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     out, err = (process := start(tmp_path / "run", recipe, "training.batch_size=3", "training.micro_batch_size=1")).communicate()
     assert (process.returncode, out) == (2, "")
-    assert err.count("cannot be dealt evenly to 2 ranks") == 1
+    assert err.count("cannot be divided evenly among 2 ranks") == 1

@@ -34,10 +34,10 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
-        (RECIPE, ["training.batch_size=3"], "training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
+        (RECIPE, ["training.batch_size=3"], "training.batch_size: 3 rows cannot be divided evenly among 2 ranks"),
         (RECIPE, ["training.micro_batch_size=4"], "training.micro_batch_size: 4 rows are 1 micro-batches of 4"),
         (RECIPE, ["--ranks", "4"], "--ranks 4: this process is already rank 0 of 2"),
-        (STAGES, ["a.training.batch_size=3"], "stage a: training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
+        (STAGES, ["a.training.batch_size=3"], "stage a: training.batch_size: 3 rows cannot be divided evenly among 2 ranks"),
     ],
 )
 @pytest.mark.usefixtures("rank_0")
@@ -98,7 +98,7 @@ def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.Ca
     assert main([*words[:-1], "--ranks", "2"]) == 0
     assert "that memory is of each of 2 ranks, which take 2 rows of a step" in capsys.readouterr().err
     assert main([*words, "--ranks", "3"]) == 2
-    assert "4 rows cannot be dealt evenly to 3 ranks" in capsys.readouterr().err
+    assert "4 rows cannot be divided evenly among 3 ranks" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

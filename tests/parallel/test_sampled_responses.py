@@ -129,4 +129,4 @@ def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monk
     words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank
     done = [one.wait() for one in start_ranks(place, words, {1: full})]
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
-    assert all("out of memory in micro-batches of 2 rows: they have 1 from now on" in one.err for one in done)
+    assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done)

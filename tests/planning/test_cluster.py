@@ -42,7 +42,7 @@ def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
     sent = 1_000_000 * cluster["traffic_bytes_per_step"]["replicated"] / 1.25e9  # seconds, which do not depend on this machine's speed
     assert one.seconds.likely / 4 < four.seconds.likely - sent < one.seconds.likely
     assert four.energy_kwh.likely > one.energy_kwh.likely  # the traffic
-    assert "never tried" in four.assumptions["seconds"]
+    assert "never compared" in four.assumptions["seconds"]
 
 
 def test_the_mesh_of_the_recipe_is_planned() -> None:
@@ -91,7 +91,7 @@ def test_a_gpu_by_its_data_sheet() -> None:
     [
         ({"probe": -1}, "`probe` -1: a number of steps is at least 0"),
         ({"ranks": 0}, "`ranks` 0: a number of ranks is at least 1"),
-        ({"gpu": "tpu"}, "`gpu` tpu: no such GPU here; there are h100, a100, l4, mi300x"),
+        ({"gpu": "tpu"}, "`gpu` tpu: no such GPU here; the GPUs are h100, a100, l4, mi300x"),
         ({"gpu": "l4", "probe": 2}, "`gpu` l4 plans for another"),
         ({"ranks": 3}, "a batch of 4 rows does not divide by 3 ranks; take 2 or 4 ranks"),
         ({"ranks": 9}, "take 4 ranks"),

@@ -55,7 +55,7 @@ def test_work_that_does_not_divide_and_the_remedies_that_are_named(
 
 def test_the_place_is_that_of_the_field(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(path), "--ranks", "5"]) == 2
-    assert capsys.readouterr().err.startswith(f"{path}:3:34: training.batch_size: 32 rows cannot be dealt evenly to 5 ranks")
+    assert capsys.readouterr().err.startswith(f"{path}:3:34: training.batch_size: 32 rows cannot be divided evenly among 5 ranks")
 
 
 def test_responses_are_dealt_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_responses_are_dealt_too(capsys: pytest.CaptureFixture[str]) -> None:
     main([*recipe, "--ranks", "8"])
     assert "responses of an iteration cannot" not in capsys.readouterr().out
     assert main([*recipe, "--ranks", "16"]) == 2
-    assert "24 responses of an iteration cannot be dealt evenly to 16 ranks: the nearest sizes that can are 16 and 32" in (
+    assert "24 responses of an iteration cannot be divided evenly among 16 ranks: the nearest sizes that can are 16 and 32" in (
         capsys.readouterr().out
     )
 
@@ -74,5 +74,5 @@ def test_each_stage_of_a_chain_is_checked(tmp_path: Path, capsys: pytest.Capture
     stage = "{model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: SIZE}}"
     path.write_text(f"stages:\n  a: {stage.replace('SIZE', '8')}\n  b: {stage.replace('SIZE', '6')}\n", encoding="utf-8")
     assert main(["check", str(path), "--ranks", "4"]) == 2
-    assert "b.training.batch_size: 6 rows cannot be dealt evenly to 4 ranks" in capsys.readouterr().err
+    assert "b.training.batch_size: 6 rows cannot be divided evenly among 4 ranks" in capsys.readouterr().err
     assert main(["check", str(path), "--ranks", "2"]) == 0

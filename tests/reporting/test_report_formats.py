@@ -194,7 +194,7 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     assert f"({model.parameters:,})\n" in text
     assert tuned.totals["train_flops"] > 6 * model.parameters * 128 * 0.5
     assert f"  Amount of computation used for training (AI Office): {_power(tuned.totals['train_flops'])} FLOP\n" in text
-    assert "\n  Computation by the hardware, beside it: at most " in text
+    assert "\n  Computation according to the hardware, for comparison: at most " in text
     older = replace(tuned, receipt={**tuned.receipt, "totals": {**tuned.totals, "train_flops": None}})
     by_rule = eu_gpai(older, full=False)
     assert f"  Amount of computation used for training (AI Office): {_power(6 * model.parameters * 128)} FLOP\n" in by_rule

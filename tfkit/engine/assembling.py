@@ -92,8 +92,8 @@ def _micro_batches(context: RunContext, components: Components, resumed_from: Pa
         found.choose()
         if resumed_from:
             context.listener.say(
-                f"micro-batches of {size:,} rows cannot be dealt evenly to {ranks:,} ranks: they have "
-                f"{components.loader.micro_batch_size:,} from now on, in the same steps, with other draws of dropout"
+                f"micro-batches of {size:,} rows cannot be divided evenly among {ranks:,} ranks: from now on they have "
+                f"{components.loader.micro_batch_size:,}, with the same steps and other dropout masks"
             )
     return found
 

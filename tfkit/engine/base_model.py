@@ -106,7 +106,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         raise ModelError(f"{start.path}: " + "; ".join(unfit))
     problems = _adapter_problems(recipe, described, config)
     if config.vocab_size < (own := described.config.vocab_size):
-        problems.append(f"has {own:,} entries in its vocabulary, and none can be taken away: model.vocab_size is {config.vocab_size:,}")
+        problems.append(f"has {own:,} entries in its vocabulary, and none can be removed: model.vocab_size is {config.vocab_size:,}")
     if config.position.kind == "learned" and config.context_length > (own := described.config.context_length):
         problems.append(f"has {own:,} learned positions, and no more can be added: model.context_length is {config.context_length:,}")
     if problems:
@@ -130,7 +130,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     if "vocab_size" in different:
         added = config.vocab_size - described.config.vocab_size
         return [
-            f"has no entry in its vocabulary for {added} tokens that this objective needs, and an adapter holds none, merged or not: train "
+            f"has no entry in its vocabulary for {added} tokens that this objective needs, and an adapter cannot add any: train "
             "without an adapter, or start from a checkpoint whose tokenizer has them"
         ]
     names = ", ".join(different)

@@ -42,7 +42,8 @@ class BestCheckpoint:
                 record_best(self.root, step, self.metric, value, self.metric in HIGHER)
         if best := read_best(self.root) if best_checkpoint(self.root) else None:
             self.context.listener.warn(
-                f"{self.root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}"
+                f"{self.root}: no complete checkpoint was recorded as the best; according to the "
+                f"evaluations so far it is that of step {best.step}"
             )
 
     def document(self) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ class Budget:
         """Begin to count the attempt, whose meter has just started."""
         self._usage.start(meter)
         if self._has_gap:
-            self._listener.warn("an earlier attempt was not measured whole, so the budget of energy counts less than was used")
+            self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
 
     def _require(self, folder: Path) -> None:
         if self._usage.earlier != Spent():
@@ -167,7 +167,7 @@ class Budget:
         if self._carbon.on_meter_failure == "stop" and not self.reached:
             self._problem, self.reached = failed, "carbon.on_meter_failure"
             self._word = "carbon.on_meter_failure=warn"
-        self._warn_once("failed", f"{failed}; what is used from here on is not counted")
+        self._warn_once("failed", f"{failed}; what is used from now on is not counted")
 
     def _forecast(self, totals: dict[str, float], basis: str) -> None:
         for name, total in totals.items():

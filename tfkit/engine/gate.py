@@ -49,7 +49,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
         )
     metric, comparison, number = match.groups()
     if not {*metric.split(".")} & {*metrics}:  # of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
-        raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; there are {', '.join(metrics)}")
+        raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; the metrics are {', '.join(metrics)}")
     try:
         threshold = float(number)
     except ValueError:
@@ -82,7 +82,7 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
     of_stages = {f"{stage}.{name}" for stage in stages for name in known}
     if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):
         named = f"; and the same of a stage, as in {stages[0]}.seconds ({', '.join(stages)})" if stages else ""
-        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; there are {', '.join(dict.fromkeys(known))}{named}")
+        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; the metrics are {', '.join(dict.fromkeys(known))}{named}")
     return gates
 
 
@@ -102,7 +102,7 @@ def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitEr
     """Return the error that names every failed gate, or a metric that this evaluation does not have; None: all gates passed."""
     for gate in gates:
         if gate.metric not in metrics:
-            return UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")
+            return UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; the metrics are {', '.join(metrics)}")
     return failed_gates(judge(gates, metrics))
 
 

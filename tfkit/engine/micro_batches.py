@@ -82,7 +82,7 @@ class MicroBatches:
             )
         self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit // self.ranks.size, rows // 2)
         self.listener.warn(
-            f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
+            f"out of memory in micro-batches of {rows} rows: from now on they have {self.loader.micro_batch_size}, with the same steps"
         )
 
     @cached_property

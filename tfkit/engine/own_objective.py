@@ -22,7 +22,7 @@ def own_objective(folder: Path) -> dict[str, Any]:
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, found)]
     if not kinds:
         raise ModelError(
-            f"{folder}: {_shown(found.config)}, so nothing says what it should predict; fine-tune it on labelled rows, name its "
+            f"{folder}: {_shown(found.config)}, so its task is not known; fine-tune it on labelled rows, name its "
             'objective, such as "objective={kind: classification}", or continue texts with tfkit generate'
         )
     if found.objective in kinds:

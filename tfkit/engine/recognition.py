@@ -67,7 +67,7 @@ class Recognition:
         given = _given(words)
         sources = given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
-            raise UsageError("what is to be learned? Give a RECIPE, or --data F")
+            raise UsageError("what should be learned? Give a RECIPE, or --data F")
         start = given.get("model", {}).get("from")
         if not isinstance(start, str):
             raise UsageError("which checkpoint? Give --from CKPT")

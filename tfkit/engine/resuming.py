@@ -92,9 +92,9 @@ def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> N
             "another curve than it came"
         )
     if judged := changes.get("evaluation.metric"):
-        listener.warn(f"{judged}. From here on the best checkpoint is chosen by the new one")
+        listener.warn(f"{judged}. From now on the best checkpoint is chosen by the new one")
     if scored := changes.get("evaluation.max_tokens"):
-        listener.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
+        listener.warn(f"{scored}. Scores from now on cannot be compared with earlier ones, nor with that of the best checkpoint so far")
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:

@@ -57,9 +57,9 @@ def _find_folder(folder: Path) -> Path:
             raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint yet; name another folder with --from")
         newest = step_folders(root)[-1]
         if best is not None and step_of(found) != best.step:
-            warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not whole here; {found.name} is taken", stacklevel=1)
+            warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not complete here; {found.name} is used", stacklevel=1)
         elif best is None and found != newest:
-            warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not whole; {found.name} is taken", stacklevel=1)
+            warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {found.name} is used", stacklevel=1)
         return found
     if (folder / "run.json").is_file():
         raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint; name another folder with --from")
@@ -89,7 +89,7 @@ def _state(folder: Path) -> str:
         status, attempts = document["status"], document["attempts"]
         if status == "failed":
             return f"failed ({attempts[-1]['error']})"
-        return {"running": "is at work", "stopped": "was stopped", "killed": "was killed", "new": "was not begun"}.get(
+        return {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not begun"}.get(
             status, "is finished"
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):

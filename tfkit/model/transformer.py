@@ -119,7 +119,7 @@ class Transformer(nn.Module):
         """Embed the ids and run a stack: (B, T) -> (B, T, D)."""
         length, offset = input_ids.shape[1], cache.length if cache else 0
         if offset + length > self.config.context_length and self.config.position.kind != "relative":
-            raise ValueError(f"{offset + length} tokens do not fit the model's context of {self.config.context_length}")
+            raise ValueError(f"{offset + length} tokens do not fit into the model's context of {self.config.context_length}")
         positions = Positions(length, offset, input_ids.device, padding_mask, document_ids)
         position_ids = count_positions(positions)
         x = self.embedding(input_ids, position_ids, segment_ids)  # (B, T, D)

@@ -19,7 +19,7 @@ SPEAKERS = {
     "observation": "tool",
     "function_call": "assistant",
 }
-_REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose template knows of tools"
+_REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose template supports tools"
 
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[],
         if waited > seconds or (waited > _LATE_SECONDS and say is not None):
             missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
             if waited > seconds:
-                raise RuntimeError(f"within {seconds:g} s nothing came of rank {missing}")
+                raise RuntimeError(f"no message came from rank {missing} within {seconds:g} s")
             assert say is not None
             say(f"waiting at {ranks.address}:{ranks.port} for rank {missing} of {ranks.size}, at most {seconds:g} s in all")
             say = None  # once

@@ -41,7 +41,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="generator", content=GENERATOR),
         element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{name}: what they cost and reached" if len(runs.entries) > 1 else f"{name}: what it cost and reached"),
+        element("title", f"{name}: costs and scores of runs" if len(runs.entries) > 1 else f"{name}: cost and scores of a run"),
         element("style", STYLE),
     )
     body = element(

@@ -113,7 +113,7 @@ class ChatFormat:
 
     def _without(self, kind: str, what: str) -> UnfitError:
         named = " and ".join(one.name for one in FORMATS.values() if one.has_tools)
-        return UnfitError(kind, f"{what}, which the format {self.name} cannot say; {named} can, and the templates of some checkpoints")
+        return UnfitError(kind, f"{what}, which the format {self.name} cannot express; {named} can, and the templates of some checkpoints")
 
 
 # ----------------------------------------------------------------------------------------------------------------- writers

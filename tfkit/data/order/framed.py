@@ -37,7 +37,7 @@ class Frame(NamedTuple):
         first, last = tokenizer.cls_id, tokenizer.sep_id
         framed = first is not None and last is not None and (tokenizer.prefix, tokenizer.suffix) == ((first,), (last,))
         if first is None or last is None or not framed or tokenizer.eos_id not in (None, last):
-            raise ModelError("the tokenizer does not put [CLS] before each text and [SEP] behind it; use one of kind wordpiece, or BERT's")
+            raise ModelError("the tokenizer does not put [CLS] before each text and [SEP] after it; use one of kind wordpiece, or BERT's")
         return cls(first, last, tokenizer.pad_id or 0)
 
 

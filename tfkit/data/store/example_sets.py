@@ -101,7 +101,7 @@ class ExampleSet:
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
         if self.unread:
-            about += f"; of several targets of a row the first is taken, {self.unread:,} more left out"
+            about += f"; of several targets of a row the first is used, {self.unread:,} more left out"
         return about
 
     def describe_skipped(self) -> str:

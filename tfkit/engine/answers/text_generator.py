@@ -138,10 +138,12 @@ class TextGenerator:
                 "continue a text, and masked ones, which fill each [MASK]"
             )
         if kind == "masked_lm" and self.chat:
-            raise UsageError("this is a masked language model: it fills each [MASK] of a text, and answers nothing; leave --chat out")
+            raise UsageError("this is a masked language model: it fills each [MASK] of a text, and does not answer; leave --chat out")
         unread = [word.partition("=")[0] for word in self.words if word.startswith("generation.")]
         if kind == "masked_lm" and unread:
-            raise UsageError(f"this is a masked language model: it draws nothing, so {', '.join(unread)} would not be read; leave that out")
+            raise UsageError(
+                f"this is a masked language model: it does not sample, so {', '.join(unread)} would have no effect; leave that out"
+            )
         return kind == "masked_lm"
 
     def _decide(self) -> CheckpointSettings:

@@ -116,7 +116,7 @@ def _notes(root: Path) -> list[str]:
     if (root / "best.json").exists() and not best_checkpoint(root):
         best = read_best(root)
         what = f"names step {best.step}, which is not complete here" if best else "unreadable"
-        notes.append(f"{root / 'best.json'}: {what}; the newest checkpoint is taken instead")
+        notes.append(f"{root / 'best.json'}: {what}; the newest checkpoint is used instead")
     return notes
 
 

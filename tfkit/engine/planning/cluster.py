@@ -65,7 +65,7 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
     if ranks < 1:
         raise UsageError(f"--ranks {ranks}: a number of ranks is at least 1; give one")
     if gpu is not None and gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: no such GPU here; there are {', '.join(GPUS)}")
+        raise UsageError(f"--gpu {gpu}: no such GPU here; the GPUs are {', '.join(GPUS)}")
     if gpu is not None and probe:
         raise UsageError(f"--probe {probe} takes its steps on this machine, and --gpu {gpu} plans for another: leave one of them out")
 
@@ -160,7 +160,8 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
     how = {
         "memory_bytes": f"{_TENSORS}; the {gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB, of which they may take {_USABLE:.0%}",
         "seconds": f"{gpu.peak_flops / 1e12:.0f} TFLOP/s of dense bf16 ({gpu.source}), of which {UTILISATION.high:.0%} to "
-        f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {format_bytes(traffic)} sent a step; never tried",
+        f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {format_bytes(traffic)} sent per step; "
+        "never compared with a real run",
         "energy_kwh": f"{_BOARD_LOAD.low:.0%} to {_BOARD_LOAD.high:.0%} of {ranks} x {gpu.watts:g} W, the boards without their hosts; "
         f"PUE {pue:g}",
     }
@@ -192,7 +193,7 @@ def _on_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
     how = {
         "memory_bytes": f"{_TENSORS}, and {format_bytes(PROCESS_BYTES)} of libraries",
         "seconds": f"{plan.assumptions.get('seconds', '')}; the steps divided among {ranks} machines like this one, and "
-        f"{format_bytes(traffic)} sent in each over 10 Gbit/s: never tried",
+        f"{format_bytes(traffic)} sent in each over 10 Gbit/s; never compared with a real run",
     }
     full = plan.full_power
     if full is not None:

@@ -84,7 +84,9 @@ def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
         for source in training_sources(data, section.roles):
             yield from source.rows()
     except DataError as error:
-        raise DataError(f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without") from error
+        raise DataError(
+            f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or set objective.shots=0"
+        ) from error
 
 
 def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:

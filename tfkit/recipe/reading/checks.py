@@ -216,9 +216,9 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         for name in metered:
             yield ("carbon", name), "is not counted with enabled: false: measure the energy, or give budget_seconds"
     if carbon.intensity_file is not None and carbon.intensity_g_per_kwh is not None:
-        yield ("carbon", "intensity_file"), "is in place of intensity_g_per_kwh: remove one of them"
+        yield ("carbon", "intensity_file"), "replaces intensity_g_per_kwh: remove one of them"
     if carbon.on_meter_failure != "warn" and not metered:
-        yield ("carbon", "on_meter_failure"), "is read with budget_g or budget_kwh alone: give one of them, or remove it"
+        yield ("carbon", "on_meter_failure"), "is read only with budget_g or budget_kwh: give one of them, or remove it"
 
 
 def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -227,7 +227,7 @@ def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if grams is not None and source is None:
         yield ("carbon", "embodied_g_per_device_hour"), "needs embodied_source: where the figure is from"
     if source is not None and grams is None:
-        yield ("carbon", "embodied_source"), "is the source of embodied_g_per_device_hour alone: give that, or remove it"
+        yield ("carbon", "embodied_source"), "is only the source of embodied_g_per_device_hour: give that, or remove it"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:

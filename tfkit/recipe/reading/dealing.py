@@ -39,18 +39,18 @@ def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
     whole = ranks * (micro_batch or 1)
     if rows % ranks:
         beside = f" in micro-batches of {micro_batch:,}" if micro_batch else ""
-        yield path, f"{rows:,} rows cannot be dealt evenly to {ranks:,} ranks{beside}: {_nearest(rows, whole)}"
+        yield path, f"{rows:,} rows cannot be divided evenly among {ranks:,} ranks{beside}: {_nearest(rows, whole)}"
     elif micro_batch is not None and rows % whole:
         fitting = next(size for size in range(micro_batch, 0, -1) if (rows // ranks) % size == 0)
         yield (
             ("training", "micro_batch_size"),
-            f"{rows:,} rows are {rows // micro_batch:,} micro-batches of {micro_batch:,}, which cannot be dealt evenly to {ranks:,} ranks: "
+            f"{rows:,} rows are {rows // micro_batch:,} micro-batches of {micro_batch:,}, which cannot be divided among {ranks:,} ranks: "
             f"take micro-batches of {fitting:,}, or for {dotted(path)} {_nearest(rows, whole)}",
         )
     if isinstance(objective, RolloutSection) and (responses := objective.prompts * objective.completions) % ranks:
         yield (
             ("objective", "prompts"),
-            f"the {responses:,} responses of an iteration cannot be dealt evenly to {ranks:,} ranks: {_nearest(responses, ranks)}",
+            f"the {responses:,} responses of an iteration cannot be divided evenly among {ranks:,} ranks: {_nearest(responses, ranks)}",
         )
 
 

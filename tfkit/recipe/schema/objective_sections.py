@@ -86,7 +86,7 @@ class MaskedLMSection(ObjectiveSection):
         if self.whole_words and self.rarity:
             raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
         if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
-            raise ValueError("short_rows is read with next_sentence: true alone: remove it")
+            raise ValueError("short_rows is read only with next_sentence: true: remove it")
         return self
 
     @property

@@ -90,7 +90,7 @@ def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
         share = model.flops / model.flops_bound
         peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
         beside = f"at most {_power(model.flops_bound)} FLOP, {peak}; the count by the architecture is {share:.2%} of it"
-        yield "Computation by the hardware, beside it", beside
+        yield "Computation according to the hardware, for comparison", beside
 
 
 def _computation_method(model: ModelFacts) -> str:
