@@ -2,7 +2,7 @@
 
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
-Each cell is a process of tfkit; an interrupted script goes on where it was, and finished cells are reused. The rules of the decisions
+Each cell is a process of tfkit; an interrupted script continues where it was, and finished cells are reused. The rules of the decisions
 (tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other five. Writes docs/decisions.md.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/distillation.py --teacher runs/bert-stdlib --student distilbert-stdlib --task python-packages
 
 The student alone has the same recipe with the objective in `of`: the same text, steps and first seed, random weights, no
-teacher. Every run is a process of tfkit; an interrupted script goes on, and finished runs are reused. Writes a table
+teacher. Every run is a process of tfkit; an interrupted script continues, and finished runs are reused. Writes a table
 (docs/distillation.md): the metric on held-out rows, sizes, speed of each student beside its teacher in turns on the same rows, costs.
 """
 

@@ -3,7 +3,7 @@
     make gpu                    # the best device that there is
     make gpu DEVICE=cpu         # the same, with tiny shapes, where there is no GPU
 
-Writes gpu-report.md into the current folder, anew after each part, so that a part that hangs loses nothing before it. Every row of the
+Writes gpu-report.md into the current folder, again after each part, so that a part that hangs loses nothing before it. Every row of the
 table is a process of its own. Under ten minutes on a GPU.
 """
 

@@ -52,7 +52,7 @@ class Runs:
         root.mkdir(parents=True, exist_ok=True)
 
     def train(self, name: str, words: Sequence[str], start: str) -> Path:
-        """Return the folder of a finished run; an interrupted one goes on. Its name depends on the checkpoint `start`, too."""
+        """Return the folder of a finished run; an interrupted one continues. Its name depends on the checkpoint `start`, too."""
         folder = self._folder(name, words, [], start)
         self.call([*words, "--run", str(folder), "--resume", "--json"], folder)
         return folder

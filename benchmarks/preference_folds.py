@@ -3,7 +3,7 @@
     tfkit pretrain smollm2-reviews
     python benchmarks/preference_folds.py reward-hh --folds 5 --seeds 3
 
-Every run is a process of tfkit; an interrupted script goes on. Prints a table: accuracy, margin and calibration of the
+Every run is a process of tfkit; an interrupted script continues. Prints a table: accuracy, margin and calibration of the
 model, means over folds and their deviation over seeds, with the baselines of the same rows beside.
 """
 

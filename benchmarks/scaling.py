@@ -29,7 +29,7 @@ GOAL = 0.95
 
 
 def work(setup: str, steps: int, precision: str) -> None:
-    """Take turns as one rank of a setup, in a child: for each line on stdin take so many steps, and print their seconds."""
+    """Take turns as one rank of a setup, in a child: for each line on stdin take this many steps, and print their seconds."""
     import tfkit  # noqa: F401, I001  # first: it bounds the spin of idle threads
 
     import torch

@@ -3,7 +3,7 @@
     python benchmarks/transfer.py sentence-polarity --from CKPT --data train.csv --test test.csv --validation valid.csv
 
 Every run is a process of tfkit on a recipe: `finetune` from the checkpoint, and `pretrain` of the same config with the same
-tokenizer, for as many steps. No run is evaluated on the test rows before its end. An interrupted script goes on where it was;
+tokenizer, for as many steps. No run is evaluated on the test rows before its end. An interrupted script continues where it was;
 finished runs are reused. Writes a table and a figure (docs/transfer.md and .svg).
 
 With `--validation`, the fewest examples with which fine-tuning equals the best of random weights, and that best, are run once more with

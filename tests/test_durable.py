@@ -1,4 +1,4 @@
-"""Errors of the disk that pass are tried again, with everything written anew; others are raised at once."""
+"""Errors of the disk that pass are tried again, with everything written again; others are raised at once."""
 
 import errno
 import os

@@ -31,7 +31,7 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
 def with_retries(work: Callable[[], _T], passes: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES) -> _T:
     """Return what `work` returns; call it up to four times in two seconds while it raises an error that may pass: by default of the disk.
 
-    `work` must write everything anew: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
+    `work` must write everything again: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
     same file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
     for pause in pauses:

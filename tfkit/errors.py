@@ -72,7 +72,7 @@ class BudgetReached(Stopped):
         super().__init__(message)
         self.exit_code = 7
         self.key = key  # of the recipe
-        self.larger = larger  # a key=value with which the run can go on
+        self.larger = larger  # a key=value with which the run can continue
 
 
 def stop_reason(stopped: Stopped) -> str:

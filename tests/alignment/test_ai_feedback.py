@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -
     done = tfkit("finetune", "feedback.yaml", "objective.policy=judge", "--run", "no")
     assert (done.code, "objective.policy: judge cannot write for this model:\n  it does not continue a text" in done.err) == (4, True)
     done = tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no")
-    assert (done.code, "objective.judge: base is no classifier of texts" in done.err) == (4, True)
+    assert (done.code, "objective.judge: base is not a text classifier" in done.err) == (4, True)
     for name in ("policy", "judge"):
         done = tfkit("finetune", "feedback.yaml", f"objective.{name}_sha256={'a' * 64}", "--run", "no")
         assert (done.code, f"objective.{name}: {('base', 'judge')[name == 'judge']} has changed" in done.err) == (4, True)

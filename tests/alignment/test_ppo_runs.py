@@ -149,7 +149,7 @@ def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, plac
 
 def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base")
-    assert (done.code, "objective.gold: base is no classifier of texts" in done.err) == (4, True), done.err
+    assert (done.code, "objective.gold: base is not a text classifier" in done.err) == (4, True), done.err
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
     assert (done.code, "objective.value: base cannot judge" in done.err) == (4, True), done.err
     assert "it does not give a text one number" in done.err

@@ -35,7 +35,7 @@ CRITIC = {"head": {"kind": "classes", "count": 1, "pool": "last"}}
 
 
 def critic(shift: float = 0.25, seed: int = 7, texts: int = CONTEXT, **changes: Any) -> ScoreModel:
-    """A value model with weights of its own, for texts of so many tokens."""
+    """A value model with weights of its own, for texts of this many tokens."""
     model = policy(seed, **CRITIC, **changes).eval()
     companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), facts={"reward_shift": shift}, trained=True)
     return score_model(companion, ModelContext(policy().config, codec(), [], 1, Path("policy"), sequence_length=texts))
@@ -51,7 +51,7 @@ def text() -> TokenStream:
 
 
 class PPOWorld:
-    """The components of a training, made anew with the same weights at every call."""
+    """The components of a training, made again with the same weights at every call."""
 
     def __init__(
         self, folder: Path, texts: list[str], *, batch_size: int, micro: int, lr: float = 1e-2, value_lr: float | None = None, **fields: Any

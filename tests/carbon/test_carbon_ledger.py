@@ -213,7 +213,7 @@ def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_f
 
 
 def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
-    """1 Wh a second. Attempt 1 ends after its last checkpoint, attempt 2 within an evaluation; each goes on with the end of its command."""
+    """1 Wh a second. Attempt 1 ends after its last checkpoint, attempt 2 within an evaluation; each then ends its command."""
     saved = [at("setup", 2, 2, 2, 0), at("train", 9, 9, 9, 10), at("train", 10, 10, 10)]
     write(tmp_path, [*saved[:2], at("finish", 14, 14, 14)], attempt=1)
     write(tmp_path, [at("setup", 1, 1, 1, 10), *saved[1:], at("evaluate", 12, 12, 12), at("finish", 15, 15, 15)], attempt=2)

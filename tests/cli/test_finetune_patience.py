@@ -101,7 +101,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
 
     again = finetune("ended", "training.patience=3", "--resume")
     assert (again.code, "this run is finished; here is its result again" in again.err) == (0, True)
-    done = finetune("ended", "training.patience=null", "--resume")  # it goes on after all
+    done = finetune("ended", "training.patience=null", "--resume")  # it continues after all
     assert done.code == 0, done.err
     assert hashes(Path("ended"), 16) == hashes(Path("whole"), 16)
     assert exact(Path("ended")) == exact(Path("whole"))

@@ -17,7 +17,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> Path:
-    """A series from `begin` minutes from now on, with values of so many minutes."""
+    """A series from `begin` minutes from now on, with values of this many minutes."""
     times = [datetime.now(UTC) + timedelta(minutes=begin + minutes * row) for row in range(rows)]
     (base / name).write_text("timestamp_utc,g_per_kwh\n" + "".join(f"{time.isoformat()},{50 + row}\n" for row, time in enumerate(times)))
     return base / name

@@ -226,7 +226,7 @@ def test_the_time_of_a_longer_run_is_said_once_by_its_first_steps(base: Path, re
         tfkit.engine.loop_hooks.WORTH_REPORTING_SECONDS = 0.0
 
     done = pretrain(base / "timed", recipe, before=before)
-    (line,) = [line for line in done.err.splitlines() if " s a step" in line]
+    (line,) = [line for line in done.err.splitlines() if " s per step" in line]
     assert re.fullmatch(r"step 3: [\d.e-]+ s per step, so about \d+:\d\d for the 9 remaining steps", line)
     assert " s a step" not in pretrain(base / "short", recipe).err
 

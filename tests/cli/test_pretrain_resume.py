@@ -169,7 +169,7 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
 
 @pytest.mark.parametrize("call", [1, 2, 4, 5, 6, 7])
 def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken: Callable[[str], Path], call: int) -> None:
-    """run.json as it is opened, begun, goes on, is recorded; recipe.yaml; run.json with what was given: what a resumed run replaces."""
+    """run.json as it is opened, begun, continued and recorded; recipe.yaml; run.json with what was given: what a resumed run replaces."""
     run = base / f"replace-{call}"
     words = [*COMMON, *VARIANTS["adamw-fp32"]]
     assert pretrain(run, base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 7 * MICRO_BATCHES)).code == -signal.SIGKILL
@@ -381,7 +381,7 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
 def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
     base: Path, unbroken: Callable[[str], Path], tmp_path: Path, damage: str
 ) -> None:
-    """It goes on from an older one, to the same end; --exact refuses that, and so does a folder without another."""
+    """It continues from an older one, to the same end; --exact refuses that, and so does a folder without another."""
     words = [*COMMON, *VARIANTS["adamw-fp32"]]
     run = tmp_path / "run"
     shutil.copytree(unbroken("adamw-fp32"), run)

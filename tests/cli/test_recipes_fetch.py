@@ -26,7 +26,7 @@ training: {steps: 1}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT; `broken`: so many answers end half-way; `ranges`: whether it sends parts; `status`: of the next answers."""
+    """Serves CONTENT; `broken`: this many answers end half-way; `ranges`: whether it sends parts; `status`: of the next answers."""
 
     content, broken, ranges = CONTENT, 0, True
     statuses: list[int]

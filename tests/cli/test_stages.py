@@ -212,7 +212,7 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     run = ["pretrain", "chain.yaml", "--run", "part"]
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
     assert refused(*run, "--stages", "tune").splitlines()[-1] == needs
-    assert "there is no stage 'tun'; there are base, tune, small" in refused(*run, "--stages", "tun")
+    assert "there is no stage 'tun'; the stages are base, tune, small" in refused(*run, "--stages", "tun")
     missing = refused(*run, "tune.data.train.0.path=gone.jsonl")
     assert missing.startswith("command line: tune.data.train.0.path: 'gone.jsonl': no such file"), "not found after the first stage"
     assert not Path("part").exists()

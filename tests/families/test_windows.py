@@ -77,7 +77,7 @@ def test_a_windowed_layer_keeps_what_its_next_token_sees(tmp_path: Path, case: s
 @pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
 def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, prompt: int) -> None:
-    """Rows with 7, 2 and 5 columns of padding; the second leaves and the third goes on twice; then no row needs the first 5 columns."""
+    """Rows with 7, 2 and 5 columns of padding; the second leaves and the third continues twice; then no row needs the first 5 columns."""
     model = model_of(tmp_path, case)
     padding = torch.tensor([7, 2, 5])
     width = 7 + prompt

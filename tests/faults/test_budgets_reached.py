@@ -1,4 +1,4 @@
-"""A budget is reached in the midst of a step: it is finished and saved, and the run goes on with a larger one to the same bits."""
+"""A budget is reached in the midst of a step: it is finished and saved, and the run continues with a larger one to the same bits."""
 
 import json
 import signal

@@ -400,7 +400,7 @@ FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
     ["another header", "torn", "gone", *(pytest.param(state, marks=pytest.mark.slow) for state in ("empty", "locked", "read-only"))],
 )
 def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
-    """Stopped by a signal, then the file is changed, then the run goes on."""
+    """Stopped by a signal, then the file is changed, then the run continues."""
     run = tmp_path / "run"
     done = metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5)))
     assert done.code == 128 + signal.SIGTERM, done.err

@@ -79,7 +79,7 @@ def packed(content: bytes, name: str) -> bytes:
 
 
 def repeating(path: Path, nested: bool) -> None:
-    """A Parquet file of less than a kilobyte whose 256 texts, or the list of so many in its one row, take 3 GB."""
+    """A Parquet file of less than a kilobyte whose 256 texts, or the list of this many in its one row, take 3 GB."""
     texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 256, pyarrow.int32()), pyarrow.array(["a" * 12_000_000]))
     column = pyarrow.ListArray.from_arrays(pyarrow.array([0, 256], pyarrow.int32()), texts) if nested else texts
     table = pyarrow.table({"text": column})
@@ -383,7 +383,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
     ],
 )
 def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str, number: int, code: int) -> None:
-    """Training on so many words, and encoding a word so long, each take Rust many seconds: the signal does not wait for them."""
+    """Training on this many words, and encoding a word so long, each take Rust many seconds: the signal does not wait for them."""
     path = tmp_path / "a.txt"
     path.write_bytes(many_words(1_000_000) if call == "Corpus" else many_words(3_000_000).replace(b" ", b"s"))
     word = "tokenizer.vocab_size=30000" if call == "Corpus" else "tokenizer.sample_bytes=100000"

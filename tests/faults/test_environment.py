@@ -108,7 +108,7 @@ def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, 
 
 
 def _as_outside_pytest() -> None:
-    """Warnings are shown and no errors; the temporary folder is looked for anew."""
+    """Warnings are shown and no errors; the temporary folder is looked for again."""
     warnings.simplefilter("default", RuntimeWarning)
     tempfile.tempdir = None
 
@@ -133,7 +133,7 @@ def test_f47_stdin_closed_where_prompts_come_from_it(base: Path, tmp_path: Path)
 
 
 def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callable[[], object] = lambda: None) -> tuple[Done, str]:
-    """A command whose stdin, stdout and stderr are a terminal of so many columns; what it wrote there."""
+    """A command whose stdin, stdout and stderr are a terminal of this many columns; what it wrote there."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 

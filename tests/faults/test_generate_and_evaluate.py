@@ -181,7 +181,7 @@ def test_f06_while_a_template_is_rendered(base: Path, tmp_path: Path) -> None:
 
 
 def pipe_to_head(base: Path, command: str, words: list[str], lines: int) -> Done:
-    """The command with a reader that leaves after so many lines."""
+    """The command with a reader that leaves after this many lines."""
     reader, writer = os.pipe()
 
     def before() -> None:

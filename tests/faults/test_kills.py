@@ -149,7 +149,7 @@ class AnyMoment:
         assert done.code == 0, (run, done.err)
 
     def killed(self, kills: int) -> tuple[Path, int]:
-        """A run that is killed up to so many times, and then comes to its end; how many times it was."""
+        """A run that is killed up to this many times, and then comes to its end; how many times it was."""
         self.runs += 1
         run = self.folder / f"killed-{self.runs}"
         for kill in range(kills):

@@ -32,7 +32,7 @@ CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator:
 
 
 def room_for(rows: int, from_step: int = 1, error: Callable[[], Exception] = GPU) -> Replaced:
-    """A fault: from a step on, the memory holds micro-batches of at most so many rows; what does not fit fails after its forward."""
+    """A fault: from a step on, the memory holds micro-batches of at most this many rows; what does not fit fails after its forward."""
 
     def make(accumulate: Callable[..., Any]) -> Callable[..., Any]:
         def limited(self: Stepper, step: int, index: int, batch: Batch, *arguments: Any) -> Any:
@@ -117,7 +117,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def within(room: int, base: Path, run: Path) -> "subprocess.CompletedProcess[str]":
-    """A run whose process may take so many bytes more than it has after its imports."""
+    """A run whose process may take this many bytes more than it has after its imports."""
     words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", *BIG, "evaluation.every=null"]
     command = [sys.executable, "-c", LIMITED, str(room), *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -41,7 +41,7 @@ def with_locks() -> None:
 
 
 def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None]:
-    """The process writes `mark` in its first save, and goes on when the mark is gone."""
+    """The process writes `mark` in its first save, and continues when the mark is gone."""
 
     def patch() -> None:
         before()

@@ -95,7 +95,7 @@ def test_f41_two_ranks_then_one_then_four(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("moment", "lost"), [("evaluation", 1), ("save", 0), pytest.param("save", 1, marks=pytest.mark.slow)])
 def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path: Path, moment: str, lost: int) -> None:
-    """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run goes on from it."""
+    """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run continues from it."""
     run, place = tmp_path / "run", {"evaluation": (validator.Validator, "evaluate"), "save": (checkpointing.Checkpointer, "save")}[moment]
 
     def leading() -> None:

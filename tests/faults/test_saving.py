@@ -120,7 +120,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def leave(disk: Path, room: int) -> None:
-    """Fill the disk up to so many bytes."""
+    """Fill the disk up to this many bytes."""
     (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - room))
 
 

@@ -1,4 +1,4 @@
-"""Signals in a training: what was done is saved, and the run that goes on is the one that was never stopped."""
+"""Signals in a training: what was done is saved, and the run that continues is the one that was never stopped."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: 
 
 
 def test_f03_a_signal_inside_the_first_step(base: Path, tmp_path: Path) -> None:
-    """No checkpoint is there to go on from; --resume starts."""
+    """No checkpoint is there to continue from; --resume starts."""
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, before=strike(signal.SIGTERM, 1))
     assert (done.code, done.out) == (143, "")
     assert f"stopped within step 1 of {STEPS}: no step was taken yet, and --resume starts with it" in done.err

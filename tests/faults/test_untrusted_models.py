@@ -56,7 +56,7 @@ def copy(models: Path, place: Path, family: str = "gpt2") -> Path:
 
 
 def limit_memory(size: int = MEMORY) -> None:
-    """From here on this process may allocate so many bytes more."""
+    """From here on this process may allocate this many bytes more."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     now = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (now + size, resource.getrlimit(resource.RLIMIT_DATA)[1]))

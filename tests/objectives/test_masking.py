@@ -22,7 +22,7 @@ def masking(codec: Tokenizer = TOKENIZER, seed: int = 1, **section: Any) -> Mask
 
 
 def row(length: int, seed: int = 1) -> NDArray[np.int64]:
-    """[CLS] ids [SEP] of so many ids in all."""
+    """[CLS] ids [SEP] of this many ids in all."""
     ids = np.random.default_rng(seed).integers(5, TOKENIZER.size, length)
     ids[[0, -1]] = CLS, SEP
     return ids
@@ -51,7 +51,7 @@ def test_a_row_of_special_tokens_alone_has_no_mask() -> None:
 
 
 def drawn(rule: Masking, ids: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All places and replacements of so many rows with these ids."""
+    """All places and replacements of this many rows with these ids."""
     found = [rule.draw(ids, 0, number) for number in range(count)]
     return np.concatenate([places for places, _ in found]), np.concatenate([shown for _, shown in found])
 

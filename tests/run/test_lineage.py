@@ -170,7 +170,7 @@ def test_a_model_that_changed_since_its_child_was_made_from_it_is_reported(tmp_p
     assert problem.startswith(
         f"{base.path}: has changed since runs/tuned was made from it: the SHA-256 of its weights was {base.sha256} and"
     )
-    run = replace(base, sha256="b" * 64, folder=tmp_path / "base" / "checkpoints" / "step-000009")  # a run that went on
+    run = replace(base, sha256="b" * 64, folder=tmp_path / "base" / "checkpoints" / "step-000009")  # a run that continued
     assert find_ancestors([tuned, run], "new").problems == ()
 
 

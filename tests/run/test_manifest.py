@@ -67,7 +67,7 @@ def test_every_flipped_bit_of_the_manifest_is_found(checkpoint: Path) -> None:
     meaning = json.loads(good)
     for place in range(len(good)):
         for bit in range(8):
-            with manifest.open("r+b") as file:  # in place: writing the file anew would sync it each time
+            with manifest.open("r+b") as file:  # in place: writing the file again would sync it each time
                 file.write(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
             if not verify(checkpoint):
                 assert json.loads(manifest.read_bytes()) == meaning, "white space for white space"

@@ -104,7 +104,7 @@ def test_at_once_does_not_wait() -> None:
 
 
 def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python cannot raise there: it reports the exception, and goes on."""
+    """Python cannot raise there: it reports the exception, and continues."""
     reported: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append(found.exc_value))
 

@@ -1,4 +1,4 @@
-"""The loop: what is due when, in which order, and where it goes on after a stop."""
+"""The loop: what is due when, in which order, and where it continues after a stop."""
 
 import math
 from collections.abc import Sequence

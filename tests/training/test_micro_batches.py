@@ -28,7 +28,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(values: dict[str, o
     losses, weights = run(8, values, documents)
     for size in SIZES[:-1]:
         found_losses, found_weights = run(size, values, documents)
-        assert found_losses == pytest.approx(losses, rel=96 * 2**-24)  # so many cross-entropies are added up in float32
+        assert found_losses == pytest.approx(losses, rel=96 * 2**-24)  # this many cross-entropies are added up in float32
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
 

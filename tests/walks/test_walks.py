@@ -14,7 +14,7 @@ from walks.workflow import draw_walk
 
 PER_TEST = 2  # so that the workers of xdist share them
 INVARIANTS_EVERY = 10
-SHORT = 20  # so many walks or fewer: invariants are checked on these alone
+SHORT = 20  # this many walks or fewer: invariants are checked on these alone
 FEW = (3, 11)
 CASES = sorted(Path(__file__).with_name("cases").glob("*.yaml"))
 

@@ -28,6 +28,6 @@ class AdaptiveCoefficient:
     horizon: float  # responses
 
     def after(self, divergence: float, responses: int) -> Self:
-        """Return the coefficient after an iteration of so many responses with this mean divergence."""
+        """Return the coefficient after an iteration of this many responses with this mean divergence."""
         error = min(_LARGEST_ERROR, max(-_LARGEST_ERROR, divergence / self.target - 1))
         return replace(self, value=self.value * (1 + error * responses / self.horizon))

@@ -93,7 +93,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """Turn a full disk or a lost folder into one warning: the readings go on."""
+        """Turn a full disk or a lost folder into one warning: the readings continue."""
         try:
             yield
         except Exception as error:

@@ -6,7 +6,7 @@
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at its first power
 
 Each process writes a file of its own, so there are no locks. Each line ends with the hash of the line before (chain.py). The time between
-two ticks belongs to the phase of the later one. A tick with a `step` ends a phase after which the run can go on from there: that step's
+two ticks belongs to the phase of the later one. A tick with a `step` ends a phase after which the run can continue from there: that step's
 checkpoint was saved, or the attempt resumed from it. The ticks hold measurements. The estimate is made once, is added to the attempt's
 sums, and is split among the phases that it covers.
 """
@@ -40,7 +40,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point from which a run can go on after `step`, with the sums measured until then."""
+    """A point from which a run can continue after `step`, with the sums measured until then."""
 
     step: int
     measured: dict[str, float]

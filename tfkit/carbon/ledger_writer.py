@@ -71,7 +71,7 @@ def tick_line(
     reason: str | None = None,
     step: int | None = None,
 ) -> dict[str, Any]:
-    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can go on from here."""
+    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can continue from here."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 

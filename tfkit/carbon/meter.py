@@ -72,7 +72,7 @@ class Meter:
     def phase(self, name: str, step: int | None = None) -> None:
         """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
-        `step`: the run can go on from here after that step, because its checkpoint was just saved or resumed from. Later work that is lost
+        `step`: the run can continue after that step, because its checkpoint was just saved or resumed from. Later work that is lost
         counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})

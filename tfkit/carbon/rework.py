@@ -9,7 +9,7 @@ from tfkit.carbon.totals import attempts_of
 def rework(attempts: list[Attempt]) -> dict[str, float]:
     """Return the sums that a run used for work that was lost and done again: they count in the total, and show how much kills cost.
 
-    These are the steps and evaluations of an attempt after the checkpoint from which a later one went on. Starting again, and the end of an
+    These are the steps and evaluations of an attempt after the checkpoint that a later one continued. Starting again, and the end of an
     attempt that had saved its last step, are not included.
     """
     sums = dict.fromkeys(SUMS, 0.0)

@@ -60,7 +60,7 @@ def inspect(
 
 
 def lines(found: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
-    """Yield the output, line by line; `most`: of a longer row so many lines, from both ends."""
+    """Yield the output, line by line; `most`: of a longer row this many lines, from both ends."""
     for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
         words = {name: _shown(name, value) for name, value in row.facts.items() if name not in _UNSAID}

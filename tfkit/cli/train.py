@@ -1,4 +1,4 @@
-"""The part that the commands of trainings share: recipe, stop signals, result, and the command that goes on with a stopped run."""
+"""The part that the commands of trainings share: recipe, stop signals, result, and the command that continues a stopped run."""
 
 import shlex
 import sys
@@ -24,7 +24,7 @@ from tfkit.run.signals import StopSignals
 
 
 def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
-    """Run an attempt and show its result. When a signal ends it, the last line is the command that goes on with the run.
+    """Run an attempt and show its result. When a signal ends it, the last line is the command that continues the run.
 
     `words`, the command and its arguments, repeat the attempt. They are needed where it ends before its training: only then are the recipe
     and the changes of this attempt in the run folder.

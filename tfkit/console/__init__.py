@@ -125,7 +125,7 @@ def decided(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Report something that may be wrong; the run goes on."""
+    """Report something that may be wrong; the run continues."""
     _write_line(f"warning: {text}", _YELLOW)
 
 

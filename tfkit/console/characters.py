@@ -33,7 +33,7 @@ def takes_unicode(stream: "IO[str] | TextIO | None") -> bool:
 
 
 def is_terminal(stream: "TextIO | None") -> bool:
-    """Whether a stream is a terminal on which a line can be drawn anew."""
+    """Whether a stream is a terminal on which a line can be drawn again."""
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -31,7 +31,7 @@ class Shower(Protocol):
 
 
 class Counter:
-    """The line of a count that goes on: how much is done, of how much, and when it will be."""
+    """The line of a running count: how much is done, of how much, and when it will be."""
 
     def __init__(self, description: str, total: int | None, unit: str, show: Shower):
         self.description, self.total, self.unit, self.show = description, total, unit, show

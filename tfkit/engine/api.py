@@ -52,7 +52,7 @@ def pretrain(
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
 
-    `ranks`: so many processes on this machine train together: this one, and others that are started for the call and end with it.
+    `ranks`: this many processes on this machine train together: this one, and others that are started for the call and end with it.
     """
     source = recipe_text(recipe)
     request = TrainingRequest("pre-training", source, words_of(overrides))
@@ -165,9 +165,9 @@ def plan(
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made.
 
     Of a recipe with stages the estimate is the sum of all, or of those in `stages`, with that of each in its `.stages`; a stage that begins
-    from an earlier one is planned with the model that this one's recipe describes. `probe`: so many real steps are taken, whose weights are
-    thrown away. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for others than this machine, by data sheets. `start` and `data` are those
-    of `finetune`.
+    from an earlier one is planned with the model that this one's recipe describes. `probe`: measure this many real steps, and discard
+    their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, by data sheets. `start` and `data` are those of
+    `finetune`.
     """
     from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import session

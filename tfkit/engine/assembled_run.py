@@ -56,7 +56,7 @@ class AssembledRun:
         return step_totals(self.progress, self.log.flops_per_token, self.log.peak_flops)
 
     def record(self) -> None:
-        """Record the checkpoint and the machine that the attempt goes on from; the result of an earlier attempt is dropped."""
+        """Record the checkpoint and the machine that the attempt continues from; the result of an earlier attempt is dropped."""
         context, training = self.context, self.context.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),

@@ -57,7 +57,7 @@ class RunOptions:
 
 
 def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or go on with the one that is there.
+    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or continue the one that is there.
 
     Return the result of docs/cli.md.
     """
@@ -96,7 +96,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint to go on from, which names it for what it is."""
+    """Return the error for a folder without a checkpoint to continue from, which names it for what it is."""
     found = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(

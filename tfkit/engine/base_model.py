@@ -76,7 +76,7 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 
 
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that it has to learn them anew.
+    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that it has to learn them again.
 
     A checkpoint whose classes have no names but LABEL_0 and so on knows as many others: those that the recipe names, or numbers.
     """

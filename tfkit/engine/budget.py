@@ -36,7 +36,7 @@ def amount(name: str, value: float) -> str:
 
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
-    """Raise UsageError if what a run, or a sweep, has used reaches its budget, so that it cannot go on."""
+    """Raise UsageError if what a run, or a sweep, has used reaches its budget, so that it cannot continue."""
     for name, limit in limits_of(carbon).items():
         if (used := asdict(spent)[name]) >= limit:
             raise UsageError(
@@ -96,11 +96,11 @@ class Budget:
         return bool(self.limits.keys() & {"g", "kwh"})
 
     def should_end(self) -> bool:
-        """Whether the run is to stop after this step, or in the midst of it if it is asked to; the budget is not looked at anew."""
+        """Whether the run is to stop after this step, or in the midst of it if it is asked to; the budget is not looked at again."""
         return self._asked.should_stop() or bool(self.reached)
 
     def looks_spent(self) -> bool:
-        """Whether the run is to end: it is asked to, or its budget, looked at anew, is reached."""
+        """Whether the run is to end: it is asked to, or its budget, looked at again, is reached."""
         return self.look() or self.should_end()
 
     def look(self, next_step: bool = False) -> bool:

@@ -128,7 +128,7 @@ class Checkpointer:
         return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Write the card anew, with the scores and the energy that are known by now: it may change after the manifest.
+        """Write the card again, with the scores and the energy that are known by now: it may change after the manifest.
 
         `totals`: those of run.json, once the attempt has ended and they are complete.
         """

@@ -1,6 +1,6 @@
 """The ranks beside the first of a training: they prepare the same rows and model, take every step, and write nothing.
 
-What they are to do they hear from rank 0 (leading.py), not from their command line: its recipe, the checkpoint that it goes on from, its
+What they are to do they hear from rank 0 (leading.py), not from their command line: its recipe, the checkpoint that it continues from, its
 micro-batches. Checkpoints, evaluations and everything that is written are rank 0's, for which they wait.
 """
 
@@ -163,7 +163,7 @@ class FollowingHooks:
         self._wait()
 
     def evaluated(self, step: int) -> bool:
-        """Whether rank 0 has evaluated the step that the run goes on from."""
+        """Whether rank 0 has evaluated the step that the run continues from."""
         return self._evaluated
 
     def should_stop_early(self) -> bool:

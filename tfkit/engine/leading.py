@@ -105,7 +105,7 @@ class Leader:
         self._group = peers if isinstance(peers, ProcessGroup) else None
 
     def begin(self, recipe: Recipe, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device) -> None:
-        """Announce the run: its resolved recipe, the checkpoint that it goes on from, and the kind of the device."""
+        """Announce the run: its resolved recipe, the checkpoint that it continues from, and the kind of the device."""
         if self._group is not None:
             document = recipe_document(recipe, None)
             where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}

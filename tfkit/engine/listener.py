@@ -35,7 +35,7 @@ class Listener(Protocol):
         """Report what was decided for the user: the task, rate, length of a run; never silent."""
 
     def warn(self, text: str) -> None:
-        """Report something that may be wrong; the run goes on."""
+        """Report something that may be wrong; the run continues."""
 
     def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Progress]:
         """Show a count up to `total`; None: unknown."""
@@ -85,7 +85,7 @@ class StopRequest(Protocol):
         """Inside the block it may end at any place, with Stopped: there is nothing to save."""
 
     def raise_if_requested(self, message: str = ...) -> None:
-        """Raise Stopped if it is to end; `message` says what was saved and how to go on."""
+        """Raise Stopped if it is to end; `message` says what was saved and how to continue."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
 
 The rows that are validated on are not looked at. All is a function of the recipe, its data and the threads, as the run itself; its
-energy is a phase of its own in the ledger. A run that goes on from a checkpoint has the rate in its recipe, and tries nothing.
+energy is a phase of its own in the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries nothing.
 """
 
 import gc

@@ -103,7 +103,7 @@ def of_finished(
 def _load_first(path: str, finished: Loaded) -> Loaded:
     """Load the model that a training began with as it was in its first step: with the configuration of the finished one."""
     config, weight = finished.config, next(finished.model.parameters())
-    cut = config.position.kind == "learned"  # whose table is cut, not described anew
+    cut = config.position.kind == "learned"  # whose table is cut, not described again
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
     loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
     fewer = cut and config.context_length < loaded.config.context_length

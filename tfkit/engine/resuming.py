@@ -1,4 +1,4 @@
-"""The recipe with which a begun run goes on, and the result of a finished one. Torch-free: a refusal is quick."""
+"""The recipe with which a begun run continues, and the result of a finished one. Torch-free: a refusal is quick."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -35,7 +35,7 @@ _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step d
 
 @dataclass(frozen=True)
 class Resumed:
-    """How a begun run goes on."""
+    """How a begun run continues."""
 
     recipe: Recipe
     given: Given  # this command and those before it
@@ -107,7 +107,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
-    """Say, once, that the run goes on with other threads, device, precision or machine than it came; call it before the attempt begins."""
+    """Report once that the run continues with other threads, device, precision or machine; call it before the attempt begins."""
     before, now = folder.arithmetic, arithmetic | rounding_of(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):

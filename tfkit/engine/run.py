@@ -61,7 +61,7 @@ class Run:
         """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.
 
         Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError where the folder's run
-        cannot go on with this recipe.
+        cannot continue with this recipe.
         """
         if self.recipe.training.trial_rates is not None:
             self.recipe = self._with_tried_rate(folder, budget)

@@ -18,7 +18,7 @@ from tfkit.training.loop import Log, Plan, Progress
 
 @dataclass(frozen=True)
 class SavedLog:
-    """The part of the log that a checkpoint keeps: all that decides how the run goes on, so that metrics.jsonl may be lost."""
+    """The part of the log that a checkpoint keeps: all that decides how the run continues, so that metrics.jsonl may be lost."""
 
     lines: int  # records of steps
     loss: float | None  # of the last of them; None: not finite, or none yet

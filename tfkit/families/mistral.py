@@ -13,7 +13,7 @@ from tfkit.model.config import ModelConfig
 
 _V1: dict[str, Any] = {
     "vocab_size": 32000,
-    "context_length": 8192,  # of the training (table 1); with its window it goes on beyond
+    "context_length": 8192,  # of the training (table 1); with its window it works beyond
     "decoder_layers": 32,
     "dim": 4096,
     "hidden_dim": 14336,

@@ -124,7 +124,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
     @property
     def start_id(self) -> int | None:
-        """The id that the decoder of an encoder-decoder begins with; None: the model goes on from its prompt."""
+        """The id that the decoder of an encoder-decoder begins with; None: the model continues from its prompt."""
         return None
 
 

@@ -70,7 +70,7 @@ def _unit(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def _continues(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """(V,): whether an entry goes on with a word, as WordPiece's ##ing."""
+    """(V,): whether an entry continues a word, as WordPiece's ##ing."""
     model = json.loads(tokenizer.tokenizer_json)["model"]
     if model.get("type") != "WordPiece":
         raise ModelError("objective.whole_words: only WordPiece tokenizers show which pieces form a word; set it to false")

@@ -1,7 +1,7 @@
 """Multiple choice as GPT was fine-tuned (Radford et al. 2018, sections 3.2 and 3.3): which of several answers goes with a context.
 
 Each answer makes a sequence, `start context delimiter answer classify`, which the model gives one score, read at `classify`; the
-probabilities of a row's answers are the softmax of their scores. Beside it the language model's loss goes on, over every token of every
+probabilities of a row's answers are the softmax of their scores. Beside it the language model's loss continues, over every token of every
 sequence but its first. GPT's code takes the mean over the tokens of a sequence and then over sequences; here, as in transformers, each
 token weighs the same: the sum over tokens, and how many there are. GPT's code draws one dropout for all answers of a row; here each has
 its own.

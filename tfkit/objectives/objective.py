@@ -51,7 +51,7 @@ class Batch:
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
     def pinned(self) -> "Batch":
-        """The same batch in memory from which a GPU copies by itself, while the processor goes on."""
+        """The same batch in memory from which a GPU copies by itself, while the processor continues."""
         moved: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._own()}
         return replace(self, **moved, extras={name: tensor.pin_memory() for name, tensor in self.extras.items()})
 

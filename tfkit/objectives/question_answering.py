@@ -190,7 +190,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _logits(model: Transformer, batch: Batch, at_once: int | None = None) -> Tensor:
-    """(C, T, 2), in float32, of so many windows at once (None: all); minus infinity at the padding."""
+    """(C, T, 2), in float32, of this many windows at once (None: all); minus infinity at the padding."""
     size = at_once or len(batch.labels)
     given = batch.inputs()
     parts = [model(**{name: tensor[i : i + size] for name, tensor in given.items()}).logits for i in range(0, len(batch.labels), size)]

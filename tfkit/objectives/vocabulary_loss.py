@@ -117,7 +117,7 @@ def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float 
 
 
 def split_rows(rows: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """The tensors (N, ...) in blocks of at most so many rows."""
+    """The tensors (N, ...) in blocks of at most this many rows."""
     return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
 
 

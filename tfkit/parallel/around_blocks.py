@@ -21,7 +21,7 @@ class AroundBlocks:
     """The parameters of a cut model that are in none of its cut blocks.
 
     `adds_up`: their gradients are added up here, in their own memory, where FSDP makes two copies. `adds_rows`: the gradient of a lookup
-    is added to its table's gradient as a head, which begins anew with each micro-batch.
+    is added to its table's gradient as a head, which starts again with each micro-batch.
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], mesh: DeviceMesh, *, adds_up: bool, adds_rows: bool):

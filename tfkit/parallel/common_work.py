@@ -1,7 +1,7 @@
 """Work without gradients that the ranks do together, each a part of the same list: evaluations, predictions, generated texts.
 
 Every rank runs the same program on the same items. Item i is computed by rank i modulo their number; after each round all exchange their
-results as JSON, so all go on with the same ones, in order. What ends one rank ends all, with the same exit code.
+results as JSON, so all continue with the same ones, in order. What ends one rank ends all, with the same exit code.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """The files that start a training on a cluster: a shell script for torchrun or Slurm, YAML for SkyPilot or Kubeflow Trainer. Torch-free.
 
-Each has the same command, which starts a run and goes on with it, so that a job that was ended is submitted again as it is.
+Each has the same command, which starts a run and continues it, so that a job that was ended is submitted again as it is.
 """
 
 import json

@@ -163,7 +163,7 @@ class Sharding:
     @contextmanager
     def at_inference(self) -> Iterator[None]:
         """A context of forwards without gradients, of the model or of parts of it. Afterwards no whole weights are left: the next
-        forward would go on with them, whatever has become of the parts.
+        forward would continue with them, whatever has become of the parts.
         """
         self._in_step = False
         self._give_back()

@@ -73,7 +73,7 @@ class Workers:
         return self.exit_code
 
     def lost(self, seconds: float = 0.0) -> str | None:
-        """Return how a rank has failed, if one does within so many seconds, and the end of its output."""
+        """Return how a rank has failed, if one does within this many seconds, and the end of its output."""
         end = time.monotonic() + seconds
         while True:
             self._look()

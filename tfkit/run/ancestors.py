@@ -59,7 +59,7 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
     """Report the parents that a child was made from as they were then, and that are other models under the same path now.
 
-    Of the path of a run, which goes on, or of a repository, another model is no change.
+    Of the path of a run, which continues, or of a repository, another model is no change.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None

@@ -108,7 +108,7 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint to resume from; without one, a run begins anew, with any recipe."""
+        """Whether there is a checkpoint to resume from; without one, a run starts from scratch, with any recipe."""
         return any(self.checkpoints.glob("step-*"))
 
     @property

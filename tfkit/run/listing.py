@@ -35,7 +35,7 @@ class ListedRun:
     energy_kwh: float | None = None
     emissions_g: float | None = None
     checkpoints: int = 0
-    resume: str | None = None  # the command that goes on with it
+    resume: str | None = None  # the command that continues it
     problem: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _kind(receipt: dict[str, Any]) -> str | None:
 
 
 def _command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
-    """Return the command that goes on with a run: without a checkpoint the one that began it. None: another program began it."""
+    """Return the command that continues a run: without a checkpoint the one that began it. None: another program began it."""
     larger = [word] if isinstance(word := receipt.get("larger_budget"), str) else []
     if (saved or receipt.get("kind") in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         return shlex.join(["tfkit", "resume", str(path), *larger])

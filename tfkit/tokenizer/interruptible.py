@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 def interruptible(call: Callable[[threading.Event], Result]) -> Result:
     """Return or raise what `call` does. An exception of a signal's handler propagates at once.
 
-    Then the event that `call` received is set: its Python parts check it, and raise. Its Rust parts go on until they or the process
+    Then the event that `call` received is set: its Python parts check it, and raise. Its Rust parts continue until they or the process
     end, and their result is dropped.
     """
     abandoned = threading.Event()

@@ -21,7 +21,7 @@ _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # 
 _MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3
 UNLIMITED = 10**30  # transformers' own value for "no longest text"
 
-# auto_map names remote code; the others are written anew, or have a file of their own.
+# auto_map names remote code; the others are written again, or have a file of their own.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",

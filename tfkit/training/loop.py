@@ -111,7 +111,7 @@ class Hooks(Protocol):
         """A step was taken."""
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """A step was not taken, and the run goes on."""
+        """A step was not taken, and the run continues."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """A step was not taken, and the run ends. Return a sentence for the user on what was written about it."""

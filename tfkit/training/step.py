@@ -118,7 +118,7 @@ class Stepper:
         as_gpus: bool = False,
         filled: Filled | None = None,
     ) -> None:
-        """Let groups of so many ranks share the weights, those of trained companions, and of `frozen` models; from here on each rank keeps
+        """Let groups of this many ranks share the weights, those of trained companions, and of `frozen` models; from here on each rank keeps
         its part alone. All ranks call it together.
 
         Blocks on the meta device get their weights one after the other, so that no rank holds all of them; `filled` is called with each

@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
 
-_SOME_ROWS, _NEARLY_ALL = 20, 0.9  # among so many rows, so large a fraction of different labels: names or numbers, not classes
+_SOME_ROWS, _NEARLY_ALL = 20, 0.9  # among this many rows, so large a fraction of different labels: names or numbers, not classes
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # Python refuses far longer ones
 
 

@@ -129,7 +129,7 @@ class Columns:
     def fingerprint(self) -> str:
         """Return a string that is equal if the same records give the same rows.
 
-        Tools that were only recognised are left out: a run of a version that did not read them goes on, and an objective that shows them
+        Tools that were only recognised are left out: a run of a version that did not read them continues, and an objective that shows them
         says so in its own fingerprint.
         """
         roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]

@@ -1,6 +1,6 @@
 """The rows of local files, by format. A reader is a generator that holds one record at a time.
 
-A row that cannot be read is a BadRow, and reading goes on after it. Damage to a whole file raises DataError, with the place.
+A row that cannot be read is a BadRow, and reading continues after it. Damage to a whole file raises DataError, with the place.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

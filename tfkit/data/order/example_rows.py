@@ -19,7 +19,7 @@ class ExampleBatch:
 
     rows: list[list[Example]]
     epochs: NDArray[np.int64]  # (B,) and
-    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn anew in each epoch
+    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn again in each epoch
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,7 +2,7 @@
 
     stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for a context of 9
     row 0    [CLS] a b c d [SEP]                                              (the [CLS] at its end begins nothing)
-    row 1    [CLS] e f [SEP] [CLS] g h i [SEP]                                two documents; the second goes on in row 2
+    row 1    [CLS] e f [SEP] [CLS] g h i [SEP]                                two documents; the second continues in row 2
     row 2    [CLS] j k ...
 
 A document that is cut gets a [SEP] at the cut, and a [CLS] behind it; so a row is cut every length - 2 ids and has at most `length`.
@@ -49,7 +49,7 @@ class FramedBatch:
     lengths: NDArray[np.int64]  # (B,) ids without padding
     texts: NDArray[np.int64]  # (B, T) from 0 in each row: the text that an id is in, with its [SEP], and for the first one [CLS]
     epochs: NDArray[np.int64]  # (B,) and
-    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn anew in each epoch
+    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn again in each epoch
     token_counts: NDArray[np.int64] | None = None  # (V,) how often each id occurs in the sources; None: not asked for
     unrelated: NDArray[np.int64] | None = None  # (B,) of pairs: 0, the second text follows the first; 1, it is from elsewhere
 

@@ -34,7 +34,7 @@ class PackedBatch:
     ids: NDArray[np.int64]  # (B, length + shared)
     document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, one more where a document begins
     epochs: NDArray[np.int64] | None = None  # (B,) and
-    numbers: NDArray[np.int64] | None = None  # (B,) which rows these are, for what is drawn anew in each epoch
+    numbers: NDArray[np.int64] | None = None  # (B,) which rows these are, for what is drawn again in each epoch
 
     def __len__(self) -> int:
         return len(self.ids)

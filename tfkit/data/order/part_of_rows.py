@@ -9,7 +9,7 @@ from tfkit.data.order.loader import Rows
 
 
 class PartOfRows:
-    """The rows with some of the numbers, which are counted anew from 0, in the order of all."""
+    """The rows with some of the numbers, which are counted again from 0, in the order of all."""
 
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
         """`numbers`: of the rows that are kept, ascending."""

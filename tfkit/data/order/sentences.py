@@ -1,6 +1,6 @@
 """Sentences of a text, for objectives that ask whether one follows another.
 
-A sentence ends with its line, and where a final punctuation mark is followed by a space and no lower-case letter (`e.g. this` goes on).
+A sentence ends with its line, and where a final punctuation mark is followed by a space and no lower-case letter (`e.g. this` continues).
 Lines of code are sentences, too. The cuts are before white space, where BERT's tokenizer begins a new word anyway.
 """
 

@@ -2,7 +2,7 @@
 
 Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with
 the names of the classes that the records hold as numbers. A second run reads it without the network, even if the hub has changed: name
-a revision for fixed content, or delete the folder to read anew.
+a revision for fixed content, or delete the folder to read again.
 """
 
 import datetime

@@ -68,7 +68,7 @@ class DryRun:
 def dry_run(
     decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
 ) -> DryRun:
-    """Plan a training of so many ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
+    """Plan a training of this many ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)

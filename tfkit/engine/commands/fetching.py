@@ -152,7 +152,7 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
 
 
 def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
-    """Append to `part` what it lacks, or write it anew if the server sends only whole files. Raises what urllib raises, and OSError."""
+    """Append to `part` what it lacks, or write it again if the server sends only whole files. Raises what urllib raises, and OSError."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
     try:

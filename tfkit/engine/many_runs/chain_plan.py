@@ -215,7 +215,7 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that the begun stages can go on with their recipes, and that none would go on from whose end a later stage has begun."""
+    """Check that the begun stages can continue with their recipes, and that none would continue from whose end a later stage has begun."""
     for one in plan.stages:
         if not is_begun(one.options.run):
             continue

@@ -62,7 +62,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
 
 
 def _run_stage(one: PlannedStage, done: int, plan: ChainPlan, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Begin the run of a stage, or go on with it, and return its result; `done`: stages before it."""
+    """Begin the run of a stage, or continue it, and return its result; `done`: stages before it."""
     from tfkit.engine.isolation import isolated
 
     todo = len(plan.todo)

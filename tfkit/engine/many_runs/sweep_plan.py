@@ -21,7 +21,7 @@ from tfkit.run.chain_folder import trial_folders
 from tfkit.run.receipt import read_receipt
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
-_MAY_CHANGE = "carbon."  # the fields that a sweep that goes on may change: place and budget
+_MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: place and budget
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _differences(before: Given | None, now: Given) -> list[str]:
 
 
 def is_free(name: str) -> bool:
-    """Whether a sweep that goes on may change a field, or a key=value of it."""
+    """Whether a sweep that continues may change a field, or a key=value of it."""
     return _MAY_CHANGE in name.partition("=")[0]
 
 

@@ -36,7 +36,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the trials that are left. Raise Stopped with `result`; a trial whose training fails is counted, and the others go on."""
+    """Run the trials that are left. Raise Stopped with `result`; a trial whose training fails is counted, and the others continue."""
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
@@ -71,7 +71,7 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
-    """Begin the run of a trial, or go on with it; return the trial with what ended it, where that was its values."""
+    """Begin the run of a trial, or continue it; return the trial with what ended it, where that was its values."""
     from tfkit.engine.isolation import isolated
 
     folder = options.run / trial.name

@@ -80,7 +80,7 @@ def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
 
 
 def modelled_power(device: torch.device, threads: float) -> Power:
-    """Return the power of an unmeasured machine with so many busy threads, by CodeCarbon's model; of a GPU by its data sheet."""
+    """Return the power of an unmeasured machine with this many busy threads, by CodeCarbon's model; of a GPU by its data sheet."""
     processor, ram, likely = processor_power(), memory_watts(), machine_watts(threads)
     text = f"{processor.watts:.3g} W of the processor at full load ({processor.source}), {ram:.3g} W of memory (CodeCarbon's constant)"
     most = max(processor.watts + ram, likely)

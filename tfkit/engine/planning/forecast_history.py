@@ -104,7 +104,7 @@ def _parsed(line: bytes) -> PastRun | None:
 def learned(machine: str, threads: int, kind: str, size: int) -> Learned:
     """Return what the latest runs on this machine say: those of the same kind and the nearest size, else of the size.
 
-    The power is of any run with so many threads: it is the machine's.
+    The power is of any run with this many threads: it is the machine's.
     """
     here = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     like = [run for run in here if run.table == TABLE]

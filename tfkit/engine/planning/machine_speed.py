@@ -78,7 +78,7 @@ def _between(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
 
 @cache
 def machine_speed(device: torch.device, precision: torch.dtype, threads: int) -> MachineSpeed:
-    """Return the speeds, from the cache or measured now. A damaged file is measured anew, and one that cannot be written is left out."""
+    """Return the speeds, from the cache or measured now. A damaged file is measured again, and one that cannot be written is left out."""
     path = _path(device, precision, threads)
     if path is not None and (known := _read(path)) is not None:
         return known

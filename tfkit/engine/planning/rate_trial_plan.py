@@ -13,7 +13,7 @@ from tfkit.units import format_number_of
 _SHARE = 0.15  # of the FLOPs of a run that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two of a processor, which it may take in any case, but never more than the run
 _FEWEST_STEPS, _MOST_STEPS, _SHORTENED = 4, 100, 6  # of each rate; a sixth of the run's is enough
-_FEWEST_HELD_OUT, _MOST_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and as many as so many steps have
+_FEWEST_HELD_OUT, _MOST_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
 _HORIZON = 0.32
 
 

@@ -1,6 +1,6 @@
 """Steps of one rank of many, taken by the code that trains, on tensors without memory and with collectives that send nothing.
 
-PyTorch's `fake` process group says that there are so many ranks; this process is the first, whose parts are the largest. Bytes and traffic
+PyTorch's `fake` process group has this many ranks; this process is the first, whose parts are the largest. Bytes and traffic
 are those that the steps had: of tensors alone, without the allocator's own and without the libraries.
 
 A deep model is taken twice with fewer blocks, and what one more block adds is added for the others: all are alike.
@@ -201,7 +201,7 @@ def _units(stepper: Stepper, mesh: Mesh) -> dict[str, int]:
 
 @contextmanager
 def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
-    """A process group of so many ranks, of which this process is the first; nothing is sent."""
+    """A process group of this many ranks, of which this process is the first; nothing is sent."""
     gc.collect()
     dist.init_process_group("fake", rank=0, world_size=size)
     try:

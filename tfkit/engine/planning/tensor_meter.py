@@ -32,7 +32,7 @@ class TensorMeter(TorchDispatchMode):
         self.sent: Counter[str] = Counter()  # by kind of collective, as rings send them
 
     def __enter__(self) -> Self:
-        """Count from here on; storages that are resized, as FSDP frees gathered weights, are counted anew."""
+        """Count from here on; storages that are resized, as FSDP frees gathered weights, are counted again."""
         super().__enter__()  # type: ignore[no-untyped-call]
         self._resize = torch.UntypedStorage.resize_
         torch.UntypedStorage.resize_ = self._resized  # type: ignore[assignment, method-assign]
@@ -44,7 +44,7 @@ class TensorMeter(TorchDispatchMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def mark(self) -> int:
-        """Return the peak since the last mark, and begin anew."""
+        """Return the peak since the last mark, and start again."""
         found, self.peak = self.peak, self.live
         return found
 

@@ -135,7 +135,7 @@ def growth(held: Sequence[int], steps: int) -> int:
 
 
 def _evaluate(recipe: Recipe, data: TrainingData, components: Components, most: int, stop: StopRequest) -> tuple[float, float]:
-    """Score held-out text of at most so many tokens; return the seconds, and the part of an evaluation that it was."""
+    """Score held-out text of at most this many tokens; return the seconds, and the part of an evaluation that it was."""
     held_out = sum(tokens_of(one.stored) for one in data.validation)
     limit = recipe.evaluation.max_tokens
     whole = min(held_out, limit or held_out)

@@ -1,4 +1,4 @@
-"""The names that tags mark: B-person begins one, I-person goes on with it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003's measure).
+"""The names that tags mark: B-person begins one, I-person continues it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003's measure).
 
 Also IOE, where E- ends a name, and IOBES, where S- is a whole one. Read as seqeval does in its default mode, whatever is broken.
 """
@@ -21,7 +21,7 @@ def mark_spans(tags: Sequence[str]) -> bool:
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """The spans of a sentence, as CoNLL's conlleval reads them: an I- that has nothing of its kind to go on with begins a span, too."""
+    """The spans of a sentence, as CoNLL's conlleval reads them: an I- that has nothing of its kind to continue begins a span, too."""
     found: set[Span] = set()
     start, last, last_kind = 0, "O", ""
     for place, tag in enumerate([*tags, "O"]):

@@ -10,19 +10,19 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
-    """Return what cannot be dealt to so many ranks, each at its field and with the nearest sizes that can."""
+    """Return what cannot be dealt to this many ranks, each at its field and with the nearest sizes that can."""
     if ranks == 1:  # whoever checks a recipe for no number of ranks may mean many
         return []
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven(recipe, ranks)]
 
 
 def require_even(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError where the work of a checked recipe cannot be dealt evenly to so many ranks."""
+    """Raise UsageError where the work of a checked recipe cannot be dealt evenly to this many ranks."""
     _refuse(_uneven(recipe, ranks))
 
 
 def require_mesh(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError where so many ranks are not the mesh of a checked recipe."""
+    """Raise UsageError where this many ranks are not the mesh of a checked recipe."""
     _refuse(_outside_of_mesh(recipe, ranks))
 
 

@@ -9,7 +9,7 @@ from tfkit.recipe.schema.bounds import Count
 
 
 class ParallelSection(Data):
-    """The ranks as a mesh of replicas and shards. It changes nothing of the steps, and may change whenever the run goes on."""
+    """The ranks as a mesh of replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
 
     shard: Count = Field(
         1,
