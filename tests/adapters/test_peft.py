@@ -208,7 +208,9 @@ def test_all_but_the_updates_and_the_head_of_the_task_is_frozen() -> None:
 
 
 def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
-    with pytest.raises(UsageError, match=r"'c_attn' matches no matrix .* there are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "):
+    with pytest.raises(
+        UsageError, match=r"'c_attn' matches no matrix .* the matrices are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "
+    ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
     with pytest.raises(UsageError, match="the last 3 entries"):
         add_lora(build(described("bert"), seed=1), LoraSection(), seed=1, new=["the last 3 entries of the vocabulary"])

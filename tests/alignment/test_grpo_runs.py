@@ -180,7 +180,7 @@ def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], pla
 def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callable[..., Done], place: Path) -> None:
     done = tfkit("finetune", "grpo.yaml", "--run", "away", "--threads", "1", "optimizer.lr=1", "objective.kl_stop=0.01")
     assert done.code == 6
-    assert "step 5: the policy is" in done.err
+    assert "step 5: the KL of the policy" in done.err
     assert "objective.kl_stop" in done.err
     assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
 

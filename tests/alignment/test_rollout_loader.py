@@ -230,7 +230,7 @@ def test_a_policy_that_runs_away_ends_the_run(tmp_path: Path) -> None:
     for step in range(2):
         made.stepper.take(step + 1, made.loader.step(step), 1.0)
     before = bits(made)
-    with pytest.raises(UnhealthyError, match=r"step 3: the policy is .* nats .*kl_stop"):
+    with pytest.raises(UnhealthyError, match=r"step 3: the KL of the policy .* nats .*kl_stop"):
         made.loader.step(2)
     assert bits(made) == before
 

@@ -342,7 +342,7 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
     (tmp_path / "encoder").mkdir()
     save_model(tmp_path / "encoder", model.config, model.state_dict(), trained)
     assert run("--from", tmp_path / "encoder", "--data", data) == 4
-    assert "is no language model, so a text alone has no score" in capsys.readouterr().err
+    assert "is not a language model, so a text alone has no score" in capsys.readouterr().err
 
 
 def test_the_program(folder, data):

@@ -207,7 +207,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
 def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> None:
     words = ["training.epochs=6"]
     dry = learn(place, "bert", "classes", *words, "--dry-run")
-    assert "before the first step rates are tried: " in dry.err
+    assert "before the first step, learning rates are tried: " in dry.err
     done = learn(place, "bert", "classes", *words)
     assert (done.code, done.err.count("learning rates tried in 4 steps each")) == (0, 1), done.err
     Path("printed.yaml").write_text(dry.out, encoding="utf-8")

@@ -114,7 +114,7 @@ def test_without_validation_data_there_is_no_score_before(work: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--fail-if", "bleu < 3"], "unknown metric 'bleu'; there are loss, accuracy"),
+        (["--fail-if", "bleu < 3"], "unknown metric 'bleu'; the metrics are loss, accuracy"),
         (["--fail-if", "other.loss > 3"], "unknown metric 'other.loss'"),
         (["--fail-if", "energy_kwh > 3"], "unknown metric 'energy_kwh'"),
         (["--fail-if", "improvement < 0", "data.validation=null", "evaluation.every=null"], "unknown metric 'improvement'"),

@@ -197,7 +197,7 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage)
     assert done.code == 143
     said, command = done.err.splitlines()[-2:]
-    assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not begun"
+    assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not started"
     assert not Path("between/tune").exists()
     good(*shlex.split(command)[1:-2])
     assert_same_bits("between")

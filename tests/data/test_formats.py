@@ -251,7 +251,7 @@ def test_several_files_are_parallel_to_as_many(tmp_path: Path) -> None:
     section: dict[str, Any] = {"format": "lines", "columns": {"source": "text"}}
     found = rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
     assert [row.text for row in found] == ["one 1\neins 1", "one 2\neins 2"]
-    with pytest.raises(DataError, match=r"1\.de: 1 files beside 2"):
+    with pytest.raises(DataError, match=r"1\.de: 1 files parallel to 2"):
         rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "1.de")}, **section)
     write(tmp_path / "1.de", "")
     write(tmp_path / "2.de", "eins\neins\n")
@@ -274,7 +274,7 @@ def test_one_path_may_be_absolute_and_the_other_not(tmp_path: Path, monkeypatch:
 def test_files_side_by_side_have_as_many_lines(tmp_path: Path, lines: int, beside: int) -> None:
     write(tmp_path / "a.en", "x\n" * lines)
     write(tmp_path / "a.de", "y\n" * beside)
-    with pytest.raises(DataError, match=rf"a\.en has {lines:,} rows, .*a\.de beside it {beside:,} lines: they must agree"):
+    with pytest.raises(DataError, match=rf"a\.en has {lines:,} rows, .*parallel file .*a\.de has {beside:,} lines: they must agree"):
         rows(tmp_path / "a.en", format="lines", beside={"de": str(tmp_path / "a.de")})
 
 

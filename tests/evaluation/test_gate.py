@@ -50,7 +50,7 @@ def test_another_form(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("accuracy > 1", "unknown metric 'accuracy'; there are loss, perplexity"),
+        ("accuracy > 1", "unknown metric 'accuracy'; the metrics are loss, perplexity"),
         ("loss > x", "not a number"),
         ("loss > nan", "not a number"),
     ],

@@ -355,7 +355,7 @@ def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseExce
         (["loss > 0"], 8, "quality gate failed: loss > 0 (it is "),
         (["loss < 0"], 0, ""),
         (["loss < 0", "perplexity >= 1", "bits_per_byte<=99"], 8, "quality gate failed: perplexity >= 1 (it is "),
-        (["accuracy > 0"], 2, "unknown metric 'accuracy'; there are loss, perplexity"),
+        (["accuracy > 0"], 2, "unknown metric 'accuracy'; the metrics are loss, perplexity"),
         (["loss > nan"], 2, "'nan' is not a number"),
         (["loss"], 2, "is not a comparison"),
     ],

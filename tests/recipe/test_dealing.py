@@ -47,7 +47,7 @@ def test_work_that_does_not_divide_and_the_remedies_that_are_named(
     assert main(check) == 2
     (problem,) = json.loads(capsys.readouterr().out)["errors"]
     assert problem["path"] == field
-    assert f"evenly to {ranks} ranks" in problem["message"]
+    assert f"among {ranks} ranks" in problem["message"]
     assert advice in problem["message"]
     for remedy in remedies:
         assert main([*check, f"training.{remedy}"]) == 0

@@ -50,7 +50,7 @@ class DryRun:
             ),
             f"roughly {format_seconds(plan.seconds.likely)} ({format_seconds(plan.seconds.low)} to {format_seconds(plan.seconds.high)}), "
             f"{format_energy(1000 * plan.energy_kwh.likely)}",
-            *([f"before the first step {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
+            *([f"before the first step, {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
             *([f"no learning rates are tried: {plan.no_rate_trial}"] if plan.no_rate_trial is not None else []),
             *([f"baselines of the validation rows: {beside}"] if (beside := format_baselines(self.baselines)) else []),
         ]

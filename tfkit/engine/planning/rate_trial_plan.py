@@ -31,7 +31,8 @@ class RateTrialPlan:
         """Describe what will be tried; `total_flops`: of the run, the trial included."""
         rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
         share = self.flops / max(1.0, total_flops - self.flops)
-        return f"rates to try: {rates}, {self.steps:,} steps each, scored on {self.rows:,} training rows; {share:.0%} of the run's FLOPs"
+        steps = f"{self.steps:,} steps each, scored on {self.rows:,} training rows"
+        return f"learning rates are tried: {rates}, {steps}; {share:.0%} of the run's FLOPs"
 
 
 @dataclass(frozen=True)
