@@ -38,6 +38,17 @@ def test_each_example_is_a_command_line_that_is_accepted(line: str) -> None:
         assert find_bundled(recipe) is not None
 
 
+@pytest.mark.parametrize("line", [line for command in ("launch", "recipes") for line in EXAMPLES[command]])
+def test_an_example_that_needs_no_data_runs(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word for word in words_of(line) if word != "--fetch"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if " gpt2-stdlib" in line and words_of(line)[0] in ("check", "plan", "pretrain")])
+def test_the_recipe_of_an_example_is_valid_with_its_overrides(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [word for word in words_of(line) if "=" in word]
+    assert main(["check", "gpt2-stdlib", *overrides]) == 0, capsys.readouterr().err
+
+
 def test_help_ends_with_the_examples_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     assert main(["evaluate", "--help"]) == 0

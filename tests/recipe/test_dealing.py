@@ -33,11 +33,11 @@ def test_work_that_divides(path: Path, words: list[str], ranks: int) -> None:
 @pytest.mark.parametrize(
     ("words", "ranks", "field", "advice", "remedies"),
     [
-        ([], 5, "training.batch_size", "the nearest sizes that can are 30 and 35", ["batch_size=30", "batch_size=35"]),
-        ([], 64, "training.batch_size", "the smallest size that can is 64", ["batch_size=64"]),
-        (["micro_batch_size=4"], 3, "training.batch_size", "the nearest sizes that can are 24 and 36", ["batch_size=24", "batch_size=36"]),
+        ([], 5, "training.batch_size", "the nearest possible sizes are 30 and 35", ["batch_size=30", "batch_size=35"]),
+        ([], 64, "training.batch_size", "the smallest possible size is 64", ["batch_size=64"]),
+        (["micro_batch_size=4"], 3, "training.batch_size", "the nearest possible sizes are 24 and 36", ["batch_size=24", "batch_size=36"]),
         (["micro_batch_size=4"], 16, "training.micro_batch_size", "take micro-batches of 2", ["micro_batch_size=2", "batch_size=64"]),
-        (["batch_ramp={start: 8, tokens: 1000}"], 16, "training.batch_ramp.start", "size that can is 16", ["batch_ramp.start=16"]),
+        (["batch_ramp={start: 8, tokens: 1000}"], 16, "training.batch_ramp.start", "possible size is 16", ["batch_ramp.start=16"]),
     ],
 )
 def test_work_that_does_not_divide_and_the_remedies_that_are_named(
@@ -64,7 +64,7 @@ def test_responses_are_dealt_too(capsys: pytest.CaptureFixture[str]) -> None:
     main([*recipe, "--ranks", "8"])
     assert "responses of an iteration cannot" not in capsys.readouterr().out
     assert main([*recipe, "--ranks", "16"]) == 2
-    assert "24 responses of an iteration cannot be divided evenly among 16 ranks: the nearest sizes that can are 16 and 32" in (
+    assert "24 responses of an iteration cannot be divided evenly among 16 ranks: the nearest possible sizes are 16 and 32" in (
         capsys.readouterr().out
     )
 

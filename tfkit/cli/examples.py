@@ -49,12 +49,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inspect": ("tfkit inspect gpt2-stdlib", "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl"),
     "check": (
-        "tfkit check gpt2-stdlib training.steps=10",
+        "tfkit check gpt2-stdlib training.steps=1000",
         "tfkit check mine.yaml --ranks 64 --json",
         "tfkit check --schema > recipe.schema.json",
     ),
     "launch": (
-        "tfkit launch slurm gpt2-stdlib --nodes 4 --ranks-per-node 2 > job.sh",
+        "tfkit launch slurm gpt2-stdlib --nodes 4 --ranks-per-node 2 training.micro_batch_size=4 > job.sh",
         "tfkit launch skypilot gpt2-stdlib --nodes 2 > task.yaml",
     ),
     "export": ("tfkit export runs/demo --gguf demo.gguf", "tfkit export runs/demo --gguf demo-8.gguf --type q8_0"),

@@ -45,7 +45,7 @@ def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
         yield (
             ("training", "micro_batch_size"),
             f"{rows:,} rows are {rows // micro_batch:,} micro-batches of {micro_batch:,}, which cannot be divided among {ranks:,} ranks: "
-            f"take micro-batches of {fitting:,}, or for {dotted(path)} {_nearest(rows, whole)}",
+            f"take micro-batches of {fitting:,}, or change {dotted(path)}, for which {_nearest(rows, whole)}",
         )
     if isinstance(objective, RolloutSection) and (responses := objective.prompts * objective.completions) % ranks:
         yield (
@@ -73,4 +73,4 @@ def _outside_of_mesh(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
 def _nearest(size: int, unit: int) -> str:
     """Return the nearest multiples of `unit`, below and above, as advice."""
     below, above = size // unit * unit, -(-size // unit) * unit
-    return f"the nearest sizes that can are {below:,} and {above:,}" if below else f"the smallest size that can is {above:,}"
+    return f"the nearest possible sizes are {below:,} and {above:,}" if below else f"the smallest possible size is {above:,}"
