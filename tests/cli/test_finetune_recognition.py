@@ -115,6 +115,18 @@ RECOGNISED = [
     ("t5", "plain", {"kind": "span_corruption"}, None, "text alone"),
 ]
 
+
+@pytest.mark.parametrize("scored", ["classes", "preferences"])
+def test_a_model_that_scores_texts_learns_preferences_as_a_reward_model(place: Path, scored: str) -> None:
+    kind = ["objective={kind: reward}"] if scored == "preferences" else []
+    done = learn(place, "gpt", scored, "--run", "scorer", "training={steps: 1, batch_size: 8}", *kind)
+    assert done.code == 0, done.err
+    shown = finetune("--from", "scorer", "--data", str(place / "preferences.jsonl"), "--dry-run", "carbon.enabled=false")
+    assert "\nobjective: {kind: reward}\n" in shown.out, shown.err
+    assert shown.out.startswith("# reward: a prompt, and two completions of which one is better.\n")
+    assert f"# reads  {READ['preferences']}\n" in shown.out
+
+
 READ = {
     "classes": "text from 'text', label from 'label'",
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",

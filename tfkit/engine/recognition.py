@@ -146,7 +146,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
         like_labels=tuple(beside),
-        reads=reads,
+        reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),

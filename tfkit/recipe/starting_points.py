@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-DECISIONS = 5  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
+DECISIONS = 6  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
 HELD_OUT, _MOST_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 0.3, 20  # fractions; and rows, by which the best checkpoint is chosen
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _ANY = 10**18

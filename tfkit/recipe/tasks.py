@@ -105,7 +105,8 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     if kind == "text_to_text":
         return Task({"kind": kind}, None, "a text, and the text that answers it")
     if kind == "dpo":
-        return Task({"kind": kind}, "accuracy", "a prompt, and two completions of which one is better")
+        of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts
+        return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
         without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"

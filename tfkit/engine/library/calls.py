@@ -54,9 +54,11 @@ def interrupts(should_stop: ShouldStop) -> Iterator[Interrupts]:
 
 
 def recipe_text(recipe: AnyRecipe) -> RecipeText:
-    """Return the text of a recipe in any of its forms."""
+    """Return the text of a recipe in any of its forms. Raises UsageError."""
     if isinstance(recipe, str | Path):
         return open_recipe(str(recipe))
+    if not isinstance(recipe, Recipe | Mapping):
+        raise UsageError(f"recipe={recipe!r}: give a recipe's name, its path, a dict or a Recipe")
     document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
     try:
         return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
@@ -65,7 +67,9 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def words_of(overrides: Overrides) -> list[str]:
-    """Overrides as key=value."""
+    """Overrides as key=value. Raises UsageError."""
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
     return [word(name, value) for name, value in (overrides or {}).items()]
 
 
