@@ -1,4 +1,4 @@
-"""The twelve tasks of decisions.py: their rows, the model that each starts from, and the plain recipes of the grid.
+"""The tasks of decisions.py: their rows, the model that each starts from, and the plain recipes of the grid.
 
 The grid's recipes write out all that a fine-tuning without a recipe would decide, so that they do not depend on tfkit's rules.
 """
@@ -6,7 +6,7 @@ The grid's recipes write out all that a fine-tuning without a recipe would decid
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ _ADAM = "kind: adamw, betas: [0.9, 0.999], weight_decay: 0.01"
 ENCODER = (_LINEAR, f"optimizer={{{_ADAM}, lr: LR}}")
 DECODER = (_COSINE, f"optimizer={{{_ADAM}, lr: LR}}")
 BOTH = ("schedule={kind: constant}", "optimizer={kind: adafactor, lr: LR}")
+LORA = "training.adapter={kind: lora, rank: 16, alpha: 32, targets: [q_proj, k_proj, v_proj, o_proj]}"
+_LORA_RATES = (5e-5, 2e-4, 5e-4, 1e-3, 2e-3)
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,21 @@ class Task:
     metric: str
     plain: tuple[str, ...]
     batch_size: int
-    rates: tuple[float, float, float, float]
-    epochs: tuple[int, int]
+    rates: tuple[float, ...]
+    epochs: tuple[int, ...]
     longest: int = 10_000  # characters of a row
-    settings: tuple[str, ...] = field(default=())  # of each cell of the grid beside these
+    settings: tuple[str, ...] = ()  # of each cell of the grid beside these
+    asked: tuple[str, ...] = ()  # settings of every cell
+    seeds: tuple[int, ...] = ()  # beside the first, of the best rate and the two next to it
 
     @property
     def is_text(self) -> bool:
         """Whether its rows are cut from a text, in order."""
         return self.kind in ("causal_lm", "masked_lm")
+
+    def badness(self, score: float) -> float:
+        """A number that is smaller for a better score."""
+        return score if self.metric == "loss" else -score
 
 
 TASKS = (
@@ -244,6 +252,60 @@ TASKS = (
         (2e-5, 5e-5, 1.5e-4, 5e-4),
         (1, 3),
         300,
+    ),
+)
+LORA_TASKS = (
+    Task(
+        "tinyshakespeare_lora",
+        "LoRA on text",
+        True,
+        "smollm2",
+        "causal_lm",
+        {"path": "tinyshakespeare/input.txt"},
+        None,
+        (50, 10),
+        "loss",
+        DECODER,
+        2,
+        _LORA_RATES[:4],
+        (1,),
+        asked=(LORA, "data.sequence_length=256"),
+        seeds=(2,),
+    ),
+    Task(
+        "alpaca_en_demo_lora",
+        "LoRA on chat",
+        True,
+        "smollm2",
+        "chat",
+        {"path": "chat_formats/alpaca_en_demo.json"},
+        None,
+        (120, 20),
+        "loss",
+        DECODER,
+        2,
+        _LORA_RATES[1:],
+        (1,),
+        400,
+        asked=(LORA,),
+        seeds=(2,),
+    ),
+    Task(
+        "wikitext2_lora",
+        "LoRA on text",
+        False,
+        "smollm2",
+        "causal_lm",
+        {"path": "wikitext2/valid.txt"},
+        {"path": "wikitext2/test.txt"},
+        (30, 6),
+        "loss",
+        DECODER,
+        2,
+        _LORA_RATES[1:4],
+        (1,),
+        asked=(LORA, "data.sequence_length=256"),
+        seeds=(2,),
     ),
 )
 

@@ -1,4 +1,5 @@
-"""The decisions of `tfkit finetune --from CKPT --data F` on twelve tasks, beside grids of rates and lengths, and what costs no training.
+"""The decisions of `tfkit finetune --from CKPT --data F` on twelve tasks, beside grids of rates and lengths, and what costs no training;
+and the rates of LoRA.
 
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decision_tasks import TASKS, Task, read_rows, write_task
+from decision_tasks import LORA_TASKS, TASKS, Task, read_rows, write_task
 from measured_runs import Measured, Runs, forked_process
 
 from tfkit.data.columns.rows import Row
@@ -23,6 +24,11 @@ from tfkit.recipe.starting_points import DECISIONS
 
 PRETRAINING_STEPS = {"bert-stdlib": 250, "t5-stdlib": 400, "smollm2-stdlib": 60}
 CLOSE = 0.03  # of the best of the grid
+LORA_NOTE = (
+    "SmolLM2-135M-Instruct with LoRA of rank 16 and alpha 32 on the four matrices of attention, which is decided where the memory does not",
+    "hold a training of all weights. The loss on rows that were not trained on, after one epoch at each rate, without a trial; two numbers",
+    "are of two seeds.",
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,16 @@ class Cell:
     score: float
     trial: dict[str, Any] | None = None  # of learning rates, as run.json has it
 
+    @property
+    def is_default(self) -> bool:
+        """Whether the decision was tfkit's."""
+        return self.name.startswith("default")
+
 
 def main() -> None:
     options = parse()
     runs = Runs(options.run_root, forked_process)
-    by_name = {task.name: task for task in TASKS}
+    by_name = {task.name: task for task in (*TASKS, *LORA_TASKS)}
     wanted = [by_name[name] for name in options.only or by_name]
     for task in wanted:
         if not options.page:
@@ -69,29 +80,50 @@ def parse() -> argparse.Namespace:
 
 
 def cells(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> Iterator[Cell]:
-    """Yield the default decision and the cells of the grid, as far as they are measured; with `measure` all."""
+    """Yield the default decision and the cells of the grid, as far as they are measured; with `measure` all.
+
+    Then, by further seeds, those of the best rate and the two beside it.
+    """
     train, test = write_task(task, options.data, options.run_root)
     start = checkpoint(task, runs, options, measure=measure)
     if start is None:
         return
     common = ["finetune", "--from", start, "--data", str(train), "carbon.enabled=false"]
-    common += ["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else []
+    common += [*task.asked, *(["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else [])]
     versions = (DECISIONS,) if measure else range(DECISIONS, 0, -1)  # the page has the latest version that was measured
-    named = [] if options.cells == "grid" else [(f"default-{version}", common) for version in versions]
+    named = [] if options.cells == "grid" or task in LORA_TASKS else [(f"default-{version}", common) for version in versions]
     for epochs in task.epochs if options.cells != "default" else ():
         for lr in task.rates:
             words = [word.replace("LR", f"{lr:g}") for word in task.plain]
             words += [f"training.batch_size={task.batch_size}", f"training.epochs={epochs}", "data.validation=null", *task.settings]
             named.append((f"lr{lr:g}-epochs{epochs}", [*common, *words]))
-    for name, words in named:
+
+    def measured(name: str, words: Sequence[str]) -> Iterator[Cell]:
         whole = f"{task.name}-{name}"
         if measure or runs.is_measured(whole, words, start, train, test):
             try:
                 found, folder = runs.measure(whole, words, start, train, test)
             except SystemExit as error:  # an absurd rate may end a run
                 print(error, file=sys.stderr)
-                continue
+                return
             yield _cell(name, found, folder, task.metric)
+
+    first = [cell for name, words in named for cell in measured(name, words)]
+    yield from first
+    again = {cell.name for cell in _around_best(task, [cell for cell in first if not cell.is_default])}
+    for seed in task.seeds:
+        for name, words in named:
+            if name in again:
+                yield from measured(f"{name}-seed{seed}", [*words, f"training.seed={seed}"])
+
+
+def _around_best(task: Task, grid: Sequence[Cell]) -> list[Cell]:
+    """Return the best cell of a grid, and those of the same length at the rates next to it."""
+    if not grid:
+        return []
+    best = min(grid, key=lambda cell: task.badness(cell.score))
+    place = task.rates.index(best.lr)
+    return [cell for cell in grid if cell.epochs == best.epochs and cell.lr in task.rates[max(0, place - 1) : place + 2]]
 
 
 def _cell(name: str, found: Measured, folder: Path, metric: str) -> Cell:
@@ -155,16 +187,12 @@ class Shown:
     @property
     def best(self) -> Cell:
         """The best of the grid."""
-        return min(self.grid, key=lambda cell: self.badness(cell.score))
-
-    def badness(self, score: float) -> float:
-        """A number that is smaller for a better score."""
-        return score if self.task.metric == "loss" else -score
+        return min(self.grid, key=lambda cell: self.task.badness(cell.score))
 
     @property
     def is_close(self) -> bool:
         """Whether the default is within 3 % of the best of the grid, or better."""
-        return self.badness(self.default.score) <= self.badness(self.best.score) + CLOSE * abs(self.best.score)
+        return self.task.badness(self.default.score) <= self.task.badness(self.best.score) + CLOSE * abs(self.best.score)
 
     @property
     def bars(self) -> list[float]:
@@ -174,15 +202,15 @@ class Shown:
     @property
     def is_above_bars(self) -> bool:
         """Whether the default is no worse than any score that costs no fine-tuning and that the grid exceeds."""
-        beaten = [bar for bar in self.bars if self.badness(self.best.score) < self.badness(bar)]
-        return all(self.badness(self.default.score) <= self.badness(bar) for bar in beaten)
+        beaten = [bar for bar in self.bars if self.task.badness(self.best.score) < self.task.badness(bar)]
+        return all(self.task.badness(self.default.score) <= self.task.badness(bar) for bar in beaten)
 
 
 def shown(task: Task, runs: Runs, options: argparse.Namespace) -> Shown | None:
     """Return what was measured of a task; None without a default decision or a grid."""
     found = list(cells(task, runs, options, measure=False))
-    default = [cell for cell in found if cell.name.startswith("default")]
-    grid = [cell for cell in found if not cell.name.startswith("default")]
+    default = [cell for cell in found if cell.is_default]
+    grid = [cell for cell in found if not cell.is_default]
     if not default or not grid:
         return None
     train, test = (read_rows(path) for path in write_task(task, options.data, options.run_root))
@@ -202,7 +230,10 @@ def _baselines(task: Task, train: list[dict[str, Any]], test: list[dict[str, Any
 
 def write_page(runs: Runs, options: argparse.Namespace) -> None:
     found = [one for task in TASKS if (one := shown(task, runs, options)) is not None]
-    if not found:
+    of_lora = _lora_rates(
+        [(task, [*cells(task, runs, options, measure=False)], untouched(task, runs, options, measure=False)) for task in LORA_TASKS]
+    )
+    if not (found or of_lora):
         sys.exit("nothing is measured yet")
     of_shown = [one for one in found if not one.task.chosen_on]
     lines = [
@@ -211,8 +242,8 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "This page shows how well the learning rates, batch sizes and lengths work that `tfkit finetune --from CKPT --data F`",
         "chooses without a recipe (`default`). It is written by `benchmarks/decisions.py`; the rules, in",
         f"`tfkit/recipe/starting_points.py`, have version {DECISIONS}. The column `version` gives the version used in each run:",
-        "version 4 decides as version 5 does, but shortens the model's context to the rows of text; version 3 gives small",
-        "encoder-decoders 3 epochs; version 2 tries no learning rates.",
+        "version 5 has another rate for LoRA; version 4 decides as version 5 does, but shortens the model's context to the",
+        "rows of text; version 3 gives small encoder-decoders 3 epochs; version 2 tries no learning rates.",
         "",
         "The defaults are compared with a grid of four learning rates at two lengths. All scores are computed on rows that no",
         "run was trained on. The grid trains on all rows and keeps its last weights, whereas the default holds out a tenth and",
@@ -228,6 +259,7 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     if missing := [task.name for task in TASKS if task.name not in measured]:
         lines += [f"Not measured: {', '.join(missing)}.", ""]
     lines += [
+        *of_lora,
         "## The trials",
         "",
         "The table gives the loss after a short training with each learning rate, on rows held out of the training rows. The",
@@ -246,6 +278,30 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     ]
     options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(options.out)
+
+
+def _lora_rates(found: Sequence[tuple[Task, list[Cell], float | None]]) -> list[str]:
+    """Return the table of LoRA's rates; `found`: of each task the cells, by all seeds, and the score of the untouched checkpoint."""
+    rates = sorted({rate for task, _, _ in found for rate in task.rates})
+    lines = []
+    for task, measured, before in found:
+        if not measured:
+            continue
+        by_rate = {rate: ", ".join(f"{cell.score:.3f}" for cell in measured if cell.lr == rate) or "-" for rate in rates}
+        about = (task.name, task.group, f"{task.rows[0]:,}, {task.rows[1]:,}", f"{measured[0].steps}, {task.batch_size}")
+        lines.append(f"| {' | '.join((*about, '-' if before is None else f'{before:.3f}', *by_rate.values()))} |")
+    if not lines:
+        return []
+    return [
+        "## LoRA",
+        "",
+        *LORA_NOTE,
+        "",
+        f"| task | kind | rows, scored | steps, batch | untouched | {' | '.join(f'{rate:g}' for rate in rates)} |",
+        "| --- |" + " --- |" * (4 + len(rates)),
+        *lines,
+        "",
+    ]
 
 
 def _summary(group: Sequence[Shown]) -> list[str]:

@@ -87,3 +87,20 @@ def test_rows_are_drawn_without_repetition_and_the_same_in_each_call(tmp_path: P
     assert first == again
     texts = [row["text"] for part in first for row in part]
     assert (len(texts), len({*texts})) == (29, 29)
+
+
+def test_further_seeds_are_of_the_best_rate_and_those_beside_it() -> None:
+    task = replace(TASK, epochs=(1,))
+    grid = [replace(cell(f"lr{rate}", score), lr=rate, epochs=1) for rate, score in zip(task.rates, (2.0, 1.5, 1.6, 3.0), strict=True)]
+    assert [one.lr for one in decisions._around_best(task, grid)] == [1, 2, 3]
+    assert [one.lr for one in decisions._around_best(task, [*grid[:1], *grid[2:]])] == [3, 4], "one may be missing"
+    assert [one.lr for one in decisions._around_best(replace(task, metric="accuracy"), grid)] == [3, 4]
+    assert decisions._around_best(task, []) == []
+
+
+def test_the_rates_of_lora_have_a_line_for_each_task_with_all_seeds() -> None:
+    grid = [replace(cell("one", score), lr=lr) for lr, score in ((1, 2.0), (2, 1.5), (2, 1.4))]
+    *_, head, _, first, blank = decisions._lora_rates([(TASK, grid, 2.5), (replace(TASK, name="not measured"), [], None)])
+    assert head == "| task | kind | rows, scored | steps, batch | untouched | 1 | 2 | 3 | 4 |"
+    assert (first, blank) == ("| one | language modelling | 3, 2 | 50, 8 | 2.500 | 2.000 | 1.500, 1.400 | - | - |", "")
+    assert decisions._lora_rates([(TASK, [], None)]) == []

@@ -236,12 +236,12 @@ def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> N
 
 
 def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) -> None:
-    """60 conversations make batches of 8; an adapter keeps the rate of an untuned model."""
+    """60 conversations make batches of 8; an adapter takes a higher rate."""
     few = ["training.steps=1", "carbon.enabled=false", "data.validation=null", "training.precision=fp32"]
     data = ["--data", str(place / "talks.jsonl"), *few]
     done = finetune("--from", str(place / "gpt"), *data, "--run", "first")
     assert (done.code, "lr: 0.00025" in printed(done)) == (0, True), done.err  # a base model, by the square root of the batch
-    for words, rate in (([], 5e-5), (["training.adapter={rank: 2}"], 2.5e-4)):
+    for words, rate in (([], 5e-5), (["training.adapter={rank: 2}"], 1e-3)):
         run = f"second-{rate}"
         done = finetune("--from", "first", *data, *words, "--run", run)
         assert (done.code, "# size   about 60 rows to train on" in done.err) == (0, True), done.err

@@ -90,9 +90,11 @@ def test_an_adapter_is_for_a_model_that_the_memory_cannot_train(monkeypatch: pyt
     size = decided(rows, LARGE, "chat", RowTokens(60, 99))
     assert size.adapter == adapter
     assert ("a training of all weights needs 2.43 GB, and 2 are free" in size.because) == (adapter is not None)
-    assert (size.lr > 1e-4) == (adapter is not None)  # updates of low rank take a higher rate
+    assert size.lr == (5e-5 if adapter is None else 5e-4)
+    assert ("for LoRA of 135 million parameters" in size.because) == (adapter is not None)
     own = decided(rows, LARGE, "chat", RowTokens(60, 99), training={"adapter": {"rank": 2}})
-    assert (own.adapter, own.lr > 1e-4) == (None, True)
+    assert (own.adapter, own.lr) == (None, 5e-4)
+    assert decided(TEXT, LARGE, "causal_lm", WHOLE, training={"adapter": {"rank": 2}}).lr == 5e-4
     assert decided(rows, replace(LARGE, has_chat_tokens=False), "chat", RowTokens(60, 99)).adapter is None  # new tokens are trained
 
 

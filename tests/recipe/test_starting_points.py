@@ -1,8 +1,10 @@
 """The size and the rate of a fine-tuning without a recipe, by the rows that there are and the model."""
 
+from dataclasses import replace
+
 import pytest
 
-from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, TUNED, starting_point, step_tokens
+from tfkit.recipe.starting_points import BERT, DPO, GPT, SMOLLM2, TUNED, starting_point, step_tokens
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,15 @@ def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
     ]
     assert points == [TUNED, SMOLLM2, TUNED, GPT, GPT, GPT]
     assert TUNED.lr(135_000_000, 8) == 5e-5
+
+
+def test_an_adapter_takes_ten_times_the_rate_of_a_tuned_model_at_any_batch() -> None:
+    """Of text as of chat; the length and the schedule are those of all weights."""
+    for kind, tuned, whole in (("chat", True, TUNED), ("causal_lm", True, TUNED), ("chat", False, SMOLLM2), ("causal_lm", False, GPT)):
+        point = starting_point(kind, "decoder", 135_000_000, tuned, adapter=True)
+        assert {point.lr(135_000_000, size) for size in (1, 8, 128)} == {10 * TUNED.lr(135_000_000, 8)}
+        assert point.lr(7_000_000_000, 8) == 10 * TUNED.lr(7_000_000_000, 8)
+        assert replace(point, source=whole.source, rates=whole.rates, scaled=whole.scaled) == whole
+        assert "LoRA" in point.source
+    assert starting_point("dpo", "decoder", 135_000_000, True, adapter=True) == DPO
+    assert starting_point("classification", "encoder", 22_000_000, adapter=True) == BERT

@@ -75,7 +75,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
     adapter, needs = _adapter(model, kind, training)
-    point = starting_point(kind, model.stacks, model.parameters, tuned=model.tuned and training.get("adapter", adapter) is None)
+    low_rank = training.get("adapter", adapter) is not None
+    point = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank)
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
@@ -104,7 +105,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     others = rates_beside(rate)
     if "lr" not in given.get("optimizer", {}):
         beside = " and ".join(f"{other:g}" for other in others)
-        because += f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters, unless a trial of {beside} shows a better one"
+        trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
+        because += f"; rate {rate:g}, for {trained}, unless a trial of {beside} shows a better one"
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
