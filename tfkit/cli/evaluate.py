@@ -24,9 +24,7 @@ def evaluate(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
-    fail_if: Annotated[
-        list[str] | None, typer.Option(metavar="GATE", help='End with exit code 8 if this holds: "perplexity > 20".')
-    ] = None,
+    fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     *,
     how: options.Execution,
