@@ -118,8 +118,8 @@ class Stepper:
         as_gpus: bool = False,
         filled: Filled | None = None,
     ) -> None:
-        """Let groups of this many ranks share the weights, those of trained companions, and of `frozen` models; from here on each rank keeps
-        its part alone. All ranks call it together.
+        """Let groups of this many ranks share the weights, those of trained companions, and of `frozen` models; from here on each
+        rank keeps its part alone. All ranks call it together.
 
         Blocks on the meta device get their weights one after the other, so that no rank holds all of them; `filled` is called with each
         that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan. `reshard` is the model's: a step may end with a
