@@ -141,7 +141,7 @@ def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[...,
     done = tfkit(*words, "--predictions", "said.jsonl")
     assert done.code == 0, done.err
     result, lines = json.loads(done.out), [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert "1 row that the model cannot be given counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
+    assert "1 row that the model cannot process counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
     assert (result["examples"], result["lost"]) == (3, {"no room for a response": 1})
     assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}
     assert result["metrics"]["reward"] == pytest.approx((lines[0]["reward"] + lines[1]["reward"]) / 2)

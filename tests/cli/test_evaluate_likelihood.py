@@ -82,7 +82,7 @@ def test_gates_hold_for_groups(tmp_path: Path) -> None:
     done = evaluate(tmp_path, *start, "--fail-if", "accuracy.flies > 0.9")
     assert (done.code, "no metric 'accuracy.flies' here; the metrics are accuracy, accuracy.sits" in done.err) == (2, True), done.err
     done = evaluate(tmp_path, *start, "--fail-if", "loss > 0.9")
-    assert (done.code, "there are accuracy" in done.err) == (2, True), done.err
+    assert (done.code, "the metrics are accuracy" in done.err) == (2, True), done.err
 
 
 def test_choices_with_and_without_examples(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = pretrain(folder / name, folder / f"{name}.yaml")
             assert done.code == 0, done.err
             if name != CLASSES:
-                assert f"spoiled.jsonl: 1 row that the model cannot be given {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
+                assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
     return folder
 
 

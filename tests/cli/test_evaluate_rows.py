@@ -59,7 +59,7 @@ def test_gates_are_of_the_metrics_of_the_objective(place: Path, tmp_path: Path) 
     start = ["--from", str(place / "classes")]
     assert evaluate(tmp_path, *start, "--fail-if", "accuracy <= 1").code == 8
     done = evaluate(tmp_path, *start, "--fail-if", "perplexity > 1")
-    assert (done.code, "there are loss, accuracy, f1_macro" in done.err) == (2, True)
+    assert (done.code, "the metrics are loss, accuracy, f1_macro" in done.err) == (2, True)
     done = evaluate(tmp_path, *start, "--fail-if", "rmse > 1")
     assert (done.code, done.out, "unknown metric 'rmse'; the metrics are loss, accuracy, f1_macro" in done.err) == (2, "", True)
 

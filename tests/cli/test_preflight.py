@@ -173,7 +173,7 @@ def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
     write(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
     done = run(place, *CLASSES, "data.validation=[{path: held.jsonl}]")
     assert done.code == 0, done.err
-    assert "held.jsonl: 1 row that the model cannot be given counts as wrong: 1 label 'perhaps' (first held.jsonl:2)" in done.err
+    assert "held.jsonl: 1 row that the model cannot process counts as wrong: 1 label 'perhaps' (first held.jsonl:2)" in done.err
 
 
 def test_ids_beyond_the_vocabulary(place: Path) -> None:

@@ -255,7 +255,7 @@ def test_several_files_are_parallel_to_as_many(tmp_path: Path) -> None:
         rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "1.de")}, **section)
     write(tmp_path / "1.de", "")
     write(tmp_path / "2.de", "eins\neins\n")
-    with pytest.raises(DataError, match=r"1\.en has 1 row, .*1\.de beside it 0 lines: they must agree"):
+    with pytest.raises(DataError, match=r"1\.en has 1 row, .*parallel file .*1\.de has 0 lines: they must agree"):
         rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
 
 

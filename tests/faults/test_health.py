@@ -107,7 +107,7 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
 
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=before)
     assert done.code == 6
-    assert "step 6: a weight is no longer finite, so this is not saved" in done.err
+    assert "step 6: a weight is no longer finite, so this step is not saved" in done.err
     assert kept(tmp_path / "run") == ["step-000003"]
 
 

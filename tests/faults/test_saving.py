@@ -225,7 +225,7 @@ def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number
     done = base.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json")))
     assert done.code == 0, done.err
     assert done.err.count("warning: ") == 1
-    assert f"{run / 'run.json'}: cannot be written ({os.strerror(number)}); the run goes on" in done.err
+    assert f"{run / 'run.json'}: cannot be written ({os.strerror(number)}); the run continues" in done.err
     assert hashes(run, 6) == hashes(base.unbroken, 6)
     assert exact(run) == exact(base.unbroken)
 

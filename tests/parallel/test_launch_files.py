@@ -179,7 +179,7 @@ def test_each_gpu_has_a_process(words: tuple[str, ...], each: str, tmp_path: Pat
     assert trainer["numProcPerNode"] == int(each)
     assert trainer.get("resourcesPerNode") == ({"limits": {"nvidia.com/gpu": int(each)}} if gpus else None)
     assert main(["launch", "slurm", str(recipe), "--gpus-per-node", "2", "--ranks-per-node", "4"]) == 2
-    assert "each process has a GPU of its own" in capsys.readouterr().err
+    assert "each process has its own GPU" in capsys.readouterr().err
 
 
 @pytest.mark.slow

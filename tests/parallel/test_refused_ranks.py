@@ -114,7 +114,7 @@ def test_the_device_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gpu_of_rank(third, visible) for visible in (4, 8, 1)] == [3, 3, 0]
     with pytest.raises(MachineError, match="4 ranks are on this machine, and it has 2 GPUs"):
         gpu_of_rank(third, 2)
-    with pytest.raises(UsageError, match="--device cuda:1: every rank has a GPU of its own; give --device cuda"):
+    with pytest.raises(UsageError, match="--device cuda:1: every rank needs a GPU of its own; give --device cuda"):
         rank_device("cuda:1", third)
     assert [rank_device(asked, third) for asked in ("cpu", "mps")] == ["cpu", "mps"]
     assert rank_device("cuda:1", Ranks()) == "cuda:1"

@@ -220,7 +220,7 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
     checkpoint.mkdir(parents=True)
     (checkpoint / "manifest.json").write_text("{}")
     for path, words in {
-        other: "exists, and is no page",
+        other: "exists, and is not a page",
         runs / "base" / "metrics.jsonl": "belongs to the run",
         runs / "base" / "carbon" / "page.html": "belongs to the run",
         checkpoint / "page.html": "is in a checkpoint",
