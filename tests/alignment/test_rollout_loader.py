@@ -14,6 +14,7 @@ from tfkit.errors import Stopped, UnhealthyError
 from tfkit.generation.inference import inference
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.rollouts import Response, response_batch
+from tfkit.parallel.deal import BatchWork
 
 PROMPTS = ["a", "bc", "cab", "bbbbb", "ccab", "ab"]
 SIZES: dict[str, Any] = {"prompts": 4, "completions": 4, "batch_size": 8, "micro": 4}
@@ -213,15 +214,15 @@ def test_a_stop_is_obeyed_while_responses_are_sampled(tmp_path: Path) -> None:
         return stop
 
     whole = [one.ids.tolist() for one in world(tmp_path, micro=1).loader._of_step(0).responses]
-    made.loader.should_stop = after(10**9)
+    made.loader.work = BatchWork(should_stop=after(10**9))
     made.loader.step(0)
     most, made = calls[0], world(tmp_path, micro=1)
     for count in (1, most // 2, most):  # in the first forward, in the midst, before the last forward of the log-probabilities
-        calls[0], made.loader.should_stop = 0, after(count)
+        calls[0], made.loader.work = 0, BatchWork(should_stop=after(count))
         with pytest.raises(Stopped):
             made.loader.step(0)
         assert made.loader.state(0) == ({}, {})
-    made.loader.should_stop = None
+    made.loader.work = BatchWork()
     assert [one.ids.tolist() for one in made.loader._of_step(0).responses] == whole
 
 

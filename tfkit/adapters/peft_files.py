@@ -133,7 +133,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
             if len(rest) != 1 or rule.row:
                 problems.append(f"no matrix: {name}")
                 continue
-            rank = max(1, *weights[module + _A].stored.shape[:1])
+            rank = max((1, *weights[module + _A].stored.shape[:1]))  # a number alone has no shape
             whole = (rank, *rest) if name.endswith(_A) else (rows, rank)
         elif rule.transposed or rule.row:
             whole = whole[::-1] if rule.transposed else (1, *whole)
