@@ -1,6 +1,7 @@
 """Recipes that several ranks cannot train yet are refused with a remedy, before anything is written."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import run_tfkit, write_corpus, write_recipe
-from two_ranks import HANG_SECONDS, start_ranks
+from tiny_runs import run_tfkit, strike, write_corpus, write_recipe
+from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
 from tfkit.__main__ import main
 from tfkit.engine.dealt_recipes import gpu_of_rank, rank_device, rank_threads, require_dealt
@@ -19,6 +20,7 @@ from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
+from tfkit.training.step import Stepper
 
 RECIPE = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 4}\ncarbon: {enabled: false}\n"
 STAGES = "stages:\n  a: {model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3}}\n"
@@ -72,6 +74,27 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
     assert done.code == 143
     assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
     assert "stopped by SIGTERM: noth" in done.err
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_rank_that_is_asked_to_stop_and_finds_another_gone_says_that_it_was_stopped(tmp_path: Path, is_asked: bool) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+
+    def leave() -> None:
+        Stepper._accumulate = lambda *_: os._exit(143)  # type: ignore[method-assign]
+
+    first, _ = run_ranks(tmp_path / "run", recipe, faults={1: leave} | ({0: strike(signal.SIGTERM, 1)} if is_asked else {}))
+    if is_asked:
+        assert first.code == 143
+        said, command = first.err.splitlines()[-2:]
+        assert (said, command.split()[:2]) == ("stopped by SIGTERM: no step was taken yet", ["tfkit", "pretrain"])
+    else:
+        assert first.code == 9
+        assert re.search(r"rank 0 lost another rank within a step \(.*\): its process ended, hangs, or cannot be reached", first.err)
+        assert "GLHF" not in first.err
+        assert "third_party" not in first.err
+    status = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"]
+    assert status == ("stopped" if is_asked else "failed")
 
 
 def test_every_objective_is_dealt() -> None:

@@ -31,6 +31,7 @@ def started(folder: Path, script: str, size: int = 2) -> Workers:
         ("sys.exit(143 if rank else 9)", 143, (1,)),  # one alone was stopped, which the other noticed
         ("os.kill(os.getpid(), signal.SIGKILL) if rank else sys.exit(9)", 9, (1,)),
         ("os.kill(os.getpid(), signal.SIGKILL) if rank else " + HANG, 9, (1,)),
+        (HANG + " if rank else os.kill(os.getpid(), signal.SIGKILL)", 9, (0,)),  # which rank 0 cannot report
         ("sys.exit(2) if rank == 0 else " + HANG, 2, (0,)),
     ],
 )
@@ -42,6 +43,18 @@ def test_the_code_is_that_of_the_rank_that_failed_first_and_nothing_hangs(
     assert workers.culprit in culprits
     assert all(process.poll() is not None for process in workers.processes.values()), "no orphan is left"
     workers.kill()
+
+
+def test_a_rank_0_that_was_killed_is_reported_for_it(tmp_path: Path) -> None:
+    workers = started(tmp_path, "sys.exit(9) if rank else os.kill(os.getpid(), signal.SIGKILL)")
+    workers.wait()
+    assert not workers.has_reported(0)
+    assert workers.report(0) == "rank 0 of 2 was killed by SIGKILL (by a person, or by the system for lack of memory)"
+    workers.kill()
+    refused = started(tmp_path, "sys.exit(9 if rank else 2)")
+    assert refused.wait() == 2
+    assert refused.has_reported(0)
+    refused.kill()
 
 
 def test_each_process_finds_its_place_and_writes_into_its_file(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _launch(size: int) -> int:
                 code = workers.wait()
         finally:
             workers.kill()
-        if culprit := workers.culprit:
+        if (culprit := workers.culprit) is not None and not workers.has_reported(culprit):
             console.error(workers.report(culprit))
         return code
 

@@ -6,7 +6,7 @@ import torch
 
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
-from tfkit.engine.assembled_run import AssembledRun
+from tfkit.engine.assembled_run import AssembledRun, no_step_yet
 from tfkit.engine.assembling import Kind, assemble_run
 from tfkit.engine.base_model import pinned
 from tfkit.engine.budget import Budget
@@ -22,6 +22,7 @@ from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
 from tfkit.engine.sharing import copies_here
 from tfkit.engine.training_data import RunContext, prepare_data
+from tfkit.errors import PeerLostError
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
@@ -71,7 +72,13 @@ class Run:
         assembled.record()
         folder.write_recipe(dump_recipe(resolved, self.data.config))  # now: another length than the result's would say it was reached
         folder.record(given=given.document())
-        assembled.train()
+        begun_at = assembled.progress.step
+        try:
+            assembled.train()
+        except PeerLostError:  # of all ranks that are asked to stop, one may end while another waits for it in its first step
+            if assembled.progress.step == begun_at:
+                budget.stop.raise_if_requested(no_step_yet(assembled.resumed_from))
+            raise
 
     def _with_tried_rate(self, folder: RunFolder, budget: Budget) -> Recipe:
         """Return the recipe with the learning rate of a trial; with its own where none is made. Raises Stopped."""

@@ -9,6 +9,7 @@ is by a roll-call in the store.
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -255,6 +256,12 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def _reason(message: str) -> str:
+    """Return the first sentence of a library's error, without the place in its source: what follows asks for reports to its authors."""
+    first = message.partition("\n")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
+
+
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
     """Turn the errors of connections into one that says what to do. `only_of_backends`: among others that the block may raise."""
@@ -263,7 +270,7 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
     except RuntimeError as error:  # of gloo and of the store, which have no class of their own for it
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _reason(str(error)) or type(error).__name__
         raise PeerLostError(
             f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "
             "look at what the other ranks reported, and continue with --resume"

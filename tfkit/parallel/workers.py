@@ -87,9 +87,13 @@ class Workers:
         """Return how a rank ended, and the end of its output."""
         code = self.ended[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        return "\n".join(
-            [f"rank {rank} of {self.size} {how}:", *(f"  {line}" for line in self.output_of(rank).splitlines()[-_SHOWN_LINES:])]
-        )
+        how += " (by a person, or by the system for lack of memory)" if -code == signal.SIGKILL else ""
+        lines = [f"  {line}" for line in self.output_of(rank).splitlines()[-_SHOWN_LINES:]]
+        return "\n".join([f"rank {rank} of {self.size} {how}{':' if lines else ''}", *lines])
+
+    def has_reported(self, rank: int) -> bool:
+        """Whether a rank has said itself on this process's stderr why it ended: rank 0, unless a signal killed it."""
+        return rank == 0 and self.ended[rank] > 0
 
     def kill(self) -> None:
         """End what still runs, at once."""
