@@ -14,7 +14,7 @@ from tfkit.errors import Stopped, UnhealthyError
 from tfkit.generation.inference import inference
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.rollouts import Response, response_batch
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 PROMPTS = ["a", "bc", "cab", "bbbbb", "ccab", "ab"]
 SIZES: dict[str, Any] = {"prompts": 4, "completions": 4, "batch_size": 8, "micro": 4}
@@ -222,7 +222,7 @@ def test_a_stop_is_obeyed_while_responses_are_sampled(tmp_path: Path) -> None:
         with pytest.raises(Stopped):
             made.loader.step(0)
         assert made.loader.state(0) == ({}, {})
-    made.loader.work = BatchWork()
+    made.loader.work = UNWATCHED
     assert [one.ids.tolist() for one in made.loader._of_step(0).responses] == whole
 
 

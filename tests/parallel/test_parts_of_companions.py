@@ -30,7 +30,7 @@ TEACHER = "tokenizer: {path: base}\nobjective: {kind: distillation, teacher: bas
 TEXT, PROMPTS, PAIRS = (COMMON.replace("ROWS", rows) for rows in ("corpus", "prompts.jsonl", "pairs.jsonl"))
 RECIPES = {
     "teacher": f"{STUDENT}{TEACHER}}}\n{TEXT}",
-    "rounded": f"{STUDENT}{TEACHER}}}\n{TEXT.replace('fp32', 'bf16')}",
+    "rounded": f"{STUDENT}{TEACHER.replace('teacher: base', 'teacher: updates')}}}\n{TEXT.replace('fp32', 'bf16')}",
     "copied": f"{STUDENT.replace('layers: 8', 'layers: 7')}{TEACHER}, copy_layers: [0, 1, 2, 3, 4, 5, 7]}}\n{TEXT}",
     "adapter": f"model: {{from: updates}}\nobjective: {{kind: causal_lm}}\n{TEXT}",
     "ppo": "model: {from: base}\nobjective: {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: scores, value_lr: 3e-3, "
@@ -107,7 +107,9 @@ def run_both(place: Path, recipe: str, *words: str) -> tuple[Done, list[Done]]:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also from an adapter, and with the layers of a teacher; the reference of a policy is cut as well."""
+    """Also from an adapter, with an adapter as a teacher, which is rounded after its updates, and with copied layers. The reference of a
+    policy is cut, too.
+    """
     monkeypatch.chdir(place)
     alone, ranks = run_both(place, recipe)
     assert [alone.code, *(one.code for one in ranks)] == [0, 0, 0], alone.err + ranks[0].err + ranks[1].err
