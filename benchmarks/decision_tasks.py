@@ -302,7 +302,7 @@ LORA_TASKS = (
         "loss",
         DECODER,
         2,
-        _LORA_RATES[1:4],
+        _LORA_RATES[2:4],
         (1,),
         asked=(LORA, "data.sequence_length=256"),
         seeds=(2,),

@@ -100,7 +100,8 @@ def test_further_seeds_are_of_the_best_rate_and_those_beside_it() -> None:
 
 def test_the_rates_of_lora_have_a_line_for_each_task_with_all_seeds() -> None:
     grid = [replace(cell("one", score), lr=lr) for lr, score in ((1, 2.0), (2, 1.5), (2, 1.4))]
-    *_, head, _, first, blank = decisions._lora_rates([(TASK, grid, 2.5), (replace(TASK, name="not measured"), [], None)])
+    *_, head, _, first, _, missing, _ = decisions._lora_rates([(TASK, grid, 2.5), (replace(TASK, name="two"), [], None)])
     assert head == "| task | kind | rows, scored | steps, batch | untouched | 1 | 2 | 3 | 4 |"
-    assert (first, blank) == ("| one | language modelling | 3, 2 | 50, 8 | 2.500 | 2.000 | 1.500, 1.400 | - | - |", "")
+    assert first == "| one | language modelling | 3, 2 | 50, 8 | 2.500 | 2.000 | 1.500, 1.400 | - | - |"
+    assert missing == "Not measured: two."
     assert decisions._lora_rates([(TASK, [], None)]) == []
