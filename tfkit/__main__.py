@@ -1,10 +1,15 @@
 """The program. It obeys stop signals from its first moment: the command line and its libraries are imported after that (cli/program.py)."""
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
+
+# At its end Python's collector would visit every object that torch has made, which takes as long as importing it.
+atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,3 +111,11 @@ def test_a_group_of_options_is_given_to_the_command_as_one_object(capsys: pytest
     out = capsys.readouterr().out
     places = [out.index(f"--{name}") for name in ("run", "no-verify", "device", "threads", "ranks", "json", "quiet")]
     assert places == sorted(places)
+
+
+def test_the_collector_does_not_visit_everything_once_more_at_the_end() -> None:
+    script = (
+        "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 0))\nimport tfkit.__main__\nprint(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "True"]
