@@ -113,8 +113,9 @@ def assemble(
         share_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
-        with model.whole_at_work():
-            data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
+        together = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
+        with weights.latest_at_work():
+            data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener, together)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     plan = Plan(

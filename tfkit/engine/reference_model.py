@@ -4,7 +4,7 @@ Where its log-probabilities of each row are read once, they are computed before 
 the weights and of the data; no second model is needed then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,16 @@ if TYPE_CHECKING:
 _VERSION = "reference 1"
 
 
-def read_by_reference(data: "TrainingData", model: Transformer, key: str, batch_size: int, listener: Listener) -> "TrainingData":
-    """Return the data with what the model, which is that of the first step, says of each row. `key`: a hash of its weights and arithmetic.
+def read_by_reference(
+    data: "TrainingData",
+    model: Transformer,
+    key: str,
+    batch_size: int,
+    listener: Listener,
+    lacks_any: Callable[[bool], bool] | None = None,
+) -> "TrainingData":
+    """Return the data with what the model, which is that of the first step, says of each row. `key`: a hash of its weights and arithmetic;
+    `lacks_any`: as of `with_computed_values`.
 
     Data of an objective that does not read it once are returned as they are.
     """
@@ -41,14 +49,20 @@ def read_by_reference(data: "TrainingData", model: Transformer, key: str, batch_
 
     def read(stored: Stored) -> ExampleSet:
         assert isinstance(stored, ExampleSet)
-        return with_reference(stored, objective, model, key, batch_size, listener)
+        return with_reference(stored, objective, model, key, batch_size, listener, lacks_any)
 
     train: list[tuple[Stored, float]] = [(read(stored), weight) for stored, weight in data.train]
     return replace(data, train=train, validation=[replace(one, stored=read(one.stored)) for one in data.validation])
 
 
 def with_reference(
-    stored: ExampleSet, objective: LabelledObjective, model: Transformer, key: str, batch_size: int, listener: Listener
+    stored: ExampleSet,
+    objective: LabelledObjective,
+    model: Transformer,
+    key: str,
+    batch_size: int,
+    listener: Listener,
+    lacks_any: Callable[[bool], bool] | None = None,
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`."""
 
@@ -66,7 +80,7 @@ def with_reference(
                 bar.advance(len(numbers))
         return np.concatenate(found)
 
-    return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute)
+    return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute, lacks_any)
 
 
 def of_finished(

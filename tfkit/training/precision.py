@@ -95,6 +95,10 @@ class Weights:
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
+    def latest_at_work(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the model computes with the latest weights; ranks that share them compute together, each the same."""
+        return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
+
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:
         """A context in which the model computes with the result."""

@@ -13,23 +13,33 @@ from numpy.typing import NDArray
 
 from tfkit.data.store.example_sets import ExampleSet
 from tfkit.data.store.folder_cache import cache_folder
-from tfkit.data.store.folder_index import indexed_folder, write_index
+from tfkit.data.store.folder_index import indexed_folder, is_built, write_index
 from tfkit.data.store.hashes import HashedFiles
 
 _VERSION = 1
 
 
-def with_computed_values(stored: ExampleSet, name: str, beside: str, key: str, compute: Callable[[], NDArray[np.float32]]) -> ExampleSet:
+def with_computed_values(
+    stored: ExampleSet,
+    name: str,
+    beside: str,
+    key: str,
+    compute: Callable[[], NDArray[np.float32]],
+    lacks_any: Callable[[bool], bool] | None = None,
+) -> ExampleSet:
     """Return the set with a further array `name`, one number for each of the array `beside`, from the cache or computed now.
 
-    `key` says what the numbers depend on beside the set; `compute` gives those of all examples, one after the other.
+    `key` says what the numbers depend on beside the set; `compute` gives those of all examples, one after the other. `lacks_any`: for ranks
+    that compute together, whether the cache of any of them lacks the numbers, given whether that of this one does.
     """
     content = f"{_VERSION}\0{name}\0{key}\0{stored.fingerprint}"
     folder = cache_folder() / "computed" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     starts = stored.arrays[beside][1]
 
+    computed = compute() if lacks_any is not None and lacks_any(not is_built(folder, _VERSION)) else None
+
     def write(path: Path) -> None:
-        values = compute()
+        values = compute() if computed is None else computed
         assert len(values) == starts[-1], "one number for each"
         (path / "values.bin").write_bytes(values.astype("<f4").tobytes())
         write_index(path, _VERSION, {})

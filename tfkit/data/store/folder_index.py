@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.data.store.folder_cache import build_once
+from tfkit.data.store.hashes import find_damage
 
 INDEX = "index.json"
 
@@ -16,6 +17,11 @@ def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) ->
     index = read_index(folder, version)
     assert index is not None, f"{folder} was whole a moment ago"
     return index, built
+
+
+def is_built(folder: Path, version: int) -> bool:
+    """Whether `indexed_folder` has nothing to build."""
+    return read_index(folder, version) is not None and find_damage(folder) is None
 
 
 def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
