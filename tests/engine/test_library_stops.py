@@ -22,7 +22,7 @@ STEPS = 12
 
 def test_should_stop_gives_a_result_and_resume_goes_on(base: Path, document: dict[str, Any]) -> None:
     def stopped() -> Any:
-        asked = iter([False] * 12)
+        asked = iter([False] * 16)
         return tfkit.pretrain(document, run="stopped", should_stop=lambda: next(asked, True)).to_dict()
 
     result = call(base, stopped)

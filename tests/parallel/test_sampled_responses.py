@@ -6,10 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
-from two_ranks import start_ranks
+from two_ranks import assert_close_checkpoints, start_ranks
 
 from tfkit.alignment import sampling
 
@@ -84,11 +82,7 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
     assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
     done = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-shared", "--threads", "1"])]
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
-    for file in ("model.safetensors", "training_state/optimizer.safetensors"):
-        one, other = (load_file(place / f"{kind}-{name}" / "checkpoints" / "step-000004" / file) for name in ("whole", "shared"))
-        assert one.keys() == other.keys()
-        for name in one:
-            torch.testing.assert_close(other[name], one[name], rtol=0, atol=1e-5, msg=name)
+    assert_close_checkpoints(*(place / f"{kind}-{name}" / "checkpoints" / "step-000004" for name in ("whole", "shared")))
     assert [record.get("reward") for record in exact(place / f"{kind}-shared")] == [
         record.get("reward") for record in exact(place / f"{kind}-whole")
     ]
