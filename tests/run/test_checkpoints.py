@@ -443,3 +443,13 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     clear_leftovers(tmp_path)
     assert set(os.listdir(tmp_path)) == names
+
+
+def test_a_card_that_was_half_written_in_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    """The card is written once more after the save, when the scores are known."""
+    checkpoint = save_checkpoint(tmp_path, 1, writer("x"))
+    before = set(os.listdir(checkpoint))
+    (checkpoint / ".README.md.tmp-4711-9f3c00aa").write_text("half")
+    (checkpoint / ".mine").touch()
+    clear_leftovers(tmp_path)
+    assert set(os.listdir(checkpoint)) == {*before, ".mine"}

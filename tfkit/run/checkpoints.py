@@ -31,7 +31,7 @@ from tfkit.run import strict_json
 from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
 
 _STEP = re.compile(r"step-(\d{6,})")
-_LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
+_LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json|README\.md)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
 _SET_ASIDE = re.compile(r"step-(\d{6,})\.damaged")
 _BEST = "best.json"
 
@@ -130,8 +130,8 @@ def set_aside(root: Path) -> list[Path]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Return the folders that killed saves and deletions left, or that one is working on at this moment."""
-    return sorted(path for path in root.iterdir() if _LEFTOVER.fullmatch(path.name))
+    """Return the folders and files that killed saves and deletions left, or that one is working on at this moment."""
+    return sorted(path for folder in (root, *step_folders(root)) for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def clear_leftovers(root: Path) -> None:
