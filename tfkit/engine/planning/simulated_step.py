@@ -208,6 +208,17 @@ def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
         yield ProcessGroup(Ranks(0, size, 0, size), dist.HashStore())  # type: ignore[attr-defined]
     finally:
         dist.destroy_process_group()
+        _forget_ranks()
+
+
+def _forget_ranks() -> None:
+    """Clear PyTorch's cache of where the parts of tensors are: a later mesh of the same shape, of which this process, or a fork of it,
+    is another rank, would get the parts of the simulated one.
+    """
+    from torch.distributed.tensor import debug
+
+    if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # of PyTorch 2.13
+        clear()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
