@@ -28,6 +28,14 @@ def with_unbroken_run(folder: Path) -> Path:
     return folder
 
 
+def write_prompts_and_pairs(folder: Path) -> None:
+    """Write the rows of tiny policies and reward models: prompts.jsonl and pairs.jsonl."""
+    prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
+    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
+    for name, rows in (("prompts", prompts), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
 def assert_close_checkpoints(one: Path, other: Path) -> None:
     """Assert that weights and optimizer state of two GPT-2s differ by 1e-5 at most.
 

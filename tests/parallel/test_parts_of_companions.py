@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import Done, Process, pretrain, records, write_corpus, write_recipe
-from two_ranks import assert_close_checkpoints, start_ranks
+from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.engine.planning.tensor_meter import TensorMeter
@@ -46,10 +46,7 @@ MADE = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
-    prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
-    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
-    for name, rows in (("prompts", prompts), ("pairs", pairs)):
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_prompts_and_pairs(folder)
     for name, text in (RECIPES | MADE).items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))

@@ -1,13 +1,12 @@
 """PPO and GRPO on two ranks, which sample, reward and read their responses together: each step is that of one process, to the bit."""
 
-import json
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
-from two_ranks import assert_close_checkpoints, start_ranks
+from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
 from tfkit.alignment import sampling
@@ -40,10 +39,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sampled")
-    prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
-    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
-    for name, rows in (("prompts", prompts), ("pairs", pairs)):
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_prompts_and_pairs(folder)
     for name, objective in OBJECTIVES.items():
         (folder / f"{name}.yaml").write_text(f"{COMMON}  {objective}\n", encoding="utf-8")
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
