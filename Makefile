@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
+WORKERS ?= 3
 DEVICE ?= auto
 KILLS ?= 200
 DRAWS ?= 2000

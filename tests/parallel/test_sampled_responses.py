@@ -2,7 +2,10 @@
 
 import shutil
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
@@ -10,6 +13,8 @@ from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_p
 
 from tfkit.__main__ import main
 from tfkit.alignment import sampling
+from tfkit.parallel.in_place import GatherInPlace
+from tfkit.parallel.sharding import Sharding
 
 COMMON = """
 model: {from: base}
@@ -130,3 +135,46 @@ def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monk
     done = [one.wait() for one in start_ranks(place, words, {1: full})]
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done)
+
+
+def run_out_within(enter: Callable[..., AbstractContextManager[None]]) -> Callable[[], None]:
+    """Return a fault: memory runs out once, as the second tensor is gathered after the entry into a context of shared weights."""
+
+    def before() -> None:
+        allocate, gathered = GatherInPlace.allocate, list[int]()  # empty until the context is entered
+
+        def counted(self: GatherInPlace, *arguments: Any, **options: Any) -> Any:
+            if gathered:
+                gathered[0] += 1
+                if gathered[0] == 2:
+                    raise MemoryError("no more")
+            return allocate(self, *arguments, **options)
+
+        @contextmanager
+        def entered(self: Sharding) -> Iterator[None]:
+            gathered[:] = gathered or [0]
+            with enter(self):
+                yield
+
+        GatherInPlace.allocate = counted  # type: ignore[method-assign]
+        setattr(Sharding, enter.__name__, entered)
+
+    return before
+
+
+def test_a_full_memory_while_one_rank_gathers_the_policy_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are about to gather the next block, and would wait for it; all begin the step again, with smaller micro-batches."""
+    monkeypatch.chdir(place)
+    words = ["finetune", "grpo.yaml", "--threads", "1", "data.validation=null", "evaluation.every=null", "training.steps=2"]
+    words += ["training.micro_batch_size=null", "parallel.shard=2", "--run", "gathered"]
+    done = [one.wait() for one in start_ranks(place, words, {1: run_out_within(Sharding.whole)})]
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    assert all("out of memory in micro-batches of 2 rows: from now on they have 1" in one.err for one in done), done[0].err
+
+
+def test_a_full_memory_in_an_evaluation_of_shared_weights_ends_both_ranks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    words = ["pretrain", "tiny.yaml", "--threads", "1", "training.steps=2", "evaluation.every=1", "parallel.shard=2", "--run", "evaluated"]
+    done = [one.wait() for one in start_ranks(place, words, {1: run_out_within(Sharding.at_inference)})]
+    assert [one.code for one in done] == [5, 5], done[0].err + done[1].err
+    assert "memory" in done[0].err, done[0].err

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 
 
-class PeerOutOfMemoryError(MemoryError):
-    """The memory of another rank did not hold its micro-batch: all of them try it again with smaller ones."""
+class RankOutOfMemoryError(MemoryError):
+    """A rank ran out of memory, and all ranks know it: each raises this error, and may repeat the work with smaller micro-batches."""
 
 
 class Peers(Protocol):
@@ -32,10 +32,10 @@ class Peers(Protocol):
         """Add up the gradients of all ranks; a rank without a gradient that another has counts as zero."""
 
     def fitting(self) -> AbstractContextManager[None]:
-        """Enclose work that may end the memory of one rank: PeerOutOfMemoryError is then raised on all others, so that they repeat it."""
+        """Enclose work in which a rank may run out of memory: all ranks then raise RankOutOfMemoryError, and repeat the work together."""
 
     def go_on(self) -> None:
-        """Find out, within `fitting`, whether the memory of another rank has ended: before work that all ranks do together."""
+        """Raise RankOutOfMemoryError, within `fitting`, if another rank has run out of memory. Called before each collective."""
 
 
 class Alone:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tfkit.errors import PeerLostError, is_out_of_memory
-from tfkit.parallel.agreement import PeerOutOfMemoryError
+from tfkit.parallel.agreement import RankOutOfMemoryError
 from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
 from tfkit.parallel.ranks import Ranks
 
@@ -150,21 +150,24 @@ class ProcessGroup:
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Enclose work whose only collectives, if any, `go_on` first; if it ends the memory of one rank, PeerOutOfMemoryError is raised on
-        the others.
+        """Enclose work that calls `go_on` before each of its collectives. If one rank runs out of memory in it, all ranks raise
+        RankOutOfMemoryError. It may be nested.
         """
         try:
             yield
-        except Exception as error:
-            if is_out_of_memory(error) and not isinstance(error, PeerOutOfMemoryError):
-                self.agree(_DOES_NOT_FIT)
+        except RankOutOfMemoryError:
             raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.agree(_DOES_NOT_FIT)
+            raise RankOutOfMemoryError(str(error) or type(error).__name__) from error
         self.go_on()
 
     def go_on(self) -> None:
-        """Raise PeerOutOfMemoryError if the memory of another rank has ended within `fitting`."""
+        """Raise RankOutOfMemoryError if another rank has run out of memory within `fitting`."""
         if self.agree(_FIT) != _FIT:
-            raise PeerOutOfMemoryError("the memory of another rank did not hold its micro-batch")
+            raise RankOutOfMemoryError("another rank ran out of memory")
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:

@@ -5,6 +5,8 @@ Before each of them the ranks may agree whether all of them go on: one whose mem
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,10 +15,21 @@ from torch import Tensor
 from tfkit.parallel.fsdp_internals import AllGather, ReduceScatter
 
 
+@dataclass(frozen=True)
+class Agreements:
+    """How ranks learn that one of them has run out of memory: all of them then raise an error.
+
+    `go_on` is called before each collective of this module, and may raise that error. `fitting` encloses forwards without gradients, and
+    reports a rank's own lack of memory to the others.
+    """
+
+    go_on: Callable[[], None]
+    fitting: Callable[[], AbstractContextManager[None]]
+
+
 class _Agreed:
-    def __init__(self, agree: Callable[[], None]):
-        """`agree` is called before each collective, and may raise an error."""
-        self._agree = agree
+    def __init__(self, agreements: Agreements):
+        self._go_on = agreements.go_on
 
     def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return memory for the numbers of a collective."""
@@ -28,7 +41,7 @@ class GatherInPlace(_Agreed, AllGather):
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
         """Fill the output with the inputs of all ranks, in their order; the own one may lie there already."""
-        self._agree()
+        self._go_on()
         if group.size() > 2:  # many broadcasts would send more than gloo's ring does
             dist.all_gather_single(output_tensor, input_tensor, group)
             return
@@ -52,7 +65,7 @@ class ReduceInPlace(_Agreed, ReduceScatter):
         async_op: bool = False,
     ) -> None:
         """Fill the output with the sum of this rank's part of all inputs, which are overwritten, and freed."""
-        self._agree()
+        self._go_on()
         parts = input_tensor.chunk(group.size())
         for rank, part in enumerate(parts):
             dist.reduce(part, op=op, group=group, group_dst=rank)

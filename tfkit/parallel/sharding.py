@@ -8,7 +8,7 @@ With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tfkit.parallel.around_blocks import REPLICAS, SHARDS, AroundBlocks
 from tfkit.parallel.fsdp_internals import has_begun, whole_parameters
-from tfkit.parallel.in_place import GatherInPlace, ReduceInPlace
+from tfkit.parallel.in_place import Agreements, GatherInPlace, ReduceInPlace
 
 _PIECE = 1 << 20  # numbers
 
@@ -42,17 +42,15 @@ class Sharding:
         dtype: torch.dtype,
         *,
         reshard: bool,
-        in_place: bool,
-        agree: Callable[[], None] = lambda: None,
+        in_place: Agreements | None,
         fill: Callable[[str, nn.Module], None] | None = None,
     ):
         """`blocks`: by the beginning of their parameters' names. `fill` gives each its weights, which are whole until the block is cut;
         None: all have theirs.
 
         `dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
-        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `in_place`: by
-        gloo, without copies, and `agree` is called before each collective of a micro-batch, on all ranks, and may raise an error on all of
-        them; else by FSDP's own collectives, which overlap with what a GPU computes.
+        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `in_place`: by gloo,
+        without copies, with these agreements among the ranks; None: by FSDP's own collectives, which overlap with what a GPU computes.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -67,45 +65,40 @@ class Sharding:
         self._mesh, self._reshard, self._model = mesh, reshard, model
         self.is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
         self._adds_up = self._is_last = False  # whether this micro-batch adds up the gradients of all ranks, is the last of its step
-        self._agree, self._in_step = agree, False
+        self._agreements = in_place
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-            if in_place:
+            if in_place is not None:
                 module.set_modules_to_backward_prefetch([module])  # none: on a CPU nothing would overlap with gathering the next block
-                module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
-                module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
+                module.set_custom_all_gather(GatherInPlace(in_place))
+                module.set_custom_reduce_scatter(ReduceInPlace(in_place))
         self.parameters = dict(model.named_parameters())
-        self.around = AroundBlocks(model, self.parameters, mesh, adds_up=in_place, adds_rows=in_place and reshard)
+        self.around = AroundBlocks(model, self.parameters, mesh, adds_up=in_place is not None, adds_rows=in_place is not None and reshard)
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
         self.around.begin_micro_batch()
-        self._in_step, self._adds_up, self._is_last = True, is_last or self._reshard, is_last
+        self._adds_up, self._is_last = is_last or self._reshard, is_last
         for module in self._modules:
             module.set_requires_gradient_sync(self._adds_up and not (self.around.adds_up and module is self._model), recurse=False)
 
     def end_micro_batch(self) -> None:
         """Add up the gradients around the blocks, where FSDP does not; of a frozen model give back what is around them."""
         if self.is_frozen:
-            self._in_step = False
             self._give_back()
             return
-        for name, own in self.around.take_gradients(self._agree_in_step) if self._adds_up else ():
+        go_on = self._agreements.go_on if self._agreements is not None else lambda: None
+        for name, own in self.around.take_gradients(go_on) if self._adds_up else ():
             parameter = self.parameters[name]
             if parameter.grad is None:  # of the last micro-batch it may stay in the memory of the whole: a copy would be needed beside it
                 parameter.grad = self.distributed(name, own if self._is_last else own.clone())
             else:
                 _local(parameter.grad).add_(own)
 
-    def _agree_in_step(self) -> None:
-        if self._in_step:
-            self._agree()
-
     def gradients(self) -> dict[str, Tensor]:
         """Take the sums of all ranks' gradients from the parameters: of each that has one, this rank's part."""
-        self._in_step = False
         found = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -113,7 +106,6 @@ class Sharding:
 
     def drop_micro_batch(self) -> None:
         """Drop what an error within a forward or a backward pass has left beside gradients of parameters; needs no other rank."""
-        self._in_step = False
         if has_begun(self._model):
             self._model.reset_iter_state()  # type: ignore[operator]
         for module in self._modules:
@@ -165,28 +157,31 @@ class Sharding:
         """A context of forwards without gradients, of the model or of parts of it. Afterwards no whole weights are left: the next
         forward would continue with them, whatever has become of the parts.
         """
-        self._in_step = False
         self._give_back()
-        self._model.unshard()  # type: ignore[operator]  # generation calls parts of the model, which would not gather what is around them
         try:
-            yield
+            with self._fitting():
+                self._model.unshard()  # type: ignore[operator]  # generation calls parts of the model, which would not gather what is around them
+                yield
         finally:
             self._give_back()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """A context in which every rank has the whole weights, gathered once, and may run forwards without gradients for itself alone."""
-        self._in_step = False
         self._give_back()
-        for module in self._modules:
-            module.set_reshard_after_forward(False, recurse=False)
-            module.unshard()
         try:
+            with self._fitting():
+                for module in self._modules:
+                    module.set_reshard_after_forward(False, recurse=False)
+                    module.unshard()
             yield
         finally:
             for module in self._modules:
                 module.set_reshard_after_forward(self._reshard and module is not self._model, recurse=False)
             self._give_back()
+
+    def _fitting(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._agreements is None else self._agreements.fitting()
 
     def _give_back(self) -> None:
         for module in self._modules:

@@ -13,6 +13,7 @@ from tfkit.model.transformer import Transformer
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+    from tfkit.parallel.in_place import Agreements
     from tfkit.parallel.sharding import Sharding
 
 Filled = Callable[[str, nn.Module], None]  # called with each block that has got its weights, and the beginning of their names
@@ -20,12 +21,11 @@ Filled = Callable[[str, nn.Module], None]  # called with each block that has got
 
 @dataclass(frozen=True)
 class Cutting:
-    """How ranks share their models. `in_place` and `agree`: as of Sharding, by whose collectives the weights are gathered."""
+    """How ranks share their models. `in_place` is that of Sharding."""
 
     mesh: "DeviceMesh"
     device: torch.device
-    in_place: bool
-    agree: Callable[[], None]
+    in_place: "Agreements | None"
     filled: Filled | None = None
 
     def cut(self, model: Transformer, dtype: torch.dtype, *, reshard: bool = True) -> "Sharding":
@@ -34,7 +34,7 @@ class Cutting:
 
         blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
         fill = self._filling(model.fill_block) if model.fill_block is not None else None
-        sharding = Sharding(model, blocks, self.mesh, dtype, reshard=reshard, in_place=self.in_place, agree=self.agree, fill=fill)
+        sharding = Sharding(model, blocks, self.mesh, dtype, reshard=reshard, in_place=self.in_place, fill=fill)
         model.fill_block = None
         model.whole_at_work = sharding.whole
         if not sharding.is_frozen:

@@ -55,9 +55,8 @@ class Stepper:
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
-        """Return the micro-batches of a step; if they end the memory of one rank, all of them raise a MemoryError, so that all halve them.
-
-        Not where responses are sampled, which the ranks do together: one whose memory ends there ends the run.
+        """Return the micro-batches of a step. If one rank runs out of memory, all ranks raise a MemoryError, so that all halve them; for
+        sampled responses, whose preparation exchanges results, the exchanges themselves do so.
         """
         with self.peers.fitting() if self.objective.rollouts is None else contextlib.nullcontext():
             return prepare()
@@ -125,6 +124,7 @@ class Stepper:
         that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan. `reshard` is the model's: a step may end with a
         micro-batch that a companion has no part in, so its gradients are added up after each.
         """
+        from tfkit.parallel.in_place import Agreements
         from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
 
         for weights in self.all_weights.values():
@@ -137,7 +137,8 @@ class Stepper:
             self.peers.go_on()
 
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        cutting = Cutting(mesh, self.device, self.device.type == "cpu" and not as_gpus, before_collective, filled)
+        in_place = Agreements(before_collective, self.peers.fitting) if self.device.type == "cpu" and not as_gpus else None
+        cutting = Cutting(mesh, self.device, in_place, filled)
         self._share(cutting.cut(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
         for one in self.companions.values():
             self._share(cutting.cut(one.model, one.weights.dtype), one.weights, one.optimizer)
