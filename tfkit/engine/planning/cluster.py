@@ -93,7 +93,11 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
     Raises UsageError where they are not the mesh of the recipe.
     """
-    from tfkit.engine.planning.simulated_step import Mesh, simulate  # with torch's compiler: a second that other plans need not take
+    from tfkit.engine.planning.simulated_step import (
+        Mesh,
+        has_simulated_companions,
+        simulate,
+    )  # with torch's compiler: a second that other plans need not take
 
     require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
@@ -115,7 +119,8 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     found = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
     model = shapes_of(recipe, data.config)
     further = {layout: further_models(recipe, data.objective, model, dtype, mesh.shards) for layout, mesh in meshes.items()}
-    tensors = {name: _tensors_of(one, further[name]) for name, one in found.items()}
+    is_complete = has_simulated_companions(data.objective)
+    tensors = {name: _tensors_of(one, further[name], is_complete) for name, one in found.items()}
     memory = {layout: one["peak"] + (PROCESS_BYTES if gpu is None else 0) for layout, one in tensors.items()}
     traffic = {layout: sum(one.sent.values()) for layout, one in found.items()}
     room = _USABLE * gpu.memory_bytes if gpu is not None else None
@@ -131,8 +136,12 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
 
 
-def _tensors_of(one: "SimulatedStep", further: FurtherModels) -> dict[str, int]:
-    """Return the bytes of a rank's tensors by what they are, and their peak: in a step, or where responses are sampled."""
+def _tensors_of(one: "SimulatedStep", further: FurtherModels, is_complete: bool) -> dict[str, int]:
+    """Return the bytes of a rank's tensors by what they are, and their peak: in a step, or where responses are sampled. `is_complete`: the
+    simulated peak includes the further models.
+    """
+    if is_complete:
+        return {**one.held, "companions": further.held, "peak": one.peak}
     sampling = sum(one.held[name] for name in ("weights", "optimizer", "mean", "working")) + further.sampling
     return {**one.held, "companions": further.held, "peak": further.held + max(one.peak + further.at_work, sampling)}
 

@@ -6,10 +6,11 @@ are those that the steps had: of tensors alone, without the allocator's own and 
 A deep model is taken twice with fewer blocks, and what one more block adds is added for the others: all are alike.
 """
 
+import copy
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -24,11 +25,13 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -56,13 +59,25 @@ class SimulatedStep:
     """Bytes of a rank.
 
     `held`: `weights` (fp32), `gradients` (where the step has them all), `optimizer`, `mean` (of the weights), `working` (a whole copy in
-    bf16), `gathered` (of shared weights, those of a block at work and of all that stays), `activations` (kept for a backward pass).
+    bf16), `gathered` (of shared weights, those of a block at work and of all that stays), `activations` (kept for a backward pass). The
+    peak and the traffic, but not these numbers, include the frozen companions that `has_simulated_companions` names.
     """
 
     held: dict[str, int]
     peak: int  # the most at once in a step
     sent: dict[str, int]  # in a step, by kind of collective
     units: dict[str, int]  # of the shared weights that are gathered at once: `blocks` of `block_bytes`, the largest, and `rest_bytes`
+
+
+def has_simulated_companions(objective: Objective) -> bool:
+    """Whether a simulated step includes the forwards of an objective's companions, as those of a teacher."""
+    return bool(objective.companions) and not _is_replaced(objective)
+
+
+def _is_replaced(objective: Objective) -> bool:
+    """Whether another loss of the same size is simulated: for trained companions, sampled responses and references."""
+    has_trained = any(one.trained for one in objective.companions)
+    return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
@@ -102,6 +117,7 @@ def _measured(recipe: Recipe, config: ModelConfig, objective: Objective, batch: 
                 f"sent/{kind}": size + further * (size - found[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
         stays = found["rest_bytes"] if mesh.reshard else found["rest_bytes"] + found["all_blocks"]
+        stays += sum(mesh.dtype.itemsize * numbers_around_blocks(one.model) for one in stepper.objective.companions)
         found |= {"gradients": watch.gradients, "activations": watch.kept - (stays if sharding is not None else 0)}
         found |= {f"part/{name}": size for name, size in watch.parts.items() if name}
         return found
@@ -174,9 +190,8 @@ class _AnyLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble what `engine.components.assemble` does, without data and companions, and share the weights."""
-    if objective.companions or objective.rollouts is not None or objective.reference_use != "none":
-        objective = _AnyLoss()
+    """Assemble what `engine.components.assemble` does, without data, and share the weights."""
+    objective = _AnyLoss() if _is_replaced(objective) else _with_simulated_companions(objective, mesh.dtype)
     training, model = recipe.training, Transformer(config)
     choose_trained(recipe, model)
     weights = Weights(model, mesh.dtype, training.ema_decay, whole=holds_whole_model(recipe))
@@ -186,8 +201,23 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     if mesh.shards > 1:
-        stepper.share_weights(mesh.shards, reshard=mesh.reshard, as_gpus=mesh.has_gpus)
+        frozen = [one.model for one in objective.companions]
+        stepper.share_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
     return stepper
+
+
+def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Objective:
+    """Return a copy of an objective whose frozen companions have the same shapes, and no memory."""
+    copied = copy.copy(objective)
+    for name, companion in vars(objective).items():
+        if isinstance(companion, Companion):
+            torch.set_default_dtype(dtype)  # PyTorch cannot convert the parameters of a module that have no memory
+            try:
+                model = Transformer(companion.model.config).requires_grad_(False)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            setattr(copied, name, replace(companion, model=model))
+    return copied
 
 
 def _units(stepper: Stepper, mesh: Mesh) -> dict[str, int]:
