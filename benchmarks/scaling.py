@@ -80,7 +80,7 @@ def stepper(config: Any, shards: int, precision: str) -> Any:
     optimizer = Optimizer(weights.trained, AdamWSection())
     taking = Stepper(LossModule(model, CausalLM()), weights, optimizer, device=device, seed=1, peers=peers)
     if shards > 1:
-        taking.share_weights(shards, reshard=True)
+        taking.shard_weights(shards, reshard=True)
     return taking
 
 

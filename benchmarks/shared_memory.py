@@ -63,7 +63,7 @@ def measure(rank: int, size: int, port: int) -> dict[str, float]:
         LossModule(model, CausalLM()), weights, Optimizer(weights.trained, section), device=torch.device("cpu"), seed=1, peers=peers
     )
     if size > 1:
-        stepper.share_weights(size, reshard=True)
+        stepper.shard_weights(size, reshard=True)
     begun = status("VmHWM")
     loss = 0.0
     for step in range(1, STEPS + 1):

@@ -154,7 +154,7 @@ def take(case: Case, steps: int, peers: Peers = ALONE, shards: int = 1) -> dict[
     """Take the steps, and return each loss, the norms, and all tensors."""
     taking = stepper_of(case, peers)
     if shards > 1:
-        taking.share_weights(shards, reshard=case.reshard)
+        taking.shard_weights(shards, reshard=case.reshard)
     losses, norms = [], []
     for step in range(1, steps + 1):
         report = taking.take(step, batches(case, step)[peers.ranks.rank :: peers.ranks.size], 1.0)

@@ -28,7 +28,7 @@ def peaks(case: Case, peers: Peers) -> tuple[int, int]:
     with TensorMeter() as meter:
         stepper = stepper_of(case, peers)
         if ranks.size > 1:
-            stepper.share_weights(ranks.size, reshard=True)
+            stepper.shard_weights(ranks.size, reshard=True)
         beginning = meter.mark()
         found = []
         for step in range(1, 7):

@@ -10,7 +10,7 @@ from tfkit.data import PackedRows
 from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
 from tfkit.engine.planning import memory_plan
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes, require_memory_for_blocks
-from tfkit.engine.sharing import copies_here
+from tfkit.engine.weight_sharding import copies_on_machine
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks
@@ -61,7 +61,7 @@ def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, con
 def test_a_machine_must_hold_the_parts_of_its_ranks(local: int, size: int, shard: int, copies: float) -> None:
     """One process of a recipe for many has all by itself."""
     wanted = recipe(steps=1).model_copy(update={"parallel": ParallelSection(shard=shard)})
-    assert copies_here(wanted, Ranks(size=size, local_size=local)) == copies
+    assert copies_on_machine(wanted, Ranks(size=size, local_size=local)) == copies
 
 
 def test_what_a_machine_holds_decides_whether_a_model_fits(monkeypatch: pytest.MonkeyPatch) -> None:

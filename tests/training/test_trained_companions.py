@@ -27,10 +27,10 @@ from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row
+from tfkit.training.model_sharder import root_numel
 from tfkit.training.optimizer import at_peak
 from tfkit.training.replay import find_first_bad, weights_sha256
 from tfkit.training.step import Stepper
@@ -149,7 +149,7 @@ def test_further_models_are_planned() -> None:
     wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
     (trained,) = taking.objective.companions
     policy, value, fp32, bf16 = taking.model, trained.model, torch.float32, torch.bfloat16
-    numbers, around = sum(one.numel() for one in value.parameters()), numbers_around_blocks(value)
+    numbers, around = sum(one.numel() for one in value.parameters()), root_numel(value)
     block = sum(one.numel() for one in value.decoder.blocks[0].parameters())
 
     def about(*sizes: int) -> Any:

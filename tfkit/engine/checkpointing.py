@@ -15,7 +15,7 @@ from tfkit.engine.best_checkpoint import BestCheckpoint
 from tfkit.engine.components import Components
 from tfkit.engine.loaders import loader_state
 from tfkit.engine.parentage import intensity_of, parents_of
-from tfkit.engine.shared_weights import SharedWork
+from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
@@ -80,7 +80,7 @@ class Checkpointer:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
         self.context, self.data, self.components, self.log = context, data, components, log
-        self.work = SharedWork(context.recipe, components, context.stop.should_stop)
+        self.work = ShardedWork(context.recipe, components, context.stop.should_stop)
         self.model, self.weights = components.stepper.loss_module.model, components.weights
         self.kind, self.family = kind, family
         self.root = context.folder.checkpoints

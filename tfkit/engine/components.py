@@ -17,9 +17,9 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
 from tfkit.engine.mixed_loader import mix_text
 from tfkit.engine.reference_model import read_by_reference
-from tfkit.engine.sharing import SeenWeights, is_to_share, share_weights
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
+from tfkit.engine.weight_sharding import WeightsHash, is_sharded, shard_weights
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import open_tensors
 from tfkit.model.transformer import Transformer, build
@@ -63,7 +63,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     Where `peers` are to share the weights, its blocks get theirs then, one after the other.
     """
     new: tuple[str, ...] | None = None
-    later = is_to_share(recipe, peers) and not data.objective.initializes_blocks
+    later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels, blocks_later=later)
         if new:
@@ -109,8 +109,8 @@ def assemble(
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    if is_to_share(recipe, peers):
-        share_weights(recipe, stepper, reference)
+    if is_sharded(recipe, peers):
+        shard_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
         together = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
@@ -196,7 +196,7 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )
-    seen = SeenWeights()  # what all ranks have whole they compare before the first step
+    seen = WeightsHash()  # what all ranks have whole they compare before the first step
     shares = components.weights.sharding is not None
     reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = seen.reading if shares else lambda found: found
     load_companion_tensors(components.stepper.companions, tensors, reading)

@@ -19,7 +19,7 @@ from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.session import start_node_meter
-from tfkit.engine.shared_weights import SharedWork
+from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
@@ -82,7 +82,7 @@ def _take_part(
     with stop.at_once("no step was taken yet"):
         joined(Path(message["folder"]))
         begun = _begin(message, group, listener, stop, meter)
-        work = SharedWork(begun.recipe, begun.components, stop.should_stop)
+        work = ShardedWork(begun.recipe, begun.components, stop.should_stop)
         while work.serve(start := group.receive()):  # such as the scores before the first step
             pass
     begun.components.loader.micro_batch_size = start["micro_batch_size"]
@@ -125,7 +125,7 @@ class FollowingHooks:
         stop: StopRequest,
         listener: Listener,
         micro_batches: MicroBatches,
-        work: SharedWork,
+        work: ShardedWork,
         meter: Meter,
         start: dict[str, Any],
     ):

@@ -12,7 +12,7 @@ import torch
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
-from tfkit.engine.sharing import require_same
+from tfkit.engine.weight_sharding import require_same
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup

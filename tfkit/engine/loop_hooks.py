@@ -7,7 +7,7 @@ from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
 from tfkit.engine.loaders import whole_loader
 from tfkit.engine.micro_batches import MicroBatches
-from tfkit.engine.shared_weights import SharedWork
+from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import RunContext
 from tfkit.engine.training_log import TrainingLog
 from tfkit.engine.validator import Validator
@@ -33,7 +33,7 @@ class LoopHooks:
         checkpointer: Checkpointer,
         validator: Validator,
         micro_batches: MicroBatches,
-        work: SharedWork,
+        work: ShardedWork,
     ):
         self.work = work
         self.context, self.components, self.training_log = context, components, log

@@ -17,9 +17,9 @@ from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.loop import Progress
 from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
+from tfkit.training.model_sharder import root_numel
 from tfkit.units import format_energy, format_seconds
 
 
@@ -117,8 +117,8 @@ class MicroBatches:
         if self.components.weights.sharding is None:
             return 0
         companions = self.components.stepper.objective.companions
-        others = sum((2 if one.trained else 1) * numbers_around_blocks(one.model) for one in companions)
-        return 2 * numbers_around_blocks(self.model) + others
+        others = sum((2 if one.trained else 1) * root_numel(one.model) for one in companions)
+        return 2 * root_numel(self.model) + others
 
     def describe(self, planned: Estimate, progress: Progress) -> str:
         """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.

@@ -20,8 +20,8 @@ from tfkit.engine.planning.memory_plan import require_memory, require_memory_for
 from tfkit.engine.planning.rate_trial_plan import with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
-from tfkit.engine.sharing import copies_here
 from tfkit.engine.training_data import RunContext, prepare_data
+from tfkit.engine.weight_sharding import copies_on_machine
 from tfkit.errors import PeerLostError
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe import dump_recipe
@@ -44,7 +44,7 @@ class Run:
         `begun`: its first steps are taken, so that its recipe holds as it is. `ahead`: the run is started later, and finds in the cache
         what is built now. Raises MachineError.
         """
-        copies = copies_here(self.recipe, self.leader.peers.ranks)
+        copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
         self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.leader.peers)
         model = shapes_of(self.recipe, self.data.config)

@@ -19,7 +19,7 @@ from tfkit.engine.budget import Budget
 from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
-from tfkit.engine.sharing import copies_here, is_to_share
+from tfkit.engine.weight_sharding import copies_on_machine, is_sharded
 from tfkit.errors import ModelError
 from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
 from tfkit.hub import find_checkpoint
@@ -100,7 +100,7 @@ def prepare_data(
     listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
-        require_memory_for_companions(recipe, copies_here(recipe, peers.ranks))
+        require_memory_for_companions(recipe, copies_on_machine(recipe, peers.ranks))
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         texts = pretraining_sources(recipe.data)
@@ -117,7 +117,7 @@ def prepare_data(
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        beside: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_to_share(recipe, peers)}
+        beside: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_sharded(recipe, peers)}
         context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **beside)
         objective = open_objective(recipe.objective, context)
         # Code that is not there is reported before anything is tokenized.

@@ -1,1 +1,1 @@
-"""A training on many processes, the ranks: which of them this one is. With one process everything here is an identity."""
+"""Training with several processes (ranks). With a single process, everything here is an identity."""

@@ -1,4 +1,4 @@
-"""The decisions and sums that the ranks of a training make together. With one process each is an identity."""
+"""Decisions and sums that the ranks of a training make together. With a single process, each is an identity."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,21 +15,21 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers(Protocol):
-    """The ranks of a training. Each method is called by all of them, in the same order."""
+    """The ranks of a training. All ranks call the methods in the same order."""
 
     ranks: Ranks
 
     def agree(self, code: int) -> int:
-        """Return the largest of all ranks' numbers."""
+        """Return the maximum of `code` over all ranks."""
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sums over all ranks of counts with the same names."""
+        """Return the sum of each count over all ranks, which have the same names."""
 
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return the numbers of all ranks' micro-batches, by the index of the micro-batch in the step."""
+        """Return the values of all ranks' micro-batches, ordered by the micro-batch's index in the step."""
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all ranks; a rank without a gradient that another has counts as zero."""
+        """Sum the gradients of all ranks; a gradient that a rank lacks counts as zero."""
 
     def fitting(self) -> AbstractContextManager[None]:
         """Enclose work in which a rank may run out of memory: all ranks then raise RankOutOfMemoryError, and repeat the work together."""

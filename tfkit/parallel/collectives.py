@@ -1,9 +1,9 @@
-"""The ranks of a training as a process group of torch: on gloo what the processors agree on, on NCCL the numbers of GPUs. Only tensors and
-JSON cross: no pickle.
+"""The ranks of a training as a torch process group: agreements go over gloo, tensors on GPUs over NCCL. Only tensors and JSON are sent,
+never pickles.
 
-A process that ends closes its connections, which every other rank notices within milliseconds in whatever it waits for. One that hangs
-is noticed after a time-out: a long one until the first step is taken, then many times the longest step. The others find out which one it
-is by a roll-call in the store.
+A process that ends closes its connections, which every other rank notices within milliseconds, whatever it is waiting for. A process that
+hangs is noticed after a time-out: a long one before the first step, then a multiple of the longest step. The others determine which rank it
+is by a roll call in the store.
 """
 
 import json
@@ -29,16 +29,16 @@ from tfkit.parallel.ranks import Ranks
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step, until one was timed; at most
-_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # from then on: a slow disk or network is waited for
+STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # afterwards: long enough for a slow disk or network
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
-_LATE_SECONDS = 30.0  # in which processes that were started together have imported what they need
-_BUCKET = 1 << 22  # numbers that are added up at once
+_LATE_SECONDS = 30.0  # time for processes that start together to import their modules
+_BUCKET = 1 << 22  # elements per all-reduce
 _FIT, _DOES_NOT_FIT = 0, 1
 
 
 class ProcessGroup:
-    """Implements `Peers` for several processes, and has what rank 0 announces to the others."""
+    """Implements `Peers` for several processes; rank 0 can also announce messages to the others."""
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
@@ -54,13 +54,13 @@ class ProcessGroup:
         watch: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> Self:
-        """Meet the other ranks. `watch` is called while this one waits for them, and `say` once, with those that are late.
+        """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
 
         Raises PeerLostError if one of them does not come.
         """
         timeout = timedelta(seconds=step_seconds)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what an earlier start left in the store is not ours
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store
         with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
             serves = ranks.is_first and not of_launcher
             if not serves:
@@ -75,54 +75,54 @@ class ProcessGroup:
         return group
 
     def close(self) -> None:
-        """Leave the other ranks."""
+        """Disconnect from the other ranks."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
         dist.destroy_process_group()
 
     def announce(self, message: Mapping[str, Any]) -> None:
-        """Let all other ranks `receive` a message; rank 0 alone does."""
+        """Send a message that all other ranks `receive`. Called by rank 0 alone."""
         with lost(self.ranks, "could not announce anything"):
             self._store.set(f"announcement/{self._announced}", json.dumps(message))
         self._announced += 1
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message of rank 0, however long it works until then alone: tokenizing, an evaluation, a checkpoint."""
+        """Return the next message of rank 0, however long its own work takes: tokenizing, an evaluation, a checkpoint."""
         with lost(self.ranks, "heard nothing more of rank 0"):
             message: dict[str, Any] = json.loads(await_key(self._store, f"announcement/{self._announced}"))
         self._announced += 1
         return message
 
     def agree(self, code: int) -> int:
-        """Return the largest of all ranks' numbers."""
+        """Return the maximum of `code` over all ranks."""
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the largest of all ranks' numbers; `seconds`: of the step, by which the next one's time-out is chosen."""
+        """Return the maximum of `code` over all ranks; the time-out of the next step is chosen by `seconds`, the duration of this one."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
-            for group in dist.distributed_c10d._world.pg_map:  # those of shared weights, too
+            for group in dist.distributed_c10d._world.pg_map:  # those of the sharding, too
                 limit = min(STEP_SECONDS, max(_LEAST_SECONDS, _TIMES_A_STEP * self._longest))
                 dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit), group)
         return int(found)
 
     def is_same(self, number: int) -> bool:
-        """Whether all ranks have the same number, of at most 62 bits."""
+        """Whether all ranks pass the same number, of at most 62 bits."""
         highest, lowest = self._reduced(torch.tensor([number, -number], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         return bool(highest == -lowest)
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sums over all ranks of counts with the same names."""
+        """Return the sum of each count over all ranks, which have the same names."""
         names = sorted(counts)
         sums = self._reduced(torch.tensor([counts[name] for name in names], dtype=torch.int64), dist.ReduceOp.SUM).tolist()
         return dict(zip(names, sums, strict=True))
 
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return the numbers of all ranks' micro-batches, by the index of the micro-batch in the step: index i is of rank i mod N.
+        """Return the values of all ranks' micro-batches, ordered by the micro-batch's index i in the step, which belongs to rank i mod N.
 
-        The k-th micro-batches of all ranks have the same names. float64 holds each number unrounded; they come back in the type that they
-        had, on the CPU.
+        The k-th micro-batches of all ranks have the same names. Values are sent in float64, which rounds none of them, and returned in
+        their own type, on the CPU.
         """
         layouts = [[(name, value.dtype) for name, value in sorted(part.items())] for part in parts]  # the same on all ranks
         own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
@@ -137,7 +137,7 @@ class ProcessGroup:
         ]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all ranks, in fp32, in buckets of many parameters; all ranks get the same bits."""
+        """Sum the gradients of all ranks in fp32, in buckets of many parameters; all ranks get the same bits."""
         found = list(parameters)
         present = torch.tensor([parameter.grad is not None for parameter in found], dtype=torch.int8)
         for parameter, is_there in zip(found, self._reduced(present, dist.ReduceOp.MAX).tolist(), strict=True):
@@ -171,9 +171,11 @@ class ProcessGroup:
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, and for what `last` does on each."""
+        """Enclose steps. At their end, or after an `ordinary` exception, the ranks wait for each other before and after `last`."""
         try:
-            with lost(self.ranks, "lost another rank within a step", only_of_backends=True):  # of gathered weights, deep in a forward
+            with lost(
+                self.ranks, "lost another rank within a step", only_of_backends=True
+            ):  # raised by a collective of sharded weights, deep in a forward
                 yield
         except ordinary:
             self._end(last)
@@ -202,17 +204,17 @@ class ProcessGroup:
 
 
 def backends_of(has_nccl: bool) -> str:
-    """Return PyTorch's name of the backends: tensors of the CPU always go over gloo, so that an agreement holds up no GPU.
+    """Return the backends in PyTorch's notation: CPU tensors always use gloo, so that an agreement never stalls a GPU.
 
-    NCCL connects the ranks when the first tensor of a GPU is sent, if one ever is.
+    NCCL connects the ranks only when the first GPU tensor is sent.
     """
     return "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
 
 
 def _await_server(ranks: Ranks, seconds: float) -> None:
-    """Wait until rank 0 listens: here signals are obeyed, and no time is lost, as PyTorch's own attempts lie ever farther apart.
+    """Wait until rank 0 listens. Unlike PyTorch's own wait, this one obeys signals and does not back off.
 
-    Raises RuntimeError, as PyTorch does, where it does not within the time.
+    Raises RuntimeError after the time-out, as PyTorch does.
     """
     end = time.monotonic() + seconds
     while True:
@@ -227,7 +229,7 @@ def _await_server(ranks: Ranks, seconds: float) -> None:
 
 
 def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
-    """Wait until all ranks are there. Here signals are obeyed, and those that are missing can be named. Raises RuntimeError."""
+    """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
     store.set(f"here/{ranks.rank}", "")
     names = [f"here/{rank}" for rank in range(ranks.size)]
     began = time.monotonic()
@@ -246,7 +248,7 @@ def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[],
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors in groups of at most _BUCKET numbers, or a single one."""
+    """Yield the tensors in groups of at most _BUCKET elements; a larger tensor is a group of its own."""
     bucket: list[Tensor] = []
     size = 0
     for gradient in gradients:
@@ -260,17 +262,17 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _reason(message: str) -> str:
-    """Return the first sentence of a library's error, without the place in its source: what follows asks for reports to its authors."""
+    """Return the first sentence of a library's error, without its source location and its request to report the error."""
     first = message.partition("\n")[0]
     return re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
 
 
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
-    """Turn the errors of connections into one that says what to do. `only_of_backends`: among others that the block may raise."""
+    """Convert connection errors to PeerLostError, which says what to do. `only_of_backends`: convert only errors of gloo and NCCL."""
     try:
         yield
-    except RuntimeError as error:  # of gloo and of the store, which have no class of their own for it
+    except RuntimeError as error:  # gloo and the store have no exception class of their own
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
         reason = _reason(str(error)) or type(error).__name__

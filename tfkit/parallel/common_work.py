@@ -1,7 +1,7 @@
-"""Work without gradients that the ranks do together, each a part of the same list: evaluations, predictions, generated texts.
+"""Work without gradients that is divided among the ranks: evaluations, predictions, generated texts.
 
-Every rank runs the same program on the same items. Item i is computed by rank i modulo their number; after each round all exchange their
-results as JSON, so all continue with the same ones, in order. What ends one rank ends all, with the same exit code.
+All ranks run the same program on the same list of items. Rank i modulo N computes item i; after each round the ranks exchange their results
+as JSON, so that all continue with the same results, in order. An error of one rank ends all of them, with the same exit code.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from tfkit.parallel.ranks import Ranks
 
 
 class CommonWork:
-    """The common work of a group; `deal` is a Deal."""
+    """The common work of a process group; `deal` implements `Deal`."""
 
     def __init__(self, group: ProcessGroup):
         self._group, self._ranks = group, group.ranks
         self._thread = ThreadPoolExecutor(1, "common work")
-        self._is_over = False  # an end was exchanged, or a rank is lost: nothing more can be
+        self._is_over = False  # an error was exchanged, or a rank is lost: no further exchange is possible
 
     def deal(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-        """Yield the result for each item, computed by its rank."""
+        """Yield the result of each item, computed by its rank."""
         iterator, rank = iter(items), self._ranks.rank
         refused: TfkitError | None = None
         while refused is None:
             part: list[Item] = []
             try:
                 part.extend(item for item in islice(iterator, self._ranks.size))
-            except TfkitError as error:  # in the items, and so on all ranks: those before it are computed
+            except TfkitError as error:  # raised by the list of items, hence on all ranks: the items before it are computed
                 refused = error
             if part:
                 try:
@@ -54,7 +54,7 @@ class CommonWork:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Enclose what fills a cache: the others enter the block once rank 0 has left it, however long that takes."""
+        """Enclose work that fills a cache: the other ranks enter the block after rank 0 has left it, however long that takes."""
         if not self._ranks.is_first:
             self._group.receive()
         try:
@@ -65,7 +65,7 @@ class CommonWork:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Enclose all of the work. The ranks leave together, since rank 0 serves the store; an error of one is raised on all."""
+        """Enclose all of the work. The ranks leave it together, since rank 0 serves the store; an error of one rank is raised on all."""
         try:
             yield
             self.exchange(None)
@@ -79,7 +79,7 @@ class CommonWork:
             self._group.close()
 
     def exchange(self, result: Any) -> list[Any]:
-        """Return the results of all ranks, which JSON can hold. Raises the error of one that has none."""
+        """Return the results of all ranks, which must be JSON values. Raises the error of a rank that failed."""
         documents = self._gathered({"result": result})
         for rank, one in enumerate(documents):
             if "error" in one:
@@ -88,7 +88,7 @@ class CommonWork:
         return [one["result"] for one in documents]
 
     def _gathered(self, document: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the documents of all ranks. A thread gathers them: a signal ends the wait, and never the exchange in its middle."""
+        """Return the documents of all ranks. A thread gathers them, so that a signal ends the wait but never interrupts the exchange."""
         gathering = self._thread.submit(_gather, json.dumps(document).encode(), self._ranks)
         try:
             found = gathering.result()
@@ -117,7 +117,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 
 def _raised(rank: int, error: str, message: str, code: int | None) -> Exception:
-    """Return an error of another rank as it is raised on this one."""
+    """Return the exception for an error of another rank, to be raised on this rank."""
     kind = getattr(errors, error, None)
     if error == "Stopped" and code is not None:
         return Stopped(message, code - 128)

@@ -1,4 +1,4 @@
-"""A list of batches that are computed in turn, or dealt to the ranks of a command (common_work.py). Torch-free."""
+"""Compute a list of batches in turn, or deal them to the ranks of a command (common_work.py). Torch-free."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ Result = TypeVar("Result")
 
 
 class PeerDoneError(Exception):
-    """Another rank ended the common work before its end, as it was meant to: nobody reads the results any more."""
+    """Another rank ended the common work early on purpose: the results are no longer needed."""
 
     exit_code = 0
 
 
 class Deal(Protocol):
-    """A `map` whose calls are dealt to all ranks; the results, which JSON can hold, come in order to each of them."""
+    """A `map` whose calls are dealt to all ranks. Each rank gets all results, in order; they must be JSON values."""
 
     def __call__(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         """Yield the result for each item. All ranks have the same items."""
@@ -28,7 +28,7 @@ def in_turn(compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iter
 
 @dataclass(frozen=True)
 class BatchWork:
-    """How batches without gradients are computed: shared out by `deal`, and none begins once `should_stop` is true.
+    """How batches without gradients are computed: distributed by `deal`; no further batch starts once `should_stop` is true.
 
     `progress(n)` reports n more rows, texts, tokens or whatever is counted.
     """
@@ -38,7 +38,7 @@ class BatchWork:
     deal: Deal = in_turn
 
     def is_stopped(self) -> bool:
-        """Whether the next batch is not to be begun."""
+        """Whether no further batch is to be started."""
         return self.should_stop is not None and self.should_stop()
 
 

@@ -1,5 +1,5 @@
-"""The one place that uses names within PyTorch's fully_shard: whole gradients before they are added up, and the classes of its
-collectives. No public API gives them. With a PyTorch that lacks one of these names, importing this module raises MachineError.
+"""The only module that uses private names of PyTorch's fully_shard: unsharded gradients before they are reduced, and the interfaces of its
+collectives, for which there is no public API. With a PyTorch that lacks one of these names, importing this module raises MachineError.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from tfkit.errors import MachineError
 
-TESTED = "2.13"  # the PyTorch whose names these are
+TESTED = "2.13"  # the version of PyTorch that has these names
 
 
 def _unknown(names: Iterable[str]) -> MachineError:
@@ -28,11 +28,11 @@ try:
 except ImportError as error:
     raise _unknown([str(error)]) from error
 
-__all__ = ["AllGather", "ReduceScatter", "WholeParameter", "has_begun", "require_names", "whole_parameters"]
+__all__ = ["AllGather", "ReduceScatter", "UnshardedParameter", "has_begun", "require_names", "unsharded_parameters"]
 
 
 def require_names() -> None:
-    """Raise MachineError, with what to install, where PyTorch has no longer what this module reads."""
+    """Raise MachineError, saying what to install, if PyTorch lacks a name that this module uses."""
     here = {
         FSDPModule: {*dir(FSDPModule)},
         FSDPParam: {*dir(FSDPParam), *FSDPParam.__annotations__},
@@ -50,33 +50,33 @@ def require_names() -> None:
 require_names()
 
 
-class WholeParameter:
-    """A parameter of which each rank has a part, as it is gathered for a forward and a backward pass."""
+class UnshardedParameter:
+    """A sharded parameter, in the form in which it is gathered for a forward and a backward pass."""
 
     def __init__(self, inner: FSDPParam):
         self._inner = inner
 
     @property
-    def part(self) -> nn.Parameter:
-        """The parameter that the model has between passes."""
+    def sharded(self) -> nn.Parameter:
+        """The parameter that the model has between passes: a DTensor."""
         return self._inner.sharded_param
 
     def take_gradient(self) -> Tensor | None:
-        """Return the whole gradient of this rank's micro-batches, and drop it; in fp32 if they were several, or are to be."""
+        """Remove and return this rank's unsharded gradient: in fp32 if it is accumulated over micro-batches, else in the working type."""
         accumulated, unrounded = self._inner.unsharded_accumulated_grad, self._gathered.grad if self._gathered is not None else None
         self.drop_gradient()
         return unrounded if accumulated is None else accumulated
 
     def drop_gradient(self) -> None:
-        """Drop the whole gradient; `reset_iter_state` of PyTorch 2.13 leaves it."""
+        """Drop the unsharded gradient, which `reset_iter_state` of PyTorch 2.13 keeps."""
         self._inner.unsharded_accumulated_grad = None
         if self._gathered is not None:
             self._gathered.grad = None
 
-    def free_once_gradient_is_there(self) -> bool:
-        """Let the gathered numbers be freed whenever the whole gradient is there, which nothing of a backward pass reads them after.
+    def free_after_gradient(self) -> bool:
+        """Free the gathered parameter whenever its gradient is complete: the rest of the backward pass does not read it.
 
-        Return whether that holds from now on; it does not for a parameter that is frozen now.
+        Return whether this is in effect from now on; it is not for a parameter that is frozen now.
         """
         if self._gathered is None or not self._gathered.requires_grad:
             return False
@@ -92,13 +92,13 @@ class WholeParameter:
         return getattr(self._inner, "_unsharded_param", None)
 
 
-def whole_parameters(module: nn.Module) -> list[WholeParameter]:
-    """Return the parameters that fully_shard gathers for this module itself, without those within it that have groups of their own."""
+def unsharded_parameters(module: nn.Module) -> list[UnshardedParameter]:
+    """Return the parameters in the module's own FSDP group, without those of submodules that have groups of their own."""
     state: Callable[[], FSDPState] = module._get_fsdp_state  # type: ignore[assignment]
-    return [WholeParameter(one) for group in state()._fsdp_param_groups for one in group.fsdp_params]
+    return [UnshardedParameter(one) for group in state()._fsdp_param_groups for one in group.fsdp_params]
 
 
 def has_begun(model: nn.Module) -> bool:
-    """Whether there was a forward of a model, so that its state may be reset."""
+    """Whether the model has run a forward pass, so that its state can be reset."""
     state: Callable[[], FSDPState] = model._get_fsdp_state  # type: ignore[assignment]
     return state()._is_root is not None

@@ -1,7 +1,7 @@
-"""Signs of life of rank 0, by which the others distinguish a long work of its own, such as an evaluation, from a machine that is gone.
+"""The heartbeat of rank 0, by which the other ranks distinguish long work that it does alone, such as an evaluation, from a lost machine.
 
-A process that ends closes its connections, which every other rank notices at once. One that is stopped, or whose machine loses power or
-its network, does not.
+A process that ends closes its connections, which every other rank notices at once. A process that is suspended, or whose machine loses
+power or its network, does not.
 """
 
 import threading
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 10.0
-SILENT_SECONDS = 600.0  # a slow disk or network, and a computation that lets no other thread run, are waited for
-_LOOK_SECONDS = 1.0  # between two looks at the count
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two questions for a key: PyTorch's own wait warns each time that it ends in vain
+SILENT_SECONDS = 600.0  # long enough for a slow disk or network, and for a computation that lets no other thread run
+_LOOK_SECONDS = 1.0  # between two readings of the heartbeat
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key: PyTorch's own wait warns at each time-out
 _ANSWER_SECONDS = 0.2
 _ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1
 _KEY = "heartbeat"
 
 
 class Heartbeat:
-    """That of rank 0: a thread that counts in the store until `stop`."""
+    """A thread of rank 0 that increments a counter in the store until `stop`."""
 
     def __init__(self, store: "Store"):
         self._store, self._ended = store, threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._ended.set()
 
     def _beat(self) -> None:
@@ -43,19 +43,19 @@ class Heartbeat:
 
 
 def await_key(store: "Store", key: str) -> bytes:
-    """Return the value of a key once it is in the store. Raises RuntimeError, as the store does, where rank 0 is silent for too long."""
-    asking = _Asking(store, key)
-    while not asking.ended.wait(_ANSWER_SECONDS):
-        if time.monotonic() - asking.heard > SILENT_SECONDS:
+    """Return the value of a key once it is in the store. Raises RuntimeError, as the store does, if the heartbeat of rank 0 stops."""
+    query = _KeyQuery(store, key)
+    while not query.ended.wait(_ANSWER_SECONDS):
+        if time.monotonic() - query.heard > SILENT_SECONDS:
             raise RuntimeError(f"rank 0 gave no sign of life for {SILENT_SECONDS:g} s")
-    if asking.error is not None:
-        raise asking.error
-    assert asking.value is not None
-    return asking.value
+    if query.error is not None:
+        raise query.error
+    assert query.value is not None
+    return query.value
 
 
-class _Asking:
-    """A thread that asks: the store is of rank 0 or of its launcher, and may not answer."""
+class _KeyQuery:
+    """A thread that queries the store, which is in the process of rank 0 or of its launcher, and may not answer."""
 
     def __init__(self, store: "Store", key: str):
         self._store, self._key = store, key
@@ -82,7 +82,7 @@ class _Asking:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Return which ranks do not wait, as this one does, for the others. A thread asks: the store, of rank 0, may not answer either."""
+    """Return the ranks that are not waiting for the others, as this rank is. A thread queries the store, which may not answer either."""
     silent = [0]
 
     def call() -> None:
@@ -92,7 +92,7 @@ def silent_ranks(store: "Store", ranks: Ranks) -> str:
             silent[:] = [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
             time.sleep(_CALL_AGAIN_SECONDS)
 
-    asking = threading.Thread(target=call, name="roll-call", daemon=True)
-    asking.start()
-    asking.join(_ROLL_CALL_SECONDS + 2)
+    query = threading.Thread(target=call, name="roll-call", daemon=True)
+    query.start()
+    query.join(_ROLL_CALL_SECONDS + 2)
     return " and ".join(f"rank {rank}" for rank in silent) or "the network"

@@ -1,7 +1,6 @@
-"""The collectives of weights that ranks share, over gloo: in place where that sends no more, since gloo's own ones make a copy of all
-ranks' numbers.
+"""FSDP's collectives over gloo, in place where that sends no more bytes: gloo's own ones copy the data of all ranks.
 
-Before each of them the ranks may agree whether all of them go on: one whose memory has ended would leave the others waiting.
+Before each collective the ranks agree whether to go on: a rank that has run out of memory would leave the others waiting.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from tfkit.parallel.fsdp_internals import AllGather, ReduceScatter
 
 @dataclass(frozen=True)
 class Agreements:
-    """How ranks learn that one of them has run out of memory: all of them then raise an error.
+    """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
 
     `go_on` is called before each collective of this module, and may raise that error. `fitting` encloses forwards without gradients, and
     reports a rank's own lack of memory to the others.
@@ -32,29 +31,29 @@ class _Agreed:
         self._go_on = agreements.go_on
 
     def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return memory for the numbers of a collective."""
+        """Allocate the buffer of a collective."""
         return torch.empty(*size, dtype=dtype, device=device)
 
 
 class GatherInPlace(_Agreed, AllGather):
-    """Gather the parts of all ranks."""
+    """Gather the shards of all ranks."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
-        """Fill the output with the inputs of all ranks, in their order; the own one may lie there already."""
+        """Fill the output with the inputs of all ranks, in order. This rank's input may already be in its place."""
         self._go_on()
-        if group.size() > 2:  # many broadcasts would send more than gloo's ring does
+        if group.size() > 2:  # a broadcast from each rank would send more bytes than gloo's ring
             dist.all_gather_single(output_tensor, input_tensor, group)
             return
-        parts = output_tensor.chunk(2)
-        own = parts[group.rank()]
+        shards = output_tensor.chunk(2)
+        own = shards[group.rank()]
         if not _is_same_memory(own, input_tensor):
             own.copy_(input_tensor)
-        for rank, part in enumerate(parts):
-            dist.broadcast(part, group=group, group_src=rank)
+        for rank, shard in enumerate(shards):
+            dist.broadcast(shard, group=group, group_src=rank)
 
 
 class ReduceInPlace(_Agreed, ReduceScatter):
-    """Add up the parts of all ranks."""
+    """Sum the gradients of all ranks, and keep this rank's shard."""
 
     def __call__(
         self,
@@ -64,15 +63,15 @@ class ReduceInPlace(_Agreed, ReduceScatter):
         op: dist.ReduceOp | dist.ReduceOp.RedOpType,
         async_op: bool = False,
     ) -> None:
-        """Fill the output with the sum of this rank's part of all inputs, which are overwritten, and freed."""
+        """Fill the output with this rank's shard of the sum of all inputs. The input is overwritten and freed."""
         self._go_on()
-        parts = input_tensor.chunk(group.size())
-        for rank, part in enumerate(parts):
-            dist.reduce(part, op=op, group=group, group_dst=rank)
-        output_tensor.copy_(parts[group.rank()])
-        input_tensor.untyped_storage().resize_(0)  # FSDP keeps it until the next one, for the streams of GPUs
+        shards = input_tensor.chunk(group.size())
+        for rank, shard in enumerate(shards):
+            dist.reduce(shard, op=op, group=group, group_dst=rank)
+        output_tensor.copy_(shards[group.rank()])
+        input_tensor.untyped_storage().resize_(0)  # FSDP keeps it until the next collective, for the sake of GPU streams
 
 
 def _is_same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two contiguous tensors begin in the same place; also of fake ones, which have no address (engine/planning)."""
+    """Whether two contiguous tensors begin at the same address; works for fake tensors, which have none (engine/planning)."""
     return one.storage_offset() == other.storage_offset() and one.untyped_storage()._cdata == other.untyped_storage()._cdata

@@ -1,6 +1,6 @@
-"""The files that start a training on a cluster: a shell script for torchrun or Slurm, YAML for SkyPilot or Kubeflow Trainer. Torch-free.
+"""Files that start a training on a cluster: shell scripts for torchrun and Slurm, YAML for SkyPilot and Kubeflow Trainer. Torch-free.
 
-Each has the same command, which starts a run and continues it, so that a job that was ended is submitted again as it is.
+All contain the same command, which starts a run or continues it, so that an interrupted job can be submitted again unchanged.
 """
 
 import json
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from tfkit.errors import UsageError
 
 _PORT = 29500  # torchrun's own
-_STOP_SECONDS = 300  # before the end of a job, in which a run stops after its step and saves
+_STOP_SECONDS = 300  # before the time limit of a job: time to finish the step and save
 
 
 @dataclass(frozen=True)
 class LaunchedTraining:
-    """A training on `nodes` machines with `ranks_per_node` processes each; `words`: the command line of tfkit without its name.
+    """A training on `nodes` machines with `ranks_per_node` processes each; `words` is tfkit's command line without `tfkit`.
 
-    `has_gpus`: each process has a GPU of its own, and a machine as many as processes.
+    `has_gpus`: each process has its own GPU, so that a machine has as many GPUs as processes.
     """
 
     words: tuple[str, ...]
@@ -34,7 +34,7 @@ class LaunchedTraining:
 
     @property
     def command(self) -> str:
-        """The module and its arguments as a shell and torchrun read them: without -- it takes --run for the beginning of its --run-path."""
+        """The module and its arguments, quoted for a shell. Without --, torchrun reads --run as an abbreviation of its own --run-path."""
         return shlex.join(["-m", "--", "tfkit", *self.words])
 
     @property
@@ -44,7 +44,7 @@ class LaunchedTraining:
 
     @property
     def remarks(self) -> str:
-        """The beginning of each file: what it needs."""
+        """The comment at the beginning of each file: what it requires."""
         gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
             f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
@@ -54,7 +54,7 @@ class LaunchedTraining:
 
 
 def torchrun_file(training: LaunchedTraining) -> str:
-    """Return a script that is started on every node."""
+    """Return a script to be started on every node."""
     one = training.nodes == 1
     needs = "" if one else ': "${NODE_RANK:?the number of this node, from 0}" "${MASTER_ADDR:?the name of node 0}"\n'
     how = "" if one else "# On each node:  NODE_RANK=<0, 1, ...> MASTER_ADDR=<name of node 0> bash THIS_FILE\n"
@@ -67,7 +67,7 @@ def torchrun_file(training: LaunchedTraining) -> str:
 
 
 def slurm_file(training: LaunchedTraining) -> str:
-    """Return a script for sbatch; srun starts the processes, which find their places by its variables."""
+    """Return a script for sbatch; srun starts the processes, which find their ranks in its variables."""
     command = ["-m", "tfkit", *training.words]
     gpus = f"#SBATCH --gpus-per-node={training.ranks_per_node}\n" if training.has_gpus else ""
     return (
@@ -87,7 +87,7 @@ def slurm_file(training: LaunchedTraining) -> str:
 
 
 def skypilot_file(training: LaunchedTraining) -> str:
-    """Return a task for `sky launch`, or `sky jobs launch`, which starts it again after a preemption."""
+    """Return a task for `sky launch` or `sky jobs launch`; the latter restarts it after a preemption."""
     resources = f"accelerators: H100:{training.ranks_per_node}  # fill in: the kind" if training.has_gpus else "cpus: 8+  # fill in"
     return (
         f"{training.remarks}"
@@ -103,7 +103,7 @@ def skypilot_file(training: LaunchedTraining) -> str:
 
 
 def kubeflow_file(training: LaunchedTraining) -> str:
-    """Return a TrainJob of Kubeflow Trainer, whose runtime gives torchrun nodes, processes and address in PET_ variables."""
+    """Return a TrainJob for Kubeflow Trainer, whose runtime sets torchrun's PET_ variables: nodes, processes and address."""
     command = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("torchrun", "-m", "--", "tfkit", *training.words))
     gpus = f"    resourcesPerNode:\n      limits:\n        nvidia.com/gpu: {training.ranks_per_node}\n" if training.has_gpus else ""
     return (

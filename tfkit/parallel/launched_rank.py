@@ -1,6 +1,6 @@
-"""The agreement between the launcher of ranks on this machine and each of them: torchrun's variables, a pipe, and the place of the output.
+"""The interface between the launcher and a rank that it starts on this machine: torchrun's variables, a pipe and an output file.
 
-The output of a rank beside the first goes into a file of the launcher's until its run folder is known, and then into that.
+The output of every rank but the first goes to a temporary file of the launcher until the run folder is known, and then into the run folder.
 """
 
 import contextlib
@@ -10,20 +10,20 @@ import sys
 import threading
 from pathlib import Path
 
-_PIPE = "TFKIT_LAUNCHER_PIPE"  # its end says that the launcher is gone
-_OUTPUT = "TFKIT_RANK_OUTPUT"  # the file that a rank's output goes to until its run folder is known
-_PLACE = ".place"  # beside it: where the output goes since then
+_PIPE = "TFKIT_LAUNCHER_PIPE"  # closed when the launcher ends
+_OUTPUT = "TFKIT_RANK_OUTPUT"  # the output file of a rank until its run folder is known
+_PLACE = ".place"  # beside the output file: names the file in the run folder
 
 
 def rank_environment(rank: int, size: int, port: int, pipe: int, output: Path | None) -> dict[str, str]:
-    """Return the variables of a rank. `pipe`: the reading end of one that the launcher holds open; `output`: None: the launcher's own."""
+    """Return the variables of a rank. `pipe`: reading end of the launcher's pipe. `output` None: write to the launcher's output."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0, "MASTER_PORT": port}
     named = {"MASTER_ADDR": "127.0.0.1", _PIPE: str(pipe), _OUTPUT: str(output or "")}
     return {name: str(value) for name, value in places.items()} | named
 
 
 def read_output(first: Path) -> str:
-    """Return what a rank wrote, whose output went into the file `first` at its start."""
+    """Return the output of a rank, which first went to the file `first`."""
     place = first.with_suffix(_PLACE)
     with contextlib.suppress(OSError):
         path = Path(place.read_text(encoding="utf-8")) if place.exists() else first
@@ -32,11 +32,11 @@ def read_output(first: Path) -> str:
 
 
 def write_into(run: Path) -> None:
-    """Let the output of this rank, which a launcher has put into a file of its own, go into the run folder from here on."""
+    """Redirect the output of this rank from the launcher's temporary file into the run folder."""
     if not (first := os.environ.get(_OUTPUT)):
         return
     path = run / "ranks" / f"rank-{os.environ['RANK']}.log"
-    with contextlib.suppress(OSError):  # else it stays where it is
+    with contextlib.suppress(OSError):  # then the output stays in the temporary file
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as file:
             file.write(Path(first).read_bytes())
@@ -49,7 +49,7 @@ def write_into(run: Path) -> None:
 
 
 def watch_launcher() -> None:
-    """Stop this rank, as by SIGTERM, when the process that started all of them is gone: without it nobody would end them."""
+    """Send SIGTERM to this rank when the launcher ends: nothing else would stop the ranks then."""
     if not (pipe := os.environ.get(_PIPE)):
         return
 

@@ -1,4 +1,4 @@
-"""Which of the processes of a training this one is, from the environment that torchrun or Slurm gave it. Torch-free."""
+"""Find this process's rank from the environment that torchrun or Slurm sets. Torch-free."""
 
 import os
 import re
@@ -9,21 +9,21 @@ from tfkit.errors import UsageError
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-# Below Linux's ports for outgoing connections, of which another program may have any.
+# Below the range from which Linux takes ports for outgoing connections: any of those may be in use.
 _FIRST_PORT, _PORTS = 20_000, 12_000
 _MOST_RANKS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its training; the default is a training of one process."""
+    """The rank of this process and the number of ranks; by default a single process."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among those of this machine
+    local_rank: int = 0  # among the ranks of this machine
     local_size: int = 1
     node: int = 0
-    address: str = "127.0.0.1"  # of rank 0, which the others connect to
+    address: str = "127.0.0.1"  # of rank 0, to which the other ranks connect
     port: int = 0
     nodes: int = 1
 
@@ -39,7 +39,7 @@ class Ranks:
 
     @property
     def meters_its_node(self) -> bool:
-        """Whether this process, beside the first, measures the energy of its machine."""
+        """Whether this process measures the energy of its machine: the first rank of each machine but that of rank 0."""
         return self.node > 0 and self.local_rank == 0
 
 
@@ -47,14 +47,14 @@ ONE_PROCESS = Ranks()
 
 
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Return this process's place by torchrun's variables, else by those of a step of Slurm (srun); one process without either.
+    """Return this process's rank from torchrun's variables, else from those of a Slurm step (srun), else a single process.
 
-    Raises UsageError for a set of variables that is not whole or contradicts itself: a guess would make processes wait for others that
+    Raises UsageError if the variables are incomplete or contradict each other: after a wrong guess, processes would wait for others that
     never come.
     """
     if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR alone is set by many clusters
         return _of_torchrun(environment)
-    if "SLURM_STEP_ID" in environment:  # without srun, in the batch script itself, one process is meant
+    if "SLURM_STEP_ID" in environment:  # a command in the batch script itself, without srun, is a single process
         return _of_slurm(environment)
     return ONE_PROCESS
 
@@ -90,9 +90,9 @@ def _of_slurm(environment: Mapping[str, str]) -> Ranks:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of Slurm's list of nodes: `gpu[03-07,9]-ib,cpu1` begins with gpu03-ib.
+    """Return the first host of a Slurm node list: gpu03-ib for `gpu[03-07,9]-ib,cpu1`.
 
-    Raises UsageError for what is no such list.
+    Raises UsageError if the text is not a node list.
     """
     match = re.fullmatch(r"([\w.-]+)(?:\[(\d+)[\d,-]*\]([\w.-]*))?(?:,.*)?", nodes)
     if match is None:
@@ -101,7 +101,7 @@ def first_host(nodes: str) -> str:
 
 
 def tasks_of_nodes(counts: str) -> list[int]:
-    """Return the processes of each node of Slurm's `2(x3),1`: 2, 2, 2, 1. Raises UsageError for what is no such list."""
+    """Return the number of processes on each node: 2, 2, 2, 1 for Slurm's `2(x3),1`. Raises UsageError if the text is not such a list."""
     found: list[int] = []
     for part in counts.split(","):
         match = re.fullmatch(r"(\d{1,7})(?:\(x(\d{1,7})\))?", part)

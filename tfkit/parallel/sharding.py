@@ -1,10 +1,11 @@
-"""Weights that several ranks share (ZeRO-3, arXiv 1910.02054), by PyTorch's fully_shard.
+"""Sharded weights (ZeRO-3, arXiv 1910.02054), by PyTorch's fully_shard.
 
-Each rank holds some rows of every parameter, of its gradient and of its optimizer state. A block's whole weights are gathered for its
-forward and backward pass; embeddings, final norm and head from the model's forward to the end of its backward, since the loss reads the
-head outside of the forward. Gradients are added up in fp32 and never averaged: the loss is divided by the counts of all ranks.
+Each rank holds some rows of every parameter, of its gradient and of its optimizer state. The weights of a block are gathered for its
+forward and backward pass; embeddings, final norm and head stay gathered from the model's forward to the end of its backward pass, since
+the loss reads the head outside of the forward. Gradients are summed in fp32 and never averaged: the loss is divided by the counts of all
+ranks.
 
-With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP); they add up their gradients, too.
+With a two-dimensional mesh, there are several replicas of the shards (HSDP), whose gradients are summed, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,22 +18,22 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tfkit.parallel.around_blocks import REPLICAS, SHARDS, AroundBlocks
-from tfkit.parallel.fsdp_internals import has_begun, whole_parameters
+from tfkit.parallel.fsdp_internals import has_begun, unsharded_parameters
 from tfkit.parallel.in_place import Agreements, GatherInPlace, ReduceInPlace
+from tfkit.parallel.root_parameters import REPLICAS, SHARDS, RootParameters
 
-_PIECE = 1 << 20  # numbers
+_PIECE = 1 << 20  # elements that are converted to float64 at once
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
-    """Return the ranks in rows: those of a row share the weights, those of a column have the same part."""
+    """Return the mesh (replicas, shards): the ranks of a row hold one copy of the weights, those of a column hold the same shard."""
     if ranks == shards:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
     return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(REPLICAS, SHARDS))
 
 
 class Sharding:
-    """A model whose parameters this object has cut: from here on they are DTensors, of which a rank holds its part."""
+    """A sharded model: its parameters are DTensors, of which each rank holds one shard."""
 
     def __init__(
         self,
@@ -45,17 +46,18 @@ class Sharding:
         in_place: Agreements | None,
         fill: Callable[[str, nn.Module], None] | None = None,
     ):
-        """`blocks`: by the beginning of their parameters' names. `fill` gives each its weights, which are whole until the block is cut;
-        None: all have theirs.
+        """Shard the model, block by block.
 
-        `dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
-        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `in_place`: by gloo,
-        without copies, with these agreements among the ranks; None: by FSDP's own collectives, which overlap with what a GPU computes.
+        `blocks`: by the prefix of their parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
+        their weights. `dtype`: of the gathered weights. `reshard`: free the weights of a block after its forward, and reduce gradients
+        after every micro-batch; otherwise weights are kept for the backward pass, and gradients are reduced once per step. `in_place`: use
+        gloo without copies, with these agreements among the ranks; None: use FSDP's own collectives, which overlap with computation on a
+        GPU.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
             reduce_dtype=torch.float32,
-            cast_forward_inputs=False,  # or the tables of rotary positions would be rounded, too
+            cast_forward_inputs=False,  # True would also round the rotary tables
         )
         for name, block in blocks.items():
             if fill is not None:
@@ -64,111 +66,113 @@ class Sharding:
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
         self.is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
-        self._adds_up = self._is_last = False  # whether this micro-batch adds up the gradients of all ranks, is the last of its step
+        self._reduces = self._is_last = False  # whether this micro-batch reduces gradients, and is the last of its step
         self._agreements = in_place
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             if in_place is not None:
-                module.set_modules_to_backward_prefetch([module])  # none: on a CPU nothing would overlap with gathering the next block
+                module.set_modules_to_backward_prefetch([module])  # no prefetch: on a CPU it would not overlap with computation
                 module.set_custom_all_gather(GatherInPlace(in_place))
                 module.set_custom_reduce_scatter(ReduceInPlace(in_place))
         self.parameters = dict(model.named_parameters())
-        self.around = AroundBlocks(model, self.parameters, mesh, adds_up=in_place is not None, adds_rows=in_place is not None and reshard)
+        self.root = RootParameters(model, self.parameters, mesh, reduces=in_place is not None, adds_rows=in_place is not None and reshard)
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
-        """Set whether the backward pass to come adds up the gradients of all ranks."""
-        self.around.begin_micro_batch()
-        self._adds_up, self._is_last = is_last or self._reshard, is_last
+        """Prepare a micro-batch, whose backward pass reduces gradients if it is the last, or if all do."""
+        self.root.begin_micro_batch()
+        self._reduces, self._is_last = is_last or self._reshard, is_last
         for module in self._modules:
-            module.set_requires_gradient_sync(self._adds_up and not (self.around.adds_up and module is self._model), recurse=False)
+            module.set_requires_gradient_sync(self._reduces and not (self.root.reduces and module is self._model), recurse=False)
 
     def end_micro_batch(self) -> None:
-        """Add up the gradients around the blocks, where FSDP does not; of a frozen model give back what is around them."""
+        """Reduce the gradients of the root parameters, if FSDP does not; free the root parameters of a frozen model."""
         if self.is_frozen:
-            self._give_back()
+            self._reshard_all()
             return
         go_on = self._agreements.go_on if self._agreements is not None else lambda: None
-        for name, own in self.around.take_gradients(go_on) if self._adds_up else ():
+        for name, shard in self.root.take_gradients(go_on) if self._reduces else ():
             parameter = self.parameters[name]
-            if parameter.grad is None:  # of the last micro-batch it may stay in the memory of the whole: a copy would be needed beside it
-                parameter.grad = self.distributed(name, own if self._is_last else own.clone())
+            if parameter.grad is None:  # that of the last micro-batch may stay a view of the whole: copying it would need more memory
+                parameter.grad = self.as_dtensor(name, shard if self._is_last else shard.clone())
             else:
-                _local(parameter.grad).add_(own)
+                _local(parameter.grad).add_(shard)
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Take the sums of all ranks' gradients from the parameters: of each that has one, this rank's part."""
-        found = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
+    def take_gradients(self) -> dict[str, Tensor]:
+        """Remove the reduced gradients from the parameters, and return this rank's shards of them."""
+        gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         for parameter in self.parameters.values():
             parameter.grad = None
-        return {name: _local(gradient) for name, gradient in found.items()}
+        return {name: _local(gradient) for name, gradient in gradients.items()}
 
     def drop_micro_batch(self) -> None:
-        """Drop what an error within a forward or a backward pass has left beside gradients of parameters; needs no other rank."""
+        """Clear the state that an exception in a forward or backward pass leaves, apart from parameter gradients. Local to this rank."""
         if has_begun(self._model):
             self._model.reset_iter_state()  # type: ignore[operator]
         for module in self._modules:
-            for one in whole_parameters(module):
-                one.drop_gradient()
+            for parameter in unsharded_parameters(module):
+                parameter.drop_gradient()
         if self.is_frozen:
-            self._give_back()
+            self._reshard_all()
 
-    def norm(self, parts: Iterable[Tensor]) -> float:
-        """Return the 2-norm of a vector of which each rank has parts, the same number on all ranks."""
+    def norm(self, shards: Iterable[Tensor]) -> float:
+        """Return the 2-norm of all ranks' shards together, the same number on all ranks."""
         squares = torch.zeros((), dtype=torch.float64, device=self._mesh.device_type)
-        for part in parts:
-            for piece in part.reshape(-1).split(_PIECE):  # PyTorch makes a copy of it in float64
+        for shard in shards:
+            for piece in shard.reshape(-1).split(_PIECE):  # PyTorch copies the piece to float64
                 squares += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
         dist.all_reduce(squares, group=self._mesh.get_group(SHARDS))
         return float(squares.sqrt())
 
     def is_true_everywhere(self, condition: bool) -> bool:
-        """Whether a condition holds on all ranks that share the weights."""
-        found = torch.tensor(int(condition), device=self._mesh.device_type)
-        dist.all_reduce(found, dist.ReduceOp.MIN, group=self._mesh.get_group(SHARDS))
-        return bool(found)
+        """Whether a condition holds on all ranks of this replica."""
+        result = torch.tensor(int(condition), device=self._mesh.device_type)
+        dist.all_reduce(result, dist.ReduceOp.MIN, group=self._mesh.get_group(SHARDS))
+        return bool(result)
 
-    def own(self, name: str) -> Tensor:
-        """Return this rank's part of a parameter, in the memory that the model gathers from."""
+    def local(self, name: str) -> Tensor:
+        """Return this rank's shard of a parameter: a view of the memory from which the model gathers."""
         return _local(self.parameters[name].detach())
 
-    def cut(self, name: str, whole: Tensor) -> Tensor:
-        """Return this rank's part of a tensor in the shape of a parameter."""
+    def shard_of(self, name: str, whole: Tensor) -> Tensor:
+        """Return this rank's shard of a tensor that has the shape of a parameter."""
         parameter = self.parameters[name]
         assert isinstance(parameter, DTensor)
         assert whole.shape == parameter.shape, name
         whole = whole.detach().to(self._mesh.device_type)
-        part = _local(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
-        return part.clone(memory_format=torch.contiguous_format)
+        shard = _local(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
+        return shard.clone(memory_format=torch.contiguous_format)
 
-    def distributed(self, name: str, part: Tensor) -> DTensor:
-        """Return the tensor in the shape of a parameter of which each rank has a part; no rank needs another for this."""
+    def as_dtensor(self, name: str, shard: Tensor) -> DTensor:
+        """Return the DTensor with the shape of a parameter that consists of each rank's shard. Involves no other rank."""
         like = self.parameters[name]
         assert isinstance(like, DTensor)
-        return DTensor.from_local(part.detach(), like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+        return DTensor.from_local(
+            shard.detach(), like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
 
-    def gather(self, name: str, part: Tensor) -> Tensor:
-        """Return the whole of a tensor in the shape of a parameter. All ranks that share the weights do it together."""
-        return self.distributed(name, part).full_tensor()
+    def gather(self, name: str, shard: Tensor) -> Tensor:
+        """Return the whole tensor, which has the shape of a parameter. All ranks of the replica call it together."""
+        return self.as_dtensor(name, shard).full_tensor()
 
     @contextmanager
     def at_inference(self) -> Iterator[None]:
-        """A context of forwards without gradients, of the model or of parts of it. Afterwards no whole weights are left: the next
-        forward would continue with them, whatever has become of the parts.
+        """A context for forwards without gradients, of the model or of its modules, which all ranks run together. At its end all weights
+        are freed: otherwise the next forward would use the gathered ones, even if the shards have changed since.
         """
-        self._give_back()
+        self._reshard_all()
         try:
             with self._fitting():
-                self._model.unshard()  # type: ignore[operator]  # generation calls parts of the model, which would not gather what is around them
+                self._model.unshard()  # type: ignore[operator]  # generation calls modules of the model, which do not gather the root parameters
                 yield
         finally:
-            self._give_back()
+            self._reshard_all()
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """A context in which every rank has the whole weights, gathered once, and may run forwards without gradients for itself alone."""
-        self._give_back()
+    def unsharded(self) -> Iterator[None]:
+        """A context in which every rank has all weights, gathered once, and can run forwards without gradients independently."""
+        self._reshard_all()
         try:
             with self._fitting():
                 for module in self._modules:
@@ -178,12 +182,12 @@ class Sharding:
         finally:
             for module in self._modules:
                 module.set_reshard_after_forward(self._reshard and module is not self._model, recurse=False)
-            self._give_back()
+            self._reshard_all()
 
     def _fitting(self) -> AbstractContextManager[None]:
         return nullcontext() if self._agreements is None else self._agreements.fitting()
 
-    def _give_back(self) -> None:
+    def _reshard_all(self) -> None:
         for module in self._modules:
             module.reshard()
 

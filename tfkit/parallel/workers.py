@@ -1,4 +1,4 @@
-"""The ranks of a training on this machine as processes: started with torchrun's variables, watched, and ended together. Torch-free."""
+"""Start the ranks of a training as processes on this machine, with torchrun's variables, watch them and end them together. Torch-free."""
 
 import contextlib
 import os
@@ -14,35 +14,35 @@ from tfkit.parallel.launched_rank import rank_environment, read_output
 
 _POLL_SECONDS = 0.05
 _SHOWN_LINES = 60  # of the output of a rank that failed
-# After the first failure the others end by themselves, since a connection is closed. A rank 0 that does not is asked, then ended: it may
-# have something to write. The others have not.
+# After the first failure the other ranks end by themselves, since a connection is closed. Rank 0, which may have something to write, is
+# otherwise asked to stop (SIGTERM), then killed.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # after the end of rank 0
-_OTHERS_OF_REFUSED_SECONDS = 0.3  # where it ended with an error of its own: they may not even have met
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # after an error of its own, such as a refused recipe: the ranks may not even be connected
 _LOST = 9
 
 
 @dataclass
 class Workers:
-    """The processes of all ranks by their numbers, or of all but this process, which is rank 0; else that one has this process's output."""
+    """The processes of all ranks, by rank; without rank 0 if this process is rank 0, else rank 0 writes to this process's output."""
 
     size: int
     port: int
     pipe: int
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     outputs: dict[int, Path | None] = field(default_factory=dict)
-    ended: dict[int, int] = field(default_factory=dict)  # the code of each rank, in the order in which they ended; minus a signal's number
-    signals: list[int] = field(default_factory=list)  # those that were passed on
-    _since: dict[str, float] = field(default_factory=dict)  # when a first failure, and the end of rank 0, were seen
+    ended: dict[int, int] = field(default_factory=dict)  # exit code by rank, in order of exit; -N: killed by signal N
+    signals: list[int] = field(default_factory=list)  # the signals that were forwarded
+    _since: dict[str, float] = field(default_factory=dict)  # times of the first failure and of the end of rank 0
     _asked: bool = False
-    _killed: set[int] = field(default_factory=set)  # ranks that this process ended
+    _killed: set[int] = field(default_factory=set)  # ranks that this process killed
 
     @classmethod
     def start(
         cls, command: Sequence[str], size: int, folder: Path, environment: Mapping[str, str] = os.environ, *, first: int = 0
     ) -> "Workers":
-        """Start the ranks from `first` on of `size`, each by the same command; `folder` is for the output of all but rank 0."""
+        """Start the ranks `first` to `size` - 1 with the same command. The output of all but rank 0 goes into `folder`."""
         reading, writing = os.pipe()
         found = cls(size, _free_port(), writing)
         try:
@@ -59,21 +59,21 @@ class Workers:
         return found
 
     def pass_on(self, number: int) -> None:
-        """Pass a signal on to all ranks that still run."""
+        """Forward a signal to all ranks that are still running."""
         self.signals.append(number)
         self._send(number)
 
     def wait(self) -> int:
-        """Wait until all have ended, and return the exit code of the training.
+        """Wait until all ranks have ended, and return the exit code of the training.
 
-        The others of a rank that failed are ended if they do not end by themselves.
+        After a failure, ranks that do not end by themselves are killed.
         """
         while not self._all_ended():
             time.sleep(_POLL_SECONDS)
         return self.exit_code
 
     def lost(self, seconds: float = 0.0) -> str | None:
-        """Return how a rank has failed, if one does within this many seconds, and the end of its output."""
+        """Return a report on a failed rank, if one fails within this many seconds; else None."""
         end = time.monotonic() + seconds
         while True:
             self._look()
@@ -84,7 +84,7 @@ class Workers:
             time.sleep(_POLL_SECONDS)
 
     def report(self, rank: int) -> str:
-        """Return how a rank ended, and the end of its output."""
+        """Describe how a rank ended, with the last lines of its output."""
         code = self.ended[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         how += " (by a person, or by the system for lack of memory)" if -code == signal.SIGKILL else ""
@@ -92,11 +92,11 @@ class Workers:
         return "\n".join([f"rank {rank} of {self.size} {how}{':' if lines else ''}", *lines])
 
     def has_reported(self, rank: int) -> bool:
-        """Whether a rank has said itself on this process's stderr why it ended: rank 0, unless a signal killed it."""
+        """Whether a rank has written its error to this process's stderr: rank 0 has, unless a signal killed it."""
         return rank == 0 and self.ended[rank] > 0
 
     def kill(self) -> None:
-        """End what still runs, at once."""
+        """Kill all ranks that are still running."""
         self._send(signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
@@ -105,9 +105,8 @@ class Workers:
 
     @property
     def culprit(self) -> int | None:
-        """The rank whose end was not the consequence of another's; rank 0 where several have the same reason, which it has reported.
-
-        None: none failed.
+        """The rank that failed first, rather than as a consequence of another; rank 0 if several failed for the same reason, since it has
+        reported it. None if no rank failed.
         """
         failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
         own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
@@ -118,7 +117,7 @@ class Workers:
 
     @property
     def exit_code(self) -> int:
-        """The culprit's code; 9 where a rank was killed, unless by a signal that was passed on."""
+        """The culprit's exit code; 9 if it was killed by a signal that was not forwarded."""
         if self.culprit is None:
             return 0
         code = self.ended[self.culprit]
@@ -127,7 +126,7 @@ class Workers:
         return code
 
     def output_of(self, rank: int) -> str:
-        """Return what a rank wrote; nothing of rank 0, whose output was this process's own."""
+        """Return the output of a rank; empty for rank 0, which writes to this process's output."""
         first = self.outputs[rank]
         return read_output(first) if first is not None else ""
 
@@ -148,7 +147,7 @@ class Workers:
             if self._seconds_since("rank 0") >= (_OTHERS_OF_REFUSED_SECONDS if refused else _OTHERS_SECONDS):
                 self._kill_all()
             return
-        failures = [code for code in self.ended.values() if code and code < 128]  # beyond: stopped as asked
+        failures = [code for code in self.ended.values() if code and code < 128]  # 128 and above: stopped as requested
         if not failures:
             return
         was_killed = any(code < 0 for code in failures)
@@ -176,7 +175,7 @@ class Workers:
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: Path | None) -> "subprocess.Popen[bytes]":
-    """Start the process of a rank, which inherits the reading end of a pipe. `output`: None: that of this process."""
+    """Start the process of a rank, which inherits the reading end of a pipe. `output` None: this process's output."""
     with contextlib.ExitStack() as stack:
         to = stack.enter_context(output.open("wb")) if output is not None else None
         return subprocess.Popen(
@@ -186,12 +185,12 @@ def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, 
             stdout=to,
             stderr=to,
             pass_fds=[pipe],
-            start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
+            start_new_session=True,  # Ctrl-C then reaches it once, forwarded by this process
         )
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens at now."""
+    """Return a port on which nothing listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -199,7 +198,7 @@ def _free_port() -> int:
 
 
 def on_loopback(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
-    """Let gloo connect over the loopback: the name of this machine may lead elsewhere, or nowhere."""
+    """Let gloo connect over the loopback interface: the host name may resolve to another address, or to none."""
     if Path("/sys/class/net/lo").exists():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment

@@ -36,7 +36,7 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
 
-    def share(self, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
+    def shard(self, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
         """Begin with this rank's parts of the parameters, before there is a state of steps."""
         self.sharding = sharding
         self._open(parameters)
@@ -71,7 +71,7 @@ class Optimizer:
             name, _, what = key.rpartition("/")
             parameter = self.parameters[name]
             if self.sharding is not None and is_part(value, parameter):
-                value = self.sharding.cut(name, value)
+                value = self.sharding.shard_of(name, value)
             # AdamW's step counter too: the fused kernel needs it on the parameter's device
             owners[parameter].state[parameter][what] = value.to(parameter.device)
 

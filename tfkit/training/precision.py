@@ -1,14 +1,14 @@
-"""Two copies of the weights: an fp32 master that the optimizer updates, and the working copy that the model computes with.
+"""Mixed precision: an fp32 master copy of the weights, which the optimizer updates, and a working copy, which the model computes with.
 
-In bf16 an update smaller than 1/256 of a weight would be rounded away; the master keeps it. The gradients of the working copy move to the
-master as the backward pass computes them, one parameter at a time, so that they are accumulated over micro-batches in fp32 and there is
-never a whole second set of them.
+In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master keeps it. Gradients of the working copy are moved to
+the master during the backward pass, one parameter at a time, so that they are accumulated over micro-batches in fp32, and no second full
+set of gradients exists.
 
-With ema_decay there is a third copy in fp32, the exponential moving average of the master over the steps, which is then the result.
+With ema_decay, there is a third copy in fp32: the exponential moving average of the master over the steps, which is then the result.
 
-A frozen parameter (one that requires no gradient) has a master only for checkpoints that hold whole models; its mean is itself.
+A frozen parameter has a master only if checkpoints hold the whole model; its mean is the parameter itself.
 
-Where ranks share the weights, the master and the mean are this rank's parts of them, and the working copy is rounded as it is gathered.
+Of sharded weights, the master and the mean are this rank's shards, and the working copy is rounded when it is gathered.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The master and the working copy of a model's parameters; in float32 they are the same tensors. And, with `ema_decay`, their mean:
-    after step t the sum of decay^(t - i) master_i over the steps i = 1 ... t, divided by the sum of the decay^(t - i), so that the initial
-    weights are not in it. Skipped steps do not count.
+    """The master and the working copy of a model's parameters; in fp32 they are the same tensors.
+
+    With `ema_decay`, also their mean: after step t, the sum of decay^(t - i) master_i over the steps i = 1 ... t, divided by the sum of the
+    decay^(t - i), so that the initial weights have no share in it. Skipped steps do not count.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
-        """`whole`: the result includes frozen parameters, unrounded; an adapter's checkpoints do not need them, which saves memory."""
+        """`whole`: the result includes frozen parameters in fp32. Checkpoints of adapters do not need them, which saves memory."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # the number of steps in it
@@ -53,31 +54,33 @@ class Weights:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters of the master that were not frozen when this object was made."""
+        """The master parameters that were not frozen when this object was created."""
         return {name: self.master[name] for name in self._trained}
 
     @property
     def result(self) -> dict[str, Tensor]:
-        """The weights that evaluations use and checkpoints hold: the mean if there is one, else the master."""
+        """The weights for evaluations and checkpoints: the mean if there is one, else the master."""
         return self.mean or dict(self.master)
 
     def unround(self) -> None:
-        """Put the master in place of the working copy, as it is to be before ranks share the weights."""
+        """Replace the working copy by the master; required before the weights are sharded."""
         for name, parameter in self.working.items():
             parameter.data = self.master[name].data
 
-    def share(self, sharding: "Sharding") -> None:
-        """Keep this rank's parts of the master alone, in the memory of the model's parameters; after `unround`, before there is a mean."""
+    def shard(self, sharding: "Sharding") -> None:
+        """Keep only this rank's shards of the master, in the memory of the model's parameters. Called after `unround`, before the first
+        step.
+        """
         self.sharding, self.working = sharding, sharding.parameters
-        self.master = {name: nn.Parameter(sharding.own(name), one.requires_grad) for name, one in self.working.items()}
+        self.master = {name: nn.Parameter(sharding.local(name), one.requires_grad) for name, one in self.working.items()}
 
     def take_gradients(self) -> None:
-        """Take this rank's parts of the gradients from the model's parameters, where ranks share them."""
-        for name, gradient in (self.sharding.gradients() if self.sharding is not None else {}).items():
+        """Move this rank's shards of the gradients from the model's parameters to the master; without sharding they are there already."""
+        for name, gradient in (self.sharding.take_gradients() if self.sharding is not None else {}).items():
             self.master[name].grad = gradient
 
     def clip_gradients(self, limit: float | None) -> float:
-        """Return the 2-norm of the whole gradient, and scale a gradient longer than the limit down to it."""
+        """Return the 2-norm of the whole gradient, and scale the gradient down to `limit` if its norm is larger."""
         grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads)) if self.sharding is None else self.sharding.norm(grads)
         if limit is not None and math.isfinite(norm) and norm > limit:
@@ -85,7 +88,7 @@ class Weights:
         return norm
 
     def drop_gradients(self) -> None:
-        """Drop the gradients of a step that was not taken."""
+        """Discard the gradients of an abandoned step."""
         for parameter in (*self.master.values(), *self.working.values()):
             parameter.grad = None
 
@@ -96,12 +99,12 @@ class Weights:
             self._average(self.ema_decay)
 
     def latest_at_work(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the model computes with the latest weights; ranks that share them compute together, each the same."""
+        """A context in which the model computes with the latest weights; with sharded weights, all ranks run the same forwards together."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:
-        """A context in which the model computes with the result."""
+        """A context in which the model computes with `result`."""
         if self.sharding is not None:
             with self._shared_result(self.sharding):
                 yield
@@ -112,11 +115,11 @@ class Weights:
 
     @contextlib.contextmanager
     def unrounded_result_at_work(self) -> Iterator[None]:
-        """A context in which the model computes in fp32 with the result, as from a checkpoint.
+        """A context in which the model computes in fp32 with `result`, as if loaded from a checkpoint.
 
-        Where frozen parameters have no master, as beside an adapter, it computes with the working weights: a copy would take much memory.
+        If frozen parameters have no master, as with an adapter, it computes with the working weights, since a copy would need much memory.
         """
-        assert self.sharding is None or self.dtype == torch.float32, "weights that ranks share are rounded as they are gathered"
+        assert self.sharding is None or self.dtype == torch.float32, "sharded weights are rounded when they are gathered"
         result = self.result
         if self.sharding is not None or any(tensor.dtype != torch.float32 for tensor in result.values()):
             with self.result_at_work():
@@ -127,26 +130,26 @@ class Weights:
 
     @torch.no_grad()
     def finite(self) -> bool:
-        """Whether every weight is finite; of shared weights on all ranks, which call this together."""
+        """Whether every weight is finite. With sharded weights, all ranks call this together."""
         own = all(bool(parameter.isfinite().all()) for parameter in self.master.values())
         return own if self.sharding is None else self.sharding.is_true_everywhere(own)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load saved fp32 weights of the trained parameters, of shared ones this rank's parts; frozen ones are in place already."""
+        """Load saved fp32 weights of the trained parameters, or this rank's shards of them; frozen parameters are loaded already."""
         for name, parameter in self.trained.items():
             parameter.copy_(self._own(name, tensors[name]))
         self.sync_working_weights()
 
     def load_mean(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Load a saved mean over `steps` steps, as `load`."""
+        """Load a saved mean over `steps` steps, in the same way as `load`."""
         self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
         for name, parameter in self.trained.items():
             self.mean[name] = self._own(name, tensors[name]).to(parameter.device, torch.float32, copy=True)
         self.mean_steps = steps
 
     def _own(self, name: str, whole: Tensor) -> Tensor:
-        return whole if self.sharding is None else self.sharding.cut(name, whole)
+        return whole if self.sharding is None else self.sharding.shard_of(name, whole)
 
     @torch.no_grad()
     def sync_working_weights(self) -> None:
@@ -157,7 +160,7 @@ class Weights:
 
     @contextlib.contextmanager
     def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
-        """`result_at_work` of weights that ranks share: the model gathers them from the memory of the master."""
+        """`result_at_work` of sharded weights, which the model gathers from the memory of the master."""
         latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
         for name in latest:
             self.master[name].data.copy_(self.mean[name])

@@ -14,11 +14,11 @@ from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_o
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
-from tfkit.training.cut_model import Cutting, Filled
 from tfkit.training.depth import Unfreezing
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
+from tfkit.training.model_sharder import ModelSharder, OnBlock
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step_sums import joined, observations, total_counts
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Stepper:
-    """Take steps: forward and backward of each micro-batch, then clip, check, update."""
+    """Takes steps: forward and backward pass of each micro-batch, then clipping, checks and the update."""
 
     def __init__(
         self,
@@ -43,15 +43,15 @@ class Stepper:
         companions: Mapping[str, TrainedModel] = MappingProxyType({}),
         peers: Peers = ALONE,
     ):
-        """`companions`: the trained ones of the objective, by name. `peers`: the ranks that take each step together."""
+        """`companions`: the objective's trained companions, by name. `peers`: the ranks that take each step together."""
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._shardings: list[Sharding] = []  # of all models that the ranks share, the frozen ones, too
+        self._shardings: list[Sharding] = []  # of all sharded models, including frozen ones
 
     @property
     def all_weights(self) -> dict[str, Weights]:
-        """All weights that a step changes: those of the model of the run under an empty name, then those of each trained companion."""
+        """All weights that a step updates: those of the run's model under the empty name, and those of each trained companion."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
@@ -69,10 +69,10 @@ class Stepper:
         highest_loss: float = math.inf,
         should_stop: Callable[[], bool] | None = None,
     ) -> StepReport:
-        """Take step number `step` (from 1); `batches`: its micro-batches, of several ranks those of this one.
+        """Take step number `step` (from 1). `batches`: this rank's micro-batches of the step.
 
-        Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`;
-        Stopped, without a trace of the step, if `should_stop`, called before each micro-batch but the first, is true.
+        Raises UnhealthyStepError, before any update, if the loss or the gradient is not finite, or if the loss exceeds `highest_loss`.
+        Raises Stopped, undoing the step, if `should_stop` returns True; it is called before each micro-batch but the first.
         """
         counts, tokens = total_counts(self.objective, batches, self.peers)
         if not all(counts.values()):
@@ -108,21 +108,20 @@ class Stepper:
             weights.after_step()
         return report
 
-    def share_weights(
+    def shard_weights(
         self,
         shards: int,
         *,
         reshard: bool,
         frozen: Sequence[Transformer] = (),
         as_gpus: bool = False,
-        filled: Filled | None = None,
+        on_block: OnBlock | None = None,
     ) -> None:
-        """Let groups of this many ranks share the weights, those of trained companions, and of `frozen` models; from here on each
-        rank keeps its part alone. All ranks call it together.
+        """Shard the model, the trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
 
-        Blocks on the meta device get their weights one after the other, so that no rank holds all of them; `filled` is called with each
-        that has got them. `as_gpus`: by the collectives of GPUs, also on a CPU, for a plan. `reshard` is the model's: a step may end with a
-        micro-batch that a companion has no part in, so its gradients are added up after each.
+        Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
+        each of them. `as_gpus`: use the collectives of GPUs also on a CPU, for a plan. `reshard` applies to the model; the gradients of
+        companions are reduced after every micro-batch, since a step may end with a micro-batch that does not involve them.
         """
         from tfkit.parallel.in_place import Agreements
         from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
@@ -138,21 +137,23 @@ class Stepper:
 
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         in_place = Agreements(before_collective, self.peers.fitting) if self.device.type == "cpu" and not as_gpus else None
-        cutting = Cutting(mesh, self.device, in_place, filled)
-        self._share(cutting.cut(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
+        sharder = ModelSharder(mesh, self.device, in_place, on_block)
+        self._attach(sharder.shard(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
         for one in self.companions.values():
-            self._share(cutting.cut(one.model, one.weights.dtype), one.weights, one.optimizer)
-        self._shardings += [cutting.cut(model, next(model.parameters()).dtype) for model in frozen]
+            self._attach(sharder.shard(one.model, one.weights.dtype), one.weights, one.optimizer)
+        self._shardings += [sharder.shard(model, next(model.parameters()).dtype) for model in frozen]
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
 
-    def _share(self, sharding: "Sharding", weights: Weights, optimizer: Optimizer) -> None:
-        weights.share(sharding)
-        optimizer.share(weights.trained, sharding)
+    def _attach(self, sharding: "Sharding", weights: Weights, optimizer: Optimizer) -> None:
+        weights.shard(sharding)
+        optimizer.shard(weights.trained, sharding)
         self._shardings.append(sharding)
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
-        """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
+        """Run forward and backward of a micro-batch without updating weights, to compile it or to see whether it fits. Return the weighted
+        loss.
+        """
         self.loss_module.train(self.objective.draws_dropout)
         counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
         sums = self._accumulate(step, index, batch, counts)
@@ -167,14 +168,14 @@ class Stepper:
             weights.drop_gradients()
 
     def micro_batch_seed(self, step: int, index: int) -> int:
-        """Return the seed of dropout, a function of (seed, step, micro-batch), so that a resumed run draws the same as an unbroken one."""
+        """Return the seed of dropout: a function of (seed, step, micro-batch), so that a resumed run draws the same numbers."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _fitting(self) -> contextlib.AbstractContextManager[None]:
         return self.peers.fitting() if self.weights.sharding is None or self.device.type == "cpu" else _fitting_together()
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
-        """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""
+        """Accumulate the gradient of a micro-batch. Return the sum of each term's losses, and the observations."""
         seed_draws(self.device, self.micro_batch_seed(step, index))
         losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
@@ -186,10 +187,10 @@ class Stepper:
 
 @contextlib.contextmanager
 def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on weights that ranks share on GPUs, whose collectives no agreement precedes: none can try its
-    own again, since the others wait for it to gather them.
+    """Enclose micro-batches on sharded weights on GPUs. No agreement precedes the collectives there, so a rank that runs out of memory
+    cannot repeat its micro-batch, for which the others would have to gather weights again.
 
-    Raises MachineError.
+    Raises MachineError if memory runs out.
     """
     try:
         yield

@@ -37,6 +37,6 @@ def step_on_whole(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.
             state[key] = sharding.gather(name, value) if is_part(value, parameter) else value
         optimizer.step()  # of this parameter: no other has a gradient
         for key, value in state.items():
-            state[key] = sharding.cut(name, value) if is_part(value, parameter) else value
-        part.copy_(sharding.cut(name, parameter.data))
+            state[key] = sharding.shard_of(name, value) if is_part(value, parameter) else value
+        part.copy_(sharding.shard_of(name, parameter.data))
         parameter.grad, parameter.data = None, part

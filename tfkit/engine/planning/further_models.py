@@ -10,7 +10,7 @@ from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Objective
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, OptimizerSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.cut_model import numbers_around_blocks
+from tfkit.training.model_sharder import root_numel
 from tfkit.training.optimizer import state_numbers
 
 
@@ -55,7 +55,7 @@ def _held(one: Companion, numbers: int, section: OptimizerSection, precision: to
 def _gathered(one: Companion, precision: torch.dtype) -> int:
     """Return the bytes of a companion's whole weights in a micro-batch: a block's, and of what is around the blocks with gradients."""
     blocks = [sum(each.numel() for each in block.parameters()) for stack in one.model.stacks for block in stack.blocks]
-    return precision.itemsize * (max(blocks) + (2 if one.trained else 1) * numbers_around_blocks(one.model))
+    return precision.itemsize * (max(blocks) + (2 if one.trained else 1) * root_numel(one.model))
 
 
 def _parts(model: Transformer, shards: int) -> dict[str, torch.Size]:

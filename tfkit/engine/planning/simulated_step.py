@@ -31,9 +31,9 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.cut_model import numbers_around_blocks
 from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
+from tfkit.training.model_sharder import root_numel
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -117,7 +117,7 @@ def _measured(recipe: Recipe, config: ModelConfig, objective: Objective, batch: 
                 f"sent/{kind}": size + further * (size - found[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
         stays = found["rest_bytes"] if mesh.reshard else found["rest_bytes"] + found["all_blocks"]
-        stays += sum(mesh.dtype.itemsize * numbers_around_blocks(one.model) for one in stepper.objective.companions)
+        stays += sum(mesh.dtype.itemsize * root_numel(one.model) for one in stepper.objective.companions)
         found |= {"gradients": watch.gradients, "activations": watch.kept - (stays if sharding is not None else 0)}
         found |= {f"part/{name}": size for name, size in watch.parts.items() if name}
         return found
@@ -202,7 +202,7 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
         stack.activation_checkpointing = training.activation_checkpointing
     if mesh.shards > 1:
         frozen = [one.model for one in objective.companions]
-        stepper.share_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
+        stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
     return stepper
 
 

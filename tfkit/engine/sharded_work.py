@@ -1,7 +1,7 @@
-"""Weights that the ranks of a training share: what all of them do together at rank 0's request.
+"""Work on sharded weights that all ranks do together at the request of rank 0.
 
-Rank 0 alone has the run folder and decides what is due, but it holds only its part of the weights: the others take part in its
-evaluations, and hand over the tensors of its checkpoints one by one. With one process, or with replicas, nothing here does anything.
+Only rank 0 has the run folder and decides what is due, but it holds only its shard of the weights: the other ranks take part in its
+evaluations, and contribute to the tensors of its checkpoints one by one. Without sharding, rank 0 does everything alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,49 +24,49 @@ if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion
     from tfkit.parallel.sharding import Sharding
 
-_CALLS = 64  # of `should_stop`, which is asked before every module of a forward, between two agreements
+_CALLS = 64  # calls of `should_stop`, which is called before every module of a forward, between two agreements
 
 
-class SharedWork:
-    """The work on a model that a checkpoint or an evaluation needs. Rank 0 calls its methods, the others `serve` what these announce."""
+class ShardedWork:
+    """The work on a model for a checkpoint or an evaluation. Rank 0 calls the methods, which announce their work; the others `serve` it."""
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
         self.model, self.weights, self.data = components.stepper.model, components.weights, components.data
 
     def scores(self) -> dict[str, float] | None:
-        """Return the scores of the validation sets with the result of the training so far; None if it was to stop."""
+        """Return the scores of the current result on the validation sets; None if the run is to stop."""
         self._announce("scores")
         return self._scores()
 
     def completions(self) -> "list[TextCompletion] | None":
-        """Return what the model writes to the recipe's prompts; None if it was to stop."""
+        """Return the model's completions of the recipe's prompts; None if the run is to stop."""
         self._announce("completions")
         return self._completions()
 
     def facts(self) -> dict[str, Any]:
-        """Return what the objective says of the checkpoint of this step."""
+        """Return the facts that the objective stores in the checkpoint of this step."""
         if not self.data.objective.has_facts:
             return {}
         self._announce("facts")
         return self._facts()
 
     def are_finite(self) -> bool:
-        """Whether all weights that a step changes are finite."""
+        """Whether all weights that a step updates are finite."""
         self._announce("finite")
         return self._are_finite()
 
     def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
-        """Return the `result` of the training so far, the `latest` weights, or the training `state`, and others beside them: of what ranks
-        share the whole, each gathered when it is read.
+        """Return the tensors of the current `result`, of the `latest` weights or of the training `state`, and those in `beside`. Sharded
+        tensors are gathered one by one, when they are read.
         """
-        found = {**self._parts(kind), **(beside or {})}
+        tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
-            return found
-        return _Gathered(found, self._shardings, lambda name: self._announce("tensor", kind=kind, name=name))
+            return tensors
+        return _Gathered(tensors, self._shardings, lambda name: self._announce("tensor", kind=kind, name=name))
 
     def serve(self, message: Mapping[str, Any]) -> bool:
-        """Take part in what rank 0 has announced; whether that was work of this kind."""
+        """Take part in the work that rank 0 has announced. Return whether it was work of this class."""
         match message.get("work"):
             case "scores":
                 self._scores()
@@ -78,14 +78,14 @@ class SharedWork:
                 self._are_finite()
             case "tensor":
                 companion, name = owner_of(message["name"])
-                self._shardings[companion].gather(name, self._parts(message["kind"])[message["name"]])
+                self._shardings[companion].gather(name, self._local_tensors(message["kind"])[message["name"]])
             case _:
                 return False
         return True
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
-        """Those of the model of the run, under an empty name, and of trained companions."""
+        """The shardings of the run's model, under the empty name, and of trained companions."""
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
@@ -96,7 +96,7 @@ class SharedWork:
             group.announce({"work": work, **details})
 
     def _agreed_stop(self) -> Callable[[], bool]:
-        """Return when the work is to stop, on all ranks that do it in the same place."""
+        """Return a `should_stop` that all ranks agree on, so that they stop at the same place."""
         if self.weights.sharding is None:
             return self.should_stop
         calls, stops = 0, False
@@ -129,7 +129,7 @@ class SharedWork:
                 start_id=tokenizer.start_id,
                 should_stop=should_stop,
             )
-        return None if should_stop() else completions  # some may be cut short; resuming writes them whole
+        return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
 
     def _facts(self) -> dict[str, Any]:
         stored = [one for one, _ in self.data.train]
@@ -139,46 +139,46 @@ class SharedWork:
     def _are_finite(self) -> bool:
         return all(weights.finite() for weights in self.components.stepper.all_weights.values())
 
-    def _parts(self, kind: str) -> dict[str, Tensor]:
+    def _local_tensors(self, kind: str) -> dict[str, Tensor]:
         match kind:
             case "result":
                 return self.weights.result
             case "latest":
                 return {**self.weights.master, **companion_tensors(self.components.stepper.companions)}
-        parts, has_factors = self.components, self.recipe.training.adapter is not None
-        return state_tensors(self.weights, parts.optimizer, parts.stepper.companions, factors=has_factors)
+        components, has_factors = self.components, self.recipe.training.adapter is not None
+        return state_tensors(self.weights, components.optimizer, components.stepper.companions, factors=has_factors)
 
 
 class _Gathered(LazyTensors):
-    """Tensors of which this rank may have only a part; a whole one is gathered when it is read."""
+    """Tensors of which this rank may hold only a shard; they are gathered when they are read."""
 
-    def __init__(self, parts: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", announce: Callable[[str], None]):
-        """`shardings`: by the names that `owner_of` gives."""
-        self._parts, self._shardings, self._announce = parts, shardings, announce
+    def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", announce: Callable[[str], None]):
+        """`shardings`: by the names that `owner_of` returns."""
+        self._local, self._shardings, self._announce = local, shardings, announce
 
     def __getitem__(self, key: str) -> Tensor:
         if self._whole_shape(key) is None:
-            return self._parts[key]
+            return self._local[key]
         self._announce(key)
         companion, name = owner_of(key)
-        return self._shardings[companion].gather(name, self._parts[key])
+        return self._shardings[companion].gather(name, self._local[key])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self._local)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._local)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._parts
+        return key in self._local
 
     @property
     def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """Types and whole shapes."""
-        return {key: (part.dtype, self._whole_shape(key) or part.shape) for key, part in self._parts.items()}
+        """The types and unsharded shapes."""
+        return {key: (tensor.dtype, self._whole_shape(key) or tensor.shape) for key, tensor in self._local.items()}
 
     def _whole_shape(self, key: str) -> torch.Size | None:
-        """Return the shape of the whole of which this rank has a part; None where it has all."""
+        """Return the unsharded shape of a tensor of which this rank holds a shard; None if it holds the whole tensor."""
         companion, name = owner_of(key)
         parameter = self._shardings[companion].parameters.get(name)
-        return parameter.shape if parameter is not None and is_part(self._parts[key], parameter) else None
+        return parameter.shape if parameter is not None and is_part(self._local[key], parameter) else None
