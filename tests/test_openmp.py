@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tfkit.openmp import SPINS, bound_spinning
+from tfkit.openmp import SPIN_COUNT, limit_spinning
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
@@ -17,7 +17,7 @@ def test_the_library_of_torch_reads_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings | {"OMP_DISPLAY_ENV": "VERBOSE"})
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this build of torch has another OpenMP")
-    assert f"GOMP_SPINCOUNT = '{SPINS}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
@@ -25,7 +25,7 @@ def test_a_user_s_own_setting_wins(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv(name, "7")
-    bound_spinning()
+    limit_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == ("7" if name == "GOMP_SPINCOUNT" else None)
 
 
@@ -33,5 +33,5 @@ def test_with_torch_loaded_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> No
     import torch  # noqa: F401
 
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    bound_spinning()
+    limit_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ

@@ -1,12 +1,12 @@
-"""tfkit: pretrain and fine-tune the Transformers of the field's history. docs/library.md shows how it is called from Python."""
+"""tfkit: pretrain and fine-tune Transformers. docs/library.md documents the Python API."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfkit.openmp import bound_spinning
+from tfkit.openmp import limit_spinning
 
 __version__ = "0.1.0"
-bound_spinning()
+limit_spinning()
 
 if TYPE_CHECKING:
     from tfkit.engine.api import evaluate as evaluate
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from tfkit.engine.api import sweep as sweep
     from tfkit.engine.library.loaded_model import load as load
 
-_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep")
+_API_FUNCTIONS = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep")
 __all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is first asked for, so that `import tfkit` stays light."""
+    """Import a public name on first access, so that `import tfkit` stays light."""
     if name == "load":
         from tfkit.engine.library.loaded_model import load
 
         return load
     if name == "console":  # the command line's listener
         return importlib.import_module("tfkit.console")
-    if name in _OF_THE_ENGINE:
+    if name in _API_FUNCTIONS:
         from tfkit.engine import api
 
         return getattr(api, name)

@@ -1,4 +1,4 @@
-"""The program. It obeys stop signals from its first moment: the command line and its libraries are imported after that (cli/program.py)."""
+"""The program's entry point. It handles stop signals from the start: the command line and its libraries are imported after that."""
 
 import atexit
 import gc
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 
-# At its end Python's collector would visit every object that torch has made, which takes as long as importing it.
+# At exit, the garbage collector would visit every object that torch has created, which takes as long as importing torch.
 atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, by default the process's own, and return the exit code."""
+    """Run a command line (None: that of the process) and return the exit code."""
     try:
         with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, as everywhere
             from tfkit.cli.program import run

@@ -1,6 +1,6 @@
-"""Writing of files and folders that a kill, a full disk or a power cut cannot tear: temporary sibling, fsync, rename, fsync of the folder.
+"""Write files and folders that a kill, a full disk or a power cut cannot tear: temporary sibling, fsync, rename, fsync of the folder.
 
-The reasons, one by one: Pillai et al. 2014, "All File Systems Are Not Created Equal" (OSDI).
+The reason for each step: Pillai et al. 2014, "All File Systems Are Not Created Equal" (OSDI).
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from typing import TypeVar
 
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # a network disk in trouble
-PAUSES = (0.1, 0.4, 1.5)  # seconds between the tries
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
+PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
 _T = TypeVar("_T")
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
@@ -28,29 +28,31 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def with_retries(work: Callable[[], _T], passes: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES) -> _T:
-    """Return what `work` returns; call it up to four times in two seconds while it raises an error that may pass: by default of the disk.
+def with_retries(
+    work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES
+) -> _T:
+    """Return the result of `work`, retried after each pause while `should_retry` accepts its error; None: a transient error of the disk.
 
-    `work` must write everything again: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
-    same file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
+    `work` must write everything again: after a failed fsync the kernel may have dropped unwritten data, and a second fsync of the same
+    file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
     for pause in pauses:
         try:
             return work()
         except Exception as error:
-            if not (passes or may_pass)(error):
+            if not (should_retry or is_transient)(error):
                 raise
         time.sleep(pause)
     return work()
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put `text` (UTF-8) under `path`, whole or not at all; a link there is replaced, not followed. Raises OSError after a few tries."""
+    """Write `text` (UTF-8) to `path`, whole or not at all; a link is replaced, not followed. Raises OSError after the last attempt."""
     with_retries(lambda: write_once(path, text))
 
 
 def write_once(path: Path, text: str, unless: Callable[[], bool] = lambda: False) -> bool:
-    """Do the same with one try, and return whether it was done: not if `unless` is true when the text is on the disk."""
+    """Do the same in one attempt. Return False, with `path` unchanged, if `unless` is true once the text is on disk; otherwise True."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
@@ -70,10 +72,10 @@ def write_once(path: Path, text: str, unless: Callable[[], bool] = lambda: False
 
 
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
-    """Make the folder `final` from what `fill` puts into an empty one, whole or not at all.
+    """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
 
-    When all of it is on the disk, `take_name` renames it; None: a plain rename, an OSError if something has the name by now.
-    Raises what these raise; then no trace is left.
+    Once the content is on disk, `take_name(temporary, final)` renames the folder; None: a plain rename, OSError if the name is taken.
+    Passes on the errors of both, after removing the temporary folder.
     """
     temporary = temporary_sibling(final)
     try:
@@ -87,13 +89,13 @@ def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callabl
 
 
 def rename(path: Path, name: Path) -> None:
-    """Rename, and bring the new name to the disk."""
+    """Rename a file or folder, and flush the new name to disk."""
     path.rename(name)
     sync_folder(name.parent)
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring a folder to the disk with all that is in it. Raises OSError."""
+    """Flush a folder and everything in it to disk. Raises OSError."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync_file(Path(place, name))
@@ -101,8 +103,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's bytes to the disk. Raises OSError, also for an error of an earlier write."""
-    descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)  # Windows flushes only what is open for writing
+    """Flush a file to disk. Raises OSError, also for an error of an earlier write."""
+    descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)  # Windows flushes only files that are open for writing
     try:
         os.fsync(descriptor)
     finally:
@@ -110,7 +112,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk: otherwise a power cut may undo a rename. Raises OSError."""
+    """Flush a folder's entries to disk: otherwise a power cut may undo a rename. Raises OSError."""
     if sys.platform == "win32":  # cannot open a folder; NTFS journals renames
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -124,22 +126,22 @@ def sync_folder(path: Path) -> None:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Return whether `error` means that the disk, the quota or the file size limit is used up."""
+    """Return whether `error` means that the disk, the quota or the file size limit is exhausted."""
     return _error_number(error) in DISK_FULL
 
 
-def may_pass(error: BaseException) -> bool:
-    """Return whether `error` is one of the disk that may not recur."""
-    return _error_number(error) in PASSING
+def is_transient(error: BaseException) -> bool:
+    """Return whether `error` is a disk error that may not recur."""
+    return _error_number(error) in TRANSIENT
 
 
 def comes_from_the_disk(error: BaseException) -> bool:
-    """Return whether the operating system refused something, as an OSError or in the message of a library."""
+    """Return whether `error` is an error of the operating system: an OSError, or one that a library's message quotes."""
     return isinstance(error, OSError) or _error_number(error) is not None
 
 
 def _error_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\bos error (\d+)\b", str(error))  # how the Rust libraries (safetensors, tokenizers) report it
-    return int(found[1]) if found else None
+    match = re.search(r"\bos error (\d+)\b", str(error))  # how the Rust libraries (safetensors, tokenizers) report it
+    return int(match[1]) if match else None

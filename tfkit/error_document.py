@@ -1,7 +1,7 @@
-"""An error as the document that commands give under --json: {"error": {"code", "kind", "message", "place", "remedy"}}.
+"""The document that commands write for an error under --json: {"error": {"code", "kind", "message", "place", "remedy"}}.
 
-Messages are written for people, as "PLACE: what is wrong; what to do". Place and remedy are read off that form, and null where a message
-has none: the message is always whole.
+Messages are written for people, as "PLACE: what is wrong; what to do". Place and remedy are parsed from that form, and are null if a
+message has none; the message is always complete.
 """
 
 import re
@@ -19,7 +19,7 @@ KINDS = {
     9: "peer",
 }  # by exit code; 128 and more: stopped
 _STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # of a recipe with stages; at the beginning
-_MOST = 300  # characters of a place
+_LONGEST_PLACE = 300  # characters
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
     *(
@@ -63,17 +63,17 @@ _REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{'|'.join(_IMPERATIVES)})\b)|
 
 
 def error_document(code: int, message: str) -> dict[str, Any]:
-    """Return the document of an error with this exit code."""
+    """Return the document for an error message and its exit code."""
     place, _, rest = _STAGE.sub("", message, count=1).partition(": ")
-    if not rest or code == 1 or len(place) > _MOST or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
+    if not rest or code == 1 or len(place) > _LONGEST_PLACE or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
         place, rest = "", message
-    found = _REMEDY.search(rest)
+    remedy = _REMEDY.search(rest)
     return {
         "error": {
             "code": code,
             "kind": KINDS.get(code, "stopped"),
             "message": message,
             "place": place or None,
-            "remedy": rest[found.end() :].strip() if found else None,
+            "remedy": rest[remedy.end() :].strip() if remedy else None,
         }
     }

@@ -4,7 +4,7 @@ import errno
 
 
 class TfkitError(ValueError):
-    """An error that a user can correct: its message has the problem, the place and the remedy. No traceback is shown."""
+    """An error that a user can correct: its message names the problem, the place and the remedy. No traceback is shown."""
 
     exit_code = 1
 
@@ -38,13 +38,13 @@ class MachineError(TfkitError):
 
 
 class UnhealthyError(TfkitError):
-    """Training went wrong: a loss or a gradient that is not finite."""
+    """Training that went wrong: a loss or gradient is not finite, or a guard of the recipe ended the run."""
 
     exit_code = 6
 
 
 class QualityGateError(TfkitError):
-    """A comparison given with --fail-if is true, or an exported file predicts otherwise than its model."""
+    """A comparison given with --fail-if is true, or the predictions of an exported file differ from its model's."""
 
     exit_code = 8
 
@@ -56,9 +56,9 @@ class PeerLostError(TfkitError):
 
 
 class Stopped(Exception):
-    """A run was stopped by a signal; raised after everything was saved. The exit code is 128 + the number of the signal."""
+    """A signal stopped a run; raised after everything was saved. The exit code is 128 + the signal's number."""
 
-    result: dict[str, object] | None = None  # of a training: how far it came
+    result: dict[str, object] | None = None  # of a training, as far as it came
 
     def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)
@@ -66,26 +66,26 @@ class Stopped(Exception):
 
 
 class BudgetReached(Stopped):
-    """A training was stopped by its budget, after a checkpoint was saved if a step was taken."""
+    """A budget stopped a training; a checkpoint was saved before if a step was taken."""
 
     def __init__(self, message: str, key: str, larger: str):
         super().__init__(message)
         self.exit_code = 7
-        self.key = key  # of the recipe
+        self.key = key  # of the budget, in the recipe
         self.larger = larger  # a key=value with which the run can continue
 
 
 def stop_reason(stopped: Stopped) -> str:
-    """Return what a result says of why a training was stopped: the key of its budget, or "request"."""
+    """Return the reason for a stop, as the result of a training names it: the key of the budget, or "request"."""
     return stopped.key if isinstance(stopped, BudgetReached) else "request"
 
 
 def how_to_install(extra: str) -> str:
-    """Return the remedy for missing libraries of an extra."""
+    """Return the remedy if libraries of an extra are missing."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
-# The operating system's errors about a place or the machine, never about a mistake in a program.
+# Errors of the operating system that concern a path or the machine, never a mistake in a program.
 _REFUSALS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE")
@@ -94,7 +94,7 @@ _REFUSALS = {
 
 
 def refusal(error: BaseException) -> str | None:
-    """Return the operating system's refusal in words; None if `error` may be a bug."""
+    """Return the message for a refusal by the operating system; None if `error` may be a bug."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
     place = f"{error.filename}: " if error.filename is not None else ""
@@ -102,16 +102,16 @@ def refusal(error: BaseException) -> str | None:
 
 
 _OUT_OF_MEMORY = (
-    "can't allocate memory",  # of the CPU's allocator
-    "Cannot allocate memory",  # of the system
-    "MPS backend out of memory",  # an Apple GPU's
-    "CUDA error: out of memory",  # beside PyTorch's allocator
+    "can't allocate memory",  # PyTorch's allocator on a CPU
+    "Cannot allocate memory",  # the operating system
+    "MPS backend out of memory",  # an Apple GPU
+    "CUDA error: out of memory",  # CUDA, outside PyTorch's allocator
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that the memory of the machine or the GPU is used up. By name and words: torch is not imported here."""
+    """Return whether `error` means that memory of the machine or the GPU ran out. Judged by name and message, without importing torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)

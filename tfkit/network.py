@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face Hub: repeated where that may help, forbidden by a switch; downloads are checked against its hashes."""
+"""Requests to the Hugging Face Hub: retried after transient errors, forbidden by TFKIT_OFFLINE; downloads are checked against hashes."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ from tfkit import durable
 
 Result = TypeVar("Result")
 
-_PAUSES = (1.0, 4.0)  # seconds between tries; the hub's client makes retries of its own within each
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_PAUSES = (1.0, 4.0)  # seconds between attempts, within which the Hub's client retries on its own
+_TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 _CHUNK = 1 << 20
 
@@ -22,55 +22,55 @@ class WrongContentError(ValueError):
 
 
 def is_offline() -> bool:
-    """Whether TFKIT_OFFLINE forbids every connection."""
+    """Return whether TFKIT_OFFLINE forbids every connection."""
     return os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
-    """Return the result of a request, made again up to two times after a transient error; then its error is raised."""
-    return durable.with_retries(request, _is_passing, _PAUSES)
+    """Return the result of a request, retried up to twice after a transient error; then that error is raised."""
+    return durable.with_retries(request, _is_transient, _PAUSES)
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
-    """Return the result of `download`, which puts its files into `repository`, a folder of the hub's cache.
+    """Return the result of `download`, which writes its files into `repository`, a folder of the Hub's cache.
 
-    After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more tries; then the last error
-    of `download` is raised, or WrongContentError. Files with wrong content do not stay in the cache; `discard` removes their results.
+    After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more attempts; then the last
+    error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache, and their result by `discard`.
     """
     for pause in (*_PAUSES, None):
         began = time.time()
         try:
             result = download()
-            if not (wrong := _drop_wrong_files(repository, began)):
+            if not (wrong := _remove_wrong_files(repository, began)):
                 return result
             if discard is not None:
                 discard(result)
             error: Exception = WrongContentError(f"{', '.join(wrong)} had other content than the hub's hash")
         except Exception as raised:
             error = raised
-            if not _drop_wrong_files(repository, began) and not _is_passing(raised):
+            if not _remove_wrong_files(repository, began) and not _is_transient(raised):
                 raise
         if pause is None:
             raise error
         time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether another try may help: by the status of a response, or because there was none."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether a retry may help: judged by the status of the response, or by the kind of error if there was none."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
         return False
     if (status := status_of(error)) is not None:
-        return status in _PASSING
+        return status in _TRANSIENT_STATUSES
     return any(
         isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.split(".")[0] in _CLIENTS for cause in _causes(error)
     )
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the status of the response that an error, or the first of its causes, is about; None: there was no response."""
+    """Return the HTTP status of the response behind an error, of several that of the first cause; None: there was no response."""
     responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
     return int(responses[-1].status_code) if responses else None
 
@@ -81,8 +81,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _drop_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove new blobs that do not match their names: the SHA-256 of a large file, git's SHA-1 of a small one."""
+def _remove_wrong_files(repository: Path, since: float) -> list[str]:
+    """Remove new blobs whose content does not match their names, and return the files' names.
+
+    A blob is named by its SHA-256 if it is large, by git's SHA-1 if it is small.
+    """
     wrong = []
     for blob in (repository / "blobs").glob("*"):
         if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # an .incomplete one is continued later
@@ -96,9 +99,9 @@ def _drop_wrong_files(repository: Path, since: float) -> list[str]:
 
 
 def has_hash(blob: Path, expected: str) -> bool:
-    """Whether a file has this SHA-256, of 64 digits, or is git's blob of this name, of 40."""
+    """Return whether a file has this SHA-256 (64 digits) or git blob name (40 digits); True for any other name."""
     if len(expected) not in (40, 64):
-        return True  # not a hash
+        return True
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
     with blob.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Numbers as people read them: a short run is a milligram of CO2, a long one a tonne."""
+"""Numbers formatted for people: a short run emits a milligram of CO2, a long one a tonne."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
     """Format the fields of a step for people: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
-    Known by name: step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh, emissions_g; None is skipped, any other
-    number shows four digits under its name.
+    The names step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own; any other
+    float has four digits after its name. None is skipped.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
     return [_format_field(name, value, fields) for name, value in shown.items()]
@@ -75,13 +75,13 @@ def format_footprint(watt_hours: float, grams: float, place: str) -> str:
 
 
 def format_range(low: float, high: float) -> str:
-    """Format two energies in watt-hours as 0.4 to 1.1 Wh, 380 mWh to 1.1 Wh."""
+    """Format two energies in watt-hours as 0.4 to 1.1 Wh, or 380 mWh to 1.1 Wh."""
     (least, _, unit), most = format_energy(low).partition(" "), format_energy(high)
     return f"{least} to {most}" if most.endswith(f" {unit}") else f"{least} {unit} to {most}"
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format the value in the largest unit that it fills once rounded, else in the smallest; a decimal below 100, none above or if 0."""
+    """Format a value in the largest unit of which it has one after rounding, else in the smallest; below 100 with a decimal if not 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -90,13 +90,13 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     return text.removesuffix(".0") + unit
 
 
-# The metrics by which baselines are shown to people: the first that they have.
-_SHOWN = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
+# The metric by which baselines are shown: the first of these that one of them has.
+_BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
 
 
 def format_baselines(baselines: Mapping[str, Mapping[str, float]]) -> str:
     """Format the baselines of a result by one metric: `accuracy 0.520 most frequent class, 0.781 naive bayes`; empty if there are none."""
-    metric = next((name for name in _SHOWN if any(name in scores for scores in baselines.values())), None)
+    metric = next((name for name in _BASELINE_METRICS if any(name in scores for scores in baselines.values())), None)
     if metric is None:
         return ""
     return f"{metric} " + ", ".join(

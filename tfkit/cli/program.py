@@ -1,4 +1,4 @@
-"""Run a command and turn what it raises into the exit codes of the command line's contract."""
+"""Run a command, and turn the exceptions that it raises into the exit codes of docs/cli.md."""
 
 import os
 import warnings
@@ -12,19 +12,19 @@ from tfkit.cli import app, crash
 from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, refusal
 from tfkit.run.signals import StopSignals
 
-# Typer's own click, or the one that it depends on: what either raises for a wrong command line.
+# The errors of a wrong command line, from the click within Typer or the one that it depends on.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. Raises Stopped, and whatever a library made of it where it struck."""
+    """Run a command line and return the exit code. Raises Stopped, or the exception that a library made of it."""
     console.begin("--json" in words)
     crash.set_folder(None)
     crash.words = words
     try:
-        with _warnings_in_words():
+        with _warnings_on_one_line():
             _invoke(words)
         return 0
     except KeyboardInterrupt:
@@ -36,7 +36,7 @@ def run(words: list[str], signals: StopSignals) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Say what went wrong, if anything did, and return the exit code."""
+    """Report what went wrong, if anything did, and return the exit code."""
     if isinstance(error, TfkitError):
         return console.fail(str(error), error.exit_code)
     if isinstance(error, console.ReaderGone):
@@ -65,8 +65,8 @@ def _report(error: Exception) -> int:
 
 
 @contextmanager
-def _warnings_in_words() -> Iterator[None]:
-    """Show Python's warnings, ours and the libraries', as one line for people, and each text once."""
+def _warnings_on_one_line() -> Iterator[None]:
+    """Show each Python warning, ours or a library's, once and on one line."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -76,19 +76,19 @@ def _warnings_in_words() -> Iterator[None]:
             console.warn(text)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show  # where in the code it arose is nothing to a user
+        warnings.showwarning = show  # without its place in the code, which is of no use to a user
         yield
 
 
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
-    if COMPLETION in os.environ:  # a shell asks what may come next
+    if COMPLETION in os.environ:  # a shell asks for completions
         command.main(list(arguments), "tfkit")
     try:
-        # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
+        # Not command.main(): it turns errors, broken pipes included, into messages and exit codes of its own.
         with command.make_context("tfkit", list(arguments)) as context:
             command.invoke(context)
     except OSError as error:
-        if {"-h", "--help"} & set(arguments):  # which click prints, past console
-            console.result_failed(error)
+        if {"-h", "--help"} & set(arguments):  # which click prints, not console
+            console.raise_write_error(error)
         raise

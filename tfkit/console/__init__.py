@@ -1,7 +1,7 @@
-"""The only place that prints. The result goes to stdout and nothing else does; words, warnings and progress go to stderr.
+"""The only place that prints. The result goes to stdout, and nothing else does; messages, warnings and progress go to stderr.
 
-On a terminal, and in a notebook, progress is a live line (rich, imported when it is first drawn); elsewhere it is plain lines. Where the
-locale is C or the stream cannot write a character, what we say is ASCII; a result is data and stays as it is, its JSON escaped.
+On a terminal and in a notebook, progress is a live line (rich, imported when the first is drawn); elsewhere it is plain lines. Where the
+locale is C or the stream cannot encode a character, messages are ASCII; a result is data and stays as it is, its JSON escaped.
 """
 
 import contextlib
@@ -12,37 +12,36 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
-from tfkit.console.characters import ascii_only, is_terminal, takes_unicode
+from tfkit.console.characters import ascii_only, is_terminal, supports_unicode
 from tfkit.console.characters import columns_of as columns_of
-from tfkit.console.live_line import Counter, LiveLine, line_shower
+from tfkit.console.live_line import Counter, LiveLine, line_display
 from tfkit.error_document import error_document
 from tfkit.errors import MachineError, Stopped, TfkitError
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
-_LINE_SEPARATORS = {
-    ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"
-}  # which JSON allows in a string, and readers split lines at
+# JSON allows them in a string, but readers split lines at them.
+_LINE_SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 _quiet = False
-_json_wanted = False  # so that an error is a document on stdout, too
+_json_wanted = False  # an error is then a document on stdout, too
 _json_written = False
 
 
 class ReaderGone(Exception):
-    """Nobody reads stdout any more, as in `tfkit generate ... | head -1`: the program ends quietly, with 0."""
+    """The reader of stdout is gone, as in `tfkit generate ... | head -1`: the program ends quietly, with exit code 0."""
 
     exit_code = 0
 
 
 def begin(as_json: bool) -> None:
-    """Begin a command: it is not quiet until it says so, and has written nothing; `as_json`: its errors are documents, too."""
+    """Begin a command: not quiet, and no result written yet; `as_json`: its errors are documents, too."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence `say`, and leave one line a minute of `progress` and `live`; results, decisions, warnings and errors stay."""
+    """Silence `say`, and limit `progress` and `live` to one line a minute; results, decisions, warnings and errors are still written."""
     global _quiet
     _quiet = quiet
 
@@ -51,60 +50,60 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """Write a line of the result. ReaderGone: the reader has had enough; MachineError: it cannot be written (a full disk)."""
+    """Write a line of the result. Raises ReaderGone for a broken pipe, MachineError if it cannot be written (a full disk)."""
     _write_result(text + "\n")
 
 
 def piece(text: str) -> None:
-    """Write a part of a result that is still being made, without an end of line."""
+    """Write a part of a result that is still being generated, without a line break."""
     _write_result(text)
 
 
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
-    """Write a line of the result made of (text, style): red, yellow, green, dim, bold or "". Styles show on a terminal only."""
+    """Write a line of the result from (text, style) pairs. The styles red, yellow, green, dim, bold and "" show on a terminal only."""
     styled = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
-    ascii_wanted = not takes_unicode(sys.stdout)
+    ascii_wanted = not supports_unicode(sys.stdout)
     texts = ((ascii_only(text) if ascii_wanted else text, style) for text, style in parts)
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
 
 
 def result_columns() -> int | None:
-    """Return the width of the terminal that shows the result; None: the result goes elsewhere, where a line is a line."""
+    """Return the width of the terminal that shows the result; None if it goes elsewhere, where no line is wrapped."""
     return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
 
 def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
-    """Write a JSON document on one line; NaN and infinities are refused, since JSON has none. `error`: what the command ends with."""
+    """Write a JSON document on one line, with the `error` that ends the command. ValueError for NaN and infinities: JSON has none."""
     global _json_written
     if error is not None:
         document = {**error_document(error.exit_code, str(error)), **document}
     _json_written = True
-    text = json_module.dumps(document, ensure_ascii=not takes_unicode(sys.stdout), allow_nan=False)
+    text = json_module.dumps(document, ensure_ascii=not supports_unicode(sys.stdout), allow_nan=False)
     _write_result(text.translate(_LINE_SEPARATORS) + "\n")
 
 
 def error_result(text: str, code: int) -> None:
-    """Write an error as a JSON document, if the command's result is one and was not written: that may say more of the error."""
+    """Write an error as a JSON document, unless the command writes text, or its result, which may describe the error better, is written."""
     if _json_wanted and not _json_written:
-        with contextlib.suppress(ReaderGone, MachineError):  # stdout is gone or full: there is stderr, and the exit code
+        with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: stderr and the exit code remain
             json(error_document(code, text))
 
 
 def _write_result(text: str) -> None:
     stream = sys.stdout
     if stream is None:
-        raise ReaderGone  # it was closed before the program began
+        raise ReaderGone  # stdout was closed before the program began
     encoding = stream.encoding or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:
-        result_failed(error)
+        raise_write_error(error)
 
 
-def result_failed(error: OSError) -> NoReturn:
-    """Raise for a stdout that was not written: ReaderGone for a broken pipe, else MachineError (a full disk)."""
-    _drop(sys.stdout)
+def raise_write_error(error: OSError) -> NoReturn:
+    """Raise the error for a failed write to stdout: ReaderGone for a broken pipe, else MachineError (a full disk)."""
+    _discard_buffer(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error
     raise MachineError(f"the result cannot be written to stdout: {error.strerror}; free the disk, or send it elsewhere") from error
@@ -120,7 +119,7 @@ def say(text: str) -> None:
 
 
 def decided(text: str) -> None:
-    """Report what was decided for the user, also with --quiet."""
+    """Report a decision that was made for the user, also with --quiet."""
     _write_line(text)
 
 
@@ -130,7 +129,7 @@ def warn(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Report an error. Nothing comes before it, so that `file:line:column:` begins the line."""
+    """Report an error. Nothing precedes the text, so that `file:line:column:` begins the line."""
     _write_line(text, _RED)
 
 
@@ -142,14 +141,14 @@ def fail(text: str, code: int) -> int:
 
 
 def acknowledge(text: str) -> None:
-    """Report a signal, from any thread and at any moment: past the stream, which another thread may be writing to."""
+    """Report a signal, from any thread and at any moment: it bypasses the stream, to which another thread may be writing."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         before = "\r\x1b[K" if is_terminal(sys.stderr) else ""  # over the live line
         os.write(sys.stderr.fileno(), f"{before}{ascii_only(text)}\n".encode())
 
 
 def ask(prompt: str) -> str | None:
-    """Return the line that a person types after a prompt, without its end; None if nothing more comes (Ctrl-D)."""
+    """Return the line that the user types after a prompt, without its line break; None at the end of the input (Ctrl-D)."""
     if sys.stderr is not None:
         sys.stderr.write(prompt)
         sys.stderr.flush()
@@ -161,20 +160,20 @@ def _write_line(text: str, colour: str = "") -> None:
     stream = sys.stderr
     if stream is None:
         return
-    line = text if takes_unicode(stream) else ascii_only(text)
+    line = text if supports_unicode(stream) else ascii_only(text)
     if colour and is_terminal(stream) and not os.environ.get("NO_COLOR"):
         line = f"{colour}{line}{_RESET}"
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except (OSError, ValueError):  # nobody reads it, or it is closed: no reason to lose a run
-        _drop(stream)
+    except (OSError, ValueError):  # no reader, or a closed stream: no reason to lose a run
+        _discard_buffer(stream)
 
 
-def _drop(stream: TextIO) -> None:
-    """Discard what is left in the stream; the interpreter flushes it once more on its way out."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+def _discard_buffer(stream: TextIO) -> None:
+    """Redirect a stream to the null device: the interpreter flushes its buffer once more at exit."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), stream.fileno())
 
 
 # -- progress
@@ -182,10 +181,8 @@ def _drop(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
-    """Count up to `total` (None: unknown) in `unit`. Off a terminal: a line every ten seconds (quiet: every minute), and
-    the last one if there was any.
-    """
-    with line_shower(_quiet, _write_line) as show:
+    """Show a count up to `total` (None: unknown) in `unit`: off a terminal a line every ten seconds (quiet: a minute), and a last one."""
+    with line_display(_quiet, _write_line) as show:
         yield (counter := Counter(description, total, unit, show))
         counter.finish()
 
@@ -193,5 +190,5 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
     """Show the live line of training: one line that always fits the terminal; elsewhere a plain line for each update."""
-    with line_shower(_quiet, _write_line) as show:
+    with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

@@ -1,4 +1,4 @@
-"""Text as a stream or a terminal can show it: its width, a line that fits, and ASCII where nothing else is taken."""
+"""Text as a stream or a terminal can show it: its width, a line that fits, and ASCII where nothing else is supported."""
 
 import os
 from typing import TYPE_CHECKING, TextIO
@@ -19,12 +19,12 @@ _ASCII = str.maketrans(
 
 
 def ascii_only(text: str) -> str:
-    """Return the text in ASCII: dashes, quotes and arrows as they are typed, any other character as its code."""
+    """Return the text in ASCII: dashes, quotes and arrows as on a keyboard, any other character as an escape sequence."""
     return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
 
 
-def takes_unicode(stream: "IO[str] | TextIO | None") -> bool:
-    """Whether the stream, and the locale behind it, take any character. Python itself writes UTF-8 in the locale C."""
+def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
+    """Return whether the stream and the locale support every character. Python itself writes UTF-8 in the C locale."""
     if os.name == "posix":
         locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
         if locale in ("C", "POSIX"):
@@ -33,12 +33,12 @@ def takes_unicode(stream: "IO[str] | TextIO | None") -> bool:
 
 
 def is_terminal(stream: "TextIO | None") -> bool:
-    """Whether a stream is a terminal on which a line can be drawn again."""
+    """Return whether a stream is a terminal on which a line can be redrawn."""
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def columns_of(text: str) -> int:
-    """Return the width of a text on a terminal: some characters take two columns, some none."""
+    """Return the width of a text on a terminal, in columns: some characters take two, some none."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -46,8 +46,8 @@ def columns_of(text: str) -> int:
     return cell_len(text)
 
 
-def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bool = True) -> str:
-    """Join the parts to a line of at most `width` characters; those at the right are dropped if need be; a bar where there is room."""
+def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode: bool = True) -> str:
+    """Join parts into a line of at most `width` characters, from the left, as many as fit; if there is room, with a bar for `fraction`."""
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""
     for part in parts:
@@ -57,8 +57,8 @@ def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bo
         line = longer
     else:
         room = min(width - len(line) - 2, 30)
-        if share is not None and room >= 10:
-            done = round(room * min(max(share, 0.0), 1.0))
+        if fraction is not None and room >= 10:
+            done = round(room * min(max(fraction, 0.0), 1.0))
             full, empty = ("━", "─") if unicode else ("#", "-")
             line += "  " + full * done + empty * (room - done)
     return line or parts[0][: max(width, 0)] if parts else ""

@@ -1,4 +1,4 @@
-"""A line of progress in place of the last one, by rich, which is imported when the first is drawn; elsewhere plain lines now and then."""
+"""A progress line that replaces the previous one, drawn by rich, which is imported for the first; elsewhere plain lines at intervals."""
 
 import builtins
 import contextlib
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfkit.console.characters import fit, is_terminal, takes_unicode
+from tfkit.console.characters import fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
 
 if TYPE_CHECKING:
@@ -16,65 +16,65 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0  # between plain lines of progress
 _QUIET_SECONDS = 60.0  # between lines with --quiet
-_NOTEBOOK_SECONDS = 0.1  # between live lines, of which each is a message to the browser
+_NOTEBOOK_SECONDS = 0.1  # between live lines, each a message to the browser
 Write = Callable[[str], None]
 
 
-class Shower(Protocol):
-    """Shows one line in place of the last one; `terminal` says whether it does, or writes plain lines, `seconds` apart."""
+class LineDisplay(Protocol):
+    """Shows a line: on a `terminal` in place of the previous one, elsewhere as a plain line. Lines are `seconds` apart."""
 
     terminal: bool
     seconds: float
 
-    def __call__(self, parts: list[str], share: float | None) -> None:
-        """Show the parts, and a bar of the share that is done."""
+    def __call__(self, parts: list[str], fraction: float | None) -> None:
+        """Show the parts, and a bar for the completed fraction (None: no bar)."""
 
 
 class Counter:
-    """The line of a running count: how much is done, of how much, and when it will be."""
+    """A running count and its line: how much is done, of how much, and when it will be finished."""
 
-    def __init__(self, description: str, total: int | None, unit: str, show: Shower):
+    def __init__(self, description: str, total: int | None, unit: str, show: LineDisplay):
         self.description, self.total, self.unit, self.show = description, total, unit, show
         self.done = 0
-        self.begin = time.monotonic()
+        self.started = time.monotonic()
         self.shown = False
-        self.next = self.begin + (0.2 if show.terminal else show.seconds)
+        self.due = self.started + (0.2 if show.terminal else show.seconds)
 
     def advance(self, count: int = 1) -> None:
-        """Count on, and draw the line if the last one is old enough."""
+        """Add to the count, and draw the line if it is due."""
         self.done += count
-        if (now := time.monotonic()) >= self.next:
-            self.next = now + (0.1 if self.show.terminal else self.show.seconds)
+        if (now := time.monotonic()) >= self.due:
+            self.due = now + (0.1 if self.show.terminal else self.show.seconds)
             self._draw(now)
 
     def finish(self) -> None:
-        """Draw the last plain line, if there was any."""
+        """Draw a last plain line, if there was any."""
         if self.shown and not self.show.terminal:
             self._draw(time.monotonic())
 
     def _draw(self, now: float) -> None:
         self.shown = True
-        seconds, share = now - self.begin, self.done / self.total if self.total else None
-        of = f"/{format_count(self.total)}" if self.total else ""
-        parts = [self.description, f"{format_count(self.done)}{of} {self.unit}".rstrip()]
-        if share and share < 1:
-            parts.append(f"ETA {format_seconds(seconds / share - seconds)}")
-        elif share:
+        seconds, fraction = now - self.started, self.done / self.total if self.total else None
+        total = f"/{format_count(self.total)}" if self.total else ""
+        parts = [self.description, f"{format_count(self.done)}{total} {self.unit}".rstrip()]
+        if fraction and fraction < 1:
+            parts.append(f"ETA {format_seconds(seconds / fraction - seconds)}")
+        elif fraction:
             parts.append(format_seconds(seconds))
-        self.show(parts, share)
+        self.show(parts, fraction)
 
 
 class LiveLine:
-    """The line of the training's steps."""
+    """The live line of a training's steps."""
 
-    def __init__(self, show: Shower):
+    def __init__(self, show: LineDisplay):
         self.show, self.terminal = show, show.terminal
 
     def update(self, fields: Mapping[str, Any]) -> None:
-        """Show the fields of a step in place of the last one's."""
+        """Show the fields of a step in place of the previous step's."""
         step, steps = fields.get("step"), fields.get("steps")
-        share = step / steps if isinstance(step, int | float) and isinstance(steps, int | float) and steps else None
-        self.show(format_fields(fields), share)
+        fraction = step / steps if isinstance(step, int | float) and isinstance(steps, int | float) and steps else None
+        self.show(format_fields(fields), fraction)
 
 
 class _PlainLines:
@@ -83,7 +83,7 @@ class _PlainLines:
     def __init__(self, write: Write):
         self.write = write
 
-    def __call__(self, parts: list[str], share: float | None) -> None:
+    def __call__(self, parts: list[str], fraction: float | None) -> None:
         self.write("  ".join(parts))
 
 
@@ -91,11 +91,11 @@ class _QuietLines:
     terminal, seconds = False, _QUIET_SECONDS
 
     def __init__(self, write: Write):
-        self.write, self.next = write, time.monotonic() + self.seconds
+        self.write, self.due = write, time.monotonic() + self.seconds
 
-    def __call__(self, parts: list[str], share: float | None) -> None:
-        if (now := time.monotonic()) >= self.next:
-            self.next = now + self.seconds
+    def __call__(self, parts: list[str], fraction: float | None) -> None:
+        if (now := time.monotonic()) >= self.due:
+            self.due = now + self.seconds
             self.write("  ".join(parts))
 
 
@@ -105,21 +105,21 @@ class _RichLine:
     def __init__(self, console: "Console", draw: Callable[[str], None]):
         self.console, self.draw = console, draw
         self.seconds = _NOTEBOOK_SECONDS if console.is_jupyter else 0.0
-        self.next = 0.0
+        self.due = 0.0
 
-    def __call__(self, parts: list[str], share: float | None) -> None:
+    def __call__(self, parts: list[str], fraction: float | None) -> None:
         if self.seconds:
-            if (now := time.monotonic()) < self.next:
+            if (now := time.monotonic()) < self.due:
                 return
-            self.next = now + self.seconds
-        # One column stays free: some terminals wrap when the last one is filled.
-        line = fit(parts, self.console.width - 1, share, unicode=takes_unicode(self.console.file))
+            self.due = now + self.seconds
+        # One column stays empty: some terminals wrap when the last column is filled.
+        line = fit(parts, self.console.width - 1, fraction, unicode=supports_unicode(self.console.file))
         self.draw(line)
 
 
 @contextlib.contextmanager
-def line_shower(quiet: bool, write: Write) -> Iterator[Shower]:
-    """Open what shows a line on stderr; where it does not draw one, `write` writes plain lines, with `quiet` one a minute."""
+def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
+    """Open a line display on stderr; off a terminal, `write` writes its plain lines, with `quiet` one a minute."""
     stream = sys.stderr
     if quiet:
         yield _QuietLines(write)
@@ -131,13 +131,13 @@ def line_shower(quiet: bool, write: Write) -> Iterator[Shower]:
         from rich.text import Text
 
         console = Console(file=stream, highlight=False)
-        # While it is up, what `say` writes to stderr appears above it. It leaves no trace: the result is what stays.
+        # While the line is shown, messages on stderr appear above it. At the end it is erased: only the result stays.
         with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
             yield _RichLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
 
 
 def _is_notebook() -> bool:
-    """Whether output goes to a Jupyter notebook, by rich, which needs ipywidgets to show a line in place of the last one there."""
+    """Return whether output goes to a Jupyter notebook in which rich, with ipywidgets, can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
         return False  # without importing rich
     from rich.console import Console
