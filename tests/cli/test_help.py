@@ -13,7 +13,7 @@ import typer
 from tfkit.__main__ import main
 from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
-from tfkit.cli.options import Execution, Json, Recipe, with_plain_options
+from tfkit.cli.options import Execution, Json, Recipe, flatten_options
 from tfkit.recipe.bundled import find_bundled
 
 ROOT = Path(__file__).parent.parent.parent
@@ -103,7 +103,7 @@ def test_a_group_of_options_is_given_to_the_command_as_one_object(capsys: pytest
         given.append((recipe, how, json))
 
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command()(with_plain_options(command))
+    single.command()(flatten_options(command))
     as_typer_has_it: Any = typer.main.get_command(single)
     as_typer_has_it.main(["gpt2", "--threads", "3", "--json", "--run", "runs/a"], standalone_mode=False)
     assert given == [("gpt2", Execution(run=Path("runs/a"), threads=3), True)]

@@ -1,4 +1,4 @@
-"""The command line: one Typer app, one file a command. A command's file is imported when it is called, so that --help stays quick."""
+"""The command line: one Typer app, one file per command. A file is imported when its command is called, so that --help stays fast."""
 
 import difflib
 import importlib
@@ -8,9 +8,9 @@ import typer
 from typer.core import TyperGroup
 
 from tfkit.cli.examples import epilog
-from tfkit.cli.options import with_plain_options
+from tfkit.cli.options import flatten_options
 
-# In the order of a project's life. Each lives in tfkit/cli/<name>.py, as a function of that name.
+# In the order of a project's life. Each is the function <name> of tfkit/cli/<name>.py.
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
@@ -36,31 +36,31 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """A group that knows its commands' names and summaries, and imports a command to run it or to show its help."""
+    """A group of commands that imports a command only to run it or to show its help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return all names; none is imported."""
+        """Return the names of all commands, without importing any."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command, imported now; None if there is none of this name."""
+        """Import and return a command; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         settings = {"help_option_names": ["-h", "--help"]}
-        single.command(cmd_name, epilog=epilog(cmd_name), context_settings=settings)(with_plain_options(function))
+        single.command(cmd_name, epilog=epilog(cmd_name), context_settings=settings)(flatten_options(function))
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Refuse an unknown command with the name that was probably meant."""
+        """Refuse an unknown command, and suggest the name that was probably meant."""
         if args and not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the table of --help, without an import."""
+        """Write the table of --help, without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -69,7 +69,7 @@ app = typer.Typer(
     name="tfkit",
     cls=LazyGroup,
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain help: it is quick, and readable at any width and in any locale
+    rich_markup_mode=None,  # plain help: fast, and readable at any width and in any locale
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -16,7 +16,7 @@ def average(
     last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="Average the N newest complete checkpoints.")] = 5,
     json: options.Json = False,
 ) -> None:
-    """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used as any checkpoint."""
+    """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used like any checkpoint."""
     from tfkit.cli.session import command_session
     from tfkit.engine.commands.averaging import average_checkpoints, carbon_of, choose_checkpoints
     from tfkit.engine.session import energy_fields, place_fields

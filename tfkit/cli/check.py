@@ -1,4 +1,4 @@
-"""tfkit check: everything that is wrong with a recipe, at once, without importing torch."""
+"""tfkit check: all errors of a recipe at once, without importing torch."""
 
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ def check(
 ) -> None:
     """List all errors of a recipe, each with file:line:column, the field and the remedy. Ends with 0 if there are none, else with 2.
 
-    Missing files and folders are errors, too; the Hub is not asked.
+    Missing files and folders are errors, too; the Hub is not contacted.
     """
     from tfkit.recipe import RecipeError, json_schema, open_recipe, read_recipes
 

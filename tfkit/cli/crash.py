@@ -1,4 +1,4 @@
-"""The place of a bug's traceback: the run's folder, once a run has said that it has one."""
+"""The traceback of a bug: written into the run folder, once the command has one."""
 
 import contextlib
 import traceback
@@ -7,11 +7,11 @@ from pathlib import Path
 from tfkit import console
 
 _folder: Path | None = None
-words: list[str] = []  # those of the command line that runs
+words: list[str] = []  # of the current command line
 
 
 class AlreadyReportedError(Exception):
-    """Another process of this command ended with a code, and has said why."""
+    """Another process of this command failed, and has reported its error."""
 
     def __init__(self, exit_code: int):
         super().__init__(f"exit code {exit_code}")
@@ -25,9 +25,7 @@ def set_folder(folder: Path | None) -> None:
 
 
 def report(error: BaseException) -> int:
-    """Write one line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well.
-    Return the exit code of a bug.
-    """
+    """Report a bug in one line on stderr, and write its traceback into the folder, or else to stderr. Return the exit code."""
     trace = "".join(traceback.format_exception(error))
     first = str(error).strip().partition("\n")[0]
     line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")

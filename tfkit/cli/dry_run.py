@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
-def show_dry_run(request: TrainingRequest, how: RunOptions, json: bool) -> None:
-    """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
-    if how.resume:
+def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool) -> None:
+    """Show the plan of a training: the recipe on stdout, all else on stderr; with --json all in one document."""
+    if options.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
     if request.source is not None and request.source.has_stages:
-        return _show_chain(plan_chain(request.given, request.kind, replace(how, resume=True)), how, json)
+        return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json)
     beginning = request.beginning()
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _planned(beginning, work, how)
+        plan = _plan(beginning, work, options)
     if json:
         console.json(_document(plan))
         return
@@ -37,19 +37,19 @@ def show_dry_run(request: TrainingRequest, how: RunOptions, json: bool) -> None:
     console.result(plan.decided.text.rstrip("\n"))
 
 
-def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
-    """Show the plan of each stage of a chain, as far as the models that it begins from are there."""
+def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
+    """Show the plan of each stage of a chain whose models, those of earlier stages, exist already."""
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        for one in chain.todo:
-            console.say(f"stage {one.name}")
-            if (lacking := one.missing_stage()) is not None:
-                reason = f"needs the model of the stage {lacking}, which was not run yet, so its rows, size and time are not planned"
-                documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
+        for stage in chain.todo:
+            console.say(f"stage {stage.name}")
+            if (missing := stage.missing_stage()) is not None:
+                reason = f"needs the model of the stage {missing}, which was not run yet, so its rows, size and time are not planned"
+                documents[stage.name] = {"recipe": stage.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _planned(one.request.beginning(), work, how)
-            documents[one.name] = _document(plan)
+            plan = _plan(stage.request.beginning(), work, options)
+            documents[stage.name] = _document(plan)
             if not json:
                 _show(plan)
     if json:
@@ -58,10 +58,10 @@ def _show_chain(chain: ChainPlan, how: RunOptions, json: bool) -> None:
         console.result((chain.chain.source.comment + dump_document(chain.chain.document)).rstrip("\n"))
 
 
-def _planned(beginning: Beginning, work: Session, how: RunOptions) -> "DryRun":
+def _plan(beginning: Beginning, work: Session, options: RunOptions) -> "DryRun":
     from tfkit.engine.commands.dry_run import dry_run
 
-    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=how.device, threads=how.threads, ranks=how.ranks.size)
+    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=options.device, threads=options.threads, ranks=options.ranks.size)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

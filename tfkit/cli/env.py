@@ -1,10 +1,10 @@
-"""tfkit env: the facts that a bug report needs, and those that decide the speed here."""
+"""tfkit env: the facts that a bug report needs, and those that determine speed on this machine."""
 
 from typing import Any
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.aligned import facts
+from tfkit.cli.text_columns import align_facts
 from tfkit.units import format_bytes
 
 
@@ -20,27 +20,27 @@ def env(json: options.Json = False) -> None:
         console.result(line)
 
 
-def _forecasts(found: dict[str, Any]) -> str:
-    if not found["runs"]:
+def _forecasts(history: dict[str, Any]) -> str:
+    if not history["runs"]:
         return "none yet of a run on this machine"
-    errors = {"time": found["median_error_seconds"], "energy": found["median_error_energy_kwh"]}
+    errors = {"time": history["median_error_seconds"], "energy": history["median_error_energy_kwh"]}
     shown = ", ".join(f"{name} {value:.0%}" for name, value in errors.items() if value is not None)
-    return f"off by {shown} in the median of {found['runs']:,} runs ({found['file']})"
+    return f"off by {shown} in the median of {history['runs']:,} runs ({history['file']})"
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """Return the document for people: a name and a value a line."""
+    """Return the document as lines for people, each a name and a value."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
     size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_bytes(cache['bytes'])})"
     rows = {
         "tfkit": document["tfkit"],
         "python": f"{document['python']} on {document['platform']}",
-        **{name: found or "not installed" for name, found in document["versions"].items()},
+        **{name: version or "not installed" for name, version in document["versions"].items()},
         "processor": f"{document['processor']['name']}, {bf16}",
         "threads": str(document["threads"]),
         "devices": ", ".join(document["devices"]) or "none: torch is not installed",
         "cache": size,
         "forecasts": _forecasts(document["forecasts"]),
     }
-    return facts(rows).splitlines()
+    return align_facts(rows).splitlines()

@@ -1,4 +1,4 @@
-"""tfkit evaluate: how good a checkpoint is at texts, labelled rows or choices, and whether that is good enough."""
+"""tfkit evaluate: the scores of a model on texts, labelled rows or choices, and whether they pass the gates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.aligned import facts
 from tfkit.cli.class_tables import class_tables
 from tfkit.cli.results import show_judged
+from tfkit.cli.text_columns import align_facts
 from tfkit.engine.gate import gate_error, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_number_of
@@ -27,7 +27,7 @@ def evaluate(
     fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     *,
-    how: options.Execution,
+    execution: options.Execution,
     json: options.Json = False,
 ) -> None:
     """Score a model: a language model on texts (loss, perplexity, bits per byte), any other model on rows of its task.
@@ -36,13 +36,13 @@ def evaluate(
     elsewhere needs no recipe: "objective={kind: classification}" names its task; minimal_pairs and few_shot evaluate any language
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
-    from tfkit.cli.session import leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_as_leader
     from tfkit.engine.predictions_file import write_predictions
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
 
-    def opened() -> "Evaluator":
+    def open_evaluator() -> "Evaluator":
         from tfkit.engine.scoring.evaluator import Evaluator
 
         return Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
@@ -50,12 +50,12 @@ def evaluate(
     def follow(evaluator: "Evaluator", work: "Session") -> None:
         evaluator.compute(work)
 
-    if (evaluator := open_to_lead(opened, follow, how, out=predictions, option="--predictions")) is None:
+    if (evaluator := open_as_leader(open_evaluator, follow, execution, out=predictions, option="--predictions")) is None:
         return
     gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
-    with leading_session("evaluate", evaluator, how) as work:
+    with leading_session("evaluate", evaluator, execution) as work:
         result, rows, reading = evaluator.score(work, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
         error = gate_error(gates, result["metrics"])
@@ -67,12 +67,12 @@ def evaluate(
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
-    """Return the result for people."""
+    """Return the result as text for people."""
     metrics, units = dict(result["metrics"]), {}
     scored = format_number_of(result["examples"], "row")
     if result["examples"] > result.get("inputs", result["examples"]):
         scored += f" of {format_number_of(result['inputs'], 'input')}, with {format_number_of(result['references'], 'reference')}"
-    if "target_tokens" in metrics:  # of texts
+    if "target_tokens" in metrics:  # the rows are texts
         units = {"loss": " nats per token"}
         scored = f"{format_number_of(metrics.pop('target_tokens'), 'token')} of {format_number_of(result['examples'], 'text')}"
         scored += f", in pieces of at most {result['sequence_length']:,}"
@@ -90,4 +90,4 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "checkpoint": result["checkpoint"],
     }
     rows["energy"] = reading.footprint if result["energy_kwh"] is not None else ""
-    return facts(rows) + class_tables(result)
+    return align_facts(rows) + class_tables(result)

@@ -1,4 +1,4 @@
-"""The examples in each command's --help: short, and each a whole command that runs."""
+"""The examples in each command's --help: short, complete command lines."""
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "pretrain": (
@@ -66,6 +66,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 
 def epilog(command: str) -> str | None:
-    """Return the examples as the end of a command's help; None if it has none."""
+    """Return the examples of a command, for the end of its help; None if it has none."""
     lines = EXAMPLES.get(command)
     return "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in lines)]) if lines else None

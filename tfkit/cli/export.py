@@ -1,4 +1,4 @@
-"""tfkit export: a language model as one file for llama.cpp and its kin."""
+"""tfkit export: a language model as one GGUF file, for llama.cpp and programs that build on it."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tfkit finetune: a model from the weights of a checkpoint, by a recipe or by what the data shows."""
+"""tfkit finetune: a model trained from the weights of a checkpoint, by a recipe or for the task that the data show."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def finetune(
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
-    how: options.Attempt,
+    attempt: options.Attempt,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     dry_run: options.DryRun = False,
@@ -23,14 +23,15 @@ def finetune(
 
     Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
-    from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import begin, option_words, run_options, tuned_recipe
+    from tfkit.cli.ranks import join_training
+    from tfkit.cli.train import option_words, start_training, to_run_options, tuned_recipe
     from tfkit.engine.beginning import TrainingRequest, recognition_of
 
-    if (here := place_of_this_process(how.ranks, how.threads, planned=dry_run)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads, planned=dry_run)) is None:
         return
     tuned = tuned_recipe("finetune", recipe, overrides, checkpoint, data)
     folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else recognition_of(tuned.words).run_name)
     request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint)
-    again = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
-    begin(request, again, run_options(how, here, folder, resume, fail_if, stages), dry_run=dry_run, as_json=json)
+    command = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
+    run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages)
+    start_training(request, command, run_options, dry_run=dry_run, as_json=json)

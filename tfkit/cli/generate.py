@@ -9,8 +9,8 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.answering import read_prompts, write_answers
 from tfkit.cli.chat import converse
+from tfkit.cli.generation_io import read_prompts, write_answers
 
 if TYPE_CHECKING:
     from tfkit.engine.answers.text_generator import TextGenerator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The options for fields of the section generation."""
+    """The options that set fields of a recipe's section generation."""
 
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None
     temperature: Annotated[float | None, typer.Option(metavar="T", help="The sampling temperature; 0 is greedy.")] = None
@@ -32,7 +32,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def words(self) -> list[str]:
-        """Return those that are given as key=value."""
+        """Return the given options as key=value."""
         from tfkit.engine.settings import quoted
 
         given = {name: value for name, value in asdict(self).items() if value not in (None, [])}
@@ -52,7 +52,7 @@ def generate(
     *,
     sampling: Sampling,
     chat: options.Chat = False,
-    how: options.Execution,
+    execution: options.Execution,
     json_: options.Json = False,
 ) -> None:
     """Continue text.
@@ -67,13 +67,13 @@ def generate(
     With --chat each prompt is answered, using the checkpoint's own chat template; a JSON line may have {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from tfkit.cli.session import leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_as_leader
     from tfkit.engine.settings import PROMPTS_AT_ONCE, split_arguments
 
     words, overrides = split_arguments(arguments or ())
     overrides += sampling.words()
 
-    def opened() -> "TextGenerator":
+    def open_generator() -> "TextGenerator":
         from tfkit.engine.answers.text_generator import TextGenerator
 
         return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [])
@@ -83,16 +83,16 @@ def generate(
         generator.load(work)
         write_answers(generator, batches, None)
 
-    alone = (
+    refuse_ranks = (
         ""
         if input_ not in (None, "-")
         else "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
     )
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
-        if (generator := open_to_lead(opened, follow, how, alone=alone)) is None:
+        if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks=refuse_ranks)) is None:
             return
-        work = stack.enter_context(leading_session("generate", generator, how))
+        work = stack.enter_context(leading_session("generate", generator, execution))
         with work.stop.at_once():
             generator.load(work)
         if batches is None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# The facts of a whole row in words; of a choice its row is in its place already.
-_SHOWN: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
-_UNSAID = ("row",)
+# The values of a row's facts in words. The fact `row` is part of the row's place already.
+_VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
+_HIDDEN = ("row",)
 
 
 def inspect(
@@ -51,43 +51,44 @@ def inspect(
             with work.stop.at_once():
                 known = beginning.decide(work.listener).recipe
         assert known is not None
-        found = inspect_first_step(known, rows, work)
+        inspection = inspect_first_step(known, rows, work)
     if json:
-        console.json(found.to_dict())
+        console.json(inspection.to_dict())
         return
-    for line in lines(found, shutil.get_terminal_size().columns - 1):
+    for line in lines(inspection, shutil.get_terminal_size().columns - 1):
         console.result_parts(line)
 
 
-def lines(found: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
-    """Yield the output, line by line; `most`: of a longer row this many lines, from both ends."""
-    for place, row in found.rows:
+def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
+    """Yield the output line by line; `most`: the number of lines of a row, from both its ends; None: all."""
+    for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        words = {name: _shown(name, value) for name, value in row.facts.items() if name not in _UNSAID}
+        words = {name: _in_words(name, value) for name, value in row.facts.items() if name not in _HIDDEN}
         facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in words.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
-        yield from _ends_of(list(_runs(row.tokens, width)), most)
+        yield from _shorten(list(_token_lines(row.tokens, width)), most)
         if row.target is not None:
             yield [("  to write", "bold")]
-            yield from _ends_of(list(_runs(row.target, width)), most)
+            yield from _shorten(list(_token_lines(row.target, width)), most)
         yield []
-    targets = ", ".join(f"{count:,} {term}" for term, count in found.totals["targets"].items())
-    yield [(f"first step: {found.totals['rows']:,} rows, {found.totals['tokens']:,} tokens, targets: {targets}", "")]
-    yield [(f"epoch: {found.totals['rows_an_epoch']:,} rows; objective {found.objective}", "")]
+    totals = inspection.totals
+    targets = ", ".join(f"{count:,} {term}" for term, count in totals["targets"].items())
+    yield [(f"first step: {totals['rows']:,} rows, {totals['tokens']:,} tokens, targets: {targets}", "")]
+    yield [(f"epoch: {totals['rows_an_epoch']:,} rows; objective {inspection.objective}", "")]
     yield [("loss", "green"), (": predicted; token->label: the first is read, the second predicted", "")]
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
-    for note in found.legend:
+    for note in inspection.legend:
         yield [(note, "")]
 
 
-def _shown(name: str, value: Any) -> Any:
-    """A fact in words."""
-    return ", ".join(value) or "none" if isinstance(value, list) else _SHOWN.get(name, {}).get(value, value)
+def _in_words(name: str, value: Any) -> Any:
+    """Return the value of a fact in words."""
+    return ", ".join(value) or "none" if isinstance(value, list) else _VALUES.get(name, {}).get(value, value)
 
 
-def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield tokens of one kind together, wrapped, with their kind at the left; a line between documents."""
+def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
+    """Yield the lines of a row: its tokens, wrapped, after their kind at the left; a separator between documents."""
     for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if number:
             yield [("  ---", "bold")]
@@ -99,19 +100,19 @@ def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
 
 
-def _ends_of(row: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
-    """Yield the lines of a row, of more than `most` the first and the last ones."""
-    if most is None or len(row) <= most:
-        yield from row
+def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
+    """Yield the lines of a row; if there are more than `most`, only the first and the last ones."""
+    if most is None or len(lines) <= most:
+        yield from lines
         return
     first, last = most - most // 2, most // 2
-    yield from row[:first]
-    yield [(f"  ... {len(row) - most:,} lines; `tfkit inspect` shows all", "bold")]
-    yield from row[-last:]
+    yield from lines[:first]
+    yield [(f"  ... {len(lines) - most:,} lines; `tfkit inspect` shows all", "bold")]
+    yield from lines[-last:]
 
 
 def _wrap(words: list[str], width: int) -> Iterator[str]:
-    """Yield words on lines of at most `width` columns; a longer word has a line of its own."""
+    """Yield the words as lines of at most `width` columns; a longer word gets a line of its own."""
     line = ""
     for word in words:
         if line and console.columns_of(line) + 1 + console.columns_of(word) > width:

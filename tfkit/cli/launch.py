@@ -1,4 +1,4 @@
-"""tfkit launch: the file that starts a training on a cluster. It talks to none."""
+"""tfkit launch: prints the file that starts a training on a cluster, without contacting one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,19 +34,19 @@ def launch(
 
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
-    each = gpus_per_node or ranks_per_node or 1
+    processes = gpus_per_node or ranks_per_node or 1  # on each machine
     if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
         raise UsageError(
             f"--ranks-per-node {ranks_per_node}: each process has its own GPU, so --gpus-per-node {gpus_per_node} sets their number; "
             "leave --ranks-per-node out"
         )
     source, words = open_recipe(recipe), tuple(overrides or ())
-    recipes = read_recipes(source, words, ranks=nodes * each)
-    for one in recipes:
-        require_dealt(one, nodes * each)
+    recipes = read_recipes(source, words, ranks=nodes * processes)
+    for checked in recipes:
+        require_dealt(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
     training = LaunchedTraining(
-        (command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, each, gpus_per_node is not None
+        (command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, processes, gpus_per_node is not None
     )
     console.result(FILES[kind](training).rstrip("\n"))

@@ -1,4 +1,4 @@
-"""The arguments and options that commands share, each declared once, and those that are given together as one group."""
+"""The arguments and options that commands share, each declared once; options that belong together form a group."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -59,10 +59,10 @@ Force = Annotated[bool, typer.Option("--force", help="Start even if the planned 
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")
 ]
-_MOST_THREADS = 1024  # which are started at once; the largest machines have as many cores
+_MAX_THREADS = 1024  # all are started at once; the largest machines have as many cores
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="CPU threads; by default one per core."),
+    typer.Option("--threads", min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core."),
 ]
 RankCount = Annotated[
     int | None,
@@ -98,7 +98,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where a command computes, on how many ranks, and in which run folder it keeps the result."""
+    """Where a command runs, on how many ranks, and in which run folder it keeps the result."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -109,7 +109,7 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """How a training is attempted, and where."""
+    """How and where an attempt at a training runs."""
 
     exact: Exact = False
     force: Force = False
@@ -119,35 +119,37 @@ class Attempt:
     ranks: RankCount = None
 
 
-def with_plain_options(command: Callable[..., object]) -> Callable[..., object]:
-    """Return a command as Typer takes it: with the fields of the groups of options among its parameters in their place, and --quiet."""
+def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Return a command with the signature that Typer needs: each group of options is replaced by its fields, and --quiet is added."""
     signature = inspect.signature(command)
-    groups: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)}
+    groups: dict[str, Any] = {name: old.annotation for name, old in signature.parameters.items() if is_dataclass(old.annotation)}
 
     @wraps(command)
-    def called(**given: Any) -> None:
-        del given["quiet"]  # its callback has done what it asks for
-        taken = {name: group(**{one.name: given.pop(one.name) for one in fields(group)}) for name, group in groups.items()}
-        command(**given, **taken)
+    def flat(**given: Any) -> None:
+        del given["quiet"]  # its callback has set it
+        grouped = {name: group(**{field.name: given.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
+        command(**given, **grouped)
 
-    def plain(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    def parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     parameters = []
-    for name, one in signature.parameters.items():
-        grouped = fields(groups[name]) if name in groups else ()
-        parameters += [plain(field.name, field.default, field.type) for field in grouped] or [plain(name, one.default, one.annotation)]
-    called.__signature__ = signature.replace(parameters=[*parameters, plain("quiet", False, Quiet)])  # type: ignore[attr-defined]
-    return called
+    for name, old in signature.parameters.items():
+        if name in groups:
+            parameters += [parameter(field.name, field.default, field.type) for field in fields(groups[name])]
+        else:
+            parameters.append(parameter(name, old.default, old.annotation))
+    flat.__signature__ = signature.replace(parameters=[*parameters, parameter("quiet", False, Quiet)])  # type: ignore[attr-defined]
+    return flat
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:
-    """Return the names that --stages gives; none: all stages."""
+    """Return the names given with --stages; empty: all stages."""
     return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Return the recipe, if one was given, and the changes: where RECIPE may be left out, the first key=value is in its place.
+    """Return the recipe, None if it was left out, and the changes. Without a recipe, the argument RECIPE is the first key=value.
 
     Raises UsageError for several recipes.
     """

@@ -1,20 +1,21 @@
-"""tfkit plan: what a run will take, before its first step."""
+"""tfkit plan: an estimate of the resources of a run, before its first step."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfkit.cli import options
-from tfkit.cli.aligned import facts
 from tfkit.cli.results import show_judged
+from tfkit.cli.text_columns import align_facts
 from tfkit.engine.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
 if TYPE_CHECKING:
     from tfkit.engine.planning.estimate import Estimate, Range
 
-_LEAST_SHOWN = 0.001  # of the traffic: beside the weights' and the gradients' there are a few numbers
-_OF_STEPS = ("attention", "head")  # parts of forward and backward
+_MIN_TRAFFIC = 0.001  # fraction of the total that is shown: besides weights and gradients, ranks exchange a few numbers
+_PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
 
 
 def plan(
@@ -44,16 +45,16 @@ def plan(
     from tfkit.engine.session import energy_fields
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
-    part = options.stage_names(stages)
-    planned = to_plan(source, words, checkpoint, part)
-    gates = plan_gates(fail_if or (), part or (planned.chain.names if planned.chain is not None else ()))
+    selected = options.stage_names(stages)
+    planned = to_plan(source, words, checkpoint, selected)
+    gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.planning.planner import make_plan
 
-        estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
-    own = energy_fields(work.own(work.meter.stop()))
-    document = estimate.to_dict() | {f"plan_{name}": own[name] for name in ("energy_kwh", "emissions_g")}
-    document |= {"carbon_status": own["carbon_status"], "gates": judge(gates, plan_metrics(document))}
+        estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu))
+    measured = energy_fields(work.own(work.meter.stop()))
+    document = estimate.to_dict() | {f"plan_{name}": measured[name] for name in ("energy_kwh", "emissions_g")}
+    document |= {"carbon_status": measured["carbon_status"], "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])
     show_judged(document, "\n".join(lines(estimate)), error, as_json=json)
     if error is not None:
@@ -61,11 +62,11 @@ def plan(
 
 
 def lines(plan: "Estimate") -> list[str]:
-    """Return a plan for people: a table, of a chain one for each stage and one for all."""
-    found: list[str] = []
-    for name, one in plan.stages.items():
-        found += [f"stage {name}", _table(one), ""]
-    return [*found, *(["all stages"] if plan.stages else []), _table(plan)]
+    """Return a plan as text for people: a table; for a chain, one for each stage and one for all."""
+    tables: list[str] = []
+    for name, stage in plan.stages.items():
+        tables += [f"stage {name}", _table(stage), ""]
+    return [*tables, *(["all stages"] if plan.stages else []), _table(plan)]
 
 
 def _table(plan: "Estimate") -> str:
@@ -85,26 +86,26 @@ def _table(plan: "Estimate") -> str:
         **{f"  {name}": text for name, text in plan.assumptions.items()},
     }
     if (cluster := plan.cluster) is not None:
-        rows |= _of_ranks(cluster)
+        rows |= _rank_rows(cluster)
     if plan.probe is not None:
-        took = format_energy(1000 * plan.probe["energy_kwh"]) if plan.probe["energy_kwh"] is not None else "energy not measured"
-        rows["probe"] = f"{plan.probe['steps']:,} real steps in {plan.probe['seconds']:.3g} s, {took}"
+        energy = format_energy(1000 * plan.probe["energy_kwh"]) if plan.probe["energy_kwh"] is not None else "energy not measured"
+        rows["probe"] = f"{plan.probe['steps']:,} real steps in {plan.probe['seconds']:.3g} s, {energy}"
     if (full := plan.full_power) is not None:
         power = f"{full.watts:g} W ({full.hardware}) at full power for {format_seconds(3600 * full.hours)}"
         rows["ML CO2 Impact"] = f"{format_mass(full.emissions_g)} CO2e: {power}"
-    return facts(rows)
+    return align_facts(rows)
 
 
-def _of_ranks(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the rows on the ranks: memory and traffic in both layouts, and what they are in the one that is planned."""
+def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
+    """Return the rows on the ranks: memory and traffic in both layouts, and their parts in the planned one."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
-    held, sent = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
+    memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
     rows = {"ranks": f"{cluster['ranks']:,} of {cluster['rows_per_rank']:,} rows each, {layout}{fits}"}
-    rows |= {f"  {name}": f"{format_bytes(held[name])} and {format_bytes(sent[name])} sent in a step, of each rank" for name in held}
+    rows |= {f"  {name}": f"{format_bytes(memory[name])} and {format_bytes(traffic[name])} sent in a step, of each rank" for name in memory}
     tensors = {name: size for name, size in cluster["tensor_bytes"][layout].items() if size and name != "peak"}
     rows["  memory"] = ", ".join(f"{name} {format_bytes(size)}" for name, size in tensors.items())
-    kinds = {kind: size for kind, size in cluster["sent_bytes"][layout].items() if size >= _LEAST_SHOWN * sent[layout]}
+    kinds = {kind: size for kind, size in cluster["sent_bytes"][layout].items() if size >= _MIN_TRAFFIC * traffic[layout]}
     rows["  traffic"] = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in kinds.items()) or "none"
     if layout == "sharded":
         rows["  gathered"] = (
@@ -115,13 +116,13 @@ def _of_ranks(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return the parts from the largest on, those of the steps last."""
+    """Return the fractions of the FLOPs, the largest first, and of the steps those of attention and head."""
     total = flops["total"] or 1.0
-    parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_OF_STEPS) and value), reverse=True)
+    parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)
     steps = (flops["forward"] + flops["backward"]) or 1.0
     return f"{shown}; of the steps attention is {flops['attention'] / steps:.0%}, the head {flops['head'] / steps:.0%}"
 
 
-def _range(value: "Range", shown: Any) -> str:
-    return f"{shown(value.likely)} ({shown(value.low)} to {shown(value.high)})"
+def _range(value: "Range", text: Callable[[float], str]) -> str:
+    return f"{text(value.likely)} ({text(value.low)} to {text(value.high)})"

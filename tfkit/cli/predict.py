@@ -1,4 +1,4 @@
-"""tfkit predict: the labels, tags, numbers or answers that a checkpoint gives to rows, which need none."""
+"""tfkit predict: a model's labels, tags, numbers or answers for rows without a label."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.aligned import facts
+from tfkit.cli.text_columns import align_facts
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def predict(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
     *,
-    how: options.Execution,
+    execution: options.Execution,
     json: options.Json = False,
 ) -> None:
     """Predict with a trained model: the class of a row, its tags, a number, the right one of several answers, or a text.
@@ -40,14 +40,14 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.cli.session import leading_session, open_to_lead
+    from tfkit.cli.session import leading_session, open_as_leader
     from tfkit.engine.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:
         raise UsageError(f"predict does not know {words[0]!r}: give rows as --data F, and changes as key=value")
 
-    def opened() -> "Predictor":
+    def open_predictor() -> "Predictor":
         from tfkit.engine.answers.predicting import Predictor
 
         return Predictor(checkpoint, changes, data, all_labels=all_)
@@ -58,12 +58,12 @@ def predict(
         for _ in predictor.answers(rows):
             pass
 
-    alone = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
-    if (predictor := open_to_lead(opened, follow, how, alone=alone, out=out)) is None:
+    refuse_ranks = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
+    if (predictor := open_as_leader(open_predictor, follow, execution, refuse_ranks=refuse_ranks, out=out)) is None:
         return
-    with leading_session("predict", predictor, how) as work:
+    with leading_session("predict", predictor, execution) as work:
         with work.stop.at_once():
-            pipe = _pipe() if data == "-" else None
+            pipe = _stdin_pipe() if data == "-" else None
             rows = predictor.open_rows(pipe)
             predictor.load(work)
         try:
@@ -78,7 +78,7 @@ def predict(
         _show(result, reading, as_json=json)
 
 
-def _pipe() -> "Pipe":
+def _stdin_pipe() -> "Pipe":
     from tfkit.engine.pipe import Pipe
 
     if sys.stdin is None:
@@ -87,17 +87,17 @@ def _pipe() -> "Pipe":
 
 
 def _write(predictor: "Predictor", answers: Iterator[list[dict[str, Any]]], out: Path | None, work: "Session") -> None:
-    """Write the lines of each window as it is answered. Raises ReaderGone or BrokenPipeError where nobody reads them any more."""
+    """Write the lines of each window as soon as it is answered. Raises ReaderGone or BrokenPipeError if the reader is gone."""
     from tfkit.engine.predictions_file import DELIMITERS, lines_file
 
     with ExitStack() as stack:
         write: Callable[[dict[str, Any]], None] = _print_line
         if out is not None:
-            beside = ("error",) if predictor.on_bad_row == "skip" else ()
-            write = stack.enter_context(lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), beside))
+            extra_fields = ("error",) if predictor.on_bad_row == "skip" else ()
+            write = stack.enter_context(lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields))
         bar = stack.enter_context(console.progress("predicting", None, "rows"))
         while True:
-            with work.stop.at_once(f"{predictor.counts.rows:,} rows were answered"):  # which may wait for a row
+            with work.stop.at_once(f"{predictor.counts.rows:,} rows were answered"):  # `next` may wait for a row
                 lines = next(answers, None)
             if lines is None:
                 return
@@ -113,7 +113,7 @@ def _print_line(line: dict[str, Any]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", *, as_json: bool) -> None:
-    """Show what was done; where the rows themselves are the result, on stderr."""
+    """Show a summary: on stderr if the rows themselves are the result."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{result['rows']:,} rows, {reading.footprint}")
@@ -124,7 +124,7 @@ def _show(result: dict[str, Any], reading: "Reading", *, as_json: bool) -> None:
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
-    """Return the result for people."""
+    """Return the result as text for people."""
     rows = {
         "predictions": result["out"],
         "rows": f"{result['rows']:,}",
@@ -133,4 +133,4 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "checkpoint": result["checkpoint"],
         "energy": reading.footprint if result["energy_kwh"] is not None else "",
     }
-    return facts(rows)
+    return align_facts(rows)

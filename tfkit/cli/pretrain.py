@@ -1,4 +1,4 @@
-"""tfkit pretrain: a model from random weights."""
+"""tfkit pretrain: a model trained from random weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def pretrain(
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
-    how: options.Attempt,
+    attempt: options.Attempt,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     dry_run: options.DryRun = False,
@@ -21,13 +21,14 @@ def pretrain(
 
     A recipe with stages is run one stage after another, each in a folder of its own below the run folder.
     """
-    from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import begin, run_options
+    from tfkit.cli.ranks import join_training
+    from tfkit.cli.train import start_training, to_run_options
     from tfkit.engine.beginning import TrainingRequest
     from tfkit.recipe import open_recipe
 
-    if (here := place_of_this_process(how.ranks, how.threads, planned=dry_run)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads, planned=dry_run)) is None:
         return
     source, words = open_recipe(recipe), tuple(overrides or ())
-    given = run_options(how, here, run or Path("runs") / source.name, resume, fail_if, stages)
-    begin(TrainingRequest("pre-training", source, words), ["pretrain", recipe, *words], given, dry_run=dry_run, as_json=json)
+    run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages)
+    request = TrainingRequest("pre-training", source, words)
+    start_training(request, ["pretrain", recipe, *words], run_options, dry_run=dry_run, as_json=json)

@@ -1,4 +1,4 @@
-"""--ranks N: the processes of all ranks, started by this one; and a command that is itself one of them."""
+"""--ranks N: a command that starts the processes of all ranks, and a command that is one of these processes."""
 
 import contextlib
 import signal
@@ -22,70 +22,70 @@ if TYPE_CHECKING:
     from tfkit.engine.session import Session
 
 
-def place_of_this_process(asked: int | None, threads: int | None, *, planned: bool = False) -> Ranks | None:
-    """Return the place of this process among the ranks if it is to train; None if it has done its part.
+def join_training(requested: int | None, threads: int | None, *, planned: bool = False) -> Ranks | None:
+    """Return the ranks of a training if this process leads it; None if its part is done.
 
-    With --ranks N (`asked`) outside of any rank it starts N processes of this same command, and waits for them. A rank beside the first
-    follows it. Raises AlreadyReportedError with the exit code of the processes that were started. `planned`: the training is only planned,
-    and no process is started: return the place of rank 0 in it; None on a rank beside the first.
+    With --ranks N (`requested`), a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
+    first follow it. Raises AlreadyReportedError with the exit code of the started processes. `planned`: the training is only planned, and
+    no process is started: return the ranks as rank 0 will see them.
     """
     if planned:
-        found = find_ranks()
-        size = asked or found.size
-        return Ranks(size=size, local_size=found.local_size if found.size == size else size) if found.is_first else None
-    if (here := _this_rank(asked)) is None or here.is_first:
-        return here
-    _follow(here, threads)
+        ranks = find_ranks()
+        size = requested or ranks.size
+        return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
+    if (started := _find_or_start(requested)) is None or started.is_first:
+        return started
+    _follow(started, threads)
     return None
 
 
-def place_in_command(
-    asked: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, alone: str = ""
+def join_command(
+    requested: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, refuse_ranks: str = ""
 ) -> Ranks | None:
-    """Return the place of this process if it leads a command without gradients; None if it has done its part.
+    """Return the ranks of a command without gradients if this process leads it; None if its part is done.
 
-    See `place_of_this_process`; a rank beside the first does its part by `follow`. `alone`: why this is for one process, if it is.
+    As `join_training`; ranks other than the first call `follow`. `refuse_ranks`: the reason for a UsageError if there are several ranks.
     """
-    size = asked or find_ranks().size
-    if alone and size > 1:
-        raise UsageError(f"--ranks {size}: {alone}")
-    if (here := _this_rank(asked)) is None or here.is_first:
-        return here
+    size = requested or find_ranks().size
+    if refuse_ranks and size > 1:
+        raise UsageError(f"--ranks {size}: {refuse_ranks}")
+    if (ranks := _find_or_start(requested)) is None or ranks.is_first:
+        return ranks
     from tfkit.engine.session import following_session
 
     console.set_quiet(True)
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
         contextlib.suppress(PeerDoneError),
-        following_session(here, signals, device, threads) as work,
+        following_session(ranks, signals, device, threads) as work,
         signals.at_once(),
     ):
         follow(work)
     return None
 
 
-def _this_rank(asked: int | None) -> Ranks | None:
-    """Return the place of this process; None if it has started the ranks, which have ended well. Raises AlreadyReportedError."""
-    here = find_ranks()
-    if asked is not None and not here.is_alone and asked != here.size:
+def _find_or_start(requested: int | None) -> Ranks | None:
+    """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
+    ranks = find_ranks()
+    if requested is not None and not ranks.is_alone and requested != ranks.size:
         raise UsageError(
-            f"--ranks {asked}: this process is already rank {here.rank} of {here.size}, started by torchrun or Slurm; leave it out"
+            f"--ranks {requested}: this process is already rank {ranks.rank} of {ranks.size}, started by torchrun or Slurm; leave it out"
         )
-    if asked is not None and asked > 1 and here.is_alone:
-        if code := _launch(asked):
+    if requested is not None and requested > 1 and ranks.is_alone:
+        if code := _run_workers(requested):
             raise crash.AlreadyReportedError(code)
         return None
     watch_launcher()
-    return here
+    return ranks
 
 
-def _launch(size: int) -> int:
+def _run_workers(size: int) -> int:
     """Start the ranks, wait for them, and return the exit code."""
     command = [sys.executable, "-m", "tfkit", *crash.words]
     with tempfile.TemporaryDirectory(prefix="tfkit-ranks-") as folder:
         workers = Workers.start(command, size, Path(folder))
         try:
-            with _passing_on(workers):
+            with _forwarding_signals(workers):
                 code = workers.wait()
         finally:
             workers.kill()
@@ -95,8 +95,8 @@ def _launch(size: int) -> int:
 
 
 @contextlib.contextmanager
-def _passing_on(workers: Workers) -> Iterator[None]:
-    """In the block, pass stop signals on to the ranks, which save and end; those that are ignored on entry stay ignored."""
+def _forwarding_signals(workers: Workers) -> Iterator[None]:
+    """Forward stop signals to the ranks, which save and end. Signals that are ignored on entry stay ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         workers.pass_on(number)

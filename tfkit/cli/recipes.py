@@ -1,4 +1,4 @@
-"""tfkit recipes: the bundled recipes, the text of one, or its public data."""
+"""tfkit recipes: lists the bundled recipes, prints one, or downloads its public data."""
 
 import sys
 import textwrap
@@ -23,8 +23,8 @@ def recipes(
 ) -> None:
     """List the bundled recipes with a summary of each, or print one, to copy and change.
 
-    With --fetch, the data of a recipe are downloaded below the current folder, as data/..., and each file is checked against its hash. A
-    broken download continues where it ended.
+    With --fetch, the data of a recipe are downloaded below the current folder, as data/..., and each file is checked against its hash. An
+    interrupted download continues where it ended.
     """
     from tfkit.recipe import bundled_recipes
 
@@ -37,14 +37,14 @@ def recipes(
         return
     if fetch:
         raise UsageError("--fetch: the data of which recipe? Give its NAME; `tfkit recipes` lists them")
-    every = bundled_recipes()
+    bundled = bundled_recipes()
     if json:
-        listed = [{"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary} for recipe in every]
+        listed = [{"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary} for recipe in bundled]
         console.json({"schema_version": 1, "recipes": listed})
         return
-    width = max((len(recipe.name) for recipe in every), default=0)
+    width = max((len(recipe.name) for recipe in bundled), default=0)
     room = (console.result_columns() or sys.maxsize) - width - 2
-    for recipe in every:
+    for recipe in bundled:
         first, *rest = textwrap.wrap(recipe.summary, max(room, 20), break_on_hyphens=False) or [""]
         console.result(f"{recipe.name:{width}}  {first}".rstrip())
         for line in rest:
@@ -75,14 +75,14 @@ def _fetch(recipe: "BundledRecipe", json: bool) -> None:
     sets = sets_of(recipe)
     for data_set in sets:
         console.say(f"{data_set.source}, licence: {data_set.licence}")
-    found = fetch_files(sets, console)
+    fetched = fetch_files(sets, console)
     if json:
-        files = [{"path": one.file.path, "url": one.file.url, "hash": one.file.hash, "fetched": one.fetched} for one in found]
+        files = [{"path": each.file.path, "url": each.file.url, "hash": each.file.hash, "fetched": each.fetched} for each in fetched]
         console.json({"schema_version": 1, "name": recipe.name, "files": files})
         return
-    for one in found:
-        size = format_bytes(Path(one.file.path).stat().st_size)
-        console.result(f"{one.file.path}  {size}" + ("" if one.fetched else ", already there"))
-    if not found:
+    for each in fetched:
+        size = format_bytes(Path(each.file.path).stat().st_size)
+        console.result(f"{each.file.path}  {size}" + ("" if each.fetched else ", already there"))
+    if not fetched:
         console.result(f"{recipe.name} needs no data files")
     console.say(f"now: {recipe.command}")

@@ -1,4 +1,4 @@
-"""tfkit replay: the step that ended a run, taken again, with the name of the first module that goes wrong."""
+"""tfkit replay: repeats the step that ended a run, and names the first module that goes wrong."""
 
 from pathlib import Path
 from typing import Annotated, Any

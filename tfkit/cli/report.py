@@ -1,4 +1,4 @@
-"""tfkit report: what runs have cost and reached, as a table and a curve, one HTML page, or in the forms that others read."""
+"""tfkit report: the costs and scores of runs, as a table and a curve, an HTML page, or a format that other programs read."""
 
 import datetime
 import importlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Format:
-    """A form of the report: a function of tfkit.reporting, of the runs or of the facts of one run, and of whether all is shown."""
+    """A format of the report, as a function in tfkit.reporting of the runs (of_one_run: of the facts of one) and of --full."""
 
     module: str
     function: str
@@ -74,20 +74,20 @@ def report(
 
 
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
-    """Write the page; its place is reported where stdout has no other result."""
+    """Write the HTML page, and report its path on stderr."""
     from tfkit.reporting.html_page import html_page
     from tfkit.reporting.page_file import check_page_path, write_page
 
-    check_page_path(path, [one.run.path for one in runs.entries])
+    check_page_path(path, [entry.run.path for entry in runs.entries])
     write_page(path, html_page(runs, full=full, today=datetime.date.today()))
     console.decided(f"wrote {path}")
 
 
 def _write(form: _Format, runs: "RunSet", full: bool) -> None:
-    """Write the report in a format: a document, or text as it is."""
+    """Write the report in a format: as a JSON document, or as text."""
     function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{form.module}"), form.function)
-    written = function(runs.of_one_model() if form.of_one_run else runs, full=full)
-    if isinstance(written, str):
-        console.piece(written)
+    report = function(runs.of_one_model() if form.of_one_run else runs, full=full)
+    if isinstance(report, str):
+        console.piece(report)
     else:
-        console.json(written)
+        console.json(report)

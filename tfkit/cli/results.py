@@ -1,54 +1,54 @@
-"""The results of trainings, and of what gates judge, on stdout."""
+"""Results on stdout: those of trainings, and those that gates judge."""
 
 from contextlib import suppress
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.aligned import aligned, amounts, facts
+from tfkit.cli.text_columns import align_columns, align_facts, format_amounts
 from tfkit.errors import Stopped, TfkitError
 from tfkit.run import strict_json
 from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_number_of, format_range, format_seconds
 
 
-def show_judged(document: dict[str, Any], for_people: str, error: TfkitError | None, *, as_json: bool) -> None:
-    """Show a result that gates have judged, with what they found; where nobody reads it any more they judge all the same."""
+def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *, as_json: bool) -> None:
+    """Show a result that gates have judged: as JSON, with their error, or as `text`. If the reader is gone, the exit code remains."""
     with suppress(console.ReaderGone):
         if as_json:
             console.json(strict_json.loads(strict_json.dumps(document)), error)
         else:
-            console.result(for_people)
+            console.result(text)
 
 
 def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitError | Stopped | None = None) -> None:
-    """Show it as one document, with the error that the command ends with, or as lines for people; of a recipe with stages for each."""
+    """Show a result as one document, with the error that ends the command, or as text for people; for a chain, that of each stage."""
     if as_json:
         console.json(result, error)
     elif "trials" in result:
         console.result(_sweep(result))
     elif "stages" in result:
-        console.result("\n\n".join([*(f"{name}\n{_lines(one)}" for name, one in result["stages"].items()), _totals(result)]))
+        console.result("\n\n".join([*(f"{name}\n{_lines(stage)}" for name, stage in result["stages"].items()), _totals(result)]))
     else:
         console.result(_lines(result))
 
 
-def _totals(result: dict[str, Any], what: str = "all stages") -> str:
+def _totals(result: dict[str, Any], name: str = "all stages") -> str:
     energy, mass = result["energy_kwh"], result["emissions_g"]
-    least = "at least " if result["carbon_status"] == "degraded" else ""
-    used = f", {least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
-    whole = f"; {lineage}" if (lineage := _lineage(result)) else ""
-    return f"{what}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{whole}"
+    at_least = "at least " if result["carbon_status"] == "degraded" else ""
+    used = f", {at_least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
+    ancestors = f"; {lineage}" if (lineage := _lineage(result)) else ""
+    return f"{name}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{ancestors}"
 
 
 def _sweep(result: dict[str, Any]) -> str:
-    """Return the table of a sweep's trials, the best one, and what all of them took."""
+    """Return the table of a sweep's trials, the best one, and the totals."""
     keys = list(result["trials"][0]["values"]) if result["trials"] else []
     rows = [("trial", *keys, "status", result["metric"] or "score", "time", "energy", "CO2e")]
-    for one in result["trials"]:
-        score = "" if one["score"] is None else f"{one['score']:.4g}"
-        used = amounts(one["seconds"], one["energy_kwh"], one["emissions_g"])
-        rows.append((one["trial"], *(str(one["values"][key]) for key in keys), one["status"], score, *used))
+    for trial in result["trials"]:
+        score = "" if trial["score"] is None else f"{trial['score']:.4g}"
+        used = format_amounts(trial["seconds"], trial["energy_kwh"], trial["emissions_g"])
+        rows.append((trial["trial"], *(str(trial["values"][key]) for key in keys), trial["status"], score, *used))
     best, factor = result["best"], result["selection_factor"]
-    lines = [aligned(rows, 1 + len(keys) + 1), ""]
+    lines = [align_columns(rows, 1 + len(keys) + 1), ""]
     if best is not None:
         chosen = ", ".join(f"{key}={value}" for key, value in best["values"].items())
         lines.append(f"best: {best['trial']}, {chosen}: {result['metric']} {best['score']:.4g}; {best['checkpoint']}")
@@ -58,21 +58,21 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run beside those of it and all that it inherits; nothing where it has no ancestors."""
+    """Return the emissions of the run, alone and with those of its ancestors; empty if it has none."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
         return f"this run {format_mass(own)}; the emissions of its ancestors are not known" if is_unknown and own is not None else ""
-    least = "at least " if result["inherited_is_lower_bound"] or result.get("carbon_status") != "ok" else ""
-    this = "not measured" if own is None else format_mass(own)
-    return f"this run {this}; with its ancestors {least}{format_mass((own or 0.0) + inherited)}"
+    at_least = "at least " if result["inherited_is_lower_bound"] or result.get("carbon_status") != "ok" else ""
+    alone = "not measured" if own is None else format_mass(own)
+    return f"this run {alone}; with its ancestors {at_least}{format_mass((own or 0.0) + inherited)}"
 
 
 def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
     best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
-    # In a result of version 0.1.0 `seconds` are those of the loop.
+    # In a result of version 0.1.0, `seconds` is the time of the loop.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     rows = {
@@ -90,11 +90,11 @@ def _lines(result: dict[str, Any]) -> str:
     if (gain := result.get("improvement")) is not None and best:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
-    return facts(rows)
+    return align_facts(rows)
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """Return how the energy was obtained, and between which bounds it is; empty where that is not known."""
+    """Return how the energy was measured, and its bounds; empty if they are unknown."""
     energy, seconds, sources = result["energy_kwh"], result["seconds"], result.get("provenance") or {}
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:
@@ -106,5 +106,5 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a value; None is one that is not finite, and so not JSON: the document names it in `nonfinite`."""
+    """Format a value. None is a value that is not finite, which JSON cannot hold: the document names it in `nonfinite`."""
     return "not finite" if value is None else f"{value:.4g}"

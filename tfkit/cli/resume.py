@@ -12,7 +12,7 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     overrides: options.Overrides = None,
     *,
-    how: options.Attempt,
+    attempt: options.Attempt,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     json: options.Json = False,
@@ -23,11 +23,11 @@ def resume(
     recipe with stages, the stage that was stopped is continued, and the later ones are started.
     """
     from tfkit import console
-    from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import run_options, train
-    from tfkit.engine.many_runs import sweeping as training
+    from tfkit.cli.ranks import join_training
+    from tfkit.cli.train import to_run_options, train
+    from tfkit.engine.many_runs.sweeping import resume as resume_run
 
-    if (here := place_of_this_process(how.ranks, how.threads)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
         return
-    words, ready = tuple(overrides or ()), run_options(how, here, run, True, fail_if, stages)
-    train(lambda signals: training.resume(words, ready, console, signals), ready, ["resume", str(run), *words], as_json=json)
+    words, run_options = tuple(overrides or ()), to_run_options(attempt, ranks, run, True, fail_if, stages)
+    train(lambda signals: resume_run(words, run_options, console, signals), run_options, ["resume", str(run), *words], as_json=json)

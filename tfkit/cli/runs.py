@@ -1,4 +1,4 @@
-"""tfkit runs: the runs of a folder, and the deletion of those that came to nothing."""
+"""tfkit runs: lists the runs of a folder, and deletes unfinished ones."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.aligned import aligned, amounts
+from tfkit.cli.text_columns import align_columns, format_amounts
 from tfkit.errors import UsageError
 from tfkit.reporting.amount_texts import score, steps
 
@@ -41,55 +41,48 @@ def runs(
         raise UsageError("--with-checkpoints and --yes are for --delete-unfinished; add it, or leave them out")
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give the folder that runs are in, as --run named it")
-    found = list_runs(folder)
-    for one in found:
-        if one.status == "killed":
-            complete_killed_run(one.run)
-    found = list_runs(folder)
-    gone = _delete(unfinished_runs(found, with_checkpoints), yes=yes) if delete_unfinished else []
+    for entry in list_runs(folder):
+        if entry.status == "killed":
+            complete_killed_run(entry.run)
+    listed = list_runs(folder)
+    deleted = _delete(unfinished_runs(listed, with_checkpoints), yes=yes) if delete_unfinished else []
+    kept = [entry for entry in listed if entry.run not in deleted]
     if json:
-        document = {"schema_version": 1, "runs": [one.to_dict() for one in found if one.run not in gone]}
-        console.json(document | ({"deleted": gone} if delete_unfinished else {}))
+        document = {"schema_version": 1, "runs": [entry.to_dict() for entry in kept]}
+        console.json(document | ({"deleted": deleted} if delete_unfinished else {}))
         return
-    left = [one for one in found if one.run not in gone]
-    console.result(_table(left) if left else f"{folder}: no runs")
+    console.result(_table(kept) if kept else f"{folder}: no runs")
 
 
-def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete these runs, if that is wanted, and return what is gone. Raises UsageError where nobody can be asked."""
+def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
+    """Delete runs, after asking unless `yes`, and return the folders that are gone. Raises UsageError if nobody can be asked."""
     from tfkit.run.folder import delete_run
 
-    if not doomed:
+    if not unfinished:
         console.say("there is no unfinished run to delete")
         return []
-    listed = "\n  ".join(f"{one.run}: {one.status}, {one.checkpoints} checkpoints" for one in doomed)
+    listed = "\n  ".join(f"{entry.run}: {entry.status}, {entry.checkpoints} checkpoints" for entry in unfinished)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"--delete-unfinished would delete these runs; add --yes to do so:\n  {listed}")
         if (console.ask(f"Delete these runs?\n  {listed}\n[y/N] ") or "").strip().lower() not in ("y", "yes"):
             return []
     gone = []
-    for one in doomed:
-        if delete_run(Path(one.run)):
-            gone.append(one.run)
-            console.say(f"{one.run}: deleted")
+    for entry in unfinished:
+        if delete_run(Path(entry.run)):
+            gone.append(entry.run)
+            console.say(f"{entry.run}: deleted")
         else:
-            console.warn(f"{one.run}: the run is deleted; files that tfkit did not write are kept")
+            console.warn(f"{entry.run}: the run is deleted; files that tfkit did not write are kept")
     return gone
 
 
-def _table(found: "Sequence[ListedRun]") -> str:
-    table = aligned([_HEAD, *(_row(one) for one in found)], None)
-    notes = [f"{one.run}: {one.problem}" for one in found if one.problem]
+def _table(listed: "Sequence[ListedRun]") -> str:
+    table = align_columns([_HEAD, *map(_row, listed)], None)
+    notes = [f"{entry.run}: {entry.problem}" for entry in listed if entry.problem]
     return "\n".join([table, *([""] if notes else []), *notes])
 
 
-def _row(one: "ListedRun") -> tuple[str, ...]:
-    return (
-        one.run,
-        one.kind or "",
-        one.status,
-        steps(one),
-        score(one),
-        *amounts(one.seconds, one.energy_kwh, one.emissions_g),
-    )
+def _row(entry: "ListedRun") -> tuple[str, ...]:
+    amounts = format_amounts(entry.seconds, entry.energy_kwh, entry.emissions_g)
+    return entry.run, entry.kind or "", entry.status, steps(entry), score(entry), *amounts

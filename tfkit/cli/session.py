@@ -1,4 +1,4 @@
-"""A command without gradients at work: who leads and who follows, and the session of the engine, stopped by signals."""
+"""The session of a command without gradients: its leading and following ranks, its energy meter, and its stop signals."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tfkit import console
 from tfkit.cli import crash
 from tfkit.cli.options import Execution
-from tfkit.cli.ranks import place_in_command
+from tfkit.cli.ranks import join_command
 from tfkit.engine.predictions_file import require_writable
 from tfkit.engine.session import Session, session
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks, find_ranks
@@ -22,44 +22,47 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Opened")
 
 
-def open_to_lead(
-    opened: Callable[[], T],
+def open_as_leader(
+    open_checkpoint: Callable[[], T],
     follow: Callable[[T, Session], object],
-    how: Execution,
+    execution: Execution,
     *,
-    alone: str = "",
+    refuse_ranks: str = "",
     out: Path | None = None,
     option: str = "--out",
 ) -> T | None:
-    """Open a checkpoint, and return it if this process leads the command; None if it has done its part.
+    """Open a checkpoint and return it if this process leads the command; None if its part is done.
 
-    A rank beside the first does its part by `follow`. `alone`: why the command is for one process, if it is. Raises UsageError and
+    Ranks other than the first call `follow`. `refuse_ranks`: the reason why several ranks are refused, if they are. Raises UsageError and
     MachineError, before anything is loaded, for a run folder or a file `out` that cannot be written or belongs to the inputs.
     """
-    place = place_in_command(how.ranks, lambda work: follow(opened(), work), how.device, how.threads, alone)
-    if place is None:
+    ranks, device, threads = execution.ranks, execution.device, execution.threads
+    if join_command(ranks, lambda work: follow(open_checkpoint(), work), device, threads, refuse_ranks) is None:
         return None
     if out is not None:
         require_writable(out, option)
-    found = opened()
+    opened = open_checkpoint()
     if out is not None:
-        found.inputs.refuse_file(out, option)
-    if how.run is not None:
-        found.inputs.refuse_folder(how.run, "--run")
-    return found
+        opened.inputs.refuse_file(out, option)
+    if execution.run is not None:
+        opened.inputs.refuse_folder(execution.run, "--run")
+    return opened
 
 
-def leading_session(command: str, opened: "Opened", how: Execution) -> AbstractContextManager[Session]:
-    """Meter the block, which leads the command that `open_to_lead` has begun."""
-    return command_session(command, opened.settings.carbon, how, find_ranks())
+def leading_session(command: str, opened: "Opened", execution: Execution) -> AbstractContextManager[Session]:
+    """Meter the block, in which this process leads the command; see `open_as_leader`."""
+    return command_session(command, opened.settings.carbon, execution, find_ranks())
 
 
 @contextmanager
-def command_session(command: str, carbon: "CarbonSection", how: Execution = Execution(), ranks: Ranks = ONE_PROCESS) -> Iterator[Session]:
+def command_session(
+    command: str, carbon: "CarbonSection", execution: Execution = Execution(), ranks: Ranks = ONE_PROCESS
+) -> Iterator[Session]:
     """Meter the block, under the name of the command; see `engine.session`."""
-    crash.set_folder(how.run)
+    device, threads = execution.device, execution.threads
+    crash.set_folder(execution.run)
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
-        session(command, carbon, how.run, console, signals, device=how.device, threads=how.threads, words=sys.argv, ranks=ranks) as work,
+        session(command, carbon, execution.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks) as work,
     ):
         yield work

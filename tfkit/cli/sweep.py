@@ -21,7 +21,7 @@ def sweep(
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
-    how: options.Attempt,
+    attempt: options.Attempt,
     json: options.Json = False,
 ) -> None:
     """Train a recipe with each combination of several values, and compare the trials: optimizer.lr=1e-3,3e-3 training.seed=1,2.
@@ -30,17 +30,17 @@ def sweep(
     in a folder of its own, and the time, energy and emissions of all trials are added up.
     """
     from tfkit import console
-    from tfkit.cli.ranks import place_of_this_process
-    from tfkit.cli.train import option_words, run_options, train, tuned_recipe
+    from tfkit.cli.ranks import join_training
+    from tfkit.cli.train import option_words, to_run_options, train, tuned_recipe
     from tfkit.engine.many_runs.sweeping import sweep as run_sweep
 
-    if (here := place_of_this_process(how.ranks, how.threads)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
         return
     source, words, arguments = tuned_recipe("sweep", recipe, overrides, checkpoint, data)
     if source is None:
         raise UsageError("sweep: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     folder = run or Path("runs") / f"{source.name}-sweep"
     given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
-    again = ["sweep", *arguments, *given, "--run", str(folder), "--resume"]
-    ready = run_options(how, here, folder, resume)
-    train(lambda signals: run_sweep(source, words, trials, ready, console, signals), ready, again, as_json=json)
+    resume_words = ["sweep", *arguments, *given, "--run", str(folder), "--resume"]
+    run_options = to_run_options(attempt, ranks, folder, resume)
+    train(lambda signals: run_sweep(source, words, trials, run_options, console, signals), run_options, resume_words, as_json=json)

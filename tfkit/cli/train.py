@@ -1,4 +1,4 @@
-"""The part that the commands of trainings share: recipe, stop signals, result, and the command that continues a stopped run."""
+"""The code that all training commands share: recipe, stop signals, result, and the command that continues a stopped run."""
 
 import shlex
 import sys
@@ -24,10 +24,10 @@ from tfkit.run.signals import StopSignals
 
 
 def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
-    """Run an attempt and show its result. When a signal ends it, the last line is the command that continues the run.
+    """Run an attempt and show its result. If a signal or a budget stops it, the last line is the command that continues the run.
 
-    `words`, the command and its arguments, repeat the attempt. They are needed where it ends before its training: only then are the recipe
-    and the changes of this attempt in the run folder.
+    `words`, the command and its arguments, repeat an attempt that ends before its training begins: until then the run folder lacks the
+    recipe and the changes of this attempt.
     """
     crash.set_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -35,49 +35,50 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
             with options.meeting.held():
                 result = attempt(signals)
         except Stopped as stopped:
-            again = words if stopped.result is None else ["resume", str(options.run)]
+            resume_words = words if stopped.result is None else ["resume", str(options.run)]
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
-                again = [word for word in again if not word.startswith(f"{key}=")]
-                command = shlex.join(["tfkit", *again, stopped.larger, *_flags(options, as_json)])
+                resume_words = [word for word in resume_words if not word.startswith(f"{key}=")]
+                command = shlex.join(["tfkit", *resume_words, stopped.larger, *_flags(options, as_json)])
                 error: Stopped = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             else:
-                command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
-                error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # another rank's signal
+                command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json)])
+                error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
                 with suppress(console.ReaderGone):
                     show_training_result(stopped.result, as_json, error)
             raise error from None
         failed = failed_gates(result["gates"])
-        with suppress(console.ReaderGone):  # the gates judge all the same
+        with suppress(console.ReaderGone):  # the exit code is still that of the gates
             show_training_result(result, as_json, failed)
     if failed is not None:
         raise failed
 
 
-def begin(request: TrainingRequest, words: Sequence[str], given: RunOptions, *, dry_run: bool, as_json: bool) -> None:
-    """Train what is asked for, or show what that would do. `words`: the command and its arguments, without those of the run."""
+def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
+    """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
     from tfkit.cli.dry_run import show_dry_run
     from tfkit.engine.many_runs import stages
 
     if dry_run:
-        return show_dry_run(request, given, as_json)
-    again = [*words, "--run", str(given.run), "--resume"]
-    train(lambda signals: stages.train(request, given, console, signals), given, again, as_json=as_json)
+        return show_dry_run(request, options, as_json)
+    resume_words = [*words, "--run", str(options.run), "--resume"]
+    train(lambda signals: stages.train(request, options, console, signals), options, resume_words, as_json=as_json)
 
 
-def run_options(
-    how: Attempt, here: Ranks, run: Path, resume: bool, fail_if: Sequence[str] | None = None, stages: str | None = None
+def to_run_options(
+    attempt: Attempt, ranks: Ranks, run: Path, resume: bool, fail_if: Sequence[str] | None = None, stages: str | None = None
 ) -> RunOptions:
-    """Return the options of a command as the engine takes them; `here`: the place of this process among the ranks."""
+    """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
+    meeting = Meeting(ranks)
     return RunOptions(
-        run, resume, how.exact, how.force, how.device, how.threads, command, fail_if or (), stage_names(stages), Meeting(here)
+        run, resume, attempt.exact, attempt.force, attempt.device, attempt.threads, command, fail_if or (), stage_names(stages), meeting
     )
 
 
 class TunedRecipe(NamedTuple):
-    """The recipe and the changes of a training that may begin from a checkpoint."""
+    """The recipe and the changes of a training that may start from a checkpoint."""
 
     source: RecipeText | None
     words: list[str]  # key=value, with those of --from and --data
@@ -87,9 +88,9 @@ class TunedRecipe(NamedTuple):
 def tuned_recipe(
     command: str, recipe: str | None, overrides: Sequence[str] | None, checkpoint: str | None, data: str | None, *, needed: bool = False
 ) -> TunedRecipe:
-    """Open the recipe, if one is given, and join the changes with --from and --data, in a recipe with stages those of the first one.
+    """Open the recipe, if one is given, and add --from and --data to the changes; in a recipe with stages they apply to the first.
 
-    `needed`: raise UsageError where there is nothing to begin from.
+    `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
     """
     chosen, changes = split_recipe(command, recipe, overrides)
     if needed and chosen is None and checkpoint is None and data is None:
@@ -103,7 +104,7 @@ def tuned_recipe(
 
 
 def option_words(*given: tuple[str, str | int | None]) -> list[str]:
-    """Return the options that are given, by name and value, as words of a command line."""
+    """Return those of the options, by name and value, that are not None, as words of a command line."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 

@@ -1,7 +1,4 @@
-"""tfkit verify: every file of a checkpoint, or of all of a run or runs, against its checksum, and a run's energy against its ledgers.
-
-Nothing is changed.
-"""
+"""tfkit verify: compares every file of a checkpoint, or of all checkpoints of runs, with its checksum, and the energy with the ledgers."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -26,16 +23,17 @@ def verify(
     """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers. Ends with 4 if any differ."""
     from tfkit.engine.commands.verification import verify_path
 
-    found = verify_path(checkpoint, console)
-    with suppress(console.ReaderGone):  # the exit code says it, too
+    verification = verify_path(checkpoint, console)
+    with suppress(console.ReaderGone):  # the exit code reports it, too
         if json:
-            console.json(found.to_dict(), found.error)
+            console.json(verification.to_dict(), verification.error)
         else:
-            carbon_lines = (line for audit in found.audits for line in _carbon_lines(audit))
-            for line in (*(line for verdict in found.verdicts for line in _verdict_lines(verdict)), *found.notes, *carbon_lines):
+            verdict_lines = (line for verdict in verification.verdicts for line in _verdict_lines(verdict))
+            carbon_lines = (line for audit in verification.audits for line in _carbon_lines(audit))
+            for line in (*verdict_lines, *verification.notes, *carbon_lines):
                 console.result(line)
-    if found.error is not None:
-        raise found.error
+    if verification.error is not None:
+        raise verification.error
 
 
 def _carbon_lines(audit: "Audit") -> list[str]:
@@ -47,8 +45,9 @@ def _carbon_lines(audit: "Audit") -> list[str]:
     return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]
 
 
-def _verdict_lines(found: "Verdict") -> list[str]:
-    """Return a verdict for people: a line, and one for each file that is wrong or extra."""
-    size = f" ({found.files} files, {found.bytes:,} bytes)" if found.files else ""
-    wrong = [*found.problems, *(f"{found.path}/{name}: not in the manifest; it may be there, and is ignored" for name in found.extra)]
-    return [f"{found.path}: {found.verdict}{size}", *(f"  {line}" for line in wrong)]
+def _verdict_lines(verdict: "Verdict") -> list[str]:
+    """Return a verdict as lines for people: a summary, and a line for each file that is wrong or extra."""
+    size = f" ({verdict.files} files, {verdict.bytes:,} bytes)" if verdict.files else ""
+    extra = (f"{verdict.path}/{name}: not in the manifest; it may be there, and is ignored" for name in verdict.extra)
+    wrong = [*verdict.problems, *extra]
+    return [f"{verdict.path}: {verdict.verdict}{size}", *(f"  {line}" for line in wrong)]

@@ -1,4 +1,4 @@
-"""The input and output of generate: one prompt, whose text a terminal shows as it is made; or many, of a file or stdin, as JSON lines."""
+"""Input and output of generate: one prompt, continued on a terminal as tokens arrive; or many, from a file or stdin, as JSON lines."""
 
 import io
 import sys
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 def read_prompts(
     prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
 ) -> Iterator[list[Prompt]] | None:
-    """Return the prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
+    """Return the prompts in batches of at most `size`, read lazily; a file is opened now, and closed by `stack`.
 
-    Of a pipe a batch is what is there: a line is not kept waiting for the next. None only with --chat on a terminal, where a conversation
-    begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
+    A batch from a pipe holds the lines that have arrived: no line waits for the next. None only with --chat on a terminal, where a
+    conversation begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
         raise UsageError(f"generate does not know {unknown[0]!r}: give a prompt as --prompt TEXT, and changes as key=value")
-    given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
-    named = [name for name, is_given in given if is_given]
-    if chat and not named and sys.stdin is not None and sys.stdin.isatty():
+    sources = {"--prompt": prompt is not None, "--input": path is not None, "-": bool(words)}
+    given = [name for name, is_given in sources.items() if is_given]
+    if chat and not given and sys.stdin is not None and sys.stdin.isatty():
         return None
-    if len(named) != 1:
+    if len(given) != 1:
         raise UsageError(
             "generate takes exactly one of --prompt TEXT, --input F, and - for stdin"
-            + (f", not {' and '.join(named)}" if named else "; on a terminal, --chat alone is a conversation" if chat else "")
+            + (f", not {' and '.join(given)}" if given else "; on a terminal, --chat alone is a conversation" if chat else "")
         )
     if prompt is not None:
         return iter([[prompt_of("--prompt", prompt)]])
@@ -50,12 +50,12 @@ def read_prompts(
 
 
 def write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
-    """Write the JSON line of docs/cli.md: the fields that were given, and the answer's."""
+    """Write the JSON line of docs/cli.md: the fields of the input, and those of the answer."""
     console.json(json_line(prompt.given | answer))
 
 
 def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts; return their number and that of the tokens made. `text`: the only prompt, whose answer is written as text."""
+    """Answer the prompts; return the numbers of prompts and new tokens. `text`: the only prompt, whose answer is written as text."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.work.stop.at_once():
@@ -65,8 +65,8 @@ def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], t
             console.result(filling.text)
             return 1, len(filling.candidates)
         if text is not None:
-            [continued] = prompt_texts(generator, template, next(batches))
-            return 1, _write_text(generator, text if generator.continues_prompts else "", continued)
+            [rendered] = prompt_texts(generator, template, next(batches))
+            return 1, _write_text(generator, text if generator.continues_prompts else "", rendered)
         for prompt, line in stack.enter_context(closing(answer_prompts(generator, template, batches))):
             if generator.work.ranks.is_first:
                 write_line(prompt, line)
@@ -76,7 +76,7 @@ def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], t
 
 
 def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
-    """Write `shown` and the continuation of `text`, on a terminal as it is made. Return the number of new tokens."""
+    """Write `shown` and the continuation of `text`, on a terminal as tokens arrive. Return the number of new tokens."""
     live = sys.stdout is not None and sys.stdout.isatty()
     if live:
         console.piece(shown)
