@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import bundled_recipes, json_schema, open_recipe
-from tfkit.recipe.reading.fields import records
+from tfkit.recipe.reading.fields import section_types
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import plain
 from tfkit.recipe.schema.sections import Recipe
@@ -41,7 +41,8 @@ SCALARS: Strategy = (
     st.none() | st.booleans() | st.integers(-2, 70) | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5)
 )
 NAMES = sorted(
-    {name for record in [*records(Recipe), *records(ModelConfig)] for name in record.model_fields} | {"kind", "lr", "eps", "stdlib", "path"}
+    {name for record in [*section_types(Recipe), *section_types(ModelConfig)] for name in record.model_fields}
+    | {"kind", "lr", "eps", "stdlib", "path"}
 )
 ANY: Strategy = st.recursive(
     SCALARS,
@@ -52,7 +53,7 @@ ANY: Strategy = st.recursive(
 
 def section(annotation: Any) -> Strategy:
     """Draw values for a field: mostly of the right shape, with right and wrong names and values."""
-    inner = list(records(annotation))
+    inner = list(section_types(annotation))
     if not inner:
         return SCALARS
     fields = {name: field.annotation for record in inner for name, field in record.model_fields.items()}

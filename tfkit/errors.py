@@ -58,7 +58,7 @@ class PeerLostError(TfkitError):
 class Stopped(Exception):
     """A signal stopped a run; raised after everything was saved. The exit code is 128 + the signal's number."""
 
-    result: dict[str, object] | None = None  # of a training, as far as it came
+    result: dict[str, object] | None = None  # of a training, up to the stop
 
     def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)

@@ -70,7 +70,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the response behind an error, of several that of the first cause; None: there was no response."""
+    """Return the HTTP status of the response that caused an error; None: there was none. The first of several causes counts."""
     responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
     return int(responses[-1].status_code) if responses else None
 

@@ -81,7 +81,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit of which it has one after rounding, else in the smallest; below 100 with a decimal if not 0."""
+    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with a decimal unless it is 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])

@@ -12,7 +12,7 @@ from run_hashes import CASES, main, recipe
 from tiny_runs import Process
 
 from tfkit.families import FAMILIES, PRESETS
-from tfkit.recipe.reading.fields import records, tags
+from tfkit.recipe.reading.fields import section_types, tags
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.sections import Recipe
@@ -23,7 +23,7 @@ ONLY_WITH_ANSWERS = {"text_metrics", "bleu_tokenize"}
 
 
 def kinds(annotation: Any) -> set[str]:
-    return {tag for record in records(annotation) for tag in tags(record)}
+    return {tag for record in section_types(annotation) for tag in tags(record)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -31,7 +31,7 @@ def test_every_value_is_written_out(name: str) -> None:
     whole = recipe(name)
     for section, field in Recipe.model_fields.items():
         if section not in NESTED and isinstance(values := whole[section], dict):  # or a list, which is given whole
-            record = next(one for one in records(field.annotation) if not tags(one) or values["kind"] in tags(one))
+            record = next(one for one in section_types(field.annotation) if not tags(one) or values["kind"] in tags(one))
             assert {*record.model_fields} - {*values} <= ONLY_WITH_ANSWERS, section
 
 

@@ -12,7 +12,7 @@ from tfkit.__main__ import main
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeError, bundled_recipes, json_schema, open_recipe, read_chain, read_recipe
-from tfkit.recipe.reading.fields import records
+from tfkit.recipe.reading.fields import section_types
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
@@ -39,7 +39,7 @@ def fields(record: Any, path: tuple[str, ...], choice: dict[str, Any]) -> Iterat
         annotation = getattr(field.annotation, "__name__", "") + str(field.annotation)
         if found := re.search(r"\b(int|float)\b", annotation):
             yield ".".join(here), ABSURD[found[1]], choice
-        for inner in records(field.annotation):
+        for inner in section_types(field.annotation):
             if inner in (ModelSection, ModelConfig):
                 continue
             kind = inner.model_fields["kind"].annotation.__args__[0] if "kind" in inner.model_fields else None

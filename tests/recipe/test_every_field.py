@@ -26,7 +26,7 @@ from tfkit.engine.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
-from tfkit.recipe.reading.fields import records, tags
+from tfkit.recipe.reading.fields import section_types, tags
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.reporting.formats.sci import sci
@@ -758,7 +758,7 @@ def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield from fields(ModelConfig, prefix)
         return
     for name, declared in record.model_fields.items():
-        inner = list(dict.fromkeys(records(declared.annotation)))
+        inner = list(dict.fromkeys(section_types(declared.annotation)))
         if name == "kind" and len(get_args(declared.annotation)) == 1:
             continue
         if not inner or len(inner) > 1 or "list" in str(declared.annotation):

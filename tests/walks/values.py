@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tfkit.recipe.reading.fields import records
+from tfkit.recipe.reading.fields import section_types
 
 ODD_TEXTS = ["Straße", "🙂", "東京都", "été", "तमिल", "تجربة", "தமிழ்", "<|endoftext|>", "</s>", "[MASK]", "<extra_id_0>", "a" * 40, "'\"\\"]
 # Texts without a token in some tokenizers: a row of labelled words that has one is bad.
@@ -138,7 +138,7 @@ def fields(record: type[BaseModel], path: str) -> list[tuple[str, dict[str, Any]
     schema = record.model_json_schema()
     found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     for name, field in record.model_fields.items():
-        inner = list(records(field.annotation))
+        inner = list(section_types(field.annotation))
         if name == "kind" or f"{path}.{name}" in NEVER:
             continue
         if len(inner) == 1 and f"{path}.{name}" not in CHOICES:

@@ -19,7 +19,7 @@ class AlreadyReportedError(Exception):
 
 
 def set_folder(folder: Path | None) -> None:
-    """Set the folder whose crash.log gets the traceback of a bug; None: it goes to stderr."""
+    """Set the folder in whose crash.log the traceback of a bug is written; None: it goes to stderr."""
     global _folder
     _folder = folder
 

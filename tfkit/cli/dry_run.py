@@ -38,7 +38,7 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool) -> N
 
 
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
-    """Show the plan of each stage of a chain whose models, those of earlier stages, exist already."""
+    """Show the plan of each stage of a chain, except those that need the model of an earlier stage that was not run yet."""
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as work:
         for stage in chain.todo:

@@ -1,4 +1,4 @@
-"""Results on stdout: those of trainings, and those that gates judge."""
+"""The display of results: of trainings, and of commands with gates."""
 
 from contextlib import suppress
 from typing import Any

@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit: in the wheel beside the package's code, in a checkout at its root; and where their data are from."""
+"""The recipes that come with tfkit, in a wheel beside the package's code, in a checkout at its root; and the sources of their data."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import tfkit
 
 @dataclass(frozen=True)
 class BundledRecipe:
-    """A recipe and its name, `pretrain/gpt2-stdlib`; the last part alone is enough if it is unique."""
+    """A bundled recipe, such as `pretrain/gpt2-stdlib`; the last part of its name is enough if it is unique."""
 
     name: str
     path: Path
@@ -26,7 +26,7 @@ class BundledRecipe:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A public file that a recipe reads: its path there, its address, and its content's hash."""
+    """A public file that a recipe reads: the path in the recipe, the URL, and the hash of its content."""
 
     path: str  # from the current folder
     url: str
@@ -36,32 +36,32 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of one public data set, with its page and its licence, and the archive or the set that they are made from, if they are."""
+    """A public data set: its files, page and licence, and the archive or the other data set from which the files are made, if any."""
 
     name: str
     source: str
     licence: str
     files: tuple[DataFile, ...]
     archive: DataFile | None
-    made_of: str | None  # the name of the other set
+    made_of: str | None  # the name of the other data set
 
 
 def bundled_folder() -> Path:
-    """Return their folder in this installation."""
+    """Return the folder of the bundled recipes in this installation."""
     package = Path(tfkit.__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
 
 
 def bundled_recipes() -> list[BundledRecipe]:
-    """Return all of them, by name; the summary is the first line of comment."""
+    """Return the bundled recipes, sorted by name; the summary is the first comment line."""
     folder = bundled_folder()
     paths = sorted(folder.rglob("*.yaml"))
     return [BundledRecipe(path.relative_to(folder).with_suffix("").as_posix(), path, _summary(path)) for path in paths]
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
-    """Find a recipe by its whole name, or by its last part if only one recipe has it."""
+    """Find a recipe by its full name, or by its last part if that is unique; None if there is none."""
     recipes = bundled_recipes()
     name = name.removesuffix(".yaml")
     exact = [recipe for recipe in recipes if recipe.name == name]
@@ -70,7 +70,7 @@ def find_bundled(name: str) -> BundledRecipe | None:
 
 
 def data_sets() -> dict[str, DataSet]:
-    """Return the data sets that can be fetched, by the folder `data/NAME` in which recipes look for them (recipes/data.json)."""
+    """Return the data sets that can be fetched, by the NAME of the folder `data/NAME` in which recipes expect them (recipes/data.json)."""
     entries = json.loads((bundled_folder() / "data.json").read_text(encoding="utf-8"))
     return {name: _data_set(name, entry) for name, entry in entries.items()}
 
@@ -87,19 +87,19 @@ def _data_set(name: str, entry: Mapping[str, Any]) -> DataSet:
 
 
 def fetch_command(path: str) -> str | None:
-    """Return the command that fetches a file that a bundled recipe names; None if none does."""
-    if path not in {file.path for found in data_sets().values() for file in found.files}:
+    """Return the command that downloads a file of a bundled recipe; None if no recipe reads it."""
+    if path not in {file.path for data_set in data_sets().values() for file in data_set.files}:
         return None
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
-    found = Path(path).parent.name  # the data set, which is fetched whole
-    names = [name for name, text in texts.items() if f"data/{found}/" in text]
-    # Of several the one that is about this data set, else one without stages, which may read derived data, too.
-    names.sort(key=lambda name: (found.replace("_", "-") not in name, "\nstages:" in texts[name]))
+    data_set = Path(path).parent.name  # which is downloaded as a whole
+    names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
+    # The recipe named after the data set comes first, then those without stages: a chain may read derived data, too.
+    names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 
 
 def training_command(folder: Path) -> str | None:
-    """Return the command that makes a run folder, such as runs/bert-stdlib, in which a bundled recipe starts; None for another folder."""
+    """Return the command that creates the run folder of a bundled recipe, such as runs/bert-stdlib; None for any other folder."""
     recipe = find_bundled(folder.name) if folder.parent == Path("runs") else None
     return None if recipe is None else recipe.command
 

@@ -1,4 +1,4 @@
-"""A chain: a recipe with stages, each a recipe of its own, in which a stage may begin from an earlier one or learn from it. Torch-free."""
+"""A chain: a recipe with stages, each a recipe of its own that may start from an earlier stage or learn from it. Torch-free."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -9,7 +9,7 @@ from typing import Any
 from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.checks import long_rows, model_values
 from tfkit.recipe.reading.dealing import dealing_problems
-from tfkit.recipe.reading.earlier import complete
+from tfkit.recipe.reading.earlier import add_later_fields
 from tfkit.recipe.reading.files import missing_files, model_paths
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import parse
@@ -19,7 +19,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, split_words, stage_trees
 from tfkit.recipe.reading.tree import Mapping, place_of, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_LACKS = {  # of a model without this kind of head: what it cannot do, and which one can
+_MISSING_HEAD = {  # what a model without this kind of head cannot do, and which objectives train it
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -27,7 +27,7 @@ _LACKS = {  # of a model without this kind of head: what it cannot do, and which
 
 @dataclass(frozen=True)
 class Stage:
-    """One recipe of a chain. Where it names an earlier stage, `recipe` and `document` have that stage's name."""
+    """A recipe of a chain. Where it uses the model of an earlier stage, `recipe` and `document` have that stage's name for the path."""
 
     name: str
     recipe: Recipe
@@ -36,11 +36,11 @@ class Stage:
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether it begins from a checkpoint, that of an earlier stage or any other."""
+        """Whether it starts from a checkpoint, that of an earlier stage or any other."""
         return self.recipe.model.start is not None
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return it as a recipe of its own, of a chain in `file`, with the earlier stages in their run folders below `folder`."""
+        """Return the stage, of the chain in `file`, as a recipe of its own in which earlier stages are their run folders in `folder`."""
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:
@@ -74,23 +74,23 @@ class Chain:
 def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> Chain:
     """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
 
-    UsageError lists the problems of all stages, one a line. `with_files`: files and folders that are missing are problems, too; `ranks`:
-    the processes to which the work of the steps is to be dealt.
+    Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
+    the number of processes among which each step is to be divided.
     """
     tree, problems = parse(source.text, str(source.path))
-    assert isinstance(tree, Mapping), "RecipeText.has_stages says whether this is a chain"
-    trees, more = stage_trees(tree)
-    words, unplaced = split_words(overrides, [*trees])
-    problems += [*more, *(unplaced if trees else [])]
+    assert isinstance(tree, Mapping), "RecipeText.has_stages tests whether this is a chain"
+    trees, malformed = stage_trees(tree)
+    words, unassigned = split_words(overrides, [*trees])
+    problems += [*malformed, *(unassigned if trees else [])]
     stages: list[Stage] = []
     models: dict[str, dict[str, Any]] = {}  # the config of each stage's model, as far as it is known
     for name, stage in trees.items():
-        complete(stage)
+        add_later_fields(stage)
         drop_pin(stage, words[name])
         found = apply_overrides(stage, words[name])
         recipe, wrong = check_tree(stage)
         uses, misplaced = _uses(stage, name, [*trees])
-        missing = [one for one in missing_files(stage) if one.path not in uses] if with_files else []
+        missing = [problem for problem in missing_files(stage) if problem.path not in uses] if with_files else []
         found += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
         if recipe is not None:
             found += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
@@ -104,7 +104,7 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
 
 
 def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
-    """Check that the model of a stage that begins from an earlier one holds its rows; add the config of its model to `models`."""
+    """Check that the rows of a stage fit the model of the earlier stage that it starts from; add its own model to `models`."""
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:
         models[name] = model_values(recipe.model, start)
@@ -112,27 +112,27 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
     return [Problem(place_of(stage, path, key=False), path, message) for path, message in found]
 
 
-def _unfit_companions(recipe: Recipe, stage: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
-    """Check that each earlier stage whose model the objective uses trains one with the head that is needed."""
-    trained = {one.name: one.recipe.objective.trained_for for one in earlier}
+def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
+    """Check that each earlier stage whose model the objective uses trains a model with the required head."""
+    trained = {stage.name: stage.recipe.objective.trained_for for stage in earlier}
     found = []
     for name, head in recipe.objective.companion_heads.items():
         path = ("objective", name)
         if (used := trained.get(uses.get(path, ""))) is not None and used.head != head:
-            message = f"the stage {uses[path]} trains a model of {used.kind}, which {_LACKS[head]}"
-            found.append(Problem(place_of(stage, path, key=False), path, message))
+            message = f"the stage {uses[path]} trains a model of {used.kind}, which {_MISSING_HEAD[head]}"
+            found.append(Problem(place_of(tree, path, key=False), path, message))
     return found
 
 
 def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
-    """Check a recipe, or all stages of one that has some, as `read_chain` does; return it, or them."""
+    """Check a recipe, or all stages of a chain; see `read_chain`. Return the recipes."""
     if source.has_stages:
         return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]
     return [source.changed(overrides, with_files=with_files, ranks=ranks)[0]]
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the fields of a stage that name an earlier one, and those that name itself or a later one as problems."""
+    """Return the fields that name a stage, by path, and a problem for each that names this stage itself or a later one."""
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):

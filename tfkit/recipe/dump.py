@@ -13,14 +13,14 @@ from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.sections import Recipe
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # those of YAML 1.1 too, for other readers
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # also those of YAML 1.1, for other readers
 
 
 class _Representer(SafeRepresenter):
-    """Quotes every text that is not plain: the emitter alone would fold line breaks of other scripts into spaces."""
+    """Quotes every text that is not plain: the emitter itself would fold Unicode line breaks into spaces."""
 
     def represent_str(self, data: str) -> Any:
-        """Represent a text; in double quotes, with escapes, if it has unprintable characters or would begin a key."""
+        """Represent a text: in double quotes, with escapes, if it has unprintable characters or would be read as a key."""
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data.startswith("?") or not data.isprintable() else None)
 
 
@@ -28,7 +28,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return text that read_recipe reads back to an equal recipe; with a config, the model section has every field of it."""
+    """Return YAML from which read_recipe reads an equal recipe; with a config, the model section has all of its fields."""
     return dump_document(recipe_document(recipe, config))
 
 
@@ -42,7 +42,7 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
 
 
 def dump_document(document: dict[str, Any]) -> str:
-    """Return a recipe's document as YAML: lists and sections of scalars on one line, all others with a line for each value."""
+    """Return a recipe's document as YAML: lists and sections of scalars on one line, all others with one line per value."""
     return "".join(f"{line}\n" for line in (_block(document) if _is_nested(document) else [_flow(document)]))
 
 
@@ -74,20 +74,20 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """Return a value as it is written in a list on one line. Only what could be misread takes ruamel.yaml's careful, slow emitter."""
+    """Return a scalar as in a list on one line. Only values that could be misread go through ruamel.yaml's emitter, which is slow."""
     if type(value) is int or (type(value) is str and _PLAIN.fullmatch(value) and value.lower() not in _WORDS):
         return str(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return _remembered(str(value), type(value) is float) if type(value) in (str, float) else _careful(value)
+    return _cached(str(value), type(value) is float) if type(value) in (str, float) else _emit(value)
 
 
 @lru_cache(maxsize=1000)
-def _remembered(text: str, is_float: bool) -> str:
-    return _careful(float(text) if is_float else text)
+def _cached(text: str, is_float: bool) -> str:
+    return _emit(float(text) if is_float else text)
 
 
-def _careful(value: Any) -> str:
+def _emit(value: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = True

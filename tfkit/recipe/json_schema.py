@@ -1,6 +1,6 @@
 """The JSON Schema of a recipe, or of a chain of recipes, for editors.
 
-It has each field; constraints between sections are only in `tfkit check`.
+It has every field; constraints between sections are checked by `tfkit check` only.
 """
 
 from typing import Any
@@ -34,9 +34,9 @@ _CHAIN = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the schema, draft 2020-12: a Recipe, or stages of which each is one.
+    """Return the schema (draft 2020-12) of a recipe or a chain.
 
-    The model's fields are all optional, nested ones too, since a preset or a checkpoint may give them.
+    The model's fields are all optional, nested ones too, since a preset or a checkpoint may set them.
     """
     schema = Recipe.model_json_schema()
     model = ModelConfig.model_json_schema()
@@ -56,7 +56,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _stage(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe that may also say where it begins beside its sections."""
+    """Return the schema of a stage: a recipe that may have `from` beside its sections."""
     start = {"type": "string", "description": "The earlier stage, or the checkpoint, from which it starts: short for model.from."}
     required = [name for name in recipe["required"] if name != "model"]
     return {**recipe, "title": "Stage", "properties": {START: start, **recipe["properties"]}, "required": required}
@@ -67,7 +67,7 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """Rename references to the model's own parts, and turn unions that a part without its kind may match twice into anyOf."""
+    """Rename references to the model's sections, and turn unions into anyOf: without its kind, a section may match several members."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

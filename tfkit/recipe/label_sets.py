@@ -1,4 +1,4 @@
-"""Sets of labels in the first rows of data: lists, texts with a delimiter, columns of 0 and 1. Torch-free."""
+"""Recognition of label sets in the first rows of data: lists, texts with a delimiter, columns of 0 and 1. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,15 +7,15 @@ from typing import Any
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 
 _DELIMITERS = ("|", ";", ",")
-_LONGEST = 40  # characters of a label
+_MAX_LABEL = 40  # characters
 _TEXTS, _LABELS = (next(role.columns for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """How rows hold sets of labels: `count` different ones, with a `delimiter` if those of a row are one text.
+    """The form of the label sets in rows: `count` distinct labels, with a `delimiter` if the labels of a row are one text.
 
-    `columns`: those that a recipe has to name, by role, since their names are not recognised.
+    `columns`: the columns that a recipe has to name, by role, since their names are not recognised.
     """
 
     count: int
@@ -24,9 +24,9 @@ class LabelSets:
 
 
 def find_label_sets(values: Sequence[Any], columns: Mapping[str, str | list[str]], few: int) -> LabelSets | None:
-    """Return how the rows hold sets, from the value of the role `labels` of each; None if a row has one label, or these are no labels.
+    """Return the form of the label sets, given the rows' values of the role `labels`; None if rows have one label each, or no labels.
 
-    Labels repeat: each is in `few` rows or more, on average.
+    Values are labels only if each occurs in at least `few` rows on average.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}), None, columns)
@@ -38,22 +38,22 @@ def find_label_sets(values: Sequence[Any], columns: Mapping[str, str | list[str]
     texts = [value if isinstance(value, str) else "|".join(value) for value in values]
     for delimiter in _DELIMITERS:
         lists = [[part.strip() for part in text.split(delimiter) if part.strip()] for text in texts]
-        labels = {label for one in lists for label in one}
+        labels = {label for row in lists for label in row}
         fewer = len(labels) < len({*texts}) or (delimiter == "|" and not labels.isdisjoint(texts))
-        if any(len(one) > 1 for one in lists) and fewer and _repeat(lists, few):
+        if any(len(row) > 1 for row in lists) and fewer and _repeat(lists, few):
             return LabelSets(len(labels), delimiter, columns)
     return None
 
 
 def _repeat(lists: Sequence[Sequence[str]], few: int) -> bool:
-    labels = {label for one in lists for label in one}
-    return len(labels) > 1 and len(labels) * few <= sum(map(len, lists)) and max(map(len, labels)) <= _LONGEST
+    labels = {label for row in lists for label in row}
+    return len(labels) > 1 and len(labels) * few <= sum(map(len, lists)) and max(map(len, labels)) <= _MAX_LABEL
 
 
 def flag_columns(held: Mapping[str, Sequence[object]], texts: Sequence[str]) -> dict[str, str | list[str]]:
-    """Return the columns of 0 and 1 as those of labels, if there are several beside one text, and no labels; else nothing.
+    """Return the columns by role if several columns of 0 and 1 are the labels of one text; else empty.
 
-    `held`: the values of each column, row by row; `texts`: the columns with texts of some length.
+    `held`: the values of each column, row by row; `texts`: the columns of longer texts.
     """
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:

@@ -1,4 +1,4 @@
-"""Numbers as people write them in data."""
+"""Numbers in data, as people write them."""
 
 import re
 
@@ -6,7 +6,7 @@ _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re
 
 
 def read_number(text: str) -> float | None:
-    """Return the number that a text writes in decimal digits, with or without an exponent; None for other texts, or beyond a float.
+    """Parse a number in decimal digits, with or without an exponent; None for any other text, or if no float can hold it.
 
     Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
     """

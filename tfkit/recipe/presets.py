@@ -1,4 +1,4 @@
-"""From the model section, a preset with changes or a full description, to a ModelConfig."""
+"""The ModelConfig of a model section, which is a preset with changes or a full description."""
 
 from collections.abc import Mapping as MappingType
 from typing import Any
@@ -15,15 +15,14 @@ from tfkit.recipe.reading.tree import Mapping, Node, Place, place_of
 from tfkit.recipe.reading.validate import problems_in, unknown
 from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
 
-# Null: they follow from dim and num_heads.
+# If null, they follow from dim and num_heads.
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """Return the config of a section; `vocab_size` is the tokenizer's size, unless the section has its own; `head`, if given, replaces the
-    preset's.
+    """Return the config of a section. `vocab_size`: the tokenizer's size, if the section has none; `head`: replaces the preset's.
 
-    Raise UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
+    Raises UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """
     changes = section.changes | ({} if head is None else {"head": head})
     written = ({} if section.preset is None else {"preset": section.preset}) | changes
@@ -38,7 +37,7 @@ def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | 
 
 
 def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
-    """Return the problems of a model section as written; `tree` is the whole recipe, for the positions."""
+    """Return the problems of a model section as written; `tree` is the whole recipe, which has the positions."""
     if "from" in written or "sha256" in written:
         return _start_problems(written, tree)
     preset = written.get("preset")
@@ -60,7 +59,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model that starts from a checkpoint: only field names can be checked, its config is in its own files."""
+    """Return the problems of a model that starts from a checkpoint: only names can be checked, since the checkpoint has the config."""
     found = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -77,7 +76,7 @@ def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
 
 
 def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes`, field by field through the sections; a section of another kind replaces the old one."""
+    """Return `base` with `changes` merged in, section by section; a section of another kind replaces the old one."""
     merged = dict(base)
     for name, value in changes.items():
         current = merged.get(name)
@@ -103,12 +102,12 @@ def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: Ma
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
         return
-    if type(dim) is int and dim > 0:  # otherwise it is rejected later
+    if type(dim) is int and dim > 0:  # an invalid dim is reported later
         values["head"] = values["head"] | {"scale": dim**-0.5}
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
-    """Return the problems, and whether the widths could not be derived, so that nothing else was checked."""
+    """Return the problems, and whether nothing else was checked because the widths could not be derived."""
     try:
         ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
@@ -120,7 +119,7 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 
 
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the unknown names: without a preset's values nothing else can be checked."""
+    """Return a problem for each unknown name: without a preset's values, nothing else can be checked."""
     known = {"preset", "from", *ModelConfig.model_fields}
     return [
         Problem(place_of(tree, ("model", name), key=True), ("model", name), unknown(name, known, sections_with(Recipe, name)))

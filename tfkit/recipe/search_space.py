@@ -21,26 +21,26 @@ from tfkit.recipe.reading.tree import Sequence as ListNode
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\.\.({_NUMBER})\s*")
-LOG_RATIO = 10.0  # the ends of a range that differ by this factor are drawn from on a logarithmic scale
+LOG_RATIO = 10.0  # a range is sampled on a logarithmic scale if its ends differ by this factor or more
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A field that is varied: `values`, each as YAML, or anything between two `ends`."""
+    """A field that varies: over `values`, each as YAML, or over the range between two `ends`."""
 
     key: str
     values: tuple[str, ...] = ()
     ends: tuple[float, float] | None = None
-    whole: bool = False  # of ends: integers only
+    whole: bool = False  # of a range: integers only
 
     @property
     def is_logarithmic(self) -> bool:
-        """Whether a range spans orders of magnitude."""
+        """Whether a range is sampled on a logarithmic scale."""
         return self.ends is not None and self.ends[0] > 0 and self.ends[1] / self.ends[0] >= LOG_RATIO
 
     @property
     def first(self) -> str:
-        """One of its values."""
+        """The first value or the lower end, as YAML."""
         return self.values[0] if self.ends is None else number_text(self.ends[0], whole=self.whole)
 
 
@@ -53,25 +53,25 @@ class SearchSpace:
 
     @property
     def size(self) -> int | None:
-        """The number of all combinations; None if a range has any number of them."""
+        """The number of combinations; None (unlimited) if there is a range."""
         return None if any(axis.ends for axis in self.axes) else math.prod(len(axis.values) for axis in self.axes)
 
 
 def value_of(text: str) -> Any:
-    """Return the value of YAML that was given for a field."""
+    """Parse the YAML value that was given for a field."""
     node, _ = parse(text, str(COMMAND_LINE), COMMAND_LINE)
     return None if node is None else plain(node)
 
 
 def number_text(value: float, *, whole: bool) -> str:
-    """Return a number of a range as YAML."""
+    """Format a number of a range as YAML."""
     return str(round(value)) if whole else repr(float(value))
 
 
 def read_space(source: RecipeText, words: Sequence[str]) -> SearchSpace:
-    """Divide key=value into what is fixed and what is varied. Raise UsageError where nothing is varied, or a value is refused.
+    """Split key=value arguments into fixed and varied fields. Raises UsageError if nothing varies, or for malformed or equal values.
 
-    Several values have commas between them, or are the items of a YAML list that the field does not take as one value.
+    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value.
     """
     fixed: list[str] = []
     axes: dict[str, Axis] = {}
@@ -79,14 +79,14 @@ def read_space(source: RecipeText, words: Sequence[str]) -> SearchSpace:
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip()
-        if (axis := _axis(key, text) if equals else None) is not None:
+        if (axis := _parse_axis(key, text) if equals else None) is not None:
             axes[key] = axis
         elif equals and len(items := _list_items(text)) > 1:
             lists.append((key, word, Axis(key, tuple(items))))
         else:
             fixed.append(word)
     for key, word, axis in lists:
-        others = [f"{one.key}={one.first}" for one in (*axes.values(), *(other for _, _, other in lists if other.key != key))]
+        others = [f"{varied.key}={varied.first}" for varied in (*axes.values(), *(other for _, _, other in lists if other.key != key))]
         if _is_valid(source, [*fixed, *others, word]) and not _is_valid(source, [*fixed, *others, f"{key}={axis.first}"]):
             fixed.append(word)
         else:
@@ -102,24 +102,24 @@ def read_space(source: RecipeText, words: Sequence[str]) -> SearchSpace:
 
 
 def _require_different(axis: Axis) -> None:
-    """Raise UsageError for a value that is given twice, also in another spelling: its trial would be the same."""
-    found: set[str] = set()
+    """Raise UsageError for a value that is given twice, even in another spelling: both trials would be the same."""
+    seen: set[str] = set()
     for text in axis.values:
         value = text
-        with suppress(RecipeError):  # refused with its trial
+        with suppress(RecipeError):  # an invalid value is refused with its trial
             value = json.dumps(value_of(text), default=str)
-        if value in found:
+        if value in seen:
             raise UsageError(f"{axis.key}={','.join(axis.values)}: has the value {text} twice; write each once")
-        found.add(value)
+        seen.add(value)
 
 
-def _axis(key: str, text: str) -> Axis | None:
+def _parse_axis(key: str, text: str) -> Axis | None:
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
         if not low < high:
             raise UsageError(f"{key}={text.strip()}: a range goes from its smaller end to its larger one, as in 1e-5..1e-2")
         return Axis(key, ends=(low, high), whole=all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()))
-    parts = _split(text)
+    parts = _split_at_commas(text)
     if len(parts) < 2:
         return None
     if not all(parts):
@@ -127,7 +127,7 @@ def _axis(key: str, text: str) -> Axis | None:
     return Axis(key, tuple(parts))
 
 
-def _split(text: str) -> list[str]:
+def _split_at_commas(text: str) -> list[str]:
     """Split at the commas outside brackets and quotes."""
     parts, depth, quote, start = [], 0, "", 0
     for index, letter in enumerate(text):
@@ -146,7 +146,7 @@ def _split(text: str) -> list[str]:
 
 
 def _list_items(text: str) -> list[str]:
-    """Return the items of a YAML list, each as JSON; none if the text is no list."""
+    """Return the items of a YAML list, each as JSON; empty if the text is not a list."""
     try:
         node, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
     except RecipeError:

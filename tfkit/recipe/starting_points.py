@@ -1,50 +1,49 @@
-"""The defaults of fine-tuning before any tuning: the settings of the paper of each kind of task, or measured ones, in one table.
-Torch-free.
+"""The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones. Torch-free.
 
-The largest rate is for the smallest models. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a
-checkpoint after each epoch, the best of them kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and
-smaller batches and more epochs for few rows. docs/decisions.md shows them beside a grid (benchmarks/decisions.py).
+The smallest models have the largest rates. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a checkpoint after
+each epoch, the best of which is kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and smaller batches
+and more epochs for few rows. docs/decisions.md compares them with a grid (benchmarks/decisions.py).
 """
 
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-DECISIONS = 6  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
-HELD_OUT, _MOST_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 0.3, 20  # fractions; and rows, by which the best checkpoint is chosen
+DECISIONS = 6  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
-_ANY = 10**18
-LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # where the memory does not hold a training of all
+_UNLIMITED = 10**18
+LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # if memory does not suffice to train all weights
 
-# A batch below the smallest is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
-_STEPS_AN_EPOCH, _SMALLEST_BATCH, _EXAMPLES_OF_A_CLASS = 25, 8, 30
-_STEP_FLOPS, _FEWEST_TOKENS, _MOST_TOKENS = 2e12, 1024, 8192  # of a step: some ten seconds of a CPU
+# A smaller batch is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
+_STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
+_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
 
 
 def step_tokens(parameters: int) -> int:
-    """Return the tokens of a step that a CPU takes in some ten seconds: 8,192 for small models, 1,024 at least."""
-    return int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, _STEP_FLOPS / (6 * parameters))))
+    """Return the number of tokens of a step that takes a CPU some ten seconds: 8,192 for small models, at least 1,024."""
+    return int(min(_MAX_TOKENS, max(_MIN_TOKENS, _STEP_FLOPS / (6 * parameters))))
 
 
 def trained_bytes(parameters: int) -> int:
-    """Return the memory of a training of all weights: fp32 weights, gradients and two moments, and a working copy in 16 bits."""
+    """Return the bytes that training all weights needs: fp32 weights, gradients and two moments, and a 16-bit working copy."""
     return 18 * parameters
 
 
 def held_out_for(rows: int) -> float:
-    """Return the fraction of labelled rows that is held out: a tenth; of fewer than 200 rows more, for 20, but at most 0.3."""
-    return round(max(HELD_OUT, min(_MOST_HELD_OUT, _FEWEST_HELD_OUT / max(1, rows))), 2)
+    """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3."""
+    return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
 
 def rates_beside(rate: float) -> list[float]:
-    """Return the rates that are tried beside one: a third of it, and three times."""
+    """Return the rates to try besides `rate`: a third of it, and three times it."""
     return [float(f"{rate * factor:.2g}") for factor in (1 / 3, 3)]
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """An optimizer without its rate; the rates, each with the largest model that it is for; a schedule and a length."""
+    """Default hyperparameters: an optimizer, its rates by the largest number of parameters they apply to, a schedule and a length."""
 
     source: str
     optimizer: dict[str, Any]
@@ -52,12 +51,12 @@ class StartingPoint:
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # if there are enough rows
-    steps: int = 50  # fewer hardly change a model
-    most_epochs: int = 10  # to reach them
-    scaled: bool = False  # whether the rates, which are for that batch, fall with the square root of a smaller one (arXiv 2205.10287)
+    steps: int = 50  # at least: fewer hardly change a model
+    most_epochs: int = 10  # to reach `steps`
+    scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
 
     def lr(self, parameters: int, batch_size: int) -> float:
-        """Return the peak learning rate for a model of this size."""
+        """Return the peak learning rate for a model with this many parameters."""
         rate = next(rate for most, rate in self.rates if parameters <= most)
         if not self.scaled or batch_size >= self.batch_size:
             return rate
@@ -66,24 +65,24 @@ class StartingPoint:
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
         """Return the rows per step: as many as `most_tokens` hold, halved until an epoch of `rows` has 25 steps, but at least 8.
 
-        `least`: a smaller batch that is enough.
+        `least`: the minimum where tokens limit the batch; None: 8.
         """
-        smallest = least or _SMALLEST_BATCH
+        smallest = least or _MIN_BATCH
         size = min(self.batch_size, max(smallest, 1 << (int(most_tokens / max(1, row_tokens)) or 1).bit_length() - 1))
-        while size > _SMALLEST_BATCH and rows < _STEPS_AN_EPOCH * size:
+        while size > _MIN_BATCH and rows < _STEPS_PER_EPOCH * size:
             size //= 2
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: more, but at most `most_epochs`, for enough steps, and for thirty examples of each of `classes`."""
-        seen = max(self.steps * batch_size, _EXAMPLES_OF_A_CLASS * classes)
-        return max(self.epochs, min(self.most_epochs, math.ceil(seen / max(1, rows))))
+        """Return the epochs: `epochs`, or up to `most_epochs` for at least `steps` steps and thirty examples of each of `classes`."""
+        examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
+        return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
 
 BERT = StartingPoint(
     "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); up to 6e7 parameters 5e-4, measured; up to 1e7 1e-3, unmeasured",
     _LATER_ADAM | {"eps": 1e-6},
-    ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_ANY, 2e-5)),
+    ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_UNLIMITED, 2e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
     3,
     32,
@@ -92,7 +91,7 @@ BERT = StartingPoint(
 GPT = StartingPoint(
     "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear); up to 6e7 parameters 3e-4, up to 1e7 1e-3, not measured yet",
     _LATER_ADAM,
-    ((10_000_000, 1e-3), (60_000_000, 3e-4), (_ANY, 6.25e-5)),
+    ((10_000_000, 1e-3), (60_000_000, 3e-4), (_UNLIMITED, 6.25e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},
     3,
     32,
@@ -101,7 +100,7 @@ GPT = StartingPoint(
 T5 = StartingPoint(
     "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3)",
     {"kind": "adafactor"},
-    ((_ANY, 1e-3),),
+    ((_UNLIMITED, 1e-3),),
     {"kind": "constant"},
     5,
     32,
@@ -111,7 +110,7 @@ _SMALL_T5 = 20_000_000
 SMALL_T5 = StartingPoint(
     "measured with a T5 of a million parameters (docs/decisions.md): Adafactor at 1e-2, linear, 8 epochs",
     {"kind": "adafactor"},
-    ((_ANY, 1e-2),),
+    ((_UNLIMITED, 1e-2),),
     {"kind": "linear", "warmup_ratio": 0.1},
     8,
     32,
@@ -120,7 +119,7 @@ SMALL_T5 = StartingPoint(
 SMOLLM2 = StartingPoint(
     "SmolLM2's supervised fine-tuning (arXiv 2502.02737: 3e-4, its small models 1e-3; 2 epochs, batch 128, cosine with 10 % of warm-up)",
     {"kind": "adamw"},
-    ((1_000_000_000, 1e-3), (_ANY, 3e-4)),
+    ((1_000_000_000, 1e-3), (_UNLIMITED, 3e-4)),
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     128,
@@ -129,15 +128,15 @@ SMOLLM2 = StartingPoint(
 TUNED = StartingPoint(
     "measured with SmolLM2-135M-Instruct, for models that have a chat template: 5e-5; beyond 10^9 parameters Stanford Alpaca's 2e-5",
     {"kind": "adamw"},
-    ((1_000_000_000, 5e-5), (_ANY, 2e-5)),
+    ((1_000_000_000, 5e-5), (_UNLIMITED, 2e-5)),
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     32,
     most_epochs=4,
 )
 
-# Of low-rank updates whose alpha is twice their rank, whatever the rank and the batch.
-_LORA_RATES = ((10_000_000, 1e-3), (1_000_000_000, 5e-4), (_ANY, 2e-4))
+# For an alpha of twice the rank, whatever the rank and the batch size.
+_LORA_RATES = ((10_000_000, 1e-3), (1_000_000_000, 5e-4), (_UNLIMITED, 2e-4))
 _LORA_SOURCE = (
     "LoRA at 5e-4, measured with SmolLM2-135M-Instruct: ten times the rate of all weights, as Schulman 2025 (LoRA Without Regret) finds; "
     "beyond 10^9 parameters 2e-4 (arXiv 2106.09685, appendix D); up to 1e7 1e-3, not measured yet"
@@ -147,7 +146,7 @@ _LORA_SOURCE = (
 DPO = StartingPoint(
     "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64); up to 1e7 parameters 3e-4, measured; up to 1e9 5e-6, not measured yet",
     {"kind": "adamw", "weight_decay": 0.0},
-    ((10_000_000, 3e-4), (1_000_000_000, 5e-6), (_ANY, 1e-6)),
+    ((10_000_000, 3e-4), (1_000_000_000, 5e-6), (_UNLIMITED, 1e-6)),
     {"kind": "linear", "warmup_ratio": 0.1},
     1,
     32,
@@ -156,7 +155,7 @@ DPO = StartingPoint(
 
 
 def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False, adapter: bool = False) -> StartingPoint:
-    """Return the defaults for an objective and a model's stacks; `tuned`: it has a chat template; `adapter`: by LoRA."""
+    """Return the defaults for an objective and a model's stacks; `tuned`: the model has a chat template; `adapter`: LoRA."""
     if kind in ("dpo", "reward"):
         return DPO
     if kind in ("chat", "causal_lm"):

@@ -1,6 +1,6 @@
 """The task of a fine-tuning without a recipe, derived from the columns of the data and the kind of the model. Torch-free.
 
-An unambiguous task is chosen; otherwise there is an error with the observations and the two closest remedies.
+An unambiguous task is chosen; otherwise an error reports the observations and the two closest remedies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from tfkit.recipe.label_sets import LabelSets
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 
-FEW = 5  # smallest mean number of rows of each class: a column with fewer holds names or numbers, not classes
-_LONG, _WORDS = 60, 6  # characters and spaces, at least, in half of the texts of a column that is more than names
-_APART = 20  # characters of a text that is not part of another by chance
-_MOST_LISTED = 20
+FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
+_LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
+_CONTAINED = 20  # minimum characters of a text that another contains not just by chance
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Seen:
 
     name: str  # of the source, as the user wrote it
     columns: tuple[str, ...]
-    kinds: frozenset[str]  # the objectives whose roles the columns fit
-    rows: int  # that were read
-    count: int = 0  # rows in all, up to ENOUGH_ROWS, and
-    characters: int = 0  # their characters
-    labels: tuple[str, ...] = ()  # of a classification, one a row
-    tags: tuple[str, ...] = ()  # of a tagging
-    conversations: bool = False  # a chat's rows are messages, not an instruction and its answer
+    kinds: frozenset[str]  # the objectives whose roles match the columns
+    rows: int  # number of rows that were read
+    count: int = 0  # number of all rows, up to ENOUGH_ROWS
+    characters: int = 0  # in these `count` rows
+    labels: tuple[str, ...] = ()  # of classification, one per row
+    tags: tuple[str, ...] = ()  # of tagging
+    conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     like_labels: tuple[str, ...] = ()  # columns beside a text with few distinct short values
-    reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each part of a row
-    like_texts: tuple[str, ...] = ()  # columns that a classification recognises for its one text, if there is no second one
+    reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each role
+    like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
-    label_sets: LabelSets | None = None  # of a multi-label classification
+    label_sets: LabelSets | None = None  # of multi-label classification
     unanswerable: bool = False  # some questions have no answer in their context
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The kind of the checkpoint."""
+    """The facts of a checkpoint that decide its task."""
 
     name: str  # as the user wrote it
     family: str
@@ -52,8 +52,8 @@ class Kind:
     has_spans: bool  # has T5's tokens for missing spans
     tuned: bool = False  # has a chat template
     context_length: int = 0
-    token_bytes: int = 0  # activations of a token, about
-    reads_further: bool = False  # than its context: relative positions, as T5's
+    token_bytes: int = 0  # approximate activation memory per token
+    reads_further: bool = False  # beyond its context length, by relative positions (T5)
 
     def __str__(self) -> str:
         head = _HEADS.get(self.head, self.head)
@@ -73,9 +73,7 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A decision: the objective's section, the metric of the best checkpoint (None: the loss), the reason, and the columns that the
-    sources have to name.
-    """
+    """A chosen task: its objective section, the metric of the best checkpoint (None: the loss), the reason, and the columns to name."""
 
     objective: dict[str, Any]
     metric: str | None
@@ -84,8 +82,8 @@ class Task:
 
 
 def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
-    """Choose the task; `given` is the user's part of the objective. Raise UsageError if none or several are possible."""
-    kind = given.get("kind") or _labelled(seen, model) or _of_text(seen, model)
+    """Choose the task; `given` is the user's part of the objective. Raises UsageError if no task or several are possible."""
+    kind = given.get("kind") or _labelled_objective(seen, model) or _pretraining_objective(seen, model)
     _check_all_is_read(seen, model, kind)
     if kind == "classification":
         return _classification(seen, model, given)
@@ -114,8 +112,8 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     return Task({"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so the model's own task continues")
 
 
-# The part that a column of otherwise unread text may be in an objective's rows, and the part beside it.
-_ROOM = {
+# For each objective: the role for a further column of text (empty: none), and the role beside it.
+_FURTHER_TEXT = {
     "classification": ("pair", "text"),
     "multi_label": ("pair", "text"),
     "chat": ("input", "instruction"),
@@ -124,13 +122,13 @@ _ROOM = {
 
 
 def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
-    """Raise UsageError if a column of text would not be read: half of a task, such as the passage that a question is about."""
+    """Raise UsageError if a column of text would not be read, such as the passage that a question is about."""
     if unread := seen.unread.get(kind):
-        part, beside = _ROOM[kind]
+        part, beside = _FURTHER_TEXT[kind]
         first, second = unread[0], seen.reads[kind][beside]
         both = f"{{{beside}: {second}, {part}: {first}}}" if part else f"{{{beside}: '{{{first}}} {{{second}}}'}}"
         what = f"the column {first!r} holds text, and would not be read beside {second!r}"
-        raise _refusal(
+        raise _task_error(
             seen,
             model,
             what,
@@ -139,8 +137,8 @@ def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
         )
 
 
-def _labelled(seen: Seen, model: Kind) -> str | None:
-    """Return the one objective of labelled rows that fits the columns; None if there is text alone."""
+def _labelled_objective(seen: Seen, model: Kind) -> str | None:
+    """Return the objective on labelled rows that fits the columns; None if the rows are text alone."""
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
@@ -152,21 +150,21 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
     is_recognised = "causal_lm" in seen.kinds and labels not in ("labels", "label")  # a note about a text may have such a name
     if found == ["multi_label"] and model.stacks == "decoder" and is_recognised:
         what = f"the column {labels!r} may be the labels of the text"
-        raise _refusal(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
+        raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
     possible = [kind for kind in found if model.stacks in SECTIONS[kind].stacks]
     if len(possible) > 1:
-        raise _refusal(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
+        raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
     if found and not possible:
-        one = found[0]
-        wanted = " or ".join(_STACKS[name] for name in SECTIONS[one].stacks)
-        what = f"these are the columns of {one}, which is for {wanted}"
-        raise _refusal(seen, model, what, f"--from {wanted}", _INSTEAD[one, model.stacks])
+        kind = found[0]
+        wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)
+        what = f"these are the columns of {kind}, which is for {wanted}"
+        raise _task_error(seen, model, what, f"--from {wanted}", _ALTERNATIVES[kind, model.stacks])
     return possible[0] if possible else None
 
 
-# If a model of these stacks cannot be trained for an objective: another way to read its columns.
+# Other ways to read the columns of an objective for which a model with these stacks cannot be trained.
 _CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts, or numbers for them"
-_INSTEAD = {
+_ALTERNATIVES = {
     ("chat", "encoder"): _CLASSES,
     ("chat", "both"): "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
     ("dpo", "encoder"): _CLASSES,
@@ -179,40 +177,40 @@ _INSTEAD = {
     ("text_to_text", "encoder"): _CLASSES,
     ("text_to_text", "decoder"): "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
 }
-_CONTINUED = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
-_FIRST = {
+_PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
+_LABELLED_COLUMNS = {
     "encoder": _CLASSES,
     "decoder": "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
     "both": "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
 }
 
 
-def _of_text(seen: Seen, model: Kind) -> str:
+def _pretraining_objective(seen: Seen, model: Kind) -> str:
     """Return the objective for text alone: the model's own kind of pretraining."""
-    kind = _CONTINUED[model.stacks]
+    kind = _PRETRAINING[model.stacks]
     if "causal_lm" not in seen.kinds:
         rest = f"data.train.0.columns={{text: NAME}} for {kind}, on text alone"
-        raise _refusal(seen, model, "no task has these columns", _FIRST[model.stacks], rest)
+        raise _task_error(seen, model, "no task has these columns", _LABELLED_COLUMNS[model.stacks], rest)
     if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
-        raise _refusal(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
+        raise _task_error(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
     if seen.like_labels and model.stacks == "encoder":
         label = seen.like_labels[0]
         what = f"the column {label!r} may be the label of the text"
-        raise _refusal(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
+        raise _task_error(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
-        raise _refusal(seen, model, what, _FIRST["both"], "--from a T5")
+        raise _task_error(seen, model, what, _LABELLED_COLUMNS["both"], "--from a T5")
     return kind
 
 
 def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
-    """Choose classes or numbers: values with fractions are numbers, integers that repeat often are classes."""
+    """Choose classes or regression: numbers with fractions mean regression, integers that repeat often are classes."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
         of_both, of_one = (f"data.train.0.columns={{{names}}}" for names in (f"text: {first}, pair: {second}", f"text: {first}"))
-        raise _refusal(seen, model, what, f"{of_both} for the classes of pairs", f"{of_one} for those of one text")
+        raise _task_error(seen, model, what, f"{of_both} for the classes of pairs", f"{of_one} for those of one text")
     if given.get("regression"):
         return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
     numbers = [read_number(label) for label in seen.labels]
@@ -230,7 +228,7 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
 
 
 def _multi_label(sets: LabelSets | None) -> Task:
-    """Choose how the labels of a row are separated."""
+    """Choose multi-label classification, with the delimiter of the labels."""
     if sets is None:
         return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})
@@ -239,45 +237,45 @@ def _multi_label(sets: LabelSets | None) -> Task:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Whether a column may hold labels: short values, at least two, that repeat often."""
+    """Return whether a column may hold labels: short values, at least two distinct ones, that repeat often."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 40) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
 
 def long_texts(values: Sequence[object]) -> bool:
-    """Whether a column holds texts of some length, hardly any of them twice: not names, addresses or explanations of a class."""
+    """Return whether a column holds longer texts that hardly repeat, rather than names, addresses or explanations of a class."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
         return False
-    return sorted(map(len, texts))[len(texts) // 2] >= _LONG and sorted(text.count(" ") for text in texts)[len(texts) // 2] >= _WORDS
+    return sorted(map(len, texts))[len(texts) // 2] >= _LONG and sorted(text.count(" ") for text in texts)[len(texts) // 2] >= _SPACES
 
 
 def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequence[object]]) -> tuple[str, ...]:
-    """Return the columns of texts of some length that an objective would leave unread, if its rows may have one more.
+    """Return the columns of longer texts that an objective would leave unread, if its rows may have a further text.
 
-    `reads`: the column of each part of a row; `held`: the values of each column, row by row. Columns that repeat what is read are excluded:
-    those within it, or around the text beside them, in a third of the rows.
+    `reads`: the column of each role; `held`: the values of each column, row by row. Columns that repeat what is read are excluded: in a
+    third of their rows, a text that is read contains the column's text, or the text beside it is contained in it.
     """
-    part, beside = _ROOM.get(kind, ("", ""))
+    part, beside = _FURTHER_TEXT.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
-    read, asked = [held[name] for name in reads.values() if name in held], held[reads[beside]]
+    read, texts_beside = [held[name] for name in reads.values() if name in held], held[reads[beside]]
     found = [name for name in held if name not in reads.values() and long_texts(held[name])]
-    return tuple(name for name in found if not _repeats(held[name], asked, read))
+    return tuple(name for name in found if not _repeats(held[name], texts_beside, read))
 
 
-def _repeats(values: Sequence[object], asked: Sequence[object], read: Sequence[Sequence[object]]) -> bool:
-    texts = again = 0
-    for value, within, *rest in zip(values, asked, *read, strict=True):
+def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Sequence[Sequence[object]]) -> bool:
+    texts = repeated = 0
+    for value, beside, *others in zip(values, texts_beside, *read, strict=True):
         if isinstance(value, str) and (text := value.strip()):
             texts += 1
-            is_around = isinstance(within, str) and len(within.strip()) >= _APART and within.strip() in text
-            again += is_around or any(isinstance(other, str) and text in other for other in rest)
-    return 3 * again >= texts
+            contains = isinstance(beside, str) and len(beside.strip()) >= _CONTAINED and beside.strip() in text
+            repeated += contains or any(isinstance(other, str) and text in other for other in others)
+    return 3 * repeated >= texts
 
 
-def _refusal(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:
-    names = ", ".join(seen.columns[:_MOST_LISTED]) + (", ..." if len(seen.columns) > _MOST_LISTED else "")
+def _task_error(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:
+    names = ", ".join(seen.columns[:_MAX_LISTED]) + (", ..." if len(seen.columns) > _MAX_LISTED else "")
     return UsageError(
         f"{seen.name}: {what}. Columns found: {names}. The model is {model}.\nGive a recipe, or one of these:\n  {first}\n  {second}"
     )

@@ -1,4 +1,4 @@
-"""Checks that no field can make alone: sections that contradict each other, and options that nothing would read."""
+"""Checks across fields: sections that contradict each other, and options that nothing would read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,13 +38,13 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
-    """Return why a finished model, with this config and its own tokenizer, does not fit an objective."""
+    """Return why a finished model, with this config and its own tokenizer, does not fit an objective; empty if it does."""
     model = ModelSection.model_validate(config.model_dump())
     return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
 
 def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that no tokenizer is given with a checkpoint, which brings its own, and that there is one if the objective needs it."""
+    """Check that a checkpoint is given if the objective needs one, and that no tokenizer is given beside it: it has its own."""
     if recipe.objective.needs_start and recipe.model.start is None:
         kind = recipe.objective.kind
         yield ("objective", "kind"), f"{kind} trains a finished model, never random weights: set model.from, or give --from CKPT"
@@ -53,7 +53,7 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that an adapter has a checkpoint, all of whose weights it freezes."""
+    """Check that an adapter has a checkpoint, and that no other field freezes weights, since the adapter freezes all."""
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
@@ -65,7 +65,7 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that learning rates that are tried have a loss by which they can be compared."""
+    """Check that trial learning rates can be compared by a loss."""
     if recipe.training.trial_rates is not None and recipe.objective.scored_by == "rollout":
         kind = recipe.objective.kind
         yield ("training", "trial_rates"), f"{kind} trains on responses that are sampled, so rates cannot be compared by a loss: remove it"
@@ -105,7 +105,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that rows are cut at all, and that the model holds one, where the recipe describes the model."""
+    """Check that the objective reads the length of rows, and that a row fits the model if the recipe describes it."""
     if recipe.model.start is None:
         yield from long_rows(recipe, model_values(recipe.model))
     if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":
@@ -113,7 +113,7 @@ def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Check that a model with these values of a config holds a row, and a row the response that is sampled in it."""
+    """Check that a row fits a model with these config values, and that a sampled response leaves room for a prompt in it."""
     length, most, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
     is_relative = isinstance(position, dict) and position.get("kind") == "relative"
     if length is not None and isinstance(most, int) and length > most and not is_relative:
@@ -128,13 +128,13 @@ def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, st
 
 
 def unread_length(objective: ObjectiveSection) -> str:
-    """Return what is wrong with a length of rows for an objective that judges in the model's whole context."""
+    """Return the message for a row length given with an objective that scores in the model's whole context."""
     return f"{objective.kind} judges in the model's whole context: remove it"
 
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be a run's own, of a text that gave fewer entries than requested; too many are found after the training.
+    # A full description may be that of a run whose text gave fewer entries than requested: it is checked once the tokenizer is trained.
     trained = (
         recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= ModelConfig.model_fields.keys()
     )
@@ -144,7 +144,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the values of the model's config, as far as they are given; `start`: those of the model that it begins as."""
+    """Return the config values of a model, as far as they are given; `start`: those of the model that it starts from."""
     return merge(start or (PRESETS[model.preset][1] if model.preset in PRESETS else {}), model.changes)
 
 
@@ -174,7 +174,7 @@ def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: Toke
 
 
 def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
-    """Check that the tokenizer has a token with which a decoder begins, one that ends targets, and sentinels for spans."""
+    """Check that the tokenizer has a start token for the decoder, an end token for targets, and sentinels for spans."""
     if section.path is not None:
         return
     own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
@@ -209,7 +209,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured where it has a budget, and that there is a budget that a failing meter concerns."""
+    """Check that energy is measured if it has a budget, and that on_meter_failure and intensity_file are read."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:
@@ -222,7 +222,7 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that a figure of embodied emissions has a source: without one nobody can judge it."""
+    """Check that embodied emissions are given with their source, without which nobody can judge them."""
     grams, source = recipe.carbon.embodied_g_per_device_hour, recipe.carbon.embodied_source
     if grams is not None and source is None:
         yield ("carbon", "embodied_g_per_device_hour"), "needs embodied_source: where the figure is from"

@@ -1,4 +1,4 @@
-"""Whether the work of a recipe's steps can be dealt to several ranks: every rank gets as many micro-batches as every other."""
+"""Checks that a recipe's steps can be divided among ranks: all ranks get the same number of micro-batches."""
 
 from collections.abc import Iterator
 
@@ -10,20 +10,20 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
-    """Return what cannot be dealt to this many ranks, each at its field and with the nearest sizes that can."""
-    if ranks == 1:  # whoever checks a recipe for no number of ranks may mean many
+    """Return a problem for each field that cannot be divided among this many ranks, with the nearest sizes that can."""
+    if ranks == 1:  # the default: a recipe that is checked without a number of ranks may be meant for many
         return []
-    return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven(recipe, ranks)]
+    return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 
 def require_even(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError where the work of a checked recipe cannot be dealt evenly to this many ranks."""
-    _refuse(_uneven(recipe, ranks))
+    """Raise UsageError if the steps of a checked recipe cannot be divided evenly among this many ranks."""
+    _refuse(_uneven_fields(recipe, ranks))
 
 
 def require_mesh(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError where this many ranks are not the mesh of a checked recipe."""
-    _refuse(_outside_of_mesh(recipe, ranks))
+    """Raise UsageError if this many ranks do not form the mesh of a checked recipe."""
+    _refuse(_mesh_problems(recipe, ranks))
 
 
 def _refuse(problems: Iterator[tuple[Path, str]]) -> None:
@@ -31,9 +31,9 @@ def _refuse(problems: Iterator[tuple[Path, str]]) -> None:
         raise UsageError("\n".join(lines))
 
 
-def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
+def _uneven_fields(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
     training, objective = recipe.training, recipe.objective
-    yield from _outside_of_mesh(recipe, ranks)
+    yield from _mesh_problems(recipe, ranks)
     ramp, micro_batch = training.batch_ramp, training.micro_batch_size
     rows, path = (training.batch_size, ("training", "batch_size")) if ramp is None else (ramp.start, ("training", "batch_ramp", "start"))
     whole = ranks * (micro_batch or 1)
@@ -54,7 +54,7 @@ def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
         )
 
 
-def _outside_of_mesh(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
+def _mesh_problems(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
     shard, replicas = recipe.parallel.shard, recipe.parallel.replicas
     if ranks % shard:
         yield (

@@ -1,4 +1,4 @@
-"""Fields of the schema at a path: for suggestions, and for the tags of unions."""
+"""Lookup of the schema's fields by path, for suggestions and for the kinds of unions."""
 
 import difflib
 import typing
@@ -49,38 +49,40 @@ FOREIGN_NAMES = {
 }
 
 
-def records(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the records that a field may hold, through lists, unions and annotations."""
+def section_types(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the section types that a field may hold, through lists, unions and annotations."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
-        yield from records(argument)
+        yield from section_types(argument)
 
 
-def tags(record: type[BaseModel]) -> tuple[str, ...]:
-    """Return the values of `kind` for this record; none if it has no kind."""
-    kind = record.model_fields.get("kind")
+def tags(section: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values of `kind` of a section type; empty if it has no `kind`."""
+    kind = section.model_fields.get("kind")
     return typing.get_args(kind.annotation) if kind else ()
 
 
-def records_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
-    """Return the records that are allowed at a path; only one if the data have its kind."""
-    here = [root]
+def section_types_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
+    """Return the section types that are allowed at a path; only the one of the data's `kind`, if it has one."""
+    types = [root]
     for step in path:
         data = _value(data, step)
         if isinstance(step, int):
             continue
-        here = [inner for record in here if step in record.model_fields for inner in records(record.model_fields[step].annotation)]
-        if len(here) > 1 and isinstance(data, dict):
-            here = [record for record in here if data.get("kind") in tags(record)] or here
-    return here
+        fields = [section.model_fields[step] for section in types if step in section.model_fields]
+        types = [inner for field in fields for inner in section_types(field.annotation)]
+        if len(types) > 1 and isinstance(data, dict):
+            types = [section for section in types if data.get("kind") in tags(section)] or types
+    return types
 
 
 def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
     """Return the declaration of the field at a path; None if there is none."""
     if not path or isinstance(path[-1], int):
         return None
-    return next((record.model_fields[path[-1]] for record in records_at(root, path[:-1], data) if path[-1] in record.model_fields), None)
+    types = section_types_at(root, path[:-1], data)
+    return next((section.model_fields[path[-1]] for section in types if path[-1] in section.model_fields), None)
 
 
 def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
@@ -88,11 +90,11 @@ def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
     while path and isinstance(path[-1], int):  # an entry of a list, whose field declares the kinds
         path = path[:-1]
     field = field_at(root, path, data)
-    return [tag for record in records(field.annotation) for tag in tags(record)] if field else []
+    return [tag for section in section_types(field.annotation) for tag in tags(section)] if field else []
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant."""
+    """Return the known name that was probably meant; None if none is close."""
     known = list(known)
     if FOREIGN_NAMES.get(name) in known:
         return FOREIGN_NAMES[name]
@@ -106,7 +108,7 @@ def sections_with(root: type[BaseModel], name: str) -> list[str]:
     return [
         section
         for section, field in root.model_fields.items()
-        if any(wanted & record.model_fields.keys() for record in records(field.annotation))
+        if any(wanted & inner.model_fields.keys() for inner in section_types(field.annotation))
     ]
 
 

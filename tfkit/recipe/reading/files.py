@@ -1,4 +1,4 @@
-"""The files and folders that a recipe names, looked for on this machine: a recipe is good without them, its run is not."""
+"""The files and folders that a recipe names: a recipe is valid if this machine lacks them, but cannot run."""
 
 import glob
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 
 
 def missing_files(tree: Node) -> list[Problem]:
-    """Return a problem for each path of a recipe, valid or not, that leads nowhere. What is on the Hub is not looked for."""
-    found = []
+    """Return a problem for each path of a recipe, valid or not, that does not exist. Paths on the Hub are not checked."""
+    problems = []
     for path, name, what in _paths(plain(tree)):
         if isinstance(name, str) and not name.startswith("hub:") and not _exists(name):
             fetch = fetch_command(name)
             remedy = f"`{fetch}` fetches it" if fetch else "correct the path"
-            found.append(
+            problems.append(
                 Problem(place_of(tree, path, key=False), path, f"{quoted(name)}: no such {what} (from {FilePath.cwd()}); {remedy}")
             )
-    return found
+    return problems
 
 
 def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
-    """Yield each path of a recipe with its field."""
+    """Yield the field, the value and the kind of each path of a recipe, valid or not."""
     sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
     data = sections.get("data", {})
     for part in ("train", "validation"):
@@ -45,7 +45,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
 
 
 def model_paths(recipe: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield each field of a recipe, valid or not, that names a model folder, with its value; None where it is not written."""
+    """Yield each field of a recipe, valid or not, that names a model folder, with its value; None if it is not written."""
     model, tokenizer, objective = (
         part if isinstance(part := recipe.get(name), dict) else {} for name in ("model", "tokenizer", "objective")
     )

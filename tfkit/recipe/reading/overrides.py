@@ -12,7 +12,7 @@ LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
 def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
-    """Change the tree by each override in turn; return those that cannot be applied as problems. The schema rejects unknown fields."""
+    """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
     problems: list[Problem] = []
     for override in overrides:
         try:
@@ -43,21 +43,21 @@ def _apply(root: Mapping, override: str) -> None:
 
 
 def _set(root: Mapping, steps: list[str], value: Node) -> None:
-    here: Node = root
+    node: Node = root
     path: Path = ()
     for name in steps[:-1]:
-        step = _step(here, name, path)
+        step = _step(node, name, path)
         path = (*path, step)
-        reached = child(here, step)
-        if reached is None or (isinstance(reached, Scalar) and reached.value is None):
-            reached = Mapping(COMMAND_LINE)
-            _put(here, step, reached)
-        here = reached
-    _put(here, _step(here, steps[-1], path), value)
+        inner = child(node, step)
+        if inner is None or (isinstance(inner, Scalar) and inner.value is None):
+            inner = Mapping(COMMAND_LINE)
+            _put(node, step, inner)
+        node = inner
+    _put(node, _step(node, steps[-1], path), value)
 
 
 def _drop(root: Mapping, names: Iterable[str]) -> None:
-    """Remove fields of `training` that what was just given replaces: a length in other units, rates to try beside the one that is given."""
+    """Remove fields of `training` that an override replaces: the length in other units, or rates to try beside the given one."""
     training = root.values.get("training")
     if not isinstance(training, Mapping):
         return
@@ -66,24 +66,24 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
         training.keys.pop(name, None)
 
 
-def _step(here: Node, name: str, path: Path) -> str | int:
+def _step(node: Node, name: str, path: Path) -> str | int:
     """Return a key of a section, or an existing index of a list."""
-    if isinstance(here, Scalar):
-        raise _error(path, f"is {here.text}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
-    if isinstance(here, Mapping):
+    if isinstance(node, Scalar):
+        raise _error(path, f"is {node.text}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
+    if isinstance(node, Mapping):
         return name
-    if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(here.items)):
-        count = len(here.items)
+    if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(node.items)):
+        count = len(node.items)
         entries = f"has the entries 0 to {count - 1}" if count > 1 else "has only the entry 0" if count else "is empty"
         raise _error((*path, name), f"there is no such entry: {dotted(path)} {entries}")
     return int(name)
 
 
-def _put(here: Node, step: str | int, value: Node) -> None:
-    if isinstance(here, Mapping):
-        here.set(str(step), value, COMMAND_LINE)
-    elif isinstance(here, Sequence):
-        here.items[int(step)] = value
+def _put(node: Node, step: str | int, value: Node) -> None:
+    if isinstance(node, Mapping):
+        node.set(str(step), value, COMMAND_LINE)
+    elif isinstance(node, Sequence):
+        node.items[int(step)] = value
 
 
 def _error(path: Path, message: str) -> RecipeError:

@@ -26,7 +26,7 @@ from tfkit.recipe.reading.tree import Mapping, Node, Path, Place, Scalar, Sequen
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_VALUES = 20_000  # every use of an alias is counted
-MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time for a tag grows with the square of its length
+MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time to read a tag grows with the square of its length
 
 # The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -37,15 +37,15 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """Return the tree of a text, None if it is empty, and problems that leave it readable. Raise RecipeError for no YAML, or too much.
+    """Return the tree of a text (None: it is empty), and problems that leave it readable. Raises RecipeError for invalid or too much YAML.
 
-    `fixed_place` replaces every position, for a text without positions of its own.
+    `fixed_place` replaces every position, for a text that is not in a file.
     """
     return _Composer(text, file, fixed_place).compose()
 
 
 def read_scalar(text: str) -> str | int | float | bool | None:
-    """Read an unquoted scalar by the core schema of YAML 1.2. Raise ValueError for an integer that no field could hold."""
+    """Read an unquoted scalar by the core schema of YAML 1.2. Raises ValueError for an integer that no field could hold."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -193,18 +193,18 @@ class _Composer:
         self.problems.append(Problem(place, self.path, message))
 
     def _fail(self, place: Place, message: str) -> None:
-        """Stop here: the rest cannot be read."""
+        """Raise RecipeError with all problems so far: the rest cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
 
 
 def _tag(event: Any) -> str | None:
-    """Return the tag as written, not decoded, which takes ruamel.yaml long for a long one; None for a value without, or with a bare `!`."""
+    """Return the tag as written, since ruamel.yaml decodes long ones slowly; None for a value without a tag, or with a bare `!`."""
     tag = event.ctag
     return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
 
 
 def copy_of(node: Node) -> Node:
-    """Copy an alias's value, or a tree: an override of one must not change the other."""
+    """Copy a tree, or an alias's value: an override of the copy must not change the original."""
     match node:
         case Mapping():
             return Mapping(node.place, {key: copy_of(value) for key, value in node.values.items()}, dict(node.keys))

@@ -1,4 +1,4 @@
-"""The problems of a recipe: one line each, all of them in one error."""
+"""The problems of a recipe: one line each, all in one error."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from tfkit.errors import UsageError
 from tfkit.recipe.reading.tree import COMMAND_LINE, Path, Place, dotted
 
 MAX_LINES = 100
-MAX_PATH = 200  # characters of a path in a message, and of the message
-MAX_MESSAGE = 1000
+MAX_PATH = 200  # characters of a path in a message
+MAX_MESSAGE = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Problem:
 
 
 class RecipeError(UsageError):
-    """All problems of a recipe, in the order of the file, then of the command line; one a line."""
+    """All problems of a recipe, one per line: those of the file in its order, then those of the command line."""
 
     def __init__(self, problems: Iterable[Problem]):
-        once = dict.fromkeys(problems)
-        self.problems = sorted(once, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
+        distinct = dict.fromkeys(problems)
+        self.problems = sorted(distinct, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
         lines = [str(problem) for problem in self.problems[:MAX_LINES]]
         if more := len(self.problems) - len(lines):
             lines.append(f"and {more} more")
         super().__init__("\n".join(lines))
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return the problems as `tfkit check --json` has them."""
+        """Return the problems as `tfkit check --json` reports them."""
         return [
             {
                 "file": problem.place.file,
@@ -51,11 +51,11 @@ class RecipeError(UsageError):
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """Return a user's value for a message: one line, cut if it is long."""
+    """Return a user's value for a message: quoted, on one line, truncated if it is long."""
     return cut(repr(value), limit)
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the text on one line, cut at the limit: names in a hostile file are a megabyte long, or move a terminal's cursor."""
+    """Return the text on one line, truncated at the limit: names in a hostile file may be a megabyte long, or move a terminal's cursor."""
     text = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

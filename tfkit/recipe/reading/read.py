@@ -20,7 +20,7 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.dealing import dealing_problems
-from tfkit.recipe.reading.earlier import complete
+from tfkit.recipe.reading.earlier import add_later_fields
 from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
@@ -36,7 +36,7 @@ PIPE_SECONDS = 10.0  # of silence, after which a pipe is abandoned
 
 @dataclass(frozen=True)
 class RecipeText:
-    """A recipe as written: not checked yet, and kept, since a pipe can be read only once."""
+    """The text of a recipe, not checked yet. It is kept, since a pipe can be read only once."""
 
     path: Path
     text: str
@@ -51,25 +51,25 @@ class RecipeText:
         return parse(self.text, str(self.path))
 
     def _tree(self) -> tuple[Node | None, list[Problem]]:
-        """Return the tree, to be changed, and its problems. Raise RecipeError as `parse` does."""
+        """Return a copy of the tree, to be changed, and its problems. Raises RecipeError as `parse` does."""
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 
     def read(self, overrides: Sequence[str] = ()) -> Recipe:
-        """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
+        """Check the recipe with overrides. Raises RecipeError with all problems, one per line, as `place: field: problem and remedy`."""
         return self.changed(overrides)[0]
 
     def changed(self, overrides: Sequence[str], *, with_files: bool = False, ranks: int = 1) -> tuple[Recipe, dict[str, Any]]:
-        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read_recipe` does.
+        """Return the checked recipe, and its document with the overrides applied. Raises RecipeError as `read` does.
 
-        `ranks`: the processes to which the work of its steps is to be dealt.
+        `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
         """
         recipe, tree = _read(*self._tree(), str(self.path), overrides, with_files=with_files, ranks=ranks)
         return recipe, plain(tree)
 
     @property
     def comment(self) -> str:
-        """The lines of comment that the text begins with."""
+        """The comment lines at the beginning of the text."""
         return "".join(takewhile(lambda line: line.startswith("#"), self.text.lstrip("\n").splitlines(keepends=True)))
 
     @property
@@ -81,9 +81,9 @@ class RecipeText:
             return False
 
     def fields(self) -> dict[str, Any]:
-        """Return the written values under dotted names, lists as a whole; of a chain they begin with the stage's.
+        """Return the written values under dotted names, lists as a whole; in a chain, names begin with the stage's.
 
-        Raise UsageError if the text is not YAML.
+        Raises RecipeError if the text is not YAML.
         """
         tree, problems = self._tree()
         if problems:
@@ -112,22 +112,19 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raise UsageError if there is none."""
+    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read."""
     path = find_recipe(name_or_path)
     return RecipeText(path, _text(path))
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = (), *, with_files: bool = False) -> ResolvedRecipe:
-    """Read and check a recipe. UsageError lists all its problems, one a line, as place: field: what and remedy.
-
-    `with_files`: files and folders that it names and that are missing are problems, too.
-    """
+    """Read and check a recipe; see `RecipeText.read`. `with_files`: missing files and folders are problems, too."""
     source = open_recipe(name_or_path)
     return ResolvedRecipe(source.changed(overrides, with_files=with_files)[0], source)
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
-    """Check a recipe that is not in a file, with overrides; return it, and its document with the overrides applied."""
+    """Check a recipe that is not in a file, with overrides. Return it, and its document with the overrides applied."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return recipe, plain(changed)
@@ -142,7 +139,7 @@ def _read(
     if has_stages(tree):
         message = "here a recipe without stages is needed: of a chain that was run each stage has its own, runs/NAME/STAGE/recipe.yaml"
         raise RecipeError([*problems, Problem(tree.keys[STAGES], (STAGES,), message)])
-    complete(tree)
+    add_later_fields(tree)
     problems += apply_overrides(tree, overrides)
     recipe, more = check_tree(tree)
     problems += [*more, *(missing_files(tree) if with_files else []), *(dealing_problems(recipe, tree, ranks) if recipe else [])]
@@ -152,7 +149,7 @@ def _read(
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """Find a file, or a bundled recipe by its name. Raise UsageError if there is neither."""
+    """Find a file, or a bundled recipe by its name. Raises UsageError if there is neither."""
     path = Path(name_or_path)
     try:
         if path.is_file() or path.is_fifo() or path.is_char_device():
@@ -198,7 +195,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raise UsageError if nobody writes."""
+    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if nothing is written to it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening waits for a writer
     content = b""
     try:
@@ -214,7 +211,7 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree, None if a field is not valid, and all problems."""
+    """Return the recipe of a tree (None: a field is invalid), and all problems."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
@@ -227,14 +224,14 @@ def check_tree(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # As JSON: strict about types there still takes a list for a tuple.
+        # As JSON: there, strict validation of types still accepts a list for a tuple.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)
 
 
 def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
-    """Fill in the default kind of a union's section without one: `optimizer: {lr: 1e-3}` is AdamW."""
+    """Add the default kind to sections of unions that have none: `optimizer: {lr: 1e-3}` is AdamW."""
     for name, field in record.model_fields.items():
         section = data.get(name)
         if field.discriminator and isinstance(section, dict) and isinstance(field.default, BaseModel):
@@ -242,12 +239,12 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return the size of a tokenizer that is still to be trained; 1 for a finished one: its own is known when it is read."""
+    """Return the vocabulary size of a tokenizer that is still to be trained; 1 for a finished one, which is read later."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
-    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # otherwise it is rejected itself
+    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # an invalid size is a problem of its own
 
 
 def slug(name: str) -> str:
-    """Return a name in a form that folders allow."""
+    """Return a name in a form that is allowed for folders."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

@@ -1,4 +1,4 @@
-"""Checks of the sources of data: columns that the objective does not read or that are missing, and options that nothing would read."""
+"""Checks of data sources: columns that are missing or that the objective does not read, and options that nothing would read."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
 from tfkit.recipe.schema.sections import Recipe
 
-# The columns of the standard library's rows, by task.
+# The columns of rows from the standard library, by task.
 _STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
     True: ("text",),
     "docstrings": ("source", "target", "name"),
@@ -24,7 +24,7 @@ def source_problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             roles = TEXT if part == "pretraining" else recipe.objective.roles
             is_read = part != "train" or recipe.objective.reads_training
             columns = (*_columns(recipe, source, roles), *_stdlib(recipe, source, roles)) if is_read else ()
-            for name, message in (*_unread_of(source), *columns):
+            for name, message in (*_unread_options(source), *columns):
                 yield ("data", part, index, name), message
             if part != "validation" and source.name is not None:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
@@ -32,7 +32,7 @@ def source_problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
 
 
-def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
+def _unread_options(source: SourceSection) -> Iterator[tuple[str, str]]:
     fields = SourceSection.model_fields
     if source.hub is None:
         for name in ("config", "split", "revision", "streamed"):
@@ -57,7 +57,7 @@ def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
 
 
 def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Iterator[tuple[str, str]]:
-    """Check that columns are mapped to roles that the objective reads, each once."""
+    """Check that columns are mapped to roles that the objective reads, and each role only once."""
     roles = {role.name: role.form for role in read}
     for name, column in source.columns.items():
         if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers", "tools"):
@@ -71,13 +71,13 @@ def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Ite
 
 
 def _stdlib(recipe: Recipe, source: SourceSection, roles: Sequence[Role]) -> Iterator[tuple[str, str]]:
-    """Check that the standard library's rows have the columns that the objective reads, or that the recipe names others."""
+    """Check that rows from the standard library have the columns that the objective reads, unless the recipe names others."""
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
-    shapes = {role.shape for role in roles if role.shape} or {""}  # of rows; one of them is enough
+    shapes = {role.shape for role in roles if role.shape} or {""}  # alternatives, one of which is enough
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
-    if given and not any(present >= each for each in needed):
-        one = "has no column but" if len(given) == 1 else "has the columns"
+    if given and not any(present >= required for required in needed):
+        has = "has no column but" if len(given) == 1 else "has the columns"
         reads = ", ".join(role.name for role in roles)
-        yield "stdlib", f"{one} {', '.join(given)}, but the objective {recipe.objective.kind} reads {reads}"
+        yield "stdlib", f"{has} {', '.join(given)}, but the objective {recipe.objective.kind} reads {reads}"

@@ -1,4 +1,4 @@
-"""A recipe with stages as trees, one for each stage: a chain, in which `from: STAGE` names an earlier one."""
+"""The trees of a recipe with stages (a chain), one per stage; `from: STAGE` names an earlier stage."""
 
 import re
 from collections.abc import Sequence as Arguments
@@ -9,9 +9,9 @@ from tfkit.recipe.schema.sections import Recipe
 
 STAGES = "stages"
 START = "from"  # of a stage: short for model: {from: ...}
-STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # a folder's name, and the beginning of a dotted name
-# Sections of a recipe, and what lies in a run folder.
-_TAKEN = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
+STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # also the name of a folder, and the beginning of dotted names
+# The names of sections, and of the entries of a run folder.
+_RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
 
 
 def has_stages(tree: Node | None) -> bool:
@@ -44,7 +44,7 @@ def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
 
 
 def split_words(overrides: Arguments[str], names: Arguments[str]) -> tuple[dict[str, list[str]], list[Problem]]:
-    """Return the key=value of each stage, without its name; and those that are of no stage as problems."""
+    """Return the overrides of each stage, without its name, and a problem for each override that belongs to no stage."""
     words: dict[str, list[str]] = {name: [] for name in names}
     problems = []
     for override in overrides:
@@ -62,7 +62,7 @@ def split_words(overrides: Arguments[str], names: Arguments[str]) -> tuple[dict[
 
 
 def drop_pin(stage: Mapping, words: Arguments[str]) -> None:
-    """Remove the hash of a stage's checkpoint where another checkpoint replaces it: it is of the first one."""
+    """Remove the hash of a stage's checkpoint if an override replaces the checkpoint but not the hash."""
     keys = {word.partition("=")[0].strip() for word in words}
     model = stage.values.get("model")
     if isinstance(model, Mapping) and "model.from" in keys and "model.sha256" not in keys:
@@ -73,7 +73,7 @@ def drop_pin(stage: Mapping, words: Arguments[str]) -> None:
 def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
     if not re.fullmatch(STAGE_NAME, name):
         return "the name of a stage is a word: letters, digits, dash and underscore, at most 64, a letter first"
-    if name.lower() in _TAKEN:
+    if name.lower() in _RESERVED:
         return "a stage cannot have this name, which a recipe or a run folder has for something else; choose another"
     if twin := next((other for other in before if other.lower() == name.lower()), None):
         return f"differs from the name {twin} only in capitals, so both are the same folder on some disks; choose another"
@@ -81,7 +81,7 @@ def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
 
 
 def _move_start(name: str, stage: Mapping) -> list[Problem]:
-    """Put `from` where a recipe has it, below model."""
+    """Move `from` of a stage into its section model, where a recipe has it."""
     if START not in stage.values:
         return []
     start, place = stage.values.pop(START), stage.keys.pop(START)

@@ -1,4 +1,4 @@
-"""A recipe between text and record: values with their positions, so that every error has one."""
+"""The tree of a recipe: its values with their positions, so that every error has a position."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A point in a file, counted from 1, or the command line, which has no lines."""
+    """A position in a file, counted from 1, or the command line, which has no lines (0)."""
 
     file: str
     line: int = 0
@@ -41,14 +41,14 @@ class Sequence:
 
 @dataclass
 class Mapping:
-    """Keys in the order of the file, and the position of each key."""
+    """A section: its keys and values in the order of the file, and the position of each key."""
 
     place: Place
     values: dict[str, "Node"] = field(default_factory=dict)
     keys: dict[str, Place] = field(default_factory=dict)
 
     def set(self, key: str, value: "Node", place: Place) -> None:
-        """Put a value under a key; the place becomes the key's position."""
+        """Set the value of a key, and the key's position."""
         self.values[key] = value
         self.keys[key] = place
 
@@ -85,38 +85,30 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def walk(root: Node, path: Path) -> Iterator[tuple[str | int, Node, Node | None]]:
-    """Yield each step of a path with the node it leaves and the one it reaches, up to the first that reaches nothing."""
-    here: Node | None = root
+    """Yield each step of a path with the node before it and the node after it, which is None where the tree ends."""
+    node: Node | None = root
     for step in path:
-        if here is None:
+        if node is None:
             return
-        reached = child(here, step)
-        yield step, here, reached
-        here = reached
-
-
-def find(root: Node, path: Path) -> Node | None:
-    """Return the node at a path; None if there is none."""
-    here: Node | None = root
-    for step in path:
-        here = child(here, step) if here is not None else None
-    return here
+        after = child(node, step)
+        yield step, node, after
+        node = after
 
 
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
     """Return the place of an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
 
-    Values that are not written (a missing field, a value of a preset) point to the nearest section that is.
+    A value that is not written (a missing field, a value of a preset) has the place of the nearest section that is.
     """
     place = root.place
-    for depth, (step, here, reached) in enumerate(walk(root, path), 1):
-        if reached is None:
+    for depth, (step, before, after) in enumerate(walk(root, path), 1):
+        if after is None:
             break
-        at_key = key or depth < len(path) or not isinstance(reached, Scalar)
-        place = here.keys[str(step)] if isinstance(here, Mapping) and at_key else reached.place
+        at_key = key or depth < len(path) or not isinstance(after, Scalar)
+        place = before.keys[str(step)] if isinstance(before, Mapping) and at_key else after.place
     return place
 
 
 def dotted(path: Path) -> str:
-    """Return data.train.0.path, as in overrides."""
+    """Return a path in dotted form, as in overrides: data.train.0.path."""
     return ".".join(str(step) for step in path)

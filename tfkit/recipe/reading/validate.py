@@ -1,4 +1,4 @@
-"""A tree against a schema: pydantic finds the errors, this module explains them in the words of a recipe and gives their positions."""
+"""Validation of a tree: pydantic finds the errors, which are explained here in the terms of a recipe, with their positions."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tfkit.recipe.reading.fields import FOREIGN_NAMES, did_you_mean, field_at, kinds_at, records_at, sections_with
+from tfkit.recipe.reading.fields import FOREIGN_NAMES, did_you_mean, field_at, kinds_at, section_types_at, sections_with
 from tfkit.recipe.reading.problems import Problem, quoted
 from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.sections import Recipe
 
-# The types that pydantic's *_type errors expected.
+# The types that pydantic's *_type errors expect.
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -26,16 +26,16 @@ _EXPECTED = {
 
 
 def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree: Node, base: Path = ()) -> list[Problem]:
-    """Return each error of the validation of `data`, which is at `base` in the tree."""
-    found = []
+    """Return a problem for each error in the validation of `data`, which is at `base` in the tree."""
+    problems = []
     for path, detail in _without_other_branches(error.errors(include_url=False), data):
         path, message, at_key = _explain(detail, path, schema, data)
-        found.append(Problem(place_of(tree, base + path, key=at_key), base + path, message))
-    return found
+        problems.append(Problem(place_of(tree, base + path, key=at_key), base + path, message))
+    return problems
 
 
 def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
-    """Return the message for an unknown field: the one that was meant, the section that it belongs to, or the known ones."""
+    """Return the message for an unknown field, with the field that was meant, its section, or the known fields."""
     known = sorted(known)
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
@@ -46,14 +46,14 @@ def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
 
 
 def one_of(value: Any, allowed: Iterable[str]) -> str:
-    """Return the message for a word that is not among those allowed."""
+    """Return the message for a value that is not among the allowed words."""
     allowed = list(allowed)
     meant = did_you_mean(value, allowed) if isinstance(value, str) else None
     return f"{quoted(value)} is none of {', '.join(allowed)}" + (f"; did you mean {meant}" if meant else "")
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Return errors with their paths in the data. For a union, only the branch with the value's shape; without one, one error for all."""
+    """Return errors with their paths in the data; of a union, those of the branch with the value's shape, or one error if there is none."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -74,7 +74,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return pydantic's location without the branches of unions; and the place and name of a branch that was removed."""
+    """Return pydantic's location without the branches of unions, and the path and the name of the removed branch (None, "": none)."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -130,8 +130,8 @@ def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: An
 
 
 def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
-    records = records_at(schema, path[:-1], data)
-    known = {name for record in records for name in record.model_fields}
+    sections = section_types_at(schema, path[:-1], data)
+    known = {name for section in sections for name in section.model_fields}
     name = str(path[-1])
     return unknown(name, known, sections_with(Recipe, name) or [name for name in Recipe.model_fields if name == path[-1] and len(path) > 1])
 

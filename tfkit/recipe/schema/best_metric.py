@@ -1,4 +1,4 @@
-"""The metric of the best checkpoint: the metrics that evaluations during training compute, and which direction of each is better."""
+"""The metric of the best checkpoint: the metrics that evaluations during training compute, by their better direction."""
 
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.objective_sections import metrics_of_texts

@@ -1,6 +1,6 @@
-"""The largest numbers that a recipe may hold: far above anything published, but such that nothing overflows or is allocated in vain.
+"""Bounds of the numbers in a recipe: far above anything published, but low enough that nothing overflows or allocates without limit.
 
-Whether a model and its batches fit a machine is another question, which the memory of that machine answers (exit 5).
+Whether a model and its batches fit a machine shows only on that machine (exit code 5).
 """
 
 from typing import Annotated
@@ -10,21 +10,21 @@ from pydantic import Field
 # Steps, rows, intervals: thirty years at a thousand a second.
 Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
-# Tokens: a thousand times the training of the largest models. In float64 every number up to here is exact.
+# Tokens: a thousand times the training of the largest models. In float64 every integer up to this bound is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
 # Rows gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
-# The tokenizer's trainer allocates for all of them at once, and aborts the process if it cannot: Gemma's 256,000 are the most in use.
+# The tokenizer's trainer allocates all entries at once, and aborts the process if it cannot: Gemma's 256,000 are the most in use.
 MAX_VOCAB_SIZE = 1 << 20
 VocabSize = Annotated[int, Field(gt=0, le=MAX_VOCAB_SIZE)]
 # Bytes of text held while a tokenizer is trained.
 SampleBytes = Annotated[int, Field(gt=0, le=1 << 40)]
-# Rows of an epoch for each row of a source; BERT has ten.
+# How often an epoch reads each row of a source; ten in BERT.
 SourceWeight = Annotated[float, Field(gt=0, le=10_000)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
-# Times any weight decay it fits float32. If it breaks a training, the training's own guards end it (exit 6).
+# Its product with any weight decay fits float32. If it breaks a training, the training's own guards end it (exit code 6).
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]
-# Factors and divisors: float32 holds their square and cube.
+# Factors and divisors: their square and cube fit float32.
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
@@ -34,7 +34,7 @@ Rank = Annotated[int, Field(gt=0, le=1 << 16)]
 Resamples = Annotated[int, Field(gt=0, le=100_000)]
 # Tokens of a continuation: ten times the longest context of any model.
 NewTokens = Annotated[int, Field(gt=0, le=100_000_000)]
-# Beams are rows of a forward, each with a cache of its own.
+# Beams are rows of a forward pass, each with a cache of its own.
 Beams = Annotated[int, Field(gt=0, le=1_024)]
 # Examples in a prompt: no context holds more.
 Shots = Annotated[int, Field(ge=0, le=10_000)]

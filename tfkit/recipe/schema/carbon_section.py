@@ -1,4 +1,4 @@
-"""The section of energy and emissions: what is measured, and the place whose electricity it is."""
+"""The section for energy and emissions: what is measured, and the place where the electricity is used. Torch-free."""
 
 from typing import Annotated, Literal
 

@@ -62,7 +62,7 @@ class TokenizerSection(Data):
 
 
 def _no_number(value: Any) -> Any:
-    """Reject numbers: to a Literal of pydantic 1 is True."""
+    """Reject numbers: pydantic's Literal takes 1 for True."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise PydanticKnownError("literal_error", {"expected": "False, True, 'docstrings', 'token_roles' or 'packages'"})
     return value
@@ -124,7 +124,7 @@ class SourceSection(Data):
 
 
 def set_names(sources: Sequence[SourceSection]) -> list[str]:
-    """Return the names of validation sets in their metrics: their own, else their numbers from 1."""
+    """Return the names of validation sets in their metrics: their own, or else their numbers, from 1."""
     return [source.name or str(number) for number, source in enumerate(sources, 1)]
 
 

@@ -1,4 +1,4 @@
-"""The head for an objective, if a recipe names none: the one that its family uses for such a task. Torch-free."""
+"""The head for an objective if the recipe names none: the head that the model's family uses for such tasks. Torch-free."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from tfkit.recipe.schema.sections import Recipe
 def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
-    """Return the values of a finished model's head for an objective; None if its own is of that kind, and for the same labels."""
+    """Return the config of the head that a finished model needs for an objective; None if its own is of that kind, for the same labels.
+
+    `labels`: the number of classes or tags; `same_labels`: the head was trained for these.
+    """
     objective, own = objective.trained_for, config.head
     kind = objective.head
     if isinstance(objective, MaskedLMSection) and own.kind == "masked_lm":
@@ -27,7 +30,7 @@ def new_head(
         return None
     if own.kind == kind:
         return {**own.model_dump(), "count": labels}
-    values = _of_family(family, kind, labels, decoder=bool(config.decoder_layers))
+    values = _family_head(family, kind, labels, decoder=bool(config.decoder_layers))
     if kind in ("lm", "masked_lm"):
         values |= {"tied": True}
     if isinstance(objective, MaskedLMSection):
@@ -36,25 +39,25 @@ def new_head(
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
-    """Return the values of the head for the objective; None if the model's own fits, or the recipe has one.
+    """Return the config of the head for a recipe's objective; None if the model's own fits, or the recipe has one.
 
-    `labels` is the number of classes or tags; 1 for a number.
+    `labels`: the number of classes or tags; 1 for regression.
     """
     objective, preset = recipe.objective.trained_for, recipe.model.preset
     kind = objective.head
     if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
-    if isinstance(objective, MaskedLMSection):  # the NSP head is present if the objective needs it
+    if isinstance(objective, MaskedLMSection):  # with an NSP head if the objective needs it
         own = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
         return {**own, "next_sentence": objective.next_sentence}
     if kind == "choices":  # beside a language model's own head
         return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
     family = PRESETS[preset][0] if preset in PRESETS else None
-    return _of_family(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
+    return _family_head(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
 
 
-def _of_family(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
-    """Return the family's head of a kind; without one for classes, a head that reads the end of a decoder's text, or an encoder's start."""
+def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
+    """Return the config of a family's head of a kind. By default, classes read the last token of a decoder, the first of an encoder."""
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
     if kind in ("classes", "tags"):

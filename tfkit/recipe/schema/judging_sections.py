@@ -1,6 +1,6 @@
-"""The objectives that only judge a finished model: pairs of sentences, examples in the prompt. Torch-free."""
+"""The objectives that only evaluate a finished model: minimal pairs, and few-shot prompts. Torch-free."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,9 +8,6 @@ from tfkit.recipe.schema.bounds import Shots
 from tfkit.recipe.schema.label_sections import Labels, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
-
-if TYPE_CHECKING:
-    pass
 
 
 @declared
@@ -30,7 +27,7 @@ class MinimalPairsSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """Whether it reads data.train: it only evaluates."""
+        """Whether it reads data.train: never, since it only evaluates."""
         return False
 
 

@@ -24,7 +24,7 @@ def _all_different(labels: list[str]) -> list[str]:
 Labels = Annotated[list[str], AfterValidator(_all_different)]
 
 
-# Further names of columns, of frequent public data sets, in the order in which they are looked for.
+# Further column names, from common public data sets, in order of preference.
 _TEXT_NAMES = (
     *("sentence_a", "sentence_1", "text_a", "text_1", "text1", "sent1", "string1", "review", "review_text", "reviewtext", "review_body"),
     *("tweet", "tweet_text", "comment", "comment_text", "message", "sms", "utterance", "query", "phrase", "headline", "post", "content"),
@@ -49,7 +49,7 @@ _LABEL_NAMES = (
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
-_OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
+_CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 
 
 @declared
@@ -78,11 +78,11 @@ class ClassificationSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "rmse", "pearson", "spearman")
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: a number has none."""
+        """Whether the head has classes: not for regression."""
         return not self.regression
 
     @property
@@ -92,7 +92,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` for a number: a head of one output could be of one class, too."""
+        """`regression` if the label is a number: a head with one output could also be for one class."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics of classes, or those of numbers."""
+        """The metrics of classification, or those of regression."""
         return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 
@@ -128,7 +128,7 @@ class TaggingSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
     head: ClassVar[str] = "tags"
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "precision", "recall", "f1")
 
     @property
     def named_labels(self) -> list[str] | None:
@@ -139,8 +139,8 @@ class TaggingSection(ObjectiveSection):
 @declared
 class MultipleChoiceSection(ObjectiveSection):
     """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
-    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
-    tokenizer without them gets them after its own entries, and the model gets embeddings for them.
+    and the language model's loss beside it. `start`, `delimiter` and `classify` are special tokens (tokenizer.special_tokens); a
+    finished tokenizer without them gets them after its own entries, and the model gets embeddings for them.
     """
 
     kind: Literal["multiple_choice"]
@@ -164,7 +164,7 @@ class MultipleChoiceSection(ObjectiveSection):
         return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the head scores a choice, and that the tokenizer has the tokens between the texts; a finished one gets them."""
+        """Check that the head scores a choice, and that a tokenizer to be trained has the special tokens; a finished one gets them."""
         head = values.get("head")
         if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
             yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"

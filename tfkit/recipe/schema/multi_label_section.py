@@ -40,7 +40,7 @@ class MultiLabelSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """Hugging Face's name of labels that do not exclude each other."""
+        """Hugging Face's name for labels that do not exclude each other."""
         return "multi_label_classification"
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:

@@ -1,4 +1,4 @@
-"""The facts of an objective that need no model, and all objectives whose sections are declared. Torch-free."""
+"""The facts of an objective that need no model, and the registry of objective sections. Torch-free."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -15,58 +15,56 @@ if TYPE_CHECKING:
 
 Stacks = Literal["encoder", "decoder", "both"]
 ScoredBy = Literal["text", "row", "rollout", "likelihood"]
-OWN_HEADS = ("classes", "tags", "spans")  # heads of a task, which replace that of the model's pretraining
+OWN_HEADS = ("classes", "tags", "spans")  # heads of tasks, which replace that of pretraining
 Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
 
 
 class ObjectiveSection(Data):
-    """The facts of an objective's kind; each kind adds its fields."""
+    """The base of all objective sections: the facts of a kind; each kind adds its fields."""
 
     kind: str
 
-    roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that it reads
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
+    roles: ClassVar[tuple[Role, ...]] = TEXT  # the roles of a row's parts
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # of the models that it trains or evaluates
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
-    needs_start: ClassVar[bool] = False  # it trains a finished model further, never random weights
-    answers_in_text: ClassVar[bool] = False  # each row has a text to generate
-    scored_by: ClassVar[ScoredBy] = (
-        "row"  # rollout: by responses that are sampled. likelihood: it evaluates finished models, and trains none
-    )
-    best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint where the recipe names none
+    needs_start: ClassVar[bool] = False  # never random weights, only a finished model
+    answers_in_text: ClassVar[bool] = False  # each row has a reference for a generated text
+    scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: for evaluation only
+    best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
-    # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
+    # The fields that name further models, and whether these are trained, too. The field `<name>_sha256` of each pins its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
-    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that each needs; any if it is not here
-    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that a checkpoint predicts by, beside its kind
+    companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; missing: any
+    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields, besides its kind, that a checkpoint needs for prediction
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
-        """The parts of a row whose answer is to be predicted: all but the answer, which is labels or references."""
+        """The roles of a row without an answer: all but labels and references."""
         return tuple(role for role in self.roles if role.form not in (*LABELS, *REFERENCES))
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics that an evaluation has with these fields."""
+        """The metrics that an evaluation computes, given the fields."""
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether a checkpoint with these scores may be the best one."""
+        """Return whether a checkpoint with these metrics may be the best one."""
         return True
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective by which the trained model is evaluated: for a distillation that of the student."""
+        """The objective by which the trained model is evaluated: in distillation, that of the student."""
         return self
 
     @property
     def saved_kind(self) -> str:
-        """The objective that tfkit.json names beside the trained model."""
+        """The kind of objective that tfkit.json names for the trained model."""
         return self.kind
 
     @property
     def judged_alone(self) -> Self:
-        """The same objective with one example a row."""
+        """The same objective with one example per row."""
         return self
 
     @property
@@ -76,7 +74,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_pretraining(self) -> bool:
-        """Whether its steps read text of data.pretraining beside their own rows."""
+        """Whether its steps read text of data.pretraining besides their own rows."""
         return False
 
     @property
@@ -86,11 +84,11 @@ class ObjectiveSection(Data):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """The recipe's classes or tags; None: those of the data."""
+        """The recipe's classes or tags; None: they are taken from the data."""
         return None
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels that a row's value of the role `labels` names, and whether each applies; none without such a role."""
+        """Return the labels that a row's value of the role `labels` names, and whether each applies; empty without such a role."""
         return {}
 
     @property
@@ -99,13 +97,13 @@ class ObjectiveSection(Data):
         return None
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return contradictions to the other sections of a recipe; `model`: the values of the model's config that are given."""
+        """Return contradictions to other sections of the recipe; `model`: the config values of the model, as far as they are given."""
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer do not fit, apart from stacks and head: those of a recipe, or a finished model's.
+        """Return why a model and its tokenizer, of a recipe or finished, do not fit the objective, apart from stacks and head.
 
-        `values`: of the model's config, as far as they are given.
+        `values`: the config values of the model, as far as they are given.
         """
         return ()
 
@@ -120,7 +118,7 @@ class ObjectiveSection(Data):
         return {name: getattr(self, f"{name}_sha256") for name in self.companions}
 
     def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """Return the same section with these SHA-256 of its companions."""
+        """Return the same section with the SHA-256 of its companions."""
         return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 
@@ -129,14 +127,14 @@ SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in whi
 
 
 def declared(section: type[Section]) -> type[Section]:
-    """Declare a section, so that recipes may have it. Once Recipe is built, call `rebuild_recipe`, too."""
+    """Register an objective section for recipes. After Recipe has been built, call `rebuild_recipe`, too."""
     (kind,) = get_args(section.model_fields["kind"].annotation)
     SECTIONS[kind] = section
     return section
 
 
 def any_declared() -> Any:
-    """Return the union of all declared sections."""
+    """Return the union of all registered sections."""
     return reduce(or_, SECTIONS.values())
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-# Further names of columns, of frequent public data sets, in the order in which they are looked for.
+# Further column names, from common public data sets, in order of preference.
 _SOURCE_NAMES = (
     *("mr", "meaning_representation", "source_text", "src_text", "input_text", "documents", "original", "complex", "normal", "informal"),
     *("question", "nl", "english", "reviewtext", "maintext"),
@@ -28,7 +28,7 @@ _TARGET_NAMES = (
 )
 _ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
 
-OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that gives each
+OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that selects each
     "exact_match": "exact_match",
     "bleu": "bleu",
     "chrf": "chrf",
@@ -39,7 +39,7 @@ OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text
 
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
-    """Return the metrics of the texts that an objective generates, as OF_TEXTS; none if it generates none."""
+    """Return the metrics of the texts that an objective generates, as OF_TEXTS; empty if it generates none."""
     return OF_TEXTS if section.answers_in_text else {}
 
 
@@ -91,12 +91,12 @@ class MaskedLMSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of next sentences only if they are predicted."""
+        """The metrics; those of next-sentence prediction only if it is trained."""
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the tokenizer has a mask token, and that the model has segments and an NSP head if rows are two texts."""
+        """Check that the tokenizer has [MASK], and that the model has segments and an NSP head if and only if rows are two texts."""
         head = values.get("head")
         if tokenizer.path is None and tokenizer.kind != "wordpiece":
             yield (
@@ -137,7 +137,7 @@ class TextToTextSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        # No `input` and no `question`: in the rows that have one, there is often an `instruction` or a `context`, too.
+        # No `input` and no `question`: rows with such a column often have an `instruction` or a `context`, too.
         Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en"), later=_SOURCE_NAMES),
         Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de"), later=_TARGET_NAMES),
     )
@@ -157,9 +157,9 @@ class ChatSection(ObjectiveSection):
     """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of its turns.
 
     A row is a conversation (role and content, or from and value; with tools, tool_calls and messages by tool), or an exchange
-    (instruction, input, output). The text of each
-    format is in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer without the special
-    tokens of the format gets them after its own entries, and the model gets embeddings for them.
+    (instruction, input, output). The text of each format is in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat
+    template. A finished tokenizer without the special tokens of the format gets them after its own entries, and the model gets
+    embeddings for them.
     """
 
     kind: Literal["chat"]
@@ -190,11 +190,11 @@ class ChatSection(ObjectiveSection):
 
     @property
     def judged_alone(self) -> Self:
-        """The same objective without other conversations in a row."""
+        """The same objective with one conversation per row."""
         return self.model_copy(update={"pack": False})
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Yield settings that nothing reads."""
+        """Yield a contradiction for each setting that nothing reads."""
         if self.pack and not recipe.data.length_groups:
             yield ("data", "length_groups"), "packed rows have about equal lengths: remove it, or objective.pack"
         if self.system is not None and self.format == "template":

@@ -1,4 +1,4 @@
-"""The section of the ranks of a training: how they divide it among themselves. Torch-free."""
+"""The section for the ranks of a training: how they share the work and the model. Torch-free."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The sections of preferences: of several completions of a prompt some are better than others. Torch-free."""
+"""The objectives that learn from preferences among the completions of a prompt. Torch-free."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
@@ -51,10 +51,10 @@ _CHAT = (
 
 @declared
 class RewardSection(ObjectiveSection):
-    """Give each completion of a prompt a number, its reward, so that better ones have higher ones (InstructGPT, arXiv 2203.02155).
+    """Give each completion of a prompt a reward, a number that is higher for better completions (InstructGPT, arXiv 2203.02155).
 
     A row is a prompt with a chosen and a rejected completion; with several, ranked (1 is the best) or scored (more is better); or with one
-    that is good or bad, and then those of the same prompt are joined. Prompt and completions are texts or messages.
+    that is good or bad, in which case rows with the same prompt are joined. Prompt and completions are texts or messages.
     """
 
     kind: Literal["reward"]
@@ -72,7 +72,7 @@ class RewardSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the head has classes: a reward has none."""
+        """Whether the head has classes: not for a reward."""
         return False
 
     @property
@@ -83,9 +83,9 @@ class RewardSection(ObjectiveSection):
 
 @declared
 class DPOSection(ObjectiveSection):
-    """Make better completions of a prompt more probable than worse ones, measured by the model of the first step (arXiv 2305.18290).
+    """Make better completions of a prompt more probable than worse ones, relative to the initial model (arXiv 2305.18290).
 
-    A row is as for a reward model. The loss is `sigmoid` of the paper, over the sums of the log-probabilities of a completion's tokens.
+    Rows are those of a reward model. The loss is `sigmoid` of the paper, over the sums of the log-probabilities of a completion's tokens.
     """
 
     kind: Literal["dpo"]
@@ -103,9 +103,9 @@ class DPOSection(ObjectiveSection):
 
 @declared
 class AIFeedbackSection(ObjectiveSection):
-    """Learn from preferences that a model gives: of several responses to each prompt, sampled from a policy, those are better to which a
-    judge gives a higher score. InstructGPT's reward model learned from rankings of the policy's own responses; here a classifier
-    takes the place of the people who ranked them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
+    """Learn from the preferences of a model: a policy samples several responses to each prompt, and the scores of a judge decide which
+    are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier ranks them
+    (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
 
     A row is a prompt. The responses are sampled and judged once, before the first step, and stay in the cache.
     """
@@ -136,10 +136,10 @@ class AIFeedbackSection(ObjectiveSection):
 
     @property
     def trained_for(self) -> ObjectiveSection:
-        """A finished model is one of `of`."""
+        """The objective `of`, by which the finished model is evaluated."""
         return self.of
 
     @property
     def saved_kind(self) -> str:
-        """That of `of`."""
+        """The kind of `of`."""
         return self.of.kind

@@ -47,11 +47,11 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; those of questions with and without an answer only if some have none."""
+        """The metrics; those of questions with and without an answer only if `unanswerable`."""
         return self.metrics if self.unanswerable else self.metrics[:3]
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the tokenizer puts a token before a pair: there the model reads that a window has no answer."""
+        """Check that the tokenizer puts a token before a pair: at this token the model predicts that a window has no answer."""
         own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
         begins = own.roles.keys() & {"cls_token", "bos_token"} and (tokenizer.add_bos or tokenizer.kind != "byte_bpe")
         if tokenizer.path is None and not begins:

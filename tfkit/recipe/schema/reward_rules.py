@@ -9,7 +9,7 @@ from tfkit.model.config import Data
 
 
 class _Rule(Data):
-    """A rule gives a response a number, of the named ones 1 where it holds and 0 elsewhere."""
+    """A rule gives a response a number: except for `python`, 1 if the rule holds, and else 0."""
 
     weight: float = Field(1.0, ge=-1_000_000, le=1_000_000, description="Weight of this rule in the reward.")
 

@@ -1,4 +1,4 @@
-"""The roles that an objective reads of a row, and the columns that are recognised for each. Torch-free."""
+"""The roles of the parts of a row, and the column names that are recognised for each. Torch-free."""
 
 from typing import Literal, NamedTuple
 
@@ -17,33 +17,32 @@ Form = Literal[
     "numbers",
     "tools",
 ]
-LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers")  # are no part of the input
-REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts that are to be written, or compared with
+LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers")  # not part of the input
+REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts to generate, or to compare with
 
 
 class Role(NamedTuple):
-    """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
-    text or a list of equally good texts; literals, the same of texts or numbers; a set of labels; the answers to a question, which are
-    parts of its context; turns, a text or messages; completions, a list of turns; numbers, a list of them; the
-    tools of a conversation.
+    """A part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one text
+    or a list of equally good texts; literals, the same with texts or numbers; a set of labels; the answers to a question, as parts of its
+    context; turns, a text or messages; completions, a list of turns; numbers, a list of them; the tools of a conversation.
 
-    `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
-    shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
-    data set stores as a number is read as the number, not as its name. Rows that share their input are held out together.
+    `columns` are the recognised names; the first that a row has is used, unless a recipe names another. Rows may have one of several
+    shapes: a row needs the roles of the first shape that it has, or that a recipe names. `by_number`: a class that a data set stores as a
+    number is read as the number, not as its name. Rows that share their input are held out together.
     """
 
     name: str
     form: Form
     columns: tuple[str, ...]
     required: bool = True
-    shape: str | None = None  # None: every row has it
+    shape: str | None = None  # None: of every shape
     by_number: bool = False
-    in_input: bool = True  # False: rows that differ in this part alone share their input
-    later: tuple[str, ...] = ()  # further names, in any case, which are looked for where a row has none of `columns`
+    in_input: bool = True  # False: rows that differ in this part only share their input
+    later: tuple[str, ...] = ()  # further names, in any letter case, for rows that have none of `columns`
 
     @property
     def is_input(self) -> bool:
-        """Whether the part is given to the model: neither a label nor a text that is to be written."""
+        """Whether the part is given to the model: neither a label nor a text to generate."""
         return self.in_input and self.form not in (*LABELS, *REFERENCES)
 
 

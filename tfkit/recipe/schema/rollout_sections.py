@@ -1,4 +1,4 @@
-"""The objectives that learn from responses which the model samples itself, one section each. Torch-free."""
+"""The objectives that learn from responses sampled from the model, one section each. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,8 +18,8 @@ _ANSWERS = ("answer", "answers", "solution", "ground_truth", "target", "label", 
 
 
 class RolloutSection(ObjectiveSection):
-    """The fields of every objective of sampled responses. In an iteration, prompts are drawn, responses to them sampled and rewarded, and
-    training steps taken on these: prompts * completions * inner_epochs / training.batch_size of them.
+    """The fields of all objectives on sampled responses. An iteration draws prompts, samples and rewards responses to them, and takes
+    prompts * completions * inner_epochs / training.batch_size training steps on these.
     """
 
     rules: list[Rule] = Field(
@@ -79,7 +79,7 @@ class RolloutSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """Without rules no response is right or wrong, and without a gold model none has its score."""
+        """The metrics; accuracy only with rules, and gold only with a gold model."""
         lacking = {*(["accuracy"] if not self.rules else []), *(["gold"] if self.gold is None else [])}
         return tuple(name for name in self.metrics if name not in lacking)
 
@@ -89,11 +89,11 @@ class RolloutSection(ObjectiveSection):
         return any(rule.needs_answer for rule in self.rules)
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the distance from the model of the first step is within kl_limit."""
+        """Return whether the KL from the initial model is within kl_limit."""
         return self.kl_limit is None or metrics.get("kl", 0.0) <= self.kl_limit
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that the responses of an iteration make whole steps, and that what is set is read."""
+        """Check that the responses of an iteration make whole steps, and that no setting is unread."""
         training, responses = recipe.training, self.prompts * self.completions
         if not self.rules and self.reward is None:
             yield ("objective",), "nothing is rewarded: give objective.rules, or a reward model as objective.reward"
@@ -110,8 +110,8 @@ class RolloutSection(ObjectiveSection):
 
 @declared
 class GRPOSection(RolloutSection):
-    """Group relative policy optimization (DeepSeekMath, arXiv 2402.03300) on rewards that anyone can check: a response is better or
-    worse than the other responses to its prompt. The clipped loss is summed over the tokens of all responses of a step and divided once
+    """Group relative policy optimization (DeepSeekMath, arXiv 2402.03300) on verifiable rewards: the advantage of a response is
+    relative to the other responses to its prompt. The clipped loss is summed over the tokens of all responses of a step and divided once
     by their number (DAPO, arXiv 2503.14476). There is no value model.
     """
 
@@ -128,9 +128,9 @@ class GRPOSection(RolloutSection):
 
 @declared
 class PPOSection(RolloutSection):
-    """Proximal policy optimization of sampled responses, as InstructGPT (arXiv 2203.02155) had it: a value model says what a response is
-    worth at each of its tokens, the distance from the model of the first step is subtracted from the reward of each, and text of the
-    pretraining may be mixed in (PPO-ptx). Policy and value model have clipped losses, and a step each.
+    """Proximal policy optimization on sampled responses, as in InstructGPT (arXiv 2203.02155): a value model estimates the return at each
+    token, the KL from the initial model is subtracted from each token's reward, and pretraining text may be mixed in (PPO-ptx). Policy
+    and value model have clipped losses, and optimizer steps of their own.
 
     The paper does not print gae_lambda, the whitening of the advantages, or the clipping of values: these are as in the reproduction of
     arXiv 2403.17031. `optimizer.eps` was 1e-5 there.
@@ -177,7 +177,7 @@ class PPOSection(RolloutSection):
 
     @property
     def companion_paths(self) -> dict[str, str]:
-        """The value model begins as the reward model where it has no field of its own."""
+        """The path of each companion; the value model starts from the reward model if `value` is null."""
         paths = super().companion_paths
         if "value" in self.companions and "value" not in paths and self.reward is not None:
             paths["value"] = self.reward
@@ -185,16 +185,16 @@ class PPOSection(RolloutSection):
 
     @property
     def reads_pretraining(self) -> bool:
-        """Whether text has a weight."""
+        """Whether ptx_weight is above 0."""
         return self.ptx_weight > 0
 
     @property
     def trained_for(self) -> ObjectiveSection:
-        """An evaluation needs no value model."""
+        """The same objective without a value model, which an evaluation does not need."""
         return _EvaluatedPPO.model_validate(self.model_dump())
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check the iteration, and that nothing is set that nothing reads."""
+        """Check the iteration, the value model, and that no setting is unread."""
         yield from super().problems(recipe, model)
         if self.value is None and self.reward is None:
             yield ("objective", "value"), "there is no reward model from which the value model could start: name one"
@@ -210,6 +210,6 @@ class PPOSection(RolloutSection):
 
 
 class _EvaluatedPPO(PPOSection):
-    """The same for an evaluation."""
+    """PPO for an evaluation, without its value model."""
 
     companions: ClassVar[Mapping[str, bool]] = {"reward": False, "gold": False}

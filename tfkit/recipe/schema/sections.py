@@ -6,7 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
-from tfkit.recipe.schema import (  # noqa: F401  # they declare objectives
+from tfkit.recipe.schema import (  # noqa: F401  # they register objectives
     judging_sections,
     label_sections,
     multi_label_section,
@@ -51,14 +51,14 @@ class ModelSection(Data):
     @property
     def start(self) -> str | None:
         """The checkpoint that fine-tuning starts from: {from: CKPT}, since `from` cannot be the name of a field in Python."""
-        found = (self.model_extra or {}).get("from")
-        return found if isinstance(found, str) else None
+        start = (self.model_extra or {}).get("from")
+        return start if isinstance(start, str) else None
 
     @property
     def sha256(self) -> str | None:
         """The hash of that checkpoint, as a resolved recipe has it."""
-        found = (self.model_extra or {}).get("sha256")
-        return found if isinstance(found, str) else None
+        sha256 = (self.model_extra or {}).get("sha256")
+        return sha256 if isinstance(sha256, str) else None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class BatchRampSection(Data):
 
 
 class LoraSection(Data):
-    """Low-rank updates of frozen matrices (Hu et al. 2021, arXiv 2106.09685): W x + alpha / rank B A x, of which A and B are trained."""
+    """Low-rank updates of frozen matrices (Hu et al. 2021, arXiv 2106.09685): W x + alpha / rank B A x, where only A and B are trained."""
 
     kind: Literal["lora"] = "lora"
     rank: Rank = Field(8, description="Rows of A, columns of B.")
@@ -255,7 +255,7 @@ class TensorBoardSection(Data):
     kind: Literal["tensorboard"] = Field(description="tensorboard: event files in the run folder; needs the extra tfkit[tensorboard].")
 
 
-TrackerSection = TensorBoardSection  # with a second kind: a union that `kind` discriminates
+TrackerSection = TensorBoardSection  # becomes a union, discriminated by `kind`, with a second kind
 
 
 if TYPE_CHECKING:
@@ -283,6 +283,6 @@ class Recipe(Data):
 
 
 def rebuild_recipe() -> None:
-    """Rebuild Recipe and its JSON Schema with the sections that are declared by now, those of objectives from elsewhere included."""
+    """Rebuild Recipe and its JSON Schema with all objective sections registered so far, those of other packages included."""
     Recipe.model_fields["objective"].annotation = any_declared()
     Recipe.model_rebuild(force=True)

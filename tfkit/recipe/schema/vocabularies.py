@@ -1,4 +1,4 @@
-"""The entries that a tokenizer of each kind has before training: its special tokens, in the order of their ids, and its bytes.
+"""The entries that each kind of tokenizer has before training: its special tokens, in the order of their ids, and its bytes.
 
 Sources: the tokenizer files of the systems in `transformers`. Where a released vocabulary has its special tokens at the end
 (GPT-2, Llama 3), ours begins with them: a model reads the ids from its own configuration.
@@ -12,8 +12,8 @@ _END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Vocabulary(NamedTuple):
-    """`first` are the ids from 0 on and `last` those after all learned entries; `symbols` is the fewest entries between them: the 256
-    bytes, or one character in both its forms. `roles` maps roles to special tokens.
+    """The fixed entries: `first` have the ids from 0 on, `last` those after all learned entries; `symbols` is the least number of entries
+    between them: the 256 bytes, or one character in both its forms. `roles` maps roles to special tokens.
     """
 
     first: tuple[str, ...]
@@ -65,7 +65,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
 
 
 def variant_of(kind: str, variant: str | None) -> str | None:
-    """Return the variant of a recipe, None for a kind that has none. Raise ValueError if the kind has no such variant."""
+    """Return the variant of a kind, by default (None) its first; None if it has no variants. Raises ValueError for an unknown variant."""
     known = VOCABULARIES[kind]
     if variant is None:
         return next(iter(known))
