@@ -57,19 +57,19 @@ def report(
         raise UsageError(f"--format {form}: no such format; give one of {', '.join(FORMATS)}")
     if json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other; leave one out")
-    found = open_runs(runs)
-    for problem in found.problems:
+    run_set = open_runs(runs)
+    for problem in run_set.problems:
         console.warn(problem)
     if html is not None:
-        _write_page(html, found, full)
+        _write_page(html, run_set, full)
     if json or form is not None:
-        _write(FORMATS[form or "json"], found, full)
+        _write(FORMATS[form or "json"], run_set, full)
         return
     if html is not None:
         return
     from tfkit.reporting.terminal_report import terminal_report
 
-    for line in terminal_report(found, console.result_columns(), console.columns_of):
+    for line in terminal_report(run_set, console.result_columns(), console.columns_of):
         console.result(line)
 
 

@@ -87,14 +87,14 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
     for name, stage in trees.items():
         add_later_fields(stage)
         drop_pin(stage, words[name])
-        found = apply_overrides(stage, words[name])
+        stage_problems = apply_overrides(stage, words[name])
         recipe, wrong = check_tree(stage)
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [problem for problem in missing_files(stage) if problem.path not in uses] if with_files else []
-        found += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
+        stage_problems += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
         if recipe is not None:
-            found += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
-        problems += [replace(problem, path=(name, *problem.path)) for problem in found]
+            stage_problems += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
+        problems += [replace(problem, path=(name, *problem.path)) for problem in stage_problems]
         if recipe is not None:
             earlier = dict.fromkeys(uses.values())
             stages.append(Stage(name, recipe, plain(stage), tuple(earlier)))
@@ -108,20 +108,20 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:
         models[name] = model_values(recipe.model, start)
-    found = long_rows(recipe, models[name]) if start is not None else ()
-    return [Problem(place_of(stage, path, key=False), path, message) for path, message in found]
+    contradictions = long_rows(recipe, models[name]) if start is not None else ()
+    return [Problem(place_of(stage, path, key=False), path, message) for path, message in contradictions]
 
 
 def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
     """Check that each earlier stage whose model the objective uses trains a model with the required head."""
     trained = {stage.name: stage.recipe.objective.trained_for for stage in earlier}
-    found = []
+    problems = []
     for name, head in recipe.objective.companion_heads.items():
         path = ("objective", name)
         if (used := trained.get(uses.get(path, ""))) is not None and used.head != head:
             message = f"the stage {uses[path]} trains a model of {used.kind}, which {_MISSING_HEAD[head]}"
-            found.append(Problem(place_of(tree, path, key=False), path, message))
-    return found
+            problems.append(Problem(place_of(tree, path, key=False), path, message))
+    return problems
 
 
 def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:

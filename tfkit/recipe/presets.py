@@ -60,19 +60,19 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
     """Return the problems of a model that starts from a checkpoint: only names can be checked, since the checkpoint has the config."""
-    found = []
+    problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
             wanted = "the path of a checkpoint" if name == "from" else "the hash that a resolved recipe has"
-            found.append(Problem(place_of(tree, ("model", name), key=False), ("model", name), f"must be {wanted}"))
+            problems.append(Problem(place_of(tree, ("model", name), key=False), ("model", name), f"must be {wanted}"))
     if "from" not in written:
         place = place_of(tree, ("model", "sha256"), key=True)
-        found.append(Problem(place, ("model", "sha256"), "belongs to from: the checkpoint is missing"))
+        problems.append(Problem(place, ("model", "sha256"), "belongs to from: the checkpoint is missing"))
     if written.get("preset") is not None:
         message = "from and preset exclude each other: a checkpoint has its own sizes; remove one of them"
-        found.append(Problem(place_of(tree, ("model", "preset"), key=True), ("model", "preset"), message))
+        problems.append(Problem(place_of(tree, ("model", "preset"), key=True), ("model", "preset"), message))
     changes = {name: value for name, value in written.items() if name not in (*START_FIELDS, "preset")}
-    return found + _unknown_fields(changes, tree)
+    return problems + _unknown_fields(changes, tree)
 
 
 def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:

@@ -143,19 +143,19 @@ def _labelled_objective(seen: Seen, model: Kind) -> str | None:
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     of_classes = "multi_label" if sets and not sets.columns else "classification"
-    found = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds]
-    if not found and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
-        found = ["multi_label"]
+    fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds]
+    if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
+        fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
     is_recognised = "causal_lm" in seen.kinds and labels not in ("labels", "label")  # a note about a text may have such a name
-    if found == ["multi_label"] and model.stacks == "decoder" and is_recognised:
+    if fitting == ["multi_label"] and model.stacks == "decoder" and is_recognised:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
-    possible = [kind for kind in found if model.stacks in SECTIONS[kind].stacks]
+    possible = [kind for kind in fitting if model.stacks in SECTIONS[kind].stacks]
     if len(possible) > 1:
         raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
-    if found and not possible:
-        kind = found[0]
+    if fitting and not possible:
+        kind = fitting[0]
         wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)
         what = f"these are the columns of {kind}, which is for {wanted}"
         raise _task_error(seen, model, what, f"--from {wanted}", _ALTERNATIVES[kind, model.stacks])
@@ -260,8 +260,8 @@ def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequenc
     if beside not in reads or part in reads:
         return ()
     read, texts_beside = [held[name] for name in reads.values() if name in held], held[reads[beside]]
-    found = [name for name in held if name not in reads.values() and long_texts(held[name])]
-    return tuple(name for name in found if not _repeats(held[name], texts_beside, read))
+    longer = [name for name in held if name not in reads.values() and long_texts(held[name])]
+    return tuple(name for name in longer if not _repeats(held[name], texts_beside, read))
 
 
 def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Sequence[Sequence[object]]) -> bool:

@@ -19,7 +19,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the problems of a recipe whose fields are each valid."""
-    found = [
+    problems = [
         *_lengths(recipe),
         *_warmup(recipe),
         *_vocabulary(recipe),
@@ -31,10 +31,10 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
         *_embodied(recipe),
         *_trial(recipe),
     ]
-    found += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
+    problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
-        found += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
-    return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
+        problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
+    return [Problem(place_of(tree, path, key=False), path, message) for path, message in problems]
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
@@ -177,14 +177,14 @@ def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> 
     """Check that the tokenizer has a start token for the decoder, an end token for targets, and sentinels for spans."""
     if section.path is not None:
         return
-    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
-    tokens = {*own.first, *own.last, *section.special_tokens}
-    if not own.roles.keys() & {"bos_token", "pad_token"}:
+    vocabulary = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    tokens = {*vocabulary.first, *vocabulary.last, *section.special_tokens}
+    if not vocabulary.roles.keys() & {"bos_token", "pad_token"}:
         yield (
             ("tokenizer", "kind"),
             f"{section.kind} has neither bos nor pad as the start token of a decoder: use unigram or bpe_byte_fallback",
         )
-    elif objective.head == "lm" and "eos_token" not in own.roles:
+    elif objective.head == "lm" and "eos_token" not in vocabulary.roles:
         yield ("tokenizer", "kind"), f"{section.kind} has no token that ends a target: use unigram or bpe_byte_fallback"
     elif objective.kind == "span_corruption" and SENTINELS[-1] not in tokens:
         yield ("tokenizer", "kind"), f"{section.kind} has no sentinels ({SENTINELS[-1]}, ...) for the spans: use unigram"

@@ -70,7 +70,7 @@ class _Composer:
         self.open_anchors: set[str] = set()
         self.count = 0
         self.path: Path = ()
-        self.here = self._place(1, 1)
+        self.current = self._place(1, 1)
 
     def compose(self) -> tuple[Node | None, list[Problem]]:
         self._refuse_long_words()
@@ -78,25 +78,25 @@ class _Composer:
         try:
             events = iter(YAML(typ="safe", pure=True).parse(self.text))
             for event in events:
-                self.here = self._at(event)
+                self.current = self._at(event)
                 if isinstance(event, DocumentStartEvent):
                     if root is not None:
-                        self._fail(self.here, "a second document begins here; a recipe is one document, so remove the ---")
+                        self._fail(self.current, "a second document begins here; a recipe is one document, so remove the ---")
                     root = self._node(next(events), events)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = ", ".join(part for part in (error.context, error.problem) if part) or "not YAML"
-            self._fail(self._place(mark.line + 1, mark.column + 1) if mark else self.here, _in_words(what))
+            self._fail(self._place(mark.line + 1, mark.column + 1) if mark else self.current, _in_words(what))
         except RecipeError:
             raise
         except ReaderError as error:
             self._fail(self._place_at(error.position), f"the control character {self.text[error.position]!r}, which YAML does not allow")
         except (YAMLError, OverflowError, ValueError):
-            self._fail(self.here, "not YAML from here on: a character or an escape that is not allowed")
+            self._fail(self.current, "not YAML from here on: a character or an escape that is not allowed")
         return root, self.problems
 
     def _node(self, event: Any, events: Iterator[Any]) -> Node:
-        self.here = place = self._at(event)
+        self.current = place = self._at(event)
         self._count(1)
         if isinstance(event, AliasEvent):
             return self._alias(event, place)
@@ -129,7 +129,7 @@ class _Composer:
         mapping, path = Mapping(place), self.path
         self._enter(place)
         while not isinstance(event := next(events), MappingEndEvent):
-            key_place = self.here = self._at(event)
+            key_place = self.current = self._at(event)
             if not isinstance(event, ScalarEvent):
                 self._fail(key_place, "a field is named by a word, not by a list, a section or an alias")
             key = event.value
@@ -177,7 +177,7 @@ class _Composer:
     def _count(self, values: int) -> None:
         self.count += values
         if self.count > MAX_VALUES:
-            self._fail(self.here, f"more than {MAX_VALUES:,} values, counting every use of an alias: too large for a recipe")
+            self._fail(self.current, f"more than {MAX_VALUES:,} values, counting every use of an alias: too large for a recipe")
 
     def _place(self, line: int, column: int) -> Place:
         return self.fixed_place or Place(self.file, line, column)

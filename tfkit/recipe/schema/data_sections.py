@@ -49,13 +49,13 @@ class TokenizerSection(Data):
         for name, readers in READ_BY.items():
             if not {self.kind, variant} & set(readers) and getattr(self, name) != TokenizerSection.model_fields[name].default:
                 raise ValueError(f"{name} is not read by {self.kind if variant is None else f'the variant {variant}'}: remove it")
-        own = VOCABULARIES[self.kind][variant]
-        special = [*own.first, *self.special_tokens, *own.last]
+        vocabulary = VOCABULARIES[self.kind][variant]
+        special = [*vocabulary.first, *self.special_tokens, *vocabulary.last]
         if len(set(special)) < len(special):
             raise ValueError(f"special_tokens: {max(special, key=special.count)} is given twice, or is the kind's own: remove it")
-        smallest = len(special) + own.symbols
+        smallest = len(special) + vocabulary.symbols
         if self.vocab_size < smallest:
-            symbols = "the 256 bytes" if own.symbols == 256 else f"{own.symbols} pieces of text"
+            symbols = "the 256 bytes" if vocabulary.symbols == 256 else f"{vocabulary.symbols} pieces of text"
             tokens = special[0] if len(special) == 1 else f"{len(special)} special tokens"
             raise ValueError(f"vocab_size {self.vocab_size} is too small: {symbols} and {tokens} need {smallest}")
         return self

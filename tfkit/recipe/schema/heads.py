@@ -17,19 +17,19 @@ def new_head(
 
     `labels`: the number of classes or tags; `same_labels`: the head was trained for these.
     """
-    objective, own = objective.trained_for, config.head
+    objective, head = objective.trained_for, config.head
     kind = objective.head
-    if isinstance(objective, MaskedLMSection) and own.kind == "masked_lm":
-        wanted = {**own.model_dump(), "next_sentence": objective.next_sentence}
-        return None if wanted == own.model_dump() else wanted
+    if isinstance(objective, MaskedLMSection) and head.kind == "masked_lm":
+        wanted = {**head.model_dump(), "next_sentence": objective.next_sentence}
+        return None if wanted == head.model_dump() else wanted
     if kind == "choices":
-        if own.kind == "lm":
-            return None if own.choices else {**own.model_dump(), "choices": True}
+        if head.kind == "lm":
+            return None if head.choices else {**head.model_dump(), "choices": True}
         return {"kind": "lm", "tied": True, "choices": True}
-    if own.kind == kind and (same_labels or not isinstance(own, ClassesHeadConfig | TagsHeadConfig)):
+    if head.kind == kind and (same_labels or not isinstance(head, ClassesHeadConfig | TagsHeadConfig)):
         return None
-    if own.kind == kind:
-        return {**own.model_dump(), "count": labels}
+    if head.kind == kind:
+        return {**head.model_dump(), "count": labels}
     values = _family_head(family, kind, labels, decoder=bool(config.decoder_layers))
     if kind in ("lm", "masked_lm"):
         values |= {"tied": True}
@@ -48,8 +48,8 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
     if isinstance(objective, MaskedLMSection):  # with an NSP head if the objective needs it
-        own = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
-        return {**own, "next_sentence": objective.next_sentence}
+        head = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
+        return {**head, "next_sentence": objective.next_sentence}
     if kind == "choices":  # beside a language model's own head
         return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
     family = PRESETS[preset][0] if preset in PRESETS else None

@@ -170,8 +170,8 @@ class MultipleChoiceSection(ObjectiveSection):
             yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
         if tokenizer.path is not None or model.start is not None:
             return
-        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
         for name in ("start", "delimiter", "classify"):
             token = getattr(self, name)
-            if token is not None and token not in (*own.first, *tokenizer.special_tokens, *own.last):
+            if token is not None and token not in (*vocabulary.first, *tokenizer.special_tokens, *vocabulary.last):
                 yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"

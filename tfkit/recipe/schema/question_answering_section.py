@@ -52,8 +52,8 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer puts a token before a pair: at this token the model predicts that a window has no answer."""
-        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
-        begins = own.roles.keys() & {"cls_token", "bos_token"} and (tokenizer.add_bos or tokenizer.kind != "byte_bpe")
+        vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        begins = vocabulary.roles.keys() & {"cls_token", "bos_token"} and (tokenizer.add_bos or tokenizer.kind != "byte_bpe")
         if tokenizer.path is None and not begins:
             yield (
                 ("tokenizer", "kind"),
