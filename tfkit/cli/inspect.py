@@ -42,16 +42,16 @@ def inspect(
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
     source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
-    known = source.read(words) if source is not None else None
-    beginning = finetuning(source, words, checkpoint) if known is None or checkpoint is not None else None
+    checked = source.read(words) if source is not None else None
+    beginning = finetuning(source, words, checkpoint) if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.commands.inspection import inspect_first_step
 
         if beginning is not None:
             with work.stop.at_once():
-                known = beginning.decide(work.listener).recipe
-        assert known is not None
-        inspection = inspect_first_step(known, rows, work)
+                checked = beginning.decide(work.listener).recipe
+        assert checked is not None
+        inspection = inspect_first_step(checked, rows, work)
     if json:
         console.json(inspection.to_dict())
         return

@@ -114,11 +114,11 @@ def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     """Check that a row fits a model with these config values, and that a sampled response leaves room for a prompt in it."""
-    length, most, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
+    length, limit, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
     is_relative = isinstance(position, dict) and position.get("kind") == "relative"
-    if length is not None and isinstance(most, int) and length > most and not is_relative:
-        yield ("data", "sequence_length"), f"model.context_length holds {most} tokens: set this to {most} or less, or leave it out"
-    room, response = length or most, getattr(recipe.objective, "max_new_tokens", None)
+    if length is not None and isinstance(limit, int) and length > limit and not is_relative:
+        yield ("data", "sequence_length"), f"model.context_length holds {limit} tokens: set this to {limit} or less, or leave it out"
+    room, response = length or limit, getattr(recipe.objective, "max_new_tokens", None)
     if isinstance(room, int) and isinstance(response, int) and response >= room:
         yield (
             ("objective", "max_new_tokens"),

@@ -10,29 +10,37 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
 from tfkit.recipe.schema.roles import Role
 
 PROMPT = Role(
-    *("prompt", "turns", ("prompt", "messages", "conversations", "conversation", "question", "instruction", "query", "input")),
+    "prompt",
+    "turns",
+    ("prompt", "messages", "conversations", "conversation", "question", "instruction", "query", "input"),
     required=False,
     later=("problem", "history"),
 )
 _COMPLETION = Role(
-    *("completion", "turns", ("completion", "response", "answer", "output", "messages", "conversations", "conversation")),
+    "completion",
+    "turns",
+    ("completion", "response", "answer", "output", "messages", "conversations", "conversation"),
     shape="unpaired",
     in_input=False,
     later=("reply", "assistant"),
 )
 _COMPLETIONS = Role(
-    *("completions", "completions", ("completions", "responses", "answers")), shape="ranked", in_input=False, later=("candidates",)
+    "completions", "completions", ("completions", "responses", "answers"), shape="ranked", in_input=False, later=("candidates",)
 )
 PREFERENCE_ROLES = (
     PROMPT,
     Role(
-        *("chosen", "turns", ("chosen", "preferred", "better")),
+        "chosen",
+        "turns",
+        ("chosen", "preferred", "better"),
         shape="pair",
         in_input=False,
         later=("chosen_response", "response_chosen", "preferred_response", "answer_chosen", "winner", "chosen_answer"),
     ),
     Role(
-        *("rejected", "turns", ("rejected", "dispreferred", "worse")),
+        "rejected",
+        "turns",
+        ("rejected", "dispreferred", "worse"),
         shape="pair",
         in_input=False,
         later=("rejected_response", "response_rejected", "dispreferred_response", "answer_rejected", "loser", "rejected_answer"),
