@@ -41,7 +41,7 @@ def credit_is_in_its_place(folder: Path) -> None:
     lengths = set()
     for iteration in range(3):
         responses = world.rollouts._of_step(2 * iteration).responses
-        batch = response_batch([replace(one, of_tokens={}) for one in responses], 0)
+        batch = response_batch([replace(one, token_values={}) for one in responses], 0)
         with inference(world.policy):
             own = response_log_probs(world.policy, batch).double()
         with world.reference.at_work() as reference:
@@ -50,7 +50,7 @@ def credit_is_in_its_place(folder: Path) -> None:
             text = "".join(LETTERS[token] for token in one.ids if token != END)
             score = 0.7 + ("b" in text) if one.ids[-1] == END else -2.0
             expected = score - beta * k1.flip(0).cumsum(0).flip(0)
-            assert one.of_tokens["returns"] == pytest.approx(expected.numpy(), abs=1e-5)
+            assert one.token_values["returns"] == pytest.approx(expected.numpy(), abs=1e-5)
             lengths.add((len(one.ids), bool(one.ids[-1] == END)))
         for step in (2 * iteration, 2 * iteration + 1):
             for micro_batch in world.loader.step(step):
@@ -66,7 +66,7 @@ def advantages_are_white(folder: Path) -> None:
     """Over the real tokens of all responses of an iteration, mean 0 and variance 1; returns are not whitened."""
     world = PPOWorld(folder, PROMPTS, **SIZES)
     responses = world.rollouts._of_step(0).responses
-    advantages, returns = (np.concatenate([one.of_tokens[name] for one in responses]) for name in ("advantages", "returns"))
+    advantages, returns = (np.concatenate([one.token_values[name] for one in responses]) for name in ("advantages", "returns"))
     assert (advantages.mean(), advantages.var()) == pytest.approx((0, 1), abs=1e-5)
     assert abs(returns.mean()) > 0.1
 

@@ -75,13 +75,13 @@ def draws_of_a_batch(patch: Patch) -> None:
 
 def penalty_instead_of_replacement(patch: Patch) -> None:
     """A response without an end keeps its reward, and the constant is added."""
-    right = sampling._judged
+    right = sampling._rewarded
 
-    def added(prompt: list[int], ids: list[int], *given: Any) -> sampling.Sampled:
+    def added(prompt: list[int], ids: list[int], *given: Any) -> sampling.SampledResponse:
         found = right(prompt, ids, *given)
         return found if found.ended else replace(found, reward=found.reward + 1)
 
-    patch.setattr(sampling, "_judged", added)
+    patch.setattr(sampling, "_rewarded", added)
 
 
 def reference_that_follows(patch: Patch) -> None:

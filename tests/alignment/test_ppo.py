@@ -14,7 +14,7 @@ from test_enumerated_world import BETA, REWARD, rewards
 from tiny_ppo import PPOWorld, critic, text
 from tiny_rollouts import END, LETTERS, codec, policy, probabilities
 
-from tfkit.alignment.sampling import Sampled, sample
+from tfkit.alignment.sampling import SampledResponse, sample
 from tfkit.alignment.token_credit import token_credit
 from tfkit.data import PackedRows
 from tfkit.engine.companions import companion_tensors, load_companion_tensors
@@ -100,8 +100,8 @@ def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> N
     rollouts = replace(world.objective.rollouts, reward=critic())
     prompts = world.rollouts.rows.gather(*(np.arange(4) * 0, np.arange(4))).single()
 
-    def drawn() -> list[Sampled]:
-        return sample(world.policy, prompts, rollouts, world.rollouts.rules, completions=4, seed=1, at_once=8)
+    def drawn() -> list[SampledResponse]:
+        return sample(world.policy, prompts, rollouts, world.rollouts.rules, completions=4, seed=1, batch_size=8)
 
     assert rollouts.reward is not None
     for one in drawn():

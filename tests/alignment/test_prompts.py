@@ -15,7 +15,7 @@ from tfkit.errors import ModelError
 from tfkit.objectives import chat
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.grpo import GRPO
-from tfkit.objectives.rollouts import beside_prompt
+from tfkit.objectives.rollouts import stored_text
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.recipe.schema.rollout_sections import GRPOSection
@@ -51,13 +51,13 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
     assert by_template.endswith("the cat<|im_end|>\n<|im_start|>assistant\n")
     assert ids(rows[1]) == ids(rows[2]) == ids(rows[0])
     assert TALKER.decode(ids(rows[3]), skip_special_tokens=True) == "the cat"
-    assert [json.loads(beside_prompt(one.example(), "answers")) for one in rows if isinstance(one, Encoded)] == [
+    assert [json.loads(stored_text(one.example(), "answers")) for one in rows if isinstance(one, Encoded)] == [
         ["42", "x"],
         ["42"],
         ["42"],
         ["42"],
     ]
-    assert beside_prompt(rows[0].example(), "prompt") == "the cat"  # type: ignore[union-attr]
+    assert stored_text(rows[0].example(), "prompt") == "the cat"  # type: ignore[union-attr]
     turn = objective(tmp_path, TALKER, chat=True)
     assert ids(encoded(tmp_path, turn, {"prompt": "the cat", "answer": 1})[0]) == ids(rows[0])
     assert turn.fingerprint() != made.fingerprint()

@@ -9,7 +9,7 @@ import torch
 from tiny_rollouts import END, LONGEST, World, codec
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.policy_forward import token_numbers
+from tfkit.alignment.policy_forward import token_statistics
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.generation.inference import inference
 from tfkit.objectives.objective import IGNORED
@@ -83,9 +83,9 @@ def test_padding_does_not_change_a_log_probability(tmp_path: Path) -> None:
     ]
     whole = response_batch(responses, 0)
     with inference(made.policy):
-        together = token_numbers(made.policy, whole, 0.7).log_probs.split([len(one.ids) for one in responses])
+        together = token_statistics(made.policy, whole, 0.7).log_probs.split([len(one.ids) for one in responses])
         for one, found in zip(responses, together, strict=True):
-            alone = token_numbers(made.policy, response_batch([one], 0), 0.7).log_probs
+            alone = token_statistics(made.policy, response_batch([one], 0), 0.7).log_probs
             torch.testing.assert_close(found, alone, atol=1e-6, rtol=0)
             ids = torch.from_numpy(np.concatenate([one.prompt, one.ids]))[None]
             logits = made.policy.head(made.policy(ids).hidden)[0, len(one.prompt) - 1 : -1] / 0.7
@@ -189,15 +189,15 @@ def test_the_distance_in_the_reward_is_counted_once(tmp_path: Path) -> None:
     experience = made.loader._of_step(2)
     with made.reference.at_work() as reference:
         batch = response_batch(experience.responses, 0)
-        theirs = token_numbers(reference, batch, 1.0).log_probs.split([len(one.ids) for one in experience.responses])
+        theirs = token_statistics(reference, batch, 1.0).log_probs.split([len(one.ids) for one in experience.responses])
     totals = []
     for one, other in zip(experience.responses, theirs, strict=True):
         text = codec().decode([token for token in one.ids.tolist() if token != END])
-        k1 = float((torch.from_numpy(one.of_tokens["log_probs"]).double() - other.double()).sum())
+        k1 = float((torch.from_numpy(one.token_values["log_probs"]).double() - other.double()).sum())
         totals.append(float("a" in text) - 0.3 * k1)
     groups = torch.tensor(totals).reshape(4, 4)
     expected = (groups - groups.mean(1, keepdim=True)).flatten()
-    found = torch.tensor([one.of_tokens["advantages"][0] for one in experience.responses])
+    found = torch.tensor([one.token_values["advantages"][0] for one in experience.responses])
     torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-4)
     assert float(found.abs().max()) > 0.01
 

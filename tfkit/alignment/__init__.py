@@ -1,1 +1,1 @@
-"""Rewards, advantages and distances from a reference: what PPO and GRPO need beyond an objective, without a loop of its own."""
+"""Sampling, rewards, advantages and KL estimates for PPO and GRPO, without a loop of their own."""

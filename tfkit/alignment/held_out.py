@@ -1,4 +1,4 @@
-"""A policy on held-out prompts: one response to each, always of the same draws, its reward, and its distance from the reference."""
+"""Evaluation of a policy on held-out prompts: one response to each, with the same seed every time, its reward, and its KL."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.policy_forward import token_numbers
+from tfkit.alignment.policy_forward import token_statistics
 from tfkit.alignment.rewards import Rules
-from tfkit.alignment.sampling import Sampled, response_text, sample
+from tfkit.alignment.sampling import SampledResponse, response_text, sample
 from tfkit.data import Example
 from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
@@ -22,7 +22,7 @@ from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 @dataclass(frozen=True)
 class Judged:
-    """A held-out prompt's response, and what it adds to the metrics."""
+    """The response to a held-out prompt, and its contribution to the metrics."""
 
     text: str
     sums: Mapping[str, Sum]
@@ -38,52 +38,52 @@ def judge_prompts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[Judged] | None:
-    """Sample a response to each prompt and judge it; without a reference there is no `kl`. None if it was to stop."""
+    """Sample a response to each prompt and evaluate it; without a reference there is no `kl`. Return None if the work was stopped."""
     rules = Rules(rollouts.section.rules)
     try:
-        found = sample(model, prompts, rollouts, rules, completions=1, seed=seed, at_once=batch_size, work=work)
-        distances: list[float | None] = [None] * len(found)
+        responses = sample(model, prompts, rollouts, rules, completions=1, seed=seed, batch_size=batch_size, work=work)
+        divergences: list[float | None] = [None] * len(responses)
         if reference is not None:
-            distances = [*_distances(model, reference, found, rollouts, batch_size, work)]
+            divergences = [*_divergences(model, reference, responses, rollouts, batch_size, work)]
     except Stopped:
         return None
-    return [_judged(one, distance, rollouts) for one, distance in zip(found, distances, strict=True)]
+    return [_judged(response, kl, rollouts) for response, kl in zip(responses, divergences, strict=True)]
 
 
-def _judged(one: Sampled, distance: float | None, rollouts: Rollouts) -> Judged:
-    values = {"reward": one.reward, "response_length": len(one.ids), "ended": one.ended}
-    values |= {"accuracy": one.is_full} if rollouts.section.rules else {}
-    values |= {"gold": one.gold} if one.gold is not None else {}
-    values |= {"kl": distance} if distance is not None else {}
-    text = response_text(rollouts, one.prompt, one.text_ids)
+def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> Judged:
+    values = {"reward": response.reward, "response_length": len(response.ids), "ended": response.ended}
+    values |= {"accuracy": response.is_full} if rollouts.section.rules else {}
+    values |= {"gold": response.gold} if response.gold is not None else {}
+    values |= {"kl": kl} if kl is not None else {}
+    text = response_text(rollouts, response.prompt, response.text_ids)
     return Judged(text, {name: Sum(float(value), 1) for name, value in values.items()})
 
 
-def _distances(
+def _divergences(
     model: Transformer,
     reference: FrozenReference,
-    found: Sequence[Sampled],
+    sampled: Sequence[SampledResponse],
     rollouts: Rollouts,
     batch_size: int,
     work: BatchWork,
 ) -> list[float]:
-    """Return the sum over the tokens of each response of log policy - log reference. Raises Stopped."""
+    """Return the sum over each response's tokens of log policy - log reference, k1 of the KL divergence. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
 
     def log_probs(by: Transformer) -> Iterator[Tensor]:
         def of_batch(start: int) -> list[float]:
             if work.is_stopped():
                 raise Stopped("stopped during the evaluation")
-            responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in found[start : start + batch_size]]
+            responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in sampled[start : start + batch_size]]
             batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
-            return token_numbers(by, batch, temperature).log_probs.tolist()
+            return token_statistics(by, batch, temperature).log_probs.tolist()
 
-        starts = range(0, len(found), batch_size)
+        starts = range(0, len(sampled), batch_size)
         for start, values in zip(starts, work.deal(of_batch, starts), strict=True):
-            sizes = [len(one.ids) for one in found[start : start + batch_size]]
+            sizes = [len(one.ids) for one in sampled[start : start + batch_size]]
             yield from torch.tensor(values, dtype=torch.float64).split(sizes)
 
     with inference(model), model.whole_at_work():
-        own = [*log_probs(model)]
-    with reference.at_work() as other:
-        return [float((one - theirs).sum()) for one, theirs in zip(own, log_probs(other), strict=True)]
+        policy_log_probs = [*log_probs(model)]
+    with reference.at_work() as reference_model:
+        return [float((own - other).sum()) for own, other in zip(policy_log_probs, log_probs(reference_model), strict=True)]

@@ -1,4 +1,4 @@
-"""The forward that gives the log-probabilities of responses, without dropout and gradients: of a batch; of all before the first step."""
+"""Forward passes over responses without dropout and gradients: log-probabilities, entropies and values before an iteration's steps."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.sampling import Sampled
+from tfkit.alignment.sampling import SampledResponse
 from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
@@ -20,23 +20,23 @@ from tfkit.objectives.rollouts import Response, Rollouts, ValueBaseline, respons
 from tfkit.parallel.deal import BatchWork
 
 
-class TokenNumbers(NamedTuple):
-    """Numbers of the tokens of a batch's responses, in its order, each (targets,), in nats."""
+class TokenStatistics(NamedTuple):
+    """The statistics of the response tokens of a batch, in its order, (targets,) each, in nats."""
 
     log_probs: Tensor
-    entropies: Tensor  # of the distribution that each was drawn from
+    entropies: Tensor  # of the distribution from which each token was sampled
 
 
-def token_numbers(model: Transformer, batch: Batch, temperature: float) -> TokenNumbers:
-    """Compute the numbers by a model in evaluation mode; the temperature is that of the sampling."""
+def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
+    """Compute the statistics by a model in evaluation mode; `temperature`: that of the sampling."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)
-    return TokenNumbers(log_probs, token_entropies(head, hidden, temperature))
+    return TokenStatistics(log_probs, token_entropies(head, hidden, temperature))
 
 
-def numbers_before(
-    found: Sequence[Sampled],
+def initial_statistics(
+    sampled: Sequence[SampledResponse],
     batches: Sequence[NDArray[np.int64]],
     rollouts: Rollouts,
     policy: Transformer,
@@ -44,35 +44,36 @@ def numbers_before(
     device: torch.device,
     work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the log-probabilities of each response's tokens by policy and reference, the policy's entropies, and the values.
+    """Return four values of the tokens of each response: log-probabilities by policy and by reference, the policy's entropies, and values.
 
-    `batches`: the places of the responses in the micro-batches of the first pass over them. Each has a forward without dropout, as the
-    loss will make it: so the first ratio is exactly 1. Raises Stopped.
+    `batches`: the indices of the responses in the micro-batches of the first pass over them, which are also those of the forward passes
+    here, so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
     """
-    empty: dict[str, NDArray[np.float32]] = {}
-    responses = [Response(np.array(one.prompt), np.array(one.ids), empty) for one in found]
-    own, other, entropies, values = ([torch.empty(0)] * len(found) for _ in range(4))
+    responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in sampled]
+    policy_log_probs, reference_log_probs, entropies, values = ([torch.empty(0)] * len(sampled) for _ in range(4))
     temperature, pad_id = rollouts.section.temperature, rollouts.tokenizer.pad_id or 0
 
-    def read(forward: Callable[[Batch], Iterable[Tensor]], *into: list[Tensor]) -> None:
-        def numbers(here: NDArray[np.int64]) -> list[list[float]]:
+    def read(forward: Callable[[Batch], Iterable[Tensor]], *results: list[Tensor]) -> None:
+        """Write each output of `forward`, split by responses, to its list of `results`."""
+
+        def compute(indices: NDArray[np.int64]) -> list[list[float]]:
             if work.is_stopped():
                 raise Stopped("stopped between sampling and training")
-            batch = response_batch([responses[place] for place in here], pad_id).to(device)
-            return [one.tolist() for one in forward(batch)]
+            batch = response_batch([responses[index] for index in indices], pad_id).to(device)
+            return [output.tolist() for output in forward(batch)]
 
-        for here, found_here in zip(batches, work.deal(numbers, batches), strict=True):
-            sizes = [len(responses[place].ids) for place in here]
-            for kept, of_batch in zip(into, found_here, strict=True):
-                for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):
-                    kept[place] = part
+        for indices, outputs in zip(batches, work.deal(compute, batches), strict=True):
+            sizes = [len(responses[index].ids) for index in indices]
+            for result, output in zip(results, outputs, strict=True):
+                for index, part in zip(indices, torch.tensor(output).split(sizes), strict=True):
+                    result[index] = part
 
-    # One model after the other: of those that ranks share a rank has the whole of one at a time.
+    # One model after the other, so that a rank gathers the shards of only one at a time.
     with inference(policy), policy.whole_at_work():
-        read(lambda batch: token_numbers(policy, batch, temperature), own, entropies)
+        read(lambda batch: token_statistics(policy, batch, temperature), policy_log_probs, entropies)
     with reference.at_work() as model:
-        read(lambda batch: token_numbers(model, batch, temperature)[:1], other)
+        read(lambda batch: token_statistics(model, batch, temperature)[:1], reference_log_probs)
     if isinstance(rollouts.baseline, ValueBaseline) and (value := rollouts.baseline.model) is not None:
         with torch.no_grad(), value.companion.model.whole_at_work():
             read(lambda batch: [value.values(batch)], values)
-    return own, other, entropies, values
+    return policy_log_probs, reference_log_probs, entropies, values

@@ -1,4 +1,4 @@
-"""Rewards of responses by rules that anyone can check: each gives a number for the row of a prompt and the text of a response."""
+"""Verifiable rewards of responses: each rule returns a number for a prompt's row and the text of a response."""
 
 import ast
 import hashlib
@@ -32,13 +32,13 @@ class PromptRow:
     """The parts of a prompt's row that a rule may read."""
 
     prompt: str
-    answers: Sequence[str]  # equally good ones; none of a row that has none
+    answers: Sequence[str]  # the accepted answers; may be empty
     place: str = ""  # for errors
 
 
 @dataclass(frozen=True)
 class Reward:
-    """The reward of a response, and whether every rule gave its full number, 1."""
+    """The reward of a response, and whether every rule returned the full value, 1."""
 
     value: float
     is_full: bool
@@ -48,19 +48,18 @@ Scorer = Callable[[PromptRow, str], float]
 
 
 class Rules:
-    """The rules of a recipe, ready to be applied. Raises UsageError for code that cannot be loaded."""
+    """The compiled rules of a recipe. Raises UsageError for code that cannot be loaded."""
 
     def __init__(self, rules: Sequence[Rule]):
         self._scorers = [(rule.weight, _scorer(rule, f"objective.rules.{number}")) for number, rule in enumerate(rules)]
-
         files = [rule.function.rpartition(":")[0] for rule in rules if isinstance(rule, PythonRule)]
         self.code_hashes = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
-        """The SHA-256 of each file of the user's own."""
+        """The SHA-256 of each file with a user's function."""
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
-        """Return the weighted sum of what the rules give for a response. Raises UsageError where a function of the user's own fails."""
-        found = [(weight, score(row, text)) for weight, score in self._scorers]
-        return Reward(math.fsum(weight * value for weight, value in found), all(value == 1 for _, value in found))
+        """Return the weighted sum of the rules' values for a response. Raises UsageError if a user's function fails."""
+        values = [(weight, score(row, text)) for weight, score in self._scorers]
+        return Reward(math.fsum(weight * value for weight, value in values), all(value == 1 for _, value in values))
 
 
 def _scorer(rule: Rule, place: str) -> Scorer:
@@ -73,28 +72,28 @@ def _scorer(rule: Rule, place: str) -> Scorer:
             pattern = re.compile(rule.pattern)
             return lambda row, text: float(pattern.search(text) is not None)
         case ContainsRule():
-            wanted = rule.text
-            return lambda row, text: float(any(part in text for part in ([wanted] if wanted is not None else row.answers)))
+            required = rule.text
+            return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.answers)))
         case ValidJsonRule():
             return lambda row, text: float(_is_json(text))
         case ValidPythonRule():
             return lambda row, text: float(_is_python(text))
         case PythonRule():
-            return _own_function(rule.function, place)
+            return _user_function(rule.function, place)
 
 
 def last_number(text: str) -> Decimal | None:
-    """Return the last number in a text; commas between thousands are no part of it."""
-    found = _NUMBER.findall(text)
+    """Return the last number in a text, without thousands separators; None if there is none."""
+    numbers = _NUMBER.findall(text)
     try:
-        return Decimal(found[-1].replace(",", "")) if found else None
-    except InvalidOperation:  # an exponent beyond all bounds
+        return Decimal(numbers[-1].replace(",", "")) if numbers else None
+    except InvalidOperation:  # the exponent is too large
         return None
 
 
 def _same_number(answers: Sequence[str], text: str) -> bool:
-    given = last_number(text)
-    return given is not None and any(last_number(answer) == given for answer in answers)
+    number = last_number(text)
+    return number is not None and any(last_number(answer) == number for answer in answers)
 
 
 def _is_json(text: str) -> bool:
@@ -115,16 +114,16 @@ def _is_python(text: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about an escape in a string, or a comparison of literals
             ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last where brackets are nested too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: brackets nested too deeply
         return False
     return True
 
 
-def _own_function(named: str, place: str) -> Scorer:
-    """Load the function of file.py:function. It is given a dict, which it may change without any effect."""
-    path, _, name = named.rpartition(":")
+def _user_function(target: str, place: str) -> Scorer:
+    """Load the function that `target`, file.py:function, names. Its first argument is a copy of the row's prompt and answers."""
+    path, _, name = target.rpartition(":")
     spec = importlib.util.spec_from_file_location(f"tfkit_reward_{Path(path).stem}", path)
-    assert spec is not None, "the section takes the names of Python files alone"
+    assert spec is not None, "the section accepts only Python files"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
@@ -141,9 +140,9 @@ def _own_function(named: str, place: str) -> Scorer:
         try:
             value = float(function({"prompt": row.prompt, "answers": list(row.answers)}, text))
         except (Exception, SystemExit) as error:
-            raise UsageError(f"{row.place}: {named} failed for a response to it ({type(error).__name__}: {error}): correct it") from error
+            raise UsageError(f"{row.place}: {target} failed for a response to it ({type(error).__name__}: {error}): correct it") from error
         if not math.isfinite(value):
-            raise UsageError(f"{row.place}: {named} gave {value} for a response to it: return a finite number")
+            raise UsageError(f"{row.place}: {target} gave {value} for a response to it: return a finite number")
         return value
 
     return score

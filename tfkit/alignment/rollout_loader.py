@@ -1,10 +1,10 @@
-"""The batches of a training on sampled responses, in the place of those of rows that are read.
+"""The loader of sampled responses, which takes the place of a loader of rows.
 
     iteration i: its prompts, a function of (seed, i)  ->  responses, sampled by (seed, i, prompt, completion)  ->  rewards
-        ->  log-probabilities before the first step, by the policy and by its reference  ->  advantages
-        ->  steps: the responses in the order of (seed, i, pass), cut into batches
+        ->  log-probabilities before the first step, by policy and reference  ->  advantages
+        ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-All of an iteration follows from the weights before its first step, and a checkpoint within one keeps it: a resumed run has the same.
+An iteration depends only on the weights before its first step, and a checkpoint within it stores it, so that a resumed run continues it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ from torch import Tensor
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.advantages import group_advantages
 from tfkit.alignment.experience import Experience
-from tfkit.alignment.iteration_figures import iteration_figures
+from tfkit.alignment.iteration_metrics import iteration_metrics
 from tfkit.alignment.kl import AdaptiveCoefficient
-from tfkit.alignment.policy_forward import numbers_before
+from tfkit.alignment.policy_forward import initial_statistics
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.sampling import sample
 from tfkit.alignment.token_credit import token_credit
@@ -33,13 +33,13 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 
-_SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they take less memory than one that is trained on
+_SAMPLED_MICRO_BATCHES = 8  # per batch of the sampling, which needs less memory than training, without a backward pass
 
 
 class RolloutLoader:
-    """Samples an iteration at its first step, and gives its batches. `micro_batch_size` may change at any time.
+    """Samples an iteration at its first step, and returns its batches. `micro_batch_size` may change at any time.
 
-    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is; `work` is how it samples.
+    `policy`: the model in training; `uncompiled`: a context in which it runs without torch.compile; `work`: how responses are sampled.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class RolloutLoader:
         uncompiled: Callable[[], AbstractContextManager[None]],
         work: BatchWork = UNWATCHED,
     ):
-        assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
+        assert objective.rollouts is not None, "an objective without rollouts has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
         self.uncompiled, self.work = uncompiled, work
-        self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
+        self.rank, self.ranks = 0, 1  # a step returns every `ranks`-th micro-batch from `rank` on
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.rules = Rules(self.rollouts.section.rules)
         self.pad_id = self.rollouts.tokenizer.pad_id or 0
         self._experience: Experience | None = None
-        self._coefficient: AdaptiveCoefficient | None = None  # None: objective.beta stays what it is
+        self._coefficient: AdaptiveCoefficient | None = None  # None: objective.beta is constant
         baseline = self.rollouts.baseline
         if isinstance(baseline, ValueBaseline) and baseline.kl_target is not None:
             self._coefficient = AdaptiveCoefficient(self.rollouts.section.beta, baseline.kl_target, baseline.kl_horizon)
@@ -73,27 +73,27 @@ class RolloutLoader:
 
     @property
     def steps(self) -> int:
-        """The steps of an iteration."""
+        """The number of steps in an iteration."""
         return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0; of several ranks, which sample together, those of this one.
+        """Return the micro-batches of step n, from 0; of several ranks, which share the sampling, only this rank's.
 
-        Raises Stopped while it samples, and UnhealthyError above kl_stop.
+        Raises Stopped during sampling, and UnhealthyError if the KL exceeds kl_stop.
         """
         experience = self._of_step(n)
-        return self._micro_batches([experience.responses[place] for place in self._places(n)])[self.rank :: self.ranks]
+        return self._micro_batches([experience.responses[index] for index in self._indices(n)])[self.rank :: self.ranks]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the numbers of the prompts' rows of step n, (B,)."""
-        return self._of_step(n).numbers[self._places(n)]
+        """Return the row numbers of the prompts of step n, (B,)."""
+        return self._of_step(n).numbers[self._indices(n)]
 
     def observed(self) -> dict[str, float]:
-        """Return the figures of the latest iteration."""
+        """Return the metrics of the latest iteration; empty before the first."""
         return dict(self._experience.observed) if self._experience is not None else {}
 
     def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what step n needs of the steps before it: an adaptive beta, and the iteration, where it does not begin with step n."""
+        """Return the state for resuming at step n: an adaptive beta and, if step n is not the first of an iteration, the iteration."""
         beta = {"beta": self._coefficient.value} if self._coefficient is not None else {}
         if self._experience is None or not n % self.steps:
             return {}, beta
@@ -101,15 +101,15 @@ class RolloutLoader:
         return self._experience.tensors(), self._experience.state() | beta
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore the result of `state`."""
+        """Restore the results of `state`."""
         self._experience = Experience.restored(tensors, state) if tensors else None
         if self._coefficient is not None and "beta" in state:
             self._coefficient = replace(self._coefficient, value=float(state["beta"]))
 
     # ------------------------------------------------------------------------------------------------ the order of the responses
 
-    def _places(self, n: int) -> NDArray[np.int64]:
-        """Return which responses of its iteration step n has."""
+    def _indices(self, n: int) -> NDArray[np.int64]:
+        """Return the indices of step n's responses in its iteration."""
         iteration, step = divmod(n, self.steps)
         inner, start = divmod(step * self.sizes.full, self.rollouts.responses)
         order = permutation(np.random.PCG64([self.seed, iteration, inner]), self.rollouts.responses)
@@ -131,55 +131,57 @@ class RolloutLoader:
         readings, completions = self.rollouts.readings, self.rollouts.section.completions
         numbers, epochs = self._prompts.numbers(iteration)[::readings], self._prompts.epochs(iteration)[::readings]
         with self.uncompiled():
-            found = sample(
+            sampled = sample(
                 self.policy,
                 self.rows.gather(epochs, numbers).single(),
                 self.rollouts,
                 self.rules,
                 completions=completions,
                 seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
-                at_once=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
+                batch_size=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
                 work=self.work,
             )
-        before, reference, entropies, values = numbers_before(
-            found, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.work
+        log_probs, reference_log_probs, entropies, values = initial_statistics(
+            sampled, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.work
         )
-        ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
-        observed = iteration_figures(self.rollouts, iteration * self.steps + 1, found, ratios, entropies)
-        rewards = torch.tensor([one.reward for one in found], dtype=torch.float64)
+        pairs = zip(log_probs, reference_log_probs, strict=True)
+        log_ratios = [policy.double() - reference.double() for policy, reference in pairs]  # k1 of each token
+        observed = iteration_metrics(self.rollouts, iteration * self.steps + 1, sampled, log_ratios, entropies)
+        rewards = torch.tensor([one.reward for one in sampled], dtype=torch.float64)
         match self.rollouts.baseline:
             case GroupBaseline() as baseline:
-                advantages = self._group_advantages(rewards, ratios, baseline)
+                advantages = self._group_advantages(rewards, log_ratios, baseline)
                 observed["zero_advantages"] = float((advantages == 0).double().mean())
-                of_tokens = {"advantages": [torch.full((len(one.ids),), float(a)) for one, a in zip(found, advantages, strict=True)]}
+                by_response = zip(sampled, advantages.tolist(), strict=True)
+                token_values = {"advantages": [torch.full((len(one.ids),), advantage) for one, advantage in by_response]}
             case ValueBaseline() as baseline:
                 beta = self.rollouts.section.beta
                 if self._coefficient is not None:
                     beta = observed["beta"] = self._coefficient.value
-                    self._coefficient = self._coefficient.after(observed["kl"], len(found))
-                credit = token_credit(rewards, ratios, values, beta=beta, gamma=baseline.gamma, gae_lambda=baseline.gae_lambda)
-                of_tokens = {"advantages": credit.advantages, "returns": credit.returns, "values": values}
+                    self._coefficient = self._coefficient.after(observed["kl"], len(sampled))
+                credit = token_credit(rewards, log_ratios, values, beta=beta, gamma=baseline.gamma, gae_lambda=baseline.gae_lambda)
+                token_values = {"advantages": credit.advantages, "returns": credit.returns, "values": values}
                 if credit.explained_variance is not None:
                     observed["explained_variance"] = credit.explained_variance
-        of_tokens["log_probs"] = before
+        token_values["log_probs"] = log_probs
         responses = [
-            Response(np.array(one.prompt), np.array(one.ids), {name: parts[i].float().numpy() for name, parts in of_tokens.items()})
-            for i, one in enumerate(found)
+            Response(np.array(one.prompt), np.array(one.ids), {name: parts[i].float().numpy() for name, parts in token_values.items()})
+            for i, one in enumerate(sampled)
         ]
         return Experience(iteration, np.repeat(numbers, completions), responses, observed)
 
     def _first_pass(self, iteration: int) -> list[NDArray[np.int64]]:
-        """Return the places of the responses in each micro-batch of the first pass over them."""
+        """Return the indices of the responses in each micro-batch of the first pass over them."""
         first = iteration * self.steps
         return [
-            places[start : start + self.micro_batch_size]
-            for places in map(self._places, range(first, first + self.rollouts.responses // self.sizes.full))
-            for start in range(0, len(places), self.micro_batch_size)
+            indices[start : start + self.micro_batch_size]
+            for indices in map(self._indices, range(first, first + self.rollouts.responses // self.sizes.full))
+            for start in range(0, len(indices), self.micro_batch_size)
         ]
 
-    def _group_advantages(self, rewards: Tensor, ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
+    def _group_advantages(self, rewards: Tensor, log_ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
         """Return the advantage of each response, (N,)."""
         if beta := self.rollouts.section.beta:
-            rewards = rewards - beta * torch.stack([one.sum() for one in ratios])
+            rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)
         return group_advantages(groups, "group" if baseline.is_scaled else "none").flatten()

@@ -1,4 +1,4 @@
-"""Responses to prompts, sampled with the existing decoding at the temperature of the training, and their rewards."""
+"""Sampling of responses to prompts by tfkit.generation, and their rewards."""
 
 import json
 import math
@@ -14,25 +14,25 @@ from tfkit.errors import ModelError, Stopped
 from tfkit.generation.decoding import generate
 from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.rollouts import Response, Rollouts, beside_prompt, response_batch
+from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
 from tfkit.parallel.deal import UNWATCHED, BatchWork, Deal
 from tfkit.recipe.schema.sections import GenerationSection
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """A response to a prompt, and what its text is worth."""
+class SampledResponse:
+    """A sampled response to a prompt, and its reward."""
 
     prompt: list[int]  # ids
-    ids: list[int]  # the end token included
-    ended: bool  # by such a token
+    ids: list[int]  # including the end token
+    ended: bool  # whether it has an end token
     reward: float
-    is_full: bool  # every rule gave its full number
-    gold: float | None = None  # the score of the gold model for prompt and response; None without one
+    is_full: bool  # whether every rule returned its full value
+    gold: float | None = None  # the gold model's score of prompt and response; None without a gold model
 
     @property
     def text_ids(self) -> list[int]:
-        """The ids before the token that ends it."""
+        """The ids without the end token."""
         return self.ids[:-1] if self.ended else self.ids
 
 
@@ -44,69 +44,69 @@ def sample(
     *,
     completions: int,
     seed: int,
-    at_once: int,
+    batch_size: int,
     work: BatchWork = UNWATCHED,
-) -> list[Sampled]:
-    """Sample `completions` responses to each prompt, one after the other, and reward them.
+) -> list[SampledResponse]:
+    """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
-    Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on `at_once`, the rows of a batch, but
-    for ties in rounding. Raises Stopped where the work is, and UsageError where a rule of the user's own fails.
+    Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on the batch size, except for ties in
+    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
     ids: list[list[int]] = [example["input_ids"].tolist() for example in prompts for _ in range(completions)]
 
     def respond(start: int) -> list[list[int]]:
-        part = generate(
+        responses = generate(
             model,
-            ids[start : start + at_once],
+            ids[start : start + batch_size],
             settings,
-            on_token=lambda row, token: token in rollouts.end_ids,  # so that the token that ends a response is part of it
+            on_token=lambda row, token: token in rollouts.end_ids,  # instead of eos_ids, so that a response includes its end token
             should_stop=work.should_stop,
             first_row=start,
         )
-        if any(one.finish == "interrupted" for one in part):
+        if any(one.finish == "interrupted" for one in responses):
             raise Stopped("stopped while responses were sampled")
-        return [one.ids for one in part]
+        return [one.ids for one in responses]
 
-    found: list[list[int]] = []
+    response_ids: list[list[int]] = []
     with model.whole_at_work():
-        for responses in work.deal(respond, range(0, len(ids), at_once)):
-            found += responses
+        for responses in work.deal(respond, range(0, len(ids), batch_size)):
+            response_ids += responses
             work.progress(len(responses))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
-    scores = _scores(rollouts, ids, found, rows, at_once, work.deal)
-    judged = [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
+    scores = _scores(rollouts, ids, response_ids, rows, batch_size, work.deal)
+    rewarded = [_rewarded(*one, rollouts, rules) for one in zip(ids, response_ids, rows, scores, strict=True)]
     if rollouts.gold is None:
-        return judged
-    texts = [row.prompt + response_text(rollouts, one.prompt, one.text_ids) for row, one in zip(rows, judged, strict=True)]
-    gold = rollouts.gold.scores(texts, at_once)
-    return [replace(one, gold=score if math.isfinite(score) else None) for one, score in zip(judged, gold, strict=True)]
+        return rewarded
+    texts = [row.prompt + response_text(rollouts, one.prompt, one.text_ids) for row, one in zip(rows, rewarded, strict=True)]
+    gold = rollouts.gold.scores(texts, batch_size)
+    return [replace(one, gold=score if math.isfinite(score) else None) for one, score in zip(rewarded, gold, strict=True)]
 
 
 def row_of(example: Example) -> PromptRow:
-    """Return the prompt's row, as rules read it."""
-    return PromptRow(beside_prompt(example, "prompt"), json.loads(beside_prompt(example, "answers")), beside_prompt(example, "place"))
+    """Return the prompt's row for the rules."""
+    return PromptRow(stored_text(example, "prompt"), json.loads(stored_text(example, "answers")), stored_text(example, "place"))
 
 
 def _scores(
-    rollouts: Rollouts, prompts: list[list[int]], found: list[list[int]], rows: list[PromptRow], at_once: int, deal: Deal
+    rollouts: Rollouts, prompts: list[list[int]], response_ids: list[list[int]], rows: list[PromptRow], batch_size: int, deal: Deal
 ) -> list[float]:
-    """The scores of a reward model, of each prompt with its response as far as its end, with that token; 0 without such a model.
+    """Return the reward model's score of each prompt with its response, including the end token; 0 without a reward model.
 
     Raises ModelError for a score that is not finite.
     """
     if (reward := rollouts.reward) is None:
-        return [0.0] * len(found)
-    responses = [Response(np.array(prompt), np.array(ids), {}) for prompt, ids in zip(prompts, found, strict=True)]
+        return [0.0] * len(response_ids)
+    responses = [Response(np.array(prompt), np.array(ids), {}) for prompt, ids in zip(prompts, response_ids, strict=True)]
 
     def scores_of(start: int) -> list[float]:
-        batch = response_batch(responses[start : start + at_once], rollouts.tokenizer.pad_id or 0)
+        batch = response_batch(responses[start : start + batch_size], rollouts.tokenizer.pad_id or 0)
         values: list[float] = reward.scores(batch.to(reward.device)).tolist()
         return values
 
     with torch.no_grad(), reward.companion.model.whole_at_work():
-        scores = [value for values in deal(scores_of, range(0, len(responses), at_once)) for value in values]
+        scores = [value for values in deal(scores_of, range(0, len(responses), batch_size)) for value in values]
     for row, score in zip(rows, scores, strict=True):
         if not math.isfinite(score):
             path = reward.companion.path
@@ -114,16 +114,16 @@ def _scores(
     return scores
 
 
-def _judged(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> Sampled:
-    """Reward the text before the end token; of a response without one it is replaced by no_eos_reward, where there is one."""
+def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
+    """Reward the text before the end token; without an end token the reward is no_eos_reward, if that is set."""
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty
-    return Sampled(prompt, ids, ended, value, reward.is_full and (ended or penalty is None))
+    return SampledResponse(prompt, ids, ended, value, reward.is_full and (ended or penalty is None))
 
 
 def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a response behind its prompt, as `tfkit generate` gives it."""
+    """Return the text of a response after its prompt, as `tfkit generate` prints it."""
 
     def decode(tokens: list[int]) -> str:
         return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -1,6 +1,6 @@
-"""Preferences that a model gives: responses of a policy to each prompt, which a judge ranks, for a reward model or for DPO.
+"""AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences of a reward model or of DPO.
 
-The objective is the one that learns from them; what is here says how its examples are made of prompts.
+The objective is the one that learns from them; this module describes how its examples are made from prompts.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Feedback:
-    """How examples of preferences are made of prompts."""
+    """How examples of preferences are made from prompts."""
 
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # whose gold model is the judge
+    rollouts: Rollouts  # with the judge as the gold model
     seed: int
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The models that make the examples, and have no part in the steps."""
+        """The models that make the examples, and take no part in training steps."""
         return (self.policy, self.judge.companion)
 
 
 def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
-    """Open what learns from the preferences, with its feedback. Raises ModelError if policy, judge and model do not fit."""
+    """Open the objective that learns from the preferences, with its feedback. Raises ModelError if policy, judge and model do not fit."""
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
     _check_policy(policy, context)
@@ -50,20 +50,20 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
 
 
 def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """The tokenizer of what learns from the preferences."""
+    """Return the tokenizer of the objective that learns from the preferences."""
     return reward.fit_tokenizer(section.of, tokenizer, is_finished=is_finished) if isinstance(section.of, RewardSection) else tokenizer
 
 
 def _check_policy(policy: Companion, context: ModelContext) -> None:
-    """Raise ModelError, with all reasons, if the policy does not write texts that the model reads."""
-    found, reasons = policy.model.config, []
-    if found.encoder_layers or found.head.kind != "lm":
+    """Raise ModelError, with all reasons, if the model cannot read the policy's texts."""
+    config, reasons = policy.model.config, []
+    if config.encoder_layers or config.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")
     if policy.tokenizer is None:
         reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif not gives_same_ids(context.tokenizer, policy.tokenizer):
         reasons.append("its tokenizer is not that of the model: train both from the same checkpoint")
-    if found.context_length < context.row_length and found.position.kind != "relative":
-        reasons.append(f"its context_length is {found.context_length:,}, and the model reads rows of {context.row_length:,} tokens")
+    if config.context_length < context.row_length and config.position.kind != "relative":
+        reasons.append(f"its context_length is {config.context_length:,}, and the model reads rows of {context.row_length:,} tokens")
     if reasons:
         raise ModelError(f"objective.policy: {policy.path} cannot write for this model:\n  " + "\n  ".join(reasons))

@@ -1,4 +1,4 @@
-"""The answers that a model marks: from the logits of windows to the best parts of each question's context."""
+"""From the logits of windows to the best answer spans of each question."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BEST = 20  # answers among which the probability is divided, as in BERT's run_squad.py
+_BEST = 20  # candidates, over which probabilities are normalised, as in BERT's run_squad.py
 
 
 class Span(NamedTuple):
-    """A part of a context by its characters, and the sum of the logits of its ends; of no answer the part is empty."""
+    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of both ends."""
 
     score: float
     start: int
@@ -22,30 +22,30 @@ NO_ANSWER = (0, 0)
 
 
 def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
-    """Return the best answers that each window (C) has, of at most `longest` tokens, best first.
+    """Return the best spans of each of C windows, of at most `longest` tokens, best first.
 
-    `logits` (C, T, 2) of beginnings and ends; `spans` (C, T, 2): the characters that a token covers, -1 outside of the context.
+    `logits` (C, T, 2): of first and last tokens; `spans` (C, T, 2): the characters of each token, -1 outside of the context.
     """
     inside = spans[..., 0] >= 0
     starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)
     length = starts.shape[1]
     most = min(longest, length)
-    # scores[c, n, t]: an answer from token t to token t + n
+    # scores[c, n, t]: the span from token t to token t + n
     scores = torch.stack([F.pad(starts[:, : length - n] + ends[:, n:], (0, n), value=-torch.inf) for n in range(most)], dim=1)
     best, places = scores.flatten(1).topk(min(_BEST, most * length))
-    more, first = (places // length).tolist(), (places % length).tolist()
-    found = []
+    offsets, firsts = (places // length).tolist(), (places % length).tolist()
+    ranked = []
     for window, values in enumerate(best.tolist()):
         of_tokens = spans[window].tolist()
-        candidates = zip(values, first[window], more[window], strict=True)
-        found.append([Span(value, of_tokens[t][0], of_tokens[t + n][1]) for value, t, n in candidates if value > -torch.inf])
-    return found
+        candidates = zip(values, firsts[window], offsets[window], strict=True)
+        ranked.append([Span(value, of_tokens[t][0], of_tokens[t + n][1]) for value, t, n in candidates if value > -torch.inf])
+    return ranked
 
 
 def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
-    """Return the best answers of all windows of a question, best first: of equal parts the better one.
+    """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
 
-    `no_answer`: the score of there being none, if that is possible; it comes after a part that is as good.
+    `no_answer`: the score of no answer, which ranks after a span with an equal score; None: the question has an answer.
     """
     best: dict[tuple[int, int], float] = {}
     for score, start, end in (span for window in windows for span in window):

@@ -20,9 +20,9 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
-    `documents` apart: no token sees another document of its row, and none is asked to predict how the next one begins. The exception is
-    a tokenizer whose `separator_id` both ends and begins documents, as GPT-2's: there the next document's first id is this one's end.
-    Joined: plain packing, as GPT-2 and GPT-3 were trained.
+    `documents` apart: no token attends to another document of its row, and the first token of a document is no target. The exception is a
+    tokenizer whose `separator_id` both ends and begins documents, as GPT-2's: there the next document's first id ends this one. Joined:
+    plain packing, as in the training of GPT-2 and GPT-3.
     """
 
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
@@ -32,46 +32,46 @@ class CausalLM(Objective):
         self.separator_id = separator_id
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> PackedRows:
-        """Rows of one length, cut from the text of all documents."""
+        """Return rows of one length, cut from the text of all documents."""
         return PackedRows(streams_of(stored), order.length, order.seed)
 
     def collate(self, rows: PackedBatch) -> Batch:
-        """Inputs (B, T), and as labels the ids one position on."""
+        """Return inputs (B, T) with the ids of the next positions as labels."""
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
         crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): the target belongs to the next document
         labels[crosses & (labels != self.separator_id)] = IGNORED
-        one_document = not crosses[:, :-1].any()  # then the causal kernel needs no mask
+        one_document = not crosses[:, :-1].any()  # in each row; then the causal kernel needs no mask
         documents = None if one_document else torch.from_numpy(rows.document_ids[:, :-1].astype(np.int64))
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), documents)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The positions that have a target."""
+        """Return the number of positions with a target."""
         return {"lm": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over all targets of -log p, in nats."""
+        """Return the sum over all targets of -log p, in nats."""
         return self.losses(model, model(**batch.inputs()), batch)
 
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """The same, of a forward that is made already."""
+        """Return the loss, given the output of the model."""
         return {"lm": -label_log_probs(model, output.hidden, batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss."""
+        """Return the loss."""
         return {"lm": Sum(float(self.loss(model, batch)["lm"]), self.counts(batch)["lm"])}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a target) and `perplexity`."""
+        """Return `loss` (nats per target) and `perplexity`."""
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "perplexity": perplexity(loss)}
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """The model does not learn to end a text: nothing marks the end, or no end is within a row."""
+        """Warn if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [one for one in stored if isinstance(one, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
-            if not is_finished:  # then that is how its kind was published: GPT's
+            if not is_finished:  # its kind has no such token, as GPT's
                 return []
             return [
                 "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
@@ -87,14 +87,14 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """The place of the first id that ends a text: its last one, or the next text's first, where that ends one and begins the other."""
+    """Return the position of the first id that ends a text: its last id or, if one id both ends and begins texts, the next text's first."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1
 
 
 def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """The log-probability of each label that is none of IGNORED: hidden (B, T, D), labels (B, T) -> (targets,)."""
+    """Return the log-probability of each label other than IGNORED: hidden (B, T, D), labels (B, T) -> (targets,), in nats."""
     hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
     targets = labels != IGNORED
     if not bool(targets.all()):

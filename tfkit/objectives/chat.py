@@ -1,7 +1,7 @@
-"""Supervised training on conversations: the loss is on what the assistant says, and on the token that ends its turn, alone.
+"""Supervised fine-tuning on conversations: only the assistant's answers, with the tokens that end its turns, have a loss.
 
-Where the answers are is known from the text that we render ourselves (tokenizer/conversations.py), never from marks in a template. A row
-is stored as the causal language model needs it: input ids, and as labels the ids one position on, IGNORED where the user speaks.
+The positions of answers come from the rendered text (tokenizer/conversations.py), never from markers in a template. A row is stored as
+input ids, and as labels the ids of the next positions, IGNORED outside of answers.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ from tfkit.tokenizer.conversations import (
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
-    """The tokenizer that the checkpoint gets: it reads special tokens, and has the chat template of the format.
+    """Return the tokenizer for checkpoints: it encodes special tokens, and has the chat template of the format.
 
-    A finished one gets entries for those special tokens of the format that it lacks. Raises UsageError.
+    A finished tokenizer gets the format's special tokens that it lacks. Raises UsageError.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -48,38 +48,38 @@ def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bo
 
 
 class Chat(TokenTargets, WritingObjective):
-    """Next-token prediction where the assistant speaks."""
+    """Next-token prediction on the assistant's turns."""
 
     ids = ("input_ids", "labels")
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
-        """`tokenizer` is what `fit_tokenizer` gave; `folder` is where its own came from, for errors. Raises UsageError or ModelError."""
+        """`tokenizer`: from `fit_tokenizer`; `folder`: from which it was loaded, for errors. Raises UsageError or ModelError."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
         self.conversations = Conversations(tokenizer, form, section.system, folder)
 
     @property
     def end_ids(self) -> list[int]:
-        """The id that ends a turn."""
+        """The id that ends a turn, alone."""
         return [self.conversations.end_id]
 
     @property
     def reads_special_tokens(self) -> bool:
-        """It looks for them anywhere in a text."""
+        """True: `checked_text` rejects them anywhere in a message."""
         return True
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
-        """A conversation a row, or several."""
+        """Return rows of one conversation each or, packed, of several."""
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """The conversations that users begin with these texts, up to where the answers begin."""
+        """Return conversations with these texts as user messages, up to the beginnings of the answers."""
         with self.conversations.renderer() as render:
-            begun = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
-        return [text[: spans[0][0]] for text, spans in begun], True
+            rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
+        return [text[: spans[0][0]] for text, spans in rendered], True
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         template = self.tokenizer.chat_template
         date = (TRAINING_DATE,) if template is not None and "strftime_now" in template else ()
         last = ("last",) if self.section.train_on == "last" else ()
@@ -88,18 +88,18 @@ class Chat(TokenTargets, WritingObjective):
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids and labels, one for each id."""
+        """Return the input_ids and labels of each row, or its error."""
         with self.conversations.renderer() as render:
             texts = [self._text(row, render) for row in rows]
-        learned = -1 if self.section.train_on == "last" else 0
-        rendered = [(text[0], text[1][learned:]) for text in texts if not isinstance(text, BadRow)]
+        first = -1 if self.section.train_on == "last" else 0  # the first answer with a loss
+        rendered = [(text[0], text[1][first:]) for text in texts if not isinstance(text, BadRow)]
         encoded = iter(self.conversations.encode(rendered))
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The ids of a conversation up to where its answer begins, which the last label alone marks.
+        """Return the ids of each conversation up to the beginning of the requested answer, which the only label marks.
 
-        Of messages that end with an answer, that is the one that is asked for.
+        If the messages end with an answer, it is the requested one.
         """
         with self.conversations.renderer() as render:
             texts = [self._text(row, render, asked=True) for row in rows]
@@ -107,48 +107,48 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._prompt(row, next(prompts).ids) for row, text in zip(rows, texts, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Rows padded on the right, or packed: there the tokens of a conversation see no other."""
-        joined = {name: [np.concatenate([one[name] for one in row]) for row in rows.rows] for name in self.ids}
+        """Return rows padded on the right; packed conversations are separate documents."""
+        joined = {name: [np.concatenate([example[name] for example in row]) for row in rows.rows] for name in self.ids}
         documents = None
         if any(len(row) > 1 for row in rows.rows):
-            numbers = [np.repeat(np.arange(len(row), dtype=np.int32), [len(one["labels"]) for one in row]) for row in rows.rows]
+            numbers = [np.repeat(np.arange(len(row), dtype=np.int32), [len(example["labels"]) for example in row]) for row in rows.rows]
             documents = pad(numbers, IGNORED)
         ids = joined["input_ids"]
         return Batch(pad(ids, self.tokenizer.pad_id or 0), pad(joined["labels"], IGNORED), documents, padding_mask=padding_mask(ids))
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """The ids up to where the last answer begins."""
-        ids: list[int] = example["input_ids"][: _answer_places(example)[-1] + 1].tolist()
+        """Return the ids up to the beginning of the last answer."""
+        ids: list[int] = example["input_ids"][: _answer_positions(example)[-1] + 1].tolist()
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """All outputs of an exchange; of a conversation the last answer that is in the example."""
+        """Return all outputs of an exchange, or the last answer of a conversation that is in the example."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = written_answers(row)
-        learned = len(answers) if self.section.train_on == "last" else len(_answer_places(example))  # later ones were cut off
-        return [answers[learned - 1]]
+        count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # later answers were truncated
+        return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
-        """No text."""
+        """Return an empty text."""
         answers = written_answers(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """The fraction of the tokens that are targets."""
+        """Report the fraction of the tokens that are targets."""
         labels = [np.asarray(one.arrays["labels"][0]) for one in stored if isinstance(one, ExampleSet)]
-        share = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
+        fraction = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
         every, last = "what the assistant says, and the ends of its turns", "what the assistant says last, and the end of that turn"
-        return [f"{share:.1%} of the training tokens are targets: {last if self.section.train_on == 'last' else every}"]
+        return [f"{fraction:.1%} of the training tokens are targets: {last if self.section.train_on == 'last' else every}"]
 
     def _text(self, row: Row, render: Render, *, asked: bool = False) -> tuple[str, Spans] | BadRow:
-        """The text of a row's conversation; `asked`: with an answer of no meaning in place of the last one."""
+        """Render a row's conversation; `asked`: with a placeholder for the last answer."""
         try:
             messages = asked_conversation(row) if asked else conversation(row)
             return checked_text(self.conversations, messages, row.place, render, row.values.get("tools", ()))
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == CONTROL)
-        except ModelError as error:  # the template refuses it
+        except ModelError as error:  # raised by the template
             return BadRow("refused by the chat template", str(error), lost=True)
 
     def _prompt(self, row: Row, ids: NDArray[np.int64]) -> Encoded | BadRow:
@@ -161,25 +161,25 @@ class Chat(TokenTargets, WritingObjective):
         labels = [*[IGNORED] * (len(ids) - 1), self.conversations.end_id]
         return Encoded({"input_ids": ids.tolist(), "labels": labels}, len(ids), False)
 
-    def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
+    def _example(self, row: Row, encoded: ChatIds) -> Encoded | BadRow:
         length = self.row_length
-        ids, targets = found.ids[:length], found.targets[:length]
+        ids, targets = encoded.ids[:length], encoded.targets[:length]
         labels = np.append(np.where(targets, ids, IGNORED)[1:], IGNORED)  # nothing follows the last id
-        if not self.conversations.ends_turn(found):
+        if not self.conversations.ends_turn(encoded):
             return BadRow("a turn without an end", f"{row.place}: an answer does not end with a special token; correct the row")
         if not targets[1:].any():
             return BadRow(
                 "no answer within the context",
-                f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; "
+                f"{row.place}: {len(encoded.ids):,} tokens, and none of an answer is among the first {length:,}; "
                 f"{LONGER_ROWS}, or remove the row",
                 lost=True,
             )
         unread = max(0, len(exchange_answers(row)) - 1)
-        return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length, unread)
+        return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(encoded.ids) > length, unread)
 
 
-def _answer_places(example: Example) -> list[int]:
-    """The positions whose next one begins an answer: the labels are the ids one position on."""
+def _answer_positions(example: Example) -> list[int]:
+    """Return the positions whose label, the id of the next position, begins an answer."""
     is_target = example["labels"] != IGNORED
     begins: list[int] = np.flatnonzero(is_target & ~np.append(False, is_target[:-1])).tolist()
     return begins

@@ -1,4 +1,4 @@
-"""A further model that an objective needs: a teacher now; a reference, reward or value model has the same form."""
+"""The further models that an objective needs, such as a teacher, a reward model or a value model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,33 +13,33 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # in tfkit.json of a model that is in the place of one that is not trained yet
+PLACEHOLDER = "placeholder"  # in tfkit.json of a model that takes the place of one that is not trained yet
 
 
 @dataclass(frozen=True)
 class Companion:
-    """A model beside the one of the run, and what the run records of it."""
+    """A further model of a run, and the facts that the run records about it."""
 
-    name: str  # the field of the objective's section that names it, and its role among the parents
+    name: str  # the field of the objective's section that names it; also its role among the parents
     model: Transformer
-    path: str  # as the recipe has it
-    sha256: str  # of its configuration and weights, before the first step
-    run_id: str | None = None  # of the run that made it
+    path: str  # as in the recipe
+    sha256: str  # of its configuration and weights before the first step
+    run_id: str | None = None  # of the run that trained it
     tokenizer: Tokenizer | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # its tfkit.json, such as the shift of a reward model's scores
-    trained: bool = False  # its weights change with those of the run; in either case it draws no dropout
-    lr: float | None = None  # peak learning rate of one that is trained; None: that of the run
-    folder: Path | None = None  # where its files are; None: it was made in memory
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
+    trained: bool = False  # whether its weights are trained in this run; it never uses dropout
+    lr: float | None = None  # its peak learning rate if it is trained; None: that of the run
+    folder: Path | None = None  # of its files; None: it exists in memory only
 
     def parent(self) -> dict[str, str | None]:
-        """Its entry among the parents in tfkit.json."""
+        """Return its entry among the parents in tfkit.json."""
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
 def open_companion(section: ObjectiveSection, name: str, *, blocks_later: bool = False) -> Companion:
-    """Load the model that a field of the section names. Raises ModelError, also if it is not the one that the recipe pins.
+    """Load the model that a field of the section names. Raises ModelError, also if its SHA-256 is not the one that the recipe pins.
 
-    `blocks_later`: as in `tfkit.hub.load`, for ranks that share it.
+    `blocks_later`: as in `tfkit.hub.load`, for ranks that shard it.
     """
     path, trained = section.companion_paths[name], section.companions[name]
     loaded = load(path, blocks_later=blocks_later)

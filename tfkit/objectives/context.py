@@ -10,9 +10,9 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
-LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy where a row does not hold enough
+LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
 
-Stored = TokenStream | ExampleSet  # what is in the cache of a source: a stream of text, or examples
+Stored = TokenStream | ExampleSet  # the cached form of a source
 
 
 def tokens_of(stored: Stored) -> int:
@@ -21,7 +21,7 @@ def tokens_of(stored: Stored) -> int:
 
 
 def row_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the tokens of a row for a model: data.sequence_length, or null: its context. Raises UsageError for more than it reads."""
+    """Return the number of tokens of a row: data.sequence_length, or the model's context if None. Raises UsageError beyond the context."""
     length = sequence_length or config.context_length
     if length > config.context_length and config.position.kind != "relative":
         raise UsageError(
@@ -36,22 +36,22 @@ class ModelContext:
     """The model that an objective is opened for."""
 
     config: ModelConfig
-    tokenizer: Tokenizer  # as the objective's `fit_tokenizer` made it
-    labels: Sequence[str]  # the classes or tags, of an objective that has some
+    tokenizer: Tokenizer  # as the objective's `fit_tokenizer` returned it
+    labels: Sequence[str]  # the classes or tags; empty if the objective has none
     seed: int  # of the run
-    folder: Path  # that the tokenizer came from, for errors
-    facts: Mapping[str, Any] = field(default_factory=dict)  # of a finished model: its tfkit.json
+    folder: Path  # from which the tokenizer was loaded, for errors
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the content of a finished model's tfkit.json
     sequence_length: int | None = None  # data.sequence_length
-    blocks_later: bool = False  # whether companions get the weights of their blocks when ranks cut them, which is before the first step
+    blocks_later: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
 
     @property
     def row_length(self) -> int:
-        """Tokens that a row of its data has, at most. Raises UsageError if the model does not read as many."""
+        """The largest number of tokens in a row. Raises UsageError if the model's context is shorter."""
         return row_length(self.sequence_length, self.config)
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the model has both stacks."""
+        """Whether the model has an encoder and a decoder."""
         return self.config.encoder_layers > 0 and self.config.decoder_layers > 0
 
 
@@ -59,19 +59,19 @@ class ModelContext:
 class RowOrder:
     """How rows are cut and ordered."""
 
-    length: int  # tokens of a row, at most
+    length: int  # the largest number of tokens in a row
     seed: int
     batch_size: int
-    length_groups: bool  # batches of rows of like lengths
+    length_groups: bool  # whether rows of similar lengths share batches
 
 
 def streams_of(stored: Sequence[tuple[Stored, float]]) -> list[tuple[TokenStream, float]]:
-    """The streams of text among weighted sources."""
+    """Return the streams of text among weighted sources."""
     return [(one, weight) for one, weight in stored if isinstance(one, TokenStream)]
 
 
 def example_rows(stored: Sequence[tuple[Stored, float]], order: RowOrder, *, packed: bool = False) -> ExampleRows:
-    """The rows of weighted sets of examples: each example a row, or `packed`, several."""
+    """Return the rows of weighted sets of examples: one example per row or, if `packed`, several."""
     sets = [(one, weight) for one, weight in stored if isinstance(one, ExampleSet)]
     length = order.length if packed else None
     return ExampleRows(sets, order.seed, batch_size=order.batch_size, length_groups=order.length_groups, packed_length=length)

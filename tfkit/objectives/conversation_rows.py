@@ -1,4 +1,4 @@
-"""The messages of a row: of a conversation, or of an exchange of a question and its answer."""
+"""The messages of a row, which is a conversation or an exchange (an instruction and its output)."""
 
 import json
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from tfkit.tokenizer.conversations import ANSWER
 
 
 def conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row of either shape, each with role and content. Raises UnfitError.
+    """Return the messages of a row, each with role and content. Raises UnfitError.
 
-    A system message of the conversation's own goes before a column that was only recognised as one.
+    A system message among the messages takes precedence over a column that was recognised, but not named, as the system message.
     """
     messages = _messages(row)
     answers = [message for message in messages if message["role"] == "assistant"]
@@ -25,7 +25,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def asked_conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages before the last answer, or all of them where that is still to come, and an answer of no meaning."""
+    """Return the messages before a final answer, if there is one, and a placeholder for the answer. Raises UnfitError."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
@@ -35,25 +35,25 @@ def asked_conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def written_answers(row: Row) -> list[str]:
-    """Return the text of each answer, with which what a model writes is compared; calls of tools are JSON in it, a line each."""
+    """Return the text of each answer, as a reference for generated texts; its tool calls follow as JSON, one per line."""
     answers = [message for message in conversation(row) if message["role"] == "assistant"]
     return ["\n".join(filter(str.strip, (answer["content"], *_calls_as_text(answer)))) for answer in answers]
 
 
 def _calls_as_text(message: Mapping[str, Any]) -> list[str]:
     functions = [call["function"] for call in message.get("tool_calls", ())]
-    return [json.dumps({name: one[name] for name in ("name", "arguments")}, ensure_ascii=False) for one in functions]
+    return [json.dumps({name: call[name] for name in ("name", "arguments")}, ensure_ascii=False) for call in functions]
 
 
 def _messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row of either shape, those of an exchange with its answer, be it empty."""
+    """Return the messages of a row; those of an exchange end with its answer, which may be empty."""
     values = row.values
     if "messages" in values:
         messages = [plain_message(number, message) for number, message in enumerate(values["messages"], 1)]
     else:
-        asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
+        question = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
         answer = next(iter(exchange_answers(row)), "")
-        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
+        messages = [{"role": "user", "content": "\n\n".join(question)}, {"role": "assistant", "content": answer}]
     system = values.get("system", "")
     if messages[0]["role"] != "system":
         messages[:0] = [{"role": "system", "content": system}] if system.strip() else []
@@ -65,5 +65,5 @@ def _messages(row: Row) -> list[dict[str, Any]]:
 
 
 def exchange_answers(row: Row) -> list[str]:
-    """Return the answers of an exchange that are not blank, the one that is learned first; of a conversation none."""
+    """Return the answers of an exchange that are not blank, first the one that is the target; none for a conversation."""
     return [answer for answer in row.values.get("output", ()) if answer.strip()]

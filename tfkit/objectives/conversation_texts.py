@@ -1,6 +1,6 @@
-"""Prompts and their completions as ids: messages by the checkpoint's chat template, texts as they are, each closed by the end of a text.
+"""Encoding of prompts and completions: messages by the checkpoint's chat template, texts as they are, followed by eos.
 
-A completion is what the model writes behind a prompt, so the ids of a prompt are the same alone and before any completion.
+A completion is generated after its prompt, so the ids of a prompt never depend on the completion.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Turns = str | list[dict[str, Any]]  # a text, or messages
 
 
 class Asked(NamedTuple):
-    """A prompt with a completion; None: the prompt alone. `place` is that of its row."""
+    """A prompt with a completion; None: the prompt alone. `place`: of its row, for errors."""
 
     place: str
     prompt: Turns
@@ -28,59 +28,59 @@ class Asked(NamedTuple):
 
 
 class PromptedIds(NamedTuple):
-    """Ids, of which the first `prompt` ones are the prompt's."""
+    """The ids of a prompt and its completion; the first `prompt` of them are the prompt's."""
 
     ids: list[int]
     prompt: int
 
 
 class ConversationTexts:
-    """Encodes prompts and completions for one tokenizer, loaded from `folder`. `chat`: texts go through the chat template, too."""
+    """Encodes prompts and completions by a tokenizer that was loaded from `folder`. `chat`: use the chat template for texts, too."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, *, chat: bool):
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return what the ids depend on."""
+        """Return everything that the ids depend on."""
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date])
 
     def encode(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
-        """Return the ids of each prompt, with those of its completion and of what ends it. Raises ModelError without a chat template."""
-        found: dict[int, PromptedIds | BadRow] = {}
-        chats = [number for number, one in enumerate(asked) if self._is_chat(one)]
+        """Return the ids of each prompt and its completion, including the token that ends it. Raises ModelError without a chat template."""
+        encoded: dict[int, PromptedIds | BadRow] = {}
+        chats = [number for number, item in enumerate(asked) if self._is_chat(item)]
         texts = [number for number in range(len(asked)) if number not in {*chats}]
         if chats:
-            found |= dict(zip(chats, self._chats([asked[number] for number in chats]), strict=True))
+            encoded |= dict(zip(chats, self._chats([asked[number] for number in chats]), strict=True))
         if texts:
-            found |= dict(zip(texts, self._texts([asked[number] for number in texts]), strict=True))
-        return [found[number] for number in range(len(asked))]
+            encoded |= dict(zip(texts, self._texts([asked[number] for number in texts]), strict=True))
+        return [encoded[number] for number in range(len(asked))]
 
     @property
     def end_ids(self) -> list[int]:
-        """The ids that end a completion: that of a text, and of a turn where there is a chat template."""
+        """The ids that end a completion: eos and, with a chat template, the end of a turn."""
         turn = [self._conversations.end_id] if self.tokenizer.chat_template is not None else []
         return list(dict.fromkeys([*([] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]), *turn]))
 
-    def _is_chat(self, one: Asked) -> bool:
-        return self.chat or isinstance(one.prompt, list) or isinstance(one.completion, list)
+    def _is_chat(self, asked: Asked) -> bool:
+        return self.chat or isinstance(asked.prompt, list) or isinstance(asked.completion, list)
 
     def _texts(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
-        """Texts are encoded apart: the model writes a completion behind the ids of the prompt."""
-        prompts = self.tokenizer.encode_bare([str(one.prompt) for one in asked])
-        completions = self.tokenizer.encode_bare([str(one.completion or "") for one in asked])
+        """Encode texts; prompt and completion separately, as the model generates a completion after the ids of the prompt."""
+        prompts = self.tokenizer.encode_bare([str(item.prompt) for item in asked])
+        completions = self.tokenizer.encode_bare([str(item.completion or "") for item in asked])
         end = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
-        found: list[PromptedIds | BadRow] = []
-        for one, prompt, completion in zip(asked, prompts, completions, strict=True):
+        encoded: list[PromptedIds | BadRow] = []
+        for item, prompt, completion in zip(asked, prompts, completions, strict=True):
             before = [*self.tokenizer.prefix, *prompt.tolist()]
-            after = [] if one.completion is None else [*completion.tolist(), *end]
-            found.append(PromptedIds([*before, *after], len(before)))
-        return found
+            after = [] if item.completion is None else [*completion.tolist(), *end]
+            encoded.append(PromptedIds([*before, *after], len(before)))
+        return encoded
 
     @cached_property
     def _conversations(self) -> Conversations:
-        """Raises ModelError for a template that cannot be trained on."""
+        """The renderer of conversations. Raises ModelError for a template that cannot be used for training."""
         return Conversations(self.tokenizer, resolve_format("auto", self.tokenizer, None), None, self.folder)
 
     def _chats(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
@@ -91,52 +91,52 @@ class ConversationTexts:
                 "checkpoint that has one, or give texts, such as columns: {prompt: '{question}\\n'}"
             )
         with self._conversations.renderer() as render:
-            texts = [self._rendered(one, render) for one in asked]
-        encoded = iter(self._conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
-        found: list[PromptedIds | BadRow] = []
-        for one, text in zip(asked, texts, strict=True):
+            texts = [self._rendered(item, render) for item in asked]
+        all_ids = iter(self._conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
+        encoded: list[PromptedIds | BadRow] = []
+        for item, text in zip(asked, texts, strict=True):
             if isinstance(text, BadRow):
-                found.append(text)
+                encoded.append(text)
                 continue
-            ids, targets = next(encoded)
+            ids, targets = next(all_ids)
             prompt = int(targets.argmax()) if targets.any() else len(ids)
-            found.append(PromptedIds(ids[:prompt].tolist() if one.completion is None else ids.tolist(), prompt))
-        return found
+            encoded.append(PromptedIds(ids[:prompt].tolist() if item.completion is None else ids.tolist(), prompt))
+        return encoded
 
-    def _rendered(self, one: Asked, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
-        """The text up to the end of the last turn, and where that turn is."""
+    def _rendered(self, asked: Asked, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
+        """Return the text up to the end of the last turn, and the span of that turn."""
         try:
             prompt, completion = (
-                _messages(one.prompt, "user"),
-                [*ANSWER] if one.completion is None else _messages(one.completion, "assistant"),
+                _messages(asked.prompt, "user"),
+                [*ANSWER] if asked.completion is None else _messages(asked.completion, "assistant"),
             )
             if len(completion) != 1 or completion[0]["role"] != "assistant":
                 raise UnfitError("a completion of several turns", "a completion must be one message of the assistant")
-            text, spans = checked_text(self._conversations, [*prompt, *completion], one.place, render)
+            text, spans = checked_text(self._conversations, [*prompt, *completion], asked.place, render)
         except UnfitError as error:
-            return BadRow(error.kind, f"{one.place}: {error}; correct the row", lost=error.kind == CONTROL)
-        except ModelError as error:  # the template refuses it
+            return BadRow(error.kind, f"{asked.place}: {error}; correct the row", lost=error.kind == CONTROL)
+        except ModelError as error:  # raised by the template
             return BadRow("refused by the chat template", str(error), lost=True)
         return text[: spans[-1][1]], spans[-1:]
 
 
 def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
-    """Return turns as messages: a text is one of `speaker`; a dialogue in the form of HH-RLHF has several."""
+    """Return turns as messages: a text is one message of `speaker`; a dialogue in the form of HH-RLHF is several."""
     if isinstance(turns, list):
         return [plain_message(number, message) for number, message in enumerate(turns, 1)]
     if not is_dialogue(turns):
         return [{"role": speaker, "content": turns.strip()}] if turns.strip() else []
-    found: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for part in turns.replace(HUMAN, "\0user\0").replace(ASSISTANT, "\0assistant\0").split("\0")[1:]:
         if part in ("user", "assistant"):
-            found.append({"role": part, "content": ""})
+            messages.append({"role": part, "content": ""})
         else:
-            found[-1]["content"] = part.strip()
-    return found if found[-1]["content"] else found[:-1]  # a prompt ends with "Assistant:", where the answer begins
+            messages[-1]["content"] = part.strip()
+    return messages if messages[-1]["content"] else messages[:-1]  # a prompt ends with "Assistant:", without content
 
 
 def bare_text(turns: Turns) -> str:
-    """Return all that turns say, for what reads words alone."""
+    """Return the plain text of turns, without roles."""
     if isinstance(turns, str):
         return turns
     return "\n".join(str(message.get("content", message.get("value", ""))) for message in turns)

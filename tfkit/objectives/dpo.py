@@ -1,8 +1,8 @@
-"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): preferences without a reward model.
+"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): learning from preferences without a reward model.
 
-The implicit reward of a completion is beta times how much more probable it is to the model than to the reference, the model of the first
-step: the difference of two sums over the tokens of the completion, its end included. The loss of a prompt is the mean over its pairs of
--log sigmoid of the difference of rewards; for a pair alone that is equation 7 of the paper.
+The implicit reward of a completion is beta * (log p(completion) - log p_ref(completion)), where the reference is the initial model and the
+token that ends the completion is included. The loss of a prompt is the mean over its pairs of -log sigmoid of the difference of rewards;
+for a single pair that is equation 7 of the paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 
 class DPO(LabelledObjective):
-    """The loss of pairs of implicit rewards, summed over prompts."""
+    """The pair loss of implicit rewards, summed over prompts."""
 
     terms: Mapping[str, float] = MappingProxyType({"dpo": 1.0})
     ids = IDS
@@ -45,61 +45,61 @@ class DPO(LabelledObjective):
         self.section, self.encoder, self.tokenizer = section, encoder, tokenizer
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         return self.encoder.fingerprint()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The sequences of all completions of each prompt, from the best to the worst."""
+        """Return the sequences of the completions of each prompt, from the best to the worst, or its error."""
         return self.encoder.encode(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """A sequence for each completion, with its tokens as labels."""
+        """Return one sequence per completion, with its tokens as labels."""
         return self.encoder.collate(rows, self.tokenizer.pad_id or 0)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The prompts."""
+        """Return the number of prompts."""
         return {"dpo": prompts_in(batch)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over prompts of the mean over their pairs."""
+        """Return the sum over prompts of the mean over their pairs."""
         return {"dpo": pair_losses(self.rewards(model, batch), batch, self.section.label_smoothing).sum()}
 
     def rewards(self, model: Transformer, batch: Batch) -> Tensor:
-        """The implicit reward of each completion: (C,)."""
-        ratios = self.reference_values(model, batch) - batch.extras["reference"]
-        return self.section.beta * ratios
+        """Return the implicit reward of each completion: (C,)."""
+        log_ratios = self.reference_values(model, batch) - batch.extras["reference"]
+        return self.section.beta * log_ratios
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """The log-probability of each completion, summed over its tokens: (C,), in nats."""
+        """Return the log-probability of each completion, summed over its tokens: (C,), in nats."""
         return sequence_sums(response_log_probs(model, batch), batch.labels)
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, and the means over pairs."""
+        """Return the loss, and the sums over pairs."""
         return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats, the mean over prompts); `accuracy`, `margin`, `reward_chosen` and `reward_rejected` (means over pairs)."""
+        """Return `loss` (nats, the mean over prompts), `accuracy`, `margin`, `reward_chosen` and `reward_rejected` (means over pairs)."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in _MEANS}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The rewards of the completions of each prompt, from the best to the worst, and the margin of each pair."""
+        """Yield the rewards of each prompt's completions, from the best to the worst, and the margins of its pairs."""
         rewards = self.rewards(model, batch)
-        of_pairs = pair_rows(batch).cpu()
+        rows = pair_rows(batch).cpu()
         better, worse = (rewards[batch.extras[side]].cpu().double() for side in ("better", "worse"))
-        parts = rewards.split(batch.extras["row"].bincount().tolist())
+        rewards_by_row = rewards.split(batch.extras["row"].bincount().tolist())
         results = pair_results("dpo", rewards, batch, self.section.label_smoothing)
-        for number, (result, mine) in enumerate(zip(results, parts, strict=True)):
-            pairs = of_pairs == number
+        for number, (result, row_rewards) in enumerate(zip(results, rewards_by_row, strict=True)):
+            pairs = rows == number
             count = int(pairs.sum())
             sides = {"reward_chosen": Sum(float(better[pairs].sum()), count), "reward_rejected": Sum(float(worse[pairs].sum()), count)}
-            yield RowResult(result.sums | sides, {"rewards": mine.tolist(), **result.prediction})
+            yield RowResult(result.sums | sides, {"rewards": row_rewards.tolist(), **result.prediction})
 
     def wrong(self, row: Row) -> RowResult:
-        """A pair that is decided wrongly."""
+        """Return one wrongly decided pair."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Raise ModelError where the start is no language model: its reference would be random."""
+        """Raise ModelError if the initial checkpoint is not a language model, so that the reference would be random."""
         if new:
             raise ModelError(
                 f"dpo compares the model with the one that it starts from, and that lacks {', '.join(new)}: start from a language model, "
@@ -107,7 +107,7 @@ class DPO(LabelledObjective):
             )
 
     def legend(self) -> list[str]:
-        """The order of the sequences of a row."""
+        """Explain the order of the sequences of a row."""
         return ["choice 0 is the best completion of its prompt"]
 
 

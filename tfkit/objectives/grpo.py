@@ -15,13 +15,13 @@ from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjec
 from tfkit.objectives.score_model import open_score_model
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 
-_LARGEST_DIFFERENCE = 20.0  # of log-probabilities: beyond it a ratio is no number of bf16
+_LARGEST_DIFFERENCE = 20.0  # of log-probabilities; clamped, so that ratios stay finite
 
 
 class GRPO(RolloutObjective):
-    """max(-A r, -A clip(r)) of each token, r being the ratio of its probabilities now and when its response was sampled.
+    """max(-A r, -A clip(r)) of each token, where r is the ratio of its probability now to that at sampling.
 
-    It is summed over the tokens of all responses of a step, ends included, and divided once by their number (DAPO, arXiv 2503.14476).
+    The sum over the tokens of all responses of a step, end tokens included, is divided once by their number (DAPO, arXiv 2503.14476).
     """
 
     terms: Mapping[str, float] = MappingProxyType({"policy": 1.0})
@@ -39,22 +39,22 @@ class GRPO(RolloutObjective):
         return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The tokens of the responses."""
+        """Return the number of response tokens."""
         return {"policy": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over tokens of the clipped loss; how many are clipped, and the largest ratio."""
+        """Return the sum of the clipped loss over tokens, the number of clipped tokens, and the largest ratio."""
         targets = batch.labels != IGNORED
         log_probs = response_log_probs(model, batch, self.section.temperature)
-        if not len(log_probs):  # prompts alone
+        if not len(log_probs):  # a batch of prompts
             return {"policy": log_probs.sum()}
         return clipped_loss(log_probs, batch.extras["log_probs"][targets], batch.extras["advantages"][targets], self.clip_range)
 
 
 def clipped_loss(log_probs: Tensor, before: Tensor, advantages: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return the policy's loss as PPO has it (Schulman et al. 2017, arXiv 1707.06347, eq. 7), and its observations: all (N,) -> sums."""
+    """Return PPO's policy loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7) and its observations: (N,) each -> sums."""
     ratios = (log_probs - before).clamp(-_LARGEST_DIFFERENCE, _LARGEST_DIFFERENCE).exp()
     clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
     losses = torch.maximum(-advantages * ratios, -advantages * clipped)
-    seen = ratios.detach()
-    return {"policy": losses.sum(), "clip_fraction": (seen != clipped.detach()).sum(), "largest_ratio": seen.max()}
+    detached = ratios.detach()
+    return {"policy": losses.sum(), "clip_fraction": (detached != clipped.detach()).sum(), "largest_ratio": detached.max()}

@@ -1,9 +1,8 @@
-"""Objectives of labelled rows: each row is an example of its own and has an answer, which the model gives row by row.
+"""Objectives of labelled rows: each row is an example with an answer, which the model predicts.
 
-An objective gives its predictions for rows without an answer by two methods: `encode_unlabelled` makes examples of what the rows ask,
-and `answers` gives an Answer for each row of the batch that `collate` made of them. Which parts of a row that reads is said by
-`asked_roles` of its section. Where the answer is a text that the model writes, `prompt_ids` of such an example takes the place of
-`answers`.
+An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
+row of the batch that `collate` makes of them. The section's `asked_roles` are the columns that this reads. If answers are generated
+texts, `prompt_ids` takes the place of `answers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,141 +22,142 @@ from tfkit.objectives.metrics import Scores
 from tfkit.objectives.objective import Batch, Objective, Sum
 from tfkit.tokenizer import Tokenizer
 
-NO_LABEL = "(no answer)"  # the prediction for a row, or a word, that the model was not given
+NO_LABEL = "(no answer)"  # the prediction for a row or a word that the model did not read
 
 
 class RowResult(NamedTuple):
-    """The objective's sums of one row, and the prediction beside the right answer, as a file of predictions has them."""
+    """The objective's sums for one row, and its line in a file of predictions: the prediction and the right answer."""
 
     sums: dict[str, Sum]
     prediction: dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """The model's answer to a row, as JSON has it. None: the answer has no probability, or those of all labels were not asked for.
+    """The model's answer to a row, as JSON values.
 
-    Where the answer is a list, such as the tags of words, so are the other two.
+    None: the answer has no probability, or the probabilities of all labels were not requested. If the answer is a list, such as the tags of
+    words, so are both fields.
     """
 
     prediction: Any
     probability: float | list[float | None] | None = None
-    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of each label
+    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of all labels
 
 
 class LabelledObjective(Objective, Encoder, Protocol):
-    """An objective that encodes each row as an example, and compares the model's answer with the row's."""
+    """An objective that encodes each row as one example, and compares the model's answer with the row's."""
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Encode rows as `encode` does, with a label of no meaning in place of their own, which they need not have.
+        """Encode rows as `encode` does, with a placeholder for the label.
 
-        Raises UsageError by default: an objective that compares answers, such as one of preferences, predicts none.
+        Raises UsageError by default: some objectives, such as DPO, predict no answer.
         """
         raise UsageError("this objective predicts no label of a row, and no text; continue texts with tfkit generate")
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Answer each row of a batch of unlabelled examples, `rows`; `all_labels`: with the probability of every label."""
-        raise AssertionError("its answers are texts, or it gives none")
+        """Yield the answer to each of `rows`, from the batch of their unlabelled examples; `all_labels`: with all labels' probabilities."""
+        raise AssertionError("the objective's answers are texts, or it has none")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The result of each row of a batch: one forward gives both, so that metrics and predictions are of the same numbers."""
+        """Yield the result of each row of a batch; metrics and predictions come from the same forward pass."""
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the number of each sequence, (C,), that an objective asks the reference for once: the array `reference` beside `sizes`."""
-        raise AssertionError("it reads no reference")
+        """Return the reference model's value of each sequence, (C,), which is stored once in the array `reference` of the examples."""
+        raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Metrics of all answers together that no sum over rows gives, such as F1; none by default."""
+        """Return metrics that are not sums over rows, such as F1; none by default."""
         return []
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Figures of each label, by name, such as the `classes` and `confusion` of class_figures; none by default."""
+        """Return details of each label, such as the `classes` and `confusion` of class_figures; none by default."""
         return {}
 
     def wrong(self, row: Row) -> RowResult | None:
-        """The result of a row that is lost: a wrong answer. None by default: an answer that is a number is not wrong or right."""
+        """Return the result of a row that cannot be encoded: a wrong answer. None by default: a number is neither right nor wrong."""
         return None
 
     @property
     def cuts_answers(self) -> bool:
-        """Whether a row that is cut to the context has a shorter answer than its own, which `completed` completes."""
+        """Whether truncating a row truncates its answer, too, which `completed` corrects."""
         return False
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
-        """The result of a row that was cut, with what was cut off as wrong."""
+        """Return the result of a truncated row with the truncated part of the answer counted as wrong."""
         return result
 
     @property
     def evaluates_answers(self) -> bool:
-        """Whether the evaluations of a training report `answer_metrics`, too."""
+        """Whether evaluations during training report `answer_metrics`, too."""
         return False
 
     @property
     def labelled(self) -> "LabelledObjective":
-        """This objective."""
+        """The objective itself."""
         return self
 
     @property
     def writer(self) -> "WritingObjective | None":
-        """This objective where its answers are texts that the model writes, else None."""
+        """The objective itself if its answers are generated texts, else None."""
         return None
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
-        """Each example is a row."""
+        """Return rows of one example each."""
         return example_rows(stored, order)
 
 
 class WritingObjective(LabelledObjective, Protocol):
-    """An objective whose answers are texts."""
+    """An objective whose answers are generated texts."""
 
     tokenizer: Tokenizer
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """The ids that the model reads before it writes its answer."""
+        """Return the ids after which the model generates its answer."""
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """The texts that are right answers of a row; at least one."""
+        """Return the right answers of a row; at least one."""
 
     @property
     def writer(self) -> "WritingObjective":
-        """This objective."""
+        """The objective itself."""
         return self
 
     @property
     def start_id(self) -> int | None:
-        """The id that the decoder of an encoder-decoder begins with; None: the model continues from its prompt."""
+        """The first id of an encoder-decoder's decoder; None for a model that continues its prompt."""
         return None
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Values (N,) added up by their rows (N,), on the CPU: an Apple GPU has no float64."""
+    """Sum values (N,) by their rows (N,), on the CPU: an Apple GPU has no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
 
 
 class LabelProbabilities(NamedTuple):
-    """The probability of each label, as small as it can be kept for each of many rows."""
+    """The probability of each label of one row, stored compactly."""
 
     labels: Sequence[str]
     values: NDArray[np.float32]  # (labels,)
 
     def by_label(self) -> dict[str, float]:
-        """Return the same by name."""
+        """Return the probabilities by label."""
         return {label: short(value) for label, value in zip(self.labels, self.values, strict=True)}
 
 
 def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_labels: bool) -> Answer:
-    """The likeliest label; `probabilities` are those of all labels, in their order."""
+    """Return the likeliest label as an answer; `probabilities` are in the order of `labels`."""
     best = int(np.argmax(probabilities))
     every = {label: short(value) for label, value in zip(labels, probabilities, strict=True)} if all_labels else None
     return Answer(labels[best], short(probabilities[best]), every)
 
 
 def short(value: float) -> float:
-    """The number with the fewest digits that is the same in float32."""
+    """Return the number with the fewest digits that is equal in float32."""
     return float(str(np.float32(value)))
 
 
 def not_blank(texts: list[str]) -> list[str]:
-    """The texts that hold more than white space; where none does, the first, since each row has a reference."""
+    """Return the texts with more than white space; if there are none, the first text, since each row needs a reference."""
     return [text for text in texts if text.strip()] or texts[:1]

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens from hidden states, in float32: in row blocks, as vocabulary_loss.py says."""
+"""Log-probabilities of tokens from hidden states, in float32, in blocks of rows as in vocabulary_loss.py."""
 
 from functools import partial
 from typing import NamedTuple
@@ -10,61 +10,60 @@ from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, over
 
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """The log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
+    """Return the log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
 
-    `temperature` divides the logits, as where texts are drawn with it.
-    With `smoothing` e it is that of a target with the share 1 - e on the label and e / V on each of all V entries, the label among them:
-    PyTorch's `label_smoothing`. tensor2tensor's gives the label 1 - e, and e / (V - 1) to each other entry.
+    `temperature` divides the logits, as in sampling. With `smoothing` e the target distribution has 1 - e on the label plus e / V on all V
+    entries, including the label, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
     """
     loss = partial(_cross_entropy, cap=head.softcap, smoothing=smoothing, temperature=temperature)
     return -vocabulary_loss(head, hidden, loss, labels)
 
 
 class TokenScores(NamedTuple):
-    """The scores of predictions without a gradient, each (N,)."""
+    """The scores of predictions, (N,) each, without gradients."""
 
     log_probs: Tensor  # of the label
-    mean_log_probs: Tensor  # over all entries: what smoothing adds
+    mean_log_probs: Tensor  # over all entries, for label smoothing
     right: Tensor  # whether the label is the likeliest entry
 
 
 @torch.no_grad()
 def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
-    """The scores of each label in one pass over the logits: hidden (N, D), labels (N,); no gradient."""
-    hidden, found = head.prepare(hidden), []
+    """Return the scores of each label in one pass over the logits: hidden (N, D), labels (N,); no gradient."""
+    hidden, scores = head.prepare(hidden), []
     for rows, ids in split_rows(block_rows(head.weight, hidden), hidden, labels):
         for piece, label in pieces(make_logits(rows, head.weight, head.bias, head.softcap), ids[:, None]):
             values = piece.log_softmax(-1, dtype=torch.float32)
-            found.append((values.gather(1, label)[:, 0], values.mean(-1), piece.argmax(-1) == label[:, 0]))
-    return TokenScores(*(torch.cat(part) for part in zip(*found, strict=True)))
+            scores.append((values.gather(1, label)[:, 0], values.mean(-1), piece.argmax(-1) == label[:, 0]))
+    return TokenScores(*(torch.cat(part) for part in zip(*scores, strict=True)))
 
 
 @torch.no_grad()
 def token_entropies(head: Head, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-    """The entropy of the distribution over the next token at each hidden state: (N, D) -> (N,) in float32, in nats; no gradient."""
-    hidden, found = head.prepare(hidden), []
+    """Return the entropy of the next token's distribution at each hidden state: (N, D) -> (N,) in float32, in nats; no gradient."""
+    hidden, entropies = head.prepare(hidden), []
     for (rows,) in split_rows(block_rows(head.weight, hidden), hidden):
         for (piece,) in pieces(make_logits(rows, head.weight, head.bias, head.softcap)):
-            found.append(torch.special.entr((piece.float() / temperature).softmax(-1)).sum(-1))
-    return torch.cat(found)
+            entropies.append(torch.special.entr((piece.float() / temperature).softmax(-1)).sum(-1))
+    return torch.cat(entropies)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float, temperature: float) -> Tensor:
-    """(n, V), (n,) -> (n,). The gradient is softmax minus the target's shares, divided by the temperature."""
-    found = []
+    """Compute the losses of a block: (n, V), (n,) -> (n,). The gradient is (softmax - target distribution) / temperature."""
+    losses = []
     for piece, ids in pieces(logits, labels[:, None]):
         values = (piece if temperature == 1 else piece.float() / temperature).log_softmax(-1, dtype=torch.float32)
-        found.append(-_smoothed(values, ids, smoothing))
+        losses.append(-_smoothed(values, ids, smoothing))
         if gradient:
             values.exp_()
             if smoothing:
                 values.sub_(smoothing / logits.shape[1])
-            values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # before rounding: 1 - p of confident tokens is exact
+            values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # in float32: 1 - p of confident tokens is exact
             overwrite(piece, values if temperature == 1 else values.div_(temperature), cap)
-    return torch.cat(found)[:, 0]
+    return torch.cat(losses)[:, 0]
 
 
 def _smoothed(values: Tensor, ids: Tensor, smoothing: float) -> Tensor:
-    """Of log-probabilities (n, V) the share of the label (n, 1), and of all entries together: (n, 1)."""
-    found = values.gather(1, ids)
-    return found if not smoothing else (1 - smoothing) * found + smoothing * values.mean(-1, keepdim=True)
+    """Return the expected log-probability under the smoothed target: values (n, V), labels (n, 1) -> (n, 1)."""
+    label_values = values.gather(1, ids)
+    return label_values if not smoothing else (1 - smoothing) * label_values + smoothing * values.mean(-1, keepdim=True)

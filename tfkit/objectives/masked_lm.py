@@ -1,6 +1,6 @@
-"""Masked language modelling: predict the tokens that are hidden in a text; and whether its second part follows the first (BERT).
+"""Masked language modelling: predict masked tokens and, optionally, whether a second text follows the first (BERT).
 
-The loss is the mean over hidden tokens, plus, with next sentences, the mean over rows of its own (Devlin et al. 2018, appendix A.2).
+The loss is the mean over masked tokens plus, with next-sentence prediction, the mean over rows (Devlin et al. 2018, appendix A.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,38 +24,39 @@ from tfkit.tokenizer import Tokenizer
 
 
 class MaskedLM(Objective):
-    """Masked tokens, and with `section.next_sentence` whether the second text follows. Raises ModelError if the tokenizer is no BERT's."""
+    """Cross-entropy of masked tokens and, with `section.next_sentence`, of the next sentence."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
+        """Raises ModelError if the tokenizer lacks BERT's special tokens."""
         self.section, self.frame = section, Frame.of(tokenizer)
         self.masking = Masking(section, tokenizer, seed)
         self.terms: Mapping[str, float] = MappingProxyType({"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {}))
 
     @property
     def reads_sentences(self) -> bool:
-        """Next sentences begin where sentences do."""
+        """True for next-sentence prediction."""
         return self.section.next_sentence
 
     @property
     def reads_second_output(self) -> bool:
-        """For the next sentence."""
+        """True for next-sentence prediction."""
         return self.section.next_sentence
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
-        """Texts between special tokens, or pairs of them."""
+        """Return rows of texts between special tokens, or of pairs of texts."""
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # the masks of a row are the same only where its texts are
+        static = self.section.masking == "static"  # then a row has the same texts in every epoch, too
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
-        """Rows with their masks; labels where something is hidden. The texts of a pair are segments; others see nothing of each other."""
+        """Return masked rows, with labels at the masked positions. The texts of a pair are segments; other texts are separate documents."""
         ids, labels = rows.ids.copy(), np.full_like(rows.ids, IGNORED)
         for row, (length, epoch, number) in enumerate(zip(rows.lengths, rows.epochs.tolist(), rows.numbers.tolist(), strict=True)):
-            places, shown = self.masking.draw(rows.ids[row, :length], epoch, number, rows.token_counts)
-            labels[row, places] = rows.ids[row, places]
-            ids[row, places] = shown
+            positions, replacements = self.masking.draw(rows.ids[row, :length], epoch, number, rows.token_counts)
+            labels[row, positions] = rows.ids[row, positions]
+            ids[row, positions] = replacements
         real = np.arange(ids.shape[1]) < rows.lengths[:, None]  # (B, T)
         pairs = rows.unrelated is not None
         return Batch(
@@ -68,25 +69,25 @@ class MaskedLM(Objective):
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The hidden tokens, and the rows."""
+        """Return the numbers of masked tokens and of rows."""
         counts = {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": len(batch.labels)}
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum of -log p over hidden tokens, and over rows, in nats."""
+        """Return the sums of -log p over masked tokens and over rows, in nats."""
         return self.losses(model, model(**batch.inputs()), batch)
 
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """The same, of a forward that is made already."""
-        found = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
+        """Return the losses, given the output of the model."""
+        losses = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
-            found["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
-        return found
+            losses["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
+        return losses
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The losses, and how many tokens and next sentences are right."""
-        output, hidden_tokens = model(**batch.inputs()), batch.labels != IGNORED
-        scores = token_scores(vocabulary_head(model.head), output.hidden[hidden_tokens], batch.labels[hidden_tokens])
+        """Return the losses, and the numbers of right predictions."""
+        output, is_masked = model(**batch.inputs()), batch.labels != IGNORED
+        scores = token_scores(vocabulary_head(model.head), output.hidden[is_masked], batch.labels[is_masked])
         count = len(scores.right)
         sums = {"mlm": Sum(-float(scores.log_probs.cpu().double().sum()), count), "accuracy": Sum(float(scores.right.sum()), count)}
         if self.section.next_sentence:
@@ -96,10 +97,10 @@ class MaskedLM(Objective):
         return sums
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and of hidden tokens `perplexity` and `accuracy`; with next sentences both losses alone, and `next_sentence_accuracy`."""
-        masked = sums["mlm"].mean
-        found = {"loss": weighted_loss(self.terms, sums), "perplexity": perplexity(masked), "accuracy": sums["accuracy"].mean}
+        """Return `loss`, `perplexity` and `accuracy` of masked tokens; with next sentences also each loss and `next_sentence_accuracy`."""
+        mlm_loss = sums["mlm"].mean
+        metrics = {"loss": weighted_loss(self.terms, sums), "perplexity": perplexity(mlm_loss), "accuracy": sums["accuracy"].mean}
         if self.section.next_sentence:
-            found |= {"mlm_loss": masked, "next_sentence_loss": sums["next_sentence"].mean}
-            found["next_sentence_accuracy"] = sums["next_sentence_accuracy"].mean
-        return found
+            metrics |= {"mlm_loss": mlm_loss, "next_sentence_loss": sums["next_sentence"].mean}
+            metrics["next_sentence_accuracy"] = sums["next_sentence_accuracy"].mean
+        return metrics

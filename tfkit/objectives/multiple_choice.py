@@ -1,10 +1,9 @@
 """Multiple choice as GPT was fine-tuned (Radford et al. 2018, sections 3.2 and 3.3): which of several answers goes with a context.
 
-Each answer makes a sequence, `start context delimiter answer classify`, which the model gives one score, read at `classify`; the
-probabilities of a row's answers are the softmax of their scores. Beside it the language model's loss continues, over every token of every
-sequence but its first. GPT's code takes the mean over the tokens of a sequence and then over sequences; here, as in transformers, each
-token weighs the same: the sum over tokens, and how many there are. GPT's code draws one dropout for all answers of a row; here each has
-its own.
+Each answer makes a sequence, `start context delimiter answer classify`, whose score is read at `classify`; the probabilities of a row's
+answers are the softmax of their scores. An auxiliary language modelling loss covers all tokens of all sequences but the first. GPT's code
+takes its mean over the tokens of a sequence and then over sequences; here, as in transformers, every token has the same weight. GPT's
+code uses the same dropout for all answers of a row; here each answer has its own.
 """
 
 import hashlib
@@ -33,12 +32,12 @@ _LETTERS = "ABCDEFGHIJ"
 
 
 class MultipleChoice(LabelledObjective):
-    """Cross-entropy over the answers of a row, summed over rows; and the language model's, summed over tokens."""
+    """Cross-entropy over the answers of a row, summed over rows, and over the vocabulary, summed over tokens."""
 
     ids = ("input_ids",)
 
     def __init__(self, section: MultipleChoiceSection, tokenizer: Tokenizer, row_length: int):
-        """Raises ModelError if the tokenizer lacks a special token, or if they leave no room for a text."""
+        """Raises ModelError if the tokenizer lacks a special token, or if the special tokens leave no room for text."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
         self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
@@ -48,66 +47,66 @@ class MultipleChoice(LabelledObjective):
 
     @property
     def reads_second_output(self) -> bool:
-        """The score of each answer."""
+        """True: it is the score of each answer."""
         return True
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         section = self.section
         about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.row_length)
         return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids of all answers one after the other, the size of each, and the number of the right one."""
+        """Return the concatenated input_ids of each row's sequences, their sizes, and the number of the right answer; or its error."""
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The same, as if the first answer was the right one."""
+        """Return the same with the first answer as the right one, a placeholder."""
         return self._encoded(rows, [bad_choices(row.place, row.values["choices"]) or 0 for row in rows])
 
     def _encoded(self, rows: Sequence[Row], rights: Sequence[int | BadRow]) -> list[Encoded | BadRow]:
         texts = [text for row in rows for text in (row.values["context"], *row.values["choices"])]
         ids = iter(self.tokenizer.encode_bare(texts))
-        found: list[Encoded | BadRow] = []
+        encoded: list[Encoded | BadRow] = []
         for row, right in zip(rows, rights, strict=True):
             context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
             if isinstance(right, BadRow):
-                found.append(right)
+                encoded.append(right)
                 continue
             sequences = [self._sequence(context, answer) for answer in answers]
             sizes = [len(sequence) for sequence in sequences]
             truncated = any(len(context) + len(answer) > self._room for answer in answers)
-            arrays = {"input_ids": [one for sequence in sequences for one in sequence], "sizes": sizes, "right": [right]}
-            found.append(Encoded(arrays, sum(sizes), truncated))
-        return found
+            arrays = {"input_ids": [token for sequence in sequences for token in sequence], "sizes": sizes, "right": [right]}
+            encoded.append(Encoded(arrays, sum(sizes), truncated))
+        return encoded
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """A sequence for each answer of each row, C in all, padded on the right: labels (C, T) are the ids one position on.
+        """Return one sequence per answer, C in all, padded on the right; the labels (C, T) are the ids of the next positions.
 
-        In `extras`: the row that a sequence belongs to, and whether its answer is the right one, (C,).
+        `extras`: the row of each sequence, and whether its answer is the right one, (C,) each.
         """
         examples = rows.single()
-        sequences = [ids for one in examples for ids in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
+        sequences = [ids for example in examples for ids in np.split(example["input_ids"], np.cumsum(example["sizes"])[:-1])]
         labels = pad([ids[1:] for ids in sequences], IGNORED) if "lm" in self.terms else torch.full((len(sequences), 1), IGNORED)
         input_ids = pad(sequences, self.tokenizer.pad_id or 0)  # (C, T)
-        missing = input_ids.shape[1] - labels.shape[1]  # the last position has no next one
+        missing = input_ids.shape[1] - labels.shape[1]  # columns without labels
         return Batch(
             input_ids,
             torch.nn.functional.pad(labels, (0, missing), value=IGNORED),
             padding_mask=padding_mask(sequences),
             extras={
-                "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
-                "right": torch.cat([torch.arange(len(one["sizes"])) == int(one["right"][0]) for one in examples]),
+                "row": torch.cat([torch.full((len(example["sizes"]),), number) for number, example in enumerate(examples)]),
+                "right": torch.cat([torch.arange(len(example["sizes"])) == int(example["right"][0]) for example in examples]),
             },
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The rows, and the tokens that have one before them."""
+        """Return the numbers of rows and of predicted tokens."""
         counts = {"choices": int(batch.extras["right"].sum())}
         return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sums over rows and over tokens."""
+        """Return the sums over rows and over tokens."""
         output = model(**batch.inputs())
         scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]  # (C,)
         losses = {"choices": (_by_row(scores, batch).logsumexp(dim=1) - scores[right]).sum()}
@@ -116,7 +115,7 @@ class MultipleChoice(LabelledObjective):
         return losses
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The losses, and how many rows have their right answer on top."""
+        """Return the losses, and the number of rows whose right answer has the highest score."""
         output = model(**batch.inputs())
         scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]
         table, counts = _by_row(scores, batch), self.counts(batch)
@@ -126,45 +125,45 @@ class MultipleChoice(LabelledObjective):
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, its parts `choices` (nats a row) and `lm` (nats a token), and `accuracy`."""
+        """Return `loss`, its terms `choices` (nats per row) and `lm` (nats per token), and `accuracy`."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in (*self.terms, "accuracy")}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The answer with the highest score, counted from 0; and the sums of the language model over all answers."""
+        """Yield the number of each row's answer with the highest score, from 0; the `lm` sums are over all its answers."""
         output = model(**batch.inputs())
         rows = batch.extras["row"]
-        scores = output.extra_logits[:, 0].float()  # (C,): a score for each answer of each row
-        of_rows = rows.bincount().tolist()
+        scores = output.extra_logits[:, 0].float()  # (C,)
+        counts = rows.bincount().tolist()  # of each row's answers
         lm: list[Sum] | None = None
         if "lm" in self.terms:
             log_probs = label_log_probs(model, output.hidden, batch.labels)
-            lm = sums_by_row(-log_probs, rows[:, None].expand_as(batch.labels)[batch.labels != IGNORED], len(of_rows))
-        pairs = zip(scores.split(of_rows), batch.extras["right"].split(of_rows), strict=True)
-        for number, (mine, is_right) in enumerate(pairs):
-            right, predicted = int(is_right.int().argmax()), int(mine.argmax())
-            sums = {"choices": Sum(float(mine.logsumexp(0) - mine[right]), 1)} | ({"lm": lm[number]} if lm else {})
+            lm = sums_by_row(-log_probs, rows[:, None].expand_as(batch.labels)[batch.labels != IGNORED], len(counts))
+        pairs = zip(scores.split(counts), batch.extras["right"].split(counts), strict=True)
+        for number, (row_scores, is_right) in enumerate(pairs):
+            right, predicted = int(is_right.int().argmax()), int(row_scores.argmax())
+            sums = {"choices": Sum(float(row_scores.logsumexp(0) - row_scores[right]), 1)} | ({"lm": lm[number]} if lm else {})
             sums |= {"accuracy": Sum(float(predicted == right), 1)}
-            yield RowResult(sums, {"right": right, "predicted": predicted, "scores": mine.tolist()})
+            yield RowResult(sums, {"right": right, "predicted": predicted, "scores": row_scores.tolist()})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The text of the likeliest answer; the probability of a text that is there twice is that of both."""
+        """Yield the text of the likeliest answer; equal answers of a row share the sum of their probabilities."""
         scores = model(**batch.inputs()).extra_logits[:, 0].float()  # (C,)
-        for row, mine in zip(rows, scores.split(batch.extras["row"].bincount().tolist()), strict=True):
-            sums: dict[str, float] = {}
-            for choice, value in zip(row.values["choices"], mine.softmax(0).tolist(), strict=True):
-                sums[choice] = sums.get(choice, 0.0) + value
-            yield class_answer(list(sums.values()), list(sums), all_labels=all_labels)
+        for row, row_scores in zip(rows, scores.split(batch.extras["row"].bincount().tolist()), strict=True):
+            probabilities: dict[str, float] = {}
+            for choice, value in zip(row.values["choices"], row_scores.softmax(0).tolist(), strict=True):
+                probabilities[choice] = probabilities.get(choice, 0.0) + value
+            yield class_answer(list(probabilities.values()), list(probabilities), all_labels=all_labels)
 
     def _special(self, name: str) -> list[int]:
-        """The id of a special token that the section names; none for null."""
+        """Return the id of the special token in a field of the section; empty if the field is None."""
         token = getattr(self.section, name)
-        found = None if token is None else self.tokenizer.backend.token_to_id(token)
-        if token is not None and found is None:
+        token_id = None if token is None else self.tokenizer.backend.token_to_id(token)
+        if token is not None and token_id is None:
             raise ModelError(
                 f"the tokenizer has no token {token!r}, which objective.{name} names; add it to tokenizer.special_tokens where the "
                 "tokenizer is trained, or name one that it has"
             )
-        return [] if found is None else [found]
+        return [] if token_id is None else [token_id]
 
     def _sequence(self, context: NDArray[np.uint32], answer: NDArray[np.uint32]) -> list[int]:
         kept, kept_answer = fit(len(context), len(answer), self._room)
@@ -172,19 +171,19 @@ class MultipleChoice(LabelledObjective):
 
 
 def fit_tokenizer(section: MultipleChoiceSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """The tokenizer with entries for the special tokens that the section names."""
+    """Return the tokenizer with the special tokens that the section names."""
     return tokenizer.with_special_tokens([name for name in (section.start, section.delimiter, section.classify) if name])
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:
-    """(C,) -> (rows, C): the scores of the answers of each row, minus infinity at those of others."""
+    """Return the scores of each row's answers, -inf at the answers of other rows: (C,) -> (rows, C)."""
     row = batch.extras["row"]
-    mine = row == torch.arange(int(row[-1]) + 1, device=row.device)[:, None]
-    return torch.where(mine, scores, -torch.inf)
+    is_own = row == torch.arange(int(row[-1]) + 1, device=row.device)[:, None]
+    return torch.where(is_own, scores, -torch.inf)
 
 
 def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
-    """Return what is wrong with the answers of a row."""
+    """Return the error of a row's answers; None if they are valid."""
     if len(choices) < 2:
         return BadRow("less than two answers", f"{place}: {len(choices)} answers, and nothing to choose; remove the row")
     if (empty := next((number for number, choice in enumerate(choices) if not choice.strip()), None)) is not None:
@@ -193,16 +192,16 @@ def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
 
 
 def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
-    """The number of the right answer, from a number counted from 0, a letter, or its text."""
+    """Return the number of the right answer, which may be written as a number from 0, a letter, or its text; or the row's error."""
     if (bad := bad_choices(place, choices)) is not None:
         return bad
     number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
-    found = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
-    if len(found) != 1:
-        why = "could mean two of" if found else "is none of"
+    matches = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
+    if len(matches) != 1:
+        why = "could mean two of" if matches else "is none of"
         return BadRow(
             f"label {written!r}",
             f"{place}: the label {written!r} {why} the {len(choices)} answers; give its number, counted from 0, its letter from A, "
             "or its text",
         )
-    return found.pop()
+    return matches.pop()

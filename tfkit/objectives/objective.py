@@ -1,7 +1,7 @@
-"""The protocol of an objective: batches, counts, sums, and what the engine asks beside. A loss is never a mean here.
+"""The protocol of an objective: batches, target counts, loss sums, and the properties that the engine reads. No loss here is a mean.
 
-An objective gives, for each of its terms, the sum of the losses of a micro-batch and how many targets went into it. The step adds both
-up over its micro-batches (and, some day, ranks) and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-batches are the same step.
+For each of its terms an objective returns the sum of the losses of a micro-batch and its number of targets. A step adds both up over its
+micro-batches and ranks and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-batches are the same step.
 """
 
 import math
@@ -30,60 +30,60 @@ IGNORED = -100  # the label of a position that has no loss
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of B rows. None: the model is given no such thing."""
+    """A micro-batch of B rows. A tensor that is None is not passed to the model."""
 
     input_ids: Tensor  # (B, T)
-    labels: Tensor  # (B, T); (B, T') of an encoder-decoder; (B,) for whole texts. IGNORED where there is no loss
-    document_ids: Tensor | None = None  # (B, T): tokens with equal numbers see each other; None: every row is one document
-    padding_mask: Tensor | None = None  # (B, T), True = real token; None: all are
-    segment_ids: Tensor | None = None  # (B, T): the text of a pair that a token is in
+    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) for whole texts. IGNORED where there is no loss
+    document_ids: Tensor | None = None  # (B, T): tokens attend to those with an equal number; None: every row is one document
+    padding_mask: Tensor | None = None  # (B, T), True = real token; None: no padding
+    segment_ids: Tensor | None = None  # (B, T): 0 or 1, the text of a pair that a token belongs to
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
     extras: Mapping[str, Tensor] = field(
         default_factory=dict
-    )  # (B, ...), for further terms, or for a loss that joins sequences: none is cut then
-    is_pretraining: bool = False  # rows of data.pretraining, which a step reads behind its own
+    )  # (B, ...), for further terms; or of other sizes, for a loss that joins sequences. A batch with extras is never cropped
+    is_pretraining: bool = False  # rows of data.pretraining, which a step reads after its own
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        ahead = device.type == "cuda"  # what CUDA still computes is not waited for; elsewhere a copy under way may be read too early
-        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
+        """Return this batch on a device."""
+        ahead = device.type == "cuda"  # elsewhere a copy that has not finished may be read too early
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._present()}
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
     def pinned(self) -> "Batch":
-        """The same batch in memory from which a GPU copies by itself, while the processor continues."""
-        moved: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._own()}
+        """Return this batch in pinned memory, which a GPU copies from asynchronously."""
+        moved: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._present()}
         return replace(self, **moved, extras={name: tensor.pin_memory() for name, tensor in self.extras.items()})
 
     def inputs(self) -> dict[str, Tensor]:
-        """The arguments of the Transformer, by name."""
-        return {name: tensor for name, tensor in self._own() if name != "labels"}
+        """Return the arguments of the Transformer, by name."""
+        return {name: tensor for name, tensor in self._present() if name != "labels"}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, by name, in a fixed order."""
-        yield from self._own()
+        """Yield every tensor with its name, in a fixed order."""
+        yield from self._present()
         yield from sorted(self.extras.items())
 
     @property
     def tokens(self) -> int:
-        """Real tokens, of both sides of an encoder-decoder."""
+        """The number of real tokens, including those of an encoder-decoder's decoder."""
         source = self.input_ids.numel() if self.padding_mask is None else int(self.padding_mask.sum())
         return source + self.decoder_tokens
 
     @property
     def decoder_tokens(self) -> int:
-        """Real tokens of the decoder's side of an encoder-decoder; 0 of others."""
+        """The number of real tokens that the decoder of an encoder-decoder reads; 0 for other models."""
         if self.decoder_input_ids is None:
             return 0
         mask = self.decoder_padding_mask
         return self.decoder_input_ids.numel() if mask is None else int(mask.sum())
 
     def corner(self, length: int) -> "Batch":
-        """The first row, as far as `length`, of a batch whose tensors are all (B, T)."""
+        """Return the first `length` positions of the first row, of a batch whose tensors are all (B, T)."""
         cut: dict[str, Any] = {name: tensor[:1, :length] for name, tensor in self.tensors()}
         return Batch(**cut)
 
-    def _own(self) -> Iterator[tuple[str, Tensor]]:
+    def _present(self) -> Iterator[tuple[str, Tensor]]:
         for name in _TENSORS:
             tensor = getattr(self, name)
             if tensor is not None:
@@ -98,65 +98,65 @@ _TENSORS = (
 
 @dataclass(frozen=True)
 class Observation:
-    """A number of a step that is reported and not trained on, such as the entropy of a policy.
+    """A number that a step reports and does not train on, such as the entropy of a policy.
 
-    `loss` returns its sum over the micro-batch under its name, which `term` divides by the count of that term; or, without a `term`, its
-    maximum. A micro-batch may lack it.
+    With a `term`, `loss` returns its sum over the micro-batch, which is divided by the count of that term; without one, its maximum. A
+    micro-batch may lack it.
     """
 
     term: str | None = None
 
 
 class Sum(NamedTuple):
-    """Something added up over rows, and over how many targets."""
+    """A sum over targets, and their number."""
 
     total: float
     targets: int
 
     def __add__(self, other: object) -> "Sum":
-        """Both together."""
+        """Return the sum over both sets of targets."""
         assert isinstance(other, Sum)
         return Sum(self.total + other.total, self.targets + other.targets)
 
     @property
     def mean(self) -> float:
-        """A target's share; NaN of none."""
+        """The mean over targets; NaN without targets."""
         return self.total / self.targets if self.targets else math.nan
 
 
 class Objective(Protocol):
-    """A way to train. Its section of the recipe says which rows it reads, and which models it is for.
+    """A training objective. Its section of the recipe declares which rows it reads, and which models it is for.
 
-    What the engine asks of every objective is here; those that have nothing to say of it inherit the default.
+    Methods with a default result are optional.
     """
 
-    terms: Mapping[str, float]  # the weight of each part of the loss
-    observed: Mapping[str, Observation] = MappingProxyType({})  # what `loss` returns beside the terms, by names of its own
+    terms: Mapping[str, float]  # the weight of each term of the loss, by name
+    observed: Mapping[str, Observation] = MappingProxyType({})  # the other numbers that `loss` returns, by name
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
-        """The rows of weighted sources. Raises DataError if a source has too little for one."""
+        """Return the rows of weighted sources. Raises DataError if a source has too little text for one row."""
 
     def collate(self, rows: Any) -> Batch:
-        """Rows to a batch on the CPU."""
+        """Return the batch of rows, on the CPU."""
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The number of targets of each term, without a forward."""
+        """Return the number of targets of each term, without a forward pass."""
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """The sum of each term's losses, a scalar with a gradient; and the observations."""
+        """Return the sum of each term's losses, a scalar with a gradient, and the observations."""
 
     def measure(self, model: Any, batch: Batch) -> dict[str, Sum]:
-        """The sums of an evaluation: each term's loss under its name, and others, such as the right answers."""
+        """Return the sums of an evaluation: the loss of each term under its name, and others, such as the number of right answers."""
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """The metrics of the sums of all batches, under the field's names; `loss` is among them."""
+        """Return the metrics from the sums over all batches; `loss` is among them."""
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """The number of hidden states that `loss` multiplies by the output matrix, where the head is one over the vocabulary."""
+        """Return the number of hidden states that `loss` multiplies by the output matrix of a vocabulary head."""
         return int((batch.labels != IGNORED).sum())
 
     def companion_states(self, batch: Batch) -> int:
-        """The same of the head of a companion, which may be of another kind."""
+        """Return the same number for the head of a companion, which may be of another kind."""
         return int((batch.labels != IGNORED).sum())
 
     @property
@@ -166,110 +166,110 @@ class Objective(Protocol):
 
     @property
     def judged_by(self) -> "Objective":
-        """The objective of the evaluations: of a distillation that of the student."""
+        """The objective that evaluations use: for a distillation, the student's own."""
         return self
 
     @property
     def labelled(self) -> "LabelledObjective | None":
-        """This objective where each row is an example with an answer; None where rows are cut from a stream of text."""
+        """This objective if each row is an example with an answer; None if rows are cut from a stream of text."""
         return None
 
     @property
     def rollouts(self) -> "Rollouts | None":
-        """How responses are sampled where its rows are prompts; None where they are trained on as they are."""
+        """How responses are sampled if the rows are prompts; None if the rows themselves are trained on."""
         return None
 
     @property
     def companions(self) -> "Sequence[Companion]":
-        """The models that it needs beside the one that is trained."""
+        """The further models that it needs, such as a teacher."""
         return ()
 
     @property
     def feedback(self) -> "Feedback | None":
-        """How its examples are made of prompts by a policy and a judge; None where rows are what it learns from."""
+        """How a policy and a judge make its examples from prompts; None if it learns from the rows themselves."""
         return None
 
     @property
     def reference_use(self) -> ReferenceUse:
-        """Whether its loss reads what the model of the first step says: of each row once, before that step, or in every step."""
+        """Whether the loss reads outputs of the initial model: for each row once, before the first step, or in every step."""
         return "none"
 
     @property
     def draws_dropout(self) -> bool:
-        """Whether a training step draws dropout; not where the loss compares the log-probabilities of two forwards."""
+        """Whether a training step uses dropout; not if the loss compares the log-probabilities of two forward passes."""
         return True
 
     @property
     def pretraining(self) -> "PretrainingMix | None":
-        """The text that a step reads behind its own rows, in batches that are marked; None: none. A term that a batch lacks is 0 there."""
+        """The text that a step reads after its own rows, in batches with `is_pretraining`; None: none. A term that a batch lacks is 0."""
         return None
 
     @property
     def reads_sentences(self) -> bool:
-        """Whether its streams of text must know where sentences begin."""
+        """Whether its streams of text need the beginnings of sentences."""
         return False
 
     @property
     def reads_special_tokens(self) -> bool:
-        """Whether it handles special tokens that a text spells out; else no text may begin with the one that begins all."""
+        """Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token."""
         return False
 
     @property
     def end_ids(self) -> Sequence[int]:
-        """The ids that end what the model writes, beside the tokenizer's own."""
+        """The ids that end a generated text, in addition to the tokenizer's own."""
         return ()
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """The texts that the model continues to answer these, and whether their special tokens are spelled out."""
+        """Return the prompts that ask the model to answer these texts, and whether special tokens are spelled out in them."""
         return list(texts), False
 
     def prepare(self, stored: "Sequence[Stored]") -> None:
-        """Take from the rows to train on what the loss needs, such as how frequent each class is."""
+        """Compute what the loss needs to know of the training rows, such as class frequencies."""
         return
 
     def initialize(self, model: Any, new: Sequence[str] | None) -> None:
-        """Change the weights before the first step; `new`: the parameters that the checkpoint of the start lacks, None: all are random."""
+        """Change the weights before the first step; `new`: the parameters that the initial checkpoint lacks, None: all are random."""
         return
 
     @property
     def initializes_blocks(self) -> bool:
-        """Whether `initialize` changes weights of blocks, which must be there then."""
+        """Whether `initialize` changes weights of blocks, which must then be loaded before it."""
         return False
 
     @property
     def has_facts(self) -> bool:
-        """Whether it has `facts` of each checkpoint."""
+        """Whether it computes `facts` for each checkpoint."""
         return False
 
     def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
-        """Return what tfkit.json says of a checkpoint beside the model; `model`: with the checkpoint's weights, `stored`: to train on."""
-        raise AssertionError("it has none")
+        """Return the objective's entries in a checkpoint's tfkit.json; `model` has the checkpoint's weights, `stored` the training rows."""
+        raise AssertionError("the objective has no facts")
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError if an evaluation of these labels does not report the metric of the best checkpoint."""
+        """Raise UsageError if evaluations with these labels do not report the metric that selects the best checkpoint."""
         return
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Sentences about the training data for the user."""
+        """Return remarks about the training data, for the user."""
         return []
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """Sentences about training data that are no error, but hardly meant; `length`: of a row.
+        """Return warnings about training data that is valid, but probably not intended; `length`: tokens of a row.
 
         `is_finished`: the tokenizer was not trained for this run.
         """
         return []
 
     def legend(self) -> list[str]:
-        """Sentences about its marks for a reader of `tfkit inspect`."""
+        """Return the explanations of its marks that `tfkit inspect` prints."""
         return []
 
 
 def weighted_loss(terms: Mapping[str, float], sums: Mapping[str, Sum]) -> float:
-    """The loss that the terms make together."""
+    """Return the weighted sum of the mean losses of the terms."""
     return sum(weight * sums[term].mean for term, weight in terms.items())
 
 
 def perplexity(loss: float) -> float:
-    """Of a loss in nats; infinite beyond float64."""
+    """Return the perplexity of a loss in nats; infinity beyond float64."""
     return math.exp(loss) if not loss > 700 else math.inf

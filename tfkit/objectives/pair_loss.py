@@ -1,4 +1,4 @@
-"""The loss of pairs of scores, and what an evaluation says of them: for reward models and for DPO, whose scores are implicit rewards."""
+"""The loss and the results of pairs of scores, for reward models and for DPO, whose scores are implicit rewards."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,9 @@ from tfkit.objectives.preference_rows import differences, pair_rows, prompts_in
 
 
 def pair_losses(values: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
-    """Return -log sigmoid of each pair's difference times its share in the loss of its prompt: values (C,) -> (P,).
+    """Return -log sigmoid of each pair's margin, times its weight in the mean over its prompt's pairs: values (C,) -> (P,).
 
-    With `smoothing` e a pair counts 1 - e as it is and e the other way round (conservative DPO).
+    With `smoothing` e a pair has the weight 1 - e, and the reversed pair e (conservative DPO).
     """
     margins = differences(values, batch)
     losses = -F.logsigmoid(margins)
@@ -24,22 +24,22 @@ def pair_losses(values: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
 
 
 def pair_results(term: str, values: Tensor, batch: Batch, smoothing: float = 0.0) -> Iterator[RowResult]:
-    """Yield the sums of each prompt, of its loss under the name `term`, and the margins of its pairs."""
+    """Yield the sums of each prompt, with the loss under the name `term`, and the margins of its pairs."""
     rows, margins = pair_rows(batch).cpu().numpy(), differences(values, batch).cpu().double().numpy()
     losses = pair_losses(values, batch, smoothing).cpu().double().numpy()
     right = rate_right(margins)
     for row in range(prompts_in(batch)):
-        mine = rows == row
-        count = int(mine.sum())
+        is_own = rows == row
+        count = int(is_own.sum())
         sums = {
-            term: Sum(float(losses[mine].sum()), 1),
-            "accuracy": Sum(float(right[mine].sum()), count),
-            "margin": Sum(float(margins[mine].sum()), count),
+            term: Sum(float(losses[is_own].sum()), 1),
+            "accuracy": Sum(float(right[is_own].sum()), count),
+            "margin": Sum(float(margins[is_own].sum()), count),
         }
-        yield RowResult(sums, {"margins": margins[mine].tolist()})
+        yield RowResult(sums, {"margins": margins[is_own].tolist()})
 
 
 def sum_results(results: Iterator[RowResult]) -> dict[str, Sum]:
-    """Add up the sums of rows, which all have the same ones."""
-    found = [one.sums for one in results]
-    return {name: sum((one[name] for one in found[1:]), start=found[0][name]) for name in found[0]}
+    """Add up the sums of rows, which all have the same names."""
+    first, *others = [result.sums for result in results]
+    return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}

@@ -1,5 +1,5 @@
-"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347) of responses, with a value model and text of the pretraining
-beside it: PPO-ptx of InstructGPT (arXiv 2203.02155, section 3.5).
+"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347) of responses, with a value model and, optionally, pretraining
+text: PPO-ptx of InstructGPT (arXiv 2203.02155, section 3.5).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ from tfkit.recipe.schema.rollout_sections import PPOSection
 
 
 class PPO(RolloutObjective):
-    """The clipped losses of policy and value, each summed over the tokens of the responses, ends included; and the loss of a language model
-    on text of the pretraining, where the section gives it a weight. Their gradients are added in one step, each by its own count.
+    """The clipped losses of policy and value, each summed over response tokens, end tokens included; and the language modelling loss on
+    pretraining text, if it has a weight. One step adds their gradients, each divided by its own count.
     """
 
     observed: Mapping[str, Observation] = MappingProxyType(
@@ -40,7 +40,7 @@ class PPO(RolloutObjective):
     section: PPOSection
 
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
-        """`value`: None for an evaluation, which needs none."""
+        """`value`: the value model; None for an evaluation, which does not need it."""
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
         self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold", context)
         self.value = value
@@ -53,7 +53,7 @@ class PPO(RolloutObjective):
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
         """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
-        opened = cls(section, context, None)  # the reward model first: the value model may begin as it, and an error names that field
+        opened = cls(section, context, None)  # the reward model first, so that an error in a checkpoint that both start from names `reward`
         value = open_score_model(section, "value", context)
         if value is not None:
             opened.value = replace(value, companion=replace(value.companion, lr=section.value_lr))
@@ -61,23 +61,23 @@ class PPO(RolloutObjective):
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """Reward, gold and value model."""
-        return tuple(one.companion for one in (self.reward, self.gold, self.value) if one is not None)
+        """The reward, gold and value models."""
+        return tuple(model.companion for model in (self.reward, self.gold, self.value) if model is not None)
 
     @property
     def pretraining(self) -> PretrainingMix | None:
-        """Text, where it has a weight."""
+        """The pretraining text, if it has a weight."""
         return self._mix
 
     @property
     def rollouts(self) -> Rollouts:
-        """Responses whose tokens are credited by the value model."""
+        """Responses with advantages from the value model."""
         section = self.section
         baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
         return Rollouts(section, self.tokenizer, self.end_ids, baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The tokens of the responses, or the targets of the text."""
+        """Return the number of response tokens, or of targets in a batch of text."""
         tokens, text = int((batch.labels != IGNORED).sum()), 0
         if batch.is_pretraining and self._mix is not None:
             tokens, text = 0, self._mix.count(batch)
@@ -85,27 +85,27 @@ class PPO(RolloutObjective):
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sums of the terms, of which those are 0 that the batch has nothing of; and the observations."""
-        nothing = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
+        """Return the sum of each term, 0 for terms that the batch lacks, and the observations."""
+        zeros = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
         if batch.is_pretraining and self._mix is not None:
-            return {**nothing, "ptx": self._mix.loss(model, batch)}
+            return {**zeros, "ptx": self._mix.loss(model, batch)}
         assert self.value is not None, "an evaluation has no loss"
         targets = batch.labels != IGNORED
         log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)
-        if not len(log_probs):  # prompts alone
-            return {**nothing, "policy": log_probs.sum(), "value": values.sum()}
+        if not len(log_probs):  # a batch of prompts
+            return {**zeros, "policy": log_probs.sum(), "value": values.sum()}
         before, advantages, old_values, returns = (batch.extras[name][targets] for name in ("log_probs", "advantages", "values", "returns"))
         difference = (log_probs - before).detach()
         return {
-            **nothing,
+            **zeros,
             **clipped_loss(log_probs, before, advantages, self.section.clip_range),
             **clipped_value_loss(values, old_values, returns, self.section.value_clip_range),
-            "approximate_kl": (difference.expm1() - difference).sum(),  # k3 of old || new, by tokens of the old policy
+            "approximate_kl": (difference.expm1() - difference).sum(),  # k3 of KL(old || new), from tokens of the old policy
         }
 
 
 def clipped_value_loss(values: Tensor, before: Tensor, returns: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and how many of its tokens are clipped: all (N,) -> sums."""
+    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and the number of clipped tokens: (N,) each -> sums."""
     clipped = before + (values - before).clamp(-clip_range, clip_range)
-    plain, held = (values - returns).square(), (clipped - returns).square()
-    return {"value": 0.5 * torch.maximum(plain, held).sum(), "value_clip_fraction": (held > plain).detach().sum()}
+    errors, clipped_errors = (values - returns).square(), (clipped - returns).square()
+    return {"value": 0.5 * torch.maximum(errors, clipped_errors).sum(), "value_clip_fraction": (clipped_errors > errors).detach().sum()}

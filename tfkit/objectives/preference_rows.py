@@ -1,7 +1,7 @@
-"""Rows of preferences: a prompt and its completions, from the best to the worst, of whichever form the row has.
+"""Rows of preferences, in any of their forms: a prompt and its completions, from the best to the worst.
 
-An example holds the sequences of all completions one after the other, each with its prompt, and the rank of each: 0 is the best, equal
-ranks are a tie. A pair is two completions of a prompt of which one is better.
+An example holds the concatenated sequences of all completions, each after its prompt, and their ranks: 0 is the best, equal ranks are a
+tie. A pair is two completions of a prompt of which one is better.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Preference(NamedTuple):
 
 
 def read_preference(row: Row) -> Preference | BadRow:
-    """Return the preference of a row of any form, or what is wrong with it."""
+    """Return the preference of a row, or its error."""
     values = row.values
     prompt: Turns = values.get("prompt", "")
     if "chosen" in values:
@@ -54,23 +54,23 @@ def read_preference(row: Row) -> Preference | BadRow:
         return _ordered(row, prompt, completions, [float(not flag) for flag in flags])
     ranks = values.get("ranks") or [-score for score in values.get("scores", ())]
     if len(ranks) != len(completions):
-        found = f"{len(ranks)} ranks or scores for {len(completions)} completions"
-        return BadRow("other ranks than completions", f"{row.place}: {found}; give one for each")
+        counts = f"{len(ranks)} ranks or scores for {len(completions)} completions"
+        return BadRow("other ranks than completions", f"{row.place}: {counts}; give one for each")
     return _ordered(row, prompt, completions, ranks)
 
 
 def _ordered(row: Row, prompt: Turns, completions: Sequence[Turns], ranks: Sequence[float]) -> Preference | BadRow:
-    """The completions from the best to the worst; of equal ones the first alone."""
+    """Return the completions from the best to the worst, without later copies of equal ones; or the row's error."""
     if any(not completion or (isinstance(completion, str) and not completion.strip()) for completion in completions):
         return BadRow("an empty completion", f"{row.place}: a completion is empty; correct or remove the row")
-    kept = [number for number, one in enumerate(completions) if one not in completions[:number]]
+    kept = [number for number, completion in enumerate(completions) if completion not in completions[:number]]
     if len(kept) < 2:
-        what = "less than two completions" if len(completions) < 2 else "equal completions"
-        return _dropped(row, what, "it has no two different completions, so none is better")
+        kind = "less than two completions" if len(completions) < 2 else "equal completions"
+        return _dropped(row, kind, "it has no two different completions, so none is better")
     if len({ranks[number] for number in kept}) < 2:
         return _dropped(row, "ties", "all completions are equally good, so none is better")
     order = sorted(kept, key=lambda number: ranks[number])
-    levels = {value: place for place, value in enumerate(sorted({ranks[number] for number in order}))}
+    levels = {value: level for level, value in enumerate(sorted({ranks[number] for number in order}))}
     return Preference(prompt, [completions[number] for number in order], [levels[ranks[number]] for number in order])
 
 
@@ -79,7 +79,7 @@ def _dropped(row: Row, kind: str, why: str) -> BadRow:
 
 
 def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, list[Turns]]:
-    """The prompt and the two completions: where both are whole conversations, their common beginning is the prompt."""
+    """Return the prompt and the two completions; if both are whole conversations, their common beginning is the prompt."""
     if isinstance(chosen, list) and isinstance(rejected, list) and is_whole(chosen) and is_whole(rejected):
         most = min(len(chosen), len(rejected)) - 1
         same = next((n for n in range(most) if chosen[n] != rejected[n]), most)
@@ -96,37 +96,37 @@ def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Tu
 
 @dataclass(frozen=True)
 class PreferenceEncoder:
-    """Encodes rows of preferences for a model, and makes batches of them."""
+    """Encodes and batches rows of preferences."""
 
     texts: ConversationTexts
     row_length: int
 
     def fingerprint(self) -> str:
-        """Return a hash of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         return hashlib.blake2b(f"preferences\0{self.texts.fingerprint()}\0{self.row_length}".encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return input_ids of all sequences; for each its size, that of its prompt, and its rank. Raises ModelError without a template."""
+        """Return each row's concatenated input_ids, and each sequence's size, prompt size and rank; or its error. Raises ModelError."""
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the same of a prompt with one completion."""
+        """Return the same for a prompt with one completion."""
         return self._encoded(rows, [Preference(row.values.get("prompt", ""), [row.values["completion"]], [0]) for row in rows])
 
-    def _encoded(self, rows: Sequence[Row], found: Sequence[Preference | BadRow]) -> list[Encoded | BadRow]:
+    def _encoded(self, rows: Sequence[Row], preferences: Sequence[Preference | BadRow]) -> list[Encoded | BadRow]:
         asked = [
-            Asked(row.place, one.prompt, completion)
-            for row, one in zip(rows, found, strict=True)
-            if isinstance(one, Preference)
-            for completion in one.completions
+            Asked(row.place, preference.prompt, completion)
+            for row, preference in zip(rows, preferences, strict=True)
+            if isinstance(preference, Preference)
+            for completion in preference.completions
         ]
         ids = iter(self.texts.encode(asked))
         return [
-            one if isinstance(one, BadRow) else self._example(row, one, [next(ids) for _ in one.completions])
-            for row, one in zip(rows, found, strict=True)
+            item if isinstance(item, BadRow) else self._example(row, item, [next(ids) for _ in item.completions])
+            for row, item in zip(rows, preferences, strict=True)
         ]
 
-    def _example(self, row: Row, one: Preference, sequences: Sequence[PromptedIds | BadRow]) -> Encoded | BadRow:
+    def _example(self, row: Row, preference: Preference, sequences: Sequence[PromptedIds | BadRow]) -> Encoded | BadRow:
         kept: list[PromptedIds] = []
         for sequence in sequences:
             if isinstance(sequence, BadRow):
@@ -140,47 +140,47 @@ class PreferenceEncoder:
                 f"{self.row_length:,}; {LONGER_ROWS}, or remove the row",
                 lost=True,
             )
-        cut = [sequence.ids[: self.row_length] for sequence in kept]
+        truncated = [sequence.ids[: self.row_length] for sequence in kept]
         arrays = {
-            "input_ids": [number for ids in cut for number in ids],
-            "sizes": [len(ids) for ids in cut],
+            "input_ids": [token for ids in truncated for token in ids],
+            "sizes": [len(ids) for ids in truncated],
             "prompts": [sequence.prompt for sequence in kept],
-            "ranks": one.ranks,
+            "ranks": preference.ranks,
         }
-        return Encoded(arrays, sum(map(len, cut)), any(len(sequence.ids) > self.row_length for sequence in kept))
+        return Encoded(arrays, sum(map(len, truncated)), any(len(sequence.ids) > self.row_length for sequence in kept))
 
     def collate(self, rows: ExampleBatch, pad_id: int) -> Batch:
-        """A sequence for each completion of each prompt, C in all, padded on the right: labels (C, T) are the ids of its completion one
-        position on.
+        """Return one sequence per completion, C in all, padded on the right; labels (C, T) are the completion's ids of the next positions.
 
-        In `extras`: the row that a sequence belongs to, (C,); the better and the worse sequence of each pair, (P,), and the share of a
-        pair in the loss of its prompt, (P,); and, where the reference has read them, its log-probability of each completion, (C,).
+        `extras`: the `row` of each sequence (C,); the `better` and the `worse` sequence of each pair (P,), and the pair's weight, `share`,
+        in the mean of its prompt (P,); and, if stored, the reference model's log-probability of each completion (C,).
         """
         examples = rows.single()
-        sequences = [ids for one in examples for ids in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
-        prompts = np.concatenate([one["prompts"] for one in examples])
+        sequences = [ids for example in examples for ids in np.split(example["input_ids"], np.cumsum(example["sizes"])[:-1])]
+        prompts = np.concatenate([example["prompts"] for example in examples])
         labels = [_labels(ids, int(prompt)) for ids, prompt in zip(sequences, prompts, strict=True)]
-        extras = {"row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]), **_pairs(examples)}
+        rows_of_sequences = [torch.full((len(example["sizes"]),), number) for number, example in enumerate(examples)]
+        extras = {"row": torch.cat(rows_of_sequences), **_pairs(examples)}
         if "reference" in examples[0]:
-            extras["reference"] = torch.from_numpy(np.concatenate([one["reference"] for one in examples]))
+            extras["reference"] = torch.from_numpy(np.concatenate([example["reference"] for example in examples]))
         return Batch(pad(sequences, pad_id), pad(labels, IGNORED), padding_mask=padding_mask(sequences), extras=extras)
 
 
 def _labels(ids: NDArray[np.int32], prompt: int) -> NDArray[np.int64]:
-    """The ids one position on, where these are the completion's."""
+    """Return the ids of the next positions that belong to the completion; else IGNORED."""
     labels = np.append(ids[1:], IGNORED).astype(np.int64)
     labels[: max(0, prompt - 1)] = IGNORED
     return labels
 
 
 def _pairs(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """The pairs of all examples, by the places of their sequences in the batch."""
+    """Return the pairs of all examples, as indices of their sequences in the batch, and their weights."""
     better: list[int] = []
     worse: list[int] = []
     shares: list[float] = []
     begin = 0
-    for one in examples:
-        ranks = one["ranks"].tolist()
+    for example in examples:
+        ranks = example["ranks"].tolist()
         pairs = [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
         better += [begin + i for i, _ in pairs]
         worse += [begin + j for _, j in pairs]
@@ -204,5 +204,5 @@ def pair_rows(batch: Batch) -> Tensor:
 
 
 def differences(values: Tensor, batch: Batch) -> Tensor:
-    """Return by how much each pair's better sequence exceeds the worse one: values (C,) -> (P,)."""
+    """Return the margin of each pair, the better sequence's value minus the worse one's: values (C, ...) -> (P, ...)."""
     return values[batch.extras["better"]] - values[batch.extras["worse"]]

@@ -1,6 +1,6 @@
-"""Text of the pretraining in the steps of another objective, so that the model keeps what it learned from such text.
+"""Pretraining text in the steps of another objective, against forgetting.
 
-InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds to the gradient of each step of PPO that of a language model, times 27.8.
+InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8, to that of each PPO step.
 """
 
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from tfkit.objectives.objective import Batch
 
 @dataclass(frozen=True)
 class PretrainingMix:
-    """The rows of text that a step reads behind its own, cut as those of a causal language model, in micro-batches of their own."""
+    """The pretraining text that a step reads after its own rows, in separate micro-batches, cut as for causal language modelling."""
 
-    ratio: int  # rows of text for each of the step's own
+    ratio: int  # rows of text per row of the step
     text: CausalLM
 
     def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Rows of one length. Raises DataError if a source has too little for one."""
+        """Return rows of one length. Raises DataError if a source has too little text for one."""
         return self.text.open_rows(streams, order)
 
     def collate(self, rows: PackedBatch) -> Batch:
-        """A batch that is marked as text."""
+        """Return a batch with `is_pretraining` set."""
         return replace(self.text.collate(rows), is_pretraining=True)
 
     def count(self, batch: Batch) -> int:
-        """The targets of a batch of text."""
+        """Return the number of targets of a batch of text."""
         return self.text.counts(batch)["lm"]
 
     def loss(self, model: Transformer, batch: Batch) -> Tensor:
-        """The sum over the targets of a batch of text of -log p, in nats."""
+        """Return the sum of -log p over the targets of a batch of text, in nats."""
         return self.text.loss(model, batch)["lm"]

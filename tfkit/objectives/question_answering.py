@@ -1,9 +1,9 @@
-"""Extractive question answering: the part of a context that answers a question (BERT, arXiv 1810.04805, sections 4.2 and 4.3).
+"""Extractive question answering: find the span of a context that answers a question (BERT, arXiv 1810.04805, sections 4.2 and 4.3).
 
-An example is a question with all windows of its context; each window is a sequence, `[CLS] question [SEP] window [SEP]`, for which the
-model gives the beginning and the end of the answer. A window without the answer has both at its first token. As in transformers, the
-loss is the mean of two cross-entropies over the tokens of a window; here those of the padding are excluded, so that it does not depend
-on the other windows of a batch.
+An example is a question with all windows of its context; each window is a sequence, `[CLS] question [SEP] window [SEP]`, in which the
+model predicts the first and the last token of the answer. In a window without the answer both are the [CLS] token. As in transformers,
+the loss is the mean of two cross-entropies over the tokens of a window; here padding is excluded, so that the loss does not depend on the
+other windows of a batch.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import joins_pairs
 from tfkit.tokenizer.windows import QuestionWindows, Window, WindowEncoder
 
-_AT_ONCE = 64  # windows in a forward without gradients, however many a question has
-Answers = Sequence[Mapping[str, Any]]  # the right ones of a row, each with text and answer_start
+_FORWARD_WINDOWS = 64  # in a forward pass without gradients, however many a question has
+Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
 
 
 class QuestionAnswering(LabelledObjective):
-    """Cross-entropy of beginning and end, summed over windows."""
+    """Cross-entropy of the first and the last token, summed over windows."""
 
     terms: Mapping[str, float] = MappingProxyType({"spans": 1.0})
     ids = ("input_ids",)
 
     def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, row_length: int):
-        """Raises ModelError for a tokenizer that puts nothing before a pair or between its texts, and for a context without room."""
+        """Raises ModelError if the tokenizer puts no token before a pair or between its texts, or if a row has no room for text."""
         if not (tokenizer.prefix and joins_pairs(tokenizer)):
             raise ModelError(
                 "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
@@ -58,77 +58,79 @@ class QuestionAnswering(LabelledObjective):
             raise no_room(row_length) from None
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         section = self.section
         about = ("question_answering", section.unanswerable, section.doc_stride, self.tokenizer.fingerprint(), self.row_length)
         return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The windows of each question, one after the other: input_ids, segment_ids and the characters of each token (`spans`); the size
-        of each window, the first and last token of the answer in it (`ends`); context and answers, as JSON in UTF-8 (`text`).
+        """Return the example of each question, or its error. Its arrays concatenate those of its windows: input_ids, segment_ids and the
+        characters of each token (`spans`); the size of each window, the first and the last token of the answer in it (`ends`); and context
+        and answers, as JSON in UTF-8 (`text`).
         """
         return self._encoded(rows, [self._answers(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The same without an answer."""
+        """Return the same without answers."""
         return self._encoded(rows, [()] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """The windows of all questions, C in all, padded on the right; labels (C, 2): the first and the last token of the answer.
+        """Return the windows of all questions, C in all, padded on the right; labels (C, 2): the first and the last token of the answer.
 
-        In `extras`: the row of a window (C,), the characters of each token (C, T, 2), and `text` of each row (B, bytes).
+        `extras`: the row of each window (C,), the characters of each token (C, T, 2), and the `text` of each row (B, bytes).
         """
         examples = rows.single()
-        cuts = [np.cumsum(one["sizes"])[:-1] for one in examples]
+        bounds = [np.cumsum(example["sizes"])[:-1] for example in examples]
 
-        def parts(name: str, each: int = 1) -> list[Any]:
-            return [part for one, cut in zip(examples, cuts, strict=True) for part in np.split(one[name], cut * each)]
+        def windows(name: str, values: int = 1) -> list[Any]:
+            """Split an array with `values` values per token into those of the windows."""
+            return [part for example, bound in zip(examples, bounds, strict=True) for part in np.split(example[name], bound * values)]
 
-        sequences = parts("input_ids")
-        segments = pad(parts("segment_ids"), 0)
+        sequences = windows("input_ids")
+        segments = pad(windows("segment_ids"), 0)
         return Batch(
             pad(sequences, self.tokenizer.pad_id or 0),
-            torch.from_numpy(np.concatenate([one["ends"] for one in examples]).astype(np.int64).reshape(-1, 2)),
+            torch.from_numpy(np.concatenate([example["ends"] for example in examples]).astype(np.int64).reshape(-1, 2)),
             padding_mask=padding_mask(sequences),
             segment_ids=segments if bool(segments.any()) else None,
             extras={
-                "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
-                "spans": pad(parts("spans", 2), -1).reshape(len(sequences), -1, 2),
-                "text": pad([one["text"] for one in examples], ord(" ")).to(torch.uint8),
+                "row": torch.cat([torch.full((len(example["sizes"]),), number) for number, example in enumerate(examples)]),
+                "spans": pad(windows("spans", 2), -1).reshape(len(sequences), -1, 2),
+                "text": pad([example["text"] for example in examples], ord(" ")).to(torch.uint8),
             },
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The windows."""
+        """Return the number of windows."""
         return {"spans": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over windows."""
+        """Return the sum over windows."""
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss and the scores of the answers."""
+        """Return the loss and the scores of the answers."""
         sums: dict[str, Sum] = {}
         for result in self.predict(model, batch):
-            sums = {name: sums[name] + one if sums else one for name, one in result.sums.items()}
+            sums = {name: sums[name] + value if sums else value for name, value in result.sums.items()}
         return sums
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a window and end), `exact_match` and `f1`; if some questions have no answer, also of those with and without one."""
+        """Return `loss` (nats per window and end), `exact_match` and `f1`; if unanswerable questions are allowed, for each kind, too."""
         names = self.section.training_metrics[1:]
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in names}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The best answer over all windows of a question, with its place in the context."""
-        logits = _logits(model, batch, _AT_ONCE)
+        """Yield the best answer over all windows of each question, with its position in the context."""
+        logits = _logits(model, batch, _FORWARD_WINDOWS)
         losses = _losses(logits, batch.labels).cpu().double()
         for number, (context, answers, spans) in enumerate(self._ranked(logits, batch)):
-            of_row = losses[batch.extras["row"].cpu() == number]
-            text, probability, start = _first(context, spans)
+            window_losses = losses[batch.extras["row"].cpu() == number]
+            text, probability, start = _best(context, spans)
             exact, f1 = answer_scores(text, answers)
             has, has_none = int(bool(answers)), int(not answers)
             sums = {
-                "spans": Sum(float(of_row.sum()), len(of_row)),
+                "spans": Sum(float(window_losses.sum()), len(window_losses)),
                 "exact_match": Sum(exact, 1),
                 "f1": Sum(f1, 1),
                 "has_answer_exact_match": Sum(exact * has, has),
@@ -138,36 +140,36 @@ class QuestionAnswering(LabelledObjective):
             yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The best answer, empty if there is none; `all_labels`: the probability of each that was among the best."""
-        for context, _, spans in self._ranked(_logits(model, batch, _AT_ONCE), batch):
-            every: dict[str, float] = {}
-            for span, probability in zip(spans, probabilities(spans), strict=True):  # the same words may be there twice
-                every[context[span.start : span.end]] = every.get(context[span.start : span.end], 0.0) + probability
-            text, probability, _ = _first(context, spans)
-            yield Answer(text, short(probability), {name: short(one) for name, one in every.items()} if all_labels else None)
+        """Yield the best answer, empty if there is none; `all_labels`: with the probabilities of the best candidates."""
+        for context, _, spans in self._ranked(_logits(model, batch, _FORWARD_WINDOWS), batch):
+            by_text: dict[str, float] = {}
+            for span, probability in zip(spans, probabilities(spans), strict=True):  # spans may have equal texts
+                by_text[context[span.start : span.end]] = by_text.get(context[span.start : span.end], 0.0) + probability
+            text, probability, _ = _best(context, spans)
+            yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
 
     def legend(self) -> list[str]:
-        """How a window shows its answer."""
+        """Explain how a window shows its answer."""
         return ["->answer: a token of the answer, of which the first and the last are predicted; ->no answer: it is not in this window"]
 
     def _ranked(self, logits: Tensor, batch: Batch) -> Iterator[tuple[str, list[str], list[Span]]]:
-        """Yield the context of each row, its right answers, and the best of the model."""
-        found = best_spans(logits, batch.extras["spans"], self.section.max_answer_tokens)
-        of_none = (logits[:, 0, 0] + logits[:, 0, 1]).tolist()
+        """Yield the context of each row, its right answers, and the model's best spans."""
+        candidates = best_spans(logits, batch.extras["spans"], self.section.max_answer_tokens)
+        no_answer_scores = (logits[:, 0, 0] + logits[:, 0, 1]).tolist()
         rows = batch.extras["row"].tolist()
         for number, written in enumerate(batch.extras["text"].cpu().numpy()):
             context, answers = json.loads(written.tobytes())
-            mine = [window for window, row in enumerate(rows) if row == number]
-            no_answer = min(of_none[window] for window in mine) if self.section.unanswerable else None
-            yield context, answers, merge([found[window] for window in mine], no_answer)
+            windows = [window for window, row in enumerate(rows) if row == number]
+            no_answer = min(no_answer_scores[window] for window in windows) if self.section.unanswerable else None
+            yield context, answers, merge([candidates[window] for window in windows], no_answer)
 
     def _encoded(self, rows: Sequence[Row], answers: Sequence[Answers | BadRow]) -> list[Encoded | BadRow]:
-        found = self._windows.encode([(row.values["question"], row.values["context"]) for row in rows])
-        triples = zip(rows, found, answers, strict=True)
+        encoded = self._windows.encode([(row.values["question"], row.values["context"]) for row in rows])
+        triples = zip(rows, encoded, answers, strict=True)
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """The right answers of a row, or what is wrong with them."""
+        """Return the right answers of a row, or its error."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
         for answer in answers:
@@ -190,32 +192,33 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _logits(model: Transformer, batch: Batch, at_once: int | None = None) -> Tensor:
-    """(C, T, 2), in float32, of this many windows at once (None: all); minus infinity at the padding."""
+    """Return logits (C, T, 2) in float32, -inf at padding, computed for `at_once` windows per forward pass (None: all)."""
     size = at_once or len(batch.labels)
-    given = batch.inputs()
-    parts = [model(**{name: tensor[i : i + size] for name, tensor in given.items()}).logits for i in range(0, len(batch.labels), size)]
+    inputs = batch.inputs()
+    parts = [model(**{name: tensor[i : i + size] for name, tensor in inputs.items()}).logits for i in range(0, len(batch.labels), size)]
     logits = torch.cat(parts).float()
     return logits if batch.padding_mask is None else logits.masked_fill(~batch.padding_mask[..., None], -torch.inf)
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(C, T, 2), (C, 2) -> (C,): the mean of the losses of both ends."""
+    """Return the mean loss of both ends: (C, T, 2), (C, 2) -> (C,)."""
     return F.cross_entropy(logits, labels, reduction="none").mean(1)
 
 
-def _first(context: str, spans: Sequence[Span]) -> tuple[str, float, int | None]:
-    """Return the text of the best answer, its probability and its place; an empty text if there is none, or the logits are no numbers."""
+def _best(context: str, spans: Sequence[Span]) -> tuple[str, float, int | None]:
+    """Return the text of the best answer, its probability and its position; an empty text for no answer, or if the logits are NaN."""
     if not spans:
         return "", math.nan, None
     best = spans[0]
     return context[best.start : best.end], probabilities(spans)[0], None if best[1:] == NO_ANSWER else best.start
 
 
-def _example(row: Row, found: QuestionWindows, answers: Answers) -> Encoded | BadRow:
+def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | BadRow:
     """Return the example of a row, with its first answer as the target."""
-    windows, truncated = found
-    for part, of in (("question", windows[0].question_tokens), ("context", sum(span[0] >= 0 for one in windows for span in one.spans))):
-        if not of:
+    windows, truncated = encoded
+    context_tokens = sum(span[0] >= 0 for window in windows for span in window.spans)
+    for part, count in (("question", windows[0].question_tokens), ("context", context_tokens)):
+        if not count:
             return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row")
     ends = [(0, 0)] * len(windows)
     if answers:
@@ -223,21 +226,21 @@ def _example(row: Row, found: QuestionWindows, answers: Answers) -> Encoded | Ba
         marked = _ends(windows, start, start + len(text))
         if marked is None:
             return BadRow("no tokens", f"{row.place}: the answer {text!r} gives no token; remove the answer, or the row")
-        ends, truncated = marked, truncated or not any(map(any, marked))  # an answer that is longer than what windows share
+        ends, truncated = marked, truncated or not any(map(any, marked))  # an answer longer than the overlap may be in no window
     text = json.dumps([row.values["context"], [answer["text"] for answer in answers]], ensure_ascii=False)
     arrays: dict[str, Sequence[int] | NDArray[Any]] = {
-        "input_ids": [one for window in windows for one in window.ids],
-        "segment_ids": np.array([one for window in windows for one in window.segments], np.uint8),
-        "spans": [place for window in windows for span in window.spans for place in span],
+        "input_ids": [token for window in windows for token in window.ids],
+        "segment_ids": np.array([segment for window in windows for segment in window.segments], np.uint8),
+        "spans": [character for window in windows for span in window.spans for character in span],
         "sizes": [len(window.ids) for window in windows],
-        "ends": [place for pair in ends for place in pair],
+        "ends": [token for pair in ends for token in pair],
         "text": np.frombuffer(text.encode(), np.uint8),
     }
     return Encoded(arrays, sum(len(window.ids) for window in windows), truncated)
 
 
 def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
-    """Return the first and the last token of an answer in each window that holds all of it, (0, 0) in others; None: it has no token."""
+    """Return the first and the last token of an answer in each window, (0, 0) unless the window has all of it; None: it has no tokens."""
     tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
     covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
     if not covered:

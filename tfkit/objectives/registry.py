@@ -1,4 +1,4 @@
-"""The objectives by their kind: a line of OBJECTIVES opens one, from its section of the recipe and the model that it is for."""
+"""The objectives by their kind: each line of OBJECTIVES opens one from its section of the recipe and the model that it is for."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,31 +40,31 @@ FitTokenizer = Callable[..., Tokenizer]  # (section, tokenizer, is_finished=...)
 class Registered(NamedTuple):
     """How an objective of one kind is opened."""
 
-    open: Callable[[Any, ModelContext], Objective]  # of its section, for a model; raises ModelError if they do not fit
-    fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the entries that the objective writes
+    open: Callable[[Any, ModelContext], Objective]  # from its section, for a model; raises ModelError if they do not fit
+    fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the special tokens of the objective
 
 
-def _open_of_labels(section: Any, context: ModelContext) -> Objective:
+def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
     """Open an objective that labels whole texts."""
     start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
     if context.is_encoder_decoder and start_id is None:
         raise ModelError("an encoder-decoder needs a start token for its decoder, bos or pad, and the tokenizer has none")
     if section.problem_type == "regression":
         return Regression(section, context.tokenizer, context.row_length, start_id)
-    made = MultiLabel if section.kind == "multi_label" else Classification
-    return made(section, context.tokenizer, context.labels, context.row_length, start_id)
+    objective = MultiLabel if section.kind == "multi_label" else Classification
+    return objective(section, context.tokenizer, context.labels, context.row_length, start_id)
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
-    base: Any = _registered(section.of).open(section.of, context)  # one that can be taught: the schema knows no other
+    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other
     return Distillation(section, base, open_teacher(section, context))
 
 
 OBJECTIVES: dict[str, Registered] = {
     "causal_lm": Registered(lambda section, to: CausalLM(section.documents, to.tokenizer.eos_id)),
     "masked_lm": Registered(lambda section, to: MaskedLM(section, to.tokenizer, to.seed)),
-    "classification": Registered(_open_of_labels),
-    "multi_label": Registered(_open_of_labels),
+    "classification": Registered(_open_text_labelling),
+    "multi_label": Registered(_open_text_labelling),
     "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.row_length)),
     "multiple_choice": Registered(lambda section, to: MultipleChoice(section, to.tokenizer, to.row_length), multiple_choice.fit_tokenizer),
     "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.row_length)),
@@ -81,7 +81,7 @@ OBJECTIVES: dict[str, Registered] = {
 
 
 def register(section: type[ObjectiveSection], registered: Registered) -> None:
-    """Add an objective from elsewhere: recipes, `tfkit check` and every command of this process have its kind from here on."""
+    """Add an objective from outside the package: from now on recipes and all commands of this process accept its kind."""
     declared(section)
     rebuild_recipe()
     (kind,) = tags(section)
@@ -89,34 +89,34 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
 
 
 def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
-    """The objective of a section for a model. Raises ModelError if they do not fit."""
+    """Open the objective of a section for a model. Raises ModelError if they do not fit."""
     return _registered(section).open(section, context)
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """The tokenizer as the objective reads it and the checkpoint gets it. `is_finished`: it was not trained for this run.
+    """Return the tokenizer with the tokens that the objective adds, for its checkpoints. `is_finished`: it was not trained for this run.
 
-    Raises UsageError if it cannot say what the objective writes.
+    Raises UsageError if the objective cannot use it.
     """
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 
 def _registered(section: ObjectiveSection) -> Registered:
-    """Raises UsageError for an objective that only judges."""
+    """Return the registered objective. Raises UsageError for a kind that only evaluates."""
     if section.scored_by == "likelihood":
         raise judges_only(section)
     return OBJECTIVES[section.kind]
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """The rows of weighted sources as the objective cuts them: of one that samples responses, rows for these. Raises DataError if a source
-    has too little for one.
+    """Return the objective's rows of weighted sources; if it samples responses, the rows have room for them. Raises DataError if a source
+    has too little text for one row.
     """
     rows = objective.open_rows(stored, row_order(recipe, config))
     return rows if objective.rollouts is None else PromptRows(rows, objective.rollouts)
 
 
 def row_order(recipe: Recipe, config: ModelConfig) -> RowOrder:
-    """How a recipe orders the rows for a model."""
+    """Return how a recipe cuts and orders rows for a model."""
     length = row_length(recipe.data.sequence_length, config)
     return RowOrder(length, recipe.training.seed, recipe.training.batch_size, recipe.data.length_groups)

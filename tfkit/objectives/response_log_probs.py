@@ -1,4 +1,4 @@
-"""Log-probabilities of responses: of each labelled token, and summed over each sequence; in row blocks, in float32."""
+"""Log-probabilities of responses, in float32: of each labelled token, and summed over each sequence."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from tfkit.objectives.objective import IGNORED, Batch
 
 
 def response_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """Return the log-probability of each label that is none of IGNORED, by row and position: labels (B, T) -> (targets,), in nats.
+    """Return the log-probability of each label other than IGNORED, ordered by row and position: labels (B, T) -> (targets,), in nats.
 
-    `temperature` divides the logits: that at which the responses were drawn.
+    `temperature`, at which the responses were sampled, divides the logits.
     """
     return label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, temperature=temperature)
 

@@ -1,8 +1,8 @@
-"""A reward model (InstructGPT, arXiv 2203.02155, section 3.5): a number for each completion of a prompt, higher for better ones.
+"""A reward model (InstructGPT, arXiv 2203.02155, section 3.5): a score for each completion of a prompt, higher for better ones.
 
-The loss of a prompt is the mean over all its pairs of -log sigmoid(r_better - r_worse). All completions of a prompt are in one element of
-a batch, and each is read once: as pairs of their own they would be K - 1 updates for each, which overfits. The loss depends on differences
-alone, so the scores are shifted in the end, to average 0 over the best completions of the training rows, the demonstrations.
+The loss of a prompt is the mean over its pairs of -log sigmoid(r_better - r_worse). All completions of a prompt are in one batch, and each
+is read once: with separate pairs each of K completions would have K - 1 updates, which overfits. The loss depends on differences alone, so
+a finished model's scores are shifted to average 0 over the best completions of the training rows, the demonstrations.
 """
 
 import math
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from tfkit.objectives.ai_feedback import Feedback
 
 PAD = "<|pad|>"
-MOST_DEMONSTRATIONS = 4096  # of which the mean score becomes 0
-_FACT = "reward_shift"  # in tfkit.json
+MAX_DEMONSTRATIONS = 4096  # whose mean score becomes 0
+_SHIFT = "reward_shift"  # in tfkit.json
 _HEAD = "head.classes.weight"
 
 
 class Reward(LabelledObjective):
-    """The loss of pairs, summed over prompts."""
+    """The pair loss of scores, summed over prompts."""
 
     terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
     ids = IDS
@@ -54,67 +54,67 @@ class Reward(LabelledObjective):
     has_facts = True
 
     def __init__(self, encoder: PreferenceEncoder, tokenizer: Tokenizer, seed: int, shift: float = 0.0, *, every_token: bool = False):
-        """`shift` is subtracted from the scores that a finished model gives; `every_token`: whether beginnings have a loss."""
+        """`shift` is subtracted from the scores of a finished model; `every_token`: whether every token of a completion has a loss."""
         self.encoder, self.tokenizer, self.seed, self.shift, self.every_token = encoder, tokenizer, seed, shift, every_token
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         return self.encoder.fingerprint()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The sequences of all completions of each prompt, from the best to the worst."""
+        """Return the sequences of the completions of each prompt, from the best to the worst, or its error."""
         return self.encoder.encode(rows)
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The sequence of a prompt and one completion."""
+        """Return the sequence of each prompt and its completion, or its error."""
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """A sequence for each completion; as labels their ranks (C,), 1 for the best. In `extras` the tokens of its prompt, (C,), too."""
+        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has the `prompts` sizes (C,)."""
         assert self.tokenizer.pad_id is not None  # by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
-        ranks = np.concatenate([one["ranks"] for one in rows.single()])
-        prompts = torch.from_numpy(np.concatenate([one["prompts"] for one in rows.single()])).long()
+        ranks = np.concatenate([example["ranks"] for example in rows.single()])
+        prompts = torch.from_numpy(np.concatenate([example["prompts"] for example in rows.single()])).long()
         return replace(batch, labels=torch.from_numpy(ranks + 1).float(), extras={**batch.extras, "prompts": prompts})
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The prompts."""
+        """Return the number of prompts."""
         return {"reward": prompts_in(batch)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over prompts of the mean over their pairs."""
+        """Return the sum over prompts of the mean over their pairs."""
         if self.every_token:
             return {"reward": losses_at_every_token(model, batch).sum()}
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, and how many pairs are right, and by how much."""
+        """Return the loss, the number of right pairs, and the sum of margins."""
         return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats, the mean over prompts), `accuracy` and `margin` (means over pairs)."""
+        """Return `loss` (nats, the mean over prompts), `accuracy` and `margin` (means over pairs)."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in ("accuracy", "margin")}}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The scores of the completions of each prompt, from the best to the worst, and the margin of each pair."""
+        """Yield the scores of each prompt's completions, from the best to the worst, and the margins of its pairs."""
         scores = reward_scores(model, batch)
-        for result, found in zip(pair_results("reward", scores, batch), _by_row(scores - self.shift, batch), strict=True):
-            yield RowResult(result.sums, {"scores": found, **result.prediction})
+        for result, row_scores in zip(pair_results("reward", scores, batch), _by_row(scores - self.shift, batch), strict=True):
+            yield RowResult(result.sums, {"scores": row_scores, **result.prediction})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The score of a completion, which has no probability."""
+        """Yield the score of each completion, without a probability."""
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """How far the confidence in a pair is from how often it is right."""
-        return [calibration_metrics([one["margins"] for one in predictions])]
+        """Return the calibration of the pairs."""
+        return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
-        """A pair that is decided wrongly."""
+        """Return one wrongly decided pair."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Draw a new head with std 1 / sqrt(dim + 1) (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1)."""
+        """Initialize a new head with std 1 / sqrt(dim + 1) (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1)."""
         if new is not None and _HEAD not in new:
             return
         head = dict(model.named_parameters())[_HEAD]
@@ -122,28 +122,28 @@ class Reward(LabelledObjective):
             head.normal_(0.0, 1 / math.sqrt(head.shape[1] + 1), generator=torch.Generator().manual_seed(self.seed))
 
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
-        """The mean score of the demonstrations: of the first ones of the training rows, at most 4,096.
+        """Return the mean score of the demonstrations, the best completions of the first 4,096 training rows.
 
-        Exact but for an adapter that is trained in bf16: its base is rounded here, and not where the adapter is loaded.
+        It is exact except for an adapter trained in bf16, whose base model is rounded here but not when the adapter is loaded.
         """
-        best = [one for part in stored if isinstance(part, ExampleSet) for one in _best(part)][:MOST_DEMONSTRATIONS]
-        best.sort(key=lambda one: -int(one["sizes"][0]))  # rows of similar lengths together
+        best = [example for part in stored if isinstance(part, ExampleSet) for example in _best(part)][:MAX_DEMONSTRATIONS]
+        best.sort(key=lambda example: -int(example["sizes"][0]))  # to reduce padding
         total, device = 0.0, next(model.parameters()).device
         for first in range(0, len(best), batch_size):
-            rows = [[one] for one in best[first : first + batch_size]]
+            rows = [[example] for example in best[first : first + batch_size]]
             numbers = np.arange(len(rows))
             total += float(
                 reward_scores(model, self.collate(ExampleBatch(rows, np.zeros_like(numbers), numbers)).to(device)).double().sum()
             )
-        return {_FACT: total / len(best), "demonstrations": len(best)}
+        return {_SHIFT: total / len(best), "demonstrations": len(best)}
 
     def legend(self) -> list[str]:
-        """The meaning of the numbers of a row."""
+        """Explain the numbers of a row."""
         return ["choice 0 is the best completion of its prompt; label: its rank"]
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Open the objective for a model. Raises ModelError if the shift of a finished one is no number, or it cannot read a beginning."""
+    """Open the objective for a model. Raises ModelError if its shift is not a number, or if `every_token` needs another architecture."""
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
@@ -156,7 +156,7 @@ def open_reward(section: RewardSection, context: ModelContext) -> Reward:
 
 
 def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """The tokenizer with a token for padding alone: Hugging Face's classifiers find the last token of a text by it."""
+    """Return the tokenizer with a separate padding token, by which Hugging Face's classifiers find the last token of a text."""
     if tokenizer.pad_id is not None and tokenizer.pad_id != tokenizer.eos_id:
         return tokenizer
     ends = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.sep_id}
@@ -166,10 +166,10 @@ def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: 
 
 
 def read_shift(facts: Mapping[str, Any], place: str) -> float:
-    """Return what is subtracted from a reward model's scores, by its tfkit.json; 0 where that has none. Raises ModelError."""
-    shift = facts.get(_FACT, 0.0)
+    """Return the shift in a reward model's tfkit.json, which is subtracted from its scores; 0 if it has none. Raises ModelError."""
+    shift = facts.get(_SHIFT, 0.0)
     if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
-        raise ModelError(f"{place}: {_FACT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")
+        raise ModelError(f"{place}: {_SHIFT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")
     return float(shift)
 
 
@@ -180,32 +180,32 @@ def reward_scores(model: Transformer, batch: Batch) -> Tensor:
 
 
 def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
-    """Return for each pair the mean of its losses at every token of its completions, times its share in the loss of its prompt: (P,).
+    """Return each pair's mean loss over the tokens of its completions, times its weight in the mean of its prompt: (P,).
 
-    At token t both completions are cut after t tokens; the shorter one keeps the score of its end (Cobbe et al. 2021, arXiv 2110.14168,
-    section 4.2, where a verifier is trained on every token of a solution).
+    At token t the scores of both completions' first t tokens are compared; a shorter completion keeps its final score (Cobbe et al. 2021,
+    arXiv 2110.14168, section 4.2, where a verifier is trained on every token of a solution).
     """
     output = model(**batch.inputs())
     assert isinstance(output.head, ClassesHead)
     scores = output.head.of_states(output.hidden)[..., 0].float()  # (C, T)
     count, width = scores.shape
-    places = torch.arange(width, device=scores.device)
+    positions = torch.arange(width, device=scores.device)
     sizes = torch.full((count, 1), width, device=scores.device) if batch.padding_mask is None else batch.padding_mask.sum(1, keepdim=True)
-    scores = scores.gather(1, torch.minimum(places, sizes - 1))
-    is_completion = (places >= batch.extras["prompts"][:, None]) & (places < sizes)  # (C, T)
+    scores = scores.gather(1, torch.minimum(positions, sizes - 1))
+    is_completion = (positions >= batch.extras["prompts"][:, None]) & (positions < sizes)  # (C, T)
     compared = is_completion[batch.extras["better"]] | is_completion[batch.extras["worse"]]  # (P, T)
     losses = -F.logsigmoid(differences(scores, batch)).masked_fill(~compared, 0.0)
     return losses.sum(1) / compared.sum(1) * batch.extras["share"]
 
 
 def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:
-    """The values of the sequences of each row: (C,) -> lists."""
+    """Return the values of the sequences of each row: (C,) -> lists."""
     return [part.tolist() for part in values.split(batch.extras["row"].bincount().tolist())]
 
 
 def _best(stored: ExampleSet) -> Iterator[Example]:
-    """The best completion of each example, as an example of its own."""
-    for number in range(min(len(stored), MOST_DEMONSTRATIONS)):
-        one = stored[number]
-        size = one["sizes"][:1]
-        yield {"input_ids": one["input_ids"][: int(size[0])], "sizes": size, "prompts": one["prompts"][:1], "ranks": one["ranks"][:1]}
+    """Yield the best completion of each of the first examples, as an example of its own."""
+    for number in range(min(len(stored), MAX_DEMONSTRATIONS)):
+        example = stored[number]
+        first = {name: example[name][:1] for name in ("sizes", "prompts", "ranks")}
+        yield {"input_ids": example["input_ids"][: int(first["sizes"][0])], **first}

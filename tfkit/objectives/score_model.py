@@ -1,4 +1,4 @@
-"""Models that give a text one number, its score: a reward model, and a value model that begins as one (InstructGPT, arXiv 2203.02155)."""
+"""Models that score texts: a reward model, and a value model that starts as one (InstructGPT, arXiv 2203.02155)."""
 
 import json
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ from tfkit.objectives.reward import read_shift, reward_scores
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-_MEANING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.json that give a text its ids
+_ENCODING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.json that determine the ids of a text
 
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """A companion with one class, read at the last token; `shift` is subtracted from what it gives."""
+    """A companion with one class, read at the last token; `shift` is subtracted from its output."""
 
     companion: Companion
     shift: float = 0.0
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.companion.model.parameters()).device
 
     def scores(self, batch: Batch) -> Tensor:
-        """Return the score of each sequence, of a batch on its device: (B,) in float32."""
+        """Return the score of each sequence of a batch on the model's device: (B,) in float32."""
         return reward_scores(self.companion.model, batch) - self.shift
 
     def values(self, batch: Batch) -> Tensor:
-        """Return the value at each position that has a label, before that token: (targets,) in float32.
+        """Return the value at each position with a label, which precedes the labelled token: (targets,) in float32.
 
-        It is the score that the text would have if it ended there: of the last token it is the score.
+        It is the score of the text up to that position.
         """
         head = self.companion.model.head
         assert isinstance(head, ClassesHead)
@@ -47,31 +47,28 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model of a field, for the texts of a policy; None where the section names none. Raises ModelError."""
+    """Load the score model that a field of the section names, for the texts of a policy; None if it names none. Raises ModelError."""
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, blocks_later=context.blocks_later), context)
 
 
 def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
-    """Return a companion as a score model for the texts of a model.
-
-    Raises ModelError, with all reasons, if it gives these texts no score.
-    """
-    found, codec, head = companion.model.config, companion.tokenizer, companion.model.config.head
+    """Return a companion as a score model for the texts of a policy. Raises ModelError, with all reasons, if it cannot score them."""
+    config, codec, head = companion.model.config, companion.tokenizer, companion.model.config.head
     reasons = []
     if not isinstance(head, ClassesHeadConfig) or head.count != 1:
         reasons.append("it does not give a text one number: name a model that objective.kind reward has trained")
-    elif found.encoder_layers or head.pool != "last":
+    elif config.encoder_layers or head.pool != "last":
         reasons.append("it reads a text at its first token, so it has no value for the beginning of one: name a model with a decoder alone")
     if codec is None:
         reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif not gives_same_ids(codec, context.tokenizer):
         reasons.append("its tokenizer is not that of the policy: train it from the same checkpoint")
-    if found.context_length < context.row_length and found.position.kind != "relative":
+    if config.context_length < context.row_length and config.position.kind != "relative":
         reasons.append(
-            f"its context_length is {found.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens: "
-            f"set data.sequence_length to {found.context_length} or less"
+            f"its context_length is {config.context_length:,}, and the policy's texts have up to {context.row_length:,} tokens: "
+            f"set data.sequence_length to {config.context_length} or less"
         )
     if reasons:
         lines = "\n  ".join(reasons)
@@ -80,7 +77,7 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
 
 
 def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:
-    """Whether a tokenizer gives every text the ids of ours; it may have further entries, such as one for padding."""
-    one, other = json.loads(theirs.tokenizer_json), json.loads(ours.tokenizer_json)
-    added = [{(entry["id"], entry["content"]) for entry in document.get("added_tokens") or ()} for document in (one, other)]
-    return added[1] <= added[0] and all(one.get(part) == other.get(part) for part in _MEANING)
+    """Whether both tokenizers encode every text to the same ids; `theirs` may have further tokens, such as one for padding."""
+    documents = their_document, our_document = json.loads(theirs.tokenizer_json), json.loads(ours.tokenizer_json)
+    their_tokens, our_tokens = ({(token["id"], token["content"]) for token in each.get("added_tokens") or ()} for each in documents)
+    return our_tokens <= their_tokens and all(their_document.get(part) == our_document.get(part) for part in _ENCODING)

@@ -1,4 +1,4 @@
-"""The decoder's input of an encoder-decoder, and the metrics of texts that are to be written, each token with all before it given."""
+"""The input of an encoder-decoder's decoder, and the teacher-forced metrics of target texts."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -15,45 +15,45 @@ from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted
 
 
 def shifted_right(labels: Tensor, start_id: int) -> Tensor:
-    """Return what the decoder reads to write the labels (B, T'): what it begins with, then all but the last."""
+    """Return the decoder's input for labels (B, T'): the start id, then all labels but the last."""
     return torch.cat([torch.full((len(labels), 1), start_id), labels[:, :-1]], dim=1)
 
 
 class TokenTargets:
-    """The part that objectives of written texts share: cross-entropy over the labels (B, T'), which may be smoothed."""
+    """The common part of objectives with target texts: cross-entropy over labels (B, T'), with optional label smoothing."""
 
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
     smoothing = 0.0
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The positions that have a target."""
+        """Return the number of positions with a target."""
         return {"lm": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over all targets of -log p, in nats, of smoothed labels where they are."""
+        """Return the sum over all targets of -log p in nats, with label smoothing."""
         return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, self.smoothing).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, the same without smoothing, and how many targets are the likeliest token when all before them are given."""
+        """Return the loss, the loss without smoothing, and the number of targets that are the likeliest token after those before them."""
         hidden, labels = model(**batch.inputs()).hidden.flatten(0, 1), batch.labels.flatten()  # (B * T', D), (B * T',)
         targets = labels != IGNORED
         scores = token_scores(vocabulary_head(model.head), hidden[targets], labels[targets])
-        likely, of_all = (float(one.cpu().double().sum()) for one in (scores.log_probs, scores.mean_log_probs))
+        log_prob, mean_log_prob = (float(values.cpu().double().sum()) for values in (scores.log_probs, scores.mean_log_probs))
         count = int(targets.sum())
         return {
-            "lm": Sum(-((1 - self.smoothing) * likely + self.smoothing * of_all), count),
-            "nll": Sum(-likely, count),
+            "lm": Sum(-((1 - self.smoothing) * log_prob + self.smoothing * mean_log_prob), count),
+            "nll": Sum(-log_prob, count),
             "right": Sum(float(scores.right.sum()), count),
         }
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss` (nats a target) as it is trained, `perplexity` and, where labels are smoothed, `nll` without; `token_accuracy`."""
+        """Return the training `loss` (nats per target), `perplexity`, `token_accuracy` and, with label smoothing, the unsmoothed `nll`."""
         loss, nll = weighted_loss(self.terms, sums), sums["nll"].mean
-        found = {"loss": loss, "perplexity": perplexity(nll), "token_accuracy": sums["right"].mean}
-        return found if not self.smoothing else {**found, "nll": nll}
+        metrics = {"loss": loss, "perplexity": perplexity(nll), "token_accuracy": sums["right"].mean}
+        return metrics if not self.smoothing else {**metrics, "nll": nll}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """As `measure`, of each row; the texts that a model writes are no part of this forward."""
+        """Yield the sums of `measure` for each row; no text is generated."""
         hidden, targets = model(**batch.inputs()).hidden, batch.labels != IGNORED  # (B, T', D), (B, T')
         scores = token_scores(vocabulary_head(model.head), hidden[targets], batch.labels[targets])
         rows = targets.nonzero()[:, 0]  # (N,)
@@ -61,4 +61,4 @@ class TokenTargets:
         parts = {"lm": losses, "nll": -scores.log_probs, "right": scores.right}
         sums = {name: sums_by_row(values, rows, len(targets)) for name, values in parts.items()}
         for number in range(len(targets)):
-            yield RowResult({name: found[number] for name, found in sums.items()}, {})
+            yield RowResult({name: by_row[number] for name, by_row in sums.items()}, {})

@@ -1,10 +1,10 @@
-"""Span corruption (Raffel et al. 2019, arXiv 1910.10683, 3.1.4): spans of the text are taken out, and the decoder writes them down.
+"""Span corruption (Raffel et al. 2019, arXiv 1910.10683, 3.1.4): spans of the text are removed, and the decoder generates them.
 
     text     Thank you for inviting me to your party last week
     inputs   Thank you <extra_id_0> me to your party <extra_id_1> </s>
     targets  <extra_id_0> for inviting <extra_id_1> last week </s>
 
-A row ends in a span, so no sentinel ends the targets: as in T5's own code, not as in the paper's figure.
+A row ends with a span, so no sentinel ends the targets, as in T5's code but not in the paper's figure.
 """
 
 from collections.abc import Sequence
@@ -24,37 +24,37 @@ from tfkit.tokenizer import Tokenizer
 
 
 class SpanCorruption(TokenTargets, Objective):
-    """Cross-entropy over all ids of the targets, sentinels and end included, as T5 counts it."""
+    """Cross-entropy over all target ids, including sentinels and eos, as in T5."""
 
     def __init__(self, lengths: SpanLengths, sentinels: Sequence[int], eos_id: int, start_id: int, static: bool = False):
-        """`sentinels`: the ids that replace the first span, the second ...; `static`: the same spans in every epoch."""
+        """`sentinels`: the ids that replace the first, the second, ... span; `static`: whether all epochs have the same spans."""
         self.lengths, self.eos_id, self.start_id, self.static = lengths, eos_id, start_id, static
         self._sentinels = np.array(sentinels, np.int64)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> SpanRows:
-        """Rows of one length, each with its spans."""
+        """Return rows of one length, each with its spans."""
         return SpanRows(streams_of(stored), self.lengths, order.seed, self.static)
 
     def collate(self, rows: SpanBatch) -> Batch:
-        """Inputs (B, lengths.inputs), and labels (B, lengths.targets): all rows are as long, so nothing is padded."""
+        """Return inputs (B, lengths.inputs) and labels (B, lengths.targets); all rows have these lengths, without padding."""
         count, spans = rows.kept.shape
-        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): kept and noise take turns
-        parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw) the part that a token is in
+        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): kept and noise alternate
+        parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw): the part that a token belongs to
         first = np.diff(parts, axis=1, prepend=-1) != 0
         noise = parts % 2 == 1
         ids = np.where(first, self._sentinels[parts // 2], rows.ids)  # each part's first token becomes the part's sentinel
-        labels = self._ended(np.where(noise, rows.ids, ids)[noise | first], count)
-        input_ids = self._ended(np.where(noise, ids, rows.ids)[~noise | first], count)
+        labels = self._with_eos(np.where(noise, rows.ids, ids)[noise | first], count)
+        input_ids = self._with_eos(np.where(noise, ids, rows.ids)[~noise | first], count)
         return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
 
-    def _ended(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
-        """Rows of one length, each with the end behind it."""
+    def _with_eos(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
+        """Split ids into rows of one length, and append eos to each."""
         rows = torch.from_numpy(ids.reshape(count, -1))
         return torch.cat([rows, torch.full((count, 1), self.eos_id)], dim=1)
 
 
 def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) -> SpanCorruption:
-    """For a model and a tokenizer. Raises ModelError if the tokenizer lacks a special token that is needed, or the model the room."""
+    """Open the objective. Raises ModelError if the tokenizer lacks a special token, or the model's context is too short."""
     config, tokenizer = context.config, context.tokenizer
     lengths = longest_row(context.row_length, section.rate, section.mean_span)
     if lengths.inputs > context.row_length:
@@ -78,8 +78,8 @@ def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) 
 
 
 def _sentinels(tokenizer: Tokenizer) -> list[int]:
-    """The ids of <extra_id_0>, <extra_id_1> ...: in T5's vocabulary the highest, counting down."""
-    found: list[int] = []
-    while (one := tokenizer.backend.token_to_id(f"<extra_id_{len(found)}>")) is not None:
-        found.append(one)
-    return found
+    """Return the ids of <extra_id_0>, <extra_id_1>, ...: in T5's vocabulary the last ones, in descending order."""
+    sentinels: list[int] = []
+    while (sentinel := tokenizer.backend.token_to_id(f"<extra_id_{len(sentinels)}>")) is not None:
+        sentinels.append(sentinel)
+    return sentinels

@@ -1,7 +1,7 @@
-"""Token classification: a tag for each word of a sentence, such as its part of speech or whether it begins a name.
+"""Token classification: a tag for each word of a sentence, such as its part of speech or its place in a name.
 
-A word may be several pieces. The first one carries its tag, as in BERT (Devlin et al. 2018, arXiv 1810.04805, section 5.3); the further
-pieces and the special tokens have no loss.
+A word may be several tokens. Its tag is predicted at the first one, as in BERT (Devlin et al. 2018, arXiv 1810.04805, section 5.3); the
+others and special tokens have no loss.
 """
 
 import hashlib
@@ -39,122 +39,122 @@ class Tagging(LabelledObjective):
     ids = ("input_ids",)
 
     def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int):
-        """`labels` are the tags, in the order of their numbers. Raises ModelError if the special tokens fill the context."""
+        """`labels`: the tags, in the order of their numbers. Raises ModelError if the special tokens leave no room for text."""
         check_room(tokenizer, row_length)
         self.section, self.tokenizer, self.labels, self.row_length = section, tokenizer, tuple(labels), row_length
         self._numbers = {label: number for number, label in enumerate(labels)}
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         about = f"tagging\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.row_length}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids, and labels: the number of a word's tag at its first piece, IGNORED elsewhere. Words beyond the context are cut off."""
+        """Return the truncated input_ids and the labels of each row: tag numbers at first tokens of words, else IGNORED; or its error."""
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
         encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.row_length), strict=True))
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The same with the number of each word at its first piece, where its tag is read; a word that gives no token has none."""
+        """Return the same with the number of each word at its first token instead of its tag; words without tokens are skipped."""
         encoded = encode_words(self.tokenizer, [row.values["tokens"] for row in rows], self.row_length)
-        return [self._question(row, *one) for row, one in zip(rows, encoded, strict=True)]
+        return [self._unlabelled_example(row, *words) for row, words in zip(rows, encoded, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Sentences padded on the right; labels (B, T)."""
+        """Return sentences padded on the right, and labels (B, T)."""
         examples = rows.single()
         ids = [example["input_ids"] for example in examples]
         labels = pad([example["labels"] for example in examples], IGNORED)
         return Batch(pad(ids, self.tokenizer.pad_id or 0), labels, padding_mask=padding_mask(ids))
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The words."""
+        """Return the number of words."""
         return {"tags": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over words."""
+        """Return the sum over words."""
         return {"tags": _losses(model(**batch.inputs()).logits, batch.labels)}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, and how many words are tagged right."""
+        """Return the loss, and the number of right tags."""
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
         right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and `accuracy` over words."""
+        """Return `loss`, and `accuracy` over words."""
         return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     @property
     def evaluates_answers(self) -> bool:
-        """F1 is of all tags together."""
+        """True: F1 is not a sum over rows."""
         return True
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError for a metric of names where the tags mark none."""
+        """Raise UsageError for a metric of names if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
             shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
             raise UsageError(f"evaluation.metric: {name} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The tag of each word that the model has read."""
+        """Yield the predicted tags of the words that the model read."""
         logits = model(**batch.inputs()).logits.float()  # (B, T, tags)
         losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(batch.labels)
         sums = losses.cpu().double().sum(1).tolist()
         for loss, labels, predicted in zip(sums, batch.labels.tolist(), logits.argmax(-1).tolist(), strict=True):
-            words = [place for place, label in enumerate(labels) if label != IGNORED]
-            right, mine = ([self.labels[numbers[place]] for place in words] for numbers in (labels, predicted))
-            hits = sum(one == other for one, other in zip(right, mine, strict=True))
-            yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": right, "predicted": mine})
+            words = [position for position, label in enumerate(labels) if label != IGNORED]
+            tags, answers = ([self.labels[numbers[position]] for position in words] for numbers in (labels, predicted))
+            hits = sum(tag == answer for tag, answer in zip(tags, answers, strict=True))
+            yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": tags, "predicted": answers})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The likeliest tag of each word; None for words that were not read: beyond the context, or without a token."""
+        """Yield the likeliest tag of each word; None for words beyond the context or without a token."""
         probabilities = model(**batch.inputs()).logits.float().softmax(-1)  # (B, T, tags)
-        for row, numbers, found in zip(rows, batch.labels, probabilities, strict=True):
+        for row, numbers, token_probabilities in zip(rows, batch.labels, probabilities, strict=True):
             words = [Answer(None)] * len(row.values["tokens"])
             is_word = numbers != IGNORED
-            for number, word in zip(numbers[is_word].tolist(), found[is_word].tolist(), strict=True):
-                words[number] = class_answer(word, self.labels, all_labels=all_labels)
-            tags, likely, every = map(list, zip(*words, strict=True))
-            yield Answer(tags, likely, every if all_labels else None)
+            for number, of_word in zip(numbers[is_word].tolist(), token_probabilities[is_word].tolist(), strict=True):
+                words[number] = class_answer(of_word, self.labels, all_labels=all_labels)
+            tags, best, all_probabilities = map(list, zip(*words, strict=True))
+            yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Those of tags, and of the names that they mark, if they mark any."""
-        tags, predicted, every = _columns(predictions, self.labels)
-        of_words = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,)
-        of_tags = tag_metrics(_flat(tags, every), _flat(predicted, every), of_words)
+        """Return the metrics of tags and, if they mark names, of names."""
+        tags, predicted, numbers = _columns(predictions, self.labels)
+        rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
+        of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)
         return [of_tags, *([entity_metrics(tags, _names(predicted))] if mark_spans(self.labels) else [])]
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Those of each tag, and of each kind of name that the tags mark, if they mark any: `entities`."""
-        tags, predicted, every = _columns(predictions, self.labels)
-        found = class_figures(_flat(tags, every), _flat(predicted, every), list(every))
-        return found | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
+        """Return the metrics of each tag and, if the tags mark names, `entities`: the metrics of each kind of name."""
+        tags, predicted, numbers = _columns(predictions, self.labels)
+        figures = class_figures(_flat(tags, numbers), _flat(predicted, numbers), list(numbers))
+        return figures | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
     def wrong(self, row: Row) -> RowResult:
-        """No tag for any word."""
+        """Return NO_LABEL for every word."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
 
     @property
     def cuts_answers(self) -> bool:
-        """Words beyond the context have no prediction."""
+        """True: words beyond the context have no prediction."""
         return True
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
-        """The words beyond the context have no tag."""
-        tags, right, cut = list(map(str, row.values["tags"])), result.sums["accuracy"], len(result.prediction["predicted"])
+        """Add NO_LABEL for the words beyond the context."""
+        tags, right, count = list(map(str, row.values["tags"])), result.sums["accuracy"], len(result.prediction["predicted"])
         sums = result.sums | {"accuracy": Sum(right.total, len(tags))}
-        return RowResult(sums, {"tags": tags, "predicted": [*result.prediction["predicted"], *[NO_LABEL] * (len(tags) - cut)]})
+        return RowResult(sums, {"tags": tags, "predicted": [*result.prediction["predicted"], *[NO_LABEL] * (len(tags) - count)]})
 
-    def _question(self, row: Row, ids: list[int], words: list[int | None], truncated: bool) -> Encoded | BadRow:
+    def _unlabelled_example(self, row: Row, ids: list[int], words: list[int | None], truncated: bool) -> Encoded | BadRow:
         if all(word is None for word in words):
             return BadRow("no tokens", f"{row.place}: the words give no token; remove the row")
-        firsts = [IGNORED if word is None or word == before else word for before, word in zip([None, *words], words, strict=False)]
+        firsts = [IGNORED if word is None or word == previous else word for previous, word in zip([None, *words], words, strict=False)]
         return Encoded({"input_ids": ids, "labels": firsts}, len(ids), truncated)
 
     def _problem(self, row: Row) -> BadRow | None:
-        """Return what is wrong with the words and tags of a row."""
+        """Return the error of a row's words and tags; None if they are valid."""
         words, tags = row.values["tokens"], row.values["tags"]
         if not words:
             return BadRow("no words", f"{row.place}: there are no words; remove the row")
@@ -162,50 +162,50 @@ class Tagging(LabelledObjective):
             return BadRow("not a tag for each word", f"{row.place}: {len(words)} words, but {len(tags)} tags; correct the row")
         for number, word in enumerate(words):
             if not word.strip():
-                return _nothing(row, number)
+                return _no_token(row, number)
         unknown = next((tag for tag in tags if tag not in self._numbers), None)
         return None if unknown is None else unknown_label(row.place, unknown, self.labels)
 
     def _example(self, row: Row, encoded: tuple[list[int], list[int | None], bool]) -> Encoded | BadRow:
-        """The tags at the pieces; bad if a word has none (a zero-width space, in BERT's)."""
+        """Return the example of a row; its error if a word has no token (a zero-width space in BERT's vocabulary)."""
         ids, words, truncated = encoded
-        labels, seen = [], -1  # the last word that was begun
+        labels, seen = [], -1  # the last word with a token
         for word in words:
             if word is not None and word > seen + 1:
-                return _nothing(row, seen + 1)
+                return _no_token(row, seen + 1)
             if word is None or word == seen:
                 labels.append(IGNORED)
                 continue
             labels.append(self._numbers[row.values["tags"][word]])
             seen = word
         if seen < 0 or (not truncated and seen + 1 < len(row.values["tokens"])):
-            return _nothing(row, seen + 1)
+            return _no_token(row, seen + 1)
         return Encoded({"input_ids": ids, "labels": labels}, len(ids), truncated)
 
 
 def _columns(predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> tuple[list[list[str]], list[list[str]], Mapping[str, int]]:
-    """The right and the predicted tags of each row, and the numbers of all of them; lost rows may have further ones."""
-    tags, predicted = ([one[name] for one in predictions] for name in ("tags", "predicted"))
-    every = dict.fromkeys([*labels, *(tag for rows in (tags, predicted) for row in rows for tag in row)])
-    return tags, predicted, {tag: number for number, tag in enumerate(every)}
+    """Return the right and the predicted tags of each row, and the number of each tag, including those of rows not encoded."""
+    tags, predicted = ([prediction[name] for prediction in predictions] for name in ("tags", "predicted"))
+    all_tags = dict.fromkeys([*labels, *(tag for rows in (tags, predicted) for row in rows for tag in row)])
+    return tags, predicted, {tag: number for number, tag in enumerate(all_tags)}
 
 
 def _flat(rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> NDArray[np.int64]:
-    """The numbers of the tags of all words: (W,)."""
+    """Return the tag numbers of all words: (W,)."""
     return np.array([numbers[tag] for row in rows for tag in row], np.int64)
 
 
 def _names(predicted: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Tags in which a word without a prediction is outside of names."""
+    """Return tags with words without a prediction as outside of names."""
     return [["O" if tag == NO_LABEL else tag for tag in row] for row in predicted]
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, T, tags), (B, T) -> the sum."""
+    """Return the sum of the losses: logits (B, T, tags), labels (B, T)."""
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def _nothing(row: Row, number: int) -> BadRow:
+def _no_token(row: Row, number: int) -> BadRow:
     word = row.values["tokens"][number]
     return BadRow(
         "a word that the tokenizer gives nothing for",

@@ -1,4 +1,4 @@
-"""The model that a student learns from: opened and checked against the student, and the layers that the student begins with."""
+"""The teacher of a distillation: loading, checks against the student, and the layers that initialize the student."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,32 +15,31 @@ from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
-_MEANING: dict[str, Any] = {
+# The configuration beside the shapes that gives copied tensors their meaning.
+_ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},
     "attention": {"scale"},
 }
-_MOST_LINES = 12
+_MAX_PROBLEMS = 12
 
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
-    """Load the teacher of a student. Raises ModelError, with all reasons, if it cannot teach it."""
+    """Load the teacher of a student. Raises ModelError, with all reasons, if they do not fit."""
     teacher = open_companion(section, "teacher", blocks_later=context.blocks_later)
     if reasons := _misfits(teacher, section, context):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
     if section.copy_layers is not None:
-        copied_tensors(
-            on_meta(context.config), teacher.model, section.copy_layers
-        )  # whether they fit is known before anything is tokenized
+        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # raises before the data is tokenized
     return teacher
 
 
 @torch.no_grad()
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
-    """Begin with the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and the rest has the same names.
+    """Copy the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and other parameters have equal names.
 
-    Where the blocks of both get their weights later, each of the student's is read from the files of the teacher then.
+    If the blocks are loaded later, the student's blocks will be read from the files of the teacher.
     """
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():
@@ -50,14 +49,14 @@ def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int
 
 
 def _fill_copied(fill: Callable[[str, nn.Module], None], layers: Sequence[int], prefix: str, block: nn.Module) -> None:
-    """Give a block of the student the weights of the teacher's that it is copied from."""
-    fill(_teachers_name(prefix, layers), block)
+    """Fill a block of the student with the weights of its block of the teacher."""
+    fill(_teacher_name(prefix, layers), block)
 
 
 def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:
-    """The teacher's tensor for each parameter of the student. Raises ModelError, with a list, where they do not fit."""
-    found = dict(teacher.named_parameters())
-    ours, theirs = _meaning(student.config), _meaning(teacher.config)
+    """Return the teacher's tensor for each parameter of the student. Raises ModelError, with a list of problems, if they do not fit."""
+    parameters = dict(teacher.named_parameters())
+    ours, theirs = _architecture(student.config), _architecture(teacher.config)
     problems = [
         f"{name}: the student's is {ours.get(name)}, the teacher's {theirs.get(name)}"
         for name in ours | theirs
@@ -68,16 +67,16 @@ def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[
     if len(layers) != _layers(student.config):
         problems.append(f"copy_layers: {len(layers)} layers for a student of {_layers(student.config)}")
     if not problems:
-        names = {name: _teachers_name(name, layers) for name, _ in student.named_parameters()}
-        problems = _unlike(dict(student.named_parameters()), found, names)
+        names = {name: _teacher_name(name, layers) for name, _ in student.named_parameters()}
+        problems = _mismatches(dict(student.named_parameters()), parameters, names)
     if problems:
-        more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
-        lines = "\n  ".join([*problems[:_MOST_LINES], *more])
+        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
+        lines = "\n  ".join([*problems[:_MAX_PROBLEMS], *more])
         raise ModelError(f"objective.copy_layers: the student cannot start with the teacher's weights:\n  {lines}")
-    return {name: found[whose] for name, whose in names.items()}
+    return {name: parameters[source] for name, source in names.items()}
 
 
-def _unlike(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
+def _mismatches(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
     problems = []
     for ours, theirs in names.items():
         shape = tuple(student[ours].shape)
@@ -88,22 +87,22 @@ def _unlike(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names:
     return problems
 
 
-def _teachers_name(name: str, layers: Sequence[int]) -> str:
-    """encoder.blocks.2.mlp.norm.weight -> encoder.blocks.4.mlp.norm.weight."""
-    before, blocks, behind = name.partition(".blocks.")
+def _teacher_name(name: str, layers: Sequence[int]) -> str:
+    """Return the teacher's name of a student's parameter: encoder.blocks.2.norm.weight -> encoder.blocks.4.norm.weight."""
+    stack, blocks, inner = name.partition(".blocks.")
     if not blocks:
         return name
-    layer, _, rest = behind.partition(".")
-    return f"{before}.blocks.{layers[int(layer)]}.{rest}"
+    layer, _, rest = inner.partition(".")
+    return f"{stack}.blocks.{layers[int(layer)]}.{rest}"
 
 
-def _meaning(config: ModelConfig) -> dict[str, object]:
-    """The fields that give the tensors their meaning beside their shapes, by their names in a recipe."""
-    document = config.model_dump(include=_MEANING)
+def _architecture(config: ModelConfig) -> dict[str, object]:
+    """Return the fields of _ARCHITECTURE by their names in a recipe."""
+    document = config.model_dump(include=_ARCHITECTURE)
     return {
-        (f"{name}.{inner}" if inner else name): found
+        (f"{name}.{inner}" if inner else name): setting
         for name, value in document.items()
-        for inner, found in (value.items() if isinstance(value, dict) else [("", value)])
+        for inner, setting in (value.items() if isinstance(value, dict) else [("", value)])
     }
 
 
@@ -116,23 +115,23 @@ def _stacks(config: ModelConfig) -> str:
 
 
 def _misfits(teacher: Companion, section: DistillationSection, context: ModelContext) -> list[str]:
-    """Why a model cannot teach the student; empty if it can."""
-    config, tokenizer = context.config, context.tokenizer
-    taught, codec = teacher.model.config, teacher.tokenizer
+    """Return the reasons why a model cannot teach the student; empty if it can."""
+    student, tokenizer = context.config, context.tokenizer
+    config, codec = teacher.model.config, teacher.tokenizer
     reasons = []
-    if _stacks(taught) != _stacks(config):
-        reasons.append(f"it has {_stacks(taught)}, the student {_stacks(config)}")
-    if not isinstance(taught.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        reasons.append(f"its head is of kind {taught.head.kind}, which gives no distribution over the vocabulary")
+    if _stacks(config) != _stacks(student):
+        reasons.append(f"it has {_stacks(config)}, the student {_stacks(student)}")
+    if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
+        reasons.append(f"its head is of kind {config.head.kind}, which gives no distribution over the vocabulary")
     if codec is None:
         reasons.append("it has no tokenizer.json, so the tokens of its ids are not known")
     elif codec.fingerprint() != tokenizer.fingerprint():
-        theirs, ours = (f"{one.size:,} entries, fingerprint {one.fingerprint()[:12]}" for one in (codec, tokenizer))
+        theirs, ours = (f"{each.size:,} entries, fingerprint {each.fingerprint()[:12]}" for each in (codec, tokenizer))
         reasons.append(f"its tokenizer ({theirs}) is not the student's ({ours}): set tokenizer.path to {section.teacher}")
-    if taught.vocab_size != config.vocab_size:
-        reasons.append(f"its vocab_size is {taught.vocab_size:,}, the student's {config.vocab_size:,}: set model.vocab_size")
-    if taught.context_length < context.row_length and taught.position.kind != "relative":
-        reasons.append(f"its context_length is {taught.context_length:,}, and the student reads rows of {context.row_length:,} tokens")
-    if section.cosine_weight and taught.dim != config.dim:
-        reasons.append(f"its dim is {taught.dim}, the student's {config.dim}: make them equal, or set objective.cosine_weight to 0")
+    if config.vocab_size != student.vocab_size:
+        reasons.append(f"its vocab_size is {config.vocab_size:,}, the student's {student.vocab_size:,}: set model.vocab_size")
+    if config.context_length < context.row_length and config.position.kind != "relative":
+        reasons.append(f"its context_length is {config.context_length:,}, and the student reads rows of {context.row_length:,} tokens")
+    if section.cosine_weight and config.dim != student.dim:
+        reasons.append(f"its dim is {config.dim}, the student's {student.dim}: make them equal, or set objective.cosine_weight to 0")
     return reasons

@@ -1,4 +1,4 @@
-"""Regression: a number for a text or for a pair of texts, such as how alike the two are."""
+"""Regression: a number for a text or for a pair of texts, such as their similarity."""
 
 import hashlib
 import math
@@ -25,83 +25,83 @@ from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_MOST = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Regression(LabelledObjective):
-    """The squared error of a number, summed over texts. The term is called `classes`, as that of the kind, classification."""
+    """Squared error, summed over texts. The term is called `classes`, since the section's kind is classification."""
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, row_length: int, start_id: int | None):
-        """`start_id` is given for an encoder-decoder: what its decoder begins with."""
+        """`start_id`: the decoder's first id; None without an encoder-decoder."""
         self.section, self.tokenizer = section, tokenizer
         self.row_length, self._texts = row_length, WholeTexts(tokenizer, row_length, start_id)
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         section = self.section.model_dump_json(exclude={"class_weights"})
         about = f"classification\0{section}\0()\0{self.tokenizer.fingerprint()}\0{self.row_length}\0float32"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids, segment_ids (of pairs), and the value (float32)."""
+        """Return the input_ids, segment_ids and value (float32) of each row, or its error."""
         return self._texts.encode(rows, [_value(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The same with a value of no meaning."""
+        """Return the same with 0 as a placeholder."""
         return self._texts.encode(rows, [np.zeros(1, np.float32)] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Texts padded on the right; values (B,)."""
+        """Return texts padded on the right, and values (B,)."""
         examples = rows.single()
         return self._texts.collate(examples, torch.from_numpy(labels_of(examples)))
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """The texts."""
+        """Return the number of texts."""
         return {"classes": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over texts."""
+        """Return the sum over texts."""
         return {"classes": F.mse_loss(model(**batch.inputs()).logits.float()[:, 0], batch.labels, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss."""
+        """Return the loss."""
         return {"classes": Sum(float(self.loss(model, batch)["classes"]), len(batch.labels))}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and the root of the mean squared error."""
+        """Return `loss`, and `rmse`, its square root."""
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "rmse": math.sqrt(loss)}
 
     @property
     def evaluates_answers(self) -> bool:
-        """Correlations are of all answers together."""
+        """True: correlations are not sums over rows."""
         return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The number, with the digits of float32."""
+        """Yield the predicted number of each row."""
         values = model(**batch.inputs()).logits.float()[:, 0].tolist()
         for value, right in zip(values, batch.labels.tolist(), strict=True):
             number = {"value": float(str(np.float32(right))), "predicted": value}
             yield RowResult({"classes": Sum((value - right) ** 2, 1)}, number)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The number, which has no probability."""
+        """Yield the predicted number of each row, without a probability."""
         yield from (Answer(short(value)) for value in model(**batch.inputs()).logits.float()[:, 0].tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Errors and correlations."""
-        return [regression_metrics(*(np.array([one[name] for one in predictions]) for name in ("value", "predicted")))]
+        """Return errors and correlations."""
+        return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
 
 
 def _value(row: Row) -> NDArray[np.float32] | BadRow:
-    """The number of a row's label. Of a class that a data set stores as a number its name goes first, as a number of stars."""
+    """Return the value of a row's label, or its error. For a data set's class the number in its name (of stars) precedes its index."""
     written = row.values["label"]
     value = read_number(written)
     if value is None and isinstance(written, ClassName):
         value = float(written.number)
-    if value is None or not abs(value) <= _MOST:
-        return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:.2g}; correct the row")
+    if value is None or not abs(value) <= _LARGEST:
+        return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_LARGEST:.2g}; correct the row")
     return np.array([value], np.float32)

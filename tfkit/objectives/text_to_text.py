@@ -1,6 +1,6 @@
 """Text to text: the encoder reads the source, the decoder writes the target (Sutskever et al. 2014; T5's form of every task).
 
-The source is encoded by the tokenizer's own template. The target is its ids and one end; the decoder reads it shifted right by one.
+The source is encoded by the tokenizer's template. The target is its ids and one eos; the decoder reads it shifted right by one.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from tfkit.tokenizer import Tokenizer
 
 
 class TextToText(TokenTargets, WritingObjective):
-    """Cross-entropy over the ids of the targets, the end included; labels may be smoothed (`token_log_probs` has the formula)."""
+    """Cross-entropy over the target ids, including eos; labels may be smoothed (`token_log_probs` has the formula)."""
 
     ids = ("source", "target")
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
-        """Sources and targets are cut to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
+        """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
         self.smoothing, self.tokenizer, self.row_length = section.label_smoothing, tokenizer, row_length
         if tokenizer.eos_id is None:
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
@@ -33,18 +33,18 @@ class TextToText(TokenTargets, WritingObjective):
         self.eos_id, self._start_id = tokenizer.eos_id, tokenizer.start_id
 
     def fingerprint(self) -> str:
-        """Of what `encode` depends on."""
+        """Return a hash of everything that `encode` depends on."""
         about = f"text_to_text\0{self.tokenizer.fingerprint()}\0{self.row_length}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The ids of source and target. Of a target with several references the first one is taken."""
+        """Return the ids of source and target; of several references the first is the target."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The ids of the source, and a target that is its end alone."""
+        """Return the ids of the source, and an empty target."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         return [
             _empty(row, "source")
@@ -54,7 +54,7 @@ class TextToText(TokenTargets, WritingObjective):
         ]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Sources (B, T) and labels (B, T'), each padded on the right; padding is known by lengths, never by ids."""
+        """Return sources (B, T) and labels (B, T'), padded on the right. The masks follow from lengths, never from ids."""
         examples = rows.single()
         sources, targets = [example["source"] for example in examples], [example["target"] for example in examples]
         padding = self.tokenizer.pad_id or 0
@@ -68,7 +68,7 @@ class TextToText(TokenTargets, WritingObjective):
 
     @property
     def start_id(self) -> int:
-        """Bos or pad."""
+        """The id of bos or pad, which begins the decoder's input."""
         return self._start_id
 
     @property
@@ -77,23 +77,23 @@ class TextToText(TokenTargets, WritingObjective):
         return [self.eos_id]
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """The source."""
+        """Return the ids of the source."""
         ids: list[int] = example["source"].tolist()
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """All targets of the row."""
+        """Return all targets of the row."""
         return not_blank(row.values["target"])
 
     def wrong(self, row: Row) -> RowResult:
-        """No text."""
+        """Return an empty text."""
         return RowResult({}, {"text": "", "references": not_blank(row.values["target"])})
 
     def _is_empty(self, source: TextIds) -> bool:
         return len(source.ids) == len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
-        """The example of a row, or what is wrong with it."""
+        """Return the example of a row, or its error."""
         if self._is_empty(source) or not target:
             return _empty(row, "source" if self._is_empty(source) else "target")
         if self.eos_id in target:

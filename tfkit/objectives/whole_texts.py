@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, that a model reads as a whole to say something of each: their encoding and their batches.
+"""Encoding and batches of texts, or pairs of texts, of which each gets one label.
 
 The text is encoded by the tokenizer's own template, as in pretraining. A T5 reads it in the encoder and again, shifted right, in the
 decoder, whose last state is classified (as transformers' T5ForSequenceClassification).
@@ -23,29 +23,29 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class WholeTexts:
-    """Rows with the roles `text` and `pair` for a model. `start_id` is given for an encoder-decoder: what its decoder begins with."""
+    """Encodes and batches rows with the roles `text` and `pair`. `start_id`: the decoder's first id; None without an encoder-decoder."""
 
     tokenizer: Tokenizer
     row_length: int
     start_id: int | None
 
     def encode(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:
-        """Return input_ids, segment_ids (of pairs), and `label`, the row's own of `labels`."""
+        """Return the input_ids, segment_ids and `label` of each row, or its error, which may be given in `labels`."""
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
-        around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
+        special = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         found: list[Encoded | BadRow] = []
         for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.row_length), strict=True):
             if isinstance(label, BadRow):
                 found.append(label)
                 continue
-            if around.issuperset(text.ids):  # a class could be read off the special tokens alone, and would mean nothing
+            if special.issuperset(text.ids):  # a model could still predict a class, without meaning
                 found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True))
                 continue
             found.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
         return found
 
     def collate(self, examples: Sequence[Example], labels: Tensor) -> Batch:
-        """Texts padded on the right, with these labels, (B, ...)."""
+        """Return the batch of texts, padded on the right, with these labels, (B, ...)."""
         ids = [example["input_ids"] for example in examples]
         input_ids, mask = pad(ids, self.tokenizer.pad_id or 0), padding_mask(ids)
         segments = pad([example["segment_ids"] for example in examples], 0)
@@ -63,5 +63,5 @@ class WholeTexts:
 
 
 def labels_of(examples: Sequence[Example]) -> NDArray[Any]:
-    """Return the labels of examples, one after the other."""
+    """Return the concatenated labels of examples."""
     return np.concatenate([example["label"] for example in examples])

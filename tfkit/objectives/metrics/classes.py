@@ -1,4 +1,4 @@
-"""Metrics of classes. They equal scikit-learn's, with the same answers where a ratio is 0 / 0."""
+"""Metrics of classes. They equal scikit-learn's, including the cases of 0 / 0."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from tfkit.objectives.metrics import Numbers, Scores
 
 
 def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Metrics of class numbers, (N,) each.
+    """Return the metrics of class numbers, (N,) each.
 
-    `accuracy`, `f1_macro` over the classes that are a target or a prediction (rare ones count as much as frequent ones), `f1_micro`, which
-    is the accuracy where each row has one class, `matthews` (Gorodkin 2004, for any number of classes; 0 where all targets or all
-    predictions are one class), and `majority`: the accuracy of always predicting the most frequent class of the whole set.
+    `accuracy`; `f1_macro`, the unweighted mean over classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
+    each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
+    `majority`: the accuracy of always predicting the most frequent class of the whole set.
     """
     count = int(max(targets.max(), predictions.max())) + 1
     most = int(np.bincount(targets).argmax())
@@ -38,15 +38,15 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """The same of words (W,), each of which counts as often as its row, `rows` (W,)."""
+    """Return the same metrics over words (W,), each with the weight of its row, `rows` (W,)."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
 
 def class_figures(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
-    """Figures of each class of class numbers, (N,) each, that are a target or a prediction.
+    """Return the metrics of each class that is a target or a prediction, from class numbers, (N,) each.
 
-    `classes`: its `ratios`; `confusion`: how often each class was predicted for it, without the zeros.
+    `classes`: the `ratios` of each class; `confusion`: the counts of predictions for each target class, without zeros.
     """
     pairs, counts = np.unique(np.stack([targets, predictions]), axis=1, return_counts=True)
     confusion: dict[str, dict[str, int]] = {}
@@ -56,12 +56,12 @@ def class_figures(targets: Numbers, predictions: Numbers, labels: Sequence[str])
         np.bincount(numbers, minlength=len(labels)) for numbers in (targets[targets == predictions], targets, predictions)
     )
     seen: list[int] = np.flatnonzero(is_target + is_predicted).tolist()
-    classes = {labels[one]: ratios(int(hits[one]), int(is_predicted[one]), int(is_target[one])) for one in seen}
+    classes = {labels[k]: ratios(int(hits[k]), int(is_predicted[k]), int(is_target[k])) for k in seen}
     return {"classes": classes, "confusion": confusion}
 
 
 def ratios(hits: int, predicted: int, targets: int) -> dict[str, float]:
-    """`precision`, `recall`, `f1` and `support`, the number of targets; 0 for 0 / 0."""
+    """Return `precision`, `recall`, `f1` and `support`, the number of targets; 0 for 0 / 0."""
     return {
         "precision": hits / predicted if predicted else 0.0,
         "recall": hits / targets if targets else 0.0,
@@ -71,6 +71,6 @@ def ratios(hits: int, predicted: int, targets: int) -> dict[str, float]:
 
 
 def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float) -> float:
-    """The correlation of two ways to divide a set into classes."""
-    of_both = total**2 - float(targets @ targets), total**2 - float(predictions @ predictions)
-    return (hits * total - float(targets @ predictions)) / math.sqrt(of_both[0] * of_both[1]) if min(of_both) > 0 else 0.0
+    """Return the correlation coefficient of two partitions into classes, from their class counts."""
+    spreads = total**2 - float(targets @ targets), total**2 - float(predictions @ predictions)
+    return (hits * total - float(targets @ predictions)) / math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Metrics of numbers. They equal scipy's: a correlation with something constant is not a number."""
+"""Metrics of numbers. They equal scipy's: a correlation with a constant is NaN."""
 
 import math
 
@@ -8,7 +8,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, which is Pearson's of the ranks, ties sharing theirs."""
+    """Return the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of ranks (of ties: the mean)."""
     targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
     (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
 
@@ -31,12 +31,12 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
     if first.min() == first.max() or second.min() == second.max():
         return math.nan
     first, second = (values - weights @ values / weights.sum() for values in (first, second))
-    first, second = (values / np.abs(values).max() for values in (first, second))  # else squares of tiny values vanish
+    first, second = (values / np.abs(values).max() for values in (first, second))  # or squares of tiny values would vanish
     lengths = float(weights @ first**2), float(weights @ second**2)
     return min(1.0, max(-1.0, float(weights @ (first * second)) / (math.sqrt(lengths[0]) * math.sqrt(lengths[1]))))
 
 
 def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
-    """The mean rank of each row among all, each as often as it counts; `numbers` are places among the distinct values, (N,)."""
+    """Return the mean rank of each row among the weighted rows; `numbers` (N,): the index of its value among the sorted distinct ones."""
     counts = np.bincount(numbers, weights)
     return (counts.cumsum() - (counts - 1) / 2)[numbers]

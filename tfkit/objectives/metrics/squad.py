@@ -15,14 +15,14 @@ def normalized(text: str) -> str:
 
 
 def answer_scores(predicted: str, references: Sequence[str]) -> tuple[float, float]:
-    """Return the exact match and the F1 of an answer: the best over its references; of none, an empty text is the right answer."""
+    """Return the exact match and the F1 of an answer, the best over its references; without references an empty text is right."""
     right = [reference for reference in references if normalized(reference)] or [""]
     exact = any(normalized(predicted) == normalized(reference) for reference in right)
     return float(exact), max(_f1(normalized(predicted).split(), normalized(reference).split()) for reference in right)
 
 
 def _f1(predicted: list[str], right: list[str]) -> float:
-    """The harmonic mean of precision and recall over words; of no words it is 1 if the other has none, either."""
+    """Return the harmonic mean of precision and recall over words; if a text has no words, 1 if neither has any, else 0."""
     if not predicted or not right:
         return float(predicted == right)
     shared = sum((Counter(predicted) & Counter(right)).values())

@@ -1,7 +1,7 @@
-"""Metrics of written texts, by the field's own libraries: sacreBLEU (arXiv 1804.08771) for BLEU and chrF, rouge-score for ROUGE.
+"""Metrics of generated texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score.
 
-BLEU and chrF are sacreBLEU's defaults, from 0 to 100: BLEU of whole sets with the tokenizer 13a (or a named one) and exponential smoothing,
-chrF2 of characters. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
+BLEU and chrF are sacreBLEU's defaults, from 0 to 100: corpus BLEU with the tokenizer 13a (or a named one) and exponential smoothing, and
+chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
 """
 
 import importlib
@@ -20,28 +20,28 @@ _ROUGE = ("rouge1", "rouge2", "rougeL")
 def reference_metrics(
     texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str], bleu_tokenize: str = "13a"
 ) -> Scores:
-    """The named metrics of the text of each input against its references, one or more; `bleu_tokenize` is sacreBLEU's name of a tokenizer.
+    """Return the named metrics of each text against its references, one or more; `bleu_tokenize`: the name of a sacreBLEU tokenizer.
 
-    Raises MachineError for a library that is missing.
+    Raises MachineError for a missing library.
     """
-    found = {name: _METRICS[name] for name in metrics} | ({"bleu": partial(_bleu, bleu_tokenize)} if "bleu" in metrics else {})
-    return together([measure(list(texts), references) for measure in found.values()])
+    functions = {name: _METRICS[name] for name in metrics} | ({"bleu": partial(_bleu, bleu_tokenize)} if "bleu" in metrics else {})
+    return together([measure(list(texts), references) for measure in functions.values()])
 
 
 def require_libraries(metrics: Sequence[str]) -> None:
-    """Raise MachineError if a metric needs a library that is not installed: before anything is computed."""
+    """Raise MachineError if a metric needs a library that is not installed."""
     for name in metrics:
         if name in _LIBRARIES:
             _library(name)
 
 
 def exact(text: str, references: Sequence[str]) -> bool:
-    """Whether a text is one of the references, but for white space at the ends."""
+    """Whether a text equals one of the references, ignoring white space at the ends."""
     return text.strip() in {reference.strip() for reference in references}
 
 
 def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    right = np.array([exact(text, ours) for text, ours in zip(texts, references, strict=True)], np.float64)
+    right = np.array([exact(text, accepted) for text, accepted in zip(texts, references, strict=True)], np.float64)
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
 
 
@@ -55,12 +55,12 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 
 
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """The two halves of the library's corpus_score: what is counted of each row, once, and the score of the sums.
+    """Compute corpus_score in two steps, as sacreBLEU's significance tests do: the counts of each row, once, and the score of their sums.
 
-    They have no public names; its own significance tests are made of them.
+    Neither step has a public name.
     """
-    most = max(map(len, references))
-    streams = [[ours[place] if place < len(ours) else None for ours in references] for place in range(most)]
+    longest = max(map(len, references))
+    streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
     counts = np.array(metric._extract_corpus_statistics(texts, streams), np.float64)  # (N, counts)
 
     def scores(weights: Numbers) -> dict[str, float]:
@@ -71,8 +71,8 @@ def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Se
 
 def _rouge(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
     scorer = _library("rouge").RougeScorer(list(_ROUGE), use_stemmer=False)
-    found = [scorer.score_multi(list(ours), text) for text, ours in zip(texts, references, strict=True)]
-    values = np.array([[one[name].fmeasure for name in _ROUGE] for one in found])  # (N, 3)
+    by_row = [scorer.score_multi(list(row), text) for text, row in zip(texts, references, strict=True)]
+    values = np.array([[scores[name].fmeasure for name in _ROUGE] for scores in by_row])  # (N, 3)
     return lambda weights: dict(zip(_ROUGE, (weights @ values / weights.sum()).tolist(), strict=True))
 
 
