@@ -54,7 +54,7 @@ def test_the_words_of_two_texts_are_apart() -> None:
 
 
 def test_words_beyond_the_limit_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WORDS", 2)
+    monkeypatch.setattr(module, "MAX_WORDS", 2)
     bayes = NaiveBayes()
     for words, label in ((["a", "b"], "one"), (["a", "b"], "one"), (["c"], "two")):
         bayes.learn(words, label)

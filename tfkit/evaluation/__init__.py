@@ -1,4 +1,3 @@
-"""Evaluation of models: text_scores.py of texts, row_scores.py and predictions.py of an objective's rows, set_metrics.py and bootstrap.py
-of whole sets; gate.py compares metrics with limits. judging.py asks about rows through likelihood.py (judges.py: minimal pairs, few-shot
-prompts); lm_eval.py is the adapter for lm-evaluation-harness.
+"""Evaluation of models: text_scores.py scores texts, row_scores.py and predictions.py an objective's rows, set_metrics.py and bootstrap.py
+whole sets. judging.py scores rows by likelihood.py (judges.py: minimal pairs, few-shot prompts); lm_eval.py adapts lm-evaluation-harness.
 """

@@ -1,6 +1,6 @@
-"""Scores that need no Transformer, for the same rows and metrics: the bar for a model that was trained for labels, tags, numbers or texts.
+"""Baselines without a Transformer, on the same rows and metrics, for models of labels, tags, numbers or texts.
 
-One pass over the training rows, which counts them and at most 100,000 different words; one over the rows that are scored.
+They take one pass over the training rows, counting at most 100,000 distinct words, and one over the scored rows.
 """
 
 import math
@@ -27,20 +27,20 @@ from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
-Baselines = dict[str, dict[str, float]]  # by name: its metrics
-MOST_WORDS = 100_000  # different ones that are counted; later ones are unknown
-MOST_SETS = 100_000  # rows with sets of labels that are learned from: each label is learned apart
+Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
+MAX_WORDS = 100_000  # distinct words; later ones are unknown
+MAX_LABEL_SETS = 100_000  # training rows with sets of labels; each label takes a pass over them
 _WORD = re.compile(r"\w+")
 
 
 class NaiveBayes:
-    """Multinomial naive Bayes over words, with one added to every count (McCallum and Nigam 1998), as scikit-learn's."""
+    """Multinomial naive Bayes over words with Laplace smoothing (McCallum and Nigam 1998), as scikit-learn's."""
 
     def __init__(self) -> None:
-        self.rows: Counter[str] = Counter()  # of each class
-        self._numbers: dict[str, int] = {}  # of the classes
-        self._counts: dict[str, Counter[int]] = {}  # of each word, in each class
-        self._words: Counter[int] = Counter()  # of all words, in each class
+        self.rows: Counter[str] = Counter()  # by class
+        self._numbers: dict[str, int] = {}  # by class
+        self._counts: dict[str, Counter[int]] = {}  # of each word, by class number
+        self._words: Counter[int] = Counter()  # of all words, by class number
         self._gains: dict[str, tuple[Numbers, Numbers]] = {}
 
     def learn(self, words: Iterable[str], label: str) -> None:
@@ -50,27 +50,27 @@ class NaiveBayes:
         for word in words:
             counts = self._counts.get(word)
             if counts is None:
-                if len(self._counts) >= MOST_WORDS:
+                if len(self._counts) >= MAX_WORDS:
                     continue
                 counts = self._counts[word] = Counter()
             counts[number] += 1
             self._words[number] += 1
 
     def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[str]:
-        """Yield the likeliest class of each row; unknown words count for none. Nothing may be learned afterwards."""
+        """Yield the likeliest class of each row, ignoring unknown words. `learn` must not be called afterwards."""
         labels, all_rows = list(self._numbers), self.rows.total()
         prior = np.array([math.log(self.rows[label] / all_rows) for label in labels])  # (classes,)
-        word = np.log([self._words[number] + len(self._counts) for number in range(len(labels))]) if self._counts else 0.0
+        normalizer = np.log([self._words[number] + len(self._counts) for number in range(len(labels))]) if self._counts else 0.0
         for words in rows:
             known = [word for word in words if word in self._counts]
-            scores = prior - len(known) * word
-            for one in known:
-                places, gains = self._gain(one)
-                scores[places] += gains
+            scores = prior - len(known) * normalizer
+            for word in known:
+                numbers, gains = self._gain(word)
+                scores[numbers] += gains
             yield labels[int(scores.argmax())]
 
     def _gain(self, word: str) -> tuple[Numbers, Numbers]:
-        """Return the classes that have a word, and the logarithms of its counts with one added."""
+        """Return the numbers of the classes with a word, and the logarithms of its counts plus one."""
         if word not in self._gains:
             counts = self._counts[word]
             self._gains[word] = np.array([*counts.keys()]), np.log1p([*counts.values()])
@@ -78,14 +78,14 @@ class NaiveBayes:
 
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
-    """Whether an objective has baselines; one whose answers are texts only if texts are compared."""
+    """Whether an objective has baselines; one with generated texts only with text metrics."""
     return section.kind in (*_OF_KIND, "multi_label") or (section.kind == "text_to_text" and bool(text_metrics))
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
-    """Return the baselines of an objective; none for language models. `train`: None where the training rows are unknown.
+    """Return the baselines of an objective; none for language models. `train`: the training rows, None if unknown.
 
-    `text_metrics`: how generated texts are compared with those of the rows.
+    `text_metrics`: the metrics of generated texts.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -97,69 +97,69 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
 
 
 def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent class, and naive Bayes over the words of a text or of each of two texts."""
+    """Score the most frequent class, and naive Bayes over the words of a text or of a pair."""
     rows = list(scored)
     targets = [str(row.values["label"]) for row in rows]
     if train is None:
-        return {"most_frequent_class_of_scored_rows": _class_scores(targets, _most(Counter(targets), len(targets)))}
+        return {"most_frequent_class_of_scored_rows": _class_scores(targets, _most_frequent(Counter(targets), len(targets)))}
     bayes = NaiveBayes()
     for row in train:
         bayes.learn(_words(row.values), str(row.values["label"]))
     return {
-        "most_frequent_class": _class_scores(targets, _most(bayes.rows, len(targets))),
+        "most_frequent_class": _class_scores(targets, _most_frequent(bayes.rows, len(targets))),
         "naive_bayes": _class_scores(targets, list(bayes.classify(_words(row.values) for row in rows))),
     }
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent set of labels, and naive Bayes of each label apart, from at most 100,000 rows."""
+    """Score the most frequent set of labels, and a naive Bayes classifier for each label, from at most MAX_LABEL_SETS rows."""
     rows = list(_with_sets(section, scored))
-    known = rows if train is None else list(_with_sets(section, islice(train, MOST_SETS)))
-    often = set(_most(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
-    constant = _set_scores([labels for _, labels in rows], [often] * len(rows))
+    known = rows if train is None else list(_with_sets(section, islice(train, MAX_LABEL_SETS)))
+    frequent = set(_most_frequent(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
+    constant = _set_scores([labels for _, labels in rows], [frequent] * len(rows))
     if train is None:
         return {"most_frequent_labels_of_scored_rows": constant}
-    found: list[set[str]] = [set() for _ in rows]
+    predictions: list[set[str]] = [set() for _ in rows]
     for label in sorted(set[str]().union(*(labels for _, labels in known))):
         bayes = NaiveBayes()
         for words, labels in known:
             bayes.learn(words, str(label in labels))
-        for labels, applies in zip(found, bayes.classify(words for words, _ in rows), strict=True):
+        for labels, applies in zip(predictions, bayes.classify(words for words, _ in rows), strict=True):
             labels |= {label} if applies == "True" else set()
-    return {"most_frequent_labels": constant, "naive_bayes": _set_scores([labels for _, labels in rows], found)}
+    return {"most_frequent_labels": constant, "naive_bayes": _set_scores([labels for _, labels in rows], predictions)}
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent tag of each word, and for unknown words the most frequent of all."""
+    """Score the most frequent tag of all, and that of each word, which for unknown words is the most frequent of all."""
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
     if train is None:
-        often = _most(Counter(chain(*targets)), 1)[0]
-        return {"most_frequent_tag_of_scored_rows": _tag_scores(targets, [[often] * len(tags) for tags in targets])}
-    of_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        frequent = _most_frequent(Counter(chain(*targets)), 1)[0]
+        return {"most_frequent_tag_of_scored_rows": _tag_scores(targets, [[frequent] * len(tags) for tags in targets])}
+    tag_counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     all_tags: Counter[str] = Counter()
     for words, tags in _tagged(train):
         all_tags.update(tags)
         for word, tag in zip(words, tags, strict=True):
-            if word in of_word or len(of_word) < MOST_WORDS:
-                of_word[word][tag] += 1
-    often = _most(all_tags, 1)[0]
-    usual = {word: _most(counts, 1)[0] for word, counts in of_word.items()}
+            if word in tag_counts or len(tag_counts) < MAX_WORDS:
+                tag_counts[word][tag] += 1
+    frequent = _most_frequent(all_tags, 1)[0]
+    tag_of_word = {word: _most_frequent(counts, 1)[0] for word, counts in tag_counts.items()}
     return {
-        "most_frequent_tag": _tag_scores(targets, [[often] * len(tags) for tags in targets]),
-        "most_frequent_tag_of_word": _tag_scores(targets, [[usual.get(word, often) for word in words] for words, _ in rows]),
+        "most_frequent_tag": _tag_scores(targets, [[frequent] * len(tags) for tags in targets]),
+        "most_frequent_tag_of_word": _tag_scores(targets, [[tag_of_word.get(word, frequent) for word in words] for words, _ in rows]),
     }
 
 
 def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the mean: the constant with the least squared error."""
+    """Score the mean, which is the constant with the smallest squared error."""
     targets = np.array([*_numbers(scored)])
     name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
     return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}
 
 
 def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score chance, and the longest answer."""
+    """Score a random answer, and the longest one."""
     chances, longest = [], []
     for row in scored:
         choices = row.values["choices"]
@@ -171,27 +171,27 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the sentence of the context that shares the most words with the question, and, where some have none, no answer at all."""
-    sentences, nothing, some_have_none = [], [], False
+    """Score the sentence with the most words of the question and, if some questions have no answer, always predicting none."""
+    sentences, no_answers, some_have_none = [], [], False
     for row in scored:
-        asked, right = set(_WORD.findall(row.values["question"].lower())), [one["text"] for one in row.values["answers"]]
+        question, right = set(_WORD.findall(row.values["question"].lower())), [answer["text"] for answer in row.values["answers"]]
         context = split_sentences(row.values["context"]) or [""]
-        best = max(context, key=lambda sentence: len(asked & set(_WORD.findall(sentence.lower()))))
+        best = max(context, key=lambda sentence: len(question & set(_WORD.findall(sentence.lower()))))
         sentences.append(answer_scores(best, right))
-        nothing.append(answer_scores("", right))
+        no_answers.append(answer_scores("", right))
         some_have_none |= not right
-    found = {"sentence_like_the_question": sentences} | ({"no_answer": nothing} if some_have_none else {})
+    by_name = {"sentence_like_the_question": sentences} | ({"no_answer": no_answers} if some_have_none else {})
     return {
-        name: dict(zip(("exact_match", "f1"), np.mean(scores, axis=0).tolist(), strict=True)) for name, scores in found.items() if scores
+        name: dict(zip(("exact_match", "f1"), np.mean(scores, axis=0).tolist(), strict=True)) for name, scores in by_name.items() if scores
     }
 
 
 def _source(scored: Iterable[Row], text_metrics: Sequence[str]) -> Baselines:
-    """Score the source itself as the generated text."""
+    """Score a copy of the source as the generated text."""
     from tfkit.objectives.metrics.texts import reference_metrics
 
     pairs = [(row.values["source"], right) for row in scored if (right := _references(row.values["target"]))]
-    return {"source": reference_metrics([one for one, _ in pairs], [right for _, right in pairs], text_metrics)(unit_weights(len(pairs)))}
+    return {"source": reference_metrics([text for text, _ in pairs], [right for _, right in pairs], text_metrics)(unit_weights(len(pairs)))}
 
 
 _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines]] = {
@@ -207,12 +207,12 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
     """Yield the words and the labels of each row."""
     for row in rows:
-        found = section.labels_in(row.values["labels"])
-        yield list(_words(row.values)), {label for label, applies in found.items() if applies}
+        labels = section.labels_in(row.values["labels"])
+        yield list(_words(row.values)), {label for label, applies in labels.items() if applies}
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text; those of a second one are words of their own."""
+    """Yield the lower-case words of a text, and those of the second text of a pair as distinct words."""
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
 
@@ -231,27 +231,27 @@ def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _references(target: str | Sequence[str]) -> list[str]:
-    """Return the right answers that have text."""
+    """Return the references that are not blank."""
     return [text for text in ([target] if isinstance(target, str) else target) if text.strip()]
 
 
-def _most(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent one, as often as it is wanted; of several the first in the alphabet, whatever the order of the rows."""
-    return [min(counts, key=lambda one: (-counts[one], one))] * times
+def _most_frequent(counts: Counter[str], times: int) -> list[str]:
+    """Return the most frequent key `times` times; of equally frequent ones the first in the alphabet, so that row order is irrelevant."""
+    return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 
 def _class_scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    number = {label: place for place, label in enumerate(sorted({*targets, *predictions}))}
-    numbers = (np.array([number[label] for label in labels]) for labels in (targets, predictions))
+    number_of = {label: number for number, label in enumerate(sorted({*targets, *predictions}))}
+    numbers = (np.array([number_of[label] for label in labels]) for labels in (targets, predictions))
     scores = classification_metrics(*numbers)(unit_weights(len(targets)))
     return {name: scores[name] for name in ("accuracy", "f1_macro", "matthews")}
 
 
 def _set_scores(targets: Sequence[set[str]], predictions: Sequence[set[str]]) -> dict[str, float]:
     labels = {label: number for number, label in enumerate(sorted(set[str]().union(*targets, *predictions)))}
-    right, found = ([[labels[label] for label in row] for row in side] for side in (targets, predictions))
-    exact = float(np.mean([one == other for one, other in zip(targets, predictions, strict=True)]))
-    return label_set_metrics(right, found, len(labels))(unit_weights(len(targets))) | {"exact_match": exact}
+    right, predicted = ([[labels[label] for label in row] for row in side] for side in (targets, predictions))
+    exact = float(np.mean([target == prediction for target, prediction in zip(targets, predictions, strict=True)]))
+    return label_set_metrics(right, predicted, len(labels))(unit_weights(len(targets))) | {"exact_match": exact}
 
 
 def _tag_scores(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:

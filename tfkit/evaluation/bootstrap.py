@@ -1,8 +1,8 @@
-"""The variation of a metric over other rows of the same kind: the percentile bootstrap, corrected for its bias.
+"""Confidence intervals of metrics by the percentile bootstrap, with a bias correction.
 
-Resamples lack about a third of the rows, and so some classes, which moves a mean over classes: they vary about another value than the
-metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are taken of values from which that bias (10.2, by medians) is
-subtracted, so that every interval contains its estimate.
+A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: resampled values vary about another value
+than the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are of values minus that bias (10.2, by medians), so that
+every interval contains its estimate.
 """
 
 import numpy as np
@@ -13,25 +13,25 @@ _COVERAGE = (2.5, 97.5)  # percentiles: 95 % between them
 
 
 def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str, list[float]]:
-    """Return the lowest and highest value of the middle 95 % of each metric over sets of as many rows, drawn with repetition.
+    """Return the ends of the 95 % interval of each metric over resamples of `rows` rows, drawn with replacement.
 
-    The draws are a function of (seed, rows). Resamples without a value (a correlation with a constant) are excluded.
+    The draws are a function of (seed, rows). Resamples in which a metric is NaN (a correlation with a constant) are excluded.
     """
     bits = np.random.PCG64([seed, rows])
-    found: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     for _ in range(resamples):
-        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # below `rows`: data/order/draws.py
+        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # in [0, rows), as in data/order/draws.py
         for name, value in scores(np.bincount(drawn.astype(np.int64), minlength=rows).astype(np.float64)).items():
-            found.setdefault(name, []).append(value)
+            samples.setdefault(name, []).append(value)
     estimates = scores(unit_weights(rows))
-    return {name: _middle(np.array(values), estimates[name]) for name, values in found.items()}
+    return {name: _interval(np.array(values), estimates[name]) for name, values in samples.items()}
 
 
-def _middle(values: np.ndarray, estimate: float) -> list[float]:
+def _interval(values: np.ndarray, estimate: float) -> list[float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return [np.nan, np.nan]
-    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # not of a perplexity beyond floats, or a set without a value
+    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # not for an infinite perplexity, or a set without a value
     low, middle, high = np.percentile(values, (_COVERAGE[0], 50, _COVERAGE[1]), method="linear" if is_finite else "nearest")
     if not is_finite:
         return [float(low), float(high)]

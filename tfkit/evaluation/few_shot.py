@@ -1,6 +1,6 @@
-"""Choice by likelihood, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, 2.4).
+"""Multiple choice by likelihood, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, 2.4).
 
-context and answer of row 17         each as the template writes them
+context and answer of row 17         each formatted by the template
 <separator>
 context and answer of row 4
 <separator>
@@ -23,15 +23,15 @@ from tfkit.recipe.schema.judging_sections import FewShotSection
 
 
 class FewShot:
-    """The most probable answer, by each normalization."""
+    """Chooses the most probable answer, by each normalization."""
 
     def __init__(self, section: FewShotSection, examples: Iterable[Row] = (), on_bad_row: OnBadRow = "error"):
-        """`examples`: the rows for prompts; not needed without shots. Raise DataError for a bad one that is not skipped."""
+        """`examples`: the rows for prompts; not needed without shots. Raises DataError for a bad row that is not skipped."""
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # spaces alone belong to the answer after them
-        self._examples: list[tuple[bytes, str]] = []  # the hash of each example's text, and the example as written
+        self._alone = self._between.lstrip() or self._between  # all of it if it is only spaces, which then belong to the answer
+        self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
             if isinstance(right, BadRow):
@@ -39,14 +39,14 @@ class FewShot:
                     continue
                 raise right.refusal()
             self._examples.append((_hash(row), self._question(row) + self._choices(row)[right]))
-        self._copies = Counter(text for text, _ in self._examples)
+        self._copies = Counter(text_hash for text_hash, _ in self._examples)
 
     def prompt(self, number: int, row: Row) -> str:
-        """Return the text before the answers of row `number` of its set: the examples, a function of seed and number, and its context."""
+        """Return the text before the answers of row `number` of its set: examples, a function of seed and number, and the row's context."""
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return each answer after the prompt; then each after the template's text between context and answer."""
+        """Return a question per answer after the prompt, then one per answer after only the template's text between context and answer."""
         right = self._right(row)
         if isinstance(right, BadRow):
             return right
@@ -56,7 +56,7 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the answer that each normalization prefers, and whether it is the right one; the first of equals."""
+        """Return the scores of the answer that each normalization prefers; of equal answers the first."""
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]
@@ -75,21 +75,21 @@ class FewShot:
         return Verdict(scores | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
-        """Draw the examples, none of them with the row's own text."""
+        """Return the drawn examples, none of which has the row's own text."""
         section = self.section
         if not section.shots:
             return []
-        itself = _hash(row)
-        own = self._copies[itself]
-        if len(self._examples) - own < section.shots:
-            has = f"{len(self._examples)} rows" + (f", {own} of them the row itself" if own else "")
+        row_hash = _hash(row)
+        copies = self._copies[row_hash]
+        if len(self._examples) - copies < section.shots:
+            has = f"{len(self._examples)} rows" + (f", {copies} of them the row itself" if copies else "")
             raise DataError(f"{row.place}: objective.shots is {section.shots}, but data.train has {has}; lower objective.shots")
         random = np.random.Generator(np.random.PCG64([section.seed, number]))
-        order = random.choice(len(self._examples), section.shots + own, replace=False)
-        return [written for text, written in (self._examples[i] for i in order) if text != itself][: section.shots]
+        order = random.choice(len(self._examples), section.shots + copies, replace=False)
+        return [example for text_hash, example in (self._examples[i] for i in order) if text_hash != row_hash][: section.shots]
 
     def _question(self, row: Row) -> str:
-        """Return a row as the template writes it, up to its answer."""
+        """Format a row by the template, up to its answer."""
         return f"{self._before}{row.values['context']}{self._between}"
 
     def _choices(self, row: Row) -> list[str]:

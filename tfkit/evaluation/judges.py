@@ -1,4 +1,4 @@
-"""The judges of finished models by the kind of their section: objectives that train none."""
+"""The judges by the kind of their section: objectives that only evaluate finished models."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Evaluation of rows by the likelihood of texts: the questions about each row, and the scores that their answers give."""
+"""Evaluation of rows by the likelihood of texts: questions about each row, and its scores from their answers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
-_ROWS = 256  # asked about together, so that texts of similar lengths share batches
+_BLOCK_ROWS = 256  # whose questions are batched together, so that texts of similar lengths share batches
 
 
 class Verdict(NamedTuple):
-    """The score of one row in each metric (0 or 1, mostly), and its line in a file of predictions."""
+    """The score of one row in each metric (usually 0 or 1), and its line in a file of predictions."""
 
     scores: dict[str, float]
     prediction: dict[str, Any]
@@ -29,7 +29,7 @@ class Judge(Protocol):
     """A way to score rows by likelihood."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return the questions about row `number` of its set."""
+        """Return the questions about row `number` of its set, or the row's error."""
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Return the result of a row from the answers to its questions."""
@@ -57,13 +57,12 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Judgement:
-    """Score each row, or the first ones with at most `max_tokens` together; the first is scored however long it is.
+    """Score all rows, or the first rows with at most `max_tokens` in total; the first row is always scored.
 
-    `start_id` is for an encoder-decoder. Raise DataError for a bad row, unless bad rows are skipped, and
-    counted in `skipped` by their kind.
+    `start_id` is for an encoder-decoder. Raises DataError for a bad row, unless bad rows are skipped and counted in `skipped` by kind.
     """
-    found, numbered = Judgement(), enumerate(rows)
-    while block := list(islice(numbered, _ROWS)):
+    judgement, numbered = Judgement(), enumerate(rows)
+    while block := list(islice(numbered, _BLOCK_ROWS)):
         good: list[tuple[Row, list[Question]]] = []
         for number, row in block:
             asked = judge.questions(number, row)
@@ -73,25 +72,25 @@ def judge_by_likelihood(
                 raise asked.refusal()
             elif skipped is not None:
                 skip(asked, skipped)
-        questions = [one for _, asked in good for one in asked]
+        questions = [question for _, asked in good for question in asked]
         encoded = encode_questions(tokenizer, questions, start_id)
         ends = np.cumsum([len(asked) for _, asked in good], dtype=np.int64)
-        read = found.tokens + np.cumsum([len(one.ids) + len(one.source) for one in encoded], dtype=np.int64)[ends - 1]
+        read = judgement.tokens + np.cumsum([len(one.ids) + len(one.source) for one in encoded], dtype=np.int64)[ends - 1]
         room = len(good) if max_tokens is None else int(np.searchsorted(read, max_tokens, side="right"))
-        kept = min(len(good), max(room, 0 if found.verdicts else 1))
+        kept = min(len(good), max(room, 0 if judgement.verdicts else 1))
         if kept:
             last = int(ends[kept - 1])
             answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size, work))
             for row, asked in good[:kept]:
-                mine = list(islice(answers, len(asked)))
-                found.cut += any(one.cut for one in mine)
-                verdict = judge.verdict(row, asked, mine)
-                found.verdicts.append(Verdict(verdict.scores, {"place": row.place, **verdict.prediction}))
-            found.tokens = int(read[kept - 1])
+                row_answers = list(islice(answers, len(asked)))
+                judgement.cut += any(answer.cut for answer in row_answers)
+                verdict = judge.verdict(row, asked, row_answers)
+                judgement.verdicts.append(Verdict(verdict.scores, {"place": row.place, **verdict.prediction}))
+            judgement.tokens = int(read[kept - 1])
         work.progress(len(block))
         if kept < len(good):
             break
-    return found
+    return judgement
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:

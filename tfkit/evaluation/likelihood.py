@@ -1,8 +1,8 @@
-"""The probability that a model gives a continuation of a context, which scores minimal pairs and choices by likelihood.
+"""The log-probability of a continuation given its context, for minimal pairs and multiple choice by likelihood.
 
-Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation; the whole is encoded, and the ids
-after as many as the context has are the continuation. If the last letters of the context and the first ones of the continuation make
-one token, the harness reads the context's ids and drops that token; here the ids of the whole are read.
+Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation; both are encoded together, and the
+ids after the first n are the continuation, where n is the number of ids of the context alone. If a token spans both texts, the harness
+reads the context's ids and drops that token; here the ids of the whole text are read.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -28,7 +28,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Question(NamedTuple):
-    """A query for log P(continuation | context)."""
+    """A request for log P(continuation | context)."""
 
     context: str
     continuation: str
@@ -42,11 +42,11 @@ class Likelihood:
     tokens: int  # of the continuation
     bytes: int  # of the continuation, in UTF-8
     greedy: bool
-    cut: bool  # whether the context lost its beginning, because both do not fit the model
+    cut: bool  # whether the context was truncated on the left, because both do not fit the model
 
 
 class Ids(NamedTuple):
-    """A question in ids: those from `first` on are scored. `source` is the encoder's input."""
+    """The ids of a question; those from `first` on are scored. `source`: the encoder's input, empty for a decoder alone."""
 
     ids: list[int]
     first: int
@@ -54,7 +54,7 @@ class Ids(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A piece of a question: its ids from `begin` to `end`, of which those from `first` on are scored."""
+    """A window of a question: its ids from `begin` to before `end`, of which those from `first` on are scored."""
 
     question: int
     begin: int
@@ -63,21 +63,21 @@ class _Window(NamedTuple):
 
 
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
-    """Return the ids of each question; `start_id` is for an encoder-decoder, whose encoder reads the context, as a whole text.
+    """Return the ids of each question; `start_id` is for an encoder-decoder, whose encoder reads the context as a whole text.
 
-    A text begins as in training: with the tokens that the tokenizer's template puts before it, or else the token that begins or ends texts.
-    Without any of them a continuation without a context has one token less, since the first has no probability.
+    A text begins as in training: with the prefix of the tokenizer's template, or else with bos or eos. Without any of them the first token
+    of a continuation without a context is not scored, since it has no probability.
     """
-    moved = [_spaces_moved(one) for one in questions]
+    moved = [_spaces_moved(question) for question in questions]
     if start_id is not None:
         sources = tokenizer.encode_texts([context for context, _ in moved])
         targets = tokenizer.encode_bare([continuation for _, continuation in moved])
         return [Ids([start_id, *target.tolist()], 1, source or [start_id]) for source, target in zip(sources, targets, strict=True)]
     opening = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    before = list(tokenizer.prefix) or ([] if opening is None else [opening])
+    alone = list(tokenizer.prefix) or ([] if opening is None else [opening])  # before a continuation without context
     wholes = tokenizer.encode_bare([context + continuation for context, continuation in moved])
     contexts = tokenizer.encode_bare([context for context, _ in moved])
-    return [_split(before, list(tokenizer.prefix), whole.tolist(), len(context)) for whole, context in zip(wholes, contexts, strict=True)]
+    return [_split(alone, list(tokenizer.prefix), whole.tolist(), len(context)) for whole, context in zip(wholes, contexts, strict=True)]
 
 
 def score_questions(
@@ -87,25 +87,25 @@ def score_questions(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[Likelihood]:
-    """Return the answers to questions in text and in ids; equal ones are computed once.
+    """Return the answers to questions, given as texts and as ids; equal questions are computed once.
 
-    Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much context
-    as there is room for. The batch size, in pieces per forward, changes nothing beyond the model's rounding. Raise ModelError if an id is
-    outside the model's vocabulary.
+    Contexts that do not fit are truncated on the left; a continuation that does not fit is scored in windows, each with as much context as
+    fits. The batch size, in windows per forward pass, changes nothing beyond rounding. Raises ModelError if an id is outside the model's
+    vocabulary.
     """
     check_vocabulary([[*one.ids, *one.source] for one in encoded], model.config.vocab_size)
     length = model.config.context_length
-    numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # of distinct questions
+    numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # the numbers of distinct questions
     which = [numbers.setdefault((tuple(one.ids), one.first, tuple(one.source)), len(numbers)) for one in encoded]
     distinct = [Ids(list(ids), first, list(source)) for ids, first, source in numbers]
     windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
-    windows.sort(key=lambda window: window.begin - window.end)  # the longest first: a batch that does not fit the memory fails at once
+    windows.sort(key=lambda window: window.begin - window.end)  # longest first, so that a lack of memory shows at once
     sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
     batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
     with inference(model):
         for batch, (log_probs, right) in zip(batches, work.deal(partial(_score, model, distinct), batches), strict=True):
-            for window, found, is_likeliest in zip(batch, log_probs, right, strict=True):
-                sums[window.question] += found
+            for window, log_prob, is_likeliest in zip(batch, log_probs, right, strict=True):
+                sums[window.question] += log_prob
                 greedy[window.question] &= is_likeliest
     return [
         Likelihood(
@@ -127,27 +127,27 @@ def likelihoods(
     *,
     start_id: int | None = None,
 ) -> list[Likelihood]:
-    """Return log P(continuation | context) of each question: `encode_questions`, then `score_questions`."""
+    """Return the answer to each question: `encode_questions`, then `score_questions`."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)
 
 
 def _spaces_moved(question: Question) -> Question:
-    """Move spaces at the end of the context to the beginning of the continuation, whose first token they belong to."""
+    """Move spaces at the end of the context to the beginning of the continuation, where tokenizers expect them."""
     context = question.context.rstrip()
     return Question(context, question.context[len(context) :] + question.continuation)
 
 
-def _split(before: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Return the ids of a whole text after its opening. At least one of them is scored, even if the context's ids cover all."""
+def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
+    """Return the ids of a text after its opening, `alone` without a context. At least one is scored, even if the context has all ids."""
     context = max(0, min(context, len(whole) - 1))
-    opening = prefix if context else before
-    if opening and whole[:1] == opening[-1:]:  # a text that itself writes its opening has it once
+    opening = prefix if context else alone
+    if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening
         opening = []
     return Ids(opening + whole, max(len(opening) + context, 1), [])
 
 
 def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
-    """Yield pieces of at most length + 1 ids, the last of which is only scored: lm-evaluation-harness' rolling windows."""
+    """Yield windows of at most length + 1 ids, as the last is not an input: lm-evaluation-harness' rolling windows."""
     first, whole = question.first, len(question.ids)
     while first < whole:
         end = min(first + length, whole)
@@ -156,7 +156,7 @@ def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
 
 
 def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Window]) -> tuple[list[float], list[bool]]:
-    """Return the sum of each piece's log-probabilities, in float64, and whether all its tokens are the likeliest ones."""
+    """Return the sum of each window's log-probabilities, in float64, and whether all its tokens are the likeliest."""
     device = next(model.parameters()).device
     pieces = [np.array(questions[one.question].ids[one.begin : one.end], np.int32) for one in windows]
     counts = [one.end - one.first for one in windows]
@@ -174,8 +174,8 @@ def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Wind
             decoder_padding_mask=mask,
         ).hidden
     ends = [len(piece) - 1 for piece in pieces]
-    asked = torch.cat([hidden[row, end - count : end] for row, (end, count) in enumerate(zip(ends, counts, strict=True))])  # (N, D)
+    states = torch.cat([hidden[row, end - count : end] for row, (end, count) in enumerate(zip(ends, counts, strict=True))])  # (N, D)
     labels = torch.cat([torch.from_numpy(piece[-count:].astype(np.int64)) for piece, count in zip(pieces, counts, strict=True)])
-    scores = token_scores(vocabulary_head(model.head), asked, labels.to(device))
+    scores = token_scores(vocabulary_head(model.head), states, labels.to(device))
     log_probs, right = scores.log_probs.cpu().double(), scores.right.cpu()
     return [float(one.sum()) for one in log_probs.split(counts)], [bool(one.all()) for one in right.split(counts)]

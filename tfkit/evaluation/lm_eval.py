@@ -1,14 +1,14 @@
-"""tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` is its command, with the option
+"""tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` runs the harness with the model
 
     --model tfkit --model_args checkpoint=RUN
 
-The harness' own `--model hf` on the same checkpoint gives the same numbers, for models that transformers can read.
+The harness' own `--model hf` gives the same numbers for checkpoints that transformers can read.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  # the harness' own: it registers them only where there are no others
+import lm_eval.models  # noqa: F401  # registers the harness' own models, which it does not do by itself once others exist
 import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
@@ -21,9 +21,9 @@ from tfkit.evaluation.likelihood import Ids, Question, likelihoods, score_questi
 from tfkit.generation.complete import complete
 from tfkit.recipe.schema.sections import GenerationSection
 
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for one setting
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for max_new_tokens
 _BATCH = 16
-_DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
 
 
 @register_model("tfkit")
@@ -33,9 +33,9 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def __init__(
         self, checkpoint: str, *, batch_size: int | str = _BATCH, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
     ):
-        """`max_gen_toks`: the longest continuation if a task names none. Raise ModelError if this is not a language model."""
+        """`max_gen_toks`: the default largest number of new tokens. Raises ModelError if the checkpoint is not a language model."""
         super().__init__()
-        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness requests one without checking
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for cuda without checking
             device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = tfkit.load(checkpoint, device=device, dtype=getattr(torch, dtype))
         if loaded.config.head.kind != "lm" or loaded.codec is None:
@@ -45,18 +45,18 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         self.start_id = loaded.start_id if loaded.config.encoder_layers else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context), and whether greedy decoding would give the continuation."""
-        asked = [Question(*request.args) for request in requests]
-        found = likelihoods(self.loaded.model, self.codec, asked, self.batch_size, start_id=self.start_id)
-        for request, one in zip(requests, found, strict=True):
-            self.cache_hook.add_partial("loglikelihood", request.args, (one.log_prob, one.greedy))
-        return [(one.log_prob, one.greedy) for one in found]
+        """Return log P(continuation | context), and whether greedy decoding would generate the continuation."""
+        questions = [Question(*request.args) for request in requests]
+        answers = likelihoods(self.loaded.model, self.codec, questions, self.batch_size, start_id=self.start_id)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, (answer.log_prob, answer.greedy))
+        return [(answer.log_prob, answer.greedy) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of whole texts after the token that begins texts.
+        """Return the log-probability of whole texts after bos or eos.
 
-        As in the harness' own models, the tokens of the tokenizer's template are part of a text: a tokenizer that adds such a token itself
-        has it twice, and the second is scored.
+        As in the harness' own models, the special tokens of the tokenizer's template are part of a text: if they begin with bos, the text
+        has it twice, and the second one is scored.
         """
         if self.start_id is not None:
             raise UsageError(f"{self.loaded.folder}: an encoder-decoder has no probability of a whole text")
@@ -64,25 +64,25 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         before = [] if opening is None else [opening]
         texts = [request.args[0] for request in requests]
         encoded = [Ids(before + ids, 1, []) for ids in self.codec.encode_texts(texts)]
-        found = score_questions(self.loaded.model, [Question("", text) for text in texts], encoded, self.batch_size)
-        for request, one in zip(requests, found, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, one.log_prob)
-        return [one.log_prob for one in found]
+        answers = score_questions(self.loaded.model, [Question("", text) for text in texts], encoded, self.batch_size)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer.log_prob)
+        return [answer.log_prob for answer in answers]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each context up to one of the strings in `until`; greedily, unless the task sets otherwise."""
-        found: dict[int, str] = {}
+        """Continue each context up to one of the strings in `until`; greedily, unless the task configures sampling."""
+        completions: dict[int, str] = {}
         for settings, numbers in self._by_settings(requests):
             for begin in range(0, len(numbers), self.batch_size):
                 batch = numbers[begin : begin + self.batch_size]
                 texts = self._continued([requests[number].args[0] for number in batch], settings, begin)
-                found |= dict(zip(batch, texts, strict=True))
+                completions |= dict(zip(batch, texts, strict=True))
         for number, request in enumerate(requests):
-            self.cache_hook.add_partial("generate_until", request.args, found[number])
-        return [found[number] for number in range(len(requests))]
+            self.cache_hook.add_partial("generate_until", request.args, completions[number])
+        return [completions[number] for number in range(len(requests))]
 
     def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
-        """Yield the numbers of the requests with the same settings."""
+        """Yield each distinct settings with the numbers of their requests."""
         kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
         for number, request in enumerate(requests):
             settings = self._settings(dict(request.args[1]))
@@ -90,26 +90,26 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         yield from kinds.values()
 
     def _settings(self, kwargs: dict[str, Any]) -> GenerationSection:
-        """Convert a task's `generation_kwargs` to tfkit's settings. Raise UsageError for an unknown one."""
+        """Convert a task's `generation_kwargs` to tfkit's settings. Raises UsageError for an unknown key."""
         until = kwargs.pop("until", None) or []
         lengths = [kwargs.pop(name) for name in _LENGTHS if kwargs.get(name) is not None]
         temperature = float(kwargs.get("temperature") or 0.0)
-        drawn = kwargs.pop("do_sample", temperature > 0)
-        if unknown := [name for name in kwargs if name not in _DRAWING]:
-            raise UsageError(f"generation_kwargs: {', '.join(unknown)}: tfkit knows until, do_sample, {', '.join((*_LENGTHS, *_DRAWING))}")
+        samples = kwargs.pop("do_sample", temperature > 0)
+        if unknown := [name for name in kwargs if name not in _SAMPLING]:
+            raise UsageError(f"generation_kwargs: {', '.join(unknown)}: tfkit knows until, do_sample, {', '.join((*_LENGTHS, *_SAMPLING))}")
         return GenerationSection.model_validate(
             {name: value for name, value in kwargs.items() if value is not None}
             | {
-                "temperature": temperature if drawn else 0.0,
+                "temperature": temperature if samples else 0.0,
                 "stop": [until] if isinstance(until, str) else until,
                 "max_new_tokens": int(lengths[0]) if lengths else self.max_gen_toks,
             }
         )
 
     def _continued(self, contexts: Sequence[str], settings: GenerationSection, first: int) -> list[str]:
-        """Continue contexts; those without room for the longest continuation lose their beginning.
+        """Continue contexts, which are truncated on the left to leave room for `max_new_tokens`.
 
-        `first`: how many were continued with these settings before: each has draws of its own, whatever the batches, even copies of one.
+        `first`: the number of earlier contexts with these settings, so that each context has its own seed, whatever the batches.
         """
         prompts = self.codec.encode_texts(contexts)
         room = length = self.loaded.config.context_length
@@ -118,7 +118,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             room -= settings.max_new_tokens
         if room <= 0:
             raise UsageError(f"max_gen_toks is {settings.max_new_tokens}, but the model's context is {length} tokens: lower it")
-        done = complete(
+        completions = complete(
             self.loaded.model,
             self.codec,
             [ids[-room:] for ids in prompts],
@@ -127,7 +127,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             start_id=self.start_id,
             first_row=first,
         )
-        return [one.text for one in done]
+        return [completion.text for completion in completions]
 
 
 if __name__ == "__main__":

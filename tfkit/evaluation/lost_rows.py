@@ -1,4 +1,4 @@
-"""Rows of an evaluation that the model cannot be given, or whose answer is none that it has: they count as wrong, and are counted."""
+"""Lost rows of an evaluation, which the model cannot read or whose label it does not have: they count as wrong, and are reported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
 class LostRow(NamedTuple):
-    """A row that was not encoded: why, and how many rows of its set that were are before it."""
+    """A row that was not encoded, its reason, and the number of encoded rows before it."""
 
     row: Row
     reason: str
@@ -25,24 +25,25 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source, without the rows that are lost, which are no error. Raises DataError for other bad rows."""
+    """Return the examples of a source without its lost rows, which are not errors. Raises DataError for other bad rows."""
     try:
         return example_set(source, objective, on_bad_row, progress)
-    except DataError:  # lost rows, perhaps alone
+    except DataError:  # perhaps because of lost rows only
         return example_set(source, objective, on_bad_row, progress, keeps_lost=True)
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows among the first `count` examples of a set; also those after them if these are all."""
+    """Return the lost rows before the end of the first `count` examples of a set; those after them, too, if these are all examples."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))
-    found = objective.encode([row for row, _ in missing]) if missing else []
-    lost = zip(missing, found, strict=True)
-    return [LostRow(row, one.kind, before) for (row, before), one in lost if isinstance(one, BadRow) and one.lost]
+    results = objective.encode([row for row, _ in missing]) if missing else []
+    pairs = zip(missing, results, strict=True)
+    return [LostRow(row, result.kind, before) for (row, before), result in pairs if isinstance(result, BadRow) and result.lost]
 
 
 def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[Row, int]]:
+    """Yield the rows of a source that have no example in the set, and the number of examples before each."""
     number = 0
     for row in source.rows({}):
         if number < len(stored) and is_row_of(row, stored, number):
@@ -54,42 +55,42 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
-    """Return the lost rows among the first `count` of `total` examples; all if these are all."""
-    return [one for one in lost if one.before < count or count == total]
+    """Return the lost rows before the end of the first `count` of `total` examples; all lost rows if these are all examples."""
+    return [row for row in lost if row.before < count or count == total]
 
 
 def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[Judged]:
-    """Return the results of lost rows, numbered from `first`: wrong; none for an objective without wrong answers, such as numbers."""
-    results = [objective.wrong(one.row) for one in lost]
+    """Return the wrong results of lost rows, numbered from `first`; none for an objective without wrong answers, such as regression."""
+    results = [objective.wrong(lost_row.row) for lost_row in lost]
     return [Judged(first + number, *result) for number, result in enumerate(results) if result is not None]
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[Judged]) -> list[Judged]:
-    """Return the results of rows with what was cut off of their answers as wrong."""
+    """Return the results of rows with truncated parts of answers counted as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
-    found = {one.number: one for one in judged}
-    rows = zip(range(max(found) + 1), rows_of(source, stored), strict=False)
-    results = {number: objective.completed(row, RowResult(found[number].sums, found[number].prediction)) for number, row in rows}
+    by_number = {one.number: one for one in judged}
+    rows = zip(range(max(by_number) + 1), rows_of(source, stored), strict=False)
+    results = {number: objective.completed(row, RowResult(by_number[number].sums, by_number[number].prediction)) for number, row in rows}
     return [Judged(one.number, *results[one.number]) for one in judged]
 
 
 def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
-    """Return how many rows were lost for each reason."""
+    """Return the number of lost rows for each reason."""
     return dict(Counter(one.reason for one in lost))
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Describe the lost rows of a set in words; empty if there are none. `by_loss`: the loss alone is reported, which they are not in."""
+    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: only the loss is reported, without these rows."""
     if not lost:
         return ""
     first = {one.reason: one.row.place for one in reversed(lost)}
     kinds = ", ".join(f"{count:,} {reason} (first {first[reason]})" for reason, count in reasons(lost).items())
     be, count = ("is", "counts") if len(lost) == 1 else ("are", "count")
-    so = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"
-    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot process {so}: {kinds}"
+    effect = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"
+    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot process {effect}: {kinds}"
 
 
 def only_class(labels: Sequence[str]) -> str:
-    """Return the label of rows that have all the same one; empty for others, and for a single row."""
+    """Return the label that all rows share; empty if they differ, or for a single row."""
     return labels[0] if len(labels) > 1 and len(np.unique(labels)) == 1 else ""

@@ -9,7 +9,7 @@ from tfkit.evaluation.likelihood import Likelihood, Question
 
 
 class MinimalPairs:
-    """log P(good) > log P(bad) of whole sentences, as in BLiMP; also per group of rows, as `accuracy.<group>`."""
+    """Scores log P(good) > log P(bad) of whole sentences, as in BLiMP; also per group of rows, as `accuracy.<group>`."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
         """Return both sentences, without context."""
@@ -19,7 +19,7 @@ class MinimalPairs:
         return [Question("", row.values["good"]), Question("", row.values["bad"])]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return 1 only if the good one is more probable, not if both are equal."""
+        """Return an accuracy of 1 if the good sentence is more probable; 0 also if both are equally probable."""
         good, bad = (one.log_prob for one in answers)
         right, group = float(good > bad), row.values.get("group")
         scores = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})

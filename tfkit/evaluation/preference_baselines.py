@@ -1,4 +1,4 @@
-"""Baselines of preferences, which need no Transformer: the longer completion, and a logistic regression over words."""
+"""Baselines of preferences without a Transformer: the longer completion, and a logistic regression over words."""
 
 import re
 from collections import Counter
@@ -16,9 +16,9 @@ from tfkit.objectives.metrics import Numbers
 from tfkit.objectives.metrics.preferences import rate_right
 from tfkit.objectives.preference_rows import Preference, read_preference
 
-MOST_PAIRS = 20_000  # that are learned from
-MOST_WORDS = 20_000  # the most frequent ones of these
-_STEPS, _RATE, _DECAY = 200, 0.05, 1e-3  # of Adam over all pairs at once, and the weight of the squares of the weights
+MAX_PAIRS = 20_000  # for training
+MAX_WORDS = 20_000  # the most frequent words of these pairs
+_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # of full-batch Adam
 _WORD = re.compile(r"\w+")
 
 
@@ -30,8 +30,8 @@ class Pair(NamedTuple):
 
 
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return the accuracy, over pairs, of the longer completion, or of the shorter where that is better in the training rows, and of a
-    Bradley-Terry model over the words that one completion has and the other has not. `train`: None where the rows are unknown.
+    """Return the accuracies over pairs of the longer completion (the shorter one, if that is better in the training rows), and of a
+    Bradley-Terry model over the words that only one of the completions has. `train`: the training rows, None if unknown.
     """
     pairs = list(_pairs(scored))
     if not pairs:
@@ -40,46 +40,47 @@ def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> 
     if train is None:
         right = float(rate_right(longer).mean())
         return {"length_of_scored_rows": {"accuracy": max(right, 1 - right)}}
-    known = list(islice(_pairs(train), MOST_PAIRS))
-    direction = 1.0 if float(np.mean(rate_right(np.array([len(one.better) - len(one.worse) for one in known])))) >= 0.5 else -1.0
+    training_pairs = list(islice(_pairs(train), MAX_PAIRS))
+    direction = 1.0 if float(np.mean(rate_right(np.array([len(one.better) - len(one.worse) for one in training_pairs])))) >= 0.5 else -1.0
     return {
         "length": {"accuracy": float(rate_right(direction * longer).mean())},
-        "bag_of_words": {"accuracy": float(rate_right(_by_words(known, pairs)).mean())},
+        "bag_of_words": {"accuracy": float(rate_right(_by_words(training_pairs, pairs)).mean())},
     }
 
 
 def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
-    """Yield all pairs of the rows that say something."""
+    """Yield all pairs of the rows with a preference."""
     for row in rows:
-        found = read_preference(row)
-        if isinstance(found, Preference):
-            texts = [bare_text(one) for one in found.completions]
-            for i, rank in enumerate(found.ranks):
-                yield from (Pair(texts[i], texts[j]) for j, other in enumerate(found.ranks) if rank < other)
+        preference = read_preference(row)
+        if isinstance(preference, Preference):
+            texts = [bare_text(completion) for completion in preference.completions]
+            for i, rank in enumerate(preference.ranks):
+                yield from (Pair(texts[i], texts[j]) for j, other in enumerate(preference.ranks) if rank < other)
 
 
-def _by_words(known: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
-    """Return the margins of pairs by the weights of words that the known pairs give: (P,)."""
-    words = [(_words(one.better), _words(one.worse)) for one in known]
+def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
+    """Train a weight per word, and return the margins of the scored pairs: (P,)."""
+    words = [(_words(pair.better), _words(pair.worse)) for pair in train]
     counts = Counter(word for better, worse in words for word in better ^ worse)
-    places = {word: place for place, (word, _) in enumerate(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:MOST_WORDS])}
-    if not places:
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
+    columns = {word: column for column, (word, _) in enumerate(frequent)}
+    if not columns:
         return np.zeros(len(scored))
-    features = Features.of(words, places)
-    weights = torch.zeros(len(places), requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=_RATE)
+    features = Features.of(words, columns)
+    weights = torch.zeros(len(columns), requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=_LR)
     for _ in range(_STEPS):
         optimizer.zero_grad()
-        loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _DECAY * weights.square().sum()
+        loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
         loss.backward()
         optimizer.step()
-    others = Features.of([(_words(one.better), _words(one.worse)) for one in scored], places)
-    found: Numbers = others.margins(weights).detach().double().numpy()
-    return found
+    scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
+    margins: Numbers = scored_features.margins(weights).detach().double().numpy()
+    return margins
 
 
 class Features(NamedTuple):
-    """For each pair 1 at the words of the better completion alone, and -1 at those of the worse one alone: a sparse matrix (P, words)."""
+    """A sparse matrix (P, words): for each pair 1 at the words of only the better completion, -1 at those of only the worse one."""
 
     pairs: int
     rows: Tensor  # (entries,)
@@ -87,19 +88,19 @@ class Features(NamedTuple):
     values: Tensor
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[set[str], set[str]]], places: dict[str, int]) -> "Features":
-        """Return the features of pairs of sets of words; `places`: the columns of the words that are known."""
+    def of(cls, pairs: Sequence[tuple[set[str], set[str]]], columns: dict[str, int]) -> "Features":
+        """Return the features of pairs of sets of words; `columns`: the columns of known words."""
         entries = [
-            (row, places[word], 1.0 if word in better else -1.0)
+            (row, columns[word], 1.0 if word in better else -1.0)
             for row, (better, worse) in enumerate(pairs)
             for word in sorted(better ^ worse)
-            if word in places
+            if word in columns
         ]
-        rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
-        return cls(len(pairs), torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long), torch.tensor(values))
+        rows, entry_columns, values = zip(*entries, strict=True) if entries else ((), (), ())
+        return cls(len(pairs), torch.tensor(rows, dtype=torch.long), torch.tensor(entry_columns, dtype=torch.long), torch.tensor(values))
 
     def margins(self, weights: Tensor) -> Tensor:
-        """Return the sum of each pair's weights: (words,) -> (P,)."""
+        """Return the weighted sum of each pair's features: (words,) -> (P,)."""
         return torch.zeros(self.pairs).index_add(0, self.rows, self.values * weights[self.columns])
 
 

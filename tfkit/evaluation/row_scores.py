@@ -1,4 +1,4 @@
-"""Scores of an objective on held-out rows: each row once, in a fixed order, with the same draws every time."""
+"""Scores of an objective on held-out rows: each row once, in a fixed order, with the same random choices every time."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,9 +21,9 @@ def score_rows(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Mapping[str, Sum] | None:
-    """Sum the objective's measures over all rows, or over the first with at most `max_tokens` together, in float64.
+    """Return the objective's sums over all rows, or over the first rows with at most `max_tokens` in total, in float64.
 
-    Return None if the work was stopped: half a score is no score.
+    Return None if the work was stopped.
     """
     sums: dict[str, Sum] = {}
 
@@ -32,8 +32,8 @@ def score_rows(
 
     try:
         for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, work):
-            for name, found in measured.items():
-                sums[name] = sums[name] + Sum(*found) if name in sums else Sum(*found)
+            for name, value in measured.items():
+                sums[name] = sums[name] + Sum(*value) if name in sums else Sum(*value)
     except Interrupted:
         return None
     return sums
@@ -48,29 +48,28 @@ def judged_batches(
     max_tokens: int | None,
     work: BatchWork,
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Yield the row numbers of each batch, and what `compute` gives for it, in inference mode; arguments as in `score_rows`.
+    """Yield the row numbers of each batch and the result of `compute`, in inference mode; arguments as in `score_rows`.
 
-    The choice of rows depends only on their order in the data: on no seed, and not on the batch size. Raise Interrupted if the work is
-    stopped.
+    The choice of rows depends only on their order in the data, not on a seed or the batch size. Raises Interrupted if the work is stopped.
     """
     device = next(model.parameters()).device
 
-    def one(numbers: NDArray[np.int64]) -> Result:
+    def compute_batch(numbers: NDArray[np.int64]) -> Result:
         if work.is_stopped():
             raise Interrupted
         return compute(objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers)).to(device))
 
     with inference(model):
-        order = rows.order(0)  # rows of similar lengths follow each other, to reduce padding
+        order = rows.order(0)  # groups rows of similar lengths, to reduce padding
         order = order[order < first_rows(rows, max_tokens)]
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for numbers, found in zip(batches, work.deal(one, batches), strict=True):
-            yield numbers, found
+        for numbers, result in zip(batches, work.deal(compute_batch, batches), strict=True):
+            yield numbers, result
             work.progress(len(numbers))
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:
-    """Return how many rows at the data's beginning have at most `max_tokens` together; at least one. None: all rows."""
+    """Return the number of first rows of the data with at most `max_tokens` in total; at least 1. None: all rows."""
     if max_tokens is None:
         return len(rows)
     if isinstance(rows, ExampleRows):
@@ -79,5 +78,5 @@ def first_rows(rows: Rows, max_tokens: int | None) -> int:
 
 
 def tokens_of_first(rows: Rows, count: int) -> int:
-    """Return the tokens of the first `count` rows; for rows cut from texts from their mean."""
+    """Return the number of tokens of the first `count` rows; for rows cut from texts, an estimate from their mean."""
     return int(rows.row_lengths()[:count].sum()) if isinstance(rows, ExampleRows) else round(count * rows.mean_tokens)

@@ -1,4 +1,4 @@
-"""An objective's measures of each row, such as its loss, as metrics of a whole set: weighted sums over rows."""
+"""Metrics of a whole set, from the weighted sums of each row's results."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ from tfkit.objectives.objective import Objective, Sum
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return the objective's own metrics from the sums of each row; a lost row has not all of them."""
-    names, nothing = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
+    """Return the objective's metrics from the sums of each row; a lost row may lack some."""
+    names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
-        np.array([[getattr(row.get(name, nothing), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
+        np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
     )  # (N, names)
 
     def scores(weights: Numbers) -> dict[str, float]:
@@ -24,7 +24,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def text_score_metrics(score: TextScore) -> Scores:
-    """Return loss, perplexity and bits per byte of a language model, over texts."""
+    """Return the loss, perplexity and bits per byte of a language model over texts."""
 
     def scores(weights: Numbers) -> dict[str, float]:
         return text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

@@ -1,6 +1,6 @@
-"""Scores of a language model on texts: loss, perplexity and bits per byte, every text on its own.
+"""Scores of a language model on texts: loss, perplexity and bits per byte; each text is scored separately.
 
-A text is cut into pieces of at most a given length that overlap by one id, so that every id but the text's first is a target once:
+A text is cut into pieces of at most a given length that overlap by one id, so that every id except the text's first is a target once:
 
     ids      0 1 2 3 4 5 6 7 8        piece length 4
     pieces   0 1 2 3
@@ -28,7 +28,7 @@ from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # of a forward, or one piece: sixteen pieces of 8,192 ids would take gigabytes, and are no faster
+BATCH_TOKENS = 16_384  # per forward pass, but at least one piece; longer batches take gigabytes and are not faster
 
 Numbers = NDArray[Any]
 
@@ -38,11 +38,11 @@ class TextScore:
     """Sums of each text, in the order of the stream."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
-    targets: Numbers  # int64: predicted ids
-    bytes: Numbers  # int64: the bytes of text of those ids
+    targets: Numbers  # int64: the number of predicted ids
+    bytes: Numbers  # int64: the number of UTF-8 bytes of their text
 
     def __add__(self, other: "TextScore") -> "TextScore":
-        """Join the scores of two lots of texts."""
+        """Return the scores of both sets of texts."""
         return TextScore(
             np.concatenate((self.losses, other.losses)),
             np.concatenate((self.targets, other.targets)),
@@ -51,7 +51,7 @@ class TextScore:
 
     @property
     def loss_sum(self) -> float:
-        """Nats over all targets, summed in float64 and exactly rounded, so that no order of the texts matters."""
+        """The loss in nats over all targets, a correctly rounded float64 sum, independent of the order of texts."""
         return math.fsum(self.losses)
 
     @property
@@ -61,16 +61,16 @@ class TextScore:
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of predicted text."""
+        """The number of bytes of predicted text."""
         return int(self.bytes.sum())
 
     def metrics(self) -> dict[str, float]:
-        """Return `loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
+        """Return `loss` (nats per target), `perplexity`, `bits_per_byte` (NaN without bytes) and `target_tokens`."""
         return text_metrics(self.loss_sum, self.target_tokens, self.text_bytes) | {"target_tokens": self.target_tokens}
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
-    """Return the means of these sums; NaN without targets."""
+    """Return `loss`, `perplexity` and `bits_per_byte` from their sums; NaN without targets or bytes."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
     return {
         "loss": loss,
@@ -81,7 +81,7 @@ def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> di
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The positions of pieces: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
+    """The positions of pieces: piece i has the ids from starts[i] to before starts[i] + lengths[i] of text texts[i]."""
 
     texts: Numbers
     starts: Numbers
@@ -89,9 +89,9 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """Return the targets of each scored text, int64: of all texts, or of the first whole ones with at most `max_tokens` together.
+    """Return the number of targets of each scored text, int64: of all texts, or of the first ones with at most `max_tokens` in total.
 
-    The first text is scored however long it is.
+    The first text is always scored.
     """
     targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
@@ -108,11 +108,10 @@ def score_texts(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> TextScore | None:
-    """Score each text of the stream on its own, in pieces of at most `piece_length` ids, `batch_size` pieces a forward, of long ones fewer.
+    """Score each text of the stream separately, in pieces of at most `piece_length` ids, at most `batch_size` pieces per forward pass.
 
-    The result does not depend on the batch size beyond the model's rounding. What counts as progress are scored targets. Return
-    None if the work was stopped: half a score is no score. Raise DataError if no text has a target, ModelError
-    if an id is outside the model's vocabulary.
+    The result does not depend on the batch size beyond rounding. Progress counts scored targets. Return None if the work was stopped.
+    Raises DataError if no text has a target, ModelError if an id is outside the model's vocabulary.
     """
     stream.check_vocabulary(model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -125,8 +124,8 @@ def score_texts(
     def score(pieces: _Pieces) -> list[float]:
         if work.is_stopped():
             raise Interrupted
-        places = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
-        return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in places])
+        positions = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
+        return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in positions])
 
     batches = _batches(_cut(targets, piece_length), batch_size)
     try:
@@ -148,7 +147,7 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore] | None:
-    """Return the score of each stream, as `score_texts` does; `max_tokens` holds for all together, so the last streams may be skipped."""
+    """Return the `score_texts` of each stream; `max_tokens` is for all streams together, so the last ones may be skipped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
@@ -162,7 +161,7 @@ def score_streams(
 
 
 def _cut(targets: Numbers, piece_length: int) -> _Pieces:
-    """Return the pieces, the longest first, so that a lack of memory shows at once, and neighbours need little padding."""
+    """Return the pieces, longest first, so that a lack of memory shows at once and batches need little padding."""
     if piece_length < 2:
         raise ModelError(f"a piece of {piece_length} token has no room for a token and its target, so texts cannot be scored")
     stride = piece_length - 1
@@ -175,25 +174,25 @@ def _cut(targets: Numbers, piece_length: int) -> _Pieces:
 
 
 def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
-    """Return the pieces in batches, of long ones fewer."""
-    found: list[_Pieces] = []
+    """Return batches of pieces, with fewer pieces if they are long."""
+    batches: list[_Pieces] = []
     begin = 0
     while begin < len(pieces.texts):
         batch = slice(begin, begin + min(batch_size, max(1, BATCH_TOKENS // int(pieces.lengths[begin]))))
-        found.append(_Pieces(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch]))
+        batches.append(_Pieces(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch]))
         begin = batch.stop
-    return found
+    return batches
 
 
 def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
     """Return the loss of each piece, in float64 and nats."""
     head = vocabulary_head(model.head)
     device = head.weight.device
-    ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # on the right, where causal attention does not see padding
+    ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # padded on the right, so that causal attention ignores padding
     inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
     hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
     log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
     rows = scored.nonzero()[:, 0].cpu()  # (N,)
     sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
-    found: list[float] = sums.tolist()
-    return found
+    losses: list[float] = sums.tolist()
+    return losses

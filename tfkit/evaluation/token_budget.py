@@ -1,4 +1,4 @@
-"""The limit of an evaluation, which holds for all of its sets together: the last ones may be left out."""
+"""The token limit of an evaluation, which is shared by all its sets; the last sets may be skipped."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,19 +7,19 @@ Set = TypeVar("Set")
 
 
 class TokenBudget:
-    """How many tokens may still be scored; None: all."""
+    """The number of tokens that may still be scored; None: unlimited."""
 
     def __init__(self, max_tokens: int | None):
         self.left = max_tokens
 
     def until_spent(self, sets: Iterable[Set]) -> Iterator[Set]:
-        """The sets one after the other, while something is left; `spend` comes between them."""
-        for one in sets:
+        """Yield sets while tokens are left; the caller calls `spend` after each."""
+        for each in sets:
             if self.left is not None and self.left <= 0:
                 return
-            yield one
+            yield each
 
     def spend(self, tokens: int) -> None:
-        """Take the tokens of a set away."""
+        """Subtract the tokens of a set."""
         if self.left is not None:
             self.left -= tokens

@@ -1,6 +1,6 @@
-"""The texts that a model writes for labelled rows: translations, summaries, answers.
+"""Generated texts for labelled rows: translations, summaries, answers.
 
-The texts are the model's best guess: greedy, or by beam search, as the recipe's `generation` says; nothing is drawn.
+They are decoded greedily or by beam search, as configured in the recipe's `generation`, never by sampling.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +19,7 @@ from tfkit.recipe.schema.sections import GenerationSection
 
 
 def undrawn(settings: GenerationSection) -> GenerationSection:
-    """The settings with which texts are judged: those of the recipe, without chance."""
+    """Return the settings for evaluations: those of the recipe, without sampling."""
     return settings.model_copy(update={"temperature": 0.0})
 
 
@@ -32,16 +32,16 @@ def write_texts(
     eos_ids: Collection[int],
     work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """The model's answer to each example. `eos_ids` end a text, beside the objective's own."""
+    """Generate the model's answer to each example. `eos_ids` end a text, in addition to the objective's `end_ids`."""
     tokenizer = objective.tokenizer
-    prompts = [objective.prompt_ids(one) for one in examples]
+    prompts = [objective.prompt_ids(example) for example in examples]
     ends, start_id = {*eos_ids, *objective.end_ids}, objective.start_id
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # alike in length; what does not fit fails at once
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # groups similar lengths, longest first
     texts = [""] * len(prompts)
 
     def write(numbers: Sequence[int]) -> list[str]:
         batch = [prompts[number] for number in numbers]
-        return [found.text.strip() for found in complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
+        return [completion.text.strip() for completion in complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
 
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     for numbers, written in zip(batches, work.deal(write, batches), strict=True):
@@ -52,17 +52,17 @@ def write_texts(
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
-    """The row of each example. A set keeps the order of its source, and lacks its bad rows; the folder of its files may have moved."""
+    """Yield the row of each example. A set has the order of its source, without bad rows; the folder of its files may have moved."""
     rows = source.rows({})
     for number in range(len(stored)):
         yield next(row for row in rows if is_row_of(row, stored, number))
 
 
 def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
-    """Whether a row is that of an example: by the end of its place, and its text."""
+    """Whether a row is that of an example, by its file's name and line, and its text."""
     return _name(row) == PurePath(stored.place(number)).name and text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
 
 
 def _name(row: Row) -> str:
-    """The end of a row's place, as a set has it: `rows.jsonl:17`."""
+    """Return a row's place without the folder, in the encoding of a stored set: `rows.jsonl:17`."""
     return PurePath(row.place.encode(errors="replace").decode()).name
