@@ -119,10 +119,10 @@ def test_the_score_of_a_text_counts_all_its_tokens_but_the_prompts() -> None:
         settings = GenerationSection(num_beams=2, length_law=law, length_penalty=0.6)
         search = BeamSearch([5, 6, 7], 9, settings, {2})
         search.extend([(-1.5, 0, 2), (-2.0, 0, 4), (-3.0, 0, 2)])  # the third ends too late: only the first two may
-        assert [(text.ids, text.score) for text in search.whole] == [([], -1.5 / divisors[0])]
+        assert [(text.ids, text.score) for text in search.completed] == [([], -1.5 / divisors[0])]
         search.extend([(-2.5, 0, 3), (-2.75, 0, 2), (-9.0, 0, 1)])
-        assert [text.score for text in search.whole] == pytest.approx([-1.5, -2.75 / divisors[1]])
-        assert search.whole[1].ids == [4]
+        assert [text.score for text in search.completed] == pytest.approx([-1.5, -2.75 / divisors[1]])
+        assert search.completed[1].ids == [4]
 
 
 def test_what_one_beam_lacks_no_other_fills() -> None:
@@ -131,7 +131,7 @@ def test_what_one_beam_lacks_no_other_fills() -> None:
     assert [(beam.ids, beam.log_probability) for beam in search.running] == [([4], -1.0)] + [([4], float("-inf"))] * 2
     search.extend([(-1.5, 0, 2), (float("-inf"), 1, 4)])
     assert search.done
-    assert [text.ids for text in search.whole] == [[4], []]
+    assert [text.ids for text in search.completed] == [[4], []]
 
 
 def whole_texts(model: Transformer, prompt: list[int], limit: int, eos: int) -> Iterator[tuple[list[int], float]]:

@@ -1,1 +1,1 @@
-"""Text generation by decoders and encoder-decoders, and filling of masks. decoding.py and beams.py work on ids, complete.py on text."""
+"""Text generation by decoders and encoder-decoders, and mask filling. decoding.py and beams.py work on ids, complete.py on text."""

@@ -1,8 +1,8 @@
-"""The texts being generated: their next inputs, their cache, and the prompts that an encoder reads.
+"""The texts being generated: the inputs of the next step, the key-value cache, and the encoder's input.
 
 columns      0   1   2   3 | 4   5
-row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows grow in the same column;
-row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so each row is computed as alone
+row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows extend at the same column;
+row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so padding does not change a row's results
 
 An encoder reads the prompts padded on the right, and the decoder's rows all begin with its start token.
 """
@@ -22,14 +22,14 @@ from tfkit.model.transformer import Transformer
 class Batch:
     """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
 
-    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], most_new: int, sources: Sequence[Sequence[int]] | None = None):
-        """`texts`: the decoder's first ids. `most_new`: the largest number of new tokens of a row. `sources`: the encoder's input."""
+    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], max_new: int, sources: Sequence[Sequence[int]] | None = None):
+        """`texts`: the decoder's first ids; `max_new`: the largest number of new tokens of a row; `sources`: an encoder's input."""
         self.model = model
         weight = vocabulary_head(model.head).weight
         self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
         self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and their mask, (B, M)
-        self.padded = not bool(self.real.all())
-        self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + most_new, weight.dtype, weight.device)
+        self.is_padded = not bool(self.real.all())
+        self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + max_new, weight.dtype, weight.device)
 
     @property
     def full(self) -> bool:
@@ -37,15 +37,15 @@ class Batch:
         return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
 
     def next_logits(self) -> Tensor:
-        """Return the logits (B, V) after the last token of each row; those of a prompt's other positions are never computed.
+        """Return the logits (B, V) after the last token of each row; those at other positions of a prompt are not computed.
 
         Raises ModelError if they are not finite.
         """
-        mask = self.real if self.padded else None
+        mask = self.real if self.is_padded else None
         if self.source is None:
             output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
         else:
-            ids, real = self.source  # encoded in the first step; then the cache holds the keys and values
+            ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
             output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
@@ -53,16 +53,15 @@ class Batch:
         return logits
 
     def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
-        """Set the next input, one token for each row; a row that is done gets padding."""
+        """Set the next input, one token per row; the token of a finished row is padding."""
         self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
-        self.padded = self.padded or any(done)
+        self.is_padded = self.is_padded or any(done)
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, and remove the columns that are then all padding; a row may occur twice.
+        """Keep only these rows, which may repeat, and remove the first columns if they are then all padding.
 
-        Whenever the columns fill the context, the row without padding has reached its limit: without it, the other rows begin later, and
-        move to the left.
+        When the columns fill the context, the row without padding has reached its limit; removing it makes room in the others.
         """
         kept = torch.tensor(rows, device=self.real.device)
         self.cache.select_rows(kept)
@@ -72,10 +71,10 @@ class Batch:
         empty = int(self.real.any(dim=0).int().argmax())
         self.real = self.real[:, empty:]
         self.cache.drop_columns(empty)
-        self.padded = not bool(self.real.all())
+        self.is_padded = not bool(self.real.all())
 
     def reorder_rows(self, rows: Sequence[int]) -> None:
-        """Replace the rows by as many of them, in this order; each must have the prompt of the row whose place it takes."""
+        """Reorder and repeat rows, keeping their number; each row must have the prompt of the row that it replaces."""
         if list(rows) != list(range(len(rows))):
             self.cache.reorder_rows(torch.tensor(rows, device=self.real.device))
 

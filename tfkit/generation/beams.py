@@ -1,12 +1,12 @@
-"""Beam search: an approximate search for the likeliest whole text. Nothing is sampled.
+"""Beam search: an approximate search for the likeliest complete text, without sampling.
 
-Each step continues every beam by every token, and keeps the `num_beams` likeliest texts that have not ended:
+Each step extends every beam by every token, and keeps the `num_beams` likeliest texts that have not ended:
 
     a             -> a b, a c
-    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is whole: scored and stored
+    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is complete: scored and stored
 
-Whole texts compete by log-probability divided by a function of their length, without which short ones would win. All of it is as in
-transformers' generate(num_beams=...); the second function of the length is GNMT's (Wu et al. 2016, arXiv 1609.08144, equation 14).
+Complete texts are ranked by log-probability divided by a function of their length, without which short texts would win, as in
+transformers' generate(num_beams=...); the alternative function is GNMT's (Wu et al. 2016, arXiv 1609.08144, equation 14).
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -35,8 +35,8 @@ class _Beam:
 
 
 @dataclass(frozen=True)
-class WholeText:
-    """A finished text, without the eos that ended it."""
+class CompleteText:
+    """A complete text, without the eos that ended it."""
 
     ids: list[int]
     score: float
@@ -44,7 +44,7 @@ class WholeText:
 
 
 class BeamSearch:
-    """The search for the continuation of one prompt. `ended(ids)`: whether a text ends with its last token other than eos."""
+    """The search for the continuation of one prompt. `ended(ids)`: whether a text ends with its last token, which is not eos."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class BeamSearch:
     ):
         self.text, self.limit, self.settings, self.eos_ids, self.ended = list(text), limit, settings, eos_ids, ended
         self.running = [_Beam([], 0.0, 0)]
-        self.whole: list[WholeText] = []  # best first
+        self.completed: list[CompleteText] = []  # best first
         self.done = False
 
     @property
@@ -66,15 +66,15 @@ class BeamSearch:
 
     @property
     def best(self) -> list[int]:
-        """The best text so far: a whole one if there is any."""
-        return self.whole[0].ids if self.whole else self.running[0].ids
+        """The best text so far: a complete one, if there is any."""
+        return self.completed[0].ids if self.completed else self.running[0].ids
 
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
-        """Extend the beams by candidates (log-probability of the whole text, beam, token), likeliest first.
+        """Extend the beams by candidates (log-probability of the extended text, beam, token), likeliest first.
 
-        At least `num_beams` of them must not end a text; only the first `num_beams` may end one, as in transformers.
+        At least `num_beams` candidates must not end their text; only the first `num_beams` may end it, as in transformers.
         """
-        beams, whole, running = self.settings.num_beams, self.whole, []
+        beams, completed, running = self.settings.num_beams, self.completed, []
         for rank, (log_probability, parent, token) in enumerate(candidates):
             if log_probability == _IMPOSSIBLE:
                 break
@@ -84,8 +84,8 @@ class BeamSearch:
                 running.append(_Beam(ids, log_probability, parent))
             elif rank < beams:
                 kept = ids[:-1] if token in self.eos_ids else ids
-                whole = [*whole, WholeText(kept, log_probability / self._divisor(len(ids)), ending)]
-        self.whole = sorted(whole, key=lambda text: -text.score)[:beams]
+                completed = [*completed, CompleteText(kept, log_probability / self._divisor(len(ids)), ending)]
+        self.completed = sorted(completed, key=lambda text: -text.score)[:beams]
         self.done = not running or self._is_settled(running[0])
         if not self.done:
             running += [_Beam(running[0].ids, _IMPOSSIBLE, running[0].parent)] * (beams - len(running))
@@ -97,14 +97,14 @@ class BeamSearch:
         return "length" if len(ids) == self.limit else None
 
     def _is_settled(self, best: _Beam) -> bool:
-        """Whether the whole texts found so far are final, by the early_stopping of the settings."""
-        if len(self.whole) < self.settings.num_beams:
+        """Whether the complete texts are final, according to early_stopping."""
+        if len(self.completed) < self.settings.num_beams:
             return False
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
         length = self.limit if grows else len(best.ids)  # at which the best unfinished text would have its highest score
-        return best.log_probability / self._divisor(length) <= self.whole[-1].score
+        return best.log_probability / self._divisor(length) <= self.completed[-1].score
 
     def _divisor(self, length: int) -> float:
         base = (5 + length) / 6 if self.settings.length_law == "gnmt" else length
@@ -119,18 +119,18 @@ def search(
     constraints: Constraints,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Run all searches to their end. `batch` has a row for each of them, and `logits` (B, V) are those after the prompts."""
+    """Run all searches to their ends. `batch` has a row for each, and `logits` (B, V) are those after the prompts."""
     running = list(searches)
     while True:
-        places = len(logits) // len(running)  # rows of each
+        rows_per_search = len(logits) // len(running)
         _extend(running, logits, settings, constraints)
         unfinished = [(i, one) for i, one in enumerate(running) if not one.done]
         if not unfinished or (should_stop is not None and should_stop()):
             return
-        rows = [i * places + beam.parent for i, one in unfinished for beam in one.running]
-        if len(unfinished) == len(running) and places == settings.num_beams:
+        rows = [i * rows_per_search + beam.parent for i, one in unfinished for beam in one.running]
+        if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
-        else:  # the first step, in which a prompt has one row, or one in which a search has ended
+        else:  # in the first step a prompt has one row; later, a search has ended
             batch.select_rows(rows)
         running = [one for _, one in unfinished]
         batch.append([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
@@ -138,14 +138,14 @@ def search(
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Extend all beams by the logits (B, V), which have equally many rows for each search."""
+    """Extend all beams by the logits (B, V), which have the same number of rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
     progress = (Progress(one.text, beam.ids, one.limit) for one in searches for beam in one.running)
     scores = constraints.apply(scores, progress, searches[0].eos_ids)
-    before = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
-    scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows of a search * V)
+    log_probabilities = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
+    scores = (scores + log_probabilities[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows of a search * V)
     count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # enough even if all beams end at every eos
     best = scores.topk(min(count, scores.shape[1]), dim=-1)
     for one, values, indices in zip(searches, best.values.tolist(), best.indices.tolist(), strict=True):

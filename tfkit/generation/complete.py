@@ -1,4 +1,4 @@
-"""Text completion: encode prompts, generate with a cache, and return text as soon as it is final."""
+"""Text completion: encode prompts, generate, and return text as soon as it is final."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class TextCompletion:
 def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
     """Return the model's input ids of each prompt.
 
-    A prompt to be continued is encoded by the tokenizer's template, as in training, without the tokens that the template puts after a
-    text, which would end it. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
+    They are encoded by the tokenizer's template, as in training; for a decoder alone without its suffix, which would end the text.
+    `rendered`: the prompts are conversations rendered by a chat template, in which special tokens are spelled out.
     """
     if rendered:
         return encode_rendered(tokenizer, prompts)
-    found = tokenizer.encode_texts(prompts)
-    return found if model.encoder is not None else [ids[: len(ids) - len(tokenizer.suffix)] for ids in found]
+    encoded = tokenizer.encode_texts(prompts)
+    return encoded if model.encoder is not None else [ids[: len(ids) - len(tokenizer.suffix)] for ids in encoded]
 
 
 def complete(
@@ -50,9 +50,9 @@ def complete(
     first_row: int = 0,
     constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
-    """Continue prompts, given as the ids of `encode_prompts`; or, with an encoder-decoder, write a text of its own for each.
+    """Continue prompts, given as the ids of `encode_prompts`; an encoder-decoder generates a new text for each.
 
-    `on_text(i, piece)` is called with the final pieces of completion i, which joined are its text. See `generate` for the rest.
+    `on_text(i, piece)` is called with consecutive pieces of the text of completion i. See `generate` for the other parameters and errors.
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
@@ -86,7 +86,7 @@ def complete(
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [
-        # A stop string may appear in the last bytes; those of an interrupted row are not its last.
+        # A stop string may complete in `close`, which adds the last bytes; not in an interrupted row.
         TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped and completion.finish == "length" else completion.finish)
         for stream, completion in zip(streams, completions, strict=True)
     ]

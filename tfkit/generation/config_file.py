@@ -1,4 +1,4 @@
-"""generation_config.json -> generation settings, and the checkpoint's constraints on every text."""
+"""Read generation_config.json: generation settings, and the checkpoint's constraints on every text."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
 from tfkit.recipe.schema.sections import GenerationSection
 
-_DRAWS = ("temperature", "top_k", "top_p", "min_p")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
 _SETTINGS = (
     "max_new_tokens",
@@ -43,12 +43,12 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "watermarking_config": (),
 }
-_UNSUPPORTED_DRAWS: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "typical_p": (1,)}
+_UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "typical_p": (1,)}
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """The settings, those of their fields that the checkpoint sets, its constraints on every text, and its unsupported keys."""
+    """The merged settings, the fields that the checkpoint changes, its constraints on every text, and its unsupported keys."""
 
     settings: GenerationSection
     taken: dict[str, Any]
@@ -61,8 +61,8 @@ def checkpoint_settings(
 ) -> CheckpointSettings:
     """Merge the content of generation_config.json, `found`, into the settings.
 
-    `given`: the fields that the command line sets, which take precedence; None if a recipe sets all, so that only constraints are read
-    from the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError for an impossible value, with its key.
+    `given`: the fields that the command line sets, which take precedence; None if a recipe sets all fields, so that only constraints are
+    read from the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError, with the key, for an invalid value.
     """
     values = {name: value for name, value in found.items() if value is not None}
     path = folder / "generation_config.json"
@@ -83,32 +83,32 @@ def checkpoint_settings(
         forced_last=_ids(values, "forced_eos_token_id", path, vocab_size),
         **({} if given is None else lengths),
     )
-    draws = values.get("do_sample") is True
-    known = _UNSUPPORTED | (_UNSUPPORTED_DRAWS if draws else {})
+    samples = values.get("do_sample") is True
+    known = _UNSUPPORTED | (_UNSUPPORTED_SAMPLING if samples else {})
     unsupported = [name for name, neutral in known.items() if name in values and values[name] not in neutral]
-    if draws and merged.num_beams > 1 and "num_beams" in taken:
+    if samples and merged.num_beams > 1 and "num_beams" in taken:
         unsupported.append("do_sample with num_beams")
-    shown = {name: value for name, value in taken.items() if value != getattr(settings, name)}
-    return CheckpointSettings(merged, shown, constraints, sorted(unsupported))
+    changed = {name: value for name, value in taken.items() if value != getattr(settings, name)}
+    return CheckpointSettings(merged, changed, constraints, sorted(unsupported))
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """Return the fields of our section that the file sets and the command line does not."""
+    """Return the fields of GenerationSection that the file sets and the command line does not."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])
     if "max_length" in values and "max_new_tokens" not in values:
         taken["max_new_tokens"] = values["max_length"]
         if encodes and type(values["max_length"]) is int:
-            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # there the decoder's start token is counted
+            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # without the decoder's start token
     if values.get("do_sample") is True:
-        taken |= {name: values[name] for name in _DRAWS if name in values}
-    elif values.get("do_sample") is False and not set(_DRAWS) & set(given):
+        taken |= {name: values[name] for name in _SAMPLING if name in values}
+    elif values.get("do_sample") is False and not set(_SAMPLING) & set(given):
         taken["temperature"] = 0.0
     for name in ("no_repeat_ngram", "top_k"):
         if taken.get(name) == 0:
             taken[name] = None
-    if set(_DRAWS) & set(given):
+    if set(_SAMPLING) & set(given):
         taken.pop("num_beams", None)  # beam search does not sample
     for name in ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"):
         if type(taken.get(name)) is int:
@@ -124,7 +124,7 @@ def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> tuple[int, ...]:
-    """Return token ids; a single one may be given without a list."""
+    """Return the token ids of a key, which may be a list or a single id."""
     found = values.get(name, [])
     tokens = found if isinstance(found, list) else [found]
     for token in tokens:

@@ -1,6 +1,6 @@
-"""Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a shortest length.
+"""Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a minimum length.
 
-All of it is as in transformers' processors of the same names, in their order, after those against repetition.
+They equal transformers' logits processors of the same names, in the same order, after those against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +14,7 @@ _EXCLUDED = float("-inf")
 
 
 class Progress(NamedTuple):
-    """An unfinished text: the decoder's first ids (such as the prompt), the ids generated, and the largest number of them."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and their largest number."""
 
     text: Sequence[int]
     ids: Sequence[int]
@@ -23,23 +23,23 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraints:
-    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder: its prompt or start token, too."""
+    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder, including its prompt or start token."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()  # as the first new token
-    forced_first: int | None = None  # after a text of one token: an encoder-decoder's first new token
-    forced_last: tuple[int, ...] = ()  # one of these is the last token of a text that reaches its limit
+    forced_first: int | None = None  # as the second id of the decoder: an encoder-decoder's first new token
+    forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
     min_length: int = 0
     min_new_tokens: int = 0
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length`; at least 1. `limit`: that of the settings and the context."""
+        """Return the largest number of new tokens after a text of `length`; at least 1. `limit`: from the settings and the context."""
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[Progress], eos_ids: Collection[int]) -> Tensor:
-        """Return the scores (B, V) of the next tokens, excluded ones at -inf. `rows` is not iterated if nothing is excluded."""
+        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is not iterated without constraints."""
         if self in (_FREE, Constraints(max_length=self.max_length)):
             return scores
         scores = scores.clone()
@@ -49,28 +49,28 @@ class Constraints:
 
     def _apply(self, row: Tensor, progress: Progress, ends: list[int]) -> None:
         """Change the scores (V,) of one row."""
-        made, length = len(progress.ids), len(progress.text) + len(progress.ids)
+        generated, length = len(progress.ids), len(progress.text) + len(progress.ids)
         row[self._completed(progress, ends)] = _EXCLUDED
-        if length < self.min_length or made < self.min_new_tokens:
+        if length < self.min_length or generated < self.min_new_tokens:
             row[ends] = _EXCLUDED
         if length == 1 and self.forced_first is not None:
             _force(row, [self.forced_first])
-        if made == progress.limit - 1 and self.forced_last:
+        if generated == progress.limit - 1 and self.forced_last:
             _force(row, list(self.forced_last))
         row[list(self.suppressed)] = _EXCLUDED
-        forces = self.forced_first is not None and len(progress.text) == 1
-        if made == int(forces):
+        forces_first = self.forced_first is not None and len(progress.text) == 1
+        if generated == int(forces_first):
             row[list(self.suppressed_first)] = _EXCLUDED
 
     def _completed(self, progress: Progress, ends: list[int]) -> list[int]:
         """Return the tokens that would complete a bad word."""
-        found = []
+        tokens = []
         for word in self.bad_words:
-            *before, last = word
-            tail = [*progress.text, *progress.ids][-len(before) :] if before else []
-            if before == tail and not (not before and last in ends):  # an eos alone is no bad word
-                found.append(last)
-        return found
+            *beginning, last = word
+            tail = [*progress.text, *progress.ids][-len(beginning) :] if beginning else []
+            if beginning == tail and (beginning or last not in ends):  # an eos alone is no bad word
+                tokens.append(last)
+        return tokens
 
 
 _FREE = Constraints()

@@ -1,4 +1,4 @@
-"""Decoding with a key-value cache: the prompts at once, then in each step one token for every unfinished row."""
+"""Decoding with a key-value cache: all prompts in one forward pass, then one token per step for every unfinished row."""
 
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -50,8 +50,8 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _How:
-    """The arguments of `generate` that say how each token is chosen, and what ends a row."""
+class _Options:
+    """The arguments of `generate` that control the choice of tokens and the end of a row."""
 
     settings: GenerationSection
     constraints: Constraints
@@ -74,16 +74,16 @@ def generate(
     first_row: int = 0,
     constraints: Constraints = Constraints(),
 ) -> list[Completion]:
-    """Continue each prompt, in order. A batch gives the same as each prompt alone (in float32, ties aside).
+    """Continue each prompt, in order. The results do not depend on the batch (in float32, except for ties).
 
-    An encoder-decoder reads the prompt and writes a text of its own after `start_id`.
+    An encoder-decoder reads the prompt, and its decoder generates a text after `start_id`.
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
     `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, whose text is
     known only at the end, calls `on_token` there, and `ended(row, ids)` for each candidate. `should_stop` is called before every step, and
-    before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled by
-    the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are text, which complete.py handles. Raises
-    DataError for an empty prompt or one that leaves no room, ModelError for a model that cannot generate.
+    before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with
+    the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for
+    an empty prompt or one that leaves no room, ModelError for a model that cannot generate.
     """
     if not prompts:
         return []
@@ -96,15 +96,15 @@ def generate(
         rows.append(_Row(i, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     with inference(model), suppress(Interrupted):
         batch = Batch(model, [row.text for row in rows], max(row.limit for row in rows), prompts if model.encoder is not None else None)
-        with interruptible(model, should_stop):  # single tokens are short enough to check only between them
+        with interruptible(model, should_stop):  # a step of one token is short; then checks between steps suffice
             logits = batch.next_logits()
-        how = _How(settings, constraints, eos_ids, on_token, ended, should_stop)
-        (_decode if settings.num_beams == 1 else _search)(batch, logits, rows, how)
+        options = _Options(settings, constraints, eos_ids, on_token, ended, should_stop)
+        (_decode if settings.num_beams == 1 else _search)(batch, logits, rows, options)
     return [Completion(row.ids, row.finish) for row in rows]
 
 
 def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
-    """Return the decoder's first ids in an encoder-decoder; None for a decoder alone, which begins with the prompt."""
+    """Return the first ids of an encoder-decoder's decoder; None for a decoder alone, which begins with the prompt."""
     if model.decoder is None or not isinstance(model.head, VocabularyHead):
         what = "is an encoder" if model.decoder is None else f"has a head of the kind {model.config.head.kind}"
         raise ModelError(f"the model {what}: it reads text and cannot write any; generate needs a decoder with a language model's head")
@@ -119,7 +119,7 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
 
 
 def _context(model: Transformer) -> int:
-    """Return the largest number of tokens in a text, which relative positions do not limit."""
+    """Return the largest number of tokens in a text; unlimited with relative positions."""
     return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
 
 
@@ -135,18 +135,18 @@ def check_length(length: int, number: int, model: Transformer) -> None:
         )
 
 
-def _decode(batch: Batch, logits: Tensor, rows: list[_Row], how: _How) -> None:
-    """Generate one token for each row and step, greedily or by sampling, from the logits (B, V) after the prompts until all rows end.
+def _decode(batch: Batch, logits: Tensor, rows: list[_Row], options: _Options) -> None:
+    """Generate one token per row and step, greedily or by sampling, from the logits (B, V) after the prompts until all rows end.
 
-    Finished rows are removed when at least half of the rows are finished, so that all copies of the cache together cost no more than it.
+    Finished rows are removed once they are at least half of the rows, so that all copies of the cache together cost no more than one.
     """
     while True:
-        tokens = _choose(logits, rows, how)
+        tokens = _choose(logits, rows, options)
         for row, token in zip(rows, tokens, strict=True):
-            _accept(row, token, how.eos_ids, how.on_token)
+            _accept(row, token, options.eos_ids, options.on_token)
         batch.append(tokens, [row.done for row in rows])
         remaining = [i for i, row in enumerate(rows) if not row.done]
-        if not remaining or (how.should_stop and how.should_stop()):
+        if not remaining or (options.should_stop and options.should_stop()):
             return
         if batch.full or 2 * len(remaining) <= len(rows):
             batch.select_rows(remaining)
@@ -154,14 +154,14 @@ def _decode(batch: Batch, logits: Tensor, rows: list[_Row], how: _How) -> None:
         logits = batch.next_logits()
 
 
-def _choose(logits: Tensor, rows: Sequence[_Row], how: _How) -> list[int]:
+def _choose(logits: Tensor, rows: Sequence[_Row], options: _Options) -> list[int]:
     """Choose the next token of each row from the logits (B, V)."""
-    logits = without_repetition(logits, (row.text + row.ids for row in rows), how.settings)
-    logits = how.constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), how.eos_ids)
-    if how.settings.temperature == 0:
+    logits = without_repetition(logits, (row.text + row.ids for row in rows), options.settings)
+    logits = options.constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
+    if options.settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
-    return draw(probabilities(logits, how.settings), uniforms).tolist()
+    return draw(probabilities(logits, options.settings), uniforms).tolist()
 
 
 def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken | None) -> None:
@@ -177,15 +177,15 @@ def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken |
         row.end("length")
 
 
-def _search(batch: Batch, logits: Tensor, rows: Sequence[_Row], how: _How) -> None:
+def _search(batch: Batch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
     """Run beam search from the logits (B, V) after the prompts until all rows end."""
     searches = []
     for row in rows:
-        ended = None if how.ended is None else partial(how.ended, row.index)
-        searches.append(BeamSearch(row.text, row.limit, how.settings, how.eos_ids, ended))
-    search(batch, logits, searches, how.settings, how.constraints, how.should_stop)
+        ended = None if options.ended is None else partial(options.ended, row.index)
+        searches.append(BeamSearch(row.text, row.limit, options.settings, options.eos_ids, ended))
+    search(batch, logits, searches, options.settings, options.constraints, options.should_stop)
     for row, one in zip(rows, searches, strict=True):
         for token in one.best:
-            _accept(row, token, (), how.on_token)
+            _accept(row, token, (), options.on_token)
         if one.done and not row.done:
-            row.end(one.whole[0].ending if one.whole else "stop")  # no whole text: every next token is excluded
+            row.end(one.completed[0].ending if one.completed else "stop")  # without a complete text every next token is excluded

@@ -1,4 +1,4 @@
-"""Fill the masks of texts by a masked language model: one forward, and at each mask the likeliest token."""
+"""Mask filling by a masked language model: one forward pass, and at each mask the likeliest token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 from tfkit.tokenizer.tokenizer import token_text
 
-_USUAL = "[MASK]"
+_DEFAULT_MASK = "[MASK]"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token for a mask, as it would be written there, and its probability."""
+    """A token for a mask, as it would appear in the text, and its probability."""
 
     token: str
     probability: float
@@ -38,26 +38,26 @@ class Filling:
 
 
 def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
-    """Fill every mask of each text, each as if the others remained masks; the rest of a text is unchanged.
+    """Fill every mask of each text, independently of its other masks; the rest of a text is unchanged.
 
-    The mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates for each. `first_row`: the number of the first
-    text, for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask.
+    The mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the number of the first
+    text, for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
     """
     mask, mask_id = _mask_of(tokenizer)
     rows = _encode(tokenizer, texts, mask, mask_id)
     for number, ids in enumerate(rows, first_row + 1):
-        _check(ids, number, mask, mask_id, model.config.context_length)
+        _check_prompt(ids, number, mask, mask_id, model.config.context_length)
     check_vocabulary(rows, model.config.vocab_size)
     with inference(model):
-        probabilities = _at_masks(model, rows, mask_id).split([ids.count(mask_id) for ids in rows])
+        probabilities = _mask_probabilities(model, rows, mask_id).split([ids.count(mask_id) for ids in rows])
     return [
-        _written(tokenizer, text.split(mask), ids, mask_id, *found.topk(min(top, found.shape[-1])))
-        for text, ids, found in zip(texts, rows, probabilities, strict=True)
+        _filling(tokenizer, text.split(mask), ids, mask_id, *scores.topk(min(top, scores.shape[-1])))
+        for text, ids, scores in zip(texts, rows, probabilities, strict=True)
     ]
 
 
 def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
-    mask = token_text(tokenizer.settings.get("mask_token")) or _USUAL
+    mask = token_text(tokenizer.settings.get("mask_token")) or _DEFAULT_MASK
     mask_id = tokenizer.backend.token_to_id(mask)
     if mask_id is None:
         raise ModelError(f"the tokenizer has no mask token: {mask!r} is not in its vocabulary, so there is nothing to fill")
@@ -65,7 +65,7 @@ def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
-    """Return the ids of each text. If the tokenizer reads special tokens in a text as plain text, the parts between masks are encoded."""
+    """Return the ids of each text; if the tokenizer reads a mask as plain text, the parts between masks are encoded separately."""
     rows = tokenizer.encode_texts(texts)
     for i, text in enumerate(texts):
         if rows[i].count(mask_id) != text.count(mask):
@@ -74,14 +74,14 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int)
     return rows
 
 
-def _check(ids: Sequence[int], number: int, mask: str, mask_id: int, context_length: int) -> None:
+def _check_prompt(ids: Sequence[int], number: int, mask: str, mask_id: int, context_length: int) -> None:
     if mask_id not in ids:
         raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} in the place of a word")
     if len(ids) > context_length:
         raise DataError(f"prompt {number} has {len(ids):,} tokens, but the model's context holds {context_length:,}: shorten it")
 
 
-def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
+def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
     """Return the probabilities at all masks, in order: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = vocabulary_head(model.head).weight.device
@@ -93,22 +93,22 @@ def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -
     return probabilities
 
 
-def _written(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
-    """Join the `parts` of a text by the first of the tokens (N, top) of each mask; all of them are candidates."""
-    places = [place for place, token in enumerate(ids) if token == mask_id]
+def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
+    """Join the `parts` of a text by the first of the tokens (N, top) for each mask; all tokens are candidates."""
+    positions = [position for position, token in enumerate(ids) if token == mask_id]
     filled, text = list(ids), ""
     candidates = []
-    for part, place, row, found in zip_longest(parts, places, tokens.tolist(), probabilities.tolist()):
+    for part, position, row, row_probabilities in zip_longest(parts, positions, tokens.tolist(), probabilities.tolist()):
         text += part
-        if place is None:  # after the last mask
+        if position is None:  # after the last mask
             break
-        pieces = [_piece(tokenizer, filled[:place], token, text) for token in row]
-        candidates.append([Candidate(piece, probability) for piece, probability in zip(pieces, found, strict=True)])
-        filled[place], text = row[0], text + pieces[0]
+        pieces = [_token_text(tokenizer, filled[:position], token, text) for token in row]
+        candidates.append([Candidate(piece, probability) for piece, probability in zip(pieces, row_probabilities, strict=True)])
+        filled[position], text = row[0], text + pieces[0]
     return Filling(text, candidates)
 
 
-def _piece(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
-    """Return a token as it is written after a text: ##s as s, and no second space after a text that ends in one."""
+def _token_text(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
+    """Return a token as it appears after a text: ##s as s, and no second space after a text that ends in a space."""
     piece = text_behind(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

@@ -1,4 +1,4 @@
-"""Contexts for inference: evaluation mode without gradients, and forwards that can be interrupted."""
+"""Contexts for inference: evaluation mode without gradients, and interruptible forward passes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from torch import nn
 
 
 class Interrupted(Exception):
-    """A forward was interrupted."""
+    """A forward pass was interrupted."""
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """A context without dropout and gradients; the model's mode is restored after it.
+    """Disable dropout and gradients; the model's mode is restored afterwards.
 
-    `no_grad` instead of `inference_mode`: tensors that a model keeps must remain usable in a training step.
+    With `no_grad` instead of `inference_mode`, tensors that a model caches remain usable in a training step.
     """
     training = model.training
     model.eval()
@@ -29,7 +29,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible(model: nn.Module, should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """A context in which a forward raises Interrupted before its next module once `should_stop()` is true: long texts may take minutes."""
+    """Let forward passes raise Interrupted before their next module once `should_stop()` is true: long texts may take minutes."""
 
     def check(module: nn.Module, arguments: Any) -> None:
         if should_stop is not None and should_stop():

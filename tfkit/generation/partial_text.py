@@ -1,35 +1,35 @@
-"""Decode ids to text while they are generated: never half a character, never text beyond a stop string."""
+"""Decoding of ids to text during generation: never half a character, never text after a stop string."""
 
 from collections.abc import Callable, Collection, Sequence
 
 Decode = Callable[[list[int]], str]
 
-_REPLACEMENT = "\ufffd"  # decoders return it for bytes that are not, or not yet, a character
-_WINDOW = 32  # ids that are decoded again with each new id
-_CONTEXT = 8  # ids that are decoded before a text; more if these give no text, or begin inside a character
+_REPLACEMENT = "\ufffd"  # decoders return it for bytes that are not (yet) a character
+_WINDOW = 32  # the most ids that are decoded again with each new id
+_CONTEXT = 8  # ids that are decoded before a text; more if they have no text, or begin inside a character
 
 
 class TextStream:
     """The text of one continuation, decoded id by id.
 
-    The ids are decoded after `context`, the end of the prompt (`context_of`), and not alone, since some decoders (SentencePiece's) drop
-    the space at the beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may begin a
-    stop string. `byte_ids`: the tokens of single bytes. A decoder turns a whole sequence of them into replacement characters if one byte
-    is wrong, so their text is final only when the sequence has ended; but a stop string in it ends the text at once.
+    The ids are decoded after `context`, the end of the prompt (`context_of`), since some decoders (SentencePiece's) drop the space at the
+    beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may begin a stop string.
+    `byte_ids`: the tokens of single bytes. A decoder turns a whole sequence of them into replacement characters if one byte is invalid, so
+    their text is final only after the sequence; but a stop string in it ends the text at once.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
         self.text = ""  # all text returned so far
-        self.stopped = False  # at a stop string; no text follows
+        self.stopped = False  # whether a stop string ended the text
         self._decode = decode
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
         self._held = ""  # complete characters that may begin a stop string
-        self._read = 0  # characters of the window's text that were used
+        self._read = 0  # characters of the window's text that were returned or held
         self._begin_window(context)
 
     def push(self, token: int) -> str:
-        """Add an id; return the text that is now final, which is often empty."""
+        """Add an id; return the text that is now final, possibly empty."""
         if self.stopped or not self._decode([token, token]):  # a special token, which decoding skips
             return ""
         self._window.append(token)
@@ -44,7 +44,7 @@ class TextStream:
         return self._give(new)
 
     def close(self) -> str:
-        """Return the text that was held back, with replacement characters for incomplete characters."""
+        """Return the text that was held back, with replacement characters for incomplete ones."""
         if self.stopped:
             return ""
         rest = self._give(self._window_text()[self._read :])
@@ -65,14 +65,14 @@ class TextStream:
 
     def _give(self, new: str) -> str:
         pending = self._held + new
-        found = [at for at in (pending.find(string) for string in self._stop) if at >= 0]
-        if found:
-            self.stopped, self._held, certain = True, "", pending[: min(found)]
+        stops = [start for start in (pending.find(string) for string in self._stop) if start >= 0]
+        if stops:
+            self.stopped, self._held, final = True, "", pending[: min(stops)]
         else:
-            certain = pending[: len(pending) - self._overlap(pending)]
-            self._held = pending[len(certain) :]
-        self.text += certain
-        return certain
+            final = pending[: len(pending) - self._overlap(pending)]
+            self._held = pending[len(final) :]
+        self.text += final
+        return final
 
     def _overlap(self, text: str) -> int:
         """Return the length of the longest suffix of the text that is a prefix of a stop string."""
@@ -80,7 +80,7 @@ class TextStream:
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """Return the end of these ids after which others decode as after all of them: it gives some text, and begins with a whole character."""
+    """Return a suffix of the ids after which others decode as after all of them: it has text, and begins with a whole character."""
     length = _CONTEXT
     while length < len(ids):
         context = list(ids[-length:])
@@ -98,11 +98,11 @@ def text_behind(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> s
 
 
 def _decode_behind(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
-    """Return the text of context and ids together; `before` is the text of the context."""
+    """Return the text of context and ids together; `before`: the text of the context."""
     text = _text_of(decode, [*context, *ids])
     if text.startswith(before):
         return text
-    return before + decode(list(ids))  # the ids begin with a wrong byte, which would change the characters before it
+    return before + decode(list(ids))  # the ids begin with an invalid byte, which would change the characters before it
 
 
 def _text_of(decode: Decode, ids: Sequence[int]) -> str:

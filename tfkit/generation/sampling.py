@@ -1,7 +1,7 @@
 """Sampling of tokens from logits, by pure functions on (..., V); excluded entries are -inf.
 
-The order is transformers': repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search, which do
-not sample, use only the first two.
+The order is that of transformers: repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search use only
+the first two.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from tfkit.recipe.schema.sections import GenerationSection
 
 _EXCLUDED = float("-inf")
-_COLD = 1e-6  # a temperature below which only the likeliest tokens, equal to a few parts in a million, are ever drawn
+_LOW_TEMPERATURE = 1e-6  # below it only tokens whose logits are within about 1e-5 of the largest are ever sampled
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -28,7 +28,7 @@ def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 
 def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: int) -> Tensor:
-    """Exclude from scores (B, V) what would repeat an n-gram of its row's text (transformers' NoRepeatNGramLogitsProcessor)."""
+    """Exclude the tokens from scores (B, V) that would repeat an n-gram of the row's text (transformers' NoRepeatNGramLogitsProcessor)."""
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):
         end = list(text[len(text) - (n - 1) :]) if len(text) >= n - 1 else None
@@ -59,7 +59,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Exclude the unlikely tail: the smallest set of likeliest tokens with a probability of at least p is kept, and at least one token.
+    """Keep the smallest set of likeliest tokens with a total probability of at least p, and at least one token.
 
     Nucleus sampling (Holtzman et al. 2019, arXiv 1904.09751); transformers' TopPLogitsWarper.
     """
@@ -79,8 +79,8 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
     """Return the distribution to sample from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
     logits = logits.float()
-    if settings.temperature < _COLD:
-        logits = logits - logits.amax(dim=-1, keepdim=True)  # else the division might overflow, and infinity has no softmax
+    if settings.temperature < _LOW_TEMPERATURE:
+        logits = logits - logits.amax(dim=-1, keepdim=True)  # otherwise the division may overflow, and the softmax of infinities is NaN
     logits = logits / max(settings.temperature, torch.finfo(logits.dtype).tiny)
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
@@ -92,11 +92,11 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Return the tokens (B,) at which the cumulative probabilities (B, V) pass the uniform numbers (B,) of [0, 1), both on the CPU.
+    """Return the tokens (B,) at which the cumulative sums of probabilities (B, V) exceed uniform numbers (B,) in [0, 1), on the CPU.
 
-    With one number for each token, a row's samples depend neither on the other rows nor on the device.
+    As each row has its own uniform number, its sample depends neither on other rows nor on the device.
     """
-    cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64, or an order of its own for sums
+    cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
     total = cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, uniforms.to(cumulative)[:, None] * total, right=True)  # (B, 1)
     # A uniform number just below 1 may round up to the total; then take the last token with a probability above 0.
