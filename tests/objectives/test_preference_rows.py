@@ -13,7 +13,7 @@ from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import DataError, ModelError
-from tfkit.objectives.conversation_texts import Asked, ConversationTexts
+from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.preference_rows import PreferenceEncoder, read_preference
 from tfkit.recipe.schema.data_sections import DataSection
@@ -202,7 +202,7 @@ def test_a_text_is_encoded_as_it_is_and_closed_by_the_end(tmp_path: Path) -> Non
     assert one["sizes"].tolist() == [*map(len, sequences)]
     assert one["prompts"].tolist() == [len(prompt)] * 2
     texts = ConversationTexts(codec, Path("base"), chat=False)
-    assert texts.encode([Asked("here", "the cat ")]) == [(prompt, len(prompt))]  # what a rollout continues
+    assert texts.encode([PromptCompletion("here", "the cat ")]) == [(prompt, len(prompt))]  # what a rollout continues
 
 
 def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     one = stored(tmp_path, made, row)[0]
     size, prompt = int(one["sizes"][0]), int(one["prompts"][0])
     ids = one["input_ids"][:size].tolist()
-    assert made.texts.encode([Asked("here", MESSAGES)]) == [(ids[:prompt], prompt)]
+    assert made.texts.encode([PromptCompletion("here", MESSAGES)]) == [(ids[:prompt], prompt)]
     assert codec.decode(ids[prompt:]) == "sat on<|im_end|>"
     assert codec.decode(ids[:prompt]).endswith("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")
     assert made.texts.end_ids[-1] == ids[-1]

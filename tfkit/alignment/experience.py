@@ -25,7 +25,7 @@ class Experience:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything but `state` for the training state of a checkpoint."""
-        sequences = {"prompts": [one.prompt for one in self.responses], "ids": [one.ids for one in self.responses]}
+        sequences = {"prompts": [response.prompt for response in self.responses], "ids": [response.ids for response in self.responses]}
         tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in sequences.items()}
         tensors |= {f"{name}.sizes": torch.tensor([len(array) for array in arrays]) for name, arrays in sequences.items()}
         for name in self.responses[0].token_values:

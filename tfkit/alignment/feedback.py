@@ -79,16 +79,16 @@ class FeedbackEncoder:
 
 def _ranked(row: Row, prompt: Encoded, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
     """Return the example of a prompt: equal responses appear once, and equal scores share a rank; or its error."""
-    distinct = {tuple(one.ids): one for one in responses if one.gold is not None}
-    best = sorted(distinct.values(), key=lambda one: -(one.gold or 0.0))
-    scores = [one.gold for one in best]
+    distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
+    best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))
+    scores = [response.gold for response in best]
     levels = {score: rank for rank, score in enumerate(dict.fromkeys(scores))}
     if len(levels) < 2:
         return BadRow("equal responses", f"{row.place}: its responses are equally good, so none is better; remove the row", dropped=True)
     arrays = {
-        "input_ids": [token for one in best for token in (*one.prompt, *one.ids)],
-        "sizes": [len(one.prompt) + len(one.ids) for one in best],
-        "prompts": [len(one.prompt) for one in best],
+        "input_ids": [token for response in best for token in (*response.prompt, *response.ids)],
+        "sizes": [len(response.prompt) + len(response.ids) for response in best],
+        "prompts": [len(response.prompt) for response in best],
         "ranks": [levels[score] for score in scores],
     }
     return Encoded(arrays, len(arrays["input_ids"]))

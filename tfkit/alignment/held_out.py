@@ -74,13 +74,14 @@ def _divergences(
         def of_batch(start: int) -> list[float]:
             if work.is_stopped():
                 raise Stopped("stopped during the evaluation")
-            responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in sampled[start : start + batch_size]]
+            part = sampled[start : start + batch_size]
+            responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in part]
             batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
             return token_statistics(by, batch, temperature).log_probs.tolist()
 
         starts = range(0, len(sampled), batch_size)
         for start, values in zip(starts, work.deal(of_batch, starts), strict=True):
-            sizes = [len(one.ids) for one in sampled[start : start + batch_size]]
+            sizes = [len(response.ids) for response in sampled[start : start + batch_size]]
             yield from torch.tensor(values, dtype=torch.float64).split(sizes)
 
     with inference(model), model.whole_at_work():

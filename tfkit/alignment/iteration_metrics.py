@@ -19,20 +19,20 @@ def iteration_metrics(
     Raises UnhealthyError if the mean KL exceeds objective.kl_stop.
     """
     section = rollouts.section
-    kl = float(torch.stack([one.sum() for one in log_ratios]).mean())
+    kl = float(torch.stack([ratios.sum() for ratios in log_ratios]).mean())
     if section.kl_stop is not None and not kl <= section.kl_stop:
         raise UnhealthyError(
             f"step {step}: the KL of the policy from the initial model is {kl:.4g} nats per response, more than the {section.kl_stop:g} of "
             "objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
         )
-    gold = [one.gold for one in sampled if one.gold is not None]
+    gold = [response.gold for response in sampled if response.gold is not None]
     return {
-        "reward": sum(one.reward for one in sampled) / len(sampled),
-        **({"accuracy": sum(one.is_full for one in sampled) / len(sampled)} if section.rules else {}),
+        "reward": sum(response.reward for response in sampled) / len(sampled),
+        **({"accuracy": sum(response.is_full for response in sampled) / len(sampled)} if section.rules else {}),
         **({"gold": sum(gold) / len(gold)} if gold else {}),
         "kl": kl,
-        "kl_k3": float(torch.stack([k3(one).sum() for one in log_ratios]).mean()),
+        "kl_k3": float(torch.stack([k3(ratios).sum() for ratios in log_ratios]).mean()),
         "entropy": float(torch.cat(list(entropies)).double().mean()),
-        "response_length": sum(len(one.ids) for one in sampled) / len(sampled),
-        "ended": sum(one.ended for one in sampled) / len(sampled),
+        "response_length": sum(len(response.ids) for response in sampled) / len(sampled),
+        "ended": sum(response.ended for response in sampled) / len(sampled),
     }

@@ -49,7 +49,7 @@ def initial_statistics(
     `batches`: the indices of the responses in the micro-batches of the first pass over them, which are also those of the forward passes
     here, so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
     """
-    responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in sampled]
+    responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
     policy_log_probs, reference_log_probs, entropies, values = ([torch.empty(0)] * len(sampled) for _ in range(4))
     temperature, pad_id = rollouts.section.temperature, rollouts.tokenizer.pad_id or 0
 

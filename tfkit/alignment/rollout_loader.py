@@ -147,13 +147,13 @@ class RolloutLoader:
         pairs = zip(log_probs, reference_log_probs, strict=True)
         log_ratios = [policy.double() - reference.double() for policy, reference in pairs]  # k1 of each token
         observed = iteration_metrics(self.rollouts, iteration * self.steps + 1, sampled, log_ratios, entropies)
-        rewards = torch.tensor([one.reward for one in sampled], dtype=torch.float64)
+        rewards = torch.tensor([response.reward for response in sampled], dtype=torch.float64)
         match self.rollouts.baseline:
             case GroupBaseline() as baseline:
                 advantages = self._group_advantages(rewards, log_ratios, baseline)
                 observed["zero_advantages"] = float((advantages == 0).double().mean())
                 by_response = zip(sampled, advantages.tolist(), strict=True)
-                token_values = {"advantages": [torch.full((len(one.ids),), advantage) for one, advantage in by_response]}
+                token_values = {"advantages": [torch.full((len(response.ids),), advantage) for response, advantage in by_response]}
             case ValueBaseline() as baseline:
                 beta = self.rollouts.section.beta
                 if self._coefficient is not None:
@@ -165,7 +165,7 @@ class RolloutLoader:
                     observed["explained_variance"] = credit.explained_variance
         token_values["log_probs"] = log_probs
         responses = [
-            Response(np.array(one.prompt), np.array(one.ids), {name: parts[i].float().numpy() for name, parts in token_values.items()})
+            Response(np.array(one.prompt), np.array(one.ids), {name: values[i].float().numpy() for name, values in token_values.items()})
             for i, one in enumerate(sampled)
         ]
         return Experience(iteration, np.repeat(numbers, completions), responses, observed)

@@ -12,7 +12,7 @@ from tfkit.alignment.rewards import PromptRow, Rules
 from tfkit.data import Example
 from tfkit.errors import ModelError, Stopped
 from tfkit.generation.decoding import generate
-from tfkit.generation.partial_text import context_of, text_behind
+from tfkit.generation.partial_text import context_of, text_after
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
 from tfkit.parallel.deal import UNWATCHED, BatchWork, Deal
@@ -65,9 +65,9 @@ def sample(
             should_stop=work.should_stop,
             first_row=start,
         )
-        if any(one.finish == "interrupted" for one in responses):
+        if any(response.finish == "interrupted" for response in responses):
             raise Stopped("stopped while responses were sampled")
-        return [one.ids for one in responses]
+        return [response.ids for response in responses]
 
     response_ids: list[list[int]] = []
     with model.whole_at_work():
@@ -76,12 +76,12 @@ def sample(
             work.progress(len(responses))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
     scores = _scores(rollouts, ids, response_ids, rows, batch_size, work.deal)
-    rewarded = [_rewarded(*one, rollouts, rules) for one in zip(ids, response_ids, rows, scores, strict=True)]
+    rewarded = [_rewarded(*given, rollouts, rules) for given in zip(ids, response_ids, rows, scores, strict=True)]
     if rollouts.gold is None:
         return rewarded
-    texts = [row.prompt + response_text(rollouts, one.prompt, one.text_ids) for row, one in zip(rows, rewarded, strict=True)]
+    texts = [row.prompt + response_text(rollouts, response.prompt, response.text_ids) for row, response in zip(rows, rewarded, strict=True)]
     gold = rollouts.gold.scores(texts, batch_size)
-    return [replace(one, gold=score if math.isfinite(score) else None) for one, score in zip(rewarded, gold, strict=True)]
+    return [replace(response, gold=score if math.isfinite(score) else None) for response, score in zip(rewarded, gold, strict=True)]
 
 
 def row_of(example: Example) -> PromptRow:
@@ -128,4 +128,4 @@ def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int])
     def decode(tokens: list[int]) -> str:
         return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    return text_behind(decode, context_of(decode, prompt), ids)
+    return text_after(decode, context_of(decode, prompt), ids)

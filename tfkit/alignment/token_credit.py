@@ -27,7 +27,7 @@ def token_credit(
     the token. The reward of a token is -beta times its log-ratio, plus the score at the last one (InstructGPT, arXiv 2203.02155, 3.5).
     """
     sizes = torch.tensor([len(of_response) for of_response in log_ratios])
-    padded_ratios, padded_values = (pad_sequence([one.double() for one in parts], batch_first=True) for parts in (log_ratios, values))
+    padded_ratios, padded_values = (pad_sequence([row.double() for row in parts], batch_first=True) for parts in (log_ratios, values))
     real = torch.arange(padded_ratios.shape[1]) < sizes[:, None]  # (N, T)
     rewards = at_ends(scores.double(), real) - beta * padded_ratios
     advantages, returns = generalized_advantages(rewards, padded_values, real, discount=gamma, decay=gae_lambda)

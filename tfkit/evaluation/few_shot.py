@@ -60,12 +60,12 @@ class FewShot:
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]
-        sums = [one.log_prob for one in with_prompt]
+        sums = [answer.log_prob for answer in with_prompt]
         likelihood = {
             "none": sums,
-            "tokens": [one.log_prob / max(one.tokens, 1) for one in with_prompt],
-            "bytes": [one.log_prob / max(one.bytes, 1) for one in with_prompt],
-            "unconditional": [one.log_prob - other.log_prob for one, other in zip(with_prompt, alone, strict=True)],
+            "tokens": [answer.log_prob / max(answer.tokens, 1) for answer in with_prompt],
+            "bytes": [answer.log_prob / max(answer.bytes, 1) for answer in with_prompt],
+            "unconditional": [answer.log_prob - unconditional.log_prob for answer, unconditional in zip(with_prompt, alone, strict=True)],
         }
         best = {name: int(np.argmax(values)) for name, values in likelihood.items()}
         predicted = best[self.section.normalize]

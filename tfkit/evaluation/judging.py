@@ -75,7 +75,7 @@ def judge_by_likelihood(
         questions = [question for _, asked in good for question in asked]
         encoded = encode_questions(tokenizer, questions, start_id)
         ends = np.cumsum([len(asked) for _, asked in good], dtype=np.int64)
-        read = judgement.tokens + np.cumsum([len(one.ids) + len(one.source) for one in encoded], dtype=np.int64)[ends - 1]
+        read = judgement.tokens + np.cumsum([len(question.ids) + len(question.source) for question in encoded], dtype=np.int64)[ends - 1]
         room = len(good) if max_tokens is None else int(np.searchsorted(read, max_tokens, side="right"))
         kept = min(len(good), max(room, 0 if judgement.verdicts else 1))
         if kept:
@@ -95,8 +95,8 @@ def judge_by_likelihood(
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
     """Return the mean of each metric over the rows that have it; NaN if none has."""
-    names = list(dict.fromkeys(name for one in verdicts for name in one.scores))
-    table = [[one.scores.get(name, np.nan) for name in names] for one in verdicts]
+    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.scores))
+    table = [[verdict.scores.get(name, np.nan) for name in names] for verdict in verdicts]
     known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), for no rows too
     has = (~np.isnan(known)).astype(np.float64)
     values = np.nan_to_num(known)

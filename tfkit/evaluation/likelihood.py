@@ -93,10 +93,10 @@ def score_questions(
     fits. The batch size, in windows per forward pass, changes nothing beyond rounding. Raises ModelError if an id is outside the model's
     vocabulary.
     """
-    check_vocabulary([[*one.ids, *one.source] for one in encoded], model.config.vocab_size)
+    check_vocabulary([[*question.ids, *question.source] for question in encoded], model.config.vocab_size)
     length = model.config.context_length
     numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # the numbers of distinct questions
-    which = [numbers.setdefault((tuple(one.ids), one.first, tuple(one.source)), len(numbers)) for one in encoded]
+    which = [numbers.setdefault((tuple(question.ids), question.first, tuple(question.source)), len(numbers)) for question in encoded]
     distinct = [Ids(list(ids), first, list(source)) for ids, first, source in numbers]
     windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
     windows.sort(key=lambda window: window.begin - window.end)  # longest first, so that a lack of memory shows at once
@@ -158,14 +158,14 @@ def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
 def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Window]) -> tuple[list[float], list[bool]]:
     """Return the sum of each window's log-probabilities, in float64, and whether all its tokens are the likeliest."""
     device = next(model.parameters()).device
-    pieces = [np.array(questions[one.question].ids[one.begin : one.end], np.int32) for one in windows]
-    counts = [one.end - one.first for one in windows]
+    pieces = [np.array(questions[window.question].ids[window.begin : window.end], np.int32) for window in windows]
+    counts = [window.end - window.first for window in windows]
     ids, mask = pad([piece[:-1] for piece in pieces], 0).to(device), padding_mask([piece[:-1] for piece in pieces])  # (B, T)
     mask = None if mask is None else mask.to(device)
     if model.encoder is None:
         hidden = model(ids, padding_mask=mask).hidden  # (B, T, D); padding is on the right, where nothing attends to it
     else:
-        sources = [np.array(questions[one.question].source[-model.config.context_length :], np.int32) for one in windows]
+        sources = [np.array(questions[window.question].source[-model.config.context_length :], np.int32) for window in windows]
         source_mask = padding_mask(sources)
         hidden = model(
             pad(sources, 0).to(device),
@@ -178,4 +178,4 @@ def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Wind
     labels = torch.cat([torch.from_numpy(piece[-count:].astype(np.int64)) for piece, count in zip(pieces, counts, strict=True)])
     scores = token_scores(vocabulary_head(model.head), states, labels.to(device))
     log_probs, right = scores.log_probs.cpu().double(), scores.right.cpu()
-    return [float(one.sum()) for one in log_probs.split(counts)], [bool(one.all()) for one in right.split(counts)]
+    return [float(values.sum()) for values in log_probs.split(counts)], [bool(values.all()) for values in right.split(counts)]

@@ -69,22 +69,22 @@ def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, 
     """Return the results of rows with truncated parts of answers counted as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
-    by_number = {one.number: one for one in judged}
+    by_number = {result.number: result for result in judged}
     rows = zip(range(max(by_number) + 1), rows_of(source, stored), strict=False)
     results = {number: objective.completed(row, RowResult(by_number[number].sums, by_number[number].prediction)) for number, row in rows}
-    return [Judged(one.number, *results[one.number]) for one in judged]
+    return [Judged(result.number, *results[result.number]) for result in judged]
 
 
 def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
     """Return the number of lost rows for each reason."""
-    return dict(Counter(one.reason for one in lost))
+    return dict(Counter(row.reason for row in lost))
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
     """Return a sentence about the lost rows of a set; empty without any. `by_loss`: only the loss is reported, without these rows."""
     if not lost:
         return ""
-    first = {one.reason: one.row.place for one in reversed(lost)}
+    first = {row.reason: row.row.place for row in reversed(lost)}
     kinds = ", ".join(f"{count:,} {reason} (first {first[reason]})" for reason, count in reasons(lost).items())
     be, count = ("is", "counts") if len(lost) == 1 else ("are", "count")
     effect = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"

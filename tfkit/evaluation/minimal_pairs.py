@@ -20,7 +20,7 @@ class MinimalPairs:
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Return an accuracy of 1 if the good sentence is more probable; 0 also if both are equally probable."""
-        good, bad = (one.log_prob for one in answers)
+        good, bad = (answer.log_prob for answer in answers)
         right, group = float(good > bad), row.values.get("group")
         scores = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})
         return Verdict(scores, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))

@@ -73,7 +73,8 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[Judged]) -> Scores:
     """Return the objective's metrics from sums, and those that are not sums over rows."""
-    return together([loss_metrics(objective, [one.sums for one in judged]), *objective.answer_metrics([one.prediction for one in judged])])
+    of_sums = loss_metrics(objective, [result.sums for result in judged])
+    return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
 
 def written_metrics(
@@ -85,5 +86,5 @@ def written_metrics(
     """
     row_metrics, firsts = answer_metrics(objective, judged), np.unique(of_input, return_index=True)[1]
     texts = [judged[first].prediction for first in firsts]
-    of_texts = reference_metrics([one["text"] for one in texts], [one["references"] for one in texts], text_metrics, bleu_tokenize)
+    of_texts = reference_metrics([row["text"] for row in texts], [row["references"] for row in texts], text_metrics, bleu_tokenize)
     return lambda weights: row_metrics(weights[of_input]) | of_texts(weights)

@@ -36,16 +36,20 @@ def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> 
     pairs = list(_pairs(scored))
     if not pairs:
         return {}
-    longer = np.array([len(one.better) - len(one.worse) for one in pairs], np.float64)
+    longer = _length_margins(pairs)
     if train is None:
         right = float(rate_right(longer).mean())
         return {"length_of_scored_rows": {"accuracy": max(right, 1 - right)}}
     training_pairs = list(islice(_pairs(train), MAX_PAIRS))
-    direction = 1.0 if float(np.mean(rate_right(np.array([len(one.better) - len(one.worse) for one in training_pairs])))) >= 0.5 else -1.0
+    direction = 1.0 if float(np.mean(rate_right(_length_margins(training_pairs)))) >= 0.5 else -1.0
     return {
         "length": {"accuracy": float(rate_right(direction * longer).mean())},
         "bag_of_words": {"accuracy": float(rate_right(_by_words(training_pairs, pairs)).mean())},
     }
+
+
+def _length_margins(pairs: Sequence[Pair]) -> Numbers:
+    return np.array([len(pair.better) - len(pair.worse) for pair in pairs], np.float64)
 
 
 def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:

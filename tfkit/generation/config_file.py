@@ -57,14 +57,14 @@ class CheckpointSettings:
 
 
 def checkpoint_settings(
-    found: Mapping[str, Any], settings: GenerationSection, given: Collection[str] | None, *, encodes: bool, vocab_size: int, folder: Path
+    content: Mapping[str, Any], settings: GenerationSection, given: Collection[str] | None, *, encodes: bool, vocab_size: int, folder: Path
 ) -> CheckpointSettings:
-    """Merge the content of generation_config.json, `found`, into the settings.
+    """Merge `content`, that of generation_config.json, into the settings.
 
     `given`: the fields that the command line sets, which take precedence; None if a recipe sets all fields, so that only constraints are
     read from the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError, with the key, for an invalid value.
     """
-    values = {name: value for name, value in found.items() if value is not None}
+    values = {name: value for name, value in content.items() if value is not None}
     path = folder / "generation_config.json"
     taken = {} if given is None else _taken(values, given, encodes)
     try:
@@ -117,16 +117,16 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
 
 
 def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
-    found = values.get(name, [])
-    if not isinstance(found, list):
-        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a list; correct the file, or remove the key")
-    return found
+    value = values.get(name, [])
+    if not isinstance(value, list):
+        raise ModelError(f"{path}: {name} is {repr(value)[:80]}, not a list; correct the file, or remove the key")
+    return value
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> tuple[int, ...]:
     """Return the token ids of a key, which may be a list or a single id."""
-    found = values.get(name, [])
-    tokens = found if isinstance(found, list) else [found]
+    value = values.get(name, [])
+    tokens = value if isinstance(value, list) else [value]
     for token in tokens:
         if type(token) is not int or not 0 <= token < vocab_size:
             raise ModelError(
@@ -138,7 +138,7 @@ def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> t
 
 
 def _number(values: Mapping[str, Any], name: str, path: Path) -> int:
-    found = values.get(name, 0)
-    if type(found) is not int or found < 0:
-        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a number of tokens; correct the file, or remove the key")
-    return found
+    value = values.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise ModelError(f"{path}: {name} is {repr(value)[:80]}, not a number of tokens; correct the file, or remove the key")
+    return value

@@ -58,10 +58,10 @@ class TextStream:
         self._window = list(context)
         self._before = _text_of(self._decode, context)
         self._read = len(self._before)
-        self._behind = len(self._window)
+        self._context_length = len(self._window)
 
     def _window_text(self) -> str:
-        return _decode_behind(self._decode, self._window[: self._behind], self._before, self._window[self._behind :])
+        return _decode_after(self._decode, self._window[: self._context_length], self._before, self._window[self._context_length :])
 
     def _give(self, new: str) -> str:
         pending = self._held + new
@@ -91,13 +91,13 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
     return list(ids)
 
 
-def text_behind(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
+def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
     """Return the text of a whole continuation after a `context_of` its prompt, up to its last complete character."""
     before = _text_of(decode, context)
-    return _decode_behind(decode, context, before, ids).rstrip(_REPLACEMENT)[len(before) :]
+    return _decode_after(decode, context, before, ids).rstrip(_REPLACEMENT)[len(before) :]
 
 
-def _decode_behind(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
+def _decode_after(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
     """Return the text of context and ids together; `before`: the text of the context."""
     text = _text_of(decode, [*context, *ids])
     if text.startswith(before):

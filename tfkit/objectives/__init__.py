@@ -1,1 +1,1 @@
-"""Objectives: how a row is encoded, which loss it gives, which metrics judge it. One file an objective; registry.py has them by kind."""
+"""Objectives: the encoding of rows, the loss, and the metrics. Each objective is one file; registry.py opens them by kind."""

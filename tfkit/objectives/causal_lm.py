@@ -69,7 +69,7 @@ class CausalLM(Objective):
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
         """Warn if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
-        streams = [one for one in stored if isinstance(one, TokenStream)]
+        streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
             if not is_finished:  # its kind has no such token, as GPT's
                 return []

@@ -16,7 +16,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS, RowOrder, Stored, example_rows
-from tfkit.objectives.conversation_rows import asked_conversation, conversation, exchange_answers, written_answers
+from tfkit.objectives.conversation_rows import answer_texts, conversation, exchange_answers, prompt_messages
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.messages import CONTROL, checked_text
 from tfkit.objectives.objective import IGNORED, Batch
@@ -102,7 +102,7 @@ class Chat(TokenTargets, WritingObjective):
         If the messages end with an answer, it is the requested one.
         """
         with self.conversations.renderer() as render:
-            texts = [self._text(row, render, asked=True) for row in rows]
+            texts = [self._text(row, render, is_prompt=True) for row in rows]
         prompts = iter(self.conversations.encode([(text[0][: text[1][-1][0]], []) for text in texts if not isinstance(text, BadRow)]))
         return [text if isinstance(text, BadRow) else self._prompt(row, next(prompts).ids) for row, text in zip(rows, texts, strict=True)]
 
@@ -125,26 +125,26 @@ class Chat(TokenTargets, WritingObjective):
         """Return all outputs of an exchange, or the last answer of a conversation that is in the example."""
         if "output" in row.values:
             return not_blank(row.values["output"])
-        answers = written_answers(row)
+        answers = answer_texts(row)
         count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # later answers were truncated
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
         """Return an empty text."""
-        answers = written_answers(row)
+        answers = answer_texts(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
         """Report the fraction of the tokens that are targets."""
-        labels = [np.asarray(one.arrays["labels"][0]) for one in stored if isinstance(one, ExampleSet)]
+        labels = [np.asarray(examples.arrays["labels"][0]) for examples in stored if isinstance(examples, ExampleSet)]
         fraction = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
         every, last = "what the assistant says, and the ends of its turns", "what the assistant says last, and the end of that turn"
         return [f"{fraction:.1%} of the training tokens are targets: {last if self.section.train_on == 'last' else every}"]
 
-    def _text(self, row: Row, render: Render, *, asked: bool = False) -> tuple[str, Spans] | BadRow:
-        """Render a row's conversation; `asked`: with a placeholder for the last answer."""
+    def _text(self, row: Row, render: Render, *, is_prompt: bool = False) -> tuple[str, Spans] | BadRow:
+        """Render a row's conversation; `is_prompt`: with a placeholder for the last answer."""
         try:
-            messages = asked_conversation(row) if asked else conversation(row)
+            messages = prompt_messages(row) if is_prompt else conversation(row)
             return checked_text(self.conversations, messages, row.place, render, row.values.get("tools", ()))
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == CONTROL)

@@ -139,7 +139,7 @@ class Classification(LabelledObjective):
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The right and the predicted classes: (N,) each."""
         numbers = {label: number for number, label in enumerate(self._all_labels(predictions))}
-        right, predicted = (np.array([numbers[one[name]] for one in predictions], np.int64) for name in ("label", "predicted"))
+        right, predicted = (np.array([numbers[row[name]] for row in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted
 
     def _label(self, row: Row) -> NDArray[np.int32] | BadRow:

@@ -67,11 +67,11 @@ class RowOrder:
 
 def streams_of(stored: Sequence[tuple[Stored, float]]) -> list[tuple[TokenStream, float]]:
     """Return the streams of text among weighted sources."""
-    return [(one, weight) for one, weight in stored if isinstance(one, TokenStream)]
+    return [(source, weight) for source, weight in stored if isinstance(source, TokenStream)]
 
 
 def example_rows(stored: Sequence[tuple[Stored, float]], order: RowOrder, *, packed: bool = False) -> ExampleRows:
     """Return the rows of weighted sets of examples: one example per row or, if `packed`, several."""
-    sets = [(one, weight) for one, weight in stored if isinstance(one, ExampleSet)]
+    sets = [(source, weight) for source, weight in stored if isinstance(source, ExampleSet)]
     length = order.length if packed else None
     return ExampleRows(sets, order.seed, batch_size=order.batch_size, length_groups=order.length_groups, packed_length=length)

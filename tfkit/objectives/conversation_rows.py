@@ -24,7 +24,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
     return messages
 
 
-def asked_conversation(row: Row) -> list[dict[str, Any]]:
+def prompt_messages(row: Row) -> list[dict[str, Any]]:
     """Return the messages before a final answer, if there is one, and a placeholder for the answer. Raises UnfitError."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
@@ -34,7 +34,7 @@ def asked_conversation(row: Row) -> list[dict[str, Any]]:
     return [*messages, *ANSWER]
 
 
-def written_answers(row: Row) -> list[str]:
+def answer_texts(row: Row) -> list[str]:
     """Return the text of each answer, as a reference for generated texts; its tool calls follow as JSON, one per line."""
     answers = [message for message in conversation(row) if message["role"] == "assistant"]
     return ["\n".join(filter(str.strip, (answer["content"], *_calls_as_text(answer)))) for answer in answers]

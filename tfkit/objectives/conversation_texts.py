@@ -19,7 +19,7 @@ from tfkit.tokenizer.conversations import ANSWER, TRAINING_DATE, Conversations, 
 Turns = str | list[dict[str, Any]]  # a text, or messages
 
 
-class Asked(NamedTuple):
+class PromptCompletion(NamedTuple):
     """A prompt with a completion; None: the prompt alone. `place`: of its row, for errors."""
 
     place: str
@@ -46,16 +46,16 @@ class ConversationTexts:
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date])
 
-    def encode(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
+    def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Return the ids of each prompt and its completion, including the token that ends it. Raises ModelError without a chat template."""
         encoded: dict[int, PromptedIds | BadRow] = {}
-        chats = [number for number, item in enumerate(asked) if self._is_chat(item)]
-        texts = [number for number in range(len(asked)) if number not in {*chats}]
+        chats = [number for number, item in enumerate(items) if self._is_chat(item)]
+        texts = [number for number in range(len(items)) if number not in {*chats}]
         if chats:
-            encoded |= dict(zip(chats, self._chats([asked[number] for number in chats]), strict=True))
+            encoded |= dict(zip(chats, self._chats([items[number] for number in chats]), strict=True))
         if texts:
-            encoded |= dict(zip(texts, self._texts([asked[number] for number in texts]), strict=True))
-        return [encoded[number] for number in range(len(asked))]
+            encoded |= dict(zip(texts, self._texts([items[number] for number in texts]), strict=True))
+        return [encoded[number] for number in range(len(items))]
 
     @property
     def end_ids(self) -> list[int]:
@@ -63,16 +63,16 @@ class ConversationTexts:
         turn = [self._conversations.end_id] if self.tokenizer.chat_template is not None else []
         return list(dict.fromkeys([*([] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]), *turn]))
 
-    def _is_chat(self, asked: Asked) -> bool:
-        return self.chat or isinstance(asked.prompt, list) or isinstance(asked.completion, list)
+    def _is_chat(self, item: PromptCompletion) -> bool:
+        return self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)
 
-    def _texts(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
+    def _texts(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Encode texts; prompt and completion separately, as the model generates a completion after the ids of the prompt."""
-        prompts = self.tokenizer.encode_bare([str(item.prompt) for item in asked])
-        completions = self.tokenizer.encode_bare([str(item.completion or "") for item in asked])
+        prompts = self.tokenizer.encode_bare([str(item.prompt) for item in items])
+        completions = self.tokenizer.encode_bare([str(item.completion or "") for item in items])
         end = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
         encoded: list[PromptedIds | BadRow] = []
-        for item, prompt, completion in zip(asked, prompts, completions, strict=True):
+        for item, prompt, completion in zip(items, prompts, completions, strict=True):
             before = [*self.tokenizer.prefix, *prompt.tolist()]
             after = [] if item.completion is None else [*completion.tolist(), *end]
             encoded.append(PromptedIds([*before, *after], len(before)))
@@ -83,18 +83,18 @@ class ConversationTexts:
         """The renderer of conversations. Raises ModelError for a template that cannot be used for training."""
         return Conversations(self.tokenizer, resolve_format("auto", self.tokenizer, None), None, self.folder)
 
-    def _chats(self, asked: Sequence[Asked]) -> list[PromptedIds | BadRow]:
+    def _chats(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         if self.tokenizer.chat_template is None:
             why = "objective.chat is set" if self.chat else "the prompt or its completion is messages"
             raise ModelError(
-                f"{asked[0].place}: {why}, but {self.folder} has no chat template, so nothing says how messages are written: start from a "
+                f"{items[0].place}: {why}, but {self.folder} has no chat template, so nothing says how messages are written: start from a "
                 "checkpoint that has one, or give texts, such as columns: {prompt: '{question}\\n'}"
             )
         with self._conversations.renderer() as render:
-            texts = [self._rendered(item, render) for item in asked]
+            texts = [self._rendered(item, render) for item in items]
         all_ids = iter(self._conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
         encoded: list[PromptedIds | BadRow] = []
-        for item, text in zip(asked, texts, strict=True):
+        for item, text in zip(items, texts, strict=True):
             if isinstance(text, BadRow):
                 encoded.append(text)
                 continue
@@ -103,18 +103,18 @@ class ConversationTexts:
             encoded.append(PromptedIds(ids[:prompt].tolist() if item.completion is None else ids.tolist(), prompt))
         return encoded
 
-    def _rendered(self, asked: Asked, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
+    def _rendered(self, item: PromptCompletion, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
         """Return the text up to the end of the last turn, and the span of that turn."""
         try:
             prompt, completion = (
-                _messages(asked.prompt, "user"),
-                [*ANSWER] if asked.completion is None else _messages(asked.completion, "assistant"),
+                _messages(item.prompt, "user"),
+                [*ANSWER] if item.completion is None else _messages(item.completion, "assistant"),
             )
             if len(completion) != 1 or completion[0]["role"] != "assistant":
                 raise UnfitError("a completion of several turns", "a completion must be one message of the assistant")
-            text, spans = checked_text(self._conversations, [*prompt, *completion], asked.place, render)
+            text, spans = checked_text(self._conversations, [*prompt, *completion], item.place, render)
         except UnfitError as error:
-            return BadRow(error.kind, f"{asked.place}: {error}; correct the row", lost=error.kind == CONTROL)
+            return BadRow(error.kind, f"{item.place}: {error}; correct the row", lost=error.kind == CONTROL)
         except ModelError as error:  # raised by the template
             return BadRow("refused by the chat template", str(error), lost=True)
         return text[: spans[-1][1]], spans[-1:]

@@ -87,8 +87,8 @@ class Distillation(Objective):
 
     def vocabulary_states(self, batch: Batch) -> int:
         """Return the number of states of the base objective, and of those with the teacher's loss."""
-        own = self.base.vocabulary_states(batch) if self.section.text_weight else 0
-        return own + self.companion_states(batch)
+        base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
+        return base_states + self.companion_states(batch)
 
     def companion_states(self, batch: Batch) -> int:
         """Return the number of states with the teacher's loss."""

@@ -149,8 +149,8 @@ class LabelProbabilities(NamedTuple):
 def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_labels: bool) -> Answer:
     """Return the likeliest label as an answer; `probabilities` are in the order of `labels`."""
     best = int(np.argmax(probabilities))
-    every = {label: short(value) for label, value in zip(labels, probabilities, strict=True)} if all_labels else None
-    return Answer(labels[best], short(probabilities[best]), every)
+    by_label = {label: short(value) for label, value in zip(labels, probabilities, strict=True)} if all_labels else None
+    return Answer(labels[best], short(probabilities[best]), by_label)
 
 
 def short(value: float) -> float:

@@ -103,8 +103,8 @@ class MultiLabel(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Return the metrics of sets of labels."""
-        right, predicted, every = self._sets(predictions)
-        return [label_set_metrics(right, predicted, len(every))]
+        right, predicted, all_labels = self._sets(predictions)
+        return [label_set_metrics(right, predicted, len(all_labels))]
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics of each label."""
@@ -118,10 +118,10 @@ class MultiLabel(LabelledObjective):
     def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]], list[str]]:
         """Return the numbers of the right and of the predicted labels of each row, and all labels, including those of rows not encoded."""
         columns = [[prediction[name] for prediction in predictions] for name in ("labels", "predicted")]
-        every = list(dict.fromkeys([*self.labels, *(label for rows in columns for row in rows for label in row)]))
-        numbers = {label: number for number, label in enumerate(every)}
+        all_labels = list(dict.fromkeys([*self.labels, *(label for rows in columns for row in rows for label in row)]))
+        numbers = {label: number for number, label in enumerate(all_labels)}
         right, predicted = ([[numbers[label] for label in row] for row in rows] for rows in columns)
-        return right, predicted, every
+        return right, predicted, all_labels
 
     def _names(self, applies: Sequence[bool]) -> list[str]:
         return [label for label, is_set in zip(self.labels, applies, strict=True) if is_set]

@@ -19,7 +19,7 @@ from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, is_whole
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
-from tfkit.objectives.conversation_texts import Asked, ConversationTexts, PromptedIds, Turns
+from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, PromptedIds, Turns
 from tfkit.objectives.objective import IGNORED, Batch
 
 IDS = ("input_ids",)
@@ -114,13 +114,13 @@ class PreferenceEncoder:
         return self._encoded(rows, [Preference(row.values.get("prompt", ""), [row.values["completion"]], [0]) for row in rows])
 
     def _encoded(self, rows: Sequence[Row], preferences: Sequence[Preference | BadRow]) -> list[Encoded | BadRow]:
-        asked = [
-            Asked(row.place, preference.prompt, completion)
+        items = [
+            PromptCompletion(row.place, preference.prompt, completion)
             for row, preference in zip(rows, preferences, strict=True)
             if isinstance(preference, Preference)
             for completion in preference.completions
         ]
-        ids = iter(self.texts.encode(asked))
+        ids = iter(self.texts.encode(items))
         return [
             item if isinstance(item, BadRow) else self._example(row, item, [next(ids) for _ in item.completions])
             for row, item in zip(rows, preferences, strict=True)

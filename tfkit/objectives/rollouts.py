@@ -20,7 +20,7 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
-from tfkit.objectives.conversation_texts import Asked, ConversationTexts, Turns, bare_text
+from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, Turns, bare_text
 from tfkit.objectives.gold_model import GoldModel
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.messages import ROLE_ALIASES
@@ -191,7 +191,7 @@ class PromptEncoder:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example or the error of each row. Raises ModelError for messages without a chat template."""
         prompts = [_without_answer(row.values["prompt"]) for row in rows]
-        encoded = self.texts.encode([Asked(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
+        encoded = self.texts.encode([PromptCompletion(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
         return [
             ids if isinstance(ids, BadRow) else self._example(row, bare_text(prompt), ids.ids)
             for row, prompt, ids in zip(rows, prompts, encoded, strict=True)

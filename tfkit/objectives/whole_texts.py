@@ -33,16 +33,16 @@ class WholeTexts:
         """Return the input_ids, segment_ids and `label` of each row, or its error, which may be given in `labels`."""
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
         special = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
-        found: list[Encoded | BadRow] = []
+        encoded: list[Encoded | BadRow] = []
         for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.row_length), strict=True):
             if isinstance(label, BadRow):
-                found.append(label)
+                encoded.append(label)
                 continue
             if special.issuperset(text.ids):  # a model could still predict a class, without meaning
-                found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True))
+                encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True))
                 continue
-            found.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
-        return found
+            encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
+        return encoded
 
     def collate(self, examples: Sequence[Example], labels: Tensor) -> Batch:
         """Return the batch of texts, padded on the right, with these labels, (B, ...)."""
