@@ -30,14 +30,8 @@ class FeedbackEncoder:
     def fingerprint(self) -> str:
         """Return a hash of the encoding of prompts, both models, their precision and device, and the sampling."""
         feedback, section = self.feedback, self.feedback.rollouts.section
-        about = [
-            _VERSION,
-            feedback.prompts.fingerprint(),
-            *(each.sha256 for each in feedback.companions),
-            self.precision,
-            self.device.type,
-        ]
-        about += [section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
+        about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
+        about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

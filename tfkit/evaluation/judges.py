@@ -9,7 +9,7 @@ from tfkit.evaluation.few_shot import FewShot
 from tfkit.evaluation.judging import Judge
 from tfkit.evaluation.minimal_pairs import MinimalPairs
 
-# From the section, the rows of data.train if it reads them, and data.on_bad_row.
+# The arguments: the section, the rows of data.train if the judge reads them, and data.on_bad_row.
 JUDGES: dict[str, Callable[[Any, Iterable[Row], OnBadRow], Judge]] = {
     "minimal_pairs": lambda section, examples, on_bad_row: MinimalPairs(),
     "few_shot": FewShot,

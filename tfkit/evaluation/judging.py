@@ -41,7 +41,7 @@ class Judgement:
 
     verdicts: list[Verdict] = field(default_factory=list)
     tokens: int = 0  # tokens read
-    cut: int = 0  # rows whose texts lost their beginning
+    cut: int = 0  # rows with texts truncated on the left
 
 
 def judge_by_likelihood(

@@ -137,7 +137,7 @@ class Classification(LabelledObjective):
         return list(dict.fromkeys([*self.labels, *(row[name] for row in predictions for name in ("label", "predicted"))]))
 
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The right and the predicted classes: (N,) each."""
+        """Return the numbers of the right and of the predicted classes: (N,) each."""
         numbers = {label: number for number, label in enumerate(self._all_labels(predictions))}
         right, predicted = (np.array([numbers[row[name]] for row in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted

@@ -1,4 +1,4 @@
-"""The surroundings of an objective: the model that it is opened for, the stored data, and the order of its rows."""
+"""The context of an objective: the model that it is opened for, the stored data, and the order of its rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -103,7 +103,7 @@ class PromptRows:
         return np.repeat(self.prompts.order(epoch), self.readings)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the prompts of these numbers."""
+        """Return the prompts with these numbers."""
         return self.prompts.gather(epochs, numbers)
 
 
