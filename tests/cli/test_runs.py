@@ -123,8 +123,9 @@ def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == everything - {"early", "failed"}
     assert os.listdir(folder / "with-notes") == ["notes.txt"]
     document = json.loads(done.out)
-    assert sorted(document["deleted"]) == [str(folder / name) for name in ("early", "failed")]
-    assert [one["status"] for one in document["runs"] if one["run"] == str(folder / "at-work")] == ["running"]
+    assert sorted(document["deleted"]) == [str(folder / name) for name in ("early", "failed", "with-notes")]
+    listed = {one["run"]: one["status"] for one in document["runs"]}
+    assert (listed[str(folder / "at-work")], listed[str(folder / "with-notes")]) == ("running", "foreign")
     done = runs(folder, "--delete-unfinished", "--with-checkpoints", "--yes")
     assert done.code == 0, done.err
     assert {path.name for path in folder.iterdir()} == everything - {"early", "failed", "stopped", "killed"}

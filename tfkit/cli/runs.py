@@ -46,7 +46,7 @@ def runs(
             complete_killed_run(entry.run)
     listed = list_runs(folder)
     deleted = _delete(unfinished_runs(listed, with_checkpoints), yes=yes) if delete_unfinished else []
-    kept = [entry for entry in listed if entry.run not in deleted]
+    kept = list_runs(folder) if deleted else listed
     if json:
         document = {"schema_version": 1, "runs": [entry.to_dict() for entry in kept]}
         console.json(document | ({"deleted": deleted} if delete_unfinished else {}))
@@ -55,7 +55,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, after asking unless `yes`, and return the folders that are gone. Raises UsageError if nobody can be asked."""
+    """Delete runs, after asking unless `yes`, and return them. Raises UsageError if nobody can be asked."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -67,14 +67,12 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
             raise UsageError(f"--delete-unfinished would delete these runs; add --yes to do so:\n  {listed}")
         if (console.ask(f"Delete these runs?\n  {listed}\n[y/N] ") or "").strip().lower() not in ("y", "yes"):
             return []
-    gone = []
     for entry in unfinished:
         if delete_run(Path(entry.run)):
-            gone.append(entry.run)
             console.say(f"{entry.run}: deleted")
         else:
             console.warn(f"{entry.run}: the run is deleted; files that tfkit did not write are kept")
-    return gone
+    return [entry.run for entry in unfinished]
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
