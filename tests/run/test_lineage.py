@@ -208,5 +208,6 @@ def test_an_edited_file_is_reported_and_counts_as_unknown(tmp_path: Path) -> Non
     found = find_ancestors([parent], "new")
     assert [(one.source, one.emissions_g) for one in found.ancestors] == [("unknown", None)]
     assert found.problems == (
-        f"what this model has cost is not known: {path}: was edited: its SHA-256 is not that of manifest.json; restore the file",
+        f"the energy and emissions of this model are unknown: {path}: was edited: its SHA-256 is not that of manifest.json; "
+        "restore the file",
     )

@@ -453,7 +453,7 @@ def test_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: st
 def test_the_processor_of_a_mac(monkeypatch: pytest.MonkeyPatch, answer: str | None, bf16: str | None) -> None:
     answers = {"machdep.cpu.brand_string": "Apple M2", "hw.optional.arm.FEAT_BF16": answer}
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(machine, "_answer", lambda command: answers[command[-1]])
+    monkeypatch.setattr(machine, "_output", lambda command: answers[command[-1]])
     found = machine.processor()
     assert (found["name"], found["bf16"]) == ("Apple M2", bf16)
 

@@ -178,7 +178,7 @@ def test_what_was_hashed_is_what_is_used(folder: Path) -> None:
 
 
 def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_SETTLED", -(10**12))  # as if the files had been there for long
+    monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))  # as if the files had been there for long
     read, settled = [], manifest.is_settled
     monkeypatch.setattr(manifest, "is_settled", lambda identity: read.append(identity) or settled(identity))  # type: ignore[func-returns-value]
     described = describe(folder)
@@ -194,11 +194,11 @@ def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.Monke
 def test_a_file_that_only_just_came_is_hashed_again(folder: Path) -> None:
     """Two changes within one tick of the file system's clock leave the same times."""
     tfkit.load(folder)
-    assert manifest.known_sha256(folder / WEIGHTS) is None
+    assert manifest.cached_sha256(folder / WEIGHTS) is None
 
 
 def test_an_error_of_the_block_ends_the_hashing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_SETTLED", -(10**12))
+    monkeypatch.setattr(manifest, "_SETTLED_NS", -(10**12))
     large = 1 << 34  # of zeros, which take no place: many seconds of hashing
     os.truncate(folder / WEIGHTS, large)
     document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -206,4 +206,4 @@ def test_an_error_of_the_block_ends_the_hashing(folder: Path, monkeypatch: pytes
     (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(ZeroDivisionError), verified(folder, weights=True):
         raise ZeroDivisionError
-    assert manifest.known_sha256(folder / WEIGHTS) is None
+    assert manifest.cached_sha256(folder / WEIGHTS) is None

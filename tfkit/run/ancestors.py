@@ -1,7 +1,7 @@
-"""All ancestors of a model that is about to be trained, read from the folders of its parents: each has its own lineage, or a card.
+"""The ancestors of a model that is about to be trained, collected from the lineages and model cards in the folders of its parents.
 
-A folder that was copied or renamed is the same ancestor, by the id of its run or the content of its weights. What cannot be read, or was
-edited since its manifest was written, is unknown and reported: then the sum over the ancestors is a lower bound.
+A copied or renamed folder is recognized as the same ancestor, by its run id or the hash of its weights. An ancestor that cannot be read,
+or was edited after its manifest was written, is reported and counts as unknown; the sum over the ancestors is then a lower bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,29 +16,29 @@ from tfkit.run.manifest import NAME, read_manifest, sha256_of
 from tfkit.run.model_files import MIB, find_file, read_object
 
 FACTS = "tfkit.json"
-_LIMIT = 4 * MIB  # of a tfkit.json, as tfkit.hub has it
-_AVERAGED = "averaged"  # the role of the checkpoints of a mean, which are of the run of the mean itself
+_LIMIT = 4 * MIB  # the largest tfkit.json, as in tfkit.hub
+_AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the same run as their mean
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A model that a run begins with, and the folder that it was read from."""
+    """A model that a run begins with, and the folder from which it was read."""
 
     role: str
-    path: str  # as the recipe has it
-    folder: Path | None  # None: it was made in memory
+    path: str  # as written in the recipe
+    folder: Path | None  # None: created in memory
     run_id: str | None
     sha256: str | None
-    base: "Parent | None" = None  # of an adapter: the model that it updates
+    base: "Parent | None" = None  # the base model of an adapter
 
     def document(self) -> dict[str, Any]:
-        """Return its entry among the parents in tfkit.json."""
+        """Return the entry of this parent in tfkit.json."""
         return {"role": self.role, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
 class Ancestry:
-    """The distinct ancestors of a run, its parents first, and what was wrong with their folders."""
+    """The distinct ancestors of a run, its parents first, and the problems found in their folders."""
 
     ancestors: tuple[Ancestor, ...] = ()
     problems: tuple[str, ...] = ()
@@ -46,33 +46,33 @@ class Ancestry:
 
 def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
     """Read the lineages of the parents of the run `run_id`, and merge them: each ancestor is counted once."""
-    found: list[Ancestor] = []
+    ancestors: list[Ancestor] = []
     problems: list[str] = []
-    direct = [_add(parent, found, problems) for parent in parents]
-    order = [*direct, *(place for place in range(len(found)) if place not in direct)]
-    new = {old: place for place, old in enumerate(order)}
+    direct = [_add(parent, ancestors, problems) for parent in parents]
+    order = [*direct, *(index for index in range(len(ancestors)) if index not in direct)]
+    new_index = {old: new for new, old in enumerate(order)}
     problems += [problem for parent in parents for problem in _changes(parent, parents)]
-    ordered = [replace(found[old], parents=tuple(new[parent] for parent in found[old].parents)) for old in order]
+    ordered = [replace(ancestors[old], parents=tuple(new_index[parent] for parent in ancestors[old].parents)) for old in order]
     return Ancestry(merge_ancestors(ordered, [run_id]), tuple(dict.fromkeys(problems)))
 
 
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
-    """Report the parents that a child was made from as they were then, and that are other models under the same path now.
+    """Yield a problem for each parent whose weights have changed since `child` was trained from it.
 
-    Of the path of a run, which continues, or of a repository, another model is no change.
+    Only model folders are compared: the model at the path of a run, which continues, or of a repository may change.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None
-    except (ModelError, OSError):  # which is reported already
+    except (ModelError, OSError):  # _add reports it
         return
-    recorded = {one["path"]: one for one in lineage.parents} if lineage is not None else {}
+    recorded = {entry["path"]: entry for entry in lineage.parents} if lineage is not None else {}
     for parent in parents:
         then = recorded.get(parent.path)
         if then is None or parent.folder != Path(parent.path) or then["sha256"] in (None, parent.sha256):
             continue
         yield (
             f"{parent.path}: has changed since {child.path} was made from it: the SHA-256 of its weights was {then['sha256']} and is now "
-            f"{parent.sha256}. Restore it, or give the model of now a folder of its own"
+            f"{parent.sha256}. Restore it, or move the present model to a folder of its own"
         )
 
 
@@ -88,7 +88,7 @@ def read_lineage(folder: Path) -> Lineage | None:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """Return the content of tfkit.json. Raises ModelError if it is damaged, or is not the file of the manifest."""
+    """Return the content of tfkit.json; {} without one. Raises ModelError if it is damaged, or differs from the manifest."""
     path = find_file(folder, FACTS)
     if path is None:
         return {}
@@ -99,28 +99,28 @@ def _facts(folder: Path) -> dict[str, Any]:
     return read_object(path, _LIMIT)
 
 
-def _add(parent: Parent, found: list[Ancestor], problems: list[str]) -> int:
-    """Append a parent and its ancestors, not merged yet, and return its place."""
+def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
+    """Append a parent and its ancestors, not merged yet, and return the index of the parent."""
     lineage, card = None, BaseCard()
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # then the card may be another model's, too
-        problems.append(f"what this model has cost is not known: {error}")
-    place = len(found)
-    found.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
-    above = _recorded(parent, lineage, found)
+    except (ModelError, OSError) as error:  # the card may then belong to another model, too
+        problems.append(f"the energy and emissions of this model are unknown: {error}")
+    index = len(ancestors)
+    ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
+    parents = _add_recorded(parent, lineage, ancestors)
     if parent.base is not None:
-        above.append(_add(parent.base, found, problems))
-    if not above and card.base and (lineage is None or lineage.ancestors is None):
-        above.append(len(found))
-        found.append(Ancestor(f"the base of {found[place].name}" if card.base == "?" else card.base, ("start",)))
-    found[place] = replace(found[place], parents=tuple(above))
-    return place
+        parents.append(_add(parent.base, ancestors, problems))
+    if not parents and card.base and (lineage is None or lineage.ancestors is None):
+        parents.append(len(ancestors))
+        ancestors.append(Ancestor(f"the base of {ancestors[index].name}" if card.base == "?" else card.base, ("start",)))
+    ancestors[index] = replace(ancestors[index], parents=tuple(parents))
+    return index
 
 
 def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) -> Ancestor:
-    """Return it with the totals of its checkpoint, or else with the grams that its card states."""
+    """Return the ancestor with the totals of its checkpoint, or else with the emissions that its card states."""
     own = lineage.own if lineage else None
     if own is not None and own.emissions_g is not None:
         return replace(ancestor, energy_kwh=own.energy_kwh, emissions_g=own.emissions_g, source="ledger", status=own.status)
@@ -129,16 +129,16 @@ def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) ->
     return replace(ancestor, status=own.status if own is not None else "unknown")
 
 
-def _recorded(parent: Parent, lineage: Lineage | None, found: list[Ancestor]) -> list[int]:
-    """Append the ancestors that a parent records, and return the places of those that are its own parents."""
+def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ancestor]) -> list[int]:
+    """Append the ancestors that the lineage of a parent records, and return the indices of the parent's own parents."""
     if lineage is None:
         return []
-    direct = [one for one in lineage.parents if one["role"] != _AVERAGED or one["run_id"] != parent.run_id]
-    first = len(found)
-    if lineage.ancestors is None:  # a version that recorded the parents alone
-        names = [(last_name(one["path"] or "?"), (one["role"] or "?",)) for one in direct]
-        found += [Ancestor(*name, one["run_id"], one["sha256"]) for name, one in zip(names, direct, strict=True)]
-        return list(range(first, len(found)))
-    found += shifted(lineage.ancestors, first)
-    places = (position(lineage.ancestors, one["run_id"], one["sha256"]) for one in direct)
-    return [place + first for place in dict.fromkeys(places) if place is not None]
+    direct = [entry for entry in lineage.parents if entry["role"] != _AVERAGED or entry["run_id"] != parent.run_id]
+    first = len(ancestors)
+    if lineage.ancestors is None:  # written by a version that recorded only the parents
+        for entry in direct:
+            ancestors.append(Ancestor(last_name(entry["path"] or "?"), (entry["role"] or "?",), entry["run_id"], entry["sha256"]))
+        return list(range(first, len(ancestors)))
+    ancestors += shifted(lineage.ancestors, first)
+    positions = (position(lineage.ancestors, entry["run_id"], entry["sha256"]) for entry in direct)
+    return [index + first for index in dict.fromkeys(positions) if index is not None]

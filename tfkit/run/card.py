@@ -14,12 +14,12 @@ from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig,
 from tfkit.run.card_facts import BaseCard, CardData, last_name
 from tfkit.run.card_impact import CardImpact
 
-_MOST_LABELS = 20  # that the table names
+_MOST_LABELS = 20  # in the table
 
 
 @dataclass(frozen=True)
 class CardModel:
-    """The model of a card."""
+    """The model that a card describes."""
 
     name: str
     config: ModelConfig
@@ -30,19 +30,19 @@ class CardModel:
 
 @dataclass(frozen=True)
 class CardTraining:
-    """How far it was trained, and its scores by then."""
+    """The training of the model until now, and its latest scores."""
 
     kind: str  # pre-training or fine-tuning
     steps: int
     tokens: int
     loss: float | None
     evaluation: Mapping[str, float | None] = field(default_factory=dict)
-    averaged: str = ""  # the weights whose mean these are
+    averaged: str = ""  # the weights that were averaged, in words
 
 
 @dataclass(frozen=True)
 class CardBase:
-    """The model that it started from: where that is, what its own card says, and whether these are updates of it."""
+    """The model that the training started from: its path, the facts of its card, and whether the new weights are an adapter for it."""
 
     path: str
     card: BaseCard = field(default_factory=BaseCard)
@@ -95,7 +95,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
-    """Return a card with another impact, such as that of the run at its end; the rest stays as it is, also where it was edited."""
+    """Return the card with another impact, such as that at the end of the run; other parts, edited ones included, are kept."""
     found = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
     front, body = (found[1], found[2]) if found else ("", card)
     block = "".join(f"{line}\n" for line in _impact_front(impact, training_type))
@@ -107,7 +107,7 @@ def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
 
 
 def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
-    """Return the Hub's block of the emissions as lines of YAML; none where there is nothing to state."""
+    """Return the Hub's emissions block as lines of YAML; none if there is nothing to state."""
     block = impact.front(training_type)
     return ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in block.items())] if block else []
 
@@ -117,32 +117,32 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _section(impact: CardImpact) -> str:
-    """Return the section of the environmental impact; nothing where it was not measured."""
+    """Return the section on the environmental impact; empty if nothing was measured."""
     rows = impact.rows()
     return f"\n## Environmental impact\n\n{_table(rows)}\n" if rows else ""
 
 
 def _number(value: float | None) -> str:
-    """None: it is not finite, and was read back from JSON."""
+    """Format a number; None was not finite before it was written as JSON."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 
 def _model_index(name: str, task: str, data: CardData, evaluation: Mapping[str, float | None]) -> list[str]:
-    """Return the scores as lines of YAML, in the Hub's form: finite ones, by the set that they are of."""
-    scores: dict[str, dict[str, float]] = {name_of_set: {} for name_of_set in data.validation}
-    prefixes = {f"{name_of_set}." if name_of_set else "": name_of_set for name_of_set in sorted(scores, key=len, reverse=True)}
+    """Return the finite scores as lines of YAML in the Hub's form, grouped by validation set."""
+    scores: dict[str, dict[str, float]] = {set_name: {} for set_name in data.validation}
+    prefixes = {f"{set_name}." if set_name else "": set_name for set_name in sorted(scores, key=len, reverse=True)}
     for metric, value in evaluation.items():
         prefix = next((prefix for prefix in prefixes if metric.startswith(prefix)), None)
         if prefix is not None and value is not None and math.isfinite(value) and not metric.endswith("target_tokens"):
             scores[prefixes[prefix]][metric.removeprefix(prefix)] = float(value)
     lines = []
-    for name_of_set, dataset in data.validation.items():
-        if scores[name_of_set]:
+    for set_name, dataset in data.validation.items():
+        if scores[set_name]:
             lines += [
                 f"  - task: {{type: {task}}}",
                 f"    dataset: {{name: {_yaml(dataset)}, type: {_yaml(dataset)}}}",
                 "    metrics:",
-                *(f"    - {{type: {_yaml(metric)}, value: {_yaml(value)}}}" for metric, value in scores[name_of_set].items()),
+                *(f"    - {{type: {_yaml(metric)}, value: {_yaml(value)}}}" for metric, value in scores[set_name].items()),
             ]
     return ["model-index:", f"- name: {_yaml(name)}", "  results:", *lines] if lines else []
 
@@ -158,7 +158,7 @@ def _named(labels: Sequence[str]) -> str:
 
 
 def _cell(value: str) -> str:
-    """Return text that ends no cell of a table."""
+    """Return the text on one line and with its pipes escaped, for the cell of a table."""
     return " ".join(value.split()).replace("|", "\\|")
 
 
@@ -171,7 +171,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the newest checkpoint's card as that of their mean: without the loss and scores, which belong to that one alone."""
+    """Return the card of the mean of checkpoints: that of the newest one without its loss and scores, which are not those of the mean."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
@@ -190,7 +190,7 @@ _STACKS = {
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name of the task of the model's head, and an example of its use."""
+    """Return the Hub's name for the task of the model's head, and an example of its use."""
     match config.head:
         case MaskedLanguageModelHeadConfig():
             return "fill-mask", 'tfkit generate --from . --prompt "... [MASK] ..."'

@@ -1,6 +1,6 @@
-"""The facts of a model card beyond the model: what its data and its base are called, and what the base's own card says of it.
+"""The facts in a model card besides the model: the names of its data and its base model, and the facts in the base model's own card.
 
-Names only: a folder above a file or a model is of this machine, and nothing to a reader of the card.
+Names only, without the folders above them: paths of this machine mean nothing to a reader of the card.
 """
 
 import re
@@ -22,18 +22,18 @@ class CardData:
     hub: list[str] = field(default_factory=list)
     validation: dict[str, str] = field(default_factory=dict)  # "": all sets together
     languages: list[str] = field(default_factory=list)
-    sequence_length: int | None = None  # tokens of a row, where that is not the model's context
+    sequence_length: int | None = None  # tokens per row; None: the model's context length
 
     @classmethod
     def of(cls, section: DataSection) -> "CardData":
-        """Read a recipe's data section."""
+        """Take the names from the data section of a recipe."""
         sources = [*section.train, *(section.pretraining or [])]
         names = list(dict.fromkeys(map(source_name, sources)))
         sets = section.validation if isinstance(section.validation, list) else []
         validation = dict(zip(set_names(sets), map(source_name, sets), strict=True)) if len(sets) > 1 else {}
         together = ", ".join(dict.fromkeys(map(source_name, sets))) or f"{', '.join(names)} (held out)"
         languages = [section.language] if isinstance(section.language, str) else list(section.language or [])
-        hub = [one.hub for one in sources if one.hub and is_repository(one.hub)]
+        hub = [source.hub for source in sources if source.hub and is_repository(source.hub)]
         return cls(names, hub, {"": together, **validation}, languages, section.sequence_length)
 
 
@@ -47,12 +47,12 @@ def source_name(source: SourceSection) -> str:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a data set is one of the Hub, not a folder: the folder may be gone, so its form decides."""
+    """Return whether a data set is a repository of the Hub, not a folder. The form of its name decides, since a folder may be gone."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def last_name(path: str) -> str:
-    """Return the name of a model or of data without the folders above it: a checkpoint has its run's, a model of the Hub `org/name`."""
+    """Return the name of a model or of data without the folders above it: for a checkpoint that of its run, for the Hub `org/name`."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
@@ -65,16 +65,16 @@ def last_name(path: str) -> str:
 
 @dataclass(frozen=True)
 class BaseCard:
-    """The licence and the languages that the card of a base model states."""
+    """The licence, languages, emissions and base model that the card of a base model states."""
 
     license: str = ""
     languages: tuple[str, ...] = ()
-    emissions_g: float | None = None  # as the Hub reads `co2_eq_emissions`: grams, whatever the author may have meant
-    base: str = ""  # the model that this one was tuned from; a question mark if the card only says that it was
+    emissions_g: float | None = None  # `co2_eq_emissions` as the Hub reads it: in grams, whatever unit the author meant
+    base: str = ""  # the model from which this one was fine-tuned; "?" if the card does not name it
 
     @classmethod
     def read(cls, folder: Path) -> "BaseCard":
-        """Read the front matter of a folder's README.md; what is missing, unusual or unreadable counts as unknown."""
+        """Read the front matter of README.md in `folder`; missing, unusual and unreadable values count as unknown."""
         try:
             path = find_file(folder, "README.md")
             text = "" if path is None else read_text(path, MIB)
@@ -84,16 +84,16 @@ class BaseCard:
         if front is None:
             return cls()
         license = re.search(r"^license:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)[\"']?[ \t]*$", front[1], re.MULTILINE)
-        known = license is not None and license[1].lower() not in ("other", "unknown")
+        is_known = license is not None and license[1].lower() not in ("other", "unknown")
         languages = re.search(r"^language:((?:[ \t]*\S[^\n]*)?\n(?:[ \t]*- [^\n]*\n)*)", front[1], re.MULTILINE)
         codes = re.findall(rf"(?<![\w-]){_LANGUAGE}(?![\w-])", languages[1]) if languages else []
         block = _block(front[1], "co2_eq_emissions")
         tuned = re.search(r"\btraining_type:[ \t]*[\"']?fine-tuning\b", block) is not None
-        return cls(license[1] if license and known else "", tuple(codes), _grams(block), _base(front[1]) or ("?" if tuned else ""))
+        return cls(license[1] if license and is_known else "", tuple(codes), _grams(block), _base(front[1]) or ("?" if tuned else ""))
 
 
 def _block(front: str, key: str) -> str:
-    """Return the value of a key of the front matter: the rest of its line, and the lines that are indented below it."""
+    """Return the value of a key of the front matter: the rest of its line, and the indented lines below it."""
     found = re.search(rf"^{key}:([^\n]*\n(?:(?:[ \t]+|-[ \t])[^\n]*\n)*)", front, re.MULTILINE)
     return found[1] if found else ""
 
@@ -105,7 +105,7 @@ def _base(front: str) -> str:
 
 
 def _grams(block: str) -> float | None:
-    """Return the first number of the value, or of its `emissions`, as the Hub does, which knows grams alone; exponents are understood."""
+    """Return the first number of the value, or of its `emissions`, in grams, as the Hub reads it; exponents are allowed."""
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)
         block = inner[1] if inner else ""

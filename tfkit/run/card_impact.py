@@ -1,4 +1,4 @@
-"""The environmental impact of a model card: ML CO2 Impact's five lines (https://mlco2.github.io/impact), and what they leave out."""
+"""The environmental impact in a model card: the five lines of ML CO2 Impact (https://mlco2.github.io/impact), and further facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,30 +14,30 @@ _UNKNOWN = "not stated"
 
 @dataclass(frozen=True)
 class CardImpact:
-    """The cost of a training, as far as it is known when the card is written.
+    """The energy and emissions of a training, as far as they are known when the card is written.
 
-    `totals` are those of run.json: they are complete once a run has ended, and what a field of them says is left out before.
+    `totals` are those of run.json, which are complete only after the run; rows whose field is missing are left out.
     """
 
     reading: Reading
     hardware: str
     tokens: int = 0
-    flops: float = 0.0  # of all steps, by the architecture
+    flops: float = 0.0  # of all steps, counted from the architecture
     inherited: Inherited | None = None
     pue: float | None = None
     intensity: Mapping[str, Any] = field(default_factory=dict)  # g_per_kwh, source, and if known year and kind
     totals: Mapping[str, Any] = field(default_factory=dict)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`; empty where there is nothing to state."""
+        """Return the value of the Hub's `co2_eq_emissions`; empty if there is nothing to state."""
         return co2_block(self.reading, training_type, self.hardware)
 
     def sentence(self) -> str:
-        """Return one sentence for people."""
+        """Return the energy and emissions as one sentence."""
         return co2_sentence(self.reading)
 
     def rows(self) -> dict[str, str]:
-        """Return the lines of the table by their labels, those that are not known left out; none if nothing was measured."""
+        """Return the known values of the table by label; none if nothing was measured."""
         reading, totals = self.reading, self.totals
         if reading.outcome not in ("ok", "degraded"):
             return {}
@@ -65,19 +65,19 @@ class CardImpact:
         return {label: value for label, value in rows.items() if value}
 
     def _inherited(self) -> str:
-        """Describe the emissions of the models behind this one."""
-        found = self.inherited
-        if found is None or (found.emissions_g is None and not found.is_lower_bound):
+        """Describe the emissions of the ancestors of this model."""
+        inherited = self.inherited
+        if inherited is None or (inherited.emissions_g is None and not inherited.is_lower_bound):
             return ""
-        if found.emissions_g is None:
+        if inherited.emissions_g is None:
             return "not known"
-        least = "at least " if found.is_lower_bound else ""
-        total = found.emissions_g + self.reading.emissions_g
-        return f"{least}{format_mass(found.emissions_g)} CO2e from the models behind this one; with this run {least}{format_mass(total)}"
+        least = "at least " if inherited.is_lower_bound else ""
+        grams, total = format_mass(inherited.emissions_g), format_mass(inherited.emissions_g + self.reading.emissions_g)
+        return f"{least}{grams} CO2e from the models behind this one; with this run {least}{total}"
 
 
 def _region(place: str) -> str:
-    """Return the country of a place in words, without the intensity."""
+    """Return the country in the text of a place, without the carbon intensity."""
     country, comma, _ = place.partition(", ")
     return country if comma else "place unknown"
 

@@ -1,10 +1,10 @@
-"""Checkpoints on disk: checkpoints/step-000500/ is there whole or not at all, and the newest and the best are never lost.
+"""Checkpoints on disk: checkpoints/step-000500/ exists completely or not at all, and the newest and the best are never lost.
 
-.step-000500.tmp-4711-9f3c   being written       a kill leaves it; cleared by the next save or resume
-.step-000500.old-4711-03aa   being replaced      put back if the kill came before the new one had the name
+.step-000500.tmp-4711-9f3c   being written       left by a kill; removed by the next save or resume
+.step-000500.old-4711-03aa   being replaced      restored if a kill came before the new checkpoint had its name
 .step-000500.del-4711-51b0   being deleted
 step-000500                  complete: its manifest was written last, and everything was synced before the rename
-step-000500.damaged          damaged, and passed over by a resume; deleted when the run is past it again
+step-000500.damaged          damaged, and skipped by a resume; deleted when the run has passed its step again
 """
 
 import contextlib
@@ -37,15 +37,15 @@ _BEST = "best.json"
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
-    """Make `root`/step-... from what `write` puts into the empty folder it is given; one of the same step is replaced.
+    """Save a checkpoint as `root`/step-..., replacing one of the same step. `write` fills the empty folder that it is given.
 
-    Only the owner of the run's lock may call it. Errors of the disk that may pass are tried again. `make_room` (None: nothing can go) is
-    called where the disk has less room than the last checkpoint took, and where it is full; then the save is tried once more.
-    Raises MachineError if the disk refuses, and what `write` raises; then no trace is left and the older checkpoints are untouched.
+    Only the owner of the run's lock may call it. Transient disk errors are retried. `make_room` (None: nothing can be deleted) is called
+    if the disk has less free space than the last checkpoint took, and if it is full, before the save is tried once more.
+    Raises MachineError for a disk error, and whatever `write` raises; no trace is left then, and the older checkpoints are untouched.
     """
     try:
         clear_leftovers(root)
-        if make_room and _is_tight(root):
+        if make_room and _has_little_space(root):
             make_room()
         try:
             return with_retries(lambda: _save(root, step, write))
@@ -63,17 +63,17 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
 
 
 def step_folders(root: Path) -> list[Path]:
-    """Return every folder with a checkpoint's name, complete or not, by rising step."""
+    """Return every folder with the name of a checkpoint, complete or not, by increasing step."""
     return sorted((path for path in _folders(root) if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Return the complete checkpoints by rising step: all files of the manifest exist with their sizes. Only manifests are read."""
+    """Return the checkpoints in which every file of the manifest exists with its size, by increasing step. Only manifests are read."""
     return [path for path in step_folders(root) if is_complete(path)]
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """Return the complete checkpoint of the highest step."""
+    """Return the complete checkpoint of the highest step; None if there is none."""
     return next((path for path in reversed(step_folders(root)) if is_complete(path)), None)
 
 
@@ -84,11 +84,11 @@ def newest_step(root: Path) -> int:
 
 
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
-    """Return the newest checkpoint whose hashes are right; None if there is none at all. Only for the owner of the run's lock.
+    """Return the newest checkpoint whose hashes are correct; None if there are no checkpoints. Only for the owner of the run's lock.
 
-    Each newer one is set aside, and `warn` is called with the reason: under its own name it would count as the newest.
-    Raises ModelError if all are damaged, or one is of a later version of tfkit, with nothing moved; with `exact`, if the newest is.
-    Raises MachineError if the disk refuses.
+    Each newer, damaged checkpoint is renamed, so that it no longer counts as the newest, and `warn` is called with the reason.
+    Raises ModelError, with nothing renamed, if all are damaged or one is of a later version of tfkit; with `exact`, if the newest is
+    damaged. Raises MachineError for a disk error.
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
@@ -110,34 +110,34 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
 
 
 def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
-    """Delete the complete checkpoints but the `keep` newest and `best`, and damaged ones that the run is past again; returns what went.
+    """Delete all complete checkpoints except the `keep` newest and `best`, and the damaged ones whose step the run has passed again.
 
-    Raises MachineError if the disk refuses.
+    Returns the deleted paths. Raises MachineError for a disk error.
     """
     assert keep >= 1, "the newest checkpoint is never deleted"
     complete = checkpoints(root)
-    spare = [path for path in complete[:-keep] if best is None or path.name != best.name]
+    superfluous = [path for path in complete[:-keep] if best is None or path.name != best.name]
     if complete:
-        spare += [path for path in set_aside(root) if step_of(path) <= step_of(complete[-1])]
-    for path in spare:
+        superfluous += [path for path in set_aside(root) if step_of(path) <= step_of(complete[-1])]
+    for path in superfluous:
         _delete(path)
-    return spare
+    return superfluous
 
 
 def set_aside(root: Path) -> list[Path]:
-    """Return the damaged checkpoints that a resume passed over, by rising step."""
+    """Return the damaged checkpoints that a resume skipped and renamed, by increasing step."""
     return sorted((path for path in _folders(root) if _SET_ASIDE.fullmatch(path.name)), key=step_of)
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Return the folders and files that killed saves and deletions left, or that one is working on at this moment."""
+    """Return the temporary folders and files of saves and deletions that were killed or are in progress."""
     return sorted(path for folder in (root, *step_folders(root)) for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove leftovers of killed saves and deletions, after putting back a checkpoint that was just being replaced.
+    """Remove the leftovers of killed saves and deletions; a checkpoint that was being replaced is restored.
 
-    Raises MachineError if the disk refuses.
+    Raises MachineError for a disk error.
     """
     if not root.is_dir():
         return
@@ -151,16 +151,16 @@ def clear_leftovers(root: Path) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step in a checkpoint's name."""
-    found = _STEP.fullmatch(checkpoint.name) or _SET_ASIDE.fullmatch(checkpoint.name)
-    assert found, checkpoint
-    return int(found[1])
+    """Return the step in the name of a checkpoint."""
+    match = _STEP.fullmatch(checkpoint.name) or _SET_ASIDE.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
 
 
 def free_space_for(root: Path, needed_bytes: int) -> None:
     """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free.
 
-    Room that the checkpoints of an earlier attempt take is room for those that will replace them.
+    The space of an earlier attempt's checkpoints counts as free, since the new ones replace them.
     """
     place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -174,7 +174,7 @@ def free_space_for(root: Path, needed_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class Best:
-    """The content of checkpoints/best.json: the step of the best checkpoint, and the metric that chose it."""
+    """The content of checkpoints/best.json: the step of the best checkpoint, and the metric by which it is the best."""
 
     step: int
     metric: str
@@ -182,10 +182,10 @@ class Best:
 
 
 def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False) -> bool:
-    """Record the checkpoint of `step` as the best if its `value` is, and return whether it is. Raises OSError.
+    """Record the checkpoint of `step` as the best if its `value` is better than the record, and return whether it is. Raises OSError.
 
-    A value that is not finite never is. A value of another metric, or of the same step (after resuming before it), replaces the record;
-    so does any value if the best checkpoint no longer exists or is damaged.
+    A value that is not finite is never recorded. A finite one always is if the record has another metric or the same step (after
+    resuming before it), or if its checkpoint no longer exists or is damaged.
     """
     if not math.isfinite(value):
         return False
@@ -197,7 +197,7 @@ def record_best(root: Path, step: int, metric: str, value: float, higher_is_bett
 
 
 def read_best(root: Path) -> Best | None:
-    """Return the content of best.json; None if it is missing or unreadable."""
+    """Return the content of best.json; None if it is missing or invalid."""
     try:
         best = Best(**strict_json.loads((root / _BEST).read_bytes()))
         valid = type(best.step) is int and isinstance(best.metric, str) and type(best.value) in (int, float) and math.isfinite(best.value)
@@ -219,12 +219,12 @@ def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
         write_manifest(folder)
 
     final = _folder(root, step)
-    write_folder(final, fill, _take_name)
+    write_folder(final, fill, _rename_over)
     return final
 
 
-def _take_name(temporary: Path, final: Path) -> None:
-    """Rename, so that at every moment the step is there whole under its name, or as `old`, which clear_leftovers puts back."""
+def _rename_over(temporary: Path, final: Path) -> None:
+    """Rename `temporary` to `final`. A kill leaves the old checkpoint either in place, or as `.old`, which clear_leftovers restores."""
     old = temporary_sibling(final, "old") if os.path.lexists(final) else None
     if old:
         final.rename(old)
@@ -232,7 +232,7 @@ def _take_name(temporary: Path, final: Path) -> None:
         rename(temporary, final)
     except BaseException:
         with contextlib.suppress(OSError):
-            if final.exists():  # it may not outlast a power cut, so it does not count
+            if final.exists():  # the rename was not synced, and may not survive a power cut
                 final.rename(temporary)
             if old:
                 old.rename(final)
@@ -244,7 +244,7 @@ def _take_name(temporary: Path, final: Path) -> None:
 def _delete(path: Path) -> None:
     doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
     try:
-        with_retries(lambda: path.rename(doomed))  # no half-deleted checkpoint under its name
+        with_retries(lambda: path.rename(doomed))  # so that no partly deleted checkpoint has its name
     except OSError as error:
         raise MachineError(f"{path}: cannot delete this old checkpoint ({error.strerror}): check the folder's permissions") from error
     shutil.rmtree(doomed, ignore_errors=True)
@@ -262,25 +262,25 @@ def _set_aside(path: Path) -> Path:
 
 
 def _clear_leftover(path: Path) -> None:
-    found = _LEFTOVER.fullmatch(path.name)
-    assert found, path
-    name = path.with_name(found["name"])
-    if found["kind"] == "old" and not name.exists():
-        path.rename(name)
+    match = _LEFTOVER.fullmatch(path.name)
+    assert match, path
+    final = path.with_name(match["name"])
+    if match["kind"] == "old" and not final.exists():
+        path.rename(final)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _is_tight(root: Path) -> bool:
-    """Return whether the disk has less room than the last checkpoint took."""
+def _has_little_space(root: Path) -> bool:
+    """Return whether the disk has less free space than the last checkpoint took."""
     last = newest_checkpoint(root)
     return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the folders in `root`, which need not exist. Links are left out."""
+    """Return the folders in `root`, without links; none if `root` does not exist."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []

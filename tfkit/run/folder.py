@@ -1,4 +1,4 @@
-"""The run folder: one run, one owner, everything about it in one place.
+"""The run folder, which holds everything about one run and has one owner at a time.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
@@ -27,14 +27,14 @@ from tfkit.run.refused_folders import (
     refuse_missing_mount,
     refuse_obstacles,
     refuse_other_kind,
-    refuse_turning_back,
+    refuse_parent_references,
 )
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts of a machine, as describe_machine and run.json describe it, that its floating point depends on."""
+    """Return the fields on which floating-point rounding depends, from a machine as describe_machine and run.json describe it."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
@@ -48,7 +48,7 @@ def _ignore(message: str) -> None:
 
 
 class RunFolder:
-    """An open run folder, locked until `close`. As a context manager it also ends an attempt that is still running: stopped, or failed."""
+    """An open run folder, locked until `close`. As a context manager, it also ends a running attempt as stopped or failed."""
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
         self.path = path
@@ -60,7 +60,7 @@ class RunFolder:
         self._warned = False
         self._is_new = False
         self.arithmetic = _arithmetic_of(receipt.document)
-        """The facts that the rounding of the previous attempt depended on, as far as they were recorded."""
+        """The recorded facts on which the rounding of the previous attempt depended."""
 
     @classmethod
     def open(
@@ -73,11 +73,12 @@ class RunFolder:
         warn: Callable[[str], None] = _ignore,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder; `command`: None: as it was.
+        """Make the folder if it does not exist, and lock it.
 
-        `group`: the kind of a folder for several runs, each a folder in it (chain_folder.py). Raises MachineError if it cannot be written
-        or another process has locked it. Raises UsageError if it holds a checkpoint without `resume`, several runs without `group`, files
-        that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
+        `command`: None keeps the recorded one. `name`: of the run, by default that of the folder. `group`: the kind of a folder for several
+        runs (chain_folder.py). Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if
+        it holds checkpoints without `resume`, several runs without `group`, files that tfkit did not write, or a link where a run writes;
+        and for an invalid name, or a path with `..` after a folder.
         """
         path, lock, is_new = _locked_folder(path, name)
         try:
@@ -103,27 +104,27 @@ class RunFolder:
 
     @property
     def attempt(self) -> int:
-        """The number, from 1, of the attempt that is running or would be the next to begin."""
+        """The number, from 1, of the running attempt, or else of the next one."""
         return len(self._receipt.document["attempts"]) + (not self._receipt.running)
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint to resume from; without one, a run starts from scratch, with any recipe."""
+        """Whether there is a checkpoint; without one, a run starts from scratch, with any recipe."""
         return any(self.checkpoints.glob("step-*"))
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run with checkpoints and its own recipe to resume."""
+        """Whether the folder has checkpoints and their recipe, so that the run can be resumed."""
         return is_begun(self.path)
 
     @property
     def given(self) -> Any:
-        """The recorded field `given`; None: a version that did not record it."""
+        """The recorded field `given`; None if an older version wrote run.json."""
         return self._receipt.document.get("given")
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The recorded field `result`, which a finished run repeats. None: no attempt reached the end, or one has gone on from there."""
+        """The recorded field `result`, which a finished run returns again; None if no attempt reached the end, or a later one continued."""
         return self._receipt.document.get("result")
 
     @property
@@ -139,45 +140,45 @@ class RunFolder:
         return steps
 
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
-        """Write the attempt, its machine and fields to run.json; `threads`: the number that the user asked for.
+        """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
-        Where there are checkpoints, run.json keeps the machine that made them until `goes_on`: this attempt may come to nothing.
-        Raises MachineError if the writing fails: nothing is lost yet.
+        If there are checkpoints, run.json keeps the machine that made them until `goes_on`, since this attempt may fail before.
+        Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:
             self._receipt.forget_result()
-            asked = {} if threads is None else {"threads": threads}
-            fields |= {**describe_machine(), **asked, "commit": working_commit()}
+            requested = {} if threads is None else {"threads": threads}
+            fields |= {**describe_machine(), **requested, "commit": working_commit()}
         try:
             self._receipt.begin_attempt(fields)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def goes_on(self, resumed_from: Path, step: int) -> None:
-        """Record the checkpoint that the attempt resumes from, and its machine. A full disk only warns."""
+        """Record the checkpoint from which the attempt resumes, and its machine. A full disk only warns."""
         self._write(lambda: self._receipt.goes_on(resumed_from.name, step, {**describe_machine(), "commit": working_commit()}))
 
     def record(self, **fields: Any) -> None:
-        """Set fields of run.json, such as threads, data, totals, result; each is replaced as a whole. A full disk only warns."""
+        """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one. A full disk only warns."""
         self._write(lambda: self._receipt.record(fields))
 
     def write_recipe(self, text: str) -> None:
-        """Write recipe.yaml, whole or not at all: a kill must not tear what resuming reads. Raises MachineError."""
+        """Write recipe.yaml atomically, since resuming reads it. Raises MachineError."""
         try:
             write_atomically(self.recipe, text)
         except OSError as error:
             raise MachineError(f"{self.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts; `metered`: seconds by number of those that have a ledger, which take precedence."""
+        """Return the wall time of all attempts; `metered`: seconds by number of attempts that have a ledger, which take precedence."""
         return self._receipt.seconds(metered)
 
     def keep_time(self) -> None:
-        """Record, every few seconds, that the attempt is still running: a kill loses no more of its time. A full disk only warns."""
+        """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""
         self._write(self._receipt.keep_time)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
-        """Write how the attempt ended, with fields: the last step, and an error's message. A second call changes nothing.
+        """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing.
 
         A full disk only warns.
         """
@@ -193,7 +194,7 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
-                _delete(self.path)  # nothing was begun
+                _delete(self.path)  # no attempt was begun
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
@@ -209,16 +210,16 @@ class RunFolder:
 
 
 def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool]:
-    """Make the folder if it does not exist, and lock it: return its path without links, the lock, and whether it is new."""
-    refuse_turning_back(path)
+    """Make the folder if it does not exist, and lock it; return its path without links, the lock, and whether it is new."""
+    refuse_parent_references(path)
     try:
         refuse_missing_mount(path)
         path = path.resolve()
         name = path.name if name is None else name
         if not _SLUG.fullmatch(name):
             raise UsageError(
-                f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit. "
-                "Give a folder of such a name with --run"
+                f"run name {name!r}: a name consists of letters, digits, dots, dashes and underscores, and begins with a letter or digit. "
+                "Give a folder with such a name with --run"
             )
         is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool
 
 
 def is_begun(path: Path) -> bool:
-    """Return whether a folder holds a run that can be resumed: checkpoints and their recipe."""
+    """Return whether a folder holds a run that can be resumed, with checkpoints and their recipe."""
     try:
         return (path / "recipe.yaml").is_file() and any((path / "checkpoints").glob("step-*"))
     except OSError:  # opening the folder reports the reason
@@ -241,9 +242,9 @@ def is_begun(path: Path) -> bool:
 
 
 def delete_run(path: Path) -> bool:
-    """Delete a run, and return whether its folder is gone: it stays where other files are in it.
+    """Delete a run, and return whether its folder is gone; it is kept if it holds other files.
 
-    Raises MachineError if it is in use or cannot be deleted.
+    Raises MachineError if the run is in use or cannot be deleted.
     """
     lock = FolderLock(path / "lock")
     try:
@@ -258,7 +259,7 @@ def delete_run(path: Path) -> bool:
 
 
 def _delete(path: Path) -> bool:
-    """Delete the files of a run and, where nothing else is in it, its folder."""
+    """Delete the files of a run, and its folder if nothing else is in it."""
     for name in WRITTEN:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
@@ -278,4 +279,4 @@ def _clear_leftovers(path: Path) -> None:
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a place that can be written, with --run")
+    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a folder that can be written with --run")

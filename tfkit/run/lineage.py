@@ -1,4 +1,4 @@
-"""The lineage of a model, as tfkit.json has it: its own energy at that checkpoint, its parents, and all of their ancestors.
+"""The lineage of a model in tfkit.json: its own energy and emissions up to that checkpoint, its parents, and all of their ancestors.
 
     "lineage": {"training": "fine-tuning",
                 "parents": [{"role": "start", "path": "runs/base", "run_id": ..., "sha256": ...}],
@@ -6,7 +6,7 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is there once, whatever the number of paths that lead to it, so a copied folder knows what its model has cost without them.
+Each ancestor is listed once, however many paths lead to it, so the list is complete without the ancestors' folders.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,12 +18,12 @@ from tfkit.carbon.reading import Reading
 Source = Literal["ledger", "card", "unknown"]
 _MOST_ANCESTORS = 10_000
 _LONGEST = 1000  # characters of a name, a path or an identity
-_LARGEST = 1e18  # grams, kWh or seconds: more than mankind's, and still a float
+_LARGEST = 1e18  # grams, kWh or seconds: more than any real amount
 
 
 @dataclass(frozen=True)
 class Own:
-    """The totals of a run at the moment of a checkpoint, over all attempts; None: not measured."""
+    """The totals of a run up to a checkpoint, over all attempts; None: not measured."""
 
     energy_kwh: float | None
     emissions_g: float | None
@@ -34,7 +34,7 @@ class Own:
 
     @classmethod
     def of(cls, reading: Reading, intensity: Mapping[str, Any]) -> "Own":
-        """Take the meter's reading, and the carbon intensity that it was computed with."""
+        """Take the totals from the meter's reading; `intensity`: the carbon intensity of the emissions."""
         if reading.outcome not in ("ok", "degraded"):
             return cls(None, None, None, reading.outcome)
         return cls(reading.energy_wh / 1000, reading.emissions_g, reading.seconds, reading.outcome, reading.provenance, intensity)
@@ -47,13 +47,13 @@ class Own:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A run or a published model that a model comes from. `parents` are positions in the same list."""
+    """A run or a published model from which a model was made. `parents` are positions in the same list."""
 
     name: str
     roles: tuple[str, ...]
     run_id: str | None = None
     sha256: str | None = None  # of the weights and the configuration
-    others: tuple[str, ...] = ()  # the same of further checkpoints of its run
+    others: tuple[str, ...] = ()  # SHA-256 of further checkpoints of the same run
     energy_kwh: float | None = None
     emissions_g: float | None = None
     source: Source = "unknown"
@@ -62,7 +62,7 @@ class Ancestor:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its emissions are known, and are no lower bound."""
+        """Whether its emissions are known completely, not as a lower bound."""
         return self.emissions_g is not None and self.status == "ok"
 
     def document(self) -> dict[str, Any]:
@@ -74,11 +74,11 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors: None where none is known. `energy_kwh` lacks those whose card states grams alone."""
+    """The sums over distinct ancestors; None if none is known. `energy_kwh` lacks ancestors whose card states only emissions."""
 
     energy_kwh: float | None
     emissions_g: float | None
-    is_lower_bound: bool  # of the emissions: those of an ancestor are unknown, or a lower bound
+    is_lower_bound: bool  # the emissions of an ancestor are unknown, or a lower bound
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of docs/cli.md."""
@@ -91,7 +91,7 @@ class Inherited:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The lineage of one checkpoint. `own` and `ancestors` are None in the form of older versions, which had the parents alone."""
+    """The lineage of one checkpoint. `own` and `ancestors` are None in files of older versions, which recorded only the parents."""
 
     training: str  # pre-training or fine-tuning
     parents: tuple[Mapping[str, Any], ...]  # role, path, run_id and sha256 of each model that the run began with
@@ -101,85 +101,91 @@ class Lineage:
     def document(self) -> dict[str, Any]:
         """Return it as tfkit.json has it."""
         own = {"own": self.own.document()} if self.own is not None else {}
-        ancestors = {"ancestors": [one.document() for one in self.ancestors]} if self.ancestors is not None else {}
-        return {"training": self.training, "parents": [dict(one) for one in self.parents], **own, **ancestors}
+        ancestors = {"ancestors": [ancestor.document() for ancestor in self.ancestors]} if self.ancestors is not None else {}
+        return {"training": self.training, "parents": [dict(parent) for parent in self.parents], **own, **ancestors}
 
 
 def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:
-    """Return the sums over ancestors that are distinct already."""
-    grams = [one.emissions_g for one in ancestors if one.emissions_g is not None]
-    energy = [one.energy_kwh for one in ancestors if one.energy_kwh is not None]
-    is_lower_bound = not all(one.is_whole for one in ancestors)
+    """Return the sums over ancestors, each of which occurs once."""
+    grams = [ancestor.emissions_g for ancestor in ancestors if ancestor.emissions_g is not None]
+    energy = [ancestor.energy_kwh for ancestor in ancestors if ancestor.energy_kwh is not None]
+    is_lower_bound = not all(ancestor.is_whole for ancestor in ancestors)
     return Inherited(sum(energy) if energy else None, sum(grams) if grams else None, is_lower_bound)
 
 
-def merge_ancestors(found: Sequence[Ancestor], without: Collection[str] = ()) -> tuple[Ancestor, ...]:
-    """Return each ancestor once, in the order in which they were found, without the runs of the ids `without`.
+def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) -> tuple[Ancestor, ...]:
+    """Return each ancestor once, in the order of `entries`, without the runs whose ids are in `without`.
 
-    Entries of one run are one ancestor, with its largest total. An entry without a run id, such as a copy that lost its tfkit.json, is
-    the one with the same content; without either, the one of the same name. `parents` of the entries are positions in `found`.
+    Entries of one run are one ancestor, with the largest total among them. An entry without a run id, such as a copy that lost its
+    tfkit.json, is identified by its SHA-256, and without that by its name. `parents` are positions in `entries`.
     """
-    runs = {sha256: one.run_id for one in found if one.run_id is not None for sha256 in (one.sha256, *one.others) if sha256 is not None}
+    runs = {sha256: entry.run_id for entry in entries if entry.run_id is not None for sha256 in _hashes(entry)}
     groups: dict[tuple[str, str], list[Ancestor]] = {}
-    keys = [_identity(one, runs) for one in found]
-    for key, one in zip(keys, found, strict=True):
+    keys = [_identity(entry, runs) for entry in entries]
+    for key, entry in zip(keys, entries, strict=True):
         if key[0] != "run" or key[1] not in without:
-            groups.setdefault(key, []).append(one)
-    places = {key: place for place, key in enumerate(groups)}
+            groups.setdefault(key, []).append(entry)
+    positions = {key: index for index, key in enumerate(groups)}
     merged = []
     for key, group in groups.items():
-        above = dict.fromkeys(places[keys[parent]] for one in group for parent in one.parents if keys[parent] in places)
-        above.pop(places[key], None)
-        merged.append(replace(_merged(group), parents=tuple(above)))
+        parents = dict.fromkeys(positions[keys[parent]] for entry in group for parent in entry.parents if keys[parent] in positions)
+        parents.pop(positions[key], None)
+        merged.append(replace(_merge(group), parents=tuple(parents)))
     return tuple(merged)
 
 
 def shifted(ancestors: Sequence[Ancestor], by: int) -> list[Ancestor]:
-    """Return ancestors for the end of a list that has `by` others already."""
-    return [replace(one, parents=tuple(parent + by for parent in one.parents)) for one in ancestors]
+    """Return the ancestors with `by` added to the positions of their parents, to be appended to a list of `by` others."""
+    return [replace(ancestor, parents=tuple(parent + by for parent in ancestor.parents)) for ancestor in ancestors]
 
 
 def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | None:
-    """Return the place of a recorded parent in the list; None if it is not there."""
-    for place, one in enumerate(ancestors):
-        if (run_id is not None and one.run_id == run_id) or (sha256 is not None and sha256 in (one.sha256, *one.others)):
-            return place
+    """Return the position of the ancestor with this run id or SHA-256; None if it is not in the list."""
+    for index, ancestor in enumerate(ancestors):
+        if (run_id is not None and ancestor.run_id == run_id) or (sha256 is not None and sha256 in _hashes(ancestor)):
+            return index
     return None
 
 
 def parse_lineage(document: Any) -> Lineage:
-    """Read the field `lineage` of a tfkit.json, of this version or an older one. Raises ValueError with what is wrong with it."""
+    """Read the field `lineage` of a tfkit.json, of this version or an older one. Raises ValueError if it is invalid."""
     if not isinstance(document, dict):
         raise ValueError("lineage is not an object")
     parents = document.get("parents", [])
-    if not isinstance(parents, list) or not all(isinstance(one, dict) for one in parents) or len(parents) > _MOST_ANCESTORS:
+    if not isinstance(parents, list) or not all(isinstance(parent, dict) for parent in parents) or len(parents) > _MOST_ANCESTORS:
         raise ValueError("lineage.parents is not a list of objects")
-    named = [{name: _text(one.get(name), f"lineage.parents: {name}") for name in ("role", "path", "run_id", "sha256")} for one in parents]
+    fields = ("role", "path", "run_id", "sha256")
+    checked = [{name: _text(parent.get(name), f"lineage.parents: {name}") for name in fields} for parent in parents]
     own, ancestors = document.get("own"), document.get("ancestors")
     training = document.get("training")
     return Lineage(
         training if isinstance(training, str) else "",
-        tuple(named),
+        tuple(checked),
         None if own is None else _own(own),
         None if ancestors is None else _ancestors(ancestors),
     )
 
 
-def _identity(one: Ancestor, runs: Mapping[str, str]) -> tuple[str, str]:
-    if one.run_id is not None:
-        return "run", one.run_id
-    if one.sha256 is None:
-        return "name", one.name
-    return ("run", runs[one.sha256]) if one.sha256 in runs else ("content", one.sha256)
+def _hashes(ancestor: Ancestor) -> list[str]:
+    """Return the known SHA-256 of its checkpoints."""
+    return [sha256 for sha256 in (ancestor.sha256, *ancestor.others) if sha256 is not None]
 
 
-def _merged(group: Sequence[Ancestor]) -> Ancestor:
-    """Return one ancestor for the entries of one run or one content: with the largest total, and the roles of all."""
-    largest = max(group, key=lambda one: (-1.0 if one.emissions_g is None else one.emissions_g, one.source == "ledger"))
-    run_id = next((one.run_id for one in group if one.run_id is not None), None)
-    contents = dict.fromkeys(sha256 for one in (largest, *group) for sha256 in (one.sha256, *one.others) if sha256 is not None)
-    sha256, *others = contents or (None,)
-    roles = tuple(dict.fromkeys(role for one in group for role in one.roles))
+def _identity(ancestor: Ancestor, runs: Mapping[str, str]) -> tuple[str, str]:
+    """Return a key that is equal for entries of the same ancestor; `runs`: run ids by SHA-256."""
+    if ancestor.run_id is not None:
+        return "run", ancestor.run_id
+    if ancestor.sha256 is None:
+        return "name", ancestor.name
+    return ("run", runs[ancestor.sha256]) if ancestor.sha256 in runs else ("content", ancestor.sha256)
+
+
+def _merge(group: Sequence[Ancestor]) -> Ancestor:
+    """Merge the entries of one ancestor: keep the largest total, and the roles of all."""
+    largest = max(group, key=lambda entry: (-1.0 if entry.emissions_g is None else entry.emissions_g, entry.source == "ledger"))
+    run_id = next((entry.run_id for entry in group if entry.run_id is not None), None)
+    sha256, *others = dict.fromkeys(sha256 for entry in (largest, *group) for sha256 in _hashes(entry)) or (None,)
+    roles = tuple(dict.fromkeys(role for entry in group for role in entry.roles))
     return replace(largest, name=group[0].name, roles=roles, run_id=run_id, sha256=sha256, others=tuple(map(str, others)))
 
 
@@ -195,7 +201,7 @@ def _own(document: Any) -> Own:
 def _ancestors(document: Any) -> tuple[Ancestor, ...]:
     if not isinstance(document, list) or len(document) > _MOST_ANCESTORS:
         raise ValueError(f"lineage.ancestors is not a list of at most {_MOST_ANCESTORS:,} objects")
-    return tuple(_ancestor(one, f"lineage.ancestors[{place}]", len(document)) for place, one in enumerate(document))
+    return tuple(_ancestor(entry, f"lineage.ancestors[{index}]", len(document)) for index, entry in enumerate(document))
 
 
 def _ancestor(document: Any, where: str, count: int) -> Ancestor:
@@ -206,7 +212,7 @@ def _ancestor(document: Any, where: str, count: int) -> Ancestor:
     parents = document.get("parents", [])
     if source not in ("ledger", "card", "unknown"):
         raise ValueError(f"{where}.source is {source!r:.80}, and not ledger, card or unknown")
-    if not isinstance(parents, list) or not all(type(one) is int and 0 <= one < count for one in parents):
+    if not isinstance(parents, list) or not all(type(parent) is int and 0 <= parent < count for parent in parents):
         raise ValueError(f"{where}.parents are not positions in the list of ancestors")
     energy, grams = (_amount(document.get(field), f"{where}.{field}") for field in ("energy_kwh", "emissions_g"))
     roles, others = (_texts(document.get(field, []), f"{where}.{field}") for field in ("roles", "others"))
@@ -214,7 +220,7 @@ def _ancestor(document: Any, where: str, count: int) -> Ancestor:
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and len(one) <= _LONGEST for one in value):
+    if not isinstance(value, list) or not all(isinstance(text, str) and len(text) <= _LONGEST for text in value):
         raise ValueError(f"{where} is not a list of texts")
     return tuple(value)
 

@@ -1,4 +1,4 @@
-"""The runs in a folder, as their receipts and checkpoints describe them; and what else is there. Torch-free, and quick on hundreds."""
+"""The runs in a folder, described from their receipts and checkpoints. Free of torch, and fast with hundreds of runs."""
 
 import os
 import shlex
@@ -15,14 +15,14 @@ from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
 from tfkit.run.receipt import read_receipt
 
-_TAIL_BYTES = 1 << 16  # of metrics.jsonl, in which the latest lines are looked for
+_TAIL_BYTES = 1 << 16  # of metrics.jsonl: only its end is read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
 UNFINISHED = ("new", "stopped", "failed", "killed")
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run, or a folder that is none: its `status` is damaged or foreign then, and `problem` says why. None: not known."""
+    """A run; or a folder that is not a readable run, with the status damaged or foreign and the reason in `problem`. None: not known."""
 
     run: str
     status: str
@@ -39,63 +39,66 @@ class ListedRun:
     problem: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
+        """Return the fields as JSON values."""
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(asdict(self)))
         return document
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return what is in a folder of runs, by name, or the one run that the folder is. Raises OSError for a folder that cannot be read."""
+    """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read."""
     if (folder / "run.json").exists():
         return [*map(read_run, _with_members(folder))]
-    found: list[ListedRun] = []
+    runs: list[ListedRun] = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))  # a folder of runs
-        found += map(read_run, nested or _with_members(path))
-    return found
+        runs += map(read_run, nested or _with_members(path))
+    return runs
 
 
-def unfinished_runs(found: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
-    """Return the unfinished runs that may be deleted; the folder of several runs after all of its stages or trials, or not at all."""
-    doomed = [one for one in found if one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)]
-    names = {one.run for one in doomed}
-    members = {one.run: [str(path) for path in member_folders(Path(one.run)).values() if path.exists()] for one in doomed}
-    doomed = [one for one in doomed if names.issuperset(members[one.run])]
-    return sorted(doomed, key=lambda one: -len(Path(one.run).parts))  # what is within a folder before it
+def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
+    """Return the unfinished runs, in an order in which they can be deleted: stages and trials before the folder that holds them.
+
+    Runs with checkpoints only if `with_checkpoints`; a folder of several runs only if all of its stages or trials are included.
+    """
+    chosen = [run for run in runs if run.status in UNFINISHED and (with_checkpoints or not run.checkpoints)]
+    names = {run.run for run in chosen}
+    members = {run.run: [str(path) for path in member_folders(Path(run.run)).values() if path.exists()] for run in chosen}
+    chosen = [run for run in chosen if names.issuperset(members[run.run])]
+    return sorted(chosen, key=lambda run: -len(Path(run.run).parts))
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, and after it those of its stages or trials that are there, each with its own."""
-    return [path, *(one for member in member_folders(path).values() if member.exists() for one in _with_members(member))]
+    """Return a run, followed by its existing stages or trials, and theirs."""
+    return [path, *(inner for member in member_folders(path).values() if member.exists() for inner in _with_members(member))]
 
 
 def read_run(path: Path) -> ListedRun:
-    """Describe one folder. Nothing in it is changed."""
+    """Describe one folder, without changing it."""
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link")
     try:
         receipt = read_receipt(path / "run.json")
     except FileNotFoundError:
         return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit")
-    except (OSError, ValueError) as error:  # ValueError: ours, too, for a later version
+    except (OSError, ValueError) as error:  # ValueError includes OtherVersionError
         return ListedRun(str(path), "damaged", problem=f"run.json: {error}", checkpoints=len(step_folders(path / "checkpoints")))
-    return _described(path, receipt)
+    return _describe(path, receipt)
 
 
-def _described(path: Path, receipt: dict[str, Any]) -> ListedRun:
+def _describe(path: Path, receipt: dict[str, Any]) -> ListedRun:
     root, attempts = path / "checkpoints", receipt["attempts"]
     result, totals = receipt.get("result") or {}, receipt.get("totals") or {}
     last = attempts[-1] if attempts else {}
     status = receipt["status"]
     if status == "running" and not is_locked(path / "lock"):
         status = "killed"
-    step, evaluation = _latest(path / "metrics.jsonl")
+    step, evaluation = _read_latest(path / "metrics.jsonl")
     saved = sum(len(step_folders(run / "checkpoints")) for run in runs_within(path))
     best = read_best(root)
     scores = result.get("metrics") or result.get("evaluation") or evaluation
     steps = result.get("steps") if status == "finished" else step if status == "running" else last.get("to_step") or newest_step(root)
     if receipt.get("kind") in (CHAIN, SWEEP):
-        steps = sum(read_run(each).steps or 0 for each in member_folders(path).values() if each.exists())
+        steps = sum(read_run(member).steps or 0 for member in member_folders(path).values() if member.exists())
     return ListedRun(
         str(path),
         status,
@@ -108,13 +111,13 @@ def _described(path: Path, receipt: dict[str, Any]) -> ListedRun:
         totals.get("energy_kwh"),
         totals.get("emissions_g"),
         saved,
-        _command(path, receipt, saved) if status in UNFINISHED else None,
+        _resume_command(path, receipt, saved) if status in UNFINISHED else None,
         last.get("error") if status == "failed" else None,
     )
 
 
 def _kind(receipt: dict[str, Any]) -> str | None:
-    """Return the command that the run is of; None for a run of an older version, which did not record it, that was resumed since."""
+    """Return the name of the command that started the run; None for a resumed run of an older version, which did not record it."""
     kind, command = receipt.get("kind"), receipt.get("command")
     if isinstance(kind, str):
         return _KINDS.get(kind, kind)
@@ -122,20 +125,20 @@ def _kind(receipt: dict[str, Any]) -> str | None:
     return name if name in ("pretrain", "finetune", "evaluate", "generate") else None
 
 
-def _command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
-    """Return the command that continues a run: without a checkpoint the one that began it. None: another program began it."""
+def _resume_command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
+    """Return the command that continues a run; without a checkpoint, the one that started it. None if another program started it."""
     larger = [word] if isinstance(word := receipt.get("larger_budget"), str) else []
     if (saved or receipt.get("kind") in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         return shlex.join(["tfkit", "resume", str(path), *larger])
     command = [str(word) for word in receipt.get("command") or ()]
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):
         return None
-    command = [word for word in command if not any(word.startswith(f"{one.partition('=')[0]}=") for one in larger)]
+    command = [word for word in command if not any(word.startswith(f"{budget.partition('=')[0]}=") for budget in larger)]
     return shlex.join([*command, *larger, *(["--resume"] if "--resume" not in command else [])])
 
 
-def _latest(path: Path) -> tuple[int | None, dict[str, Any]]:
-    """Return the step of the last line of a metrics.jsonl, and its last evaluation; only the end of the file is read."""
+def _read_latest(path: Path) -> tuple[int | None, dict[str, Any]]:
+    """Return the step of the last record of a metrics.jsonl, and the last evaluation, from the end of the file."""
     lines: list[bytes] = []
     if not path.is_file():  # a pipe would block
         return None, {}

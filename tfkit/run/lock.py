@@ -1,6 +1,6 @@
-"""One run a folder: an exclusive lock that ends with its owner and names it.
+"""The exclusive lock of a run folder, which names its owner and is released when the owner exits.
 
-Not the package filelock: that names no owner while the kernel holds the lock, and where the file system has no locks (ENOLCK) it fails.
+The package filelock would not do: it does not name the owner, and fails on file systems without locks (ENOLCK).
 """
 
 import errno
@@ -15,14 +15,14 @@ from tfkit.errors import MachineError
 from tfkit.run import strict_json
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
-_BEYOND_THE_TEXT = 1 << 20  # Windows locks bytes against reading too: lock one that nobody reads
+_LOCKED_BYTE = 1 << 20  # Windows also prevents reading of locked bytes: lock one beyond the text
 
 
 class FolderLock:
-    """The file `lock` of a run folder: a kernel lock for truth, JSON (pid, host, started_utc) for people; empty when free.
+    """The file `lock` of a run folder: a kernel lock, and the owner as JSON (pid, host, started_utc) for people; empty when free.
 
-    The kernel drops the lock of a killed process, so a stale one needs no repair. Where the file system has no locks (some NFS), the JSON
-    decides: an owner on this machine that is gone is taken over, one elsewhere is not.
+    The kernel releases the lock of a killed process, so no stale lock remains. On a file system without locks (some NFS) the JSON decides:
+    the lock of a process of this machine that no longer exists is taken over, that of another machine is not.
     """
 
     def __init__(self, path: Path):
@@ -30,7 +30,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises MachineError naming the owner if another process has it, OSError if the file cannot be written."""
+        """Take the lock. Raises MachineError with the owner if another process has it, OSError if the file cannot be written."""
         assert self._descriptor is None
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
         try:
@@ -49,7 +49,7 @@ class FolderLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Release the lock. The file stays, empty: removing it could remove the lock of the next owner."""
+        """Release the lock. The empty file is kept, since deleting it could delete the lock of the next owner."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
@@ -67,7 +67,7 @@ class FolderLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has the lock. Taking it to see that takes a moment, in which another cannot have it."""
+    """Return whether a process has the lock. The check takes the lock for a moment, in which no other process can get it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
     except OSError:
@@ -86,7 +86,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
-    """Return the owner that the file names; empty if it names none yet."""
+    """Return the owner in the file; empty if there is none yet."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         owner = strict_json.loads(os.read(descriptor, 4096))
@@ -102,7 +102,7 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
     if owner["host"] != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return True
     if pid == os.getpid():
-        return False  # a process with our number, before a restart of the machine or container
+        return False  # an earlier process with our pid, before the machine or container was restarted
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -117,7 +117,7 @@ def _try_lock(descriptor: int) -> bool | None:
     if sys.platform == "win32":
         import msvcrt
 
-        os.lseek(descriptor, _BEYOND_THE_TEXT, os.SEEK_SET)
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:

@@ -1,4 +1,4 @@
-"""The machine as the system describes it: versions, processor, threads, commit. Torch is neither imported nor asked."""
+"""The machine as the operating system describes it: versions, processor, threads, commit. Free of torch."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingf
 CPUINFO = Path("/proc/cpuinfo")  # Linux
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
 _MAC_BF16 = "hw.optional.arm.FEAT_BF16"
-_SECONDS = 2  # for a program to answer
+_TIMEOUT_SECONDS = 2  # of a program
 
 
 def describe_machine() -> dict[str, Any]:
@@ -24,8 +24,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of tfkit, Python, and the installed packages that numbers may depend on."""
-    installed = {package: found for package in PACKAGES if (found := version(package)) is not None}
+    """Return the versions of tfkit, Python, and the installed packages that may affect numerical results."""
+    installed = {package: number for package in PACKAGES if (number := version(package)) is not None}
     return {"tfkit": __version__, "python": platform.python_version()} | installed
 
 
@@ -39,7 +39,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """Return name, cores (logical), and bf16: the instruction set that multiplies bfloat16, "" for none, None for unknown."""
+    """Return the name, the number of logical cores, and bf16: the instruction set for bfloat16, "" for none, None for unknown."""
     fields = _mac() if sys.platform == "darwin" else _cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     bf16 = next((flag for flag in _BF16_FLAGS if flag in flags), "") if flags else None
@@ -47,29 +47,29 @@ def processor() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """Return what makes the speed of this machine its own: the processor, its cores, and the version of torch."""
-    found = processor()
-    return f"{found['name']}, {found['cores']} cores, torch {version('torch')}"
+    """Return the processor, its cores, and the version of torch: a key for measured speeds."""
+    cpu = processor()
+    return f"{cpu['name']}, {cpu['cores']} cores, torch {version('torch')}"
 
 
 def threads() -> int:
-    """Return the threads that torch will start with: OMP_NUM_THREADS, else the cores this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else usable_cores()
+    """Return the number of threads that torch will start with: OMP_NUM_THREADS, else the cores that this process may use."""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdecimal() and int(setting) > 0 else usable_cores()
 
 
 def usable_cores() -> int:
-    """Return how many logical cores this process may use."""
+    """Return the number of logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def working_commit(folder: Path | None = None) -> str | None:
-    """Return the commit that `folder` (None: the working directory) has checked out, if it is in a git repository."""
-    return _answer(["git", "rev-parse", "--verify", "HEAD"], folder)
+    """Return the commit that is checked out in `folder` (None: the working directory); None outside a git repository."""
+    return _output(["git", "rev-parse", "--verify", "HEAD"], folder)
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return Linux's fields of the first processor; empty where the kernel has no such file."""
+    """Return the fields of the first processor in Linux's /proc/cpuinfo; empty on other systems."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -79,15 +79,15 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _mac() -> dict[str, str]:
-    """Return the same fields of a Mac, as far as it has them."""
-    bf16 = {"1": "bf16", "0": "none"}.get(_answer(["sysctl", "-n", _MAC_BF16]) or "", "")
-    return {"model name": _answer(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
+    """Return the corresponding fields on a Mac."""
+    bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", _MAC_BF16]) or "", "")
+    return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 
 
-def _answer(command: list[str], folder: Path | None = None) -> str | None:
-    """Return what a program prints; None if it fails, hangs or prints nothing."""
+def _output(command: list[str], folder: Path | None = None) -> str | None:
+    """Run a program and return its output; None if it fails, hangs or prints nothing."""
     try:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,9 +1,9 @@
-"""manifest.json: the size and SHA-256 of every file of a checkpoint, written last. Where it is and agrees, the checkpoint is whole.
+"""manifest.json: the size and SHA-256 of every file of a checkpoint. It is written last; a checkpoint that matches it is complete.
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-The form is strict, with no field that nothing checks, so that any change of a bit is found. README.md, which may be edited, is left out,
-and so are files that come later.
+The format has no field that is not checked, so that any flipped bit is detected. README.md is not listed, since it may be edited, and
+neither are files that are added later.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ _LIMIT = 16 * MIB
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
-_SETTLED = 2_000_000_000  # ns, more than the resolution of any file system's times
+_SETTLED_NS = 2_000_000_000  # more than the resolution of any file system's timestamps
 
 Identity = tuple[int, ...]
-"""A file and its content, as the file system identifies them without reading: device, inode, size, times of change."""
+"""An identity of a file and its content that needs no reading: device, inode, size, mtime, ctime."""
 
-_known: dict[Identity, str] = {}  # the hashes of files that this process has read
+_cache: dict[Identity, str] = {}  # the hashes of files that this process has read
 
 
 class Entry(TypedDict):
@@ -41,7 +41,7 @@ class Entry(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of what is in `folder`, without syncing it. Raises ModelError for anything but files and folders, and OSError."""
+    """Write the manifest of `folder`, without syncing it. Raises OSError, and ModelError for anything but files and folders."""
     entries: dict[str, Entry] = {}
     for path in regular_files(folder):
         name = path.relative_to(folder).as_posix()
@@ -51,12 +51,12 @@ def write_manifest(folder: Path) -> None:
 
 
 def manifest_text(entries: dict[str, Entry]) -> str:
-    """Return the text of manifest.json with these entries by name."""
+    """Return the text of manifest.json; `entries`: by file name."""
     return strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
-    """Return the entries by name. Raises ModelError if the manifest is missing, unreadable, or names something outside the folder."""
+    """Return the entries by file name. Raises ModelError if the manifest is missing, unreadable, or names a file outside the folder."""
     path = folder / NAME
     try:
         if find_file(folder, NAME) is None:
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
 
 
 def refuse_later_version(folder: Path) -> None:
-    """Raise OtherVersionError for the manifest of a later version of tfkit: the checkpoint is not damaged, and no older one is taken."""
+    """Raise OtherVersionError if a later version of tfkit wrote the manifest, since the checkpoint is then not damaged."""
     try:
         read_manifest(folder)
     except OtherVersionError:
@@ -90,7 +90,7 @@ def refuse_later_version(folder: Path) -> None:
 
 
 def recorded_bytes(folder: Path) -> int:
-    """Return the size of all files together, as the manifest has it; 0 without a valid one."""
+    """Return the total size of the files in the manifest; 0 without a valid manifest."""
     try:
         return sum(entry["size"] for entry in read_manifest(folder).values())
     except ModelError:
@@ -102,9 +102,9 @@ def _ignore(count: int) -> None:
 
 
 def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] = _ignore) -> list[str]:
-    """Return the problems of a checkpoint, one sentence a file, each naming it; empty if there are none.
+    """Return the problems of a checkpoint, a sentence for each affected file.
 
-    Without `hashes` only sizes are compared. `advance` is called with each number of bytes hashed.
+    Without `hashes`, only sizes are compared. `advance` is called with the number of bytes hashed since its last call.
     """
     try:
         entries = read_manifest(folder)
@@ -115,29 +115,29 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 
 def extra_files(folder: Path) -> list[str]:
-    """Return the files of a checkpoint that its manifest does not name, the card aside. Raises ModelError as `read_manifest` does."""
-    known = read_manifest(folder).keys() | _NOT_COVERED
-    places = (Path(place, name) for place, folders, files in os.walk(folder) for name in files)
-    return sorted(name for path in places if (name := path.relative_to(folder).as_posix()) not in known)
+    """Return the files of a checkpoint that its manifest does not list, except the card. Raises ModelError as `read_manifest` does."""
+    listed = read_manifest(folder).keys() | _NOT_COVERED
+    paths = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in files)
+    return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) not in listed)
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether every file that the manifest names exists with its size."""
+    """Return whether every file in the manifest exists with its size."""
     return not verify(folder, hashes=False)
 
 
 def regular_files(folder: Path) -> list[Path]:
-    """Return all files below `folder`, sorted. Raises ModelError for a link, device or pipe: a checkpoint holds its own bytes."""
-    found = []
-    for place, folders, files in os.walk(folder):
+    """Return all files below `folder`, sorted. Raises ModelError for a link, device or pipe, which a checkpoint may not contain."""
+    paths = []
+    for parent, folders, files in os.walk(folder):
         for name in folders + files:
-            path = Path(place, name)
+            path = Path(parent, name)
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
-                found.append(path)
+                paths.append(path)
             elif not stat.S_ISDIR(mode):
                 raise ModelError(f"{path}: a checkpoint holds files and folders only, no links or devices")
-    return sorted(found)
+    return sorted(paths)
 
 
 def identity_of(path: Path) -> Identity:
@@ -150,18 +150,18 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def is_settled(identity: Identity) -> bool:
-    """Return whether the file changed so long ago that any later change gives it another identity."""
-    return time.time_ns() - identity[-1] > _SETTLED
+    """Return whether the last change is so long ago that any later one gives the file another identity."""
+    return time.time_ns() - identity[-1] > _SETTLED_NS
 
 
-def known_sha256(path: Path) -> tuple[str, Identity] | None:
-    """Return the hash of a file that this process has read before and that has not changed since; None: unknown. Raises OSError."""
+def cached_sha256(path: Path) -> tuple[str, Identity] | None:
+    """Return the hash of a file that this process has hashed before and that has not changed since; else None. Raises OSError."""
     identity = identity_of(path)
-    return (_known[identity], identity) if identity in _known else None
+    return (_cache[identity], identity) if identity in _cache else None
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[str, Identity]:
-    """Read a file, and return its hash and the identity that it had before. Raises OSError."""
+    """Return the hash of a file, and its identity before it was read. Raises OSError."""
     digest, block = hashlib.sha256(), bytearray(_BLOCK)
     view = memoryview(block)
     with open(path, "rb", buffering=0) as file:
@@ -172,7 +172,7 @@ def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[s
             advance(count)
     sha256 = digest.hexdigest()
     if settled:
-        _known[identity] = sha256
+        _cache[identity] = sha256
     return sha256, identity
 
 

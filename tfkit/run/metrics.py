@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of strict JSON a record, cut back to the checkpoint on resume. Trouble with it never stops training."""
+"""metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. Its errors never stop training."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,10 +12,10 @@ from tfkit.units import format_number_of
 
 
 class MetricsLog:
-    """Appends records, each with an integer `step`, in the order of their arrival. Numbers that are not finite: see strict_json.
+    """The writer of metrics.jsonl. Each record has an integer `step`; for numbers that are not finite, see strict_json.
 
-    A line reaches the kernel whole before `append` returns, so a killed process loses none. If the disk refuses (full, gone), `warn` is
-    called once, no torn line is left, and the lines wait in memory for the next append.
+    A complete line is passed to the kernel before `append` returns, so a killed process loses none. If writing fails (the disk is full or
+    gone), `warn` is called once, no partial line is left, and the lines are kept in memory until the next append.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]):
@@ -32,30 +32,29 @@ class MetricsLog:
         try:
             if self._descriptor is None:
                 self._descriptor = _open_after_last_line(self.path)
-            _write_whole(self._descriptor, b"".join(self._waiting))
+            _write_all(self._descriptor, b"".join(self._waiting))
         except OSError as error:
-            self.close()  # opening it again drops a torn line
+            self.close()  # opening it again removes a partial line
             self._complain(error)
         else:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Keep the records up to and including `step`. Raises MachineError: nothing has been trained yet.
+        """Keep the records up to and including `step`. Raises MachineError, since nothing has been trained yet.
 
-        Lines that are no records are removed with a warning, a last line that a kill tore without one.
+        Lines that are not records are removed with a warning, a partial last line, which a kill leaves, without one.
         """
         self.close()
         try:
             old = self.path.read_bytes()
             lines = old.splitlines(keepends=True)
             records = [parse_record(line) for line in lines]
-            if foreign := [
-                number for number, (line, found) in enumerate(zip(lines, records, strict=True), 1) if not found and _ended(line)
-            ]:
+            pairs = [*zip(lines, records, strict=True)]
+            if foreign := [number for number, (line, record) in enumerate(pairs, 1) if not record and _is_complete(line)]:
                 self._warn(
                     f"{self.path}:{foreign[0]}: not a record of a training; {format_number_of(len(foreign), 'line')} of this kind left out"
                 )
-            kept = b"".join(line for line, found in zip(lines, records, strict=True) if found and found["step"] <= step)
+            kept = b"".join(line for line, record in pairs if record and record["step"] <= step)
             if kept != old:
                 write_atomically(self.path, kept.decode())
         except FileNotFoundError:
@@ -66,7 +65,7 @@ class MetricsLog:
             ) from error
 
     def sync(self) -> None:
-        """Bring the lines to the disk, for the power cut after a checkpoint. Never raises OSError."""
+        """Sync the file to the disk, so that a power cut after a checkpoint loses no record before it. Never raises OSError."""
         try:
             if self._descriptor is not None:
                 os.fsync(self._descriptor)
@@ -89,9 +88,9 @@ class MetricsLog:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a complete line, with its numbers that are not finite; None for anything that no training wrote."""
+    """Return the record in a complete line, with NaN and infinities restored; None for a line that is not a record of a training."""
     try:
-        record = strict_json.loads(line) if _ended(line) else None
+        record = strict_json.loads(line) if _is_complete(line) else None
     except ValueError:
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int or not strict_json.is_number(record.get("loss")):
@@ -112,25 +111,25 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def _ended(line: bytes) -> bool:
+def _is_complete(line: bytes) -> bool:
     return line.endswith(b"\n")
 
 
 def _open_after_last_line(path: Path) -> int:
-    """Open for appending; a last line without an end, which a killed writer left, is dropped."""
+    """Open for appending, and remove a partial last line, which a killed writer leaves."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
     try:
-        whole = path.read_bytes().rfind(b"\n") + 1
-        if whole != os.fstat(descriptor).st_size:
-            os.ftruncate(descriptor, whole)
+        end = path.read_bytes().rfind(b"\n") + 1
+        if end != os.fstat(descriptor).st_size:
+            os.ftruncate(descriptor, end)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _write_whole(descriptor: int, data: bytes) -> None:
-    """Append all of `data` or nothing."""
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Append all of `data`, or nothing."""
     size = os.fstat(descriptor).st_size
     try:
         while data:
@@ -141,7 +140,7 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl, none without a file; lines that are no records are left out."""
+    """Return the records of a metrics.jsonl, without the lines that are not records; none if the file does not exist."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:

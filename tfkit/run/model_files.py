@@ -1,4 +1,4 @@
-"""Files of a model folder, which may come from anyone: from inside the folder only, up to a size, and strict where they are JSON."""
+"""Reading the files of an untrusted model folder: only files inside the folder, up to a size, and only strict JSON."""
 
 import json
 import os
@@ -14,9 +14,9 @@ MIB = 1 << 20
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if there is none. Raises ModelError for a link out of the folder, and for no regular file.
+    """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link out of the folder, or no regular file.
 
-    The links of the hub's cache, from snapshots/... to blobs/ of the same repository, are followed.
+    Links of the Hub's cache, from snapshots/... to blobs/ of the same repository, are allowed.
     """
     path = folder / name
     try:
@@ -29,7 +29,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
         raise ModelError(f"{path}: cannot be read ({error}); check the folder and its permissions") from None
     blobs = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []
-    if not any(target.is_relative_to(place) for place in (root, *blobs)):
+    if not any(target.is_relative_to(allowed) for allowed in (root, *blobs)):
         raise ModelError(f"{path}: a link that leads out of the folder, refused as unsafe; put the file itself there")
     if not stat.S_ISREG(mode):
         raise ModelError(f"{path}: not a file; copy the folder again")
@@ -37,7 +37,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """Return the text of a file of at most `limit` bytes of UTF-8. Raises ModelError."""
+    """Return the text of a UTF-8 file of at most `limit` bytes. Raises ModelError."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -54,7 +54,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """Return the object in a file of at most `limit` bytes of strict JSON, its strings valid Unicode. Raises ModelError with the place."""
+    """Return the object in a strict JSON file of at most `limit` bytes. Raises ModelError with the position, also for invalid Unicode."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
@@ -66,7 +66,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Return the value of strict JSON. Raises ModelError with the place in `path`."""
+    """Return the value of strict JSON. Raises ModelError with the position in `path`."""
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:
@@ -78,12 +78,12 @@ def parse_json(text: str, path: Path) -> Any:
 def check_version(document: Mapping[str, Any], path: Path, version: int) -> None:
     """Raise OtherVersionError if a later version of tfkit wrote the document of `path`, ModelError if its schema_version is no number.
 
-    Call it before anything else of the document is looked at, since its form may be another. Without the field it passes.
+    Call it before any other field is read, since a later version may have another format. A document without the field passes.
     """
-    found = document.get("schema_version", version)
-    if type(found) is not int or found < 1:
-        raise ModelError(f"{path}: schema_version {found!r:.80} is not the number of a version; copy the file again")
-    if found > version:
+    written = document.get("schema_version", version)
+    if type(written) is not int or written < 1:
+        raise ModelError(f"{path}: schema_version {written!r:.80} is not the number of a version; copy the file again")
+    if written > version:
         raise OtherVersionError(
-            f"{path}: schema_version {found}, written by a later version of tfkit; this one reads up to {version}. Use that version"
+            f"{path}: schema_version {written}, written by a later version of tfkit; this one reads up to {version}. Use that version"
         )

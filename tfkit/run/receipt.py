@@ -1,14 +1,14 @@
-"""run.json: a run's command, data and machine, and how each of its attempts ended. Written atomically at each change.
+"""run.json: a run's command, data and machine, and its attempts with their ends. Written atomically at each change.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
-    versions  platform  processor  threads  commit          of the latest attempt that took steps, or of one that is to be the first
+    versions  platform  processor  threads  commit          of the latest attempt that took steps; before any, of the latest attempt
     kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and further recorded fields
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
-`status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
-"running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is
-monotonic time up to the latest writing of the file, also of a killed attempt.
+`status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (still
+"running" at the next start; its ended_utc is unknown, thus null). A run that has not begun is "new". Times are UTC; `seconds` is
+monotonic time until the file was last written, also for a killed attempt.
 """
 
 import math
@@ -33,7 +33,7 @@ _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 
 
 class Receipt:
-    """The document of run.json, with the rules of its attempts. Methods that change it write the file and raise OSError if that fails."""
+    """The document of run.json and the rules for its attempts. Methods that change it write the file, and raise OSError if that fails."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path
@@ -43,10 +43,10 @@ class Receipt:
 
     @classmethod
     def open(cls, path: Path, warn: Callable[[str], None], saved_step: int | None = None) -> "Receipt":
-        """Read `path`, marking attempts that a kill left "running"; or begin a new run. A damaged file is set aside, with a warning.
+        """Read `path`, and mark attempts that are still "running" as killed; without the file, begin a new run.
 
-        `saved_step`: of the newest checkpoint, which is as far as a killed attempt came. Raises OtherVersionError for the file of a later
-        version of tfkit.
+        A damaged file is renamed, with a warning. `saved_step`: of the newest checkpoint, recorded as the last step of a killed attempt.
+        Raises OtherVersionError if a later version of tfkit wrote the file.
         """
         try:
             document = read_receipt(path)
@@ -70,7 +70,7 @@ class Receipt:
 
     @property
     def running(self) -> bool:
-        """Whether this process has begun an attempt and not ended it."""
+        """Whether this process has an attempt in progress."""
         return self._began is not None
 
     def begin_attempt(self, fields: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Receipt:
         self.write()
 
     def goes_on(self, resumed_from: str, step: int, fields: Mapping[str, Any]) -> None:
-        """Record that the running attempt starts after `step`, from the checkpoint of that name, and set fields."""
+        """Record that the running attempt continues after `step`, from the checkpoint with this name, and set fields."""
         assert self.running
         self._set(fields)
         self.forget_result()
@@ -107,37 +107,37 @@ class Receipt:
         self.write()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts: that of `metered`, by number, and for the others that of this file."""
-        self._keep_time()
-        known = {number: attempt.get("seconds") for number, attempt in enumerate(self.document["attempts"], 1)}
-        return sum(metered.get(number, seconds or 0.0) for number, seconds in known.items())
+        """Return the wall time of all attempts: from `metered`, by number, and for the others from this file."""
+        self._update_time()
+        attempts = enumerate(self.document["attempts"], 1)
+        return sum(metered.get(number, attempt.get("seconds") or 0.0) for number, attempt in attempts)
 
     def keep_time(self) -> None:
-        """Write the file if it was last written some seconds ago, so that a kill loses no more time than that."""
+        """Write the file if SECONDS_BETWEEN_WRITES have passed, so that a kill loses no more time than that."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 
-    def _keep_time(self) -> None:
+    def _update_time(self) -> None:
         if self._began is not None:
             self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
 
     def forget_result(self) -> None:
-        """Remove the result of an earlier attempt, beyond which this one goes."""
+        """Remove the result of an earlier attempt, which this attempt replaces."""
         self.document.pop("result", None)
 
     def end_attempt(self, status: End, step: int | None, error: str | None, fields: Mapping[str, Any]) -> None:
-        """Set fields, and close the attempt that this process began; a second call changes nothing."""
+        """Set fields, and end the attempt of this process; a second call changes nothing."""
         if self._began is None:
             return
         self._set(fields)
-        self._keep_time()
+        self._update_time()
         self._began = None
         self.document["attempts"][-1].update(status=status, ended_utc=_now(), to_step=step, error=error)
         self.document["status"] = status
         self.write()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        """Set fields of the document, each as a whole."""
+        """Set fields of the document; each value replaces the old one."""
         self._set(fields)
         self.write()
 
@@ -146,8 +146,8 @@ class Receipt:
         self.document.update(fields)
 
     def write(self) -> None:
-        """Bring the document to the disk."""
-        self._keep_time()
+        """Write the document to the disk."""
+        self._update_time()
         self._written = time.monotonic()
         write_atomically(self.path, strict_json.dumps(self.document, indent=1) + "\n")
 
@@ -155,7 +155,7 @@ class Receipt:
 def read_receipt(path: Path) -> dict[str, Any]:
     """Return the document of a run.json.
 
-    Raises OSError, ValueError for one that is damaged, and OtherVersionError for one of a later version.
+    Raises OSError, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
     """
     document = strict_json.loads(path.read_bytes())
     if isinstance(document, dict):
@@ -178,8 +178,8 @@ def _is_receipt(document: Any) -> bool:
         and isinstance(document["status"], str)
         and isinstance(attempts, list)
         and all(
-            isinstance(each, dict) and isinstance(each.get("status"), str) and strict_json.is_number(each.get("seconds"))
-            for each in attempts
+            isinstance(attempt, dict) and isinstance(attempt.get("status"), str) and strict_json.is_number(attempt.get("seconds"))
+            for attempt in attempts
         )
         and all(isinstance(document.get(name) or {}, dict) for name in ("totals", "result", "given", "processor", "versions"))
     )

@@ -1,4 +1,4 @@
-"""The folders that cannot be a run's: those with other files, with links, or with another run in them."""
+"""Checks of a folder before it becomes a run folder: other files, links, unusable permissions and other runs are refused."""
 
 import errno
 import os
@@ -11,33 +11,33 @@ from tfkit.run.chain_folder import CHAIN, SWEEP
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
 WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
-_OF_SEVERAL = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of such a folder
+_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of a folder of several runs
 
 
-def refuse_turning_back(path: Path) -> None:
-    """Raise UsageError for `runs/../../x`, which begins in one place and ends in another; `../x` is plain from the start."""
+def refuse_parent_references(path: Path) -> None:
+    """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed."""
     parts = path.parts
     if any(part == ".." and before != ".." for before, part in pairwise(parts)):
-        raise UsageError(f"{path}: leaves the folder that it begins with. Give the place itself as --run")
+        raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as --run")
 
 
 def refuse_missing_mount(path: Path) -> None:
-    """Raise FileNotFoundError for a link to nothing: a folder made below an unmounted mount point would fill the wrong disk."""
+    """Raise FileNotFoundError for a dangling link: a folder made below an unmounted mount point would fill the wrong disk."""
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
 
 
 def refuse_links(path: Path) -> None:
-    """Raise UsageError for a link where a run writes."""
+    """Raise UsageError for a link at a path that a run writes."""
     inside = [entry for name in FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
     for entry in (*(path / name for name in WRITTEN), *inside):
         if entry.is_symlink():
-            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give the place itself as --run")
+            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give its target as --run")
 
 
 def refuse_obstacles(path: Path) -> None:
-    """Raise OSError for a file where a folder has to be, or the reverse: now, not at the first checkpoint."""
+    """Raise OSError for a file where a run needs a folder, or the reverse: at the start, not at the first checkpoint."""
     for name in WRITTEN:
         entry, is_folder = path / name, name in (*FOLDERS, "replay", "ranks")
         if not entry.exists():
@@ -49,7 +49,7 @@ def refuse_obstacles(path: Path) -> None:
 
 
 def refuse_foreign_files(path: Path) -> None:
-    """Raise UsageError for files of the user's own: run.json is a run's first file, so a recipe.yaml without it is not a run's."""
+    """Raise UsageError for the user's own files. tfkit writes run.json first, so without it a recipe.yaml is the user's."""
     found = [name for name in FILES if (path / name).exists()]
     if found and "run.json" not in found and not (path / "run.json.damaged").exists():
         raise UsageError(
@@ -64,11 +64,14 @@ def refuse_checkpoints(path: Path, resume: bool) -> None:
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError for one run in a folder of several, and the reverse; `kind`: as its run.json has it, `group`: as it is to be."""
+    """Raise UsageError for a single run in a folder of several runs, or the reverse.
+
+    `kind`: that in its run.json; `group`: the kind of several runs that is wanted, None for a single run.
+    """
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
-            f"{path}: holds the checkpoints of a run, and {_OF_SEVERAL[group]} needs a folder for all of its runs. Give another folder "
+            f"{path}: holds the checkpoints of a run, and {_GROUPS[group]} needs a folder for all of its runs. Give another folder "
             "with --run"
         )
-    if kind in _OF_SEVERAL and kind != group:
-        raise UsageError(f"{path}: holds the runs of {_OF_SEVERAL[str(kind)]}. Give another folder with --run")
+    if kind in _GROUPS and kind != group:
+        raise UsageError(f"{path}: holds the runs of {_GROUPS[str(kind)]}. Give another folder with --run")

@@ -1,10 +1,10 @@
-"""An unhealthy step as a small file of the run folder, with which `tfkit replay` takes the step again.
+"""The replay file of an unhealthy step, with which `tfkit replay` repeats the step.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The step's data and dropout follow from the recipe, and its weights from the checkpoint before it; the hashes show whether they
-are the same again.
+The data and dropout of the step follow from the recipe, and its weights from the checkpoint before it; the hashes verify that they are
+the same.
 """
 
 from pathlib import Path
@@ -28,12 +28,12 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the document of a step, by default of the latest one. Raises ModelError if there is none that this version reads."""
-    found = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
-    if not found:
+    """Return the document of a step; None: of the latest one. Raises ModelError if it is missing, damaged, or of another version."""
+    paths = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
+    if not paths:
         which = f"of step {step} " if step is not None else ""
         raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")
-    path = found[-1]
+    path = paths[-1]
     try:
         document = strict_json.loads(path.read_bytes())
         if document["schema_version"] != SCHEMA_VERSION:

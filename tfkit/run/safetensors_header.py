@@ -1,10 +1,10 @@
-"""The header of a safetensors file, checked before the file is mapped or handed to the library.
+"""The header of a safetensors file, validated before the file is mapped or passed to the library.
 
     8 bytes   N, little-endian
     N bytes   JSON: {"name": {"dtype": "F32", "shape": [3, 2], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
-    the rest  the tensors, one after the other without a gap; offsets count from here
+    the rest  the tensors, contiguous; offsets count from here
 
-A header that passes is small, and assigns every byte of the file to one tensor.
+A valid header is small, and assigns every byte of the file to exactly one tensor.
 """
 
 import math
@@ -26,7 +26,7 @@ _NOT_SAFETENSORS = {b"PK\x03\x04": "a zip file, as PyTorch's pickles are", b"\x8
 
 
 class Stored(NamedTuple):
-    """A tensor of a file: its type as safetensors names it, its shape, and where its bytes begin and end, from the end of the header."""
+    """A tensor in the file: its dtype as named by safetensors, its shape, and its byte range, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a safetensors file by name, in the order of their bytes. Raises ModelError naming the file and the tensor."""
+    """Return the tensors of a safetensors file by name, in file order. Raises ModelError with the file and the tensor."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _refusal(start: bytes, length: int, size: int) -> str | None:
-    """Return the reason to refuse a file for its first 8 bytes; None if there is none."""
+    """Return why the file is refused, given its first 8 bytes, the length of its header and its size; None if it is not."""
     if len(start) < 8:
         return f"{size} bytes are too short for a header"
     if length <= size - 8 and length <= MAX_HEADER:
@@ -62,7 +62,7 @@ def _refusal(start: bytes, length: int, size: int) -> str | None:
         if start.startswith(signature):
             return f"it is {kind}, which can run code and is never opened"
     if length > MAX_HEADER:
-        return f"a header of {length:,} bytes, where {MAX_HEADER:,} are the most"
+        return f"its header of {length:,} bytes is longer than the limit of {MAX_HEADER:,}"
     return f"its header of {length:,} bytes ends beyond the file's {size:,}: it was cut off, or is something else"
 
 
@@ -70,7 +70,7 @@ def _tensors(text: bytes, size: int) -> dict[str, Stored]:
     """Return the tensors of a header that precedes `size` bytes of data. Raises ValueError."""
     if not text.startswith(b"{"):
         raise ValueError("its header is not a JSON object")
-    # Each tensor takes three opening brackets and a few commas. Counted before parsing: Python's lists and numbers are far larger.
+    # Each tensor has three opening brackets and a few commas. They are counted before parsing, since Python's objects take far more memory.
     if text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS or text.count(b",") > 6 * MAX_TENSORS:
         raise ValueError(f"its header holds more than {MAX_TENSORS:,} tensors")
     try:
@@ -81,12 +81,12 @@ def _tensors(text: bytes, size: int) -> dict[str, Stored]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"{_METADATA} does not map names to strings")
     if len(header) > MAX_TENSORS:
-        raise ValueError(f"its header holds {len(header):,} tensors, where {MAX_TENSORS:,} are the most")
+        raise ValueError(f"its header holds {len(header):,} tensors, more than the limit of {MAX_TENSORS:,}")
     tensors = sorted(((name, _stored(name, entry)) for name, entry in header.items()), key=lambda pair: pair[1][2:])
     at = 0
     for name, stored in tensors:
         if stored.begin != at:
-            raise ValueError(f"tensor {name!r} begins at byte {stored.begin:,}, where the one before ends at {at:,}")
+            raise ValueError(f"tensor {name!r} begins at byte {stored.begin:,}, but the tensor before it ends at {at:,}")
         at = stored.end
     if at != size:
         raise ValueError(f"its tensors end at byte {at:,} of {size:,}: it was cut off, or holds more than tensors")
@@ -94,7 +94,7 @@ def _tensors(text: bytes, size: int) -> dict[str, Stored]:
 
 
 def _stored(name: str, entry: Any) -> Stored:
-    """Return a header's entry of one tensor. Raises ValueError if it is inconsistent."""
+    """Return the tensor that an entry of the header describes. Raises ValueError if the entry is inconsistent."""
     if len(name) > _MAX_NAME or not name.isprintable():
         raise ValueError(f"the tensor name {name[:40]!r}... is too long or not printable")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -113,5 +113,5 @@ def _stored(name: str, entry: Any) -> Stored:
 
 
 def _are_counts(values: Any) -> bool:
-    """Return whether this is a list of whole numbers from 0 that fit 64 bits."""
+    """Return whether `values` is a list of non-negative integers that fit into 64 bits."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)

@@ -1,6 +1,6 @@
 """JSON as the standard defines it: no NaN, no Infinity, no duplicate keys.
 
-A number that is not finite is written as null and named in the top-level object `nonfinite`, so that it differs from a missing value:
+A number that is not finite is written as null and listed in the top-level object `nonfinite`, so that it differs from a missing value:
 `{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Nested names are dotted (`evaluation.loss`); the values are nan, inf, -inf.
 """
 
@@ -11,14 +11,13 @@ from typing import Any
 
 
 def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
-    """Return the text of `document`, on one line unless `indent` is given. Raises TypeError for what JSON does not have."""
-    return json.dumps(
-        finite(document), indent=indent, allow_nan=False
-    )  # ASCII: no U+2028 for readers that split lines there, no lone surrogate
+    """Return the text of `document`, on one line unless `indent` is given. Raises TypeError for a value that JSON cannot represent."""
+    # ASCII, without U+2028, at which some readers split lines, and without lone surrogates
+    return json.dumps(finite(document), indent=indent, allow_nan=False)
 
 
 def finite(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `document` with null for the numbers that are not finite, and their names."""
+    """Return `document` with null for each number that is not finite, and the object `nonfinite` that lists them."""
     nonfinite: dict[str, str] = {}
     plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
     return plain | ({"nonfinite": nonfinite} if nonfinite else {})
@@ -29,13 +28,13 @@ def loads(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode()  # json.loads would guess UTF-16, and skip a byte order mark
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value that was read is a number, or the null of one that is not finite or missing."""
+    """Return whether a value read from JSON is a number, or null for a number that is missing or not finite."""
     return value is None or type(value) in (int, float)
 
 
@@ -50,11 +49,11 @@ def _finite(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
     return value
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a key occurs twice")

@@ -1,8 +1,8 @@
-"""Comparison of a model folder with its manifest while its files are read. A folder without a manifest loads unverified.
+"""Verification of a model folder against its manifest while its files are read. A folder without a manifest is loaded unverified.
 
-A file that the manifest does not name is ignored: it is no part of the checkpoint that was saved.
+A file that the manifest does not list is ignored, since it was not saved with the checkpoint.
 
-Weights are hashed on one thread while another copies them out of the same pages: the disk is read once, and there is no second copy.
+Weights are hashed in a thread while they are loaded from the same pages, so the disk is read once and there is no second copy.
 """
 
 import threading
@@ -13,17 +13,17 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from tfkit.errors import ModelError
-from tfkit.run.manifest import NAME, Entry, Identity, identity_of, known_sha256, read_manifest, sha256_of
+from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
-_TRAINING_STATE = "training_state/"  # read by resuming alone, which verifies it; a folder that was published may be without
+_TRAINING_STATE = "training_state/"  # read only by resuming, which verifies it; may be missing in a published folder
 _WEIGHTS = ".safetensors"
 _verifying: ContextVar[bool] = ContextVar("verifying", default=True)
 
 
 @contextmanager
 def unverified() -> Iterator[None]:
-    """Compare no file with a manifest within the block: --no-verify."""
+    """Disable verification within the block, for --no-verify."""
     token = _verifying.set(False)
     try:
         yield
@@ -33,13 +33,13 @@ def unverified() -> Iterator[None]:
 
 @contextmanager
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
-    """Raise ModelError unless the files that the block reads have the sizes and hashes of manifest.json; training state is not looked at.
+    """Verify the files that the block reads, except training state, against manifest.json. Raises ModelError for a difference.
 
-    All sizes, and the hashes of all but the weights, are compared before the block; the hashes of the `weights` while it runs. Damage is
-    raised in place of a ModelError of the block, whose cause it is likely to be. A file that changes meanwhile is an error, too.
+    Before the block, all sizes and the hashes of all files but weights are compared; with `weights`, their hashes while it runs. Damage
+    is reported instead of a ModelError that the block raises, since it is its likely cause. A file that changes meanwhile is an error, too.
     """
     entries = _entries(folder)
-    paths = {name: _sized(folder, name, entry) for name, entry in entries.items()}
+    paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}
     hashed = _compare(paths, entries, [name for name in entries if not name.endswith(_WEIGHTS)], threading.Event())
     names = [name for name in entries if weights and name.endswith(_WEIGHTS)]
     if not names:
@@ -62,7 +62,7 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if there is none, or the folder has a manifest that does not name it. Raises ModelError."""
+    """Return the path of the file `name`; None if it does not exist, or the manifest does not list it. Raises ModelError."""
     path = find_file(folder, name)
     if path is None or not _verifying.get() or find_file(folder, NAME) is None:
         return path
@@ -72,19 +72,19 @@ def find_named(folder: Path, name: str) -> Path | None:
 def check_files(folder: Path, names: Iterable[str]) -> None:
     """Raise ModelError if one of these small files exists and differs from manifest.json."""
     entries = _entries(folder)
-    found = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
-    _compare(found, entries, found, threading.Event())
+    paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
+    _compare(paths, entries, paths, threading.Event())
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
-    """Return the manifest's entries of the files that a model is read from."""
+    """Return the manifest's entries without training state; none if verification is disabled or there is no manifest."""
     if not _verifying.get() or find_file(folder, NAME) is None:
         return {}
     return {name: entry for name, entry in read_manifest(folder).items() if not name.startswith(_TRAINING_STATE)}
 
 
-def _sized(folder: Path, name: str, entry: Entry) -> Path:
-    """Return the path of a file, which has its size. Raises ModelError."""
+def _check_size(folder: Path, name: str, entry: Entry) -> Path:
+    """Return the path of a file. Raises ModelError if it is missing or has another size than in the manifest."""
     path = find_file(folder, name)
     if path is None:
         raise ModelError(f"{folder / name}: missing, but {NAME} names it; copy the checkpoint again")
@@ -95,7 +95,7 @@ def _sized(folder: Path, name: str, entry: Entry) -> Path:
 
 
 def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Iterable[str], stop: threading.Event) -> dict[Path, Identity]:
-    """Return the identity of each file as it was hashed. Raises ModelError if a hash differs; ends early once `stop` is set."""
+    """Return the identity of each file when it was hashed. Raises ModelError if a hash differs; ends early once `stop` is set."""
 
     def advance(_count: int) -> None:
         if stop.is_set():
@@ -105,7 +105,7 @@ def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Ite
     for name in names:
         path = paths[name]
         try:
-            sha256, hashed[path] = known_sha256(path) or sha256_of(path, advance)
+            sha256, hashed[path] = cached_sha256(path) or sha256_of(path, advance)
         except InterruptedError:
             break
         except OSError as error:
