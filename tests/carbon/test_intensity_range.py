@@ -44,7 +44,7 @@ def test_an_unknown_place_has_the_range_of_nine_of_ten_countries() -> None:
     assert found is not None
     assert found[:2] == pytest.approx((50, 950))
     assert range_of_world([], 475.0) is None
-    low, high = Place().within(found).ends_g_per_kwh
+    low, high = Place().with_range(found).ends_g_per_kwh
     assert (low, high) == pytest.approx((50, 950))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_probe import G_PER_KWH, POWER_W
 
 from tfkit.carbon import Meter
-from tfkit.carbon.charged_energy import Integral
+from tfkit.carbon.intensity_correction import IntensityCorrection
 from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
 from tfkit.carbon.place import resolve_place
 from tfkit.carbon.reading import Totals
@@ -84,7 +84,7 @@ def test_a_series_has_to_cover_the_run(tmp_path):
     path = write(tmp_path, *HOURS)
     series = read_series(path)
     require_cover(series, path, series.times[0], 3 * 3600)
-    with pytest.raises(DataError, match=r"ends at 2026-10-25T03:00:00Z, and this run takes until 2026-10-25T03:00:01Z at least"):
+    with pytest.raises(DataError, match=r"ends at 2026-10-25T03:00:00Z, but this run takes at least until 2026-10-25T03:00:01Z"):
         require_cover(series, path, series.times[0], 3 * 3600 + 1)
     for moment in (series.times[0] - 1, series.end):
         with pytest.raises(DataError, match=r"covers 2026-10-25T00:00:00Z to 2026-10-25T03:00:00Z, but now it is"):
@@ -115,15 +115,15 @@ def test_the_integral_is_that_of_many_small_steps(values, ticks, interval, offse
     series = IntensitySeries(times, tuple(values), times[-1] + interval)
     clock, energy, seconds, expected = Clock(), 0.0, 0.0, 0.0
     fields = {"times": series.times, "g_per_kwh": series.g_per_kwh, "end": series.end}
-    integral = Integral(fields, values[0], offset, clock)
+    correction = IntensityCorrection(fields, values[0], offset, clock)
     for took, watts in ticks:
         for step in range(200):
             expected += watts * took / 200 / 3600 * series.at(clock.now + took * (step + 0.5) / 200 + offset) / 1000
         clock.now, seconds, energy = clock.now + took, seconds + took, energy + watts * took / 3600
-        found = integral.charge(totals(seconds, energy, values[0]))
+        found = correction.correct(totals(seconds, energy, values[0]))
     slack = 1e-9 + sum(watts * took / 200 / 3600 for took, watts in ticks) * 0.9 * len(values)
     assert found.emissions_g == pytest.approx(expected, abs=slack)
-    assert integral.is_beyond == (clock.now + offset > series.end)
+    assert correction.is_past_end == (clock.now + offset > series.end)
 
 
 @settings(max_examples=50, deadline=None)
@@ -131,10 +131,10 @@ def test_the_integral_is_that_of_many_small_steps(values, ticks, interval, offse
 def test_a_constant_series_gives_the_bits_of_the_plain_formula(value, ticks):
     series = {"times": tuple(float(index) for index in range(300)), "g_per_kwh": (value,) * 300, "end": 300.0}
     clock, energy, seconds = Clock(), 0.0, 0.0
-    integral = Integral(series, value, random.random(), clock)
+    correction = IntensityCorrection(series, value, random.random(), clock)
     for took, watts in ticks:
         clock.now, seconds, energy = clock.now + took, seconds + took, energy + watts * took / 3600
-        assert integral.charge(totals(seconds, energy, value)) == totals(seconds, energy, value)
+        assert correction.correct(totals(seconds, energy, value)) == totals(seconds, energy, value)
 
 
 def test_a_meter_charges_what_was_used_when(tmp_path):

@@ -1,12 +1,12 @@
-"""Energy and CO2 of a run: CodeCarbon behind a guard, in a process of its own. Free of torch, light to import.
+"""Energy and CO2 of a run, measured by CodeCarbon in a separate process. Free of torch, fast to import.
 
 Meter (meter.py)            in the trainer: starts the process, sends it the phases, keeps its latest Reading
   | JSON lines over pipes
-sidecar.py                  the process: a tick every few seconds, a last one when the trainer is gone
+sidecar.py                  the process: a tick every few seconds, a last one when the trainer has exited
   gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, one fsynced line a tick: the truth; ledger_writer.py writes it
-  chain.py                  the hash in each of its lines of the line before
-  totals.py                 the sums over attempts, with their ranges (ranges.py) and what was done again (rework.py)
+  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick; ledger_writer.py writes it
+  chain.py                  the hash chain over the lines of the ledgers
+  totals.py                 the sums over attempts, with their ranges (ranges.py) and repeated work (rework.py)
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 

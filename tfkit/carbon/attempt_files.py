@@ -1,4 +1,4 @@
-"""The files of a metered attempt: its ledger, emissions.csv, and what the ledgers of earlier attempts and of other machines say."""
+"""The files of a metered attempt: its ledger, emissions.csv, and the ledgers of earlier attempts and of other nodes."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from tfkit.carbon.totals import has_gaps, wall_seconds
 
 
 class AttemptFiles:
-    """The writer of one attempt, by the meter's first message; without a folder there it writes nothing. `warn` is called once."""
+    """The writer of one attempt. `spec`: the meter's first message; without a folder in it, nothing is written. `warn` is called once."""
 
     def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
         self._spec, self._warn, self._warned = spec, warn, False
@@ -28,8 +28,8 @@ class AttemptFiles:
         """The sums of the run's attempts before this one."""
         self.earlier_degraded = False
         self._ledger: Ledger | None = None
-        self._previous: str | None = None  # the hash of the last line of the ledger before
-        self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
+        self._previous: str | None = None  # the hash of the last line of the previous ledger
+        self._unwritten: list[dict[str, Any]] = []  # lines that are not on the disk yet
         self._machine_written = False
         if spec["folder"]:
             self._ledgers = LedgerReader(Path(spec["folder"]) / "carbon")
@@ -38,7 +38,7 @@ class AttemptFiles:
             self._unwritten.append(self._header())
 
     def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
-        """Append to the ledger, after the lines that a full disk has not taken yet. `derive`: write emissions.csv, too."""
+        """Append to the ledger, after any lines that a full disk has delayed. `derive`: also write emissions.csv."""
         if not self._spec["folder"]:
             return
         with self._guarding():
@@ -46,18 +46,18 @@ class AttemptFiles:
             if derive:
                 write_emissions(Path(self._spec["folder"]), self._ledgers)
 
-    def of_other_nodes(self) -> dict[str, float]:
-        """Return what the other machines of this attempt have used, as far as their ledgers say."""
+    def sums_of_other_nodes(self) -> dict[str, float]:
+        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} on a single node."""
         if self._nodes == 1:
             return {}
         with self._guarding():
-            now = (self._spec["run_id"], self._spec["attempt"])
-            attempts = [one for one in self._ledgers.attempts() if (one.header["run_id"], one.header["attempt"]) == now]
-            return {name: sum(one.sums[name] for one in attempts if one.header["node"] != self._node) for name in ENERGIES}
+            key = (self._spec["run_id"], self._spec["attempt"])
+            ledgers = [ledger for ledger in self._ledgers.attempts() if (ledger.header["run_id"], ledger.header["attempt"]) == key]
+            return {name: sum(ledger.sums[name] for ledger in ledgers if ledger.header["node"] != self._node) for name in ENERGIES}
         return {}
 
     def _count_earlier(self, attempts: list[Attempt]) -> None:
-        self._previous = next((one.chain.last for one in reversed(attempts) if one.header["node"] == self._node), None)
+        self._previous = next((attempt.chain.last for attempt in reversed(attempts) if attempt.header["node"] == self._node), None)
         earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
         self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
         self.earlier["seconds"] = sum(wall_seconds(earlier).values())
@@ -82,7 +82,7 @@ class AttemptFiles:
             record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
             self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
             self._machine_written = True
-        if self._unwritten and _within_phase(self._unwritten[-1], tick):
+        if self._unwritten and _is_superseded(self._unwritten[-1], tick):
             self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
@@ -93,7 +93,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """Turn a full disk or a lost folder into one warning: the readings continue."""
+        """Turn a full disk or a lost folder into one warning, since the readings continue."""
         try:
             yield
         except Exception as error:
@@ -102,8 +102,8 @@ class AttemptFiles:
             self._warned = True
 
 
-def _within_phase(line: dict[str, Any], tick: dict[str, Any]) -> bool:
-    """Whether the next tick has all that a line has."""
+def _is_superseded(line: dict[str, Any], tick: dict[str, Any]) -> bool:
+    """Return whether the next tick contains all the information of a line."""
     return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
 
 

@@ -1,15 +1,15 @@
-"""The carbon of a model card: the `co2_eq_emissions` block that the Hub reads, and a sentence for people."""
+"""The emissions in a model card: the `co2_eq_emissions` block that the Hub reads, and a sentence for people."""
 
 from typing import Any
 
 from tfkit.carbon.reading import Reading
 from tfkit.units import format_energy, format_mass
 
-SMALLEST_GRAMS = 1e-4  # below, the number needs an exponent, and the Hub reads 1.2e-05 as 1.2
+SMALLEST_GRAMS = 1e-4  # smaller numbers need an exponent, and the Hub reads 1.2e-05 as 1.2
 
 
 def co2_block(reading: Reading, training_type: str, hardware: str) -> dict[str, Any]:
-    """Return the value of `co2_eq_emissions`, in grams; {} if there is nothing to report, or too little to write without an exponent.
+    """Return the value of `co2_eq_emissions`, in grams; {} if nothing was measured, or too little to write without an exponent.
 
     `training_type` is "pre-training" or "fine-tuning".
     """
@@ -25,7 +25,7 @@ def co2_block(reading: Reading, training_type: str, hardware: str) -> dict[str, 
 
 
 def co2_sentence(reading: Reading) -> str:
-    """Return one sentence for the card's body, in units that fit; it is there without the block, too."""
+    """Return a sentence for the card's body, in suitable units; also without measured values."""
     if reading.status == "off":
         return "Energy and emissions were not measured."
     if reading.energy_wh == 0:

@@ -1,8 +1,8 @@
-"""The hash chain of a ledger: each line has the SHA-256 of the line before, so a line that was changed, removed or inserted shows.
+"""The hash chain of a ledger: each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected.
 
-The bytes that are hashed are those between two line breaks. A torn line, which is no JSON object, is not in the chain. The first line of
-a ledger has the hash of a line of the ledger before it on the same node, its last one at that moment, so that a whole ledger cannot go
-unnoticed either; null if there was none. An end that is cut off shows in what was derived from it: emissions.csv, totals, the next ledger.
+The hash covers the bytes between two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a
+ledger has the hash of the last line, at that time, of the previous ledger on the same node (null if there was none), so that a missing
+ledger is detected, too. A truncated end contradicts the files derived from the ledger: emissions.csv, the totals and the next ledger.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def line_hash(text: bytes) -> str:
 
 
 def parse_line(text: bytes) -> dict[str, Any] | None:
-    """Return the object of a whole line; None if it was torn or damaged."""
+    """Return the object in a line; None if the line is torn or damaged."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -28,7 +28,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 
 def last_hash(data: bytes) -> str | None:
-    """Return the hash of the last whole line, with or without a line break at the end; None if there is none."""
+    """Return the hash of the last intact line, with or without a line break at the end; None if there is none."""
     for text in reversed(data.split(b"\n")):
         if parse_line(text) is not None:
             return line_hash(text)
@@ -37,16 +37,16 @@ def last_hash(data: bytes) -> str | None:
 
 @dataclass
 class Chain:
-    """The chain of one ledger, line by line."""
+    """The verification of the hash chain of one ledger, line by line."""
 
-    lines: int = 0  # of the file, torn and empty ones included
-    first: Any = None  # the hash in the first line: of a line of another ledger
-    last: str | None = None  # the hash of the last whole line
-    is_chained: bool | None = None  # None: no whole line yet
-    broken_at: int | None = None  # the first line, from 1, that does not follow from the one before
+    lines: int = 0  # in the file, torn and empty ones included
+    first: Any = None  # the hash in the first line, of a line of the previous ledger
+    last: str | None = None  # the hash of the last intact line
+    is_chained: bool | None = None  # None: no intact line yet
+    broken_at: int | None = None  # the number, from 1, of the first line whose hash does not match the previous line
 
     def add(self, text: bytes, line: dict[str, Any] | None) -> None:
-        """Add the next line of the file; `line`: its object, None if it is not whole."""
+        """Add the next line of the file; `line`: the object in it, None if it is torn or damaged."""
         self.lines += 1
         if line is None:
             return
@@ -58,7 +58,7 @@ class Chain:
 
     @property
     def state(self) -> str:
-        """Return `chained`, `unchained` (of an older version of tfkit) or `broken at line n`."""
+        """Return `chained`, `unchained` (written by an older version of tfkit) or `broken at line n`."""
         if self.broken_at is not None:
             return f"broken at line {self.broken_at}"
         return "chained" if self.is_chained else "unchained"

@@ -1,9 +1,9 @@
-"""emissions.csv: one row for each phase and attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
+"""emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
-The file is replaced whole, atomically. Rows of other trackers stay; a file that cannot be merged is copied to emissions.csv.bak first.
-Writers of the same run folder need no lock: after replacing, each checks whether another has written its ledger meanwhile, and if so
-derives again, so the last one to replace has seen everything. A row that another program appends to the old file while it is being
-replaced is read from there and kept. Only a row of a program that had the old file open then, and writes to it later, is lost.
+The file is replaced atomically. Rows of other trackers are kept; a file that cannot be merged is first copied to emissions.csv.bak.
+Writers of the same run folder need no lock: after replacing the file, each checks whether another has written its ledger meanwhile, and
+if so derives the rows again, so the last writer has read all ledgers. A row that another program appends to the old file while it is
+replaced is read from there and kept. Only a row that is written to the old file later, through a descriptor opened before, is lost.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ Stamp = tuple[int, int, int] | None
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Derive the file from the ledgers of `run_folder`/carbon; only the header if there are none. Raise OSError if it cannot be written,
-    or if others kept replacing it: it may then lack rows, which the next call adds.
+    """Derive the file from the ledgers in `run_folder`/carbon; without ledgers, only its header.
+
+    Raises OSError if the file cannot be written, or if other programs kept replacing it; it may then lack rows, which the next call adds.
     """
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
@@ -53,7 +54,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Return the rows of some ledgers: disjoint, so their sums are the run's."""
+    """Return the rows of the ledgers. They do not overlap, so their sums are those of the run."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -67,7 +68,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
         "os": header.get("os"),
         "python_version": header.get("python_version"),
         **attempt.machine.get("record", {}),
-        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # the column for how it was measured
+        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # no other column could have the outcome
         "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
         "project_name": header.get("project"),
         "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),
@@ -90,8 +91,9 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _open(path: Path, columns: tuple[str, ...]) -> BinaryIO:
-    """Open the file as it is now; rows appended to it after it was replaced can still be read from here. A missing file has only a header:
-    its existence is checked once, since another writer may create it at any moment.
+    """Open the present file, from which rows that are appended after its replacement can still be read. A missing file has only a header.
+
+    Its existence is checked only here, since another writer may create it at any moment.
     """
     try:
         return path.open("rb")
@@ -100,7 +102,7 @@ def _open(path: Path, columns: tuple[str, ...]) -> BinaryIO:
 
 
 def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of the file. An empty or foreign file, and torn rows, are backed up before they are dropped."""
+    """Return the rows of the file. A file that is empty, has other columns or torn rows is backed up before these are dropped."""
     try:
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     except (UnicodeDecodeError, csv.Error, ValueError):
@@ -108,14 +110,14 @@ def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, 
     if sorted(header) != sorted(columns):
         _back_up(path, data)
         return []
-    whole = [line for line in lines if len(line) == len(header)]
-    if len(whole) < sum(bool(line) for line in lines):
+    complete = [line for line in lines if len(line) == len(header)]
+    if len(complete) < sum(bool(line) for line in lines):
         _back_up(path, data)
-    return [dict(zip(header, line, strict=True)) for line in whole]
+    return [dict(zip(header, line, strict=True)) for line in complete]
 
 
 def _back_up(path: Path, data: bytes) -> None:
-    """Copy to emissions.csv.bak, emissions.csv_0.bak, ... as CodeCarbon names them; once, however often the write fails afterwards."""
+    """Copy to emissions.csv.bak, emissions.csv_0.bak, ..., as CodeCarbon names backups; the same content is copied only once."""
     for suffix in (".bak", *(f"_{index}.bak" for index in range(1000))):
         backup = path.with_name(path.name + suffix)
         with contextlib.suppress(FileExistsError), backup.open("xb") as file:

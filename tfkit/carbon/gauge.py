@@ -1,4 +1,4 @@
-"""The probe in a thread of its own: whatever it does (raise, hang, exit, return nonsense), `read` returns the last good totals in time."""
+"""The probe in a separate thread: if it raises, hangs, exits or returns invalid values, `read` returns the last good totals in time."""
 
 import threading
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from tfkit.carbon.probe import Machine, Probe
 from tfkit.carbon.reading import Status, Totals
 
-START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, on a crowded machine 20
+START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, on a busy machine 20
 READ_PATIENCE_SECONDS = 2.0
 
 
 class Gauge:
-    """Reads on demand. All times are seconds; `clock` is monotonic."""
+    """Reads the probe on demand. All times are in seconds; `clock` is monotonic."""
 
     def __init__(self, make: Callable[[], Probe], clock: Callable[[], float]):
         self._make, self._clock = make, clock
@@ -38,13 +38,13 @@ class Gauge:
         return self._status
 
     def complaints(self) -> list[str]:
-        """Return and clear the problems since the last call."""
+        """Return the problems since the last call, and clear them."""
         with self._changed:
             complaints, self._complaints = self._complaints, []
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Return the totals as of now, or the last good ones after `patience`. A probe that owes an answer is not waited for again."""
+        """Return the present totals, or the last good ones after `patience` seconds. A probe that is already late is not waited for."""
         with self._changed:
             deadline = self._clock() + patience
             if wait_for_start:
@@ -57,13 +57,13 @@ class Gauge:
             if not late:
                 self._asked += 1
                 self._changed.notify_all()
-            mine = self._asked
-            if not self._changed.wait_for(lambda: self._answered >= mine, 0.0 if late else max(0.0, deadline - self._clock())):
+            request = self._asked
+            if not self._changed.wait_for(lambda: self._answered >= request, 0.0 if late else max(0.0, deadline - self._clock())):
                 self._complain("CodeCarbon did not answer in time")
             return self._totals
 
     def close(self, patience: float) -> None:
-        """Stop the probe, if it stops within `patience`."""
+        """Stop the probe, and wait for it for up to `patience` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -1,16 +1,16 @@
-"""The range of a carbon intensity that is a mean of CodeCarbon's table: of a country's by its plants, of an unknown place by all countries.
+"""The range of a carbon intensity from CodeCarbon's table: for a country from its power plants, for an unknown place from all countries.
 
-The mean of a country rests on what a kilowatt-hour of each kind of plant emits over its life. The range is what the same mix of plants
-emits by the lower and upper quartile of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4;
-biomass, whose quartiles that table does not separate from avoided emissions, by the lowest and highest of IPCC, Fifth Assessment Report,
-2014, working group III, annex III, table A.III.2. It says nothing of the hours of a run: `carbon.intensity_file` has those.
+The mean of a country depends on the life-cycle emissions per kWh of each kind of plant. The range is that of the same mix of plants with
+the lower and upper quartile of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4; for
+biomass, whose quartiles this table does not separate from avoided emissions, with the minimum and maximum of IPCC, Fifth Assessment
+Report, 2014, working group III, annex III, table A.III.2. It does not cover variation over time, which `carbon.intensity_file` describes.
 """
 
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_PLANTS = {  # grams of CO2e per kWh, by the columns of the table
+_PLANTS = {  # grams of CO2e per kWh, low and high, by column of the table
     "coal_TWh": (877.0, 1130.0),
     "oil_TWh": (722.0, 907.0),
     "gas_TWh": (422.0, 548.0),
@@ -21,12 +21,12 @@ _PLANTS = {  # grams of CO2e per kWh, by the columns of the table
     "wind_TWh": (8.0, 20.0),
     "hydroelectricity_TWh": (3.0, 7.0),
 }
-_LEAST_SHARE = 0.9  # of its electricity that the plants of a row have to explain
-_WORLD_CUT = 20  # the lowest and highest twentieth of the countries are left out
+_LEAST_SHARE = 0.9  # of a country's electricity that must come from known kinds of plants
+_WORLD_CUT = 20  # the lowest and the highest twentieth of the countries are excluded
 
 
 class IntensityRange(NamedTuple):
-    """Grams of CO2e per kWh, and what they rest on."""
+    """A range in grams of CO2e per kWh, and its basis in words."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class IntensityRange(NamedTuple):
 
 
 def range_of_country(row: Mapping[str, Any]) -> IntensityRange | None:
-    """Return the range of a country's mean from its row of the table; None where that does not say which plants the country has."""
+    """Return the range of a country's mean from its row of the table; None if the row lacks the country's kinds of plants."""
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
     if not known > 0 or known < _LEAST_SHARE * total:
@@ -45,7 +45,7 @@ def range_of_country(row: Mapping[str, Any]) -> IntensityRange | None:
 
 
 def range_of_world(means: Iterable[float], mean: float) -> IntensityRange | None:
-    """Return the range of a place that is not known, by the means of all countries; None without a table of them."""
+    """Return the range of an unknown place from the means of all countries; None without them."""
     known = sorted(means)
     if len(known) < 2:
         return None

@@ -1,7 +1,7 @@
 """A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`, over which the energy of each reading is integrated.
 
-A row's value holds from its time to that of the next; the last one for as long as the one before. Times are UTC, and increase evenly: a
-file in local time has an hour twice, or lacks one, where the clocks change.
+The value of a row holds from its time to that of the next row, the last one for the same interval. Times are UTC and equally spaced: in
+local time an hour would occur twice, or be missing, when the clocks change.
 """
 
 import csv
@@ -15,12 +15,12 @@ from typing import NamedTuple
 from tfkit.errors import DataError
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
-MOST_G_PER_KWH = 100_000.0  # as of a recipe's intensity
+MOST_G_PER_KWH = 100_000.0  # as for carbon.intensity_g_per_kwh
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 
 class Mean(NamedTuple):
-    """The mean intensity over an interval; `beyond`: a part of it is after the end of the series, where the last value holds."""
+    """The mean intensity over an interval; `beyond`: part of the interval is after the end of the series, where the last value is used."""
 
     g_per_kwh: float
     beyond: bool
@@ -28,18 +28,18 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """Values from `times`, in seconds since 1970, on; until `end`."""
+    """Intensities that hold from each of `times` until the next, the last until `end`; in seconds since 1970."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
     end: float
 
     def at(self, moment: float) -> float:
-        """Return the value at a moment; before the first one that, after the end the last."""
+        """Return the value at a moment: before the series its first, after it its last."""
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> Mean:
-        """Return the mean over an interval, split where the values change. Where they are all the same it is that value, exactly."""
+        """Return the time-weighted mean over an interval; of equal values, exactly that value."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
@@ -50,7 +50,7 @@ class IntensitySeries:
 
 
 def read_series(path: Path) -> IntensitySeries:
-    """Read a series. Raise DataError, with file and line, for one that is not strictly of that form."""
+    """Read a series. Raises DataError, with file and line, if the file does not strictly follow the format."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), 1) if row]
@@ -80,13 +80,13 @@ def read_series(path: Path) -> IntensitySeries:
 
 
 def require_cover(series: IntensitySeries, path: Path, begin: float, seconds: float = 0.0) -> None:
-    """Raise DataError unless the series holds the moment `begin`, and `seconds` from there on."""
+    """Raise DataError unless the series covers the moment `begin` and the `seconds` after it."""
     begins, ends = (_text(moment) for moment in (series.times[0], series.end))
     if begin < series.times[0] or begin >= series.end:
-        raise DataError(f"{path}: covers {begins} to {ends}, but now it is {_text(begin)}; give a series of the time of the run")
+        raise DataError(f"{path}: covers {begins} to {ends}, but now it is {_text(begin)}; give a series that covers the time of the run")
     if begin + seconds > series.end:
         raise DataError(
-            f"{path}: ends at {ends}, and this run takes until {_text(begin + seconds)} at least; give a longer series, or take "
+            f"{path}: ends at {ends}, but this run takes at least until {_text(begin + seconds)}; give a longer series, or use "
             "carbon.country or carbon.intensity_g_per_kwh"
         )
 

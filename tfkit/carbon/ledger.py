@@ -1,14 +1,14 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line a tick. It is only ever appended to.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line per tick. It is only ever appended to.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
-    {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at its first power
+    {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
-Each process writes a file of its own, so there are no locks. Each line ends with the hash of the line before (chain.py). The time between
-two ticks belongs to the phase of the later one. A tick with a `step` ends a phase after which the run can continue from there: that step's
-checkpoint was saved, or the attempt resumed from it. The ticks hold measurements. The estimate is made once, is added to the attempt's
-sums, and is split among the phases that it covers.
+Each process writes its own file, so no locks are needed. Each line ends with the hash of the previous line (chain.py). The time between
+two ticks belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that
+step was saved, or the attempt resumed from it. Ticks hold measurements only. The estimate is made once, added to the attempt's sums, and
+divided among the phases that it covers.
 """
 
 import math
@@ -24,13 +24,13 @@ from tfkit.carbon.chain import Chain, parse_line
 SCHEMA_VERSION = 1
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
-FINISH = "finish"  # the phase of an attempt that has ended: what it did is saved, or was given up before
+FINISH = "finish"  # the phase after the end of the work, which is saved or has been given up
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
 @dataclass
 class Phase:
-    """The sums of one phase of one attempt, all its turns together."""
+    """The sums of one phase of one attempt, over all its occurrences."""
 
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
@@ -39,7 +39,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Mark:
+class ResumePoint:
     """A point from which a run can continue after `step`, with the sums measured until then."""
 
     step: int
@@ -49,9 +49,9 @@ class Mark:
 
 @dataclass
 class Attempt:
-    """The sums of one ledger."""
+    """The sums of one ledger: of one attempt on one node."""
 
-    name: str  # the file's, without suffix
+    name: str  # of the file, without suffix
     header: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
@@ -59,16 +59,17 @@ class Attempt:
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
-    work_end: Mark | None = None  # where the phase `finish` began
-    series: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of a series of intensities: grams per kWh x seconds, seconds
+    resume_points: list[ResumePoint] = field(default_factory=list)
+    work_end: ResumePoint | None = None  # the begin of the phase `finish`
+    series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
+    series_seconds: float = 0.0
     is_beyond_series: bool = False
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
 
     def add(self, text: bytes) -> None:
-        """Add one line; a torn or unknown one is dropped and counted, an empty one ignored."""
+        """Add one line. A torn or invalid line is dropped and counted, an empty one ignored."""
         line = parse_line(text)
         self.chain.add(text, line)
         if not text.strip():
@@ -86,7 +87,7 @@ class Attempt:
                 self.machine = {"components": dict(line["components"]), "record": dict(line["record"]), "tdp_w": tdp}
             elif kind == "header":
                 if line.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-                    raise ValueError("of another version, whose numbers may have another meaning")
+                    raise ValueError("written by another version, whose numbers may have another meaning")
                 numbers = {"attempt": int(line["attempt"]), "node": int(line["node"])}
                 self.header = {**line, "run_id": str(line["run_id"]), "place": dict(line.get("place", {})), **numbers}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -102,21 +103,22 @@ class Attempt:
         if name != FINISH:
             self.work_end = None
         elif self.work_end is None:
-            self.work_end = Mark(0, self.measured, self.measured["seconds"] - self.measured_seconds)
+            self.work_end = ResumePoint(0, self.measured, self.measured["seconds"] - self.measured_seconds)
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
             phase.sums[key] += value - self.measured[key]
         phase.unmeasured_seconds += sums["seconds"] - self.measured["seconds"] - (measured - self.measured_seconds)
         phase.utilization, phase.ended_at = utilization, ended_at
         self.measured, self.measured_seconds, self.status, self.utilization = sums, measured, status, utilization
-        self.series = [self.series[0] + intensity * covered, self.series[1] + covered]
+        self.series_integral += intensity * covered
+        self.series_seconds += covered
         self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
         if step is not None:
-            self.marks.append(Mark(step, sums, sums["seconds"] - measured))
+            self.resume_points.append(ResumePoint(step, sums, sums["seconds"] - measured))
 
     def _add_estimate(self, line: dict[str, Any]) -> None:
         estimate = {name: _finite(line[name]) for name in SUMS}
-        if any(self.estimate.values()):  # written twice, to a disk that wrote it and reported a failure
+        if any(self.estimate.values()):  # written again after the disk had written it but reported a failure
             return
         uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
         total = sum(uncovered.values())
@@ -132,22 +134,22 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """`ok`; `degraded`: the energy is a lower bound; `failed`: there is none, although it was metered."""
+        """`ok`; `degraded`: the energy is a lower bound; `failed`: the attempt was metered, but has no energy."""
         if not self.sums["energy_wh"]:
             return "failed"
         return "degraded" if self.status == "degraded" else "ok"
 
-    def work_since(self, mark: Mark) -> dict[str, float]:
-        """Return the sums from a mark to the end of the work, without `finish`: measured, and their fraction of the estimate."""
-        gap, end = self.estimate["seconds"], self.work_end or Mark(0, self.measured, self.estimate["seconds"])
-        before, until = (min(max(one.unmeasured_seconds, 0.0), gap) for one in (mark, end))
+    def work_since(self, start: ResumePoint) -> dict[str, float]:
+        """Return the sums from a point to the end of the work, without `finish`: measured, and their fraction of the estimate."""
+        gap, end = self.estimate["seconds"], self.work_end or ResumePoint(0, self.measured, self.estimate["seconds"])
+        before, until = (min(max(point.unmeasured_seconds, 0.0), gap) for point in (start, end))
         fraction = max(0.0, until - before) / gap if gap else 0.0
-        sums = {name: max(0.0, end.measured[name] - mark.measured[name]) for name in SUMS}
+        sums = {name: max(0.0, end.measured[name] - start.measured[name]) for name in SUMS}
         return sums | {name: sums[name] + fraction * self.estimate[name] for name in ENERGIES}
 
     @property
     def components(self) -> dict[str, str]:
-        """The source of each part's energy: counter, model, constant or user."""
+        """The source of the energy of each component: counter, model, constant or user."""
         components: dict[str, str] = self.machine.get("components", {})
         return components
 
@@ -159,7 +161,7 @@ class Attempt:
 
 
 def _finite(value: Any) -> float:
-    """Convert a number to a float. Raise ValueError, TypeError or OverflowError for anything else."""
+    """Convert a finite number to a float. Raises ValueError, TypeError or OverflowError for anything else."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{number} is not finite")
@@ -167,21 +169,21 @@ def _finite(value: Any) -> float:
 
 
 class LedgerReader:
-    """All ledgers of a run folder; each read continues where the last one ended."""
+    """The reader of all ledgers of a run folder; each read continues where the previous one ended."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and their sums
 
     def attempts(self) -> list[Attempt]:
-        """Return every attempt that has a header, in order."""
-        found = {path: self._refresh(path) for path in self._paths()}
-        self._read = {path: self._read[path] for path in found}
-        known = [attempt for attempt in found.values() if attempt.header]
-        return sorted(known, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
+        """Return the sums of each ledger that has a header, by attempt and node."""
+        attempts = {path: self._refresh(path) for path in self._paths()}
+        self._read = {path: self._read[path] for path in attempts}
+        with_header = [attempt for attempt in attempts.values() if attempt.header]
+        return sorted(with_header, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """Return the sizes that a later call compares, to see whether anything was written meanwhile."""
+        """Return the size of each ledger; equal sizes later mean that nothing was written meanwhile."""
         return {path: path.stat().st_size for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:
@@ -194,8 +196,8 @@ class LedgerReader:
                 start, attempt = 0, Attempt(path.stem)
             file.seek(start)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]  # the rest is a line that is still being written, or was torn by a kill
-        for text in whole.split(b"\n")[:-1]:
+        complete = data[: data.rfind(b"\n") + 1]  # the rest is a line that is being written, or was torn by a kill
+        for text in complete.split(b"\n")[:-1]:
             attempt.add(text)
-        self._read[path] = (start + len(whole), attempt)
+        self._read[path] = (start + len(complete), attempt)
         return attempt

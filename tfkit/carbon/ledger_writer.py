@@ -1,4 +1,4 @@
-"""The writer of a ledger (ledger.py), and the lines that it writes."""
+"""The writer of a ledger (ledger.py), and its lines."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would write other line brea
 
 
 class Ledger:
-    """The writer. Every line is on the disk when `append` returns; it raises OSError if that fails."""
+    """The writer of one ledger."""
 
     def __init__(self, path: Path, descriptor: int, previous: str | None):
         self.path = path
@@ -26,34 +26,37 @@ class Ledger:
 
     @classmethod
     def create(cls, folder: Path, node: int, attempt: int, previous: str | None = None) -> Self:
-        """Create a file. An attempt number that was used before (a lock that did not hold) gets a file beside the first one.
+        """Create a file, with a serial number if one of this attempt exists because a lock failed. Raises OSError.
 
-        `previous`: the hash of the last line of the ledger before it on this node.
+        `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for serial in range(1, 1000):
             path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _BINARY, 0o644)
-                with contextlib.suppress(OSError):  # some systems let no folder be opened
+                with contextlib.suppress(OSError):  # some systems cannot open a folder
                     sync_folder(folder)
                 return cls(path, descriptor, previous)
         raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line, with the hash of the one before; after a failure behind a line break, so that a torn line spoils no other."""
-        if self._torn:  # the line that failed may be on the disk all the same
+        """Write one line, with the hash of the previous line; it is on the disk on return. Raises OSError.
+
+        After a failure it begins with a line break, so that a torn line does not damage it.
+        """
+        if self._torn:  # the failed line may have been written nevertheless
             self._previous = last_hash(self._written()) or self._previous
         text = json.dumps(line | {FIELD: self._previous}, ensure_ascii=False, allow_nan=False).encode()
         data = b"\n" * self._torn + text + b"\n"
         self._torn = True
         if os.write(self._descriptor, data) != len(data):
-            raise OSError(f"{self.path}: the disk took only a part of a line")
+            raise OSError(f"{self.path}: only a part of a line was written")
         os.fsync(self._descriptor)
         self._torn, self._previous = False, line_hash(text)
 
     def _written(self) -> bytes:
-        """Return the bytes of the file, from its start."""
+        """Return the content of the file."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         parts = []
         while part := os.read(self._descriptor, 1 << 20):
@@ -71,12 +74,12 @@ def tick_line(
     reason: str | None = None,
     step: int | None = None,
 ) -> dict[str, Any]:
-    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can continue from here."""
+    """Return a tick. `reason`: the problems since the previous tick; `step`: the run can continue after that step, from here."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
 
 def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at their mean power."""
+    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at the mean power of `totals`."""
     ratio = seconds / totals.measured_seconds
     return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}

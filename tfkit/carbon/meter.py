@@ -1,4 +1,4 @@
-"""The meter as training sees it: numbers ready to read, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar."""
+"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in the sidecar."""
 
 import os
 import threading
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-SILENCE_SECONDS = 90.0  # after this and three ticks without a message, the readings are not current
+SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the reading is out of date
 
 
 class Meter:
-    """Created by `Meter.start`. Every method returns at once, `fresh_reading` and `stop` within their time-outs."""
+    """Created by `Meter.start`. Every method returns immediately, `fresh_reading` and `stop` within their time-outs."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -48,20 +48,20 @@ class Meter:
         probe: str = CODECARBON,
         nodes: int = 1,
     ) -> Self:
-        """Start the sidecar and return, some milliseconds later; CodeCarbon starts while the caller does.
+        """Start the sidecar, and return within milliseconds, while CodeCarbon starts in the sidecar.
 
-        `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names the class that reads
-        the power, as module:class; tests pass a scripted one. `nodes`: the machines of the run, each with a meter of its own. A disabled
-        section gives a meter that is off; in a run that was metered before, the earlier sums stay its total, a lower bound from then on.
+        `folder`: the run folder; None writes no files. `attempt` counts the starts of the run from 1. `probe`: the class that reads the
+        power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. With a disabled
+        section the meter is off; if the run was metered before, its totals are the earlier sums, now a lower bound.
         """
         meter = cls()
         try:
             if folder is not None:
-                before = read_totals(folder, run_id)
-                meter._reading = replace(before, status="degraded") if before.energy_wh else Reading()
+                earlier = read_totals(folder, run_id)
+                meter._reading = replace(earlier, status="degraded") if earlier.energy_wh else Reading()
             if section.enabled:
-                own = {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe, "nodes": nodes}
-                meter._launch(section, folder, own)
+                spec = {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe, "nodes": nodes}
+                meter._launch(section, folder, spec)
             elif folder is not None:
                 write_emissions(folder)
         except Exception as error:
@@ -72,13 +72,12 @@ class Meter:
     def phase(self, name: str, step: int | None = None) -> None:
         """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
-        `step`: the run can continue after that step, because its checkpoint was just saved or resumed from. Later work that is lost
-        counts as rework.
+        `step`: the run can continue after that step, whose checkpoint was just saved or loaded. Later work counts as rework if it is lost.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals, at most a tick old; earlier attempts of this run are included."""
+        """Return the latest totals of the run, earlier attempts included, at most a tick old."""
         if self._forked:
             return self._reading
         with self._changed:
@@ -86,17 +85,17 @@ class Meter:
             return replace(self._reading, status="degraded", failing=True) if silent and self._reading.status == "ok" else self._reading
 
     def carried_on(self) -> Reading:
-        """Return the latest totals with what was used since, at the latest power; as they are where no reading is current."""
+        """Return the latest totals, extrapolated to now at the latest power; unchanged if the readings are out of date."""
         reading = self.reading()
         if self._process is None or self._ended or reading.failing or not reading.energy_wh:
             return reading
         seconds = time.monotonic() - self._heard_at
-        more = reading.power_w * seconds / 3600
-        grams = reading.emissions_g * (1 + more / reading.energy_wh)
-        return replace(reading, energy_wh=reading.energy_wh + more, emissions_g=grams, seconds=reading.seconds + seconds)
+        added_wh = reading.power_w * seconds / 3600
+        grams = reading.emissions_g * (1 + added_wh / reading.energy_wh)
+        return replace(reading, energy_wh=reading.energy_wh + added_wh, emissions_g=grams, seconds=reading.seconds + seconds)
 
     def fresh_reading(self, timeout: float = 3.0) -> Reading:
-        """Return the totals as of now; the latest ones if the sidecar does not answer in time."""
+        """Return the present totals; the latest ones if the sidecar does not answer within `timeout` seconds."""
         if self._process is None or self._forked:
             return self._reading
         with self._changed:
@@ -108,7 +107,7 @@ class Meter:
         return self.reading()
 
     def stop(self, timeout: float = 3.0) -> Reading:
-        """End the last phase, write the files, end the sidecar (kill it after `timeout`), and return the final totals. Idempotent."""
+        """End the last phase and the sidecar, which writes its files or is killed after `timeout`; return the totals. Idempotent."""
         process = self._process
         if process is None or self._forked:
             return self._reading
@@ -118,14 +117,14 @@ class Meter:
             process.send({"do": "stop", "timeout": timeout})
             with self._changed:
                 self._changed.wait_for(lambda: self._ended, timeout)
-                left = self._ended
-            if not left:
+                ended = self._ended
+            if not ended:
                 self._degrade(f"the carbon meter did not stop within {timeout:g} s and was ended; the last tick of the ledger counts")
             process.end()
         return self._reading
 
     def warning(self) -> str | None:
-        """Return and clear what went wrong since the last call; None: nothing."""
+        """Return the problems since the last call, and clear them; None if there were none."""
         if self._forked:
             return None
         with self._changed:
@@ -134,7 +133,7 @@ class Meter:
 
     @property
     def _forked(self) -> bool:
-        """Whether this is a copy in a forked worker, which has the pipes' ends and must not use them."""
+        """Whether this is a copy in a forked worker, which must not use the pipes."""
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
@@ -143,13 +142,13 @@ class Meter:
         if complaint:
             self._degrade(complaint, "starting")
         self._silence += 3 * section.every_seconds
-        self._process = SidecarProcess.start(spec | _facts(section, folder, place, series, self.began), self._take, self._end)
+        self._process = SidecarProcess.start(spec | _settings(section, folder, place, series, self.began), self._receive, self._end)
 
     def _command(self, command: dict[str, Any]) -> None:
         if self._process is not None and not self._forked and not self._stopping:
             self._process.send(command)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         with self._changed:
             self._heard_at = time.monotonic()
             if "failed" in message:
@@ -177,8 +176,8 @@ class Meter:
         self._warning = text if self._warning is None else f"{self._warning}; {text}"[:2000]
 
 
-def _facts(section: "CarbonSection", folder: Path | None, place: Place, series: IntensitySeries | None, began: float) -> dict[str, Any]:
-    """Return what the sidecar is to know of the recipe, of the place and of this process."""
+def _settings(section: "CarbonSection", folder: Path | None, place: Place, series: IntensitySeries | None, began: float) -> dict[str, Any]:
+    """Return the sidecar's settings from the recipe, the place and this process."""
     return {
         "folder": str(folder.resolve()) if folder else None,
         "place": asdict(place) | {"text": place.describe()},
@@ -193,7 +192,7 @@ def _facts(section: "CarbonSection", folder: Path | None, place: Place, series: 
 
 
 def _place(section: "CarbonSection") -> tuple[Place, IntensitySeries | None, str | None]:
-    """Return the place, or the world average and the error in the given one: a command that rejects it resolves it first."""
+    """Return the place; for an invalid one, the world average and the error. Commands that must reject it resolve it before."""
     try:
         return resolve_place(section), series_of(section), None
     except Exception as error:

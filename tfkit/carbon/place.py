@@ -1,4 +1,4 @@
-"""The place of a run: its grid, and the grams of CO2e per kWh there. Never a guess, never a look-up in a network."""
+"""The place of a run, and the grams of CO2e per kWh of its grid; neither is guessed or looked up on the network."""
 
 import configparser
 import difflib
@@ -21,28 +21,28 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-WORLD = "WLD"  # no ISO code; a blank one makes carbonboard fail, this one does not
-TABLE = "global_energy_mix.json"  # of CodeCarbon: yearly means by country
+WORLD = "WLD"  # not an ISO code, but unlike a blank one it is accepted by carbonboard
+TABLE = "global_energy_mix.json"  # in CodeCarbon: yearly means by country
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
 
 
 @dataclass(frozen=True)
 class Place:
-    """A country (ISO 3166 alpha-3, or WLD) and the carbon intensity that is used, with its source."""
+    """A country (ISO 3166 alpha-3, or WLD), and the carbon intensity that is used with its source."""
 
     country_iso_code: str = WORLD
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
     source: str = "place unknown"
     kind: str = "world average"  # or "annual mean", "user", "series"
-    year: int | None = 2018  # of the numbers; None: not known
+    year: int | None = 2018  # of the intensity; None: not known
     dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # of the intensity
-    low_g_per_kwh: float | None = None  # None: no range is known, or it is as given
+    low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
     high_g_per_kwh: float | None = None
     range_source: str | None = None
 
     def describe(self) -> str:
-        """Return one phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
+        """Return the place as text: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
         number = f"{self.intensity_g_per_kwh:.4g} g/kWh"
         if self.source == "place unknown":
             return f"place unknown, world average {number}"
@@ -50,23 +50,24 @@ class Place:
 
     @property
     def ends_g_per_kwh(self) -> tuple[float, float]:
-        """The lowest and highest intensity; twice the intensity where no range is known."""
+        """The lowest and the highest intensity, which are equal if no range is known."""
         if self.low_g_per_kwh is None or self.high_g_per_kwh is None:
             return self.intensity_g_per_kwh, self.intensity_g_per_kwh
         return self.low_g_per_kwh, self.high_g_per_kwh
 
-    def within(self, found: IntensityRange | None) -> "Place":
-        """Return the place with this range of its intensity."""
-        if found is None:
+    def with_range(self, intensities: IntensityRange | None) -> "Place":
+        """Return the place with this range of its intensity; unchanged without one."""
+        if intensities is None:
             return self
-        return replace(self, low_g_per_kwh=found.low, high_g_per_kwh=found.high, range_source=found.source)
+        return replace(self, low_g_per_kwh=intensities.low, high_g_per_kwh=intensities.high, range_source=intensities.source)
 
 
 def resolve_place(section: "CarbonSection") -> Place:
     """Resolve the place from the recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
 
-    On each level the intensity wins over the country, which then is only a name; a series of the recipe wins over all. Raise UsageError for
-    an unknown country or an impossible intensity, DataError for a series that is none, or not of now.
+    At each level the intensity takes precedence over the country, which then is only a name; a series in the recipe takes precedence over
+    everything. Raises UsageError for an unknown country or an invalid intensity, DataError for a series that is invalid or does not cover
+    the present.
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
@@ -97,12 +98,12 @@ def resolve_place(section: "CarbonSection") -> Place:
 
 
 def series_of(section: "CarbonSection") -> IntensitySeries | None:
-    """Return the intensities over time of a recipe; None if it has one for all times. Raise DataError."""
+    """Return the series of intensities of a recipe; None if its intensity is constant. Raises DataError."""
     return read_series(Path(section.intensity_file).expanduser()) if section.intensity_file is not None else None
 
 
 def require_long_series(section: "CarbonSection", seconds: float) -> None:
-    """Raise DataError if a run that begins now, and takes `seconds` at least, goes beyond the end of its recipe's series."""
+    """Raise DataError if a run that begins now and takes at least `seconds` ends after its recipe's series of intensities."""
     if (series := series_of(section)) is not None and section.intensity_file is not None:
         require_cover(series, Path(section.intensity_file), time.time(), seconds)
 
@@ -121,7 +122,7 @@ def _place_of_series(section: "CarbonSection") -> Place:
 def codecarbon_settings() -> dict[str, str]:
     """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
 
-    Its own reader would import the whole package, and a broken file must not stop a run; so a broken one counts as absent.
+    CodeCarbon's own reader would import the whole package. An invalid file is ignored, since it must not stop a run.
     """
     settings: dict[str, str] = {}
     for folder in (Path(os.path.expanduser("~")), Path()):
@@ -156,7 +157,7 @@ def _country(code: str, source: str) -> Place:
         number = row.get("year")
         dataset = f"CodeCarbon's {TABLE}"
         place = Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source, "annual mean", number, dataset)
-        return place.within(range_of_country(row))
+        return place.with_range(range_of_country(row))
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
     names = {str(row["country_name"]).upper(): known for known, row in table.items()}
@@ -169,9 +170,9 @@ def _country(code: str, source: str) -> Place:
 
 
 def _unknown() -> Place:
-    """Return the world, whose average may be far from that of the place."""
+    """Return the world average with its range over all countries."""
     place = Place()
-    return place.within(range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), place.intensity_g_per_kwh))
+    return place.with_range(range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), place.intensity_g_per_kwh))
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""CodeCarbon as a probe: the only module that imports it, and only inside the sidecar.
+"""CodeCarbon as a probe. Only this module imports it, and only inside the sidecar.
 
-Only one thread reads: CodeCarbon's own timer is set beyond any run, and every tick is a `flush()`. With both, a flush that meets a timer
-tick counts the interval between two readings twice.
+Only one thread reads: the period of CodeCarbon's own timer is longer than any run, and every tick is a `flush()`. Otherwise a flush during
+a timer tick would count the interval between two readings twice.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ NEVER_SECONDS = 10 * 365 * 86400.0
 
 @dataclass(frozen=True)
 class Machine:
-    """The measured machine: the source of each part (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv.
+    """The measured machine: the source of the energy of each component (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv.
 
-    `tdp_w`: the power of its processors at full load that CodeCarbon's model works with; None: not known, or there is a counter.
+    `tdp_w`: the power of its processors at full load in CodeCarbon's model; None: not known, or measured by a counter.
     """
 
     components: dict[str, str]
@@ -30,20 +30,20 @@ class Machine:
 
 
 class Probe(Protocol):
-    """The interface that the gauge drives, from one thread. Every method may raise or hang."""
+    """A source of readings, which the gauge calls from one thread. Every method may raise or hang."""
 
     def start(self) -> Machine:
         """Start measuring."""
 
     def read(self) -> Totals:
-        """Return the sums since `start`, as of now."""
+        """Return the present sums since `start`."""
 
     def stop(self) -> None:
         """Release the hardware."""
 
 
 class CodeCarbonProbe:
-    """CodeCarbon's OfflineEmissionsTracker: constructor, start, flush, stop, and our handler; nothing private."""
+    """CodeCarbon's OfflineEmissionsTracker, used only through its constructor, start, flush, stop, and an output handler."""
 
     def __init__(self, spec: dict[str, Any]):
         self._spec = spec
@@ -51,12 +51,12 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct, start, read once. Raise RuntimeError if CodeCarbon swallowed an error and gives nothing."""
+        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon hides an error and gives no reading."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
-            del os.environ[name]  # uploads, tokens and endpoints could be among them; what may be set is passed below
-        os.environ["HOME"] = os.sep  # a broken ~/.codecarbon.config gives a tracker that never reads
+            del os.environ[name]  # they may contain uploads, tokens and endpoints; permitted settings are passed below
+        os.environ["HOME"] = os.sep  # with an invalid ~/.codecarbon.config, the tracker would never read
         _do_without_temporary_files()
         self._tracker = self._construct(settings)
         self._tracker.start()
@@ -125,7 +125,7 @@ class CodeCarbonProbe:
         return {"gpu": "counter", **components} if self._record.gpu_count else components
 
     def read(self) -> Totals:
-        """Return the sums as of now. Raise RuntimeError if CodeCarbon gave none: it hides its errors, except in its log."""
+        """Return the present sums. Raises RuntimeError if CodeCarbon gives none, with the error from its log, since it raises none."""
         self._record = None
         if self._tracker.flush() is None or self._record is None:
             raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
@@ -149,18 +149,18 @@ class CodeCarbonProbe:
 
 
 class LastError(logging.Handler):
-    """The exception that CodeCarbon logged last, in a few words."""
+    """A log handler that keeps the last exception that CodeCarbon logged."""
 
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception; lines without one are advice that CodeCarbon gives on every start."""
+        """Keep the exception; records without one are advice that CodeCarbon gives at every start."""
         if record.exc_info and record.exc_info[1] is not None:
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
 
 
 def _do_without_temporary_files() -> None:
-    """Set a folder of temporary files, which CodeCarbon needs for an unused lock: on a full disk there is none."""
+    """Set any temporary folder on a full disk, which has none: CodeCarbon needs its name for a lock that is not used."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -168,13 +168,13 @@ def _do_without_temporary_files() -> None:
 
 
 def _tdp() -> float | None:
-    """Return the power at full load of all processors, as CodeCarbon's table or its rule for unknown ones has it; None: not known."""
+    """Return the TDP of all processors, in watts, from CodeCarbon's table or its rule for unknown processors; None: not known."""
     try:
         from codecarbon.core import cpu, util  # type: ignore[import-untyped,unused-ignore]
 
         table, machine = cast(Any, cpu), cast(Any, util)
         tdp = float(table.TDP().tdp * machine.count_physical_cpus())
-    except Exception:  # another version may not have them, and the range does without
+    except Exception:  # another version may not have them, and the TDP is optional
         return None
     return tdp if 0 < tdp < 1e6 else None
 
@@ -184,7 +184,7 @@ def _watts(value: Any) -> float | None:
 
 
 def refuse_network() -> None:
-    """Make every connection and name look-up of this process fail at once. It cannot be undone."""
+    """Make every connection and name look-up of this process fail immediately. This cannot be undone."""
     forbidden = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

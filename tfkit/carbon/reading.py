@@ -8,14 +8,14 @@ from typing import Literal
 from tfkit.units import format_footprint
 
 Status = Literal["ok", "starting", "degraded", "off"]
-"""ok: the last reading was good. starting: none yet. off: not metered. degraded: CodeCarbon failed, or an attempt was not metered, so the
-energy is a lower bound."""
+"""ok: the last reading succeeded. starting: no reading yet. off: not metered. degraded: CodeCarbon failed, or an attempt was not metered,
+so the energy is a lower bound."""
 
 
 SUMMED = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g", "seconds")
 """The fields of a Reading that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # even an idle machine has a milliwatt-hour by then
+SILENT_SECONDS = 10.0  # by then even an idle machine has used a milliwatt-hour
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Reading:
 
     energy_wh: float = 0.0
     emissions_g: float = 0.0
-    power_w: float = 0.0  # mean since the reading before
+    power_w: float = 0.0  # mean since the previous reading
     seconds: float = 0.0  # wall time, measured or not
     status: Status = "off"
     place: str = ""  # "FRA, 56 g/kWh (...)"
@@ -32,11 +32,11 @@ class Reading:
     cpu_wh: float = 0.0  # the parts of energy_wh
     gpu_wh: float = 0.0
     ram_wh: float = 0.0
-    failing: bool = False  # no reading of this attempt is current: CodeCarbon or its process has failed
+    failing: bool = False  # the reading is out of date, because CodeCarbon or its process has failed
 
     @property
     def outcome(self) -> str:
-        """Outcome for people and receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is none; `off`: not metered."""
+        """The status in receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is no energy; `off`: not metered."""
         if self.status == "off":
             return "off"
         if not self.energy_wh:
@@ -45,12 +45,12 @@ class Reading:
 
     @property
     def footprint(self) -> str:
-        """The energy, the emissions and their place for people."""
+        """The energy, the emissions and their place as text."""
         return format_footprint(self.energy_wh, self.emissions_g, self.place)
 
 
 def with_others(own: Reading, others: Iterable[Reading]) -> Reading:
-    """Return a reading with those of other machines at the same time: sums, the longest time, a lower bound if one of them is one."""
+    """Add readings of other nodes of the same run: sums, the longest time, and degraded if one of them is not ok."""
     for other in others:
         sums = {name: getattr(own, name) + getattr(other, name) for name in SUMMED} | {"seconds": max(own.seconds, other.seconds)}
         status = own.status if other.status in ("ok", own.status) else "degraded"
@@ -60,7 +60,7 @@ def with_others(own: Reading, others: Iterable[Reading]) -> Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """One attempt's sums since its start, from the probe. The energies include PUE."""
+    """The sums of one attempt since its start, from the probe. The energies include the PUE."""
 
     measured_seconds: float = 0.0  # since CodeCarbon's start, some two seconds after the meter's
     energy_wh: float = 0.0
@@ -74,7 +74,7 @@ class Totals:
     ram_used_gb: float = 0.0
 
     def complaint(self, before: "Totals") -> str | None:
-        """Return the error in these totals, given the ones before; None: nothing."""
+        """Return the error in these totals, given the previous ones; None if they are valid."""
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

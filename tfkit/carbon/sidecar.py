@@ -1,8 +1,8 @@
-"""The meter's own process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a killed trainer.
+"""The sidecar, the meter's process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a killed trainer.
 
-stdin, one JSON object a line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
-"timeout": s}, {"do": "stop", "timeout": s}. stdout: a reading a tick, and one for each command. When stdin ends, or the trainer is no
-longer the parent (a forked worker may keep the pipe open), it takes a last reading, writes, and exits.
+stdin has one JSON object per line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
+"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. When stdin ends, or the trainer is no
+longer the parent (a forked worker may keep the pipe open), the sidecar takes a last reading, writes its files, and exits.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tfkit.carbon.attempt_files import AttemptFiles
-from tfkit.carbon.charged_energy import Integral
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
+from tfkit.carbon.intensity_correction import IntensityCorrection
 from tfkit.carbon.ledger import ENERGIES
 from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import provenance
 
-LOOK_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
-EXIT_SECONDS = 0.5  # the part of a stop's time-out for writing and exiting
-FIRST_SECONDS = 0.5  # measured before their power is used for the time before
+POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
+EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting
+FIRST_SECONDS = 0.5  # measured, at least, before the power is used to estimate the energy before CodeCarbon's start
 Send = Callable[[dict[str, Any]], None]
 
 
 class Sidecar:
-    """One attempt. `spec` is the meter's first message; `send` sends the readings and never blocks."""
+    """The measurement of one attempt. `spec`: the meter's first message; `send` sends the readings, and never blocks."""
 
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
@@ -42,20 +42,20 @@ class Sidecar:
         self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
         self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
-        self._integral = Integral(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
-        self._warned_of_the_end = False
+        self._correction = IntensityCorrection(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
+        self._warned_of_series_end = False
         self._warned_of_codecarbon = False
         self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-        """Tick and execute commands until a stop, or until the trainer is gone."""
+        """Tick and execute commands until a stop, or until the trainer has exited."""
         self._tick()
         every = float(self._spec["every_seconds"])
         next_tick = time.monotonic() + every
         while True:
             starting = self._gauge.machine is None
-            command = _next(commands, min(LOOK_SECONDS, max(0.0, next_tick - time.monotonic())))
+            command = _next_command(commands, min(POLL_SECONDS, max(0.0, next_tick - time.monotonic())))
             do = command.get("do") if command else None
             if do == "stop" or os.getppid() != self._spec["parent"]:
                 return self._stop(float(command["timeout"]) if command and do == "stop" else READ_PATIENCE_SECONDS + EXIT_SECONDS)
@@ -71,11 +71,11 @@ class Sidecar:
 
     def _stop(self, timeout: float) -> None:
         deadline = time.monotonic() + max(0.0, timeout - EXIT_SECONDS)
-        self._totals = self._integral.charge(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
-        short = FIRST_SECONDS - self._totals.measured_seconds
-        if self._gauge.status == "ok" and 0 < short < deadline - time.monotonic():
-            time.sleep(short)  # so that a run that ends as CodeCarbon starts has a power
-            self._totals = self._integral.charge(self._gauge.read(deadline - time.monotonic()))
+        self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
+        missing = FIRST_SECONDS - self._totals.measured_seconds
+        if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
+            time.sleep(missing)  # so that even a run that ends when CodeCarbon starts has a measured power
+            self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
 
@@ -88,8 +88,8 @@ class Sidecar:
         token: int = 0,
         final: bool = False,
     ) -> None:
-        """Read, send the reading to the meter, write. `at`: the moment that the trainer means, by the monotonic clock."""
-        self._totals = self._totals if final else self._integral.charge(self._gauge.read(patience))
+        """Take a reading, send it to the meter, and write it. `at`: the moment of a change of phase, on the monotonic clock; None: now."""
+        self._totals = self._totals if final else self._correction.correct(self._gauge.read(patience))
         now = time.monotonic()
         moment = now if at is None else min(max(at, now - 10.0), now)
         self._seconds = seconds = max(self._seconds, moment - self._began)
@@ -101,41 +101,41 @@ class Sidecar:
             self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
-        line |= self._integral.take_fields()
-        self._warn_of_the_end()
-        estimate = self._estimated(seconds, final)
+        line |= self._correction.take_fields()
+        self._warn_of_series_end()
+        estimate = self._make_estimate(seconds, final)
         if not final:
             self._send(self._reading(line, token))
-        # Changes between two ticks can wait for the next: phases may change many times a second.
+        # emissions.csv is not derived at a change of phase, since there may be many per second.
         self._files.write(line, estimate, self._gauge.machine, derive=at is None)
         if final:
             self._send(self._reading(line, token))
 
-    def _warn_of_the_end(self) -> None:
-        if self._integral.is_beyond and not self._warned_of_the_end:
+    def _warn_of_series_end(self) -> None:
+        if self._correction.is_past_end and not self._warned_of_series_end:
             self._warnings.append("carbon.intensity_file has ended; its last value is used from now on, and the ledger records this")
-            self._warned_of_the_end = True
+            self._warned_of_series_end = True
 
-    def _estimated(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """Return the line for the time before CodeCarbon's start, once, as soon as there is a power to use for it."""
-        known = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
-        if self._estimate is not None or not known:
+    def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
+        """Return the estimate for the time before CodeCarbon's start, once, when the power is known; None before and after."""
+        has_power = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
+        if self._estimate is not None or not has_power:
             return None
         self._estimate = estimate_line(max(0.0, seconds - self._totals.measured_seconds), self._totals)
         return self._estimate
 
     def _update_power(self) -> None:
-        before_seconds, before_energy = self._measured
-        passed, used = self._totals.measured_seconds - before_seconds, self._totals.energy_wh - before_energy
-        if passed >= 0.5:  # a boundary soon after a tick is imprecise
-            self._power_w = used * 3600 / passed
+        previous_seconds, previous_energy = self._measured
+        seconds, energy = self._totals.measured_seconds - previous_seconds, self._totals.energy_wh - previous_energy
+        if seconds >= 0.5:  # the power over a shorter interval is imprecise
+            self._power_w = energy * 3600 / seconds
             self._measured = self._totals.measured_seconds, self._totals.energy_wh
 
     def _reading(self, line: dict[str, Any], token: int) -> dict[str, Any]:
         machine, warnings = self._gauge.machine, self._warnings
         self._warnings = []
         estimate = self._estimate or {}
-        others = self._files.of_other_nodes()
+        others = self._files.sums_of_other_nodes()
         sums = {name: self._files.earlier[name] + line[name] + estimate.get(name, 0.0) + others.get(name, 0.0) for name in ENERGIES}
         sums["seconds"] = self._files.earlier["seconds"] + line["seconds"]
         status = "degraded" if line["status"] == "ok" and self._files.earlier_degraded else line["status"]
@@ -145,13 +145,13 @@ class Sidecar:
 
 
 def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
-    """Load the probe's class from `module:name`."""
+    """Import the class of a probe from `module:class`."""
     module, attribute = name.split(":")
-    made: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
-    return made
+    probe: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
+    return probe
 
 
-def _next(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict[str, Any] | None:
+def _next_command(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict[str, Any] | None:
     try:
         return commands.get(timeout=timeout)
     except queue.Empty:
@@ -159,7 +159,7 @@ def _next(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict
 
 
 def _listen(stdin: int, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Put every line of the meter into the queue, and a stop at its end."""
+    """Put each message of the meter into the queue, and a stop at the end of its pipe."""
     with contextlib.suppress(OSError), os.fdopen(stdin, "rb") as lines:
         for line in lines:
             with contextlib.suppress(ValueError):
@@ -171,7 +171,7 @@ def _sender(stdout: int) -> Send:
     os.set_blocking(stdout, False)
 
     def send(message: dict[str, Any]) -> None:
-        # A line is shorter than PIPE_BUF (4 KiB), so it is written whole or, if the trainer does not read, not at all.
+        # A line is shorter than PIPE_BUF (4 KiB), so it is written completely or, if the trainer does not read, not at all.
         with contextlib.suppress(OSError):
             os.write(stdout, json.dumps(message).encode() + b"\n")
 
@@ -179,7 +179,7 @@ def _sender(stdout: int) -> Send:
 
 
 def _leave_terminal() -> tuple[int, int]:
-    """Keep the pipes to the meter, and redirect stdin, stdout and stderr to nowhere: CodeCarbon and its children may write there."""
+    """Return copies of the pipes to the meter, and redirect stdin, stdout and stderr to os.devnull, since CodeCarbon may write there."""
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -188,7 +188,7 @@ def _leave_terminal() -> tuple[int, int]:
 
 
 def _ignore_signals() -> None:
-    """Ignore signals: the trainer decides when to end. It blocked them while it started this process, so none was lost in between."""
+    """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer had blocked them while it started it."""
     numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
@@ -197,10 +197,10 @@ def _ignore_signals() -> None:
 
 
 def main() -> NoReturn:
-    """Run until the trainer is done; always exit, whatever thread still hangs."""
+    """Run until the trainer is done, and exit even if a thread hangs."""
     _ignore_signals()
     stdin, stdout = _leave_terminal()
-    os.chdir(os.sep)  # keeps no folder of the user busy, and finds no .codecarbon.config
+    os.chdir(os.sep)  # no folder of the user is kept busy, and no .codecarbon.config is found
     send, commands = _sender(stdout), queue.SimpleQueue[dict[str, Any]]()
     threading.Thread(target=_listen, args=(stdin, commands), daemon=True).start()
     try:

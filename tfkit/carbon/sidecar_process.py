@@ -1,4 +1,4 @@
-"""The sidecar's process as the meter reaches it. Two daemon threads own the pipes, so the caller never waits for one.
+"""The meter's connection to the sidecar. Two daemon threads own the pipes, so the caller never waits for them.
 
 No signal handler is installed.
 """
@@ -14,62 +14,62 @@ import threading
 from collections.abc import Callable
 from typing import Any, Self
 
-Take = Callable[[dict[str, Any]], None]
+Receive = Callable[[dict[str, Any]], None]
 
 
 class SidecarProcess:
-    """A process that takes commands, and whose messages `take` is called with, in a thread; after the last one `ended` is called."""
+    """The sidecar's process. `receive` is called with each of its messages, and `ended` after the last one, both in a thread."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", take: Take, ended: Callable[[], None]):
-        self._process, self._take, self._ended = process, take, ended
+    def __init__(self, process: "subprocess.Popen[bytes]", receive: Receive, ended: Callable[[], None]):
+        self._process, self._receive, self._ended = process, receive, ended
         self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.pid, self.poll = process.pid, process.poll
 
     @classmethod
-    def start(cls, spec: dict[str, Any], take: Take, ended: Callable[[], None]) -> Self:
-        """Start the process, and send it its first message."""
-        found = cls(_spawn(), take, ended)
-        found.send(spec)
-        for target in (found._write, found._read):
+    def start(cls, spec: dict[str, Any], receive: Receive, ended: Callable[[], None]) -> Self:
+        """Start the process, and send it the spec."""
+        sidecar = cls(_spawn(), receive, ended)
+        sidecar.send(spec)
+        for target in (sidecar._write, sidecar._read):
             threading.Thread(target=target, name="carbon-meter", daemon=True).start()
-        return found
+        return sidecar
 
     def send(self, command: dict[str, Any]) -> None:
-        """Send a command; it is written as soon as the pipe takes it."""
+        """Queue a command, which is written as soon as the pipe accepts it."""
         self._commands.put(command)
 
     def end(self) -> None:
-        """Kill the process if it is still there."""
+        """Kill the process if it is still running."""
         with contextlib.suppress(Exception):
             self._process.kill()
             self._process.wait(1.0)
         self._commands.put(None)
 
     def _write(self) -> None:
-        """Write commands, in a thread that may wait for the pipe, and that ends if the pipe breaks."""
+        """Write the queued commands. This thread may wait for the pipe, and ends if the pipe breaks."""
         assert self._process.stdin is not None
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # if the program restored its default, it would end training
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # it would end training if its default action was restored
         with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")
                 pipe.flush()
 
     def _read(self) -> None:
-        """Pass on messages, in a thread of its own."""
+        """Read the messages, in a thread, until the pipe ends."""
         assert self._process.stdout is not None
         with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:
             for line in lines:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._take(json.loads(line))
+                    self._receive(json.loads(line))
         self._ended()
 
 
 def _spawn() -> "subprocess.Popen[bytes]":
-    """Start the sidecar, in a session of its own so that Ctrl-C does not reach it, with this process's imports and no thread pools."""
+    """Start the sidecar in a new session, so that it does not receive Ctrl-C, with this process's import path and without thread pools."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    with _signals_held():
+    with _signals_blocked():
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "tfkit.carbon.sidecar"],
             stdin=subprocess.PIPE,
@@ -81,13 +81,13 @@ def _spawn() -> "subprocess.Popen[bytes]":
 
 
 @contextlib.contextmanager
-def _signals_held() -> Any:
-    """Block the signals that the sidecar ignores until it does: it inherits the mask. Ours arrive a moment later."""
+def _signals_blocked() -> Any:
+    """Block the signals that the sidecar ignores while it starts, since it inherits the mask. This process receives them afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

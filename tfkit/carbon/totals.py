@@ -1,4 +1,4 @@
-"""The totals of a run from its ledgers: sums over all attempts, and how each number was obtained."""
+"""The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers."""
 
 import contextlib
 import re
@@ -11,16 +11,16 @@ from tfkit.carbon.ranges import PARTS, emissions_range, energy_range, intensity_
 from tfkit.carbon.reading import Reading
 
 _MODELLED = ("model", "constant")
-_MOST_NODES = 100_000  # of which a damaged ledger may speak
+_MOST_NODES = 100_000  # a damaged ledger may contain any number
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None) -> list[Attempt]:
-    """Return the attempts of a run that have a ledger, of one run id or of all, in order. Raises OSError."""
+    """Return the ledgers of a run in order, for one run id or (None) all. Raises OSError."""
     return [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
 
 
 def reading_of(attempts: Sequence[Attempt]) -> Reading:
-    """Return the sums of a run's attempts; status "off" without one."""
+    """Return the sums over the attempts of a run; without attempts, the status is "off"."""
     if not attempts:
         return Reading()
     sums: dict[str, Any] = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
@@ -31,19 +31,19 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """Return the totals of a run so far from its ledgers; of one run id, or of all. Status "off" without a ledger."""
+    """Return the present totals of a run from its ledgers, for one run id or (None) all; without ledgers, the status is "off"."""
     return reading_of(attempts_of(run_folder, run_id))
 
 
 def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
-    """Return the wall seconds of a run's attempts that have a ledger, by number: the durations of emissions.csv."""
+    """Return the wall seconds of the attempts that have a ledger, by number, as in emissions.csv; {} if they cannot be read."""
     with contextlib.suppress(OSError):
         return wall_seconds(attempts_of(run_folder, run_id))
     return {}
 
 
 def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
-    """Return the wall seconds of some attempts by number; of several nodes, which work at the same time, those of the longest."""
+    """Return the wall seconds of attempts by number; nodes work at the same time, so the longest of them counts."""
     nodes: dict[tuple[int, int], float] = {}
     for attempt in attempts:
         key = attempt.header["attempt"], attempt.header["node"]
@@ -55,39 +55,37 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node that has no ledger of an attempt, by how many the ledgers of the others say that there were."""
-    there: dict[int, set[int]] = {}
+    """Return a sentence for each node that has no ledger of an attempt, given the number of nodes in the ledgers of the others."""
+    present: dict[int, set[int]] = {}
     expected: dict[int, int] = {}
     for attempt in attempts:
         number, nodes = attempt.header["attempt"], attempt.header.get("nodes")
-        there.setdefault(number, set()).add(attempt.header["node"])
+        present.setdefault(number, set()).add(attempt.header["node"])
         expected[number] = max(expected.get(number, 1), nodes if isinstance(nodes, int) else 1)
     return [
         f"node {node} did not report in attempt {number}"
-        for number in there
+        for number in present
         for node in range(min(expected[number], _MOST_NODES))
-        if node not in there[number]
+        if node not in present[number]
     ]
 
 
 def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
-    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, on every node, or an
-    incomplete one.
-    """
+    """Return whether the energy of attempts 1 to `last` is a lower bound, because the ledger of a node is missing or incomplete."""
     numbers = {attempt.header["attempt"] for attempt in attempts}
     incomplete = any(attempt.outcome != "ok" for attempt in attempts) or bool(missing_nodes(attempts))
     return incomplete or sum(1 <= number <= last for number in numbers) < last
 
 
 def provenance(components: Mapping[str, str]) -> str:
-    """Return one phrase for people: `GPU counter, CPU model, RAM constant`."""
+    """Return the sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)
 
 
 def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
-    """Return how the energy of a run was obtained, by the names of run.json's totals; `seconds`: of all attempts, metered or not.
+    """Return the ranges and sources of a run's energy, under the names of run.json's totals; None: not known.
 
-    The ranges add up over attempts. None: not known.
+    `seconds`: of all attempts, metered or not. The ranges add up over attempts.
     """
     reading = reading_of(attempts)
     energy = reading.energy_wh
@@ -96,13 +94,13 @@ def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, A
     grams = [emissions_range(attempt) for attempt in attempts]
     modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in PARTS if attempt.components.get(part) in _MODELLED)
     measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
-    whole = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # of all nodes
+    node_seconds = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # summed over nodes
     return {
         "energy_kwh_low": low / 1000 if energy else None,
         "energy_kwh_high": high / 1000 if energy else None,
-        "emissions_g_low": sum(least for least, _ in grams) if energy else None,
-        "emissions_g_high": sum(most for _, most in grams) if energy else None,
-        "coverage": round(min(1.0, measured_seconds / whole), 4) if seconds and attempts else None,
+        "emissions_g_low": sum(low for low, _ in grams) if energy else None,
+        "emissions_g_high": sum(high for _, high in grams) if energy else None,
+        "coverage": round(min(1.0, measured_seconds / node_seconds), 4) if seconds and attempts else None,
         "modelled_share": round(modelled / energy, 4) if energy else None,
         "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in PARTS} if energy else None,
         "pue": _number(attempts[-1].header.get("pue")) if attempts else None,
@@ -113,52 +111,52 @@ def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, A
 
 
 def joined(values: Iterable[str | None]) -> str | None:
-    """Return the different values as one phrase, such as `counter, model`; None if there are none."""
+    """Return the distinct values as text, such as `counter, model`; None if there are none."""
     return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
 
 
 def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] | None:
-    """Return the grams a kWh that were used, over all attempts, and where they are from."""
+    """Return the carbon intensity over all attempts, in g/kWh, with its range and source."""
     if not attempts:
         return None
     places = [attempt.place for attempt in attempts]
     grams = {_number(place.get("intensity_g_per_kwh")) for place in places}
     charged = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
-    products, seconds = (sum(attempt.series[index] for attempt in attempts) for index in (0, 1))
-    one = len(grams) == 1 and not seconds
-    of_series = (
+    integral, seconds = sum(attempt.series_integral for attempt in attempts), sum(attempt.series_seconds for attempt in attempts)
+    is_constant = len(grams) == 1 and not seconds
+    series_fields = (
         {
-            "mean_g_per_kwh": products / seconds,
-            "emissions_g_at_mean": products / seconds * reading.energy_wh / 1000,
+            "mean_g_per_kwh": integral / seconds,
+            "emissions_g_at_mean": integral / seconds * reading.energy_wh / 1000,
             "beyond_series": any(attempt.is_beyond_series for attempt in attempts),
         }
         if seconds
         else {}
     )
-    value = grams.pop() if one else charged
+    value = grams.pop() if is_constant else charged
     return {
         "g_per_kwh": value,
-        **_ends(attempts, value),
-        **of_series,
+        **_intensity_range(attempts, value),
+        **series_fields,
         "source": joined(place.get("dataset") or place.get("source") for place in places),
         "year": places[-1].get("year"),
         "kind": joined(place.get("kind") for place in places),
     }
 
 
-def _ends(attempts: Sequence[Attempt], charged: float | None) -> dict[str, float]:
-    """Return the range of the grams a kWh that were charged, in the mean over the attempts; nothing where no place has one."""
+def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, float]:
+    """Return the range of the intensity, averaged over the attempts by emissions; {} if no place has a range."""
     factors = [intensity_factors(attempt.place) for attempt in attempts]
-    if charged is None or all(one == (1.0, 1.0) for one in factors):
+    if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
         return {}
     grams = [attempt.sums["emissions_g"] for attempt in attempts]
     weights = grams if any(grams) else [1.0] * len(grams)
-    low, high = (sum(weight * one[end] for weight, one in zip(weights, factors, strict=True)) / sum(weights) for end in (0, 1))
-    return {"low_g_per_kwh": charged * low, "high_g_per_kwh": charged * high}
+    low, high = (sum(weight * factor[end] for weight, factor in zip(weights, factors, strict=True)) / sum(weights) for end in (0, 1))
+    return {"low_g_per_kwh": intensity * low, "high_g_per_kwh": intensity * high}
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the seconds that each kind of device was at the run's disposal: of GPUs times their number, of the processor once."""
+    """Return the device seconds by name: for GPUs, the wall time times their number; for the processor, the wall time."""
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -170,9 +168,9 @@ def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
 
 
 def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
-    """Return the energy that the machine would have taken idle for as long, at the power of the phase `idle`; None: not measured.
+    """Return the energy of the idle machine over the same time, at the power of the phase `idle`; None: not measured.
 
-    An attempt without a baseline has that of the one before, or else of the first one with any.
+    An attempt without this phase uses the power of the previous attempt that has it, or else of the first.
     """
     powers = [_idle_watts(attempt) for attempt in attempts]
     watts = next((power for power in powers if power is not None), None)
