@@ -9,13 +9,13 @@ from written_runs import write_run
 
 from tfkit.__main__ import main
 from tfkit.reporting.equal_score import Comparison, compare_runs
-from tfkit.reporting.loss_course import Scored, Spent, course_of, spent_until
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
+from tfkit.reporting.score_curve import Cost, CurvePoint, cost_until, score_curve
 
 
-def spent(grams: float) -> Spent:
-    return Spent(grams, grams, grams, grams)
+def cost(grams: float) -> Cost:
+    return Cost(grams, grams, grams, grams)
 
 
 def compare(folder: Path) -> Comparison:
@@ -24,19 +24,19 @@ def compare(folder: Path) -> Comparison:
 
 
 def test_costs_are_interpolated_between_evaluations() -> None:
-    course = [Scored(4.0, spent(2.0)), Scored(2.0, spent(6.0)), Scored(3.0, spent(8.0)), Scored(1.0, spent(9.0))]
-    found = {level: spent_until(course, level, higher_is_better=False) for level in (5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)}
+    curve = [CurvePoint(4.0, cost(2.0)), CurvePoint(2.0, cost(6.0)), CurvePoint(3.0, cost(8.0)), CurvePoint(1.0, cost(9.0))]
+    found = {level: cost_until(curve, level, higher_is_better=False) for level in (5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)}
     grams = {level: one.emissions_g if one else None for level, one in found.items()}
     assert grams == {5.0: 2.0, 4.0: 2.0, 3.0: 4.0, 2.0: 6.0, 1.5: 8.75, 1.0: 9.0, 0.5: None}
-    rising = [Scored(-scored.value, scored.spent) for scored in course]
-    assert {level: spent_until(rising, -level, higher_is_better=True) for level in found} == found
+    rising = [CurvePoint(-point.value, point.cost) for point in curve]
+    assert {level: cost_until(rising, -level, higher_is_better=True) for level in found} == found
 
 
 def test_a_score_that_is_not_finite_reaches_nothing_and_is_no_end_of_a_line() -> None:
-    course = [Scored(math.nan, spent(1.0)), Scored(2.0, spent(2.0)), Scored(math.inf, spent(3.0)), Scored(1.0, spent(4.0))]
-    assert spent_until(course, 3.0, higher_is_better=False) == spent(2.0)
-    assert spent_until(course, 1.5, higher_is_better=False) == spent(4.0)
-    assert spent_until([Scored(math.nan, spent(1.0))], 9.0, higher_is_better=False) is None
+    curve = [CurvePoint(math.nan, cost(1.0)), CurvePoint(2.0, cost(2.0)), CurvePoint(math.inf, cost(3.0)), CurvePoint(1.0, cost(4.0))]
+    assert cost_until(curve, 3.0, higher_is_better=False) == cost(2.0)
+    assert cost_until(curve, 1.5, higher_is_better=False) == cost(4.0)
+    assert cost_until([CurvePoint(math.nan, cost(1.0))], 9.0, higher_is_better=False) is None
 
 
 def test_the_course_of_a_run_has_the_costs_of_its_records(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_the_course_of_a_run_has_the_costs_of_its_records(tmp_path: Path) -> Non
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     kept = [line for line in lines if line["step"] in (2, 6)] + [{"step": step, "evaluation": {"loss": 7.0 - step}} for step in (1, 3, 6)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    course = course_of(read_facts(path), "loss")
-    assert [(scored.value, scored.spent.emissions_g, scored.spent.seconds) for scored in course] == [
+    curve = score_curve(read_facts(path), "loss")
+    assert [(point.value, point.cost.emissions_g, point.cost.seconds) for point in curve] == [
         (9.0, 0.0, 0.0),
         (6.0, 12.0, 4.0),
         (4.0, 13.0, 6.0),

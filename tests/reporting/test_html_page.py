@@ -11,14 +11,14 @@ import pytest
 from written_runs import write_run
 
 from tfkit.__main__ import main
-from tfkit.reporting.chart_scales import thinned, ticks, time_ticks
-from tfkit.reporting.html_elements import element, written
+from tfkit.reporting.chart_scales import thin, ticks, time_ticks
+from tfkit.reporting.html_elements import element, render
 from tfkit.reporting.html_page import html_page
 from tfkit.reporting.page_style import STYLE
 from tfkit.reporting.report_document import report_csv, report_document
 from tfkit.reporting.run_set import open_runs
 from tfkit.reporting.terminal_report import terminal_report
-from tfkit.reporting.visible_text import visible, without_places
+from tfkit.reporting.visible_text import visible, without_paths
 
 HOSTILE = '<script>alert("1")</script> "\' onload=x & </style></title>\x1b[2J\u202eevil\ud800\x00'
 VOID = {"meta", "br"}
@@ -89,7 +89,7 @@ def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
     titles += ["How the energy was obtained", "Samples", "Differences of the recipes", "Recipes"]
     assert [one for one in found.texts if one in titles] == titles
     for words in (
-        *("training loss", "validation loss", "learning rate", "gradient norm", "tokens a second", "power", "CO2e by phase"),
+        *("training loss", "validation loss", "learning rate", "gradient norm", "tokens per second", "power", "CO2e by phase"),
         *("2 MB", "5e+09", "loss over CO2e spent", "forecast and measured time", "forecast and measured energy", "Lineage of tuned"),
         *("text of 5,000 characters, of which 2,000 are shown", "never reached", "3 g (33 g)", "CPU model, RAM constant"),
     ):
@@ -161,10 +161,10 @@ def test_long_runs_make_short_pages(tmp_path: Path) -> None:
         write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
     text, found = page(tmp_path)
     assert len(text) < 1_000_000
-    assert "1 of 9 runs are in tables alone." in found.texts
+    assert "1 of 9 runs are only in the tables." in found.texts
     points = [(float(step), loss) for step, loss in enumerate(losses)]
-    assert (1234.0, 99.0) in thinned(points, 100)
-    assert len(thinned(points, 100)) <= 400
+    assert (1234.0, 99.0) in thin(points, 100)
+    assert len(thin(points, 100)) <= 400
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.2, 2.4), (-3.0, 7e9), (1e-9, 2e-9), (5.0, 5.0), (0.0, 0.0), (-1e29, 1e29)])
@@ -181,12 +181,12 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
 
 
 def test_texts_are_escaped_and_elements_checked() -> None:
-    assert written(element("p", "<a&b>", class_='"')) == '<p class="&quot;">&lt;a&amp;b&gt;</p>'
-    assert written(element("line", x1=1.04, stroke_width=2)) == '<line x1="1" stroke-width="2"></line>'
+    assert render(element("p", "<a&b>", class_='"')) == '<p class="&quot;">&lt;a&amp;b&gt;</p>'
+    assert render(element("line", x1=1.04, stroke_width=2)) == '<line x1="1" stroke-width="2"></line>'
     with pytest.raises(AssertionError):
         element("p><script", "x")
     with pytest.raises(AssertionError):
-        written(element("style", "</style><script>"))
+        render(element("style", "</style><script>"))
     assert visible("a\tb\nc\x7f\u2028d é 🙂") == "a b c\\x7f\\u2028d é 🙂"
 
 
@@ -204,7 +204,7 @@ def test_texts_are_escaped_and_elements_checked() -> None:
     ],
 )
 def test_paths_become_names(text: str, without: str) -> None:
-    assert without_places(text) == without
+    assert without_paths(text) == without
 
 
 def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +239,7 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
     ids=lambda value: str(value)[:12],
 )
 def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) -> None:
-    """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms are written."""
+    """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms are render."""
     result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x"}
     plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
     path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0})

@@ -216,7 +216,7 @@ def test_an_adapter_s_own_numbers_are_not_those_of_its_model(tuned: RunFacts) ->
     run = replace(tuned, checkpoint=of_adapter, receipt={**tuned.receipt, "totals": {**tuned.totals, "train_flops": None}})
     text = eu_gpai(run, full=False)
     assert "Total number of parameters: NOT KNOWN" in text
-    assert "parameters: those of the model are not in its checkpoint, an adapter of 320 numbers" in text
+    assert "parameters: the checkpoint is an adapter of 320 parameters, without those of its base model" in text
     assert "Amount of computation used for training (AI Office): NOT KNOWN" in text
     for form in ("cyclonedx", "spdx", "boamps"):
         assert errors(form, FORMS[form](run, full=False)) == []
@@ -273,7 +273,7 @@ def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:
     assert errors("cyclonedx", cyclonedx(unmeasured, full=False)) == []
     assert "ai_energyConsumption" not in _package(spdx(unmeasured, full=False))
     assert "energy and emissions: not measured" in eu_gpai(unmeasured, full=False)
-    with pytest.raises(UsageError, match="was not measured, and BoAmps has no report without"):
+    with pytest.raises(UsageError, match="was not measured, and a BoAmps report requires it"):
         boamps(unmeasured, full=False)
     for kind in ("evaluate", "stages"):
         with pytest.raises(UsageError, match=f"this run is of kind {kind}; name the folder of one training"):

@@ -9,7 +9,7 @@ import pytest
 from written_runs import write_ledger, write_run
 
 from tfkit.reporting import bounded_lines, metric_lines
-from tfkit.reporting.bounded_lines import Thinned
+from tfkit.reporting.bounded_lines import ThinnedSeries
 from tfkit.reporting.run_facts import Amounts, read_facts, sum_amounts
 from tfkit.run.lock import FolderLock
 
@@ -44,7 +44,7 @@ def test_a_run_in_progress_or_killed_has_the_amounts_of_its_ledgers(tmp_path: Pa
     write_ledger(path / "carbon" / "0-2.jsonl", "another run", [("train", 5.0, 50.0)], attempt=2)
     run = read_facts(path)
     assert run.amounts.emissions_g == 3.0
-    assert run.problems == ("carbon: 1 of 2 ledgers have no header, or are of another run",)
+    assert run.problems == ("carbon: 1 of 2 ledgers have no header, or belong to another run",)
 
 
 def test_a_damaged_receipt_leaves_the_rest(tmp_path: Path) -> None:
@@ -122,16 +122,16 @@ def test_long_lines_and_samples_take_no_memory(tmp_path: Path, monkeypatch: pyte
     (sample,) = found.samples
     assert (len(sample.completion), sample.completion_characters) == (metric_lines.MOST_CHARACTERS, len(text))
     assert [record["step"] for record in found.steps] == [1, 2, 3, 4]
-    assert found.problems == ("metrics.jsonl: 1 lines are not records of a training and were skipped",)
+    assert found.problems == ("metrics.jsonl: skipped 1 line that is not a record of a training",)
     monkeypatch.setattr(metric_lines, "_LONGEST_LINE", 1_000_000)
     found = read_facts(path).metrics
     assert found.samples == ()
-    assert found.problems == ("metrics.jsonl: 2 lines are not records of a training and were skipped",)
+    assert found.problems == ("metrics.jsonl: skipped 2 lines that are not records of a training",)
 
 
 def test_thinning_keeps_the_first_and_the_last() -> None:
     for count in range(40):
-        kept = Thinned[int](5)
+        kept = ThinnedSeries[int](5)
         for number in range(count):
             kept.add(number)
         assert kept.items[:1] == [0][:count]
@@ -153,4 +153,4 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(path.rglob("*"))}
     read_facts(path)
     assert {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(path.rglob("*"))} == before
-    assert bounded_lines.read_whole(path / "run.json", 1 << 20)
+    assert bounded_lines.read_limited(path / "run.json", 1 << 20)

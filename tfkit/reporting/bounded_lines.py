@@ -1,4 +1,4 @@
-"""Lines of files of any size, from anyone: regular files only, long lines passed over, long series thinned out evenly."""
+"""Reading lines of untrusted files of any size: only regular files; long lines are skipped, and long series thinned out evenly."""
 
 import os
 import stat
@@ -10,35 +10,35 @@ _T = TypeVar("_T")
 _PIECE = 1 << 20
 
 
-class Thinned(Generic[_T]):
-    """A series of at most `most` items, evenly spread over what was added; the last item is always kept."""
+class ThinnedSeries(Generic[_T]):
+    """A series that keeps about `limit` of the items added to it, evenly spaced, and always the last one."""
 
-    def __init__(self, most: int) -> None:
-        assert most >= 4
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        assert limit >= 4
+        self._limit = limit
         self._kept: list[_T] = []
         self._last: _T | None = None
         self.every = 1
         self.added = 0
 
     def add(self, item: _T) -> None:
-        """Add an item: every n-th is kept, with n doubled whenever there are too many."""
+        """Add an item. Every n-th item is kept, and n is doubled whenever there are too many."""
         if self.added % self.every == 0:
             self._kept.append(item)
-            if len(self._kept) > self._most:
+            if len(self._kept) > self._limit:
                 self._kept, self.every = self._kept[::2], 2 * self.every
         self._last = item
         self.added += 1
 
     @property
     def items(self) -> list[_T]:
-        """The items that are kept, in order."""
+        """The kept items, in order."""
         has_last = self._last is None or (self._kept and self._kept[-1] is self._last)
         return [*self._kept] if has_last or self._last is None else [*self._kept, self._last]
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError for anything else: a pipe would block, a device never ends."""
+    """Open a regular file for reading. Raises OSError for anything else, since a pipe would block and a device never ends."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -46,35 +46,35 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_whole(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes. Raises OSError, also for a larger one."""
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes. Raises OSError, also for a larger file."""
     with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(0, f"larger than {most:,} bytes")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(0, f"larger than {limit:,} bytes")
     return content
 
 
-def whole_lines(file: BinaryIO, start: int, end: int, longest: int) -> Iterator[bytes | None]:
-    """Yield the lines that begin from byte `start` up to `end`, None for each that is longer than `longest` bytes.
+def complete_lines(file: BinaryIO, start: int, end: int, longest: int) -> Iterator[bytes | None]:
+    """Yield the lines that begin between the bytes `start` and `end`, and None for each line longer than `longest` bytes.
 
-    Within a file the first line is passed over, which begins before `start`. A last line without an end is one that is being written, and
-    is left out.
+    Unless `start` is 0, the line at `start` is skipped, since it may begin before. A last line without a line break is still being
+    written, and is skipped, too.
     """
     file.seek(start)
-    if start and not _pass_over(file):
+    if start and not _skip_line(file):
         return
     while file.tell() < end and (line := file.readline(longest)):
         if line.endswith(b"\n"):
             yield line
         elif len(line) == longest:
-            if not _pass_over(file):
+            if not _skip_line(file):
                 return
             yield None
 
 
-def _pass_over(file: BinaryIO) -> bool:
-    """Go behind the end of the current line; False: the file ends before."""
+def _skip_line(file: BinaryIO) -> bool:
+    """Move past the end of the current line; return False if the file ends before it."""
     while piece := file.readline(_PIECE):
         if piece.endswith(b"\n"):
             return True

@@ -1,4 +1,4 @@
-"""Scales of charts: ticks at round numbers, and long series with the extremes that they have in each pixel."""
+"""Scales of charts: ticks at round numbers, and thinning of long series that keeps their extremes."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ _CLOCK = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)), *(3600 
 
 
 def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return at most `most` + 1 round numbers that cover low to high: multiples of 1, 2 or 5 times a power of ten."""
+    """Return at most `most` + 1 equally spaced round numbers that cover low to high; their spacing is 1, 2 or 5 times a power of ten."""
     largest = max(abs(low), abs(high))
     if not high - low > 1e-9 * max(largest, 1e-280):
-        around = largest / 2 if largest > 1e-280 else 1.0
-        low, high = low - around, high + around
+        margin = largest / 2 if largest > 1e-280 else 1.0
+        low, high = low - margin, high + margin
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(size * power for size in (1, 2, 5, 10, 20) if math.ceil(high / (size * power)) - math.floor(low / (size * power)) <= most)
@@ -22,29 +22,29 @@ def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return the same for seconds: multiples of seconds, minutes, hours or days that a clock has."""
+    """Return `ticks` for a time in seconds, spaced by round numbers of seconds, minutes, hours or days."""
     step = next((size for size in _CLOCK if (high - low) / size <= most), None)
     if step is None or not high > low:
         return ticks(low, high, most)
     return [float(step * index) for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def thinned(points: Points, buckets: int) -> list[tuple[float, float]]:
-    """Return the first, lowest, highest and last point of each of equal stretches, so that no peak is lost."""
+def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
+    """Return the first, lowest, highest and last point of each of `buckets` equal intervals, so that no peak is lost."""
     if len(points) <= 4 * buckets:
         return list(points)
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     width = (right - left) / buckets or 1.0
-    stretches: dict[int, list[tuple[float, float]]] = {}
+    intervals: dict[int, list[tuple[float, float]]] = {}
     for point in points:
-        stretches.setdefault(int((point[0] - left) / width), []).append(point)
+        intervals.setdefault(int((point[0] - left) / width), []).append(point)
     kept: list[tuple[float, float]] = []
-    for stretch in stretches.values():
-        extremes = {0, len(stretch) - 1, *(choose(range(len(stretch)), key=lambda index: stretch[index][1]) for choose in (min, max))}
-        kept += [stretch[index] for index in sorted(extremes)]
+    for interval in intervals.values():
+        extremes = {0, len(interval) - 1, *(choose(range(len(interval)), key=lambda index: interval[index][1]) for choose in (min, max))}
+        kept += [interval[index] for index in sorted(extremes)]
     return kept
 
 
-def finite(points: Points) -> list[tuple[float, float]]:
-    """Return the points whose coordinates are both finite numbers of a size that can be drawn."""
-    return [point for point in points if all(abs(one) < 1e30 for one in point)]
+def drawable(points: Points) -> list[tuple[float, float]]:
+    """Return the points with two finite coordinates, below 1e30 so that scales can be computed."""
+    return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

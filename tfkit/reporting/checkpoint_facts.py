@@ -1,4 +1,4 @@
-"""The facts of a checkpoint that reports need, from its small files and the header of its weights: nothing of it is loaded or hashed."""
+"""The facts about a checkpoint in reports, from its small files and the header of its weights; no weights are loaded or hashed."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _LIMIT = 16 * MIB
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """A complete checkpoint of a run: the best one, else the newest."""
+    """The best complete checkpoint of a run, or else its newest."""
 
     path: Path
     step: int
@@ -26,23 +26,23 @@ class CheckpointFacts:
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json
     facts: Mapping[str, Any] = field(default_factory=dict)  # tfkit.json
     files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
-    parameters: int | None = None  # numbers in its weights; of an adapter, its own
+    parameters: int | None = None  # in its weights; for an adapter, without those of its base model
     problems: tuple[str, ...] = ()
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it has the updates of another model alone, whose weights are elsewhere."""
+        """Whether it holds only an adapter, without the weights of its base model."""
         return "adapter_config.json" in self.files
 
     @property
     def lineage(self) -> Mapping[str, Any]:
-        """The part `lineage` of tfkit.json: {} where it has none."""
-        found = self.facts.get("lineage")
-        return found if isinstance(found, dict) else {}
+        """The field `lineage` of tfkit.json; {} without it."""
+        lineage = self.facts.get("lineage")
+        return lineage if isinstance(lineage, dict) else {}
 
 
 def read_checkpoint(root: Path) -> CheckpointFacts | None:
-    """Return the facts of the checkpoint that a run folder's `checkpoints` would be used for; None without a complete one."""
+    """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
     with suppress(OSError):
         best = best_checkpoint(root)
         path = best or newest_checkpoint(root)
@@ -66,7 +66,7 @@ def _read(path: Path, is_best: bool) -> CheckpointFacts:
 
 
 def _parameters(path: Path, files: Mapping[str, Entry]) -> int | None:
-    """Return the numbers in the weights; None where a file of them is missing or damaged."""
+    """Return the number of parameters in the weights; None if a file of weights is missing or damaged."""
     weights = [name for name in files if name.endswith(".safetensors") and not name.startswith("training_state/")]
     try:
         return sum(math.prod(tensor.shape) for name in weights for tensor in read_header(path / name).values()) if weights else None

@@ -1,4 +1,4 @@
-"""The model card of a run's checkpoint with the cost of the whole run: the file itself has what was known when the checkpoint was saved."""
+"""The model card of a checkpoint with the energy and emissions of the whole run; its README.md has those at the time of the save."""
 
 from tfkit.carbon.reading import Reading
 from tfkit.errors import ModelError, UsageError
@@ -10,19 +10,19 @@ from tfkit.run.model_files import MIB, find_file, read_text
 
 
 def finished_card(run: RunFacts, *, full: bool) -> str:
-    """Return README.md of the best checkpoint, else the newest, with energy and emissions of all attempts up to now.
+    """Return README.md of the best or else newest checkpoint, with the energy and emissions of all attempts until now.
 
-    Raises UsageError for a run without a checkpoint that has a card. It names no place, with or without `full`.
+    It contains no paths or host names, with or without `full`. Raises UsageError for a run without a checkpoint that has a card.
     """
     if run.checkpoint is None:
-        raise UsageError(f"{run.path}: this run has no checkpoint, and a card is that of a model; name a run that has one")
+        raise UsageError(f"{run.path}: this run has no checkpoint, and a card describes a model; name a run that has one")
     try:
         path = find_file(run.checkpoint.path, "README.md")
         card = "" if path is None else read_text(path, MIB)
     except ModelError as error:
-        raise UsageError(f"{error}; a card cannot be made of it") from None
+        raise UsageError(f"{error}; no card can be made from it") from None
     if not card:
-        raise UsageError(f"{run.checkpoint.path}: has no README.md, to which the cost of the run would be added; save the model again")
+        raise UsageError(f"{run.checkpoint.path}: has no README.md to which the cost of the run could be added; save the model again")
     training = text_of(run.checkpoint.lineage, "training") or "pre-training"
     return with_impact(card, _impact(run), training)
 
@@ -36,9 +36,9 @@ def _impact(run: RunFacts) -> CardImpact:
         int(tokens),
         float(flops),
         ancestry.sums if ancestry.ancestors else None,
-        number_of(run.measuring, "pue"),
-        mapping_of(run.measuring, "intensity"),
-        {name: run.measuring.get(name) for name in ("coverage", "rework_g", "train_flops")},
+        number_of(run.measurement, "pue"),
+        mapping_of(run.measurement, "intensity"),
+        {name: run.measurement.get(name) for name in ("coverage", "rework_g", "train_flops")},
     )
 
 
@@ -63,7 +63,7 @@ def _reading(run: RunFacts) -> Reading:
 
 
 def _hardware(run: RunFacts) -> str:
-    """Return the processor, and the accelerators that the meter found."""
+    """Return the names of the GPUs that the meter found, and of the processor."""
     record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
     processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
     return ", ".join(filter(None, (text_of(record, "gpu_model"), processor)))

@@ -1,4 +1,4 @@
-"""HTML and SVG as a tree of elements. The one place where text is escaped: whatever a run folder holds is shown, and never obeyed."""
+"""HTML and SVG as a tree of elements. All text is escaped here, so that no content of a run folder is interpreted as markup."""
 
 import html
 import re
@@ -15,7 +15,7 @@ Child = "Element | str | None"
 
 @dataclass(frozen=True)
 class Element:
-    """An element with its attributes and children, of which texts are escaped when they are written."""
+    """An element with its attributes and children; their texts are escaped by `render`."""
 
     tag: str
     attributes: dict[str, str] = field(default_factory=dict)
@@ -23,9 +23,9 @@ class Element:
 
 
 def element(tag: str, *children: "Element | str | None", **attributes: "str | float | None") -> Element:
-    """Make an element; None among the children or attributes is left out.
+    """Make an element, without the children and attributes that are None.
 
-    Attributes are named as Python has them: `class_`, `text_anchor` for `text-anchor`; numbers are rounded to tenths.
+    Attributes have Python names: `class_`, and `text_anchor` for `text-anchor`. Numbers are rounded to tenths.
     """
     named = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
     assert _NAME.fullmatch(tag), tag
@@ -34,26 +34,26 @@ def element(tag: str, *children: "Element | str | None", **attributes: "str | fl
     return Element(tag, texts, tuple(child for child in children if child is not None))
 
 
-def written(root: Element) -> str:
-    """Return the text of an element: every child text and every attribute escaped, control characters as codes."""
-    return "".join(_pieces(root))
+def render(root: Element) -> str:
+    """Return the text of an element, with child texts and attributes escaped and control characters as codes."""
+    return "".join(_render(root))
 
 
-def _pieces(one: "Element | str") -> Iterator[str]:
-    if isinstance(one, str):
-        yield _escaped(one)
+def _render(node: "Element | str") -> Iterator[str]:
+    if isinstance(node, str):
+        yield _escape(node)
         return
-    attributes = "".join(f' {name}="{_escaped(value)}"' for name, value in one.attributes.items())
-    yield f"<{one.tag}{attributes}>"
-    if one.tag == "style":  # raw text, in which nothing can be escaped: it is ours alone
-        assert all(isinstance(child, str) and "<" not in child for child in one.children)
-        yield from (child for child in one.children if isinstance(child, str))
+    attributes = "".join(f' {name}="{_escape(value)}"' for name, value in node.attributes.items())
+    yield f"<{node.tag}{attributes}>"
+    if node.tag == "style":  # raw text, which cannot be escaped: only constants of this package
+        assert all(isinstance(child, str) and "<" not in child for child in node.children)
+        yield from (child for child in node.children if isinstance(child, str))
     else:
-        for child in one.children:
-            yield from _pieces(child)
-    if one.tag not in _VOID:
-        yield f"</{one.tag}>"
+        for child in node.children:
+            yield from _render(child)
+    if node.tag not in _VOID:
+        yield f"</{node.tag}>"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return html.escape(visible(text, lines=True), quote=True)

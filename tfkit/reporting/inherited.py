@@ -1,4 +1,4 @@
-"""The models that a run comes from, and what they have cost: as its checkpoint records them, else as far as they are among other runs."""
+"""The ancestors of a run with their energy and emissions, from the lineage of its checkpoint, or else from the other runs of the report."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,56 +18,56 @@ class Ancestry:
 
     @property
     def emissions_g(self) -> float | None:
-        """The known emissions of all ancestors: 0 without any, None where nothing is known of them."""
+        """The known emissions of all ancestors: 0 without ancestors, None if no ancestor's are known."""
         return self.sums.emissions_g if self.ancestors else 0.0
 
     @property
     def energy_kwh(self) -> float | None:
-        """The known energy of all ancestors: 0 without any, None where nothing is known of them."""
+        """The known energy of all ancestors: 0 without ancestors, None if no ancestor's is known."""
         return self.sums.energy_kwh if self.ancestors else 0.0
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
-    """Return the ancestors of a run, of a recipe with stages or a sweep those of all its runs that are none of them.
+    """Return the ancestors of a run; for a recipe with stages or a sweep, those of all its runs, without these runs.
 
-    Where a version recorded the parents alone, they are looked up by run id among `others`.
+    If an older version recorded only the parents, these are looked up by run id among `others`.
     """
-    by_id = {one.run_id: one for one in others if one.run_id is not None}
-    own = [one for one in (run.run_id, *(member.run_id for member in run.members)) if one is not None]
-    found: list[Ancestor] = []
-    for each in run.members if run.is_group else (run,):
-        _collect(each, by_id, found, own)
-    ancestors = merge_ancestors(found, own)
-    parents = [parent for each in (run, *run.members) for parent in each.parents]
-    places = (position(ancestors, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in parents)
-    direct = tuple(dict.fromkeys(place for place in places if place is not None))
-    above = {place for one in ancestors for place in one.parents}
-    return Ancestry(ancestors, direct or tuple(place for place in range(len(ancestors)) if place not in above), sum_inherited(ancestors))
+    by_id = {other.run_id: other for other in others if other.run_id is not None}
+    own_ids = [run_id for run_id in (run.run_id, *(member.run_id for member in run.members)) if run_id is not None]
+    collected: list[Ancestor] = []
+    for member in run.members if run.is_group else (run,):
+        _collect(member, by_id, collected, own_ids)
+    ancestors = merge_ancestors(collected, own_ids)
+    parents = [parent for member in (run, *run.members) for parent in member.parents]
+    positions = (position(ancestors, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in parents)
+    direct = tuple(dict.fromkeys(index for index in positions if index is not None))
+    indirect = {index for ancestor in ancestors for index in ancestor.parents}
+    return Ancestry(ancestors, direct or tuple(index for index in range(len(ancestors)) if index not in indirect), sum_inherited(ancestors))
 
 
-def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], found: list[Ancestor], passed: Collection[str]) -> list[int]:
-    """Append the ancestors of a run, not merged yet, and return the positions of its parents. `passed`: the runs on the way."""
-    recorded = _recorded(run)
+def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
+    """Append the ancestors of a run, not merged yet, and return the positions of its parents. `descendants`: run ids, to stop at cycles."""
+    recorded = _recorded_ancestors(run)
     if recorded is not None:
-        first = len(found)
-        found += shifted(recorded, first)
-        places = (position(recorded, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in run.parents)
-        return [place + first for place in places if place is not None]
-    own = []
+        first = len(ancestors)
+        ancestors += shifted(recorded, first)
+        positions = (position(recorded, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in run.parents)
+        return [index + first for index in positions if index is not None]
+    parents = []
     for parent in run.parents[:100]:
         run_id = text_of(parent, "run_id")
-        known = by_id.get(run_id) if run_id and run_id not in passed and len(passed) < 100 else None
-        place = len(found)
+        known = by_id.get(run_id) if run_id and run_id not in descendants and len(descendants) < 100 else None
+        index = len(ancestors)
         name = known.name if known else last_name(text_of(parent, "path") or "unknown")
-        found.append(Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256")))
+        ancestors.append(Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256")))
         if known:
-            found[place] = _with_amounts(found[place], known, _collect(known, by_id, found, {*passed, run_id or ""}))
-        own.append(place)
-    return own
+            ancestors[index] = _with_amounts(ancestors[index], known, _collect(known, by_id, ancestors, {*descendants, run_id or ""}))
+        parents.append(index)
+    return parents
 
 
-def _recorded(run: RunFacts) -> tuple[Ancestor, ...] | None:
-    """Return the ancestors in the checkpoint's tfkit.json; None where it has none, or they cannot be read."""
+def _recorded_ancestors(run: RunFacts) -> tuple[Ancestor, ...] | None:
+    """Return the ancestors in the checkpoint's tfkit.json; None if it has none, or they cannot be read."""
     try:
         return parse_lineage(run.checkpoint.lineage).ancestors if run.checkpoint else None
     except ValueError:

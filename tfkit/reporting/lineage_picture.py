@@ -1,4 +1,4 @@
-"""The lineage of a run as a picture: a box for each model, its parents above it, with lines between them."""
+"""The lineage of a run as a picture: a box for each model, with arrows from the parents above it."""
 
 from collections.abc import Mapping
 
@@ -8,28 +8,28 @@ from tfkit.units import format_mass
 
 MOST_ANCESTORS = 40
 _BOX, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44
-_LETTERS = 21  # of a name that fit a box
+_LETTERS = 21  # of a name that fit into a box
 
 
 def lineage_picture(entry: Entry) -> Element | None:
     """Return the figure; None for a run without ancestors, or with too many for a picture."""
-    found = entry.inherited
-    if not 0 < len(found.ancestors) <= MOST_ANCESTORS:
+    ancestry = entry.inherited
+    if not 0 < len(ancestry.ancestors) <= MOST_ANCESTORS:
         return None
-    own = len(found.ancestors)  # the run's own position, after its ancestors
-    parents = {index: one.parents for index, one in enumerate(found.ancestors)} | {own: found.parents}
+    own = len(ancestry.ancestors)  # the run's own index, after its ancestors
+    parents = {index: ancestor.parents for index, ancestor in enumerate(ancestry.ancestors)} | {own: ancestry.parents}
     rows = _rows(parents, own)
     width = max(len(row) for row in rows) * (_BOX + _GAP)
-    places: dict[int, tuple[float, float]] = {}
+    corners: dict[int, tuple[float, float]] = {}
     for level, row in enumerate(rows):
         start = (width - len(row) * (_BOX + _GAP)) / 2
         for column, index in enumerate(row):
-            places[index] = (start + column * (_BOX + _GAP) + _GAP / 2, level * (_BOX_HEIGHT + _DOWN) + 1)
-    lines = [_line(places[parent], places[index]) for index in places for parent in parents[index] if parent in places]
-    boxes = [_box(entry, index, places[index]) for index in places]
+            corners[index] = (start + column * (_BOX + _GAP) + _GAP / 2, level * (_BOX_HEIGHT + _DOWN) + 1)
+    lines = [_arrow(corners[parent], corners[index]) for index in corners for parent in parents[index] if parent in corners]
+    boxes = [_box(entry, index, corners[index]) for index in corners]
     height = len(rows) * (_BOX_HEIGHT + _DOWN) - _DOWN + 2
-    names = ", ".join(one.name for one in found.ancestors)
-    title = element("title", f"Lineage of {entry.label}: it comes from {names}")
+    names = ", ".join(ancestor.name for ancestor in ancestry.ancestors)
+    title = element("title", f"Lineage of {entry.label}: it was made from {names}")
     drawing = element("svg", title, *lines, *boxes, viewBox=f"0 0 {width} {height}", role="img", style=f"width:{width}px")
     caption = element("figcaption", f"Lineage of {entry.label}")
     return element(
@@ -38,20 +38,20 @@ def lineage_picture(entry: Entry) -> Element | None:
 
 
 def _rows(parents: Mapping[int, tuple[int, ...]], own: int) -> list[list[int]]:
-    """Return the models by level, those furthest from the run first; a circle, which no honest lineage has, is cut."""
+    """Return the models by level, the furthest from the run first. A cycle, possible only in an edited lineage, is cut."""
     depth = {own: 0}
-    waiting = [own]
-    while waiting:
-        index = waiting.pop()
+    pending = [own]
+    while pending:
+        index = pending.pop()
         for parent in parents[index]:
             if parent != own and depth[index] + 1 <= len(parents) and depth.get(parent, -1) < depth[index] + 1:
                 depth[parent] = depth[index] + 1
-                waiting.append(parent)
+                pending.append(parent)
     deepest = max(depth.values())
     return [row for level in range(deepest, -1, -1) if (row := [index for index in sorted(depth) if depth[index] == level])]
 
 
-def _line(parent: tuple[float, float], child: tuple[float, float]) -> Element:
+def _arrow(parent: tuple[float, float], child: tuple[float, float]) -> Element:
     x1, y1, x2, y2 = parent[0] + _BOX / 2, parent[1] + _BOX_HEIGHT, child[0] + _BOX / 2, child[1]
     head = element("polygon", points=f"{x2:.1f},{y2:.1f} {x2 - 5:.1f},{y2 - 9:.1f} {x2 + 5:.1f},{y2 - 9:.1f}", class_="head")
     middle = (y1 + y2) / 2
@@ -59,23 +59,23 @@ def _line(parent: tuple[float, float], child: tuple[float, float]) -> Element:
     return element("g", path, head)
 
 
-def _box(entry: Entry, index: int, place: tuple[float, float]) -> Element:
-    x, y = place
+def _box(entry: Entry, index: int, corner: tuple[float, float]) -> Element:
+    x, y = corner
     ancestors = entry.inherited.ancestors
     if index == len(ancestors):
         name, grams, source, roles = entry.label, entry.run.amounts.emissions_g, "", "this run"
     else:
-        one = ancestors[index]
-        name, grams, source, roles = one.name, one.emissions_g, one.source, ", ".join(one.roles)
+        ancestor = ancestors[index]
+        name, grams, source, roles = ancestor.name, ancestor.emissions_g, ancestor.source, ", ".join(ancestor.roles)
     short = name if len(name) <= _LETTERS else name[: _LETTERS - 3] + "..."
-    known = "cost unknown" if grams is None else format_mass(grams) + (" by its card" if source == "card" else "")
+    emissions = "cost unknown" if grams is None else format_mass(grams) + (" by its card" if source == "card" else "")
     kind = "own" if index == len(ancestors) else "known" if grams is not None else "unknown"
     middle = x + _BOX / 2
     return element(
         "g",
-        element("title", f"{name} ({roles}): {known}"),
+        element("title", f"{name} ({roles}): {emissions}"),
         element("rect", x=x, y=y, width=_BOX, height=_BOX_HEIGHT, rx=6, class_=f"box {kind}"),
         element("text", short, x=middle, y=y + 20, text_anchor="middle", class_="strong"),
         element("text", roles[:24], x=middle, y=y + 37, text_anchor="middle"),
-        element("text", known, x=middle, y=y + 53, text_anchor="middle"),
+        element("text", emissions, x=middle, y=y + 53, text_anchor="middle"),
     )

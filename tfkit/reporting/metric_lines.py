@@ -1,26 +1,26 @@
-"""metrics.jsonl within bounds: a long file is read in windows, a long series thinned out, a long text cut."""
+"""Bounded reading of metrics.jsonl: a long file is read in windows, a long series is thinned out, and a long text truncated."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfkit.reporting.bounded_lines import Thinned, open_regular, whole_lines
+from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines, open_regular
 from tfkit.run.metrics import parse_record
 
-MOST_BYTES = 64 << 20  # that are read of a file; of a larger one, windows over its whole length
-MOST_RECORDS = 10_000  # of each kind that are kept
+MOST_BYTES = 64 << 20  # to read; of a larger file, in windows over its whole length
+MOST_RECORDS = 10_000  # to keep of each kind
 MOST_NUMBERS = 200  # of a record
 MOST_SAMPLES = 12
 MOST_CHARACTERS = 2_000  # of a sample's text
 _WINDOWS = 64
 _LONGEST_LINE = 32 << 20
-_LATEST_STEP = 1 << 53  # a float can still count it
+_LATEST_STEP = 1 << 53  # the largest integers that floats represent exactly
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that a model wrote, at most MOST_CHARACTERS of it and of its prompt; their real lengths are in characters."""
+    """A text that a model generated, and its prompt, each truncated to MOST_CHARACTERS, with their real lengths in characters."""
 
     step: int
     prompt: str
@@ -31,16 +31,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class MetricLines:
-    """The numbers of a run's records, by step: of steps (`loss`, `lr`, ...) and of evaluations; the latest samples."""
+    """The records of a run in order: the numbers of steps (`loss`, `lr`, ...) and of evaluations, and the latest samples."""
 
-    steps: tuple[dict[str, float], ...] = ()  # each with "step"; numbers that are not finite are among them
+    steps: tuple[dict[str, float], ...] = ()  # each with "step"; with numbers that are not finite
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
     samples: tuple[Sample, ...] = ()
     problems: tuple[str, ...] = ()
 
 
 def read_metric_lines(path: Path) -> MetricLines:
-    """Read a metrics.jsonl; one that is missing has no records, and what could not be read is among the problems."""
+    """Read a metrics.jsonl. A missing file has no records; what could not be read is listed in `problems`."""
     reader = _Reader()
     try:
         with open_regular(path) as file:
@@ -54,7 +54,8 @@ def read_metric_lines(path: Path) -> MetricLines:
 
 class _Reader:
     def __init__(self) -> None:
-        self.steps, self.evaluations = Thinned[dict[str, float]](MOST_RECORDS), Thinned[tuple[int, dict[str, float]]](MOST_RECORDS)
+        self.steps = ThinnedSeries[dict[str, float]](MOST_RECORDS)
+        self.evaluations = ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
         self.samples: list[Sample] = []
         self.foreign = 0
         self.problems: list[str] = []
@@ -74,32 +75,34 @@ class _Reader:
         if "evaluation" in record:
             self.evaluations.add((step, _numbers(record["evaluation"])))
         elif "samples" in record:
-            found = [_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)]
-            self.samples = [*self.samples, *found][-MOST_SAMPLES:]
+            samples = [_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)]
+            self.samples = [*self.samples, *samples][-MOST_SAMPLES:]
         elif record.get("loss") is not None:
             self.steps.add(_numbers(record))
 
     def result(self) -> MetricLines:
         if self.foreign:
-            self.problems.append(f"metrics.jsonl: {self.foreign:,} lines are not records of a training and were skipped")
-        kept = (self.steps, self.evaluations)
-        self.problems += [f"metrics.jsonl: of {one.added:,} records every {one.every}th is used" for one in kept if one.every > 1]
+            lines = "1 line that is not a record" if self.foreign == 1 else f"{self.foreign:,} lines that are not records"
+            self.problems.append(f"metrics.jsonl: skipped {lines} of a training")
+        for series in (self.steps, self.evaluations):
+            if series.every > 1:
+                self.problems.append(f"metrics.jsonl: of {series.added:,} records every {series.every}th is used")
         return MetricLines(tuple(self.steps.items), tuple(self.evaluations.items), tuple(self.samples), tuple(self.problems))
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:
-    """Yield the lines to look at, None for one that is too long: all of a file, or those of windows over a large one."""
+    """Yield the lines of the file, or of windows over a large file, and None for a line that is too long."""
     if size <= MOST_BYTES:
-        yield from whole_lines(file, 0, size, _LONGEST_LINE)
+        yield from complete_lines(file, 0, size, _LONGEST_LINE)
         return
     for index in range(_WINDOWS):
         length = MOST_BYTES // _WINDOWS
         start = index * (size - length) // (_WINDOWS - 1)
-        yield from whole_lines(file, start, start + length, length)
+        yield from complete_lines(file, start, start + length, length)
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record, among them those that are not finite; a missing one is left out."""
+    """Return the numbers of a record, including NaN and infinities."""
     numbers = {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LATEST_STEP)}
     return dict(list(numbers.items())[:MOST_NUMBERS])
 

@@ -1,42 +1,45 @@
-"""The figures of the page: what was learned over the steps, and what was spent over the time."""
+"""The charts of the page: losses and scores over the steps, power and emissions over the time, comparisons and forecasts."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from tfkit.reporting.amount_texts import shown
+from tfkit.reporting.amount_texts import format_field
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.html_elements import Element
-from tfkit.reporting.loss_course import course_of
 from tfkit.reporting.power_ticks import Tick
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry
+from tfkit.reporting.score_curve import score_curve
 from tfkit.reporting.svg_charts import Series, line_chart, number, part_bars, range_bars
 from tfkit.units import format_count, format_mass, format_seconds
 
-_OF_STEPS = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens a second"}
-_MOST_SCORES = 5  # of the charts of validation scores
+_STEP_METRICS = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
+_MOST_SCORES = 5  # charts of validation scores
 _UNSHOWN = {"target_tokens"}
 
 
 def learning_charts(entries: Sequence[Entry]) -> list[Element]:
-    """Return the loss, the validation scores, and what else is recorded of each step, over the steps."""
+    """Return charts of the loss, the validation scores, and other recorded metrics over the steps."""
     charts = [line_chart("training loss", "step", _steps(entries, "loss"))]
-    scores = list(dict.fromkeys(name for one in entries for _, values in one.run.metrics.evaluations[:1] for name in values))
+    scores = list(dict.fromkeys(name for entry in entries for _, values in entry.run.metrics.evaluations[:1] for name in values))
     chosen = sorted((name for name in scores if name not in _UNSHOWN), key=lambda name: name != "loss")
     for name in chosen[:_MOST_SCORES]:
         charts.append(line_chart(f"validation {name.replace('_', ' ')}", "step", _evaluations(entries, name)))
-    for name, words in _OF_STEPS.items():
+    for name, words in _STEP_METRICS.items():
         charts.append(line_chart(words, "step", _steps(entries, name), up=format_count if name == "tokens_per_second" else number))
     return [chart for chart in charts if chart is not None]
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Element]:
-    """Return power and emissions over the wall time, all attempts one after the other, and the phases."""
-    courses = [(one.label, over_time(one.run.ticks)) for one in entries]
+    """Return charts of power and emissions over the wall time of all attempts, and of the emissions by phase."""
+    curves = [(entry.label, _power_and_emissions(entry.run.ticks)) for entry in entries]
     power, grams = (
-        [Series(label, [(point[0], point[place]) for point in course], colour) for colour, (label, course) in enumerate(courses)]
-        for place in (1, 2)
+        [Series(label, [(point[0], point[axis]) for point in curve], colour) for colour, (label, curve) in enumerate(curves)]
+        for axis in (1, 2)
     )
-    by_phase = {one.label: {name: sums["emissions_g"] for name, sums in one.run.phases.items()} for one in entries if one.run.phases}
+    by_phase = {
+        entry.label: {name: sums["emissions_g"] for name, sums in entry.run.phases.items()} for entry in entries if entry.run.phases
+    }
     charts = [
         line_chart("power", "time", power, up=lambda watts: f"{watts:g} W", along=format_seconds),
         line_chart("CO2e", "time", grams, up=format_mass, along=format_seconds),
@@ -45,43 +48,43 @@ def spending_charts(entries: Sequence[Entry]) -> list[Element]:
     return [chart for chart in charts if chart is not None]
 
 
-def over_time(ticks: Sequence[Tick]) -> list[tuple[float, float, float]]:
-    """Return (seconds, watts, grams) over the attempts of a run: attempts follow each other, and nodes add up."""
-    course: list[tuple[float, float, float]] = []
-    start, spent = 0.0, 0.0
+def _power_and_emissions(ticks: Sequence[Tick]) -> list[tuple[float, float, float]]:
+    """Return (seconds, watts, grams) over the attempts of a run, one after the other, summed over its nodes."""
+    curve: list[tuple[float, float, float]] = []
+    start, earlier = 0.0, 0.0
     for attempt in dict.fromkeys(tick.attempt for tick in ticks):
         latest: dict[int, Tick] = {}
-        for tick in sorted((one for one in ticks if one.attempt == attempt), key=lambda one: one.seconds):
+        for tick in sorted((tick for tick in ticks if tick.attempt == attempt), key=lambda tick: tick.seconds):
             latest[tick.node] = tick
-            grams = spent + sum(one.emissions_g for one in latest.values())
-            course.append((start + tick.seconds, sum(one.power_w for one in latest.values()), grams))
-        start, spent = course[-1][0], course[-1][2]
-    return course
+            grams = earlier + sum(node.emissions_g for node in latest.values())
+            curve.append((start + tick.seconds, sum(node.power_w for node in latest.values()), grams))
+        start, earlier = curve[-1][0], curve[-1][2]
+    return curve
 
 
 def comparison_chart(comparison: Comparison, name: str, drawn: Sequence[Entry]) -> Element | None:
-    """Return the score of each run over what it had spent, in its colour among those `drawn`; `name` is a field of Spent."""
-    colours = {one.label: colour for colour, one in enumerate(drawn)}
+    """Return a chart of the score of each run over its cost, in its colour among `drawn`; `name`: a field of Cost."""
+    colours = {entry.label: colour for colour, entry in enumerate(drawn)}
     series: list[Series] = []
-    for label, course in comparison.courses.items():
-        points = [(value, scored.value) for scored in course if (value := getattr(scored.spent, name)) is not None]
+    for label, curve in comparison.curves.items():
+        points = [(value, point.value) for point in curve if (value := getattr(point.cost, name)) is not None]
         series.append(Series(label, points, colours.get(label, len(series)), marked=True))
     words = {"emissions_g": "CO2e spent", "energy_kwh": "energy spent", "seconds": "time of the steps"}[name]
-    return line_chart(f"{comparison.metric} over {words}", words, series, along=lambda value: shown(name, value))
+    return line_chart(f"{comparison.metric} over {words}", words, series, along=lambda value: format_field(name, value))
 
 
 def forecast_charts(entries: Sequence[Entry]) -> list[Element]:
-    """Return, for time, energy and emissions, the range of each forecast beside what was measured."""
+    """Return charts of time, energy and emissions, with the range of each forecast and the measured value."""
     charts = []
     for name, words in {"seconds": "time", "energy_kwh": "energy", "emissions_g": "CO2e"}.items():
-        rows = [row for one in entries if (row := _forecast(one.label, one.run, name)) is not None]
-        charts.append(range_bars(f"forecast and measured {words}", rows, lambda value, name=name: shown(name, value)))  # type: ignore[misc]
+        rows = [row for entry in entries if (row := _forecast(entry.label, entry.run, name)) is not None]
+        charts.append(range_bars(f"forecast and measured {words}", rows, partial(format_field, name)))
     return [chart for chart in charts if chart is not None]
 
 
 def _forecast(label: str, run: RunFacts, name: str) -> tuple[str, float, float, float, float | None] | None:
-    planned = mapping_of(run.predicted, name)
-    low, likely, high = (number_of(planned, end) for end in ("low", "likely", "high"))
+    predicted = mapping_of(run.predicted, name)
+    low, likely, high = (number_of(predicted, end) for end in ("low", "likely", "high"))
     if low is None or likely is None or high is None or min(low, likely, high) < 0:
         return None
     return label, low, likely, high, getattr(run.amounts, name)
@@ -89,13 +92,13 @@ def _forecast(label: str, run: RunFacts, name: str) -> tuple[str, float, float, 
 
 def _steps(entries: Sequence[Entry], name: str) -> list[Series]:
     return [
-        Series(one.label, [(record["step"], record[name]) for record in one.run.metrics.steps if name in record], colour)
-        for colour, one in enumerate(entries)
+        Series(entry.label, [(record["step"], record[name]) for record in entry.run.metrics.steps if name in record], colour)
+        for colour, entry in enumerate(entries)
     ]
 
 
 def _evaluations(entries: Sequence[Entry], name: str) -> list[Series]:
     return [
-        Series(one.label, [(scored.spent.step, scored.value) for scored in course_of(one.run, name)], colour, marked=True)
-        for colour, one in enumerate(entries)
+        Series(entry.label, [(point.cost.step, point.value) for point in score_curve(entry.run, name)], colour, marked=True)
+        for colour, entry in enumerate(entries)
     ]

@@ -1,4 +1,4 @@
-"""The file of the page: written whole or not at all, and never over anything but an earlier page."""
+"""The file of the page: written atomically, and only a new file or over an earlier page."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,14 +12,14 @@ from tfkit.run.refused_folders import WRITTEN
 
 
 def check_page_path(path: Path, runs: Iterable[Path]) -> None:
-    """Raise UsageError for a path where no page may be written: a folder, a file that is no page, a place in a run or in a checkpoint."""
+    """Raise UsageError for a path that is a folder, another file than a page, or inside a run or a checkpoint."""
     if path.is_dir():
         raise UsageError(f"--html {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or give another place")
+        raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or give another path")
     place = path.parent.resolve() / path.name
     if any((folder / NAME).exists() for folder in place.parents):
-        raise UsageError(f"--html {path}: is in a checkpoint, whose files are those of its manifest; give another place")
+        raise UsageError(f"--html {path}: is in a checkpoint, which has only the files in its manifest; give another path")
     for run in runs:
         if place.is_relative_to(run.resolve()) and place.relative_to(run.resolve()).parts[0] in WRITTEN:
             raise UsageError(f"--html {path}: belongs to the run {run}; give another name")
@@ -28,11 +28,11 @@ def check_page_path(path: Path, runs: Iterable[Path]) -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page. Raises MachineError if the disk refuses."""
+    """Write the page. Raises MachineError if the file cannot be written."""
     try:
         write_atomically(path, text)
     except OSError as error:
-        raise MachineError(f"--html {path}: cannot be written ({error.strerror}); give another place, or check the disk") from error
+        raise MachineError(f"--html {path}: cannot be written ({error.strerror}); give another path, or check the disk") from error
 
 
 def _is_page(path: Path) -> bool:

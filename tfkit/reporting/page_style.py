@@ -1,6 +1,6 @@
-"""The style of the page: light and dark by the reader's setting, for paper, and from a telephone's width to a wide screen.
+"""The style sheet of the page: a light and a dark theme, print, and any screen width from a telephone's.
 
-The colours have a contrast of at least 4.5 with their background, in both themes; the dashes of the lines differ, too.
+The colours have a contrast of at least 4.5 to their background in both themes; the dashes of the lines differ, too.
 """
 
 _LIGHT = ("#0550ae", "#bc4c00", "#116329", "#8250df", "#a40e26", "#6f5300", "#1b6f75", "#57606a")

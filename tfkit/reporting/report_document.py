@@ -8,7 +8,7 @@ from typing import Any
 from tfkit.reporting.equal_score import compare_runs
 from tfkit.reporting.run_facts import Amounts
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.visible_text import without_places
+from tfkit.reporting.visible_text import without_paths
 from tfkit.run import strict_json
 
 SCHEMA_VERSION = 1
@@ -16,21 +16,21 @@ _COLUMNS = (
     *("run", "kind", "status", "steps", "planned_steps", "metric", "score"),
     *(*Amounts.__dataclass_fields__, "is_lower_bound", "inherited_g", "inherited_is_lower_bound", "served", "place", "provenance"),
 )
-_FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet takes a cell for a formula
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet interprets a cell that begins with one of these as a formula
 
 
 def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
-    """Return the report as JSON has it. `full`: with paths, host names, and command lines; else runs have the names of their folders."""
+    """Return the report as a JSON document. `full`: with paths, host names and command lines; else runs have the names of their folders."""
     best = runs.best
     document = {
         "schema_version": SCHEMA_VERSION,
-        "runs": [_run(one, full) for one in runs.entries],
+        "runs": [_run(entry, full) for entry in runs.entries],
         "totals": {
             "runs": len(runs.entries),
             **asdict(runs.amounts),
             "is_lower_bound": runs.is_lower_bound,
             "by_status": {status: {"runs": count, **asdict(amounts)} for status, (count, amounts) in runs.by_status().items()},
-            "best": None if best is None else {"run": best.label, "emissions_g": runs.for_run(best).emissions_g},
+            "best": None if best is None else {"run": best.label, "emissions_g": runs.cost_of(best).emissions_g},
             "selection_factor": runs.selection_factor,
         },
         "comparisons": [comparison.document() for comparison in compare_runs(runs)],
@@ -40,12 +40,12 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 
 
 def report_csv(runs: RunSet, *, full: bool) -> str:
-    """Return a line for each run after one of names; empty cells where a value is not known."""
+    """Return the runs as CSV with a header; cells of unknown values are empty."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for one in runs.entries:
-        row = _run(one, full)
+    for entry in runs.entries:
+        row = _run(entry, full)
         best = row["best"] or dict(zip(("metric", "value"), next(iter(row["metrics"].items()), (None, None)), strict=True))
         cells = row | {"metric": best["metric"], "score": best["value"]}
         writer.writerow({name: _cell(value) for name, value in cells.items()})
@@ -54,7 +54,7 @@ def report_csv(runs: RunSet, *, full: bool) -> str:
 
 def _run(entry: Entry, full: bool) -> dict[str, Any]:
     run, listed, inherited = entry.run, entry.run.listed, entry.inherited
-    comes_from_none = not inherited.ancestors  # then null, as in the result of the run
+    has_ancestors = bool(inherited.ancestors)  # null without any, as in the result of the run
     document = {
         "run": str(run.path) if full else entry.label,
         "kind": run.kind,
@@ -65,8 +65,8 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "best": listed.best,
         **asdict(run.amounts),
         "is_lower_bound": run.is_lower_bound,
-        "inherited_g": None if comes_from_none else inherited.emissions_g,
-        "inherited_kwh": None if comes_from_none else inherited.energy_kwh,
+        "inherited_g": inherited.emissions_g if has_ancestors else None,
+        "inherited_kwh": inherited.energy_kwh if has_ancestors else None,
         "inherited_is_lower_bound": inherited.sums.is_lower_bound,
         "planned": dict(run.predicted) or None,
         "phases": run.phases,
@@ -76,14 +76,12 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "problems": [_shared(problem, full) for problem in (*filter(None, [listed.problem]), *run.problems)],
     }
     if full:
-        attempts = [one for one in run.receipt.get("attempts") or () if isinstance(one, dict)]
-        hosts = sorted({str(one["host"]) for one in attempts if one.get("host")})
-        document |= {"run_id": run.run_id, "hosts": hosts, "command": run.receipt.get("command"), "parents": run.parents}
+        document |= {"run_id": run.run_id, "hosts": run.hosts, "command": run.receipt.get("command"), "parents": run.parents}
     return document
 
 
 def _shared(text: str, full: bool) -> str:
-    return text if full else without_places(text)
+    return text if full else without_paths(text)
 
 
 def _cell(value: Any) -> Any:

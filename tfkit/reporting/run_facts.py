@@ -1,7 +1,7 @@
-"""RunFacts: everything that a report knows of one run, read of its folder once. Every form of report is a function of these facts.
+"""RunFacts: all facts of a report about one run, read once from its folder. Every report format is a function of these facts.
 
-Nothing is raised for what a folder holds. A run in progress or killed has its amounts from its ledgers, a damaged one as far as it can be
-read; what was wrong is in `problems`, without a path.
+No content of a folder raises an error: it is read as far as possible, and the problems are listed without paths. The amounts of a run that
+is in progress or was killed come from its ledgers.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tfkit.carbon.rework import rework
 from tfkit.carbon.totals import has_gaps, measuring_fields, provenance, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
-from tfkit.reporting.bounded_lines import read_whole
+from tfkit.reporting.bounded_lines import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
 from tfkit.reporting.power_ticks import Tick, read_ticks
@@ -24,13 +24,13 @@ from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.listing import ListedRun, read_run
 from tfkit.run.receipt import read_receipt
 
-LARGEST = 1e30  # of a number that is believed
-_MOST_BYTES = 64 << 20  # of run.json, recipe.yaml, and all ledgers of a run together four times that
+LARGEST = 1e30  # larger numbers count as damaged
+_MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """The cost of a run so far, all attempts together; None: not known. Low and high are the ends of the range, where one was recorded."""
+    """The time, energy and emissions of a run until now, over all attempts; None: not known. Low and high: the range, if recorded."""
 
     seconds: float | None = None
     energy_kwh: float | None = None
@@ -44,13 +44,13 @@ class Amounts:
 
     @property
     def has_rework(self) -> bool:
-        """Whether what was done again is worth a mention: 0.1 mWh, the least that is shown."""
+        """Whether the energy of repeated work is at least 0.05 mWh, so that it is displayed as more than 0."""
         return (self.rework_kwh or 0.0) >= 5e-8
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run folder. `receipt` is run.json, {} if it cannot be read; `recipe` the resolved one by dotted names."""
+    """The facts of one run folder. `receipt`: run.json, {} if it cannot be read; `recipe`: the resolved recipe by dotted names."""
 
     path: Path
     listed: ListedRun
@@ -58,10 +58,10 @@ class RunFacts:
     recipe_text: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: MetricLines = field(default_factory=MetricLines)
-    attempts: tuple[Attempt, ...] = ()  # the ledgers, one an attempt and node, with their phases
+    attempts: tuple[Attempt, ...] = ()  # the ledgers, one per attempt and node, with their phases
     ticks: tuple[Tick, ...] = ()
     checkpoint: CheckpointFacts | None = None
-    members: tuple["RunFacts", ...] = ()  # the stages of a recipe, the trials of a sweep: those that are there
+    members: tuple["RunFacts", ...] = ()  # the existing stages of a recipe or trials of a sweep
     problems: tuple[str, ...] = ()
 
     @property
@@ -71,7 +71,7 @@ class RunFacts:
 
     @property
     def status(self) -> str:
-        """Finished, stopped, failed, killed, running, new; damaged or foreign where it is no run that can be read."""
+        """Finished, stopped, failed, killed, running or new; damaged or foreign if the folder is not a readable run."""
         return self.listed.status
 
     @property
@@ -81,7 +81,7 @@ class RunFacts:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is the folder of a recipe with stages or of a sweep, whose amounts are those of its runs."""
+        """Whether it is a recipe with stages or a sweep, whose amounts are those of its members."""
         return self.kind in (CHAIN, SWEEP)
 
     @property
@@ -90,45 +90,54 @@ class RunFacts:
         return text_of(self.receipt, "run_id")
 
     @property
+    def recorded_attempts(self) -> list[dict[str, Any]]:
+        """The recorded field `attempts`."""
+        return [attempt for attempt in self.receipt.get("attempts") or () if isinstance(attempt, dict)]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of the hosts of all attempts, sorted."""
+        return sorted({str(attempt["host"]) for attempt in self.recorded_attempts if attempt.get("host")})
+
+    @property
     def totals(self) -> Mapping[str, Any]:
         """The recorded field `totals`; {} until an attempt has ended."""
         return mapping_of(self.receipt, "totals")
 
     @cached_property
     def amounts(self) -> Amounts:
-        """The cost so far: as recorded at the end of an attempt, else from the ledgers, else the sum of stages or trials."""
+        """The amounts until now: the sum over stages or trials, or as recorded at the end of an attempt, or else from the ledgers."""
         if self.is_group and self.members:
             return sum_amounts([member.amounts for member in self.members])
         recorded = Amounts(**{name: number_of(self.totals, name) for name in Amounts.__dataclass_fields__})
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
             return replace(recorded, seconds=recorded.seconds if recorded.seconds is not None else self._attempt_seconds())
-        measured = self._measured()
+        measured = self._ledger_amounts()
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
             return recorded  # ledgers were lost
         return measured
 
-    def _measured(self) -> Amounts:
+    def _ledger_amounts(self) -> Amounts:
         sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("energy_wh", "emissions_g")}
-        again = rework([*self.attempts])
-        ranges = {name: number_of(self.measuring, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
+        repeated = rework([*self.attempts])
+        ranges = {name: number_of(self.measurement, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
         return Amounts(
             seconds=sum(wall_seconds(self.attempts).values()),
             energy_kwh=sums["energy_wh"] / 1000 if sums["energy_wh"] else None,
             emissions_g=sums["emissions_g"] if sums["energy_wh"] else None,
             **ranges,
-            rework_kwh=again["energy_wh"] / 1000,
-            rework_g=again["emissions_g"],
+            rework_kwh=repeated["energy_wh"] / 1000,
+            rework_g=repeated["emissions_g"],
         )
 
     @cached_property
-    def measuring(self) -> Mapping[str, Any]:
-        """The sources of the energy: ranges, coverage, provenance, pue, intensity, as in `totals`; what that lacks is from the ledgers."""
+    def measurement(self) -> Mapping[str, Any]:
+        """The ranges and sources of the energy (coverage, provenance, pue, intensity, ...) from `totals`, or else from the ledgers."""
         seconds = number_of(self.totals, "seconds") or sum(wall_seconds(self.attempts).values())
-        found = measuring_fields(self.attempts, seconds) if self.attempts else {}
-        return found | {
-            name: value for name, value in self.totals.items() if value is not None and self.status not in ("running", "killed")
-        }
+        fields = measuring_fields(self.attempts, seconds) if self.attempts else {}
+        is_current = self.status not in ("running", "killed")
+        return fields | {name: value for name, value in self.totals.items() if value is not None and is_current}
 
     def _attempt_seconds(self) -> float | None:
         attempts = self.receipt.get("attempts") or []
@@ -136,19 +145,19 @@ class RunFacts:
 
     @property
     def place(self) -> str | None:
-        """The place and its intensity in words: `place unknown, world average 475 g/kWh`."""
-        known = text_of(self.totals, "place")
-        return known or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
+        """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
+        recorded = text_of(self.totals, "place")
+        return recorded or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
 
     @property
     def provenance(self) -> str:
-        """The source of each part's energy: `GPU counter, CPU model, RAM constant`; empty where nothing was measured."""
-        components = {part: str(source) for part, source in mapping_of(self.measuring, "provenance").items() if source}
+        """The source of the energy of each component: `GPU counter, CPU model, RAM constant`; empty if nothing was measured."""
+        components = {part: str(source) for part, source in mapping_of(self.measurement, "provenance").items() if source}
         return provenance(components or (self.attempts[-1].components if self.attempts else {}))
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether an attempt was not measured, or only in part, so that its energy is missing in the amounts."""
+        """Whether the energy of an attempt was not measured, or not completely, and is missing in the amounts."""
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
@@ -157,7 +166,7 @@ class RunFacts:
 
     @cached_property
     def phases(self) -> dict[str, dict[str, float]]:
-        """Seconds, energy_wh and emissions_g of each phase, all attempts and nodes together, in the order of their first occurrence."""
+        """The sums (seconds, energy_wh, emissions_g) of each phase over all attempts and nodes, in the order of their first occurrence."""
         phases: dict[str, dict[str, float]] = {}
         for attempt in self.attempts:
             for name, phase in attempt.phases.items():
@@ -171,19 +180,20 @@ class RunFacts:
 
     @property
     def predicted(self) -> Mapping[str, Any]:
-        """The plan made before the run: seconds, energy_kwh, emissions_g with low, likely and high; {} where none was recorded."""
+        """The forecast made before the run: seconds, energy_kwh and emissions_g with low, likely and high; {} if none was recorded."""
         return mapping_of(self.receipt, "predicted")
 
     @property
     def parents(self) -> list[dict[str, Any]]:
-        """The checkpoints that the run began from or learned from: role, path, run_id, sha256."""
-        recorded = self.receipt.get("parents")
-        found = recorded if isinstance(recorded, list) else self.checkpoint.lineage.get("parents") if self.checkpoint else None
-        return [one for one in found or () if isinstance(one, dict)] if isinstance(found, list) else []
+        """The models from which the run started or learned: role, path, run_id, sha256."""
+        parents = self.receipt.get("parents")
+        if not isinstance(parents, list):
+            parents = self.checkpoint.lineage.get("parents") if self.checkpoint else None
+        return [parent for parent in parents if isinstance(parent, dict)] if isinstance(parents, list) else []
 
 
 def read_facts(path: Path) -> RunFacts:
-    """Read one folder, of a recipe with stages or a sweep those of its runs that are there, too. Nothing in it is changed."""
+    """Read the facts of a run, and of its existing stages or trials. Nothing in the folder is changed."""
     listed, receipt, problems = _read_receipt(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
@@ -192,7 +202,7 @@ def read_facts(path: Path) -> RunFacts:
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
     members = tuple(read_facts(member) for member in _members(path)) if receipt else ()
-    found = [*problems, *metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
+    problems += [*metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     return RunFacts(
         path,
         listed,
@@ -204,22 +214,22 @@ def read_facts(path: Path) -> RunFacts:
         tuple(read_ticks(path / "carbon")),
         checkpoint,
         members,
-        tuple(problem.replace(f"{path}/", "") for problem in found),
+        tuple(problem.replace(f"{path}/", "") for problem in problems),
     )
 
 
 def _members(path: Path) -> list[Path]:
-    """Return the folders of the stages or trials that are there, none of them outside of the folder."""
+    """Return the existing folders of the stages or trials, without links and names that leave the folder."""
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
 
 def _read_receipt(path: Path) -> tuple[ListedRun, dict[str, Any], list[str]]:
-    """Return the run as `tfkit runs` lists it, its run.json ({} if it cannot be read), and what is wrong with that."""
+    """Return the run as `tfkit runs` lists it, its run.json ({} if it cannot be read), and the problems with that file."""
     file = path / "run.json"
     try:
         if file.exists():
-            read_whole(file, _MOST_BYTES)
+            read_limited(file, _MOST_BYTES)
         listed = read_run(path)
         receipt = read_receipt(file) if listed.status not in ("foreign", "damaged") else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # fields of unexpected types, too
@@ -229,25 +239,25 @@ def _read_receipt(path: Path) -> tuple[ListedRun, dict[str, Any], list[str]]:
 
 
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
-    """Return the ledgers of a run; of a run.json that cannot be read, all that are there."""
+    """Return the ledgers of the run `run_id` (None, if run.json cannot be read: of any run), and the problems with them."""
     try:
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > 4 * _MOST_BYTES or not all(path.is_file() for path in paths):
             return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
-        found = [attempt for attempt in LedgerReader(folder).attempts() if run_id in (None, attempt.header["run_id"])]
+        attempts = [attempt for attempt in LedgerReader(folder).attempts() if run_id in (None, attempt.header["run_id"])]
     except OSError as error:
         return (), [f"carbon: {_reason(error)}"]
-    dropped = sum(attempt.lines_dropped for attempt in found)
-    unread = len(paths) - len(found)
+    dropped = sum(attempt.lines_dropped for attempt in attempts)
+    unread = len(paths) - len(attempts)
     problems = [f"carbon: {dropped:,} lines of the ledgers could not be read"] if dropped else []
-    problems += [f"carbon: {unread} of {len(paths)} ledgers have no header, or are of another run"] if unread else []
-    return tuple(found), problems
+    problems += [f"carbon: {unread} of {len(paths)} ledgers have no header, or belong to another run"] if unread else []
+    return tuple(attempts), problems
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
-    """Return the text of recipe.yaml, and its values by dotted names."""
+    """Return the text of recipe.yaml, its values by dotted names, and the problems with it."""
     try:
-        text = read_whole(path, 4 << 20).decode()
+        text = read_limited(path, 4 << 20).decode()
     except FileNotFoundError:
         return "", {}, []
     except (OSError, UnicodeDecodeError) as error:
@@ -265,30 +275,30 @@ def _reason(error: Exception) -> str:
 
 
 def sum_amounts(amounts: list[Amounts]) -> Amounts:
-    """Return the sums; of a field that nobody knows None. A range is summed only where every amount has one."""
+    """Return the sum of the known values of each field; None if there are none, and for a range that some known amount lacks."""
     sums: dict[str, float | None] = {}
     for name in Amounts.__dataclass_fields__:
-        known = [value for one in amounts if (value := getattr(one, name)) is not None]
-        whole = not name.endswith(("_low", "_high")) or all(
-            getattr(one, name) is not None or getattr(one, name.rpartition("_")[0]) is None for one in amounts
+        known = [value for part in amounts if (value := getattr(part, name)) is not None]
+        is_complete = not name.endswith(("_low", "_high")) or all(
+            getattr(part, name) is not None or getattr(part, name.rpartition("_")[0]) is None for part in amounts
         )
-        sums[name] = sum(known) if known and whole else None
+        sums[name] = sum(known) if known and is_complete else None
     return Amounts(**sums)
 
 
 def number_of(values: Any, name: str) -> float | None:
-    """Return a number of a document that was read, of a size that can be computed with; None for anything else."""
+    """Return the number `name` of a JSON object; None if it is missing, not a number, or LARGEST or more."""
     value = values.get(name) if isinstance(values, Mapping) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST else None
 
 
 def text_of(values: Any, name: str) -> str | None:
-    """Return a text of a document that was read; None for anything else."""
+    """Return the string `name` of a JSON object; None if it is missing, empty or not a string."""
     value = values.get(name) if isinstance(values, Mapping) else None
     return value if isinstance(value, str) and value else None
 
 
 def mapping_of(values: Any, name: str) -> Mapping[str, Any]:
-    """Return an object of a document that was read; {} for anything else."""
+    """Return the object `name` of a JSON object; {} if it is missing or not an object."""
     value = values.get(name) if isinstance(values, Mapping) else None
     return value if isinstance(value, Mapping) else {}

@@ -1,16 +1,16 @@
-"""Charts as inline SVG: lines with a legend, bars of parts, and ranges. Colour is never alone: lines have dashes, bars and ranges words."""
+"""Charts as inline SVG: lines, stacked bars and ranges. Nothing depends on colour alone: lines have dashes, bars and ranges have text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfkit.reporting.chart_scales import Points, finite, thinned, ticks, time_ticks
+from tfkit.reporting.chart_scales import Points, drawable, thin, ticks, time_ticks
 from tfkit.reporting.html_elements import Element, element
 from tfkit.units import format_seconds
 
 _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40
 _BUCKETS = 150
-_LETTERS = 22  # of a label beside numbers
+_LETTERS = 22  # of a label before numbers
 COLOURS = 8  # of series and parts, in page_style.py
 
 Format = Callable[[float], str]
@@ -18,7 +18,7 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart, with one of its colours; `marked`: with a dot at each point."""
+    """A line of a chart with the number of its colour; `marked`: with a dot at each point."""
 
     label: str
     points: Points
@@ -27,17 +27,17 @@ class Series:
 
 
 def number(value: float) -> str:
-    """Return a number for an axis."""
+    """Format a number for an axis."""
     return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.6g}"
 
 
 def line_chart(title: str, across: str, series: Sequence[Series], up: Format = number, along: Format = number) -> Element | None:
-    """Return a figure of the series, each with its colour and dashes; None where no series has two points.
+    """Return a figure of the series, each with its colour and dashes; None if there are no two points with different x.
 
-    `up` and `along` write the numbers of the axes.
+    `across`: the name of the x axis; `up` and `along` format the numbers of the y and the x axis.
     """
-    drawn = [(one.colour % COLOURS, one, finite(one.points)) for one in series]
-    drawn = [(index, one, points) for index, one, points in drawn if len(points) > 1 or (points and one.marked)]
+    drawn = [(line.colour % COLOURS, line, drawable(line.points)) for line in series]
+    drawn = [(colour, line, points) for colour, line, points in drawn if len(points) > 1 or (points and line.marked)]
     every = [point for _, _, points in drawn for point in points]
     if len({x for x, _ in every}) < 2:
         return None
@@ -48,14 +48,14 @@ def line_chart(title: str, across: str, series: Sequence[Series], up: Format = n
         x = _LEFT + (point[0] - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
         return x, _HEIGHT - _BOTTOM - (point[1] - rows[0]) / (rows[-1] - rows[0]) * (_HEIGHT - _TOP - _BOTTOM)
 
-    lines = [part for index, one, points in drawn for part in _line(index, one, [place(point) for point in thinned(points, _BUCKETS)])]
+    lines = [part for colour, line, points in drawn for part in _line(colour, line.marked, [*map(place, thin(points, _BUCKETS))])]
     columns = [tick for tick in (time_ticks if along is format_seconds else ticks)(left, right, 4) if left <= tick <= right]
-    ends = f"{title}, over {across}: " + "; ".join(
-        f"{one.label} from {up(points[0][1])} to {up(points[-1][1])}" for _, one, points in drawn
+    alternative = f"{title}, over {across}: " + "; ".join(
+        f"{line.label} from {up(points[0][1])} to {up(points[-1][1])}" for _, line, points in drawn
     )
     drawing = element(
         "svg",
-        element("title", ends),
+        element("title", alternative),
         *(_row(place((left, tick))[1], up(tick)) for tick in rows),
         *(_column(place((tick, rows[0]))[0], along(tick)) for tick in columns),
         element("text", across, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, text_anchor="middle", class_="axis-name"),
@@ -63,14 +63,14 @@ def line_chart(title: str, across: str, series: Sequence[Series], up: Format = n
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )
-    names = [(index, one.label) for index, one, _ in drawn]
+    names = [(colour, line.label) for colour, line, _ in drawn]
     return element("figure", element("figcaption", title), drawing, _legend(names) if len(names) > 1 else None)
 
 
-def _line(index: int, one: Series, places: Sequence[tuple[float, float]]) -> list[Element]:
+def _line(colour: int, marked: bool, places: Sequence[tuple[float, float]]) -> list[Element]:
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dots = [element("circle", cx=x, cy=y, r=3, class_=f"dot c{index}") for x, y in places] if one.marked and len(places) <= 60 else []
-    return [element("polyline", points=corners, class_=f"line c{index}"), *dots]
+    dots = [element("circle", cx=x, cy=y, r=3, class_=f"dot c{colour}") for x, y in places] if marked and len(places) <= 60 else []
+    return [element("polyline", points=corners, class_=f"line c{colour}"), *dots]
 
 
 def _row(y: float, text: str) -> Element:
@@ -84,28 +84,22 @@ def _column(x: float, text: str) -> Element:
 
 
 def _legend(names: Sequence[tuple[int, str]]) -> Element:
-    """Return a list of the names, each beside a piece of its line."""
-    return element(
-        "ul",
-        *(
-            element(
-                "li",
-                element("svg", element("line", x1=0, x2=26, y1=5, y2=5, class_=f"line c{index}"), viewBox="0 0 26 10", aria_hidden="true"),
-                label,
-            )
-            for index, label in names
-        ),
-        class_="legend",
-    )
+    """Return the list of the labels, each after a sample of its line; `names`: colours and labels."""
+
+    def sample(colour: int) -> Element:
+        line = element("line", x1=0, x2=26, y1=5, y2=5, class_=f"line c{colour}")
+        return element("svg", line, viewBox="0 0 26 10", aria_hidden="true")
+
+    return element("ul", *(element("li", sample(colour), label) for colour, label in names), class_="legend")
 
 
 def _short(label: str) -> str:
-    """Return a label that leaves room for its numbers."""
+    """Shorten a label to leave room for its numbers."""
     return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 3]}..."
 
 
 def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format) -> Element | None:
-    """Return a bar for each row, divided into its parts, whose widths are in proportion to the largest row; None without an amount."""
+    """Return a bar for each row, divided into its parts and scaled to the largest row; None if all are zero."""
     rows = {label: {name: amount for name, amount in parts.items() if 0 <= amount < 1e30} for label, parts in rows.items()}
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     most = max((sum(parts.values()) for parts in rows.values()), default=0.0)
@@ -130,7 +124,7 @@ def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format
 
 
 def range_bars(title: str, rows: Sequence[tuple[str, float, float, float, float | None]], write: Format) -> Element | None:
-    """Return the range of each forecast (label, low, likely, high, actual), with a dot at the likely value and a diamond at the actual."""
+    """Return a line for each (label, low, likely, high, actual), with a dot at the likely and a diamond at the actual value, if known."""
     values = [value for row in rows for value in row[1:] if value is not None]
     if not values or not max(values) > 0:
         return None

@@ -1,8 +1,8 @@
-"""A curve in plain characters, for a terminal of any width, a pipe, or a log."""
+"""A plot in plain characters, for a terminal of any width, a pipe, or a log."""
 
 from collections.abc import Mapping
 
-from tfkit.reporting.chart_scales import Points, finite
+from tfkit.reporting.chart_scales import Points, drawable
 
 HEIGHT = 10  # lines of the plot, without its axis
 _LEAST_WIDTH = 8
@@ -10,26 +10,25 @@ _MOST_WIDTH = 72
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "step") -> list[str]:
-    """Return the lines of a plot of each series under its character, the later ones above the earlier; none without two points.
+    """Return the lines of a plot with a character for each series, the later series over the earlier; none without two points.
 
-    `columns`: of the terminal; None: no limit. Points that are not finite are left out.
+    `columns`: the width of the terminal; None: no limit. Points that are not finite are omitted.
     """
-    drawn = {mark: finite(points) for mark, points in series.items()}
+    drawn = {mark: drawable(points) for mark, points in series.items()}
     every = [point for points in drawn.values() for point in points]
     if len({across for across, _ in every}) < 2:
         return []
     left, right = min(across for across, _ in every), max(across for across, _ in every)
     low, high = min(up for _, up in every), max(up for _, up in every)
-    labels = [f"{high:.4g}", f"{low:.4g}"]
-    margin = max(map(len, labels))
+    labels = {0: f"{high:.4g}", HEIGHT - 1: f"{low:.4g}"}  # by row
+    margin = max(map(len, labels.values()))
     width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
     cells = [[" "] * width for _ in range(HEIGHT)]
     for mark, points in drawn.items():
         for across, up in points:
             row = round((high - up) / (high - low) * (HEIGHT - 1)) if high > low else HEIGHT // 2
             cells[row][round((across - left) / (right - left) * (width - 1))] = mark
-    names = {0: labels[0], HEIGHT - 1: labels[1]}
-    lines = [f"{names.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
+    lines = [f"{labels.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
     first, last = f"{left:,.0f}", f"{right:,.0f}"
     ends = (
         f"{first}{unit + 's':^{max(0, width - len(first) - len(last))}}{last}"

@@ -1,7 +1,7 @@
-"""The forms of a model's footprint that others define, each a pure function of the facts of one run: nothing is measured or guessed here.
+"""Standard formats for the footprint of a model, each a pure function of the facts of one run; nothing is measured or guessed here.
 
-    RunFacts -> describe_model -> ModelFacts     (model_facts.py: what all forms need)
+    RunFacts -> describe_model -> ModelFacts     (model_facts.py: the facts that all formats need)
     ModelFacts -> eu_gpai, cyclonedx, spdx, sci, boamps
 
-What a form asks for and a run does not know is named as a gap. Host names, paths and command lines are in none of them without `full`.
+Required information that a run does not have is listed as a gap. Without `full`, no format contains host names, paths or command lines.
 """

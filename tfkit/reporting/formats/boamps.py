@@ -1,4 +1,4 @@
-"""A BoAmps report (https://github.com/Boavizta/BoAmps): task, measure, hardware and place of a training, as Boavizta collects them."""
+"""A BoAmps report (https://github.com/Boavizta/BoAmps) on a training: its task, energy, hardware and place, as Boavizta collects them."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ _FAMILIES = {
     "sequence_to_sequence": "textToText",
     "text_to_text": "textToText",
 }
-_HIGH, _MEDIUM = 0.10, 0.25  # the errors that BoAmps calls high and medium quality
+_HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of high and medium quality in BoAmps
 
 
 def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is no training of one model, or was not measured: a report needs an energy."""
+    """Return the document. Raises UsageError for a run that is not the training of one model, or whose energy was not measured."""
     model = describe_model(run, full=full)
     if model.amounts.energy_kwh is None:
-        raise UsageError(f"{run.path}: its energy was not measured, and BoAmps has no report without; train with carbon.enabled=true")
+        raise UsageError(f"{run.path}: its energy was not measured, and a BoAmps report requires it; train with carbon.enabled=true")
     document: dict[str, Any] = {
         "header": _known(
             {
@@ -55,13 +55,13 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 
 def _algorithm(model: ModelFacts) -> dict[str, Any]:
-    parent = next((one.name for one in model.parents if "start" in one.roles), None)
+    base = next((parent.name for parent in model.parents if "start" in parent.roles), None)
     return _known(
         {
             "trainingType": "transferLearning" if model.training == "fine-tuning" else "selfSupervisedLearning",
             "algorithmType": "llm" if _FAMILIES.get(model.objective) is None else "neural network",
             "algorithmName": model.architecture or "transformers",
-            "foundationModelName": parent,
+            "foundationModelName": base,
             "parametersNumber": None if model.parameters is None else model.parameters / 1e9,
             "framework": "tfkit",
             "frameworkVersion": model.versions.get("tfkit"),
@@ -89,14 +89,14 @@ def _measure(model: ModelFacts) -> dict[str, Any]:
 
 
 def _components(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return processor, GPUs and memory; a component that is not known is a CPU of unknown name, because there was one."""
+    """Return the processor, GPUs and memory; an unknown processor without a name, since there must be one."""
     record = model.machine
     cpu = _known({"componentName": _text(record.get("cpu_model")), "componentType": "cpu", "nbComponent": 1})
     gpus = record.get("gpu_count")
-    board = _known({"componentName": _text(record.get("gpu_model")), "componentType": "gpu", "nbComponent": gpus})
+    gpu = _known({"componentName": _text(record.get("gpu_model")), "componentType": "gpu", "nbComponent": gpus})
     memory = record.get("ram_total_size")
     ram = {"componentType": "ram", "nbComponent": 1, "memorySize": memory}
-    return [cpu, *([board] if type(gpus) is int and gpus > 0 else []), *([ram] if isinstance(memory, float) else [])]
+    return [cpu, *([gpu] if type(gpus) is int and gpus > 0 else []), *([ram] if isinstance(memory, float) else [])]
 
 
 def _environment(model: ModelFacts) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _environment(model: ModelFacts) -> dict[str, Any]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the grade of the range: half its width against the energy."""
+    """Return the quality of the energy, by the largest error that its range allows; None without a range."""
     energy, low, high = (getattr(model.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None
@@ -113,13 +113,13 @@ def _quality(model: ModelFacts) -> str | None:
 
 
 def _source(model: ModelFacts) -> str | None:
-    kinds = {"public" if one.is_public else "private" for one in model.data}
+    kinds = {"public" if source.is_public else "private" for source in model.data}
     return kinds.pop() if len(kinds) == 1 else "other" if kinds else None
 
 
 def _accuracy(model: ModelFacts) -> float | None:
-    found = model.metrics.get("accuracy")
-    return found if found is not None and 0 <= found <= 1 else None
+    accuracy = model.metrics.get("accuracy")
+    return accuracy if accuracy is not None and 0 <= accuracy <= 1 else None
 
 
 def _fraction(percent: float | None) -> float | None:
@@ -131,7 +131,7 @@ def _text(value: Any) -> str | None:
 
 
 def _time(text: str | None) -> str | None:
-    """Return a time as BoAmps writes it, in UTC."""
+    """Return a time in the format of BoAmps, in UTC."""
     return text[:19].replace("T", " ") if text else None
 
 

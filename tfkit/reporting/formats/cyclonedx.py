@@ -1,7 +1,6 @@
 """A CycloneDX 1.6 bill of materials with the model as a component, its energy in modelCard.considerations.environmentalConsiderations.
 
-https://cyclonedx.org/docs/1.6/json/. Energy in kWh and CO2e in tonnes, for each activity; the provider of the energy is "unknown", which
-says more than leaving it out.
+https://cyclonedx.org/docs/1.6/json/. Energy in kWh and CO2e in tonnes, for each activity; the energy provider is explicitly "unknown".
 """
 
 import uuid
@@ -18,7 +17,7 @@ _SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
 
 
 def cyclonedx(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is no training of one model."""
+    """Return the document. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     document: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
     if model.run_id is not None and _is_uuid(model.run_id):
@@ -33,7 +32,7 @@ def _component(model: ModelFacts) -> dict[str, Any]:
     files = [
         {"type": "file", "name": name, "hashes": [{"alg": "SHA-256", "content": sha256}]} for name, sha256 in sorted(model.weights.items())
     ]
-    ancestors = [_ancestor(one) for one in model.parents]
+    ancestors = [_ancestor(parent) for parent in model.parents]
     return {
         "type": "machine-learning-model",
         "bom-ref": model.run_id or model.name,
@@ -53,14 +52,14 @@ def _component(model: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _ancestor(one: Ancestor) -> dict[str, Any]:
+def _ancestor(ancestor: Ancestor) -> dict[str, Any]:
     facts = {
-        "roles": ", ".join(one.roles),
-        "content SHA-256": one.sha256,
-        "energy in kWh": one.energy_kwh,
-        "emissions in g": one.emissions_g,
+        "roles": ", ".join(ancestor.roles),
+        "content SHA-256": ancestor.sha256,
+        "energy in kWh": ancestor.energy_kwh,
+        "emissions in g": ancestor.emissions_g,
     }
-    return {"type": "machine-learning-model", "name": one.name, "properties": _properties(facts)}
+    return {"type": "machine-learning-model", "name": ancestor.name, "properties": _properties(facts)}
 
 
 def _parameters(model: ModelFacts) -> dict[str, Any]:
@@ -72,12 +71,12 @@ def _parameters(model: ModelFacts) -> dict[str, Any]:
         "task": model.objective or "unknown",
         "architectureFamily": "Transformer",
         "modelArchitecture": model.architecture or "unknown",
-        "datasets": [{"type": "dataset", "name": one.name} for one in model.data],
+        "datasets": [{"type": "dataset", "name": source.name} for source in model.data],
     }
 
 
 def _energy(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return what each activity took; one entry if the phases are not known, none if nothing was measured."""
+    """Return the energy of each activity; a single entry if the phases do not add up, none if nothing was measured."""
     training = "training" if model.training == "pre-training" else "fine-tuning"
     if model.amounts.energy_kwh is None:
         return []
@@ -86,8 +85,8 @@ def _energy(model: ModelFacts) -> list[dict[str, Any]]:
         activity = _ACTIVITIES.get(name, training)
         energy, grams = sums.get(activity, (0.0, 0.0))
         sums[activity] = energy + phase["energy_wh"] / 1000, grams + phase["emissions_g"]
-    whole = sum(energy for energy, _ in sums.values())
-    if abs(whole - model.amounts.energy_kwh) > 0.001 * model.amounts.energy_kwh:  # ledgers were lost
+    total = sum(energy for energy, _ in sums.values())
+    if abs(total - model.amounts.energy_kwh) > 0.001 * model.amounts.energy_kwh:  # ledgers were lost
         sums = {training: (model.amounts.energy_kwh, model.amounts.emissions_g or 0.0)}
     return [_consumption(activity, *amounts, model) for activity, amounts in sums.items()]
 
@@ -106,7 +105,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
-    """Return what the standard has no field for."""
+    """Return the facts for which the standard has no field."""
     amounts, ancestry = model.amounts, model.ancestry
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in model.devices.items()}
     return {
@@ -129,10 +128,9 @@ def _footprint(model: ModelFacts) -> dict[str, Any]:
 
 
 def _properties(facts: dict[str, Any]) -> list[dict[str, str]]:
-    shown = {
-        name: decimal(value, 6) if isinstance(value, float) else str(value) for name, value in facts.items() if value not in (None, "")
-    }
-    return [{"name": f"tfkit:{name}", "value": value} for name, value in shown.items()]
+    known = {name: value for name, value in facts.items() if value not in (None, "")}
+    texts = {name: decimal(value, 6) if isinstance(value, float) else str(value) for name, value in known.items()}
+    return [{"name": f"tfkit:{name}", "value": text} for name, text in texts.items()]
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,10 +1,10 @@
-"""The energy and compute part of the EU's Model Documentation Form for general-purpose AI models, as text, with its gaps named.
+"""The energy and compute part of the EU's Model Documentation Form for general-purpose AI models, as text, with a list of its gaps.
 
 Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, Transparency chapter
-(10 July 2025); methods: Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on the measurement is
-adopted.
-The names of the fields are from copies of the form, where three fields are called "Measurement methodology" alone: compare them with the
-official one before it is handed in. What has a recipient in brackets is asked twice, with more digits by the AI Office.
+(10 July 2025); methods: Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on the measurement has
+been adopted.
+The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology": compare them with the
+official form before submission. Fields with a recipient in brackets occur twice; the AI Office requires more digits.
 """
 
 import math
@@ -26,7 +26,7 @@ _BENCHMARK_TOKENS = 100_000
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:
-    """Return the form. Raises UsageError for a run that is no training of one model."""
+    """Return the form. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     lines = ["Model Documentation Form for general-purpose AI models: model, compute and energy", ""]
     for title, fields in (
@@ -43,7 +43,8 @@ def eu_gpai(run: RunFacts, *, full: bool) -> str:
 
 def _general(model: ModelFacts) -> Iterator[tuple[str, str]]:
     hashes = [f"{name} SHA-256 {sha256}" for name, sha256 in sorted(model.weights.items())]
-    parents = [f"{one.name} ({', '.join(one.roles)}{f', content SHA-256 {one.sha256}' if one.sha256 else ''})" for one in model.parents]
+    hashed = [(parent, f", content SHA-256 {parent.sha256}" if parent.sha256 else "") for parent in model.parents]
+    parents = [f"{parent.name} ({', '.join(parent.roles)}{sha256})" for parent, sha256 in hashed]
     yield "Model name", model.name
     yield "Model version", " ".join(part for part in (model.version, f"of run {model.run_id}" if model.run_id else "") if part)
     yield "Secure hash of the weights", "; ".join(hashes)
@@ -67,13 +68,13 @@ def _properties(model: ModelFacts) -> Iterator[tuple[str, str]]:
 
 def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "Type of data", "text"
-    yield "Sources", "; ".join(one.path or one.name for one in model.data)
+    yield "Sources", "; ".join(source.path or source.name for source in model.data)
     yield "Tokens trained on, repetitions included", f"{model.tokens:,}" if model.tokens is not None else ""
 
 
 def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
     seconds = model.amounts.seconds
-    hardware = "; ".join(f"{_power(one / _DAY, 1)} {name} days" for name, one in model.devices.items())
+    hardware = "; ".join(f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in model.devices.items())
     yield (
         "Training time, wall-clock days (AI Office)",
         f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else "",
@@ -87,10 +88,10 @@ def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
     )
     yield "Measurement methodology of the computation", _computation_method(model)
     if model.flops and model.flops_bound:
-        share = model.flops / model.flops_bound
+        utilization = model.flops / model.flops_bound
         peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
-        beside = f"at most {_power(model.flops_bound)} FLOP, {peak}; the count by the architecture is {share:.2%} of it"
-        yield "Computation according to the hardware, for comparison", beside
+        bound = f"at most {_power(model.flops_bound)} FLOP, {peak}; the count by the architecture is {utilization:.2%} of it"
+        yield "Computation according to the hardware, for comparison", bound
 
 
 def _computation_method(model: ModelFacts) -> str:
@@ -115,15 +116,15 @@ def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
     if model.parameters is None:
         yield "Benchmarked amount of computation used for inference", ""
         return
-    once = 2.0 * model.parameters
+    per_token = 2.0 * model.parameters
     tokens = f"{_BENCHMARK_TOKENS:,}"
     yield (
         "Benchmarked amount of computation used for inference",
-        f"{_power(once * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written",
+        f"{_power(per_token * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written",
     )
     yield (
         "Measurement methodology of the benchmark",
-        f"2 operations for each parameter and token ({_power(once)} FLOP a token), attention not counted",
+        f"2 operations for each parameter and token ({_power(per_token)} FLOP per token), attention not counted",
     )
 
 
@@ -147,16 +148,16 @@ def _emissions(model: ModelFacts) -> str:
         return ""
     source = ", ".join(str(model.intensity[name]) for name in ("source", "year", "kind") if model.intensity.get(name))
     ancestry = model.ancestry
-    behind = ""
+    inherited = ""
     if ancestry.ancestors:
         least = "at least " if ancestry.sums.is_lower_bound else ""
-        known = "not known" if ancestry.emissions_g is None else f"{least}{_power(ancestry.emissions_g)} g CO2e"
-        behind = f"; of the models that it was made from: {known}"
-    return f"{_power(grams)} g CO2e at {intensity} g/kWh ({source or 'source not recorded'}){behind}"
+        amount = "not known" if ancestry.emissions_g is None else f"{least}{_power(ancestry.emissions_g)} g CO2e"
+        inherited = f"; of the models from which it was made: {amount}"
+    return f"{_power(grams)} g CO2e at {intensity} g/kWh ({source or 'source not recorded'}){inherited}"
 
 
 def _open_fields(model: ModelFacts) -> Iterator[str]:
-    """Name the fields of the form that no run can know."""
+    """Yield the fields of the form that a run cannot fill in."""
     for field in (
         "legal name of the provider",
         "date of the placing on the market, in the Union and elsewhere",
@@ -172,7 +173,7 @@ def _open_fields(model: ModelFacts) -> Iterator[str]:
 
 
 def _power(number: float, digits: int = 2) -> str:
-    """Return a number as the form writes it, 7.3*10^10, with that many significant digits; 0 as it is."""
+    """Format a number as the form does, 7.3*10^10, with `digits` significant digits; 0 as 0."""
     if not number:
         return "0"
     mantissa, exponent = f"{number:.{digits - 1}e}".split("e")

@@ -1,4 +1,4 @@
-"""The facts of a trained model that every form needs, from the facts of its run; and the gaps: what is asked for and not known."""
+"""The facts of a trained model that all formats need, from the facts of its run, and the gaps: required facts that are not known."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class DataSource:
 
     name: str
     is_public: bool
-    path: str = ""  # with `full`
+    path: str = ""  # only with `full`
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ModelFacts:
     run_id: str | None
     training: str  # pre-training or fine-tuning
     status: str
-    version: str  # of the checkpoint: step-000500
+    version: str  # the name of the checkpoint: step-000500
     started: str | None  # ISO 8601 in UTC
     ended: str | None
     amounts: Amounts
@@ -43,7 +43,7 @@ class ModelFacts:
     phases: Mapping[str, Mapping[str, float]]
     ancestry: Ancestry
     parameters: int | None = None
-    adapter_parameters: int | None = None  # of a checkpoint that is an adapter: its own numbers, without its base's
+    adapter_parameters: int | None = None  # of an adapter, without its base model
     architecture: str = ""
     layers: int | None = None
     context_length: int | None = None
@@ -52,7 +52,7 @@ class ModelFacts:
     tokens: int | None = None
     flops: float | None = None
     flops_basis: str = ""
-    flops_bound: float | None = None  # what the device could have computed in the time of the steps
+    flops_bound: float | None = None  # of the device at its peak, in the time of the steps
     devices: Mapping[str, float] = field(default_factory=dict)  # seconds of each kind
     provenance: Mapping[str, str] = field(default_factory=dict)  # cpu, gpu, ram: counter, model, constant, user
     coverage: float | None = None
@@ -66,36 +66,36 @@ class ModelFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's record of it
     utilization: Mapping[str, float] = field(default_factory=dict)  # percent, means of the last attempt
-    device_hours: float | None = None  # of GPUs where there are any, else of the machine
+    device_hours: float | None = None  # of the GPUs, or of the machine if it trained on its processor
     embodied_g_per_device_hour: float | None = None  # the user's figure
     embodied_source: str | None = None
-    places: Mapping[str, str] = field(default_factory=dict)  # with `full`: host, command, folder
+    places: Mapping[str, str] = field(default_factory=dict)  # only with `full`: hosts, command, folder
 
     @property
     def parents(self) -> list[Ancestor]:
         """The models that this one was made from."""
-        return [self.ancestry.ancestors[place] for place in self.ancestry.parents]
+        return [self.ancestry.ancestors[index] for index in self.ancestry.parents]
 
     @property
     def measured(self) -> str:
-        """How the energy was obtained, in words."""
+        """The source of the energy of each component, as text."""
         return ", ".join(f"{part.upper()} by {source}" for part, source in self.provenance.items())
 
     def gaps(self) -> list[str]:
-        """Name what is not known, or not whole."""
+        """Return sentences on the facts that are unknown or incomplete."""
         return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
 
     def _gaps_of_the_run(self) -> Iterator[str]:
         if self.status != "finished":
-            yield f"the run is {self.status}: its numbers are those so far"
+            yield f"the run is {self.status}: its numbers are those until now"
         if self.adapter_parameters is not None:
-            yield f"parameters: those of the model are not in its checkpoint, an adapter of {self.adapter_parameters:,} numbers"
+            yield f"parameters: the checkpoint is an adapter of {self.adapter_parameters:,} parameters, without those of its base model"
         elif self.parameters is None:
             yield "parameters: there is no complete checkpoint"
         if self.flops is None:
             yield "computation: neither counted nor computable without parameters and tokens"
         if self.ancestry.sums.is_lower_bound:
-            yield "inherited emissions: a lower bound, because those of some ancestors are not known"
+            yield "inherited emissions: a lower bound, because those of some ancestors are unknown"
 
     def _gaps_of_the_energy(self) -> Iterator[str]:
         if self.amounts.energy_kwh is None:
@@ -113,15 +113,14 @@ class ModelFacts:
 
 
 def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
-    """Return the facts of the model that a run trained. Raises UsageError for a run that is no training of one model."""
+    """Return the facts of the model that a run trained. Raises UsageError for a run that is not the training of one model."""
     training = _TRAININGS.get(run.kind or "")
     if training is None:
-        what = f"of kind {run.kind}" if run.kind else "not readable"
-        raise UsageError(f"{run.path}: this form is of a model that was trained, and this run is {what}; name the folder of one training")
-    totals, checkpoint = run.totals, run.checkpoint
-    attempts = [one for one in run.receipt.get("attempts") or () if isinstance(one, dict)]
+        kind = f"of kind {run.kind}" if run.kind else "not readable"
+        raise UsageError(f"{run.path}: this format describes a trained model, and this run is {kind}; name the folder of one training")
+    totals, checkpoint, attempts = run.totals, run.checkpoint, run.recorded_attempts
     flops, basis = _flops(run)
-    provenance = {part: str(source) for part, source in mapping_of(run.measuring, "provenance").items() if source}
+    provenance = {part: str(source) for part, source in mapping_of(run.measurement, "provenance").items() if source}
     country = str(run.attempts[-1].place.get("country_iso_code") or "") if run.attempts else ""
     return ModelFacts(
         name=run.name,
@@ -148,9 +147,9 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         flops_bound=number_of(totals, "hardware_flops_bound"),
         devices=_devices(run),
         provenance=provenance,
-        coverage=number_of(run.measuring, "coverage"),
-        pue=number_of(run.measuring, "pue"),
-        intensity=mapping_of(run.measuring, "intensity"),
+        coverage=number_of(run.measurement, "coverage"),
+        pue=number_of(run.measurement, "pue"),
+        intensity=mapping_of(run.measurement, "intensity"),
         country=country if country not in ("", "WLD") else None,
         data=tuple(_sources(run, full)),
         weights=_weights(run),
@@ -167,7 +166,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
 
 
 def _flops(run: RunFacts) -> tuple[float | None, str]:
-    """Return the operations of the training, and how they were counted: by run.json, else by the Commission's 6 P D."""
+    """Return the operations of the training and the method of counting: those in run.json, or else the Commission's 6 P D."""
     counted = number_of(run.totals, "train_flops")
     if counted:
         return counted, "the matrix products of each step, forward and backward, by the architecture"
@@ -190,19 +189,18 @@ def _layers(run: RunFacts) -> int | None:
 
 
 def _devices(run: RunFacts) -> dict[str, float]:
-    recorded = mapping_of(run.measuring, "device_seconds")
+    recorded = mapping_of(run.measurement, "device_seconds")
     return {str(name): float(seconds) for name, seconds in recorded.items() if type(seconds) in (int, float)}
 
 
 def _device_hours(run: RunFacts) -> float | None:
-    """Return the hours of all GPUs together, of a machine that computes without any its own; None where that is not known."""
-    devices = _devices(run)
-    processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
-    boards = [seconds for name, seconds in devices.items() if name not in processors]
+    """Return the hours of all GPUs together, or of the machine if it trained on its processor; None if they are not known."""
     if run.receipt.get("device") == "cpu":
         seconds = run.amounts.seconds
         return None if seconds is None else seconds / 3600
-    return sum(boards) / 3600 if boards else None
+    processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
+    gpu_seconds = [seconds for name, seconds in _devices(run).items() if name not in processors]
+    return sum(gpu_seconds) / 3600 if gpu_seconds else None
 
 
 def _utilization(run: RunFacts) -> Mapping[str, float]:
@@ -220,9 +218,13 @@ def _weights(run: RunFacts) -> dict[str, str]:
 def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
     for section in ("data.train", "data.pretraining"):
         sources = run.recipe.get(section)
-        for one in sources if isinstance(sources, list) else ():
-            if isinstance(one, dict):
-                path, hub, stdlib = text_of(one, "path"), text_of(one, "hub"), text_of(one, "stdlib") or one.get("stdlib") is True
+        for source in sources if isinstance(sources, list) else ():
+            if isinstance(source, dict):
+                path, hub, stdlib = (
+                    text_of(source, "path"),
+                    text_of(source, "hub"),
+                    text_of(source, "stdlib") or source.get("stdlib") is True,
+                )
                 fields: dict[str, Any] = {"path": path, "hub": hub, "stdlib": stdlib}
                 name = source_name(SourceSection.model_construct(**fields))
                 is_public = bool(stdlib) or (hub is not None and is_repository(hub))
@@ -230,18 +232,15 @@ def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
 
 
 def _settings(run: RunFacts) -> dict[str, str]:
-    """Return the settings of the training that forms name; a value that the recipe leaves open is left out."""
+    """Return the settings of the training that formats contain, except those that the recipe does not set."""
     names = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
-    found = {name: run.recipe.get(name) for name in names}
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {name: str(value) for name in names if (value := run.recipe.get(name)) is not None}
 
 
 def _places(run: RunFacts) -> dict[str, str]:
-    attempts = [one for one in run.receipt.get("attempts") or () if isinstance(one, dict)]
-    hosts = sorted({str(one["host"]) for one in attempts if one.get("host")})
     command = run.receipt.get("command")
     words = " ".join(str(word) for word in command) if isinstance(command, list) else ""
-    return {name: value for name, value in (("hosts", ", ".join(hosts)), ("command", words), ("folder", str(run.path))) if value}
+    return {name: value for name, value in (("hosts", ", ".join(run.hosts)), ("command", words), ("folder", str(run.path))) if value}
 
 
 def _whole(value: Any) -> int | None:
@@ -249,7 +248,7 @@ def _whole(value: Any) -> int | None:
 
 
 def decimal(value: float, digits: int = 4) -> str:
-    """Return a number with that many significant digits as a plain decimal: 0.000081."""
+    """Format a number with `digits` significant digits and without an exponent: 0.000081."""
     if value == 0:
         return "0"
     text = f"{value:.{digits - 1}e}"

@@ -1,7 +1,7 @@
 """Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, here in grams per million trained tokens.
 
-A rate, by location, without offsets. E x I are the measured emissions. M, the embodied emissions, is the recipe's figure for each device
-hour, carbon.embodied_g_per_device_hour, and "not included" without one: no figure of it is assumed.
+A location-based rate, without offsets. E x I are the measured emissions. M, the embodied emissions, are the device hours times
+carbon.embodied_g_per_device_hour in the recipe; without it they are "not included", since no value is assumed.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ _UNIT = 1_000_000  # tokens
 
 
 def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is no training of one model."""
+    """Return the document. Raises UsageError for a run that is not the training of one model."""
     return strict_json.finite(_document(describe_model(run, full=full)))
 
 
 def _document(model: ModelFacts) -> dict[str, Any]:
     units = model.tokens / _UNIT if model.tokens else None
     amounts, embodied = model.amounts, _embodied(model)
-    sums = (_whole(getattr(amounts, f"emissions_g{end}"), embodied) for end in ("", "_low", "_high"))
+    sums = (_with_embodied(getattr(amounts, f"emissions_g{end}"), embodied) for end in ("", "_low", "_high"))
     likely, low, high = (None if grams is None or not units else grams / units for grams in sums)
     gaps = [gap for gap in model.gaps() if embodied is None or not gap.startswith("embodied")]
     return {
@@ -45,7 +45,7 @@ def _document(model: ModelFacts) -> dict[str, Any]:
         "sci_g_per_unit": likely,
         "low": low,
         "high": high,
-        "whole_training_g": _whole(amounts.emissions_g, embodied),
+        "whole_training_g": _with_embodied(amounts.emissions_g, embodied),
         "boundary": BOUNDARY,
         "provenance": dict(model.provenance),
         "gaps": gaps,
@@ -54,11 +54,11 @@ def _document(model: ModelFacts) -> dict[str, Any]:
 
 
 def _embodied(model: ModelFacts) -> float | None:
-    """Return the embodied emissions of the device hours of the training; None without a figure, or without hours."""
+    """Return the embodied emissions of the training in grams; None without a value per hour, or if the device hours are not known."""
     if model.embodied_g_per_device_hour is None or model.device_hours is None:
         return None
     return model.embodied_g_per_device_hour * model.device_hours
 
 
-def _whole(grams: float | None, embodied: float | None) -> float | None:
+def _with_embodied(grams: float | None, embodied: float | None) -> float | None:
     return None if grams is None else grams + (embodied or 0.0)

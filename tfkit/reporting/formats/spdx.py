@@ -1,7 +1,7 @@
 """An SPDX 3.0.1 document (JSON-LD) with the model as an AIPackage, and its energy as ai_energyConsumption.
 
-https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption. The profile `ai` also wants the supplier and the place of
-download, which only a publisher knows: they are named in the comment, and conformance with `ai` is not claimed.
+https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption. The profile `ai` also requires the supplier and the download
+location, which only a publisher knows: a comment says so, and conformance to `ai` is not claimed.
 """
 
 import re
@@ -13,24 +13,27 @@ from tfkit.reporting.run_facts import RunFacts
 
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 _INFO = "_:creationinfo"
-_WHENEVER = "1970-01-01T00:00:00Z"  # of a run whose receipt has no time
+_UNKNOWN_TIME = "1970-01-01T00:00:00Z"
 
 
 def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
-    """Return the document. Raises UsageError for a run that is no training of one model."""
+    """Return the document. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     prefix = f"urn:uuid:{_identity(model)}"
-    created = _time(model.ended or model.started) or _WHENEVER
+    created = _time(model.ended or model.started) or _UNKNOWN_TIME
     package = _package(model, f"{prefix}#model", created)
     data = [
-        _element("dataset_DatasetPackage", f"{prefix}#data-{number}", one.name) | {"dataset_datasetType": ["text"]}
-        for number, one in enumerate(model.data, 1)
+        _element("dataset_DatasetPackage", f"{prefix}#data-{number}", source.name) | {"dataset_datasetType": ["text"]}
+        for number, source in enumerate(model.data, 1)
     ]
     parents = [
         _element(
-            "ai_AIPackage", f"{prefix}#parent-{number}", one.name, comment=f"role: {', '.join(one.roles)}; content SHA-256: {one.sha256}"
+            "ai_AIPackage",
+            f"{prefix}#parent-{number}",
+            parent.name,
+            comment=f"role: {', '.join(parent.roles)}; content SHA-256: {parent.sha256}",
         )
-        for number, one in enumerate(model.parents, 1)
+        for number, parent in enumerate(model.parents, 1)
     ]
     links = [
         _relation(f"{prefix}#trained-on", package, "trainedOn", data),
@@ -40,7 +43,7 @@ def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
     agent = _element("SoftwareAgent", f"{prefix}#tfkit", f"tfkit {model.versions.get('tfkit', '')}".strip())
     document = _element("SpdxDocument", f"{prefix}#document", f"bill of materials of {model.name}")
     document |= {"profileConformance": ["core", "software"], "rootElement": [package["spdxId"]]}
-    document["element"] = [one["spdxId"] for one in (agent, *elements)]
+    document["element"] = [item["spdxId"] for item in (agent, *elements)]
     info = {"type": "CreationInfo", "@id": _INFO, "specVersion": "3.0.1", "created": created, "createdBy": [agent["spdxId"]]}
     return {"@context": CONTEXT, "@graph": [info, agent, document, *elements]}
 
@@ -64,11 +67,11 @@ def _package(model: ModelFacts, identity: str, created: str) -> dict[str, Any]:
 
 
 def _quantities(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the energy of each phase; as one quantity if the phases do not add up to the whole."""
-    whole = model.amounts.energy_kwh or 0.0
+    """Return the energy of each phase, or the total if the phases do not add up to it."""
+    total = model.amounts.energy_kwh or 0.0
     phases = [phase["energy_wh"] / 1000 for phase in model.phases.values()]
-    if abs(sum(phases) - whole) > 0.001 * whole:
-        phases = [whole]
+    if abs(sum(phases) - total) > 0.001 * total:
+        phases = [total]
     kind = {"type": "ai_EnergyConsumptionDescription", "ai_energyUnit": "kilowattHour"}
     return [{**kind, "ai_energyQuantity": decimal(energy, 12)} for energy in phases]
 
@@ -91,11 +94,11 @@ def _training(model: ModelFacts) -> str:
 
 def _comment(model: ModelFacts) -> str:
     places = [f"{name}: {value}" for name, value in model.places.items()]
-    return "; ".join(["the supplier and the place of download are the publisher's to state", *places])
+    return "; ".join(["the supplier and the download location are to be stated by the publisher", *places])
 
 
 def _relation(identity: str, source: dict[str, Any], kind: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
-    ends = {"from": source["spdxId"], "relationshipType": kind, "to": [one["spdxId"] for one in targets]}
+    ends = {"from": source["spdxId"], "relationshipType": kind, "to": [target["spdxId"] for target in targets]}
     return {"type": "Relationship", "spdxId": identity, "creationInfo": _INFO, **ends}
 
 
@@ -109,7 +112,7 @@ def _entry(name: str, value: str) -> dict[str, str]:
 
 
 def _identity(model: ModelFacts) -> str:
-    """Return the run's uuid, or one made of its name."""
+    """Return the UUID of the run, or one derived from its name."""
     try:
         return str(uuid.UUID(model.run_id or ""))
     except ValueError:
@@ -117,6 +120,6 @@ def _identity(model: ModelFacts) -> str:
 
 
 def _time(text: str | None) -> str | None:
-    """Return a time in UTC as SPDX writes it."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)", text or "")
-    return f"{found[1]}Z" if found else None
+    """Return a time in UTC in the format of SPDX; None if it has another form."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)", text or "")
+    return f"{match[1]}Z" if match else None
