@@ -27,10 +27,10 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
 SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "too short"),
     "seven bytes": (lambda: b"\1\0\0\0\0\0\0", "too short"),
-    "length 2^63": (lambda: safetensors({}, length=1 << 63), "a header of 9,223,372,036,854,775,808 bytes"),
-    "length 2^64 - 1": (lambda: safetensors({}, length=(1 << 64) - 1), "a header of"),
+    "length 2^63": (lambda: safetensors({}, length=1 << 63), "its header of 9,223,372,036,854,775,808 bytes"),
+    "length 2^64 - 1": (lambda: safetensors({}, length=(1 << 64) - 1), "its header of"),
     "length beyond the file": (lambda: safetensors({}, length=1000), "ends beyond the file"),
-    "100 MB of JSON": (lambda: safetensors(b" " * 100_000_000), "a header of 100,000,000 bytes"),
+    "100 MB of JSON": (lambda: safetensors(b" " * 100_000_000), "its header of 100,000,000 bytes"),
     "a million keys": (lambda: safetensors(b"{" + b",".join(b'"%d":0' % i for i in range(10**6)) + b"}"), "more than 100,000 tensors"),
     "16 MB of lists": (lambda: safetensors(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"), "more than 100,000 tensors"),
     "16 MB of digits": (lambda: safetensors(b'{"a":' + b"9" * 16_000_000 + b"}"), "not strict JSON"),

@@ -32,7 +32,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def codecarbon_folder() -> Path:
-    """Return the folder of the installed CodeCarbon, found without importing it. Raise FileNotFoundError if there is none."""
+    """Return the folder of the installed CodeCarbon, found without importing it. Raises FileNotFoundError if there is none."""
     spec = importlib.util.find_spec("codecarbon")
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("CodeCarbon is not installed")

@@ -22,7 +22,7 @@ from tfkit.reporting.page_tables import (
 )
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.svg_charts import COLOURS
-from tfkit.reporting.visible_text import without_paths
+from tfkit.reporting.visible_text import shareable
 from tfkit.units import format_energy, format_mass
 
 GENERATOR = "tfkit report"
@@ -127,7 +127,7 @@ def _problems(runs: RunSet, full: bool) -> list[Element]:
     """Return the errors of failed runs, and the problems with the folders."""
     errors = [f"{entry.label}: {entry.run.status}: {entry.run.listed.problem}" for entry in runs.entries if entry.run.listed.problem]
     problems = [*(f"{entry.label}: {problem}" for entry in runs.entries for problem in entry.run.problems), *runs.problems]
-    lines = list(dict.fromkeys(line if full else without_paths(line) for line in (*errors, *problems)))
+    lines = list(dict.fromkeys(shareable(line, full=full) for line in (*errors, *problems)))
     shown = [element("li", line[:1000]) for line in lines[:_MOST_PROBLEMS]]
     more = [element("li", f"{len(lines) - _MOST_PROBLEMS:,} more")] if len(lines) > _MOST_PROBLEMS else []
     return [element("ul", *shown, *more)] if shown else []

@@ -11,7 +11,7 @@ from tfkit.reporting.html_elements import Element, element
 from tfkit.reporting.metric_lines import MOST_CHARACTERS, Sample
 from tfkit.reporting.run_facts import mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry
-from tfkit.reporting.visible_text import without_paths
+from tfkit.reporting.visible_text import shareable
 from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 
 MOST_ROWS = 300
@@ -163,7 +163,7 @@ def recipe_differences(entries: Sequence[Entry], full: bool) -> Element | None:
     recipes = [entry.run.recipe for entry in entries]
     every = dict.fromkeys(name for recipe in recipes for name in recipe)
     names = [name for name in every if len({_value(recipe, name) for recipe in recipes}) > 1]
-    rows = [[name, *(_shared(_value(recipe, name), full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
+    rows = [[name, *(shareable(_value(recipe, name), full=full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
     return table(["key", *(entry.label for entry in entries)], rows) if rows else None
 
 
@@ -180,9 +180,5 @@ def recipe_text(entry: Entry, full: bool, *, is_open: bool) -> Element | None:
     if not text:
         return None
     end = f"\n... ({len(text):,} characters)" if len(text) > _LONGEST_RECIPE else ""
-    content = _shared(text[:_LONGEST_RECIPE], full) + end
+    content = shareable(text[:_LONGEST_RECIPE], full=full) + end
     return element("details", element("summary", entry.label), element("pre", content), open="" if is_open else None)
-
-
-def _shared(text: str, full: bool) -> str:
-    return text if full else without_paths(text)

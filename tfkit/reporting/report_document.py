@@ -8,7 +8,7 @@ from typing import Any
 from tfkit.reporting.equal_score import compare_runs
 from tfkit.reporting.run_facts import Amounts
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.visible_text import without_paths
+from tfkit.reporting.visible_text import shareable
 from tfkit.run import strict_json
 
 SCHEMA_VERSION = 1
@@ -34,7 +34,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
             "selection_factor": runs.selection_factor,
         },
         "comparisons": [comparison.document() for comparison in compare_runs(runs)],
-        "problems": [_shared(problem, full) for problem in runs.problems],
+        "problems": [shareable(problem, full=full) for problem in runs.problems],
     }
     return strict_json.finite(document)
 
@@ -73,15 +73,11 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "served": entry.served,
         "place": run.place,
         "provenance": run.provenance or None,
-        "problems": [_shared(problem, full) for problem in (*filter(None, [listed.problem]), *run.problems)],
+        "problems": [shareable(problem, full=full) for problem in (*filter(None, [listed.problem]), *run.problems)],
     }
     if full:
         document |= {"run_id": run.run_id, "hosts": run.hosts, "command": run.receipt.get("command"), "parents": run.parents}
     return document
-
-
-def _shared(text: str, full: bool) -> str:
-    return text if full else without_paths(text)
 
 
 def _cell(value: Any) -> Any:

@@ -31,6 +31,11 @@ def _visible(character: str, lines: bool) -> str:
     return character
 
 
+def shareable(text: str, *, full: bool) -> str:
+    """Return a text without its paths; unchanged with `full`."""
+    return text if full else without_paths(text)
+
+
 def without_paths(text: str) -> str:
     """Shorten each path in a text to its last name: `/home/ada/runs/x: no such folder` becomes `x: no such folder`."""
     return _PATH.sub(lambda match: last_name(match[0]), text)

@@ -96,11 +96,11 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
     """Return the card with another impact, such as that at the end of the run; other parts, edited ones included, are kept."""
-    found = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
-    front, body = (found[1], found[2]) if found else ("", card)
+    match = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
+    front, body = (match[1], match[2]) if match else ("", card)
     block = "".join(f"{line}\n" for line in _impact_front(impact, training_type))
-    front, found_blocks = re.subn(r"^co2_eq_emissions:\n(?:[ \t]+[^\n]*\n)*", lambda _: block, front, count=1, flags=re.MULTILINE)
-    front += "" if found_blocks else block
+    front, replaced = re.subn(r"^co2_eq_emissions:\n(?:[ \t]+[^\n]*\n)*", lambda _: block, front, count=1, flags=re.MULTILINE)
+    front += "" if replaced else block
     body = re.sub(r"\n## Environmental impact\n.*?(?=\n## |\Z)", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r"^(?:Training took (?:at least )?[\d.]|Energy and emissions )[^\n]*\n", "", body, count=1, flags=re.MULTILINE)
     return f"---\n{front}---\n{body.rstrip()}\n\n{impact.sentence()}\n{_section(impact)}"

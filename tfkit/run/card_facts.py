@@ -94,14 +94,14 @@ class BaseCard:
 
 def _block(front: str, key: str) -> str:
     """Return the value of a key of the front matter: the rest of its line, and the indented lines below it."""
-    found = re.search(rf"^{key}:([^\n]*\n(?:(?:[ \t]+|-[ \t])[^\n]*\n)*)", front, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(rf"^{key}:([^\n]*\n(?:(?:[ \t]+|-[ \t])[^\n]*\n)*)", front, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _base(front: str) -> str:
     """Return the first model that `base_model` names."""
-    found = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
-    return found[0] if found else ""
+    match = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
+    return match[0] if match else ""
 
 
 def _grams(block: str) -> float | None:
@@ -109,6 +109,6 @@ def _grams(block: str) -> float | None:
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)
         block = inner[1] if inner else ""
-    found = re.search(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", block.partition("#")[0])
-    grams = float(found[0]) if found else 0.0
+    match = re.search(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", block.partition("#")[0])
+    grams = float(match[0]) if match else 0.0
     return grams if 0 < grams < 1e18 else None

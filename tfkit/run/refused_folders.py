@@ -50,10 +50,10 @@ def refuse_obstacles(path: Path) -> None:
 
 def refuse_foreign_files(path: Path) -> None:
     """Raise UsageError for the user's own files. tfkit writes run.json first, so without it a recipe.yaml is the user's."""
-    found = [name for name in FILES if (path / name).exists()]
-    if found and "run.json" not in found and not (path / "run.json.damaged").exists():
+    present = [name for name in FILES if (path / name).exists()]
+    if present and "run.json" not in present and not (path / "run.json.damaged").exists():
         raise UsageError(
-            f"{path}: holds a {found[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
+            f"{path}: holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
         )
 
 

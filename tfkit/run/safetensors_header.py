@@ -83,13 +83,13 @@ def _tensors(text: bytes, size: int) -> dict[str, Stored]:
     if len(header) > MAX_TENSORS:
         raise ValueError(f"its header holds {len(header):,} tensors, more than the limit of {MAX_TENSORS:,}")
     tensors = sorted(((name, _stored(name, entry)) for name, entry in header.items()), key=lambda pair: pair[1][2:])
-    at = 0
+    end = 0
     for name, stored in tensors:
-        if stored.begin != at:
-            raise ValueError(f"tensor {name!r} begins at byte {stored.begin:,}, but the tensor before it ends at {at:,}")
-        at = stored.end
-    if at != size:
-        raise ValueError(f"its tensors end at byte {at:,} of {size:,}: it was cut off, or holds more than tensors")
+        if stored.begin != end:
+            raise ValueError(f"tensor {name!r} begins at byte {stored.begin:,}, but the tensor before it ends at {end:,}")
+        end = stored.end
+    if end != size:
+        raise ValueError(f"its tensors end at byte {end:,} of {size:,}: it was cut off, or holds more than tensors")
     return dict(tensors)
 
 

@@ -14,7 +14,6 @@ _FAMILIES = {
     "question_answering": "questionAnswering",
     "multiple_choice": "multipleChoice",
     "reward": "rewardModelling",
-    "sequence_to_sequence": "textToText",
     "text_to_text": "textToText",
 }
 _HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of high and medium quality in BoAmps
