@@ -60,7 +60,7 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
-    work_end: ResumePoint | None = None  # the begin of the phase `finish`
+    work_end: ResumePoint | None = None  # the beginning of the phase `finish`
     series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
@@ -97,7 +97,7 @@ class Attempt:
         sums = {name: _finite(line[name]) for name in SUMS}
         utilization = {name: _finite(line[name]) for name in UTILIZATIONS}
         ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
-        datetime.fromtimestamp(ended_at)  # raises if it is no time
+        datetime.fromtimestamp(ended_at)  # raises for an invalid time
         intensity, covered = _finite(line.get("g_per_kwh", 0.0)), _finite(line.get("g_per_kwh_seconds", 0.0))
         step = int(line["step"]) if "step" in line else None
         if name != FINISH:

@@ -41,10 +41,7 @@ class Ledger:
         raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line, with the hash of the previous line; it is on the disk on return. Raises OSError.
-
-        After a failure it begins with a line break, so that a torn line does not damage it.
-        """
+        """Write and sync one line with the hash of the previous one; a line break ends a torn line before it. Raises OSError."""
         if self._torn:  # the failed line may have been written nevertheless
             self._previous = last_hash(self._written()) or self._previous
         text = json.dumps(line | {FIELD: self._previous}, ensure_ascii=False, allow_nan=False).encode()

@@ -124,15 +124,10 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] 
     charged = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
     integral, seconds = sum(attempt.series_integral for attempt in attempts), sum(attempt.series_seconds for attempt in attempts)
     is_constant = len(grams) == 1 and not seconds
-    series_fields = (
-        {
-            "mean_g_per_kwh": integral / seconds,
-            "emissions_g_at_mean": integral / seconds * reading.energy_wh / 1000,
-            "beyond_series": any(attempt.is_beyond_series for attempt in attempts),
-        }
-        if seconds
-        else {}
-    )
+    series_fields: dict[str, Any] = {}
+    if seconds:
+        mean, beyond = integral / seconds, any(attempt.is_beyond_series for attempt in attempts)
+        series_fields = {"mean_g_per_kwh": mean, "emissions_g_at_mean": mean * reading.energy_wh / 1000, "beyond_series": beyond}
     value = grams.pop() if is_constant else charged
     return {
         "g_per_kwh": value,

@@ -26,7 +26,7 @@ def learning_charts(entries: Sequence[Entry]) -> list[Element]:
     for name in chosen[:_MOST_SCORES]:
         charts.append(line_chart(f"validation {name.replace('_', ' ')}", "step", _evaluations(entries, name)))
     for name, words in _STEP_METRICS.items():
-        charts.append(line_chart(words, "step", _steps(entries, name), up=format_count if name == "tokens_per_second" else number))
+        charts.append(line_chart(words, "step", _steps(entries, name), format_y=format_count if name == "tokens_per_second" else number))
     return [chart for chart in charts if chart is not None]
 
 
@@ -41,8 +41,8 @@ def spending_charts(entries: Sequence[Entry]) -> list[Element]:
         entry.label: {name: sums["emissions_g"] for name, sums in entry.run.phases.items()} for entry in entries if entry.run.phases
     }
     charts = [
-        line_chart("power", "time", power, up=lambda watts: f"{watts:g} W", along=format_seconds),
-        line_chart("CO2e", "time", grams, up=format_mass, along=format_seconds),
+        line_chart("power", "time", power, format_y=lambda watts: f"{watts:g} W", format_x=format_seconds),
+        line_chart("CO2e", "time", grams, format_y=format_mass, format_x=format_seconds),
         part_bars("CO2e by phase", by_phase, format_mass),
     ]
     return [chart for chart in charts if chart is not None]
@@ -70,7 +70,7 @@ def comparison_chart(comparison: Comparison, name: str, drawn: Sequence[Entry]) 
         points = [(value, point.value) for point in curve if (value := getattr(point.cost, name)) is not None]
         series.append(Series(label, points, colours.get(label, len(series)), marked=True))
     words = {"emissions_g": "CO2e spent", "energy_kwh": "energy spent", "seconds": "time of the steps"}[name]
-    return line_chart(f"{comparison.metric} over {words}", words, series, along=lambda value: format_field(name, value))
+    return line_chart(f"{comparison.metric} over {words}", words, series, format_x=lambda value: format_field(name, value))
 
 
 def forecast_charts(entries: Sequence[Entry]) -> list[Element]:

@@ -31,10 +31,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.6g}"
 
 
-def line_chart(title: str, across: str, series: Sequence[Series], up: Format = number, along: Format = number) -> Element | None:
+def line_chart(title: str, x_name: str, series: Sequence[Series], format_y: Format = number, format_x: Format = number) -> Element | None:
     """Return a figure of the series, each with its colour and dashes; None if there are no two points with different x.
 
-    `across`: the name of the x axis; `up` and `along` format the numbers of the y and the x axis.
+    `x_name`: the name of the x axis; `format_y` and `format_x`: for the numbers of the axes.
     """
     drawn = [(line.colour % COLOURS, line, drawable(line.points)) for line in series]
     drawn = [(colour, line, points) for colour, line, points in drawn if len(points) > 1 or (points and line.marked)]
@@ -49,16 +49,16 @@ def line_chart(title: str, across: str, series: Sequence[Series], up: Format = n
         return x, _HEIGHT - _BOTTOM - (point[1] - rows[0]) / (rows[-1] - rows[0]) * (_HEIGHT - _TOP - _BOTTOM)
 
     lines = [part for colour, line, points in drawn for part in _line(colour, line.marked, [*map(place, thin(points, _BUCKETS))])]
-    columns = [tick for tick in (time_ticks if along is format_seconds else ticks)(left, right, 4) if left <= tick <= right]
-    alternative = f"{title}, over {across}: " + "; ".join(
-        f"{line.label} from {up(points[0][1])} to {up(points[-1][1])}" for _, line, points in drawn
+    columns = [tick for tick in (time_ticks if format_x is format_seconds else ticks)(left, right, 4) if left <= tick <= right]
+    alternative = f"{title}, over {x_name}: " + "; ".join(
+        f"{line.label} from {format_y(points[0][1])} to {format_y(points[-1][1])}" for _, line, points in drawn
     )
     drawing = element(
         "svg",
         element("title", alternative),
-        *(_row(place((left, tick))[1], up(tick)) for tick in rows),
-        *(_column(place((tick, rows[0]))[0], along(tick)) for tick in columns),
-        element("text", across, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, text_anchor="middle", class_="axis-name"),
+        *(_row(place((left, tick))[1], format_y(tick)) for tick in rows),
+        *(_column(place((tick, rows[0]))[0], format_x(tick)) for tick in columns),
+        element("text", x_name, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, text_anchor="middle", class_="axis-name"),
         *lines,
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
@@ -98,7 +98,7 @@ def _short(label: str) -> str:
     return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 3]}..."
 
 
-def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format) -> Element | None:
+def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], format_value: Format) -> Element | None:
     """Return a bar for each row, divided into its parts and scaled to the largest row; None if all are zero."""
     rows = {label: {name: amount for name, amount in parts.items() if 0 <= amount < 1e30} for label, parts in rows.items()}
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
@@ -112,10 +112,10 @@ def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format
         for name, amount in parts.items():
             width = amount / most * _WIDTH
             colour = names.index(name) % COLOURS
-            tip = element("title", f"{label}: {name} {write(amount)}")
+            tip = element("title", f"{label}: {name} {format_value(amount)}")
             pieces.append(element("rect", tip, x=x, y=y + 16, width=width, height=14, class_=f"part c{colour}"))
             x += width
-        head = element("text", f"{_short(label)}: {write(sum(parts.values()))}", x=0, y=y + 11)
+        head = element("text", f"{_short(label)}: {format_value(sum(parts.values()))}", x=0, y=y + 11)
         bars.append(element("g", head, *pieces))
     alternative = element("title", f"{title}; the table below has the numbers")
     drawing = element("svg", alternative, *bars, viewBox=f"0 0 {_WIDTH} {36 * len(bars)}", role="img")
@@ -123,29 +123,29 @@ def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format
     return element("figure", element("figcaption", title), drawing, element("ul", *keys, class_="legend"))
 
 
-def range_bars(title: str, rows: Sequence[tuple[str, float, float, float, float | None]], write: Format) -> Element | None:
+def range_bars(title: str, rows: Sequence[tuple[str, float, float, float, float | None]], format_value: Format) -> Element | None:
     """Return a line for each (label, low, likely, high, actual), with a dot at the likely and a diamond at the actual value, if known."""
     values = [value for row in rows for value in row[1:] if value is not None]
     if not values or not max(values) > 0:
         return None
     most = max(values)
 
-    def across(value: float) -> float:
+    def x_of(value: float) -> float:
         return 6 + value / most * (_WIDTH - 12)
 
     bars: list[Element] = []
     for index, (label, low, likely, high, actual) in enumerate(rows):
         y = 44 * index
-        words = f"{_short(label)}: {write(likely)} ({write(low)} to {write(high)})" + (
-            f", measured {write(actual)}" if actual is not None else ""
+        words = f"{_short(label)}: {format_value(likely)} ({format_value(low)} to {format_value(high)})" + (
+            f", measured {format_value(actual)}" if actual is not None else ""
         )
         pieces = [
             element("text", words, x=0, y=y + 12),
-            element("line", x1=across(low), x2=across(high), y1=y + 28, y2=y + 28, class_="range"),
-            element("circle", cx=across(likely), cy=y + 28, r=4.5, class_="dot c0"),
+            element("line", x1=x_of(low), x2=x_of(high), y1=y + 28, y2=y + 28, class_="range"),
+            element("circle", cx=x_of(likely), cy=y + 28, r=4.5, class_="dot c0"),
         ]
         if actual is not None:
-            x = across(actual)
+            x = x_of(actual)
             corners = f"{x:.1f},{y + 20} {x + 7:.1f},{y + 28} {x:.1f},{y + 36} {x - 7:.1f},{y + 28}"
             pieces.append(element("polygon", points=corners, class_="part c1"))
         bars.append(element("g", *pieces))

@@ -16,23 +16,20 @@ def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "s
     """
     drawn = {mark: drawable(points) for mark, points in series.items()}
     every = [point for points in drawn.values() for point in points]
-    if len({across for across, _ in every}) < 2:
+    if len({x for x, _ in every}) < 2:
         return []
-    left, right = min(across for across, _ in every), max(across for across, _ in every)
-    low, high = min(up for _, up in every), max(up for _, up in every)
+    left, right = min(x for x, _ in every), max(x for x, _ in every)
+    low, high = min(y for _, y in every), max(y for _, y in every)
     labels = {0: f"{high:.4g}", HEIGHT - 1: f"{low:.4g}"}  # by row
     margin = max(map(len, labels.values()))
     width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
     cells = [[" "] * width for _ in range(HEIGHT)]
     for mark, points in drawn.items():
-        for across, up in points:
-            row = round((high - up) / (high - low) * (HEIGHT - 1)) if high > low else HEIGHT // 2
-            cells[row][round((across - left) / (right - left) * (width - 1))] = mark
+        for x, y in points:
+            row = round((high - y) / (high - low) * (HEIGHT - 1)) if high > low else HEIGHT // 2
+            cells[row][round((x - left) / (right - left) * (width - 1))] = mark
     lines = [f"{labels.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
     first, last = f"{left:,.0f}", f"{right:,.0f}"
-    ends = (
-        f"{first}{unit + 's':^{max(0, width - len(first) - len(last))}}{last}"
-        if width > len(first + last + unit) + 4
-        else f"{first}-{last}"
-    )
-    return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {ends}"]
+    room = width - len(first) - len(last)
+    axis = f"{first}{unit + 's':^{room}}{last}" if room > len(unit) + 4 else f"{first}-{last}"
+    return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {axis}"]

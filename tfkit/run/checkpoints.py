@@ -17,15 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tfkit.durable import (
-    comes_from_the_disk,
-    disk_is_full,
-    rename,
-    temporary_sibling,
-    with_retries,
-    write_atomically,
-    write_folder,
-)
+from tfkit.durable import comes_from_the_disk, disk_is_full, rename, temporary_sibling, with_retries, write_atomically, write_folder
 from tfkit.errors import MachineError, ModelError, TfkitError
 from tfkit.run import strict_json
 from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest

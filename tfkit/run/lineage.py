@@ -40,7 +40,7 @@ class Own:
         return cls(reading.energy_wh / 1000, reading.emissions_g, reading.seconds, reading.outcome, reading.provenance, intensity)
 
     def document(self) -> dict[str, Any]:
-        """Return it as tfkit.json has it."""
+        """Return the entry in tfkit.json."""
         names = ("energy_kwh", "emissions_g", "seconds", "status", "provenance")
         return {name: getattr(self, name) for name in names} | {"intensity": dict(self.intensity) if self.intensity else None}
 
@@ -66,7 +66,7 @@ class Ancestor:
         return self.emissions_g is not None and self.status == "ok"
 
     def document(self) -> dict[str, Any]:
-        """Return it as tfkit.json has it."""
+        """Return the entry in tfkit.json."""
         names = ("name", "run_id", "sha256", "energy_kwh", "emissions_g", "source", "status")
         lists = {"roles": list(self.roles), "parents": list(self.parents)} | ({"others": list(self.others)} if self.others else {})
         return {name: getattr(self, name) for name in names} | lists
@@ -81,7 +81,7 @@ class Inherited:
     is_lower_bound: bool  # the emissions of an ancestor are unknown, or a lower bound
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of docs/cli.md."""
+        """Return the fields of a result (docs/cli.md)."""
         return {
             "inherited_g": self.emissions_g,
             "inherited_kwh": self.energy_kwh,
@@ -99,7 +99,7 @@ class Lineage:
     ancestors: tuple[Ancestor, ...] | None
 
     def document(self) -> dict[str, Any]:
-        """Return it as tfkit.json has it."""
+        """Return the entry in tfkit.json."""
         own = {"own": self.own.document()} if self.own is not None else {}
         ancestors = {"ancestors": [ancestor.document() for ancestor in self.ancestors]} if self.ancestors is not None else {}
         return {"training": self.training, "parents": [dict(parent) for parent in self.parents], **own, **ancestors}

@@ -64,10 +64,7 @@ def refuse_checkpoints(path: Path, resume: bool) -> None:
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError for a single run in a folder of several runs, or the reverse.
-
-    `kind`: that in its run.json; `group`: the kind of several runs that is wanted, None for a single run.
-    """
+    """Raise UsageError if the `kind` in run.json is not the kind `group` of several runs, or None for a single run."""
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
             f"{path}: holds the checkpoints of a run, and {_GROUPS[group]} needs a folder for all of its runs. Give another folder "

@@ -1,8 +1,7 @@
 """SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every complete step saved.
 
-Python runs signal handlers between two bytecode instructions, and a backward pass can be a single one of minutes. So a thread reads the
-signal numbers from the pipe to which the interpreter writes them immediately (signal.set_wakeup_fd): it acknowledges each signal, and ends
-the process at the third.
+Python runs signal handlers between two bytecode instructions, and a backward pass can be a single one of minutes. So a thread reads from
+the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). It acknowledges them; a third ends the process.
 """
 
 import contextlib
@@ -33,8 +32,7 @@ class StopSignals:
     """A context in which a first stop signal sets `requested`, a second changes nothing, so that no save is torn, and a third kills.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, it does nothing. Within another StopSignals, it replaces the outer handlers, and raises Stopped on entry if they have received
-    a signal.
+    handlers, it does nothing. Within another StopSignals it replaces its handlers, and raises Stopped on entry if one got a signal.
 
     `acknowledge` is called immediately, in a separate thread, with a sentence for each signal.
     """

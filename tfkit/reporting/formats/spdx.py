@@ -26,15 +26,10 @@ def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
         _element("dataset_DatasetPackage", f"{prefix}#data-{number}", source.name) | {"dataset_datasetType": ["text"]}
         for number, source in enumerate(model.data, 1)
     ]
-    parents = [
-        _element(
-            "ai_AIPackage",
-            f"{prefix}#parent-{number}",
-            parent.name,
-            comment=f"role: {', '.join(parent.roles)}; content SHA-256: {parent.sha256}",
-        )
-        for number, parent in enumerate(model.parents, 1)
-    ]
+    parents = []
+    for number, parent in enumerate(model.parents, 1):
+        comment = f"role: {', '.join(parent.roles)}; content SHA-256: {parent.sha256}"
+        parents.append(_element("ai_AIPackage", f"{prefix}#parent-{number}", parent.name, comment))
     links = [
         _relation(f"{prefix}#trained-on", package, "trainedOn", data),
         _relation(f"{prefix}#made-from", package, "descendantOf", parents),
