@@ -6,12 +6,12 @@ from tfkit.data.order.draws import Draws, EpochCache
 
 def test_the_draws_have_their_probabilities() -> None:
     draws, count = Draws(np.random.PCG64([1, 2])), 20_000
-    found = np.bincount([draws.below(7) for _ in range(count)])
+    found = np.bincount([draws.integer(7) for _ in range(count)])
     expected = count / 7
     assert float(((found - expected) ** 2 / expected).sum()) < 22.5, "chi-square of 6 degrees, p = 0.001"
-    assert np.mean([draws.happens(0.1) for _ in range(count)]) == pytest.approx(0.1, abs=0.008)
-    assert not any(draws.happens(0.0) for _ in range(100))
-    assert all(draws.happens(1.0) for _ in range(100))
+    assert np.mean([draws.bernoulli(0.1) for _ in range(count)]) == pytest.approx(0.1, abs=0.008)
+    assert not any(draws.bernoulli(0.0) for _ in range(100))
+    assert all(draws.bernoulli(1.0) for _ in range(100))
 
 
 @pytest.mark.parametrize("tosses", [0, 1, 63, 64, 65, 200])

@@ -96,7 +96,7 @@ def test_an_array_comes_back_in_the_type_that_the_encoder_gave_it(tmp_path: Path
 @pytest.mark.parametrize("numbers", [[0.5], np.array(["a"]), np.array([object()]), np.zeros((2, 2))])
 def test_what_no_type_keeps_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: object) -> None:
     monkeypatch.setattr(Letters, "_encode", lambda self, row: Encoded({"codes": [1], "values": numbers}, 1))
-    with pytest.raises(AssertionError, match=r"an array is a row|int32 would cut them"):
+    with pytest.raises(AssertionError, match=r"an array is a vector|int32 would truncate them"):
         set_of(tmp_path, ["a"])
 
 

@@ -23,17 +23,17 @@ def reference(documents: list[list[Text]], most: int, draws: Draws, short: float
         i = 0
         while i < len(document):
             if not chunk:
-                target = 2 + draws.below(most - 1) if draws.happens(short) else most
+                target = 2 + draws.integer(most - 1) if draws.bernoulli(short) else most
             chunk.append(document[i])
             if i == len(document) - 1 or sum(map(len, chunk)) >= target:
-                a_end = 1 + draws.below(len(chunk) - 1) if len(chunk) >= 2 else 1
+                a_end = 1 + draws.integer(len(chunk) - 1) if len(chunk) >= 2 else 1
                 first = [*chain(*chunk[:a_end])]
                 second: Text = []
-                unrelated = len(chunk) == 1 or draws.happens(0.5)
+                unrelated = len(chunk) == 1 or draws.bernoulli(0.5)
                 if unrelated:
-                    other = draws.below(len(documents) - 1)
+                    other = draws.integer(len(documents) - 1)
                     random_document = documents[other + (other >= index)]
-                    for sentence in random_document[draws.below(len(random_document)) :]:
+                    for sentence in random_document[draws.integer(len(random_document)) :]:
                         second += sentence
                         if len(second) >= target - len(first):
                             break

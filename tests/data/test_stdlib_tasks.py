@@ -203,7 +203,7 @@ def files(rows: list[Row]) -> set[str]:
 def test_parts_share_neither_files_nor_what_is_given(name: str, tmp_path: Path) -> None:
     root = write_tree(tmp_path / "lib")
     parts = {part: list(task(name, part, root).rows()) for part in ("train", "held_out", "all")}
-    given = {part: [re.sub(r"\s+", " ", str(row.values[TASKS[name].given])) for row in rows] for part, rows in parts.items()}
+    given = {part: [re.sub(r"\s+", " ", str(row.values[TASKS[name].input_column])) for row in rows] for part, rows in parts.items()}
     for texts in given.values():
         assert len(texts) == len(set(texts)) > 1, "each is given once"
     assert not set(given["train"]) & set(given["held_out"])

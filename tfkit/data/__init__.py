@@ -1,4 +1,4 @@
-"""From text to batches: sources of rows, the cache, token streams, packed rows in a seeded order. No torch, and nothing of the model.
+"""The data path from text to batches: row sources, the cache, token streams, rows in a seeded order. Imports neither torch nor the model.
 
 `datasets` and `pyarrow` are imported only when a source needs them.
 """

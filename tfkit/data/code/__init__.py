@@ -1,4 +1,4 @@
-"""Labelled rows from Python source, for the tasks of the standard library: the examples of one file at a time, as columns."""
+"""Labelled rows from Python source code, for the standard library tasks: the examples of one file at a time, as columns."""
 
 import ast
 import warnings
@@ -11,10 +11,10 @@ from tfkit.data.code.token_roles import token_roles
 
 
 class Task(NamedTuple):
-    """`find` yields (line, columns) for each example of a file, from its path, text and tree; `given` is the input column."""
+    """A task. `find` yields (line, columns) for each example in a file, given its path, text and syntax tree."""
 
     find: Callable[[str, str, ast.Module], Iterator[tuple[int, dict[str, Any]]]]
-    given: str
+    input_column: str
 
 
 TASKS = {
@@ -25,11 +25,11 @@ TASKS = {
 
 
 def parse(content: bytes) -> tuple[str, ast.Module] | None:
-    """Return the text of a file, with plain line ends, and its tree; None if this Python cannot read it."""
+    """Return a file's text, with its line ends as \\n, and its syntax tree; None if this Python version cannot parse it."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # escapes in other people's strings
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             return text, ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None

@@ -1,7 +1,7 @@
-"""Functions and their descriptions: the code without its docstrings, and the first sentence of the function's own.
+"""Functions and their summaries: the code without docstrings, and the first sentence of the function's docstring.
 
-The docstrings of definitions inside a function are removed, too, so that no row holds another row's answer. Functions without a
-body of their own are excluded, and those whose code holds the sentence literally (in a comment, a message).
+The docstrings of nested definitions are removed too, so that no row contains another row's target. Functions whose body is only a
+docstring are excluded, as are functions whose code contains the sentence literally (in a comment or a message).
 """
 
 import ast
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # of an informative sentence, not one of the listings with which some docstrings begin
+_WORDS = range(3, 61)  # in an informative sentence; some docstrings begin with a longer listing
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield source, target and name of every documented function and method."""
+    """Yield the line, and the source, target and name, of every documented function and method."""
     lines = text.split("\n")  # as in ast: splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):
@@ -25,13 +25,13 @@ def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, di
         if target is None:
             continue
         inside = [cut for cut in cuts if node.lineno <= cut[0].lineno <= (node.end_lineno or node.lineno)]
-        source = _without(lines, node, inside)
+        source = _strip_docstrings(lines, node, inside)
         if target.rstrip(".!?") not in " ".join(source.replace("#", " ").split()):
             yield node.lineno, {"source": source, "target": target, "name": name}
 
 
 def summary(docstring: str) -> str | None:
-    """Return the first sentence of the first paragraph, on one line; None if none is worth a row."""
+    """Return the first sentence of the first paragraph, on one line; None if it is too short, too long or a doctest."""
     paragraph = re.split(r"\n\s*\n", inspect.cleandoc(docstring), maxsplit=1)[0]
     sentence = " ".join(paragraph.split())
     if end := _END.search(sentence):
@@ -49,22 +49,22 @@ def _docstring(node: ast.AST) -> str | None:
 
 
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Yield all functions below a node, in their order, with their qualified names."""
+    """Yield the qualified name and the node of each function below a node, in source order."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + inner.name, inner
         yield from _functions(inner, f"{prefix}{inner.name}." if isinstance(inner, _HAVE_DOCSTRINGS) else prefix)
 
 
-def _without(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
-    """Return the lines of a function without the docstrings in it, dedented to its first column."""
+def _strip_docstrings(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
+    """Return a function's source, dedented, without the docstrings in `cuts`; a docstring that is the whole body becomes `pass`."""
     first = node.lineno - 1
     code = lines[first : node.end_lineno]
     indent = code[0][: len(code[0]) - len(code[0].lstrip())]
     for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # from the end, so that earlier lines keep their numbers
         start, end = docstring.lineno - 1 - first, (docstring.end_lineno or docstring.lineno) - 1 - first
-        before = _bytes(code[start], None, docstring.col_offset)
-        after = _bytes(code[end], docstring.end_col_offset, None).lstrip()
+        before = _slice_bytes(code[start], None, docstring.col_offset)
+        after = _slice_bytes(code[end], docstring.end_col_offset, None).lstrip()
         if alone:
             after = f"pass  {after}" if after else "pass"
         elif after.startswith(";"):
@@ -75,6 +75,6 @@ def _without(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]
     return "\n".join(line.removeprefix(indent).rstrip() for line in code)
 
 
-def _bytes(line: str, start: int | None, end: int | None) -> str:
-    """Return a part of a line between offsets in UTF-8, as in ast."""
+def _slice_bytes(line: str, start: int | None, end: int | None) -> str:
+    """Slice a line by UTF-8 byte offsets, which ast uses."""
     return line.encode()[start:end].decode()

@@ -1,15 +1,15 @@
-"""Stretches of code and their package. Imports are removed: most of them name it."""
+"""Chunks of code and the package that each is from. Import statements are removed, since most of them name the package."""
 
 import ast
 from collections.abc import Iterator
 from typing import Any
 
-_LINES = 30  # of a stretch, which ends at the next empty line
-_FEWEST = 8  # a shorter rest has too little information
+_LINES = 30  # minimum for a chunk, which ends at the next blank line
+_MIN_LAST_LINES = 8  # a shorter last chunk has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield text and label of every stretch; none of a module outside of packages."""
+    """Yield the first line, and the text and label, of each chunk; nothing for a module outside any package."""
     label, slash, _ = path.partition("/")
     if not slash:
         return
@@ -19,17 +19,17 @@ def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict
         if isinstance(node, ast.Import | ast.ImportFrom)
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
-    stretch: list[str] = []
+    chunk: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], 1):
         if number in imports:
             continue
-        if not stretch:
+        if not chunk:
             first = number
-        if line.strip() or stretch:
-            stretch.append(line.rstrip())
-        if len(stretch) >= _LINES and not line.strip():
-            yield first, {"text": "\n".join(stretch).rstrip(), "label": label}
-            stretch = []
-    if sum(map(bool, stretch)) >= _FEWEST:
-        yield first, {"text": "\n".join(stretch).rstrip(), "label": label}
+        if line.strip() or chunk:
+            chunk.append(line.rstrip())
+        if len(chunk) >= _LINES and not line.strip():
+            yield first, {"text": "\n".join(chunk).rstrip(), "label": label}
+            chunk = []
+    if sum(map(bool, chunk)) >= _MIN_LAST_LINES:
+        yield first, {"text": "\n".join(chunk).rstrip(), "label": label}

@@ -1,10 +1,10 @@
-"""Lines of code as tokens, and the role of each, from `tokenize` and `ast`.
+"""Lines of code as tokens, and the role of each token, from `tokenize` and `ast`.
 
     def      move(     self      ,        steps     =        2      )        :
     keyword  function operator parameter operator parameter operator number operator operator
 
-Roles of names: function and class (where they are defined), parameter, argument (the name in `f(name=1)`), call (the last name of a
-call), attribute (after a dot), import (in an import statement), keyword, and variable, which is every other. Then string, number,
+Roles of names: function and class (at the definition), parameter, argument (the name in `f(name=1)`), call (the last name of the
+callee), attribute (after a dot), import (in an import statement), keyword, and variable for all others. Other tokens: string, number,
 operator. Comments, docstrings and lines with long strings are excluded.
 """
 
@@ -16,16 +16,16 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_LONGEST = 48  # tokens of a row, unless a single line has more, up to
-_LONGEST_LINE = 96
-_FEWEST = 4
-_LONGEST_STRING = 60  # characters
+_MAX_TOKENS = 48  # in a row of several lines
+_MAX_LINE_TOKENS = 96  # in a row of one line
+_MIN_TOKENS = 4
+_MAX_STRING = 60  # characters
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
-# Since Python 3.12 an f-string is not a single token, and since 3.14 there are t-strings.
+# Since Python 3.12 an f-string is several tokens; Python 3.14 added t-strings.
 _PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
 _KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")
 
-Place = tuple[int, int]  # line from 1, and column in UTF-8
+Position = tuple[int, int]  # line, from 1, and column, in UTF-8 bytes
 
 
 class _Line(NamedTuple):
@@ -37,12 +37,12 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield tokens and tags of short runs of lines; a definition begins a new one."""
+    """Yield the first line, and the tokens and tags, of each short run of lines; a definition begins a new run."""
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
     for line in _lines(text, roles):
         begins = line.tokens[0] in ("def", "class", "async", "@") and not (run and run[-1].tokens[0] == "@")
-        if run and (begins or sum(len(one.tokens) for one in run) + len(line.tokens) > _LONGEST):
+        if run and (begins or sum(len(previous.tokens) for previous in run) + len(line.tokens) > _MAX_TOKENS):
             yield from _row(run)
             run = []
         run.append(line)
@@ -51,16 +51,16 @@ def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, d
 
 def _row(run: list[_Line]) -> Iterator[tuple[int, dict[str, Any]]]:
     tokens = [token for line in run for token in line.tokens]
-    if len(tokens) >= _FEWEST:
+    if len(tokens) >= _MIN_TOKENS:
         yield run[0].number, {"tokens": tokens, "tags": [tag for line in run for tag in line.tags]}
 
 
-def _lines(text: str, roles: dict[Place, str]) -> Iterator[_Line]:
-    """Yield the logical lines that are usable."""
+def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
+    """Yield the logical lines, without docstrings, overlong lines, and lines with a long or multi-line string."""
     number, tokens, tags = 0, list[str](), list[str]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NEWLINE:
-            if tags != ["string"] and 0 < len(tokens) <= _LONGEST_LINE and not any(map(_is_long, tokens)):
+            if tags != ["string"] and 0 < len(tokens) <= _MAX_LINE_TOKENS and not any(map(_is_long, tokens)):
                 yield _Line(number, tokens, tags)
             tokens, tags = [], []
         elif token.type in _KEPT and token.string.strip():
@@ -75,11 +75,11 @@ def _lines(text: str, roles: dict[Place, str]) -> Iterator[_Line]:
 
 
 def _is_long(token: str) -> bool:
-    return len(token) > _LONGEST_STRING or "\n" in token
+    return len(token) > _MAX_STRING or "\n" in token
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """Return a name's role. A tree has no position for a name that is defined: it follows its keyword."""
+    """Return a name's role. The syntax tree has no position for a defined name, which is recognised by the keyword before it."""
     if keyword.iskeyword(name):
         return "keyword"
     if before in (["def"], ["class"]):
@@ -87,8 +87,8 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
     return known or _KEPT[tokenize.NAME]
 
 
-def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Place, str]]:
-    """Yield the positions of the nodes' names, and their roles; of an attribute that is called, which has two, the better one last."""
+def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
+    """Yield the position and the role of each node's name; a called attribute is yielded last as `call`, which overrides `attribute`."""
     called = []
     for node in _walk(tree):
         match node:
@@ -101,7 +101,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Place, str]]:
             case ast.Call(func=ast.Name() | ast.Attribute()):
                 called.append(_last_name(node.func))
             case ast.Import() | ast.ImportFrom():
-                yield from ((place, "import") for place in _words(node, lines))
+                yield from ((position, "import") for position in _words(node, lines))
             case ast.Match():
                 yield (node.lineno, node.col_offset), "keyword"
             case ast.match_case():
@@ -109,19 +109,19 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Place, str]]:
                 yield (node.pattern.lineno, len(line) - len(line.lstrip())), "keyword"
             case _ if type(node).__name__ == "TypeAlias":  # since 3.12
                 yield (node.lineno, node.col_offset), "keyword"  # type: ignore[attr-defined]
-    yield from ((place, "call") for place in called)
+    yield from ((position, "call") for position in called)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all below it, but not into an f-string that is one token: positions in it are not those of the file."""
+    """Yield a node and its descendants, except inside an f-string that is a single token: positions in it are not the file's."""
     yield node
     if not isinstance(node, ast.JoinedStr) or _PARTS_OF_STRINGS:
         for inner in ast.iter_child_nodes(node):
             yield from _walk(inner)
 
 
-def _last_name(node: ast.expr) -> Place:
-    """Return the position of a name, or of an attribute's last name."""
+def _last_name(node: ast.expr) -> Position:
+    """Return the position of a name, or of the last name of an attribute."""
     assert isinstance(node, ast.Name | ast.Attribute)
     assert node.end_lineno is not None
     assert node.end_col_offset is not None
@@ -129,8 +129,8 @@ def _last_name(node: ast.expr) -> Place:
     return node.end_lineno, node.end_col_offset - len(name.encode())
 
 
-def _words(node: ast.stmt, lines: list[str]) -> Iterator[Place]:
-    """Yield the positions of the words of a statement."""
+def _words(node: ast.stmt, lines: list[str]) -> Iterator[Position]:
+    """Yield the position of each word in a statement."""
     last = node.end_lineno or node.lineno
     for number in range(node.lineno, last + 1):
         line = lines[number - 1].encode()

@@ -1,1 +1,1 @@
-"""From the columns of a record to the roles of a row."""
+"""Mapping of a record's columns to the roles of a row."""

@@ -1,4 +1,4 @@
-"""A name in a recipe, and the value of a record that it means: a column, a path into one, or a template of several."""
+"""Resolving a column name of a recipe in a record: a column, a path into a column, or a template of several columns."""
 
 import re
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from typing import Any
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
 
 MISSING = object()
-_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 def columns_of(name: str) -> list[str]:
-    """Return the columns of a template, or the one that is named."""
-    return [match[1] for match in _PLACE.finditer(name) if match[1] is not None] if "{" in name else [name]
+    """Return the columns of a template; a plain name is its only column."""
+    return [match[1] for match in _FIELD.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for one name."""
+    """Return a record's value for a name: a column, a path or a template. MISSING if the record lacks it."""
     return _fill(name, values) if "{" in name else look_up(name, values)
 
 
 def look_up(name: str, values: Any) -> Any:
-    """Return the value of a column, or along a path of keys and list indices."""
+    """Return the value of a column, or the value at a path of keys and list indices. MISSING if there is none."""
     if isinstance(values, Mapping) and name in values:
         return values[name]
     first, dot, rest = name.partition(".")
@@ -31,24 +31,24 @@ def look_up(name: str, values: Any) -> Any:
     return inner if inner is MISSING else look_up(rest, inner)
 
 
-def _at(values: list[Any], place: str) -> Any:
-    return values[int(place)] if place.isdecimal() and int(place) < len(values) else MISSING
+def _at(values: list[Any], index: str) -> Any:
+    return values[int(index)] if index.isdecimal() and int(index) < len(values) else MISSING
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return the text of a template; missing if one of its columns is, and the column's value if it is not text."""
+    """Return the text of a template; MISSING if a column is missing; the value of a column that is not text, unchanged."""
     parts, end = [], 0
-    for match in _PLACE.finditer(template):
+    for match in _FIELD.finditer(template):
         parts.append(template[end : match.start()])
         end = match.end()
         if match[1] is None:
             parts.append(match[0][0])
             continue
-        found = look_up(match[1], values)
-        if found is MISSING:
+        value = look_up(match[1], values)
+        if value is MISSING:
             return MISSING
-        text = read_text(found) if isinstance(found, list) else read_literal(found)
+        text = read_text(value) if isinstance(value, list) else read_literal(value)
         if isinstance(text, Unfit):
-            return found
+            return value
         parts.append(text)
     return "".join([*parts, template[end:]])

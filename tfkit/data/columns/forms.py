@@ -1,4 +1,4 @@
-"""Readers of a column for a role, one for each form of recipe.roles. Each returns the value of the role, or why it does not fit."""
+"""Readers of a column, one for each form of a role (recipe/schema/roles.py). Each returns the role's value, or Unfit."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,26 +10,26 @@ from tfkit.tokenizer.tool_calls import read_tools
 
 
 class Unfit(NamedTuple):
-    """A column's content and the expected one."""
+    """A mismatch: the kind of value that a column holds, and the kind that its role needs."""
 
     found: str
     wanted: str
 
 
 class ClassName(str):
-    """A class that a data set stores as a number: its name, with the number."""
+    """The name of a class that a data set stores as a number, with that number."""
 
     number: int
 
     def __new__(cls, name: str, number: int) -> "ClassName":
-        """Name the class of a number."""
-        made = super().__new__(cls, name)
-        made.number = number
-        return made
+        """Create the name with its number."""
+        created = super().__new__(cls, name)
+        created.number = number
+        return created
 
 
 def by_number(value: Any) -> Any:
-    """Return the number of a class that a data set stores as one; anything else unchanged."""
+    """Return the number of a ClassName; any other value unchanged."""
     return value.number if isinstance(value, ClassName) else value
 
 
@@ -38,30 +38,30 @@ def _kind(value: Any) -> str:
 
 
 def read_text(value: Any) -> str | Unfit:
-    """Read a text; the sentences of a list are joined by spaces."""
+    """Read a text, or a list of sentences, which are joined by spaces."""
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         return " ".join(value)
     return value if isinstance(value, str) else Unfit(_kind(value), "text")
 
 
 def read_literal(value: Any) -> str | Unfit:
-    """Read a text or number as it is written: 1 for 1 and 1.0, true for True."""
+    """Read a text or number as text: 1 for 1 and 1.0, true for True."""
     match value:
         case str():
             return value
         case bool():
             return str(value).lower()
         case float() if not math.isfinite(value):
-            return Unfit(str(value), "a label")  # pandas' empty cell
+            return Unfit(str(value), "a label")  # pandas writes an empty cell as NaN
         case int() | float():
             return str(value).removesuffix(".0")
     return Unfit(_kind(value), "a label")
 
 
 def _read_label(value: Any) -> str | Unfit:
-    """Read a label as it is written. Blank text is none: tables have it in unlabelled rows."""
-    found = read_literal(value)
-    return Unfit("an empty text", "a label") if isinstance(found, str) and not found.strip() else found
+    """Read a label as text. Blank text is no label: tables hold it in unlabelled rows."""
+    label = read_literal(value)
+    return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
 
 def _list_of(read: Callable[[Any], str | Unfit], wanted: str) -> Callable[[Any], list[str] | Unfit]:
@@ -86,15 +86,15 @@ def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 def _read_literals(value: Any) -> list[str] | Unfit:
-    """Read a text or number, or a list of such, each as it is written."""
+    """Read a text or number, or a list of texts and numbers, as a list of texts."""
     if isinstance(value, list):
         return _list_of(read_literal, "texts or numbers")(value)
-    found = read_literal(value)
-    return found if isinstance(found, Unfit) else [found]
+    literal = read_literal(value)
+    return literal if isinstance(literal, Unfit) else [literal]
 
 
 def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
-    """Read the tools of a conversation, in one form."""
+    """Read the tools of a conversation (tool_calls.py); null and an empty text are an empty list."""
     try:
         return read_tools(value) if value not in ("", None) else []
     except UnfitError:
@@ -115,7 +115,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
 
 
 def texts_of(value: Any) -> Iterable[str]:
-    """Yield every text in a value."""
+    """Yield every text in a value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -127,14 +127,14 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the contents of the messages of a conversation up to the first one of the user; of all, if the user says nothing."""
+    """Return the contents of a conversation's messages up to and including the first user message; of all messages if there is none."""
     speakers = [message.get("role", message.get("from")) for message in messages]
     end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
     return [message.get("content", message.get("value")) for message in messages[:end]]
 
 
 def find_surrogate(value: Any) -> str:
-    """Return the position at which a text cannot be written as UTF-8; empty if it can."""
+    """Return the position of the first unpaired surrogate in the texts of a value; empty if all can be encoded as UTF-8."""
     for text in texts_of(value):
         if not text.isascii():
             try:

@@ -1,17 +1,17 @@
-"""From the columns of a record to the roles of a row: by the names in a recipe, else by recognised names.
+"""Mapping of a record's columns to the roles of a row: by the names in a recipe, else by recognised names.
 
-A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`); a list of
-names is a list of their values (`[sol1, sol2]`).
+A name is a column, a path into a column (`instances.0.input`), or a template of several columns (`translate English to French: {en}`);
+a list of names (`[sol1, sol2]`) gives the list of their values.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from tfkit.data.columns.column_aliases import find_alias, uses_alias
 from tfkit.data.columns.column_errors import no_column, no_shape, unfit
 from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate
-from tfkit.data.columns.later_names import later_column, reads_later
 from tfkit.data.columns.row_shapes import roles_of_shape, shapes_of
 from tfkit.data.columns.row_text import input_key, row_text
 from tfkit.data.columns.rows import BadRow, Row
@@ -21,30 +21,30 @@ from tfkit.recipe.schema.roles import TEXT, Role
 
 
 class Record(NamedTuple):
-    """One record of a source, unchanged, and its place."""
+    """One record of a source, as read, and its place (file and line)."""
 
     values: Mapping[str, Any]
     place: str
-    is_file: bool = False  # whether it is a whole text file
+    is_file: bool = False  # whether the record is a whole text file
 
 
 Records = Iterator[Record | BadRow]
-_GOLD = "gold_label"  # of SNLI and similar data sets, in which "-" means that the annotators did not agree
+_GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A map from roles to columns. `named`: those that the recipe names, by role; `beside`: those from parallel files."""
+    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files."""
 
     roles: tuple[Role, ...] = TEXT
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # further keys of what is read
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns are read whatever the roles; part of the key of cached records
 
     def take(self, record: Record) -> Row | BadRow:
-        """Return the row of a record; a bad one if a column is missing, or does not fit its role."""
+        """Return the row of a record, or a BadRow if a column is missing or does not fit its role."""
         values: dict[str, Any] = {}
-        roles = self._taken(record.values)
+        roles = self._roles_of(record.values)
         if roles is None:
             return no_shape(shapes_of(self.roles, self.named), record.values, record.place)
         for role in roles:
@@ -64,17 +64,17 @@ class Columns:
         return Row(row_text(self.roles, values), record.place, values, frozenset(self.named), key, input_key(self.roles, values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return for each role that a record has in its shape the column that it is taken from."""
-        found = {role.name: self._read(role, values) for role in self._taken(values) or ()}
-        return {name: column for name, (value, column) in found.items() if value is not MISSING}
+        """Return the column from which each role is read in a record; roles that the record lacks are left out."""
+        reads = {role.name: self._read(role, values) for role in self._roles_of(values) or ()}
+        return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, found: Iterable[str], place: str) -> None:
-        """Raise DataError if no column fits a role that every row must have."""
+        """Raise DataError if the columns found lack a required role."""
         names = dict.fromkeys([*found, *self.beside])
 
         def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
-            return enough(name in names or _root(name) in names for name in self._names(role)) or self._later(role, names) is not None
+            return enough(name in names or _root(name) in names for name in self._names(role)) or self._alias(role, names) is not None
 
         roles = roles_of_shape(self.roles, self.named, has)
         if roles is None:
@@ -85,58 +85,57 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns may each be the one text of a row, and there is no pair: the others would go unread.
+        """Raise DataError if several columns could be the text and none is the pair: all but one would be ignored.
 
-        Also for the records of sources whose columns are not known in advance.
+        Called for each record if the columns of a source are not known in advance.
         """
         text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
         if text is None or pair is None or {"text", "pair"} & self.named.keys():
             return
-        found = [name for name in text.columns if name in names]
-        if len(found) > 1 and not any(name in names for name in pair.columns):
-            first, second = found[:2]
+        candidates = [name for name in text.columns if name in names]
+        if len(candidates) > 1 and not any(name in names for name in pair.columns):
+            first, second = candidates[:2]
             raise DataError(
                 f"{place}: the columns {first!r} and {second!r} may each be the text: name one with columns: {{text: NAME}}, or "
                 f"both with columns: {{text: {first}, pair: {second}}}"
             )
 
     def wanted(self, found: Iterable[str]) -> list[str]:
-        """Return those of the columns that are read."""
+        """Return the columns found that a role is read from."""
         read = {name for role in self.roles for name in self._names(role)}
         roots = {_root(name) for name in read}
         found = list(found)
-        later = {self._later(role, found) for role in self.roles}
-        return [name for name in found if name in read or name in roots or name in later]
+        aliases = {self._alias(role, found) for role in self.roles}
+        return [name for name in found if name in read or name in roots or name in aliases]
 
     def kept(self, found: Iterable[str]) -> list[str]:
-        """Return those of the columns that a record holds: here the ones that are read."""
+        """Return the columns found that a record keeps: those that are read."""
         return self.wanted(found)
 
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column; for a template or list of columns, it names the missing ones."""
+        """Error for a record that lacks a role's column; of a template or a list, it names the missing columns alone."""
         names = self._names(role)
-        if role.name in self.named:
-            no_such = [name for name in names if name not in found and _root(name) not in found]
-            names = no_such or [name for name in names if look_up(name, found) is MISSING]
+        if is_named := role.name in self.named:
+            absent = [name for name in names if name not in found and _root(name) not in found]
+            names = absent or [name for name in names if look_up(name, found) is MISSING]
         template = next((name for name in self._given_names(role) if "{" in name), None)
-        is_named = role.name in self.named
         return no_column(role, names, found, place, all_of_them=is_named, template=template, remedy=self.remedy(role))
 
     def remedy(self, role: Role) -> str:
-        """Return how the recipe names a column for a role."""
+        """Return the recipe field that names the column of a role, for error messages."""
         return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
 
     def fingerprint(self) -> str:
-        """Return a string that is equal if the same records give the same rows.
+        """Return a string that differs if the same records would give other rows.
 
-        Tools that were only recognised are left out: a run of a version that did not read them continues, and an objective that shows them
-        says so in its own fingerprint.
+        Tools are left out unless the recipe names their column, so that runs of versions that did not read tools can be resumed; an
+        objective that uses tools has them in its own fingerprint.
         """
         roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]
         return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles)
 
-    def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """Return the roles of a record; None if it has no shape."""
+    def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
+        """Return the roles of a record, by its shape; None if it matches no shape."""
         return roles_of_shape(self.roles, self.named, lambda role: self._find(role, values)[0] is not MISSING)
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
@@ -144,41 +143,42 @@ class Columns:
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
-        """Return the columns, or paths into them, from which a role is taken."""
+        """Return the columns, or paths into columns, from which a role may be read."""
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a record's raw value for a role, and the name of the column."""
-        if isinstance(several := self.named.get(role.name), list):
-            parts = [value_of(name, values) for name in several]
-            found: Any = dict(zip(several, parts, strict=True)) if role.form == "label_set" else parts  # a column may be a label
-            return (MISSING if any(part is MISSING for part in parts) else found), ", ".join(several)
+        """Return a record's raw value for a role, or MISSING, and the name of the column."""
+        if isinstance(names := self.named.get(role.name), list):
+            items = [value_of(name, values) for name in names]
+            value: Any = dict(zip(names, items, strict=True)) if role.form == "label_set" else items  # a column for each label
+            return (MISSING if any(item is MISSING for item in items) else value), ", ".join(names)
         for name in self._given_names(role) or role.columns:
-            found = value_of(name, values)
-            if found is not MISSING:
-                return found, name
-        later = self._later(role, values)
-        return (MISSING, "") if later is None else (values[later], later)
+            value = value_of(name, values)
+            if value is not MISSING:
+                return value, name
+        alias = self._alias(role, values)
+        return (MISSING, "") if alias is None else (values[alias], alias)
 
-    def _later(self, role: Role, names: Iterable[str]) -> str | None:
-        """Return the column of a role that has none of its first names; of an optional one only if a required one is read so, too."""
-        if role.name in self.named or not (role.required or reads_later(self.roles, self.named, names)):
+    def _alias(self, role: Role, names: Iterable[str]) -> str | None:
+        """Return the column that is an alias of a role; for an optional role only if a required role is read from an alias, too."""
+        if role.name in self.named or not (role.required or uses_alias(self.roles, self.named, names)):
             return None
-        return later_column(role, names)
+        return find_alias(role, names)
 
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a role's value in a record, Unfit or missing, and the name of the column.
+        """Return a role's value in a record, or Unfit or MISSING, and the name of the column.
 
-        An optional role is missing if its column holds null; if the recipe does not name it, also if it holds parts that are not text,
-        as the `context` of HotpotQA, or a text that is no list of tools: another thing of the same name.
+        An optional role is missing if its column holds null. If the recipe does not name the column, the role is also missing if the
+        column holds unrelated data under the same name: an object or a list (the `context` of HotpotQA), or a text that is no list of
+        tools.
         """
-        found, column = self._find(role, values)
-        if found is MISSING:
-            return found, column
-        found = by_number(found) if role.by_number else found
-        value = Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else READERS[role.form](found)
-        is_another = role.name not in self.named and (isinstance(found, Mapping | list) or role.form == "tools")
-        if isinstance(value, Unfit) and not role.required and (found is None or is_another):
+        raw, column = self._find(role, values)
+        if raw is MISSING:
+            return raw, column
+        raw = by_number(raw) if role.by_number else raw
+        value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else READERS[role.form](raw)
+        is_unrelated = role.name not in self.named and (isinstance(raw, Mapping | list) or role.form == "tools")
+        if isinstance(value, Unfit) and not role.required and (raw is None or is_unrelated):
             return MISSING, column
         return value, column
 

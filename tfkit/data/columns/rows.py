@@ -1,4 +1,4 @@
-"""The rows of a source, each with its place for errors, and the two parts into which a fraction splits a source."""
+"""The rows of a source, each with its place for error messages, and the training and held-out parts of a source."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,30 +11,30 @@ from tfkit.errors import DataError
 PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
-BAD_ROWS_VERSION = 2  # part of the fingerprint if bad rows are skipped: raise it when other rows are bad than before
-FIRST_ROWS = 1000  # are checked before anything is built from a source
-_LOOKED_AT = 4_000_000  # characters, which take a tenth of a second
+BAD_ROWS_VERSION = 2  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
+FIRST_ROWS = 1000  # rows that are checked before anything is built from a source
+_MAX_CHECKED = 4_000_000  # characters, a tenth of a second
 
 
 class Row(NamedTuple):
-    """One row: all its text, its place (`corpus.jsonl:17`, or the path of a whole file), and its value for each role.
+    """One row: its whole text, its place (`corpus.jsonl:17`, or the path of a whole file), and its value for each role.
 
-    `named`: the roles whose columns the recipe names; those of others were recognised.
+    `named`: the roles whose columns the recipe names; the columns of other roles were recognised.
     """
 
     text: str
     place: str
-    values: Mapping[str, Any] = MappingProxyType({})  # empty if the text is all
+    values: Mapping[str, Any] = MappingProxyType({})  # empty if the row is its text alone
     named: frozenset[str] = frozenset()
-    key: str = ""  # its text without white space at the ends of each value
-    input_key: str | None = None  # the same of what the model is given of it; None: that is all of it
+    key: str = ""  # the text, with each value stripped of white space
+    input_key: str | None = None  # the same for the model's input alone; None: the input is the whole row
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be read: its kind, by which it is counted (`not UTF-8`), and the whole message, with place and remedy.
+    """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
 
-    `lost`: the row is a good one, but the model cannot be given it, or has no such answer: in an evaluation it counts as wrong.
-    `dropped`: it says nothing, such as a tie of a preference: it is left out and counted, and is no error.
+    `lost`: the row is valid, but too long for the model, or its answer is not among the model's: an evaluation counts it as wrong.
+    `dropped`: the row has no information, such as a tie between completions: it is skipped and counted, but is never an error.
     """
 
     kind: str
@@ -44,36 +44,36 @@ class BadRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The row's place, with which every message begins."""
+        """The place of the row; every message begins with it."""
         return self.message.partition(": ")[0]
 
     def refusal(self) -> DataError:
-        """Return the error that ends a run without bad rows."""
+        """Return the error to raise for this row if bad rows are not skipped."""
         return DataError(f"{self.message}, or skip bad rows with data.on_bad_row: skip")
 
 
 class Skipped(NamedTuple):
-    """The number of skipped rows of one kind, and the place of the first of them."""
+    """The number of skipped rows of one kind, and the place of the first one."""
 
     rows: int
     first: str
 
 
 def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
-    """Count a skipped row, under its kind."""
+    """Add a skipped row to the counts by kind."""
     before = skipped.get(row.kind, Skipped(0, row.place))
     skipped[row.kind] = before._replace(rows=before.rows + 1)
 
 
 def describe_skipped(name: str, skipped: Mapping[str, Skipped]) -> str:
-    """Describe the skipped rows of a source in words; empty if there were none."""
-    total = sum(one.rows for one in skipped.values())
-    kinds = ", ".join(f"{one.rows:,} {kind} (first {one.first})" for kind, one in skipped.items())
+    """Describe the skipped rows of a source; empty if there are none."""
+    total = sum(count.rows for count in skipped.values())
+    kinds = ", ".join(f"{count.rows:,} {kind} (first {count.first})" for kind, count in skipped.items())
     return f"{name}: {total:,} bad row{'s' if total > 1 else ''} skipped: {kinds}" if total else ""
 
 
 def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-    """Yield the rows without the bad ones. A bad one raises DataError; with `skip` it is counted in `skipped`, by its kind."""
+    """Yield the good rows. A bad row raises DataError, or with `on_bad_row` "skip" is counted in `skipped`, by its kind."""
     for row in rows:
         if isinstance(row, Row):
             yield row
@@ -84,16 +84,16 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 
 
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
-    """Check the first good rows, `most` of them or a few megabytes of text.
+    """Check the first `most` good rows, or as many as hold a few megabytes of text.
 
-    Raise DataError if a bad one that may not be skipped is among or before them, or if there is no good one at all.
+    Raises DataError for a bad row before the last of them, unless bad rows are skipped, and if a source has no good row.
     """
     first: BadRow | None = None
     good = characters = 0
     for row in rows:
         if isinstance(row, Row):
             good, characters = good + 1, characters + len(row.text)
-            if good == most or characters > _LOOKED_AT:
+            if good == most or characters > _MAX_CHECKED:
                 return
         elif on_bad_row == "error":
             raise row.refusal()
@@ -106,12 +106,12 @@ def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, mo
 
 
 def fingerprint_of(on_bad_row: OnBadRow) -> str:
-    """Return the contribution of skipping to a source's fingerprint: empty if bad rows are errors, so that the source has none."""
+    """Return the contribution of `on_bad_row` to a source's fingerprint: empty if bad rows are errors."""
     return "" if on_bad_row == "error" else f"\0{on_bad_row}\0{BAD_ROWS_VERSION}"
 
 
 class Source(Protocol):
-    """Rows in a fixed order, read as a stream: one row at a time is in memory."""
+    """Rows in a fixed order, read as a stream with one row in memory at a time."""
 
     @property
     def name(self) -> str:
@@ -122,58 +122,59 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars."""
 
     def describe(self) -> str:
-        """Describe what was found: files, MB, part."""
+        """Describe the data found: files, MB, part."""
 
     def fingerprint(self) -> str:
-        """Return a hash of all content and of the settings that select from it: equal only if the rows are. Reads everything once."""
+        """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Raise DataError with file, row and remedy; skipped bad rows are counted in `skipped` by
-        their kind, and for every part, since a row without text belongs to none.
+        """Yield every row of the part. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`, by kind;
+        those of the whole source, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a held-out split of a source. Without a fraction there is one part, for every name.
+    """One side of a held-out split of a source. Without a fraction, a part of any name is the whole source.
 
-    The side of a key is its hash: the same on every machine, in every order, and after rows were added. Rows with equal keys land in the
-    same split. The key is a row's input (`by`), or, as in tfkit 0.1, all its text.
+    The hash of a row's key decides its side, so the split is the same on every machine, in every order, and after rows are added. Rows
+    with equal keys land in the same split. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
     name: PartName
     fraction: float | None
-    by: SplitBy = field(default="input", repr=False)  # its repr is part of the fingerprints of caches, and was so before it had this
+    by: SplitBy = field(default="input", repr=False)  # the repr is part of cache fingerprints, and must stay as it was in tfkit 0.1
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Return the rows of the part."""
+        """Yield the rows that are in the part."""
         return (row for row in rows if self.keeps(self.key_of(row).encode()))
 
     def key_of(self, row: Row) -> str:
-        """Return the key of a row."""
+        """Return the key that decides a row's side."""
         return row.input_key if self.by == "input" and row.input_key is not None else row.key
 
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
-        """Return the part's contribution to the fingerprint of a source with these rows: with a further word for each earlier rule by which
-        a row would be in another part: `keys`, of version 0.1.0, which split rows by their texts including the white space at the ends, and
-        `inputs`, of later ones, which split them by their whole texts.
+        """Return the part's contribution to the fingerprint of a source with these rows.
+
+        A word is added for each earlier rule that would put a row on the other side, so that caches of that version are not used: `keys`
+        for version 0.1.0, which hashed texts with the white space at their ends; `inputs` for later versions, which hashed whole texts.
         """
         if not self.is_split:
             return str(self)
         moved = {"keys": False, "inputs": False}
         for row in rows:
             if isinstance(row, Row):
-                for word, other in (("keys", row.text), ("inputs", self.key_of(row))):
-                    moved[word] = moved[word] or (other != row.key and self.keeps(other.encode()) != self.keeps(row.key.encode()))
-        return "\0".join([str(self), *(word for word, is_moved in moved.items() if is_moved)])
+                for rule, key in (("keys", row.text), ("inputs", self.key_of(row))):
+                    moved[rule] = moved[rule] or (key != row.key and self.keeps(key.encode()) != self.keeps(row.key.encode()))
+        return "\0".join([str(self), *(rule for rule, is_moved in moved.items() if is_moved)])
 
     @property
     def is_split(self) -> bool:
-        """Whether there are two parts, of which this is one."""
+        """Whether this is one of two parts."""
         return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:
-        """Whether the row (or file) of this key belongs to the part."""
+        """Whether a row (or file) with this key belongs to the part."""
         if self.fraction is None or self.name == "all":
             return True
         held_out = hash_fraction(key) < self.fraction
@@ -181,23 +182,23 @@ class Part:
 
     @property
     def expected_fraction(self) -> float:
-        """The expected fraction of the source that is in the part."""
+        """The expected fraction of the source's rows in the part."""
         if self.fraction is None or self.name == "all":
             return 1.0
         return self.fraction if self.name == "held_out" else 1.0 - self.fraction
 
     def describe(self) -> str:
-        """Describe the part in words, empty if there is only one."""
+        """Describe the part; empty if it is the whole source."""
         if self.fraction is None or self.name == "all":
             return ""
         return f"{self.name.replace('_', ' ')} part, {self.expected_fraction:.2%} of the rows"
 
 
 def hash_fraction(key: bytes) -> float:
-    """Return a number in [0, 1) that depends on the key alone, uniform over keys."""
+    """Return a number in [0, 1) that depends only on the key, uniformly distributed over keys."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big") / 2**48
 
 
 def megabytes(count: int) -> str:
-    """Format bytes as `12.3 MB`; small ones with the digits that they need."""
+    """Format a number of bytes as `12.3 MB`, or below 0.1 MB as `12.3 kB`."""
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,4 +1,4 @@
-"""Readers of the forms that have parts: a set of labels, the answers to a question. The others are in forms.py."""
+"""Readers of the structured forms: a set of labels, and the answers to a question; and the table of the readers of all forms."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,8 +12,8 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits; or a value for each name of a label (0 or 1), which several
-    columns are, too. Null and an empty text are no label.
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as several
+    columns form. Null and an empty text are no label.
     """
     match value:
         case None:
@@ -29,26 +29,28 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read zeros and ones by their labels' names; of other values, each is a label itself, and blank ones are none."""
-    found = {str(name): "" if one is None else read_literal(one) for name, one in value.items()}
-    for name, one in found.items():
-        if isinstance(one, Unfit):
-            return Unfit(f"{one.found} for {name!r}", "0 or 1, or a label")
-    kept = {name: str(one).strip() for name, one in found.items()}
-    labels = [one for one in kept.values() if one]
+    """Read a mapping from label names to 0 or 1. Otherwise, each value that is not blank is a label."""
+    literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
+    for name, literal in literals.items():
+        if isinstance(literal, Unfit):
+            return Unfit(f"{literal.found} for {name!r}", "0 or 1, or a label")
+    cells = {name: str(literal).strip() for name, literal in literals.items()}
+    labels = [cell for cell in cells.values() if cell]
     if not labels or not {*labels} <= _FLAGS.keys():
         return labels
-    if len(labels) < len(kept):
-        return Unfit(f"nothing for {next(name for name, one in kept.items() if not one)!r}", "0 or 1")
-    return {name: _FLAGS[one] for name, one in kept.items()}
+    if len(labels) < len(cells):
+        return Unfit(f"nothing for {next(name for name, cell in cells.items() if not cell)!r}", "0 or 1")
+    return {name: _FLAGS[cell] for name, cell in cells.items()}
 
 
 _ANSWERS = "answers with text and answer_start"
 
 
 def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
-    """Read the answers to a question, each with its `text` and the character of the context at which it begins, `answer_start`: a list
-    of them, as in SQuAD's files, or one object of two lists, as on the Hub; of a table, as JSON. Null and an empty list are no answer.
+    """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
+
+    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
+    list are no answer.
     """
     if isinstance(value, str):
         try:
@@ -65,14 +67,14 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
         return []
     if not isinstance(value, list):
         return Unfit(type(value).__name__, _ANSWERS)
-    found = []
-    for one in value:
-        text, start = (one.get("text"), one.get("answer_start")) if isinstance(one, Mapping) else (None, None)
+    answers = []
+    for answer in value:
+        text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, Mapping) else (None, None)
         if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
             missing = "text" if not isinstance(text, str) else "answer_start"
             return Unfit(f"an answer without {missing}", _ANSWERS)
-        found.append({"text": text, "answer_start": start})
-    return found
+        answers.append({"text": text, "answer_start": start})
+    return answers
 
 
 READERS: Mapping[Form, Callable[[Any], Any]] = {

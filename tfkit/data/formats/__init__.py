@@ -1,1 +1,1 @@
-"""File formats, each as a generator of records that holds one record at a time."""
+"""File formats: each is read by a generator of records with one record in memory at a time."""

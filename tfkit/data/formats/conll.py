@@ -1,4 +1,4 @@
-"""Sentences with a token a line and its tags in columns, a blank line between them: CoNLL, and CoNLL-U of Universal Dependencies.
+"""Readers of CoNLL and of CoNLL-U (Universal Dependencies): one token a line with its tags in columns, a blank line between sentences.
 
 https://universaldependencies.org/format.html
 """
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import Content, decode, pieces
+from tfkit.data.formats.file_content import Content, decode, raw_lines
 
-_BETWEEN = "-DOCSTART-"  # in the line between two documents
-_UNIVERSAL = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: two words together, 8.1: an omitted word
+_DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
+_CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
+_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: a multiword token, 8.1: an empty node
 
 
 class _Line(NamedTuple):
@@ -22,10 +22,10 @@ class _Line(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a sentence as {tokens, tags}: the first column and the last. With a header, each column has its name. Where words are read
-    without tags, they may be the only column.
+    """Read a sentence as {tokens, tags}, its first and last columns; with a header, read all columns, named by it. If no tags are read,
+    one column is enough.
 
-    Columns are separated by a tab, if the line has one, else by spaces. Places are those of a sentence's first line.
+    Columns are separated by tabs if the line has a tab, else by spaces. A record's place is the first line of its sentence.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -37,22 +37,22 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
             continue
         rows = [(_fields(line.text), line.place) for line in lines]
         width = width or len(rows[0][0])
-        if bad := next(filter(None, (_unfit(fields, width, fewest, bool(header), place) for fields, place in rows)), None):
+        if bad := next(filter(None, (_token_error(fields, width, fewest, bool(header), place) for fields, place in rows)), None):
             yield bad
             continue
-        found = [list(column) for column in zip(*(fields for fields, _ in rows), strict=True)]
-        names = header or ("tokens", "tags")[: len(found)]
-        yield Record(dict(zip(names, found if header else [found[0], found[-1]], strict=False)), rows[0][1])
+        values = [list(column) for column in zip(*(fields for fields, _ in rows), strict=True)]
+        names = header or ("tokens", "tags")[: len(values)]
+        yield Record(dict(zip(names, values if header else [values[0], values[-1]], strict=False)), rows[0][1])
 
 
 def _fields(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
-def _unfit(fields: list[str], width: int, fewest: int, named: bool, place: str) -> BadRow | None:
-    """Return the error in the columns of a token, of which there are `width`, and at least `fewest`."""
+def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, place: str) -> BadRow | None:
+    """Return the error in a token's line, which should have `width` columns, at least `fewest`; None if it has none."""
     if len(fields) != width:
-        where = "header" if named else "file's first sentence"
+        where = "header" if has_header else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
         return BadRow("wrong number of columns", f"{place}: {reason}; separate token and tags by a tab or by spaces, repair the line")
     if width < fewest:
@@ -63,9 +63,9 @@ def _unfit(fields: list[str], width: int, fewest: int, named: bool, place: str) 
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, and its comments (text, sent_id).
+    """Read a sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (text, sent_id) as columns.
 
-    Ranges of several words (1-2) and omitted words (8.1) are not tokens.
+    Multiword tokens (1-2) and empty nodes (8.1) are left out.
     """
     for lines in _sentences(content):
         if isinstance(lines, BadRow):
@@ -77,13 +77,13 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
         for line in lines:
             if not _is_comment(line.text):
                 fields = line.text.split("\t")
-                bad = bad or _unfit_word(fields, len(words) + 1, line.place)
+                bad = bad or _word_error(fields, len(words) + 1, line.place)
                 words += [fields] * bool(_WORD.fullmatch(fields[0]))
         if bad:
             yield bad
         elif words:
-            columns_of = [list(column) for column in zip(*words, strict=True)]
-            yield Record({**comments, **dict(zip(_UNIVERSAL, columns_of[1:], strict=True))}, lines[0].place)
+            values = [list(column) for column in zip(*words, strict=True)]
+            yield Record({**comments, **dict(zip(_CONLLU_COLUMNS, values[1:], strict=True))}, lines[0].place)
 
 
 def _is_comment(line: str) -> bool:
@@ -91,14 +91,14 @@ def _is_comment(line: str) -> bool:
 
 
 def _comment(line: str) -> tuple[str, str]:
-    """Split `# text = Hello.` into its two sides."""
+    """Split a comment such as `# text = Hello.` into name and value."""
     name, _, value = line.removeprefix("#").partition("=")
     return name.strip(), value.strip()
 
 
-def _unfit_word(fields: list[str], number: int, place: str) -> BadRow | None:
-    """Return the error in a word that should be number `number` of its sentence."""
-    if len(fields) != len(_UNIVERSAL) + 1:
+def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:
+    """Return the error in a word's line, which should be word `number` of its sentence; None if it has none."""
+    if len(fields) != len(_CONLLU_COLUMNS) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
         return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")
     if not all(fields):
@@ -109,17 +109,17 @@ def _unfit_word(fields: list[str], number: int, place: str) -> BadRow | None:
 
 
 def _sentences(content: Content) -> Iterator[list[_Line] | BadRow]:
-    """Yield the lines of each sentence; a sentence with a line that is not UTF-8 is bad."""
+    """Yield the lines of each sentence, or a BadRow for a sentence with a line that is not UTF-8."""
     lines: list[_Line] = []
     bad: BadRow | None = None
-    for piece in pieces(content):
-        text = decode(piece)
+    for line in raw_lines(content):
+        text = decode(line)
         if isinstance(text, BadRow):
             bad = bad or text
-        elif text.strip(" \t\r\n") and not text.startswith(_BETWEEN):
-            lines.append(_Line(text.rstrip("\r\n"), piece.place))
-        elif found := bad or lines:
-            yield found
+        elif text.strip(" \t\r\n") and not text.startswith(_DOCUMENT_START):
+            lines.append(_Line(text.rstrip("\r\n"), line.place))
+        elif sentence := bad or lines:
+            yield sentence
             lines, bad = [], None
-    if found := bad or lines:
-        yield found
+    if sentence := bad or lines:
+        yield sentence

@@ -1,6 +1,6 @@
-"""The input of a format: the bytes of a file, or of a member of an archive, unpacked as they are read, and their lines as text.
+"""The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-Damage to a whole file raises DataError; a line that is not UTF-8 is a BadRow.
+A damaged file raises DataError; a line that is not UTF-8 is a BadRow.
 """
 
 import gzip
@@ -20,23 +20,23 @@ from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
-_WIDE = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
-# Text compresses three to twenty times; deflate can reach a thousand.
-_MOST_TIMES, _ALWAYS_ALLOWED = 250, 1 << 28
+# Text compresses by a factor of 3 to 20; deflate can reach 1000.
+_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that any file may have
 
 
 class Content(NamedTuple):
-    """A file, or a member of an archive: its name for messages, the suffix of its format, and the function that opens it."""
+    """A file or a member of an archive: its name for messages, the suffix that names its format, and the function that opens it."""
 
     name: str
     suffix: str
-    packed: str  # gzip or zip; empty for a plain file
+    packed: str  # "gzip" or "zip"; empty for a plain file
     open: Callable[[], IO[bytes]]
 
 
 class Piece(NamedTuple):
-    """A line or a whole file: its bytes, its name for messages, and its offset in the file, in bytes."""
+    """A line or a whole file: its bytes, its place for messages, and its offset in the file in bytes."""
 
     content: bytes
     place: str
@@ -44,23 +44,23 @@ class Piece(NamedTuple):
 
 
 class Budget:
-    """The bytes that may still come out of an archive: hardly a limit for text, but an end for what only fills memory or time."""
+    """A limit on the decompressed bytes of a file, against decompression bombs; text does not reach it. `size`: compressed bytes."""
 
     def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
         self.name, self.size, self.remedy = name, size, remedy
-        self.left = max(_ALWAYS_ALLOWED, _MOST_TIMES * size)
+        self.left = max(_MIN_BUDGET, _MAX_RATIO * size)
 
     def spend(self, count: int) -> None:
-        """Raise DataError if fewer are left."""
+        """Subtract decompressed bytes. Raise DataError if the budget is exceeded."""
         self.left -= count
         if self.left < 0:
             raise DataError(
-                f"{self.name}: unpacks to more than {_MOST_TIMES} times its {megabytes(self.size)}, as no text does; {self.remedy}"
+                f"{self.name}: unpacks to more than {_MAX_RATIO} times its {megabytes(self.size)}, as no text does; {self.remedy}"
             )
 
 
-class _Counted(io.RawIOBase):
-    """An unpacked stream whose bytes count against a budget; `packed`, if it is another stream, is closed with it."""
+class _BudgetedStream(io.RawIOBase):
+    """A decompressed stream whose bytes count against a budget. Closing it also closes `packed`, the stream below it."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], budget: Budget):
         super().__init__()
@@ -82,7 +82,7 @@ class _Counted(io.RawIOBase):
 
 
 def content_of(path: Path) -> Content:
-    """Return the content of a file, or of the file in a .gz."""
+    """Return the content of a file, or of the file compressed in a .gz."""
     return Content(str(path), suffix_of(path), "gzip" if is_gzip(path) else "", lambda: _open(path))
 
 
@@ -91,14 +91,14 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """Return the unpacked stream of a .gz, by its name; any other unchanged."""
+    """Return a stream that counts against the budget, decompressed if the name ends in .gz."""
     stream: IO[bytes] = gzip.GzipFile(fileobj=packed) if is_gzip(name) else packed  # type: ignore[assignment]
-    return io.BufferedReader(_Counted(stream, packed, budget), 1 << 16)
+    return io.BufferedReader(_BudgetedStream(stream, packed, budget), 1 << 16)
 
 
 @contextmanager
 def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
-    """Raise DataError with the file's name for whatever goes wrong while it is read."""
+    """Convert errors in reading a file into DataErrors that name it."""
     try:
         yield
     except _DAMAGE as error:
@@ -109,26 +109,26 @@ def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
 
 @contextmanager
 def opened(content: Content) -> Iterator[IO[bytes]]:
-    """Open a content's bytes, and close them at the end; what goes wrong meanwhile is a DataError."""
+    """Open the bytes of a content. Errors in reading them become DataErrors."""
     with reading(content.name, content.packed), content.open() as file:
         yield file
 
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """Open as `opened`, for formats that are read from their end: a packed file goes into a temporary file without a name."""
+    """Open as `opened` does, as a seekable file; a compressed file is copied into an unnamed temporary file."""
     with opened(content) as file:
         if not content.packed:
             yield file
             return
-        with tempfile.TemporaryFile() as whole:
-            shutil.copyfileobj(file, whole)
-            whole.seek(0)
-            yield whole
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            yield copy
 
 
-def pieces(content: Content) -> Iterator[Piece]:
-    """Yield lines with their ends, without a byte order mark. Only a line feed, with or without a carriage return, ends a line."""
+def raw_lines(content: Content) -> Iterator[Piece]:
+    """Yield the lines with their line ends, without a byte order mark. Only a line feed ends a line."""
     offset = 0
     with opened(content) as file:
         for number, line in enumerate(file, 1):
@@ -137,28 +137,28 @@ def pieces(content: Content) -> Iterator[Piece]:
             offset += len(line)
 
 
-def whole(content: Content) -> Piece:
+def read_whole(content: Content) -> Piece:
     """Read a whole file, without a byte order mark."""
     with opened(content) as file:
-        found = file.read()
-    return Piece(found.removeprefix(BOM), content.name, len(BOM) if found.startswith(BOM) else 0)
+        data = file.read()
+    return Piece(data.removeprefix(BOM), content.name, len(BOM) if data.startswith(BOM) else 0)
 
 
 def decode(piece: Piece) -> str | BadRow:
-    """Return the text of a piece, or the error in its bytes."""
+    """Return the text of a piece, or a BadRow if it is not UTF-8."""
     content, place, offset = piece
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        if offset == 0 and (bad := wide(content, place)):
+        if offset == 0 and (bad := encoding_error(content, place)):
             return bad
-        found = f"byte {offset + error.start} (0x{content[error.start]:02x})"
-        return BadRow("not UTF-8", f"{place}: {found} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
+        byte = f"byte {offset + error.start} (0x{content[error.start]:02x})"
+        return BadRow("not UTF-8", f"{place}: {byte} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
 
 
-def wide(content: bytes, place: str) -> BadRow | None:
-    """Return an error for a file whose first bytes show another encoding, else None."""
-    for mark, name in _WIDE.items():
+def encoding_error(content: bytes, place: str) -> BadRow | None:
+    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, else None."""
+    for mark, name in _OTHER_BOMS.items():
         if content.startswith(mark):
             message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
             return BadRow(f"{name}, not UTF-8", message)

@@ -1,4 +1,4 @@
-"""JSON as rows: an object a line, or an array of objects or arrays, read an item at a time."""
+"""Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item."""
 
 import codecs
 import json
@@ -9,29 +9,29 @@ from typing import IO, Any, NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import BOM, Content, decode, opened, pieces, wide
-from tfkit.data.formats.recognised import header_of
+from tfkit.data.formats.detection import detect_header
+from tfkit.data.formats.file_content import BOM, Content, decode, encoding_error, opened, raw_lines
 from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 
 _CHUNK = 1 << 20
-_HEADER_ROWS = 100  # arrays that are looked at for the names of their columns
+_HEADER_ROWS = 100  # arrays that are searched for a header
 _CUT = ", so writing it may have been cut short"
 _SPACE = " \t\n\r"
 _LINES = "write an array of objects; if each line is an object, set format: jsonl"
 
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read one JSON object a line; empty lines are skipped."""
-    for line in pieces(content):
+    """Read one JSON object a line; blank lines are skipped."""
+    for line in raw_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
             yield text
         elif not text.isspace():
-            yield _line(text, line.place)
+            yield _parse_line(text, line.place)
 
 
-def _line(text: str, place: str) -> Record | BadRow:
+def _parse_line(text: str, place: str) -> Record | BadRow:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of more than 4300 digits is a plain ValueError
@@ -46,13 +46,13 @@ def _line(text: str, place: str) -> Record | BadRow:
 def read_json(
     content: Content, columns: Columns, header: tuple[str, ...] = (), keys: Sequence[str] = (), *, numbered: bool = False
 ) -> Records:
-    """Read an array of objects, or of arrays, or an object that holds one such array beside other values. Places count items from 1.
+    """Read an array of objects or of arrays, or an object with one such array among its values. Places count items from 1.
 
-    `keys`: those of an object whose arrays are read, one after the other. Of arrays the first one may hold the names of the columns, if
-    they are not given.
+    `keys`: the keys of an object whose arrays are read, one after the other. `header`: the columns of an array of arrays; if empty, its
+    first array may hold them. `numbered`: as in `detect_header`. Raises DataError if the file is not JSON or has no such array.
     """
     with opened(content) as file:
-        text = _Text(file, content.name)
+        text = _JsonStream(file, content.name)
         match text.peek():
             case "":
                 return
@@ -69,17 +69,17 @@ def read_json(
 
 
 class Arrays(NamedTuple):
-    """The arrays in an object: their keys, and of arrays of arrays the first rows of all as texts."""
+    """The arrays in an object: their keys, and, for arrays of arrays, the first rows of each as texts."""
 
     keys: list[str]
     first_rows: list[list[str]]
 
 
 def arrays_in(content: Content) -> Arrays:
-    """Return the arrays of objects in a JSON object; if there are none, those of arrays. Nothing for another value than an object."""
+    """Return the arrays of objects in a JSON object, or, if it has none, its arrays of arrays; nothing if the value is not an object."""
     objects, arrays = Arrays([], []), Arrays([], [])
     with opened(content) as file:
-        text = _Text(file, content.name)
+        text = _JsonStream(file, content.name)
         more = text.peek() == "{"
         if more:
             text.expect("{")
@@ -102,21 +102,21 @@ def arrays_in(content: Content) -> Arrays:
 
 
 def _texts(items: Iterable["_Item"]) -> list[list[str]]:
-    """Return the rows that are arrays, each value as text."""
-    rows = [one.value for one in items if isinstance(one.value, list)]
+    """Return the items that are arrays, with each value as text."""
+    rows = [item.value for item in items if isinstance(item.value, list)]
     return [[cell if isinstance(cell, str) else json.dumps(cell) for cell in row] for row in rows]
 
 
 class _Item(NamedTuple):
-    """An item of an array, and its place; or the error in its bytes."""
+    """An item of an array and its place; `bad`: the error in its encoding."""
 
     value: Any
     place: str
     bad: BadRow | None = None
 
 
-def _items(text: "_Text", where: str = "") -> Iterator[_Item]:
-    """Yield the items of an array whose [ was read."""
+def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
+    """Yield the items of an array whose opening bracket was read."""
     number, more = 0, text.peek() != "]"
     while more:
         number += 1
@@ -128,23 +128,23 @@ def _items(text: "_Text", where: str = "") -> Iterator[_Item]:
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the records of items that are objects; or arrays, with this header, else the one that they show."""
+    """Yield the records of items that are objects, or arrays under this header; without a header, it is detected."""
     first = list(islice(items, _HEADER_ROWS))
     if not first or not isinstance(first[0].value, list):
         header = ()
     elif not header:
-        header = header_of(_texts(first), columns, numbered=numbered)
+        header = detect_header(_texts(first), columns, numbered=numbered)
         if not header:
             header, first = _texts(first[:1])[0], first[1:]
-    for one in chain(first, items):
-        if one.bad or header:
-            yield one.bad or _array_row(one, header)
+    for item in chain(first, items):
+        if item.bad or header:
+            yield item.bad or _array_row(item, header)
         else:
-            yield from _object_rows(one)
+            yield from _object_rows(item)
 
 
 def _object_rows(item: _Item) -> Records:
-    """Yield the records of an object: itself, or its questions if it is an article of SQuAD."""
+    """Yield the record of an object, or, if it is an article of SQuAD, a record for each question."""
     if isinstance(item.value, dict):
         yield from questions_of(Record(item.value, item.place))
         return
@@ -162,8 +162,8 @@ def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
     return Record(dict(zip(header, item.value, strict=True)), item.place)
 
 
-def _members(text: "_Text", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the rows under the keys of an object whose { was read; without keys, of the only array of objects in it."""
+def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
+    """Yield the rows under the keys of an object whose opening brace was read; without keys, those of its only array of objects."""
     found: list[str] = []
     more = text.peek() != "}"
     while more:
@@ -191,38 +191,38 @@ def _members(text: "_Text", columns: Columns, header: Sequence[str], keys: Seque
         raise DataError(f"{text.name}: {wanted}; {_LINES}")
 
 
-class _Text:
-    """The text of a file, read in chunks: the part that was read and not yet taken."""
+class _JsonStream:
+    """A parser of a JSON file that is read in chunks. `text[at:]` is the text that was read and not yet parsed."""
 
     def __init__(self, file: IO[bytes], name: str):
         self.file, self.name = file, name
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # bad bytes are found in their item
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # invalid bytes are reported with their item
         self.json = json.JSONDecoder()
-        self.text, self.at, self.taken = "", 0, 0  # `taken` characters were dropped before this text
+        self.text, self.at, self.dropped = "", 0, 0  # `dropped`: characters of the file before `text`
         chunk = file.read(_CHUNK)
-        if bad := wide(chunk, name):
+        if bad := encoding_error(chunk, name):
             raise DataError(bad.message)
         self.text = self.decoder.decode(chunk.removeprefix(BOM))
 
-    def more(self) -> bool:
-        """Read on, as much again as is left, so that a long item costs only its length; return False at the end."""
+    def read_more(self) -> bool:
+        """Read a chunk as long as the unparsed text, so that a long item takes linear time; return False at the end of the file."""
         chunk = self.file.read(max(_CHUNK, len(self.text) - self.at))
-        self.taken += self.at
+        self.dropped += self.at
         self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, final=not chunk), 0
         return bool(chunk)
 
     def peek(self) -> str:
-        """Move to the next character that is not a space and return it; empty at the end."""
+        """Skip white space and return the next character; empty at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
             if self.at < len(self.text):
                 return self.text[self.at]
-            if not self.more():
+            if not self.read_more():
                 return ""
 
     def expect(self, sign: str, where: str = "") -> None:
-        """Take this character. Raise DataError if another follows."""
+        """Consume this character. Raise DataError if another follows."""
         found = self.peek()
         if found != sign:
             what = f"{found!r}" if found else f"the end of the file{_CUT}"
@@ -230,14 +230,14 @@ class _Text:
         self.at += 1
 
     def take_comma(self, end: str, where: str) -> bool:
-        """Take a comma and return True, or return False at `end`. Raise DataError if neither follows."""
+        """Consume a comma and return True, or return False at `end`. Raise DataError if neither follows."""
         if self.peek() == end:
             return False
         self.expect(",", where)
         return True
 
     def value(self, place: str) -> tuple[str, Any]:
-        """Take the JSON value that begins here; return its text and its value."""
+        """Parse the next JSON value; return its text and its value. Raise DataError if it is not JSON."""
         self.peek()
         ended = False
         while True:
@@ -245,21 +245,21 @@ class _Text:
                 value, end = self.json.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if ended:
-                    begun = error.msg.startswith("Unterminated") or error.pos + (6 if "escape" in error.msg else 1) >= len(self.text)
-                    cut = _CUT if begun else ""
+                    is_cut = error.msg.startswith("Unterminated") or error.pos + (6 if "escape" in error.msg else 1) >= len(self.text)
+                    cut = _CUT if is_cut else ""
                     self.at = min(error.pos, len(self.text))
                     raise self.broken(f"not JSON ({error.msg}){cut}", place=place) from error
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # otherwise a number may continue: 1.5e-3 may have been cut into 1 and .5, or e-
+                if ended or end + 2 < len(self.text):  # else a number may continue in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
                     written, self.at = self.text[self.at : end], end
                     return written, value
-            ended = not self.more()
+            ended = not self.read_more()
 
     def broken(self, what: str, remedy: str = "repair the file, or write it again", place: str = "") -> DataError:
-        """Return the error that ends the reading of this file."""
-        return DataError(f"{place or self.name}: {what}, at character {self.taken + self.at + 1} of the file; {remedy}")
+        """Return the error for a file that cannot be parsed further."""
+        return DataError(f"{place or self.name}: {what}, at character {self.dropped + self.at + 1} of the file; {remedy}")
 
 
 def _not_utf8(written: str, place: str) -> BadRow | None:

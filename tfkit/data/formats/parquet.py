@@ -1,4 +1,4 @@
-"""Parquet files as rows, in bounded memory: a dictionary page of a few hundred bytes may hold a value that a thousand rows repeat."""
+"""Reader of Parquet files in bounded memory: a small file may expand to gigabytes if its rows repeat a long value of a dictionary."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from tfkit.data.formats.file_content import Budget, Content, first_line, seekabl
 from tfkit.errors import DataError
 
 _ROWS = 256  # decoded at once
-_COUNTED_ROWS = 8192  # counted at once: each such batch holds the whole dictionary
-_MOST_DECODED = 1 << 29  # bytes in a batch
+_COUNTED_ROWS = 8192  # whose sizes are counted at once: each such batch holds the whole dictionary
+_MAX_DECODED = 1 << 29  # bytes in a batch
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
+    """Read the columns that roles need from a Parquet file, a batch of records at a time. Places count rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
 
     name = content.name
@@ -26,12 +26,12 @@ def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = (
                 for scalars in zip(*batch.columns, strict=True):
                     number += 1
                     yield _record(dict(zip(batch.schema.names, scalars, strict=True)), f"{name}:{number}")
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # names in the schema are text too
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # column names may be damaged, too
             raise DataError(f"{name}: damaged or no Parquet file ({first_line(error)}); fetch or write it again") from error
 
 
 def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
-    """Yield record batches of the wanted columns; their size, and the size that the file claims, is within the file's budget."""
+    """Yield record batches of the columns that are read. Raise DataError if their size, claimed or actual, exceeds the file's budget."""
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     table = pyarrow.parquet.ParquetFile(file)
@@ -49,41 +49,41 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
 
 
 def _chunks(metadata: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the number of the row group, and the metadata, of each column in it."""
+    """Yield the row group number and the metadata of each column chunk."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         yield from ((group, row_group.column(column)) for column in range(row_group.num_columns))
 
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
-    """Return how many rows may be decoded at once. Where values of a dictionary could fill the memory, they are counted before they are
-    expanded. Raise DataError if that exceeds the budget.
+    """Return how many rows may be decoded at once. If dictionary values could fill the memory, their size is counted before they are
+    expanded. Raise DataError if it exceeds the budget.
     """
     import pyarrow
     import pyarrow.parquet
 
     rows = _ROWS
     for group, chunk in chunks:
-        path, values = chunk.path_in_schema, _most_values(chunk)
-        if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page or chunk.total_uncompressed_size * values <= _MOST_DECODED:
+        path, values = chunk.path_in_schema, _max_values(chunk)
+        if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page or chunk.total_uncompressed_size * values <= _MAX_DECODED:
             continue
         by_dictionary = pyarrow.parquet.ParquetFile(file, read_dictionary=[path], buffer_size=1 << 16)
         longest = max(map(_longest, next(by_dictionary.iter_batches(1, [group], [path])).columns))
-        if longest * values > _MOST_DECODED:
-            rows = 1 if "." in path else min(rows, max(1, _MOST_DECODED // longest))
+        if longest * values > _MAX_DECODED:
+            rows = 1 if "." in path else min(rows, max(1, _MAX_DECODED // longest))
             with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # lists whose texts are only partly in the dictionary
                 for batch in by_dictionary.iter_batches(_COUNTED_ROWS, [group], [path]):
                     budget.spend(sum(map(_decoded_bytes, batch.columns)))
     return rows
 
 
-def _most_values(chunk: Any) -> int:
-    """Return how many values of a column a batch may have: a list in one row may hold all of them."""
+def _max_values(chunk: Any) -> int:
+    """Return the maximum number of a column's values in a batch: a list in one row may hold all of them."""
     return int(chunk.num_values) if "." in chunk.path_in_schema else min(_ROWS, int(chunk.num_values))
 
 
 def _longest(array: Any) -> int:
-    """Return the bytes of the longest value in the dictionary of an array, or of one within it."""
+    """Return the length in bytes of the longest value in an array's dictionary, or in the dictionaries of its nested arrays."""
     import pyarrow
     import pyarrow.compute  # type: ignore[import-untyped]
 
@@ -93,7 +93,7 @@ def _longest(array: Any) -> int:
 
 
 def _decoded_bytes(array: Any) -> int:
-    """Return the bytes of an array's values when expanded."""
+    """Return the size in bytes of an array with its dictionary values expanded."""
     import pyarrow
     import pyarrow.compute
 

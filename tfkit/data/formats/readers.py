@@ -1,6 +1,6 @@
-"""The rows of local files, by format. A reader is a generator that holds one record at a time.
+"""The rows of local files, by format. A reader is a generator of records with one record in memory at a time.
 
-A row that cannot be read is a BadRow, and reading continues after it. Damage to a whole file raises DataError, with the place.
+A row that cannot be read is a BadRow, and reading continues after it. A damaged file raises DataError, with the place.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +10,10 @@ from pathlib import Path
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.formats.conll import read_conll, read_conllu
-from tfkit.data.formats.file_content import Content, content_of, decode, pieces, whole
+from tfkit.data.formats.detection import Table, detect_conll, detect_table
+from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
-from tfkit.data.formats.recognised import Table, conll_of, table_of
 from tfkit.data.formats.suffixes import FORMAT_OF, is_zip
 from tfkit.data.formats.tables import read_csv, read_separated, read_tsv
 from tfkit.data.sources.archives import members
@@ -24,38 +24,38 @@ Rows = Iterator[Row | BadRow]
 
 @dataclass(frozen=True)
 class Layout:
-    """The recipe's description of the files' layout, where the files do not show it.
+    """The recipe's description of the layout of a source's files.
 
-    `format`: of all of them; None: by their suffixes. `header`: the names of the columns of files without a header line.
-    `beside`: further columns, each from files that are parallel, line by line, one for each file. `keys`: of a JSON object those that hold
-    the rows; empty: the only one that does. `recognises`: the layout is looked for in the first lines of a file, too; not so in tfkit 0.1.
+    `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
+    `beside`: further columns, each from parallel files: one for each file, with a line for each row. `keys`: the keys of a JSON object
+    that hold the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file (not in tfkit 0.1).
     """
 
     format: str | None = None
     header: tuple[str, ...] = ()
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
-    array_columns: tuple[str, ...] = ()  # of the arrays under the keys, which were recognised over all of them
+    array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all of them
     recognises: bool = True
-    numbered: bool = False  # the recipe names columns without names by their numbers
+    numbered: bool = False  # the recipe refers to columns by number, so detected headers have numbers alone
 
     @property
     def is_given(self) -> bool:
-        """Whether the recipe describes anything of it."""
+        """Whether the recipe describes any of the layout."""
         return (self.format, self.header, self.beside) != (None, (), {})
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """Return the rows of a file, or of the files in an archive; `number` is its index among the source's files. Raise DataError."""
+    """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raise DataError."""
     contents = members(path, recognises=layout.recognises) if is_zip(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
-        records = _side_by_side(records, path, {column: paths[number] for column, paths in layout.beside.items()})
+        records = _with_parallel_columns(records, path, {column: paths[number] for column, paths in layout.beside.items()})
     return _rows(records, columns)
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of what is no file, and can be read only once; `delimiter`: of a table."""
+    """Return the rows of a content that can be read only once, such as standard input; `delimiter`: of a table, None for other formats."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, delimiter, layout.header), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -66,20 +66,20 @@ def _rows(records: Records, columns: Columns) -> Rows:
 
 
 def _row(record: Record, columns: Columns) -> Row | BadRow:
-    columns.check_one_text(record.values, record.place)  # a record of JSON has columns that no header announced
+    columns.check_one_text(record.values, record.place)  # JSON records may have columns that were not known before
     return columns.take(record)
 
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a whole text file as one record, with the column `text`; skip an empty one. A byte order mark is removed, line ends stay."""
-    text = decode(whole(content))
+    """Read a text file as one record with the column `text`; nothing for an empty file. A byte order mark is removed, line ends stay."""
+    text = decode(read_whole(content))
     if text:
         yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line as a record, with the column `text`, without its end; an empty one, too."""
-    for line in pieces(content):
+    """Read each line, also an empty one, as a record with the column `text`, without its line end."""
+    for line in raw_lines(content):
         text = decode(line)
         yield text if isinstance(text, BadRow) else Record({"text": text.removesuffix("\n").removesuffix("\r")}, line.place)
 
@@ -96,76 +96,76 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "conllu": read_conllu,
 }
 _SEPARATED = {"csv": ",", "tsv": "\t"}
-HEADERS = ("csv", "tsv", "conll")  # the formats that read a given header
-READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or add one, when the same bytes give other rows
+HEADERS = ("csv", "tsv", "conll")  # formats for which a recipe may give a header
+READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
-    """Return the versions of the readers of a file, or of the files in an archive; without formats that have only one version."""
+    """Return the reader versions for a file, or for the files in an archive; readers that never changed have none."""
     contents = members(path, recognises=layout.recognises) if is_zip(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents}
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
 
 
 def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
-    """Whether each of the files is one row, its whole text."""
-    return not any(is_zip(path) for path in paths) and all(_seen_format(content_of(path), columns, layout) == "text" for path in paths)
+    """Whether each file is read as one row, its whole text."""
+    return not any(is_zip(path) for path in paths) and all(_detect_format(content_of(path), columns, layout) == "text" for path in paths)
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Describe what the content of a file showed of its layout; empty if nothing."""
+    """Describe the layout detected from a file's content; empty if it is the default of its suffix."""
     if is_zip(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)
-    named, seen = _format_of(content, layout), _seen_format(content, columns, layout)
-    if seen != named:
-        return f"read as {seen}, by its lines"
-    if seen not in _SEPARATED:
+    format_name = _detect_format(content, columns, layout)
+    if format_name != _format_of(content, layout):
+        return f"read as {format_name}, by its lines"
+    if format_name not in _SEPARATED:
         return f"under {', '.join(map(repr, layout.keys))}" if layout.keys else ""
-    table = table_of(content, columns, _SEPARATED[seen], numbered=layout.numbered)
-    return "" if layout.header or table == Table(_SEPARATED[seen]) else table.describe()
+    table = detect_table(content, columns, _SEPARATED[format_name], numbered=layout.numbered)
+    return "" if layout.header or table == Table(_SEPARATED[format_name]) else table.describe()
 
 
 def _format_of(content: Content, layout: Layout) -> str:
     return layout.format or FORMAT_OF.get(content.suffix, "text")
 
 
-def _seen_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file: CoNLL, where its lines show it and its columns are wanted, else that of its name."""
+def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
+    """Return the format of a file: CoNLL if its lines are CoNLL and a role reads tokens, else the format given or of its suffix."""
     name = _format_of(content, layout)
-    looks = layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.wanted(["tokens", "tags"])
-    return (conll_of(content) if looks else None) or name
+    detects = layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.wanted(["tokens", "tags"])
+    return (detect_conll(content) if detects else None) or name
 
 
 def _records(content: Content, columns: Columns, layout: Layout) -> Records:
-    name = _seen_format(content, columns, layout)
+    name = _detect_format(content, columns, layout)
     if layout.header and name not in HEADERS:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")
     if name in _SEPARATED and layout.recognises:
-        table = table_of(content, columns, _SEPARATED[name], numbered=layout.numbered)
+        table = detect_table(content, columns, _SEPARATED[name], numbered=layout.numbered)
         return read_separated(content, columns, table.delimiter, layout.header or table.header)
     if name == "json":
         return read_json(content, columns, layout.array_columns, layout.keys, numbered=layout.numbered)
     return FORMATS[name](content, columns, layout.header)
 
 
-def _side_by_side(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield each record with the lines of its number as further columns. Raise DataError if one file has more than another."""
-    sides = {column: read_lines(content_of(side), Columns()) for column, side in beside.items()}
+def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
+    """Yield each record with the same line of each parallel file as a further column. Raise DataError if the lengths differ."""
+    parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):
-        for column, side in sides.items():
-            line = next(side, None)
+        for column, lines in parallel.items():
+            line = next(lines, None)
             if line is None:
-                raise _uneven(path, count + sum(1 for _ in records), beside[column], count - 1)
-            record = _joined(record, column, line)
+                raise _length_error(path, count + sum(1 for _ in records), beside[column], count - 1)
+            record = _add_column(record, column, line)
         yield record
-    for column, side in sides.items():
-        if more := sum(1 for _ in side):
-            raise _uneven(path, count, beside[column], count + more)
+    for column, lines in parallel.items():
+        if remaining := sum(1 for _ in lines):
+            raise _length_error(path, count, beside[column], count + remaining)
 
 
-def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Record | BadRow:
+def _add_column(record: Record | BadRow, column: str, line: Record | BadRow) -> Record | BadRow:
     if isinstance(record, BadRow) or isinstance(line, BadRow):
         return record if isinstance(record, BadRow) else line
     if column in record.values:
@@ -173,6 +173,7 @@ def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Reco
     return record._replace(values={**record.values, column: line.values["text"]})
 
 
-def _uneven(path: Path, rows: int, side: Path, lines: int) -> DataError:
+def _length_error(path: Path, rows: int, parallel: Path, lines: int) -> DataError:
     hint = "" if rows != 1 else "; if each line is a row, set format: lines"
-    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, but the parallel file {side} has {lines:,} lines: they must agree{hint}")
+    counts = f"{path} has {rows:,} row{'s' * (rows != 1)}, but the parallel file {parallel} has {lines:,} lines"
+    return DataError(f"{counts}: they must agree{hint}")

@@ -1,9 +1,9 @@
-"""The names of data files: the suffixes of formats, and those for which a folder or an archive is searched."""
+"""The suffixes of data files: the format of each, and the suffixes that are read from a folder or an archive."""
 
 import re
 from pathlib import PurePath
 
-# The formats of rows with columns, and of lines. Any other file named in a recipe is one text.
+# The formats of rows with columns, and of lines. A file with another suffix is one text.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -28,7 +28,7 @@ TEXT_SUFFIXES = frozenset(
 )
 KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 
-# Not .lst: lists of labels or of names are often beside their data.
+# Not .lst: a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 
@@ -38,25 +38,25 @@ def suffix_of(path: PurePath) -> str:
 
 
 def is_gzip(path: PurePath) -> bool:
-    """Whether the name is that of a gzip file."""
+    """Whether a file is a gzip file, by its suffix."""
     return path.suffix.lower() == ".gz"
 
 
 def is_zip(path: PurePath) -> bool:
-    """Whether the name is that of a zip archive."""
+    """Whether a file is a zip archive, by its suffix."""
     return path.suffix.lower() == ".zip"
 
 
 def is_searched(path: PurePath) -> bool:
-    """Whether a file in a named folder or archive is read; the path is relative to it."""
+    """Whether a file in a folder or an archive is read as data; the path is relative to it."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
 
 
-def is_about(path: PurePath) -> bool:
-    """Whether a file is about the others beside it: a README or a licence."""
+def is_readme(path: PurePath) -> bool:
+    """Whether a file describes the data beside it: a README or a licence."""
     return re.match(r"(readme|licen[sc]e|copying)\b", path.name.lower()) is not None
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a part of the path begins with a dot, or is macOS's folder of metadata."""
+    """Whether a part of the path begins with a dot, or is macOS's metadata folder."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)

@@ -1,4 +1,4 @@
-"""Tables as rows: text separated by commas, tabs or other signs, under a header line or a given header."""
+"""Readers of tables: text separated by commas, tabs or other characters, with a header line or a given header."""
 
 import csv
 import re
@@ -9,48 +9,49 @@ from typing import NamedTuple, Self
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.formats.file_content import Content, decode, pieces
+from tfkit.data.formats.file_content import Content, decode, raw_lines
 from tfkit.errors import DataError
 
 
 def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read comma-separated records under a header line, or the given header (RFC 4180); a field may hold line ends."""
+    """Read comma-separated records (RFC 4180) under a header line or the given header. A quoted field may contain line ends."""
     return read_separated(content, columns, ",", header)
 
 
 def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read records separated by tabs: quoted as in csv if that gives the fields of the header, else plain, as files of this kind often are
-    (GLUE), where a quote is an ordinary character. A quoted field may hold tabs and line ends."""
+    """Read tab-separated records. Quotes are read as in csv if that gives the header's number of fields, else as ordinary characters, as in
+    the files of GLUE. A quoted field may contain tabs and line ends.
+    """
     return read_separated(content, columns, "\t", header)
 
 
 class _Line(NamedTuple):
-    """A line with its end; `bad`: the error in its bytes."""
+    """A line with its line end; `bad`: the error in its encoding."""
 
     text: str
     bad: BadRow | None
 
 
 class _PlainReader:
-    """A csv.reader with the rule of read_tsv, for any delimiter but a comma.
+    """A csv.reader that treats quotes as described in read_tsv, for any delimiter but a comma.
 
-    A quote that is open at the end of a line may begin a field of several lines, or be a plain character of a complete row. The
-    lines up to the one where it is closed, at the end of a field, are one record if together they have the fields of the header, unless
-    they look like rows themselves: most of them have these fields, too, including one in the middle. If none in the middle has, the file
-    decides: they are rows if it has a quote that no writer of quoted fields leaves.
+    A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
+    quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
+    that number of fields, including one between the first and the last. If none between them has, they are rows only if the file
+    contains a quote that no writer of quoted fields would leave.
     """
 
-    MOST_LINES = 10_000  # of one record: a quote that is never closed must not read the whole file into memory
-    LOOKED_AT = 200  # lines ahead, if the file decides
+    MAX_LINES = 10_000  # in one record: a quote that is never closed must not read the whole file into memory
+    MAX_LOOKAHEAD = 200  # lines that are searched for such a quote
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the fields of a record; 0: those of the first line. Errors in a line of a record go into `bad_lines`."""
+        """`width`: the number of fields in a record; 0: as in the first line. Errors in a record's lines are appended to `bad_lines`."""
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
         self._quote_within = re.compile(f'[^{re.escape(delimiter)}]"[^{re.escape(delimiter)}\\r\\n]')
         self._lines = lines
-        self._ahead: deque[_Line] = deque()  # lines that were read and not yet taken
+        self._ahead: deque[_Line] = deque()  # lines that were read and not yet consumed
         self._bad_lines = bad_lines
         self._has_plain_quotes = False
 
@@ -64,12 +65,12 @@ class _PlainReader:
         return fields
 
     def _quoted(self, first: str) -> list[str]:
-        """Return the fields of the record that begins with this line, which has a quote."""
+        """Return the fields of the record that begins with this line, which contains a quote."""
         self._has_plain_quotes = self._has_plain_quotes or self._is_plain_quote(first)
         plain, lines = self._plain(first), [first]
         try:
             fields = next(csv.reader(self._from(first, lines), delimiter=self._delimiter, strict=True))
-        except csv.Error:  # a quote within a field, or one that is never closed
+        except csv.Error:  # a quote inside a field, or one that is never closed
             return plain
         if len(lines) == 1:
             return plain if len(plain) == self.width != len(fields) else fields
@@ -80,12 +81,12 @@ class _PlainReader:
         return fields
 
     def _are_rows(self, lines: list[str]) -> bool:
-        """Whether lines that can be read as one record are better read as one each."""
+        """Whether lines that could be one record are more likely one record each."""
         fit = [len(self._plain(line)) == self.width for line in lines]
         if 2 * sum(fit) <= len(fit):
             return False
         if not any(fit[1:-1]) and not self._has_plain_quotes:
-            self._has_plain_quotes = any(map(self._is_plain_quote, islice(self._peek(), self.LOOKED_AT)))
+            self._has_plain_quotes = any(map(self._is_plain_quote, islice(self._peek(), self.MAX_LOOKAHEAD)))
         return any(fit[1:-1]) or self._has_plain_quotes
 
     def _take(self) -> str:
@@ -95,15 +96,15 @@ class _PlainReader:
             self._bad_lines.append(bad)
         return text
 
-    def _from(self, first: str, given: list[str]) -> Iterator[str]:
-        """Yield a line and the following ones, which are also appended to `given`."""
+    def _from(self, first: str, lines: list[str]) -> Iterator[str]:
+        """Yield a line and those after it, which are also appended to `lines`."""
         yield first
-        for line in islice(self._peek(), self.MOST_LINES):
-            given.append(line)
+        for line in islice(self._peek(), self.MAX_LINES):
+            lines.append(line)
             yield line
 
     def _peek(self) -> Iterator[str]:
-        """Yield the following lines without taking them."""
+        """Yield the next lines without consuming them."""
         for number in count():
             if number == len(self._ahead):
                 self._ahead.extend(islice(self._lines, 1))
@@ -112,22 +113,22 @@ class _PlainReader:
             yield self._ahead[number].text
 
     def _plain(self, line: str) -> list[str]:
-        """Return the fields of a line in which quotes are plain characters; none for an empty one."""
+        """Return the fields of a line in which quotes are ordinary characters; none for an empty line."""
         bare = line.removesuffix("\n").removesuffix("\r")
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a quote, not doubled, is between two characters of a field: a quoted field has it doubled, and others have none."""
+        """Whether a single quote sign is inside a field, where a writer of quoted fields would have doubled it."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
 def read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
-    """Read records with this delimiter under a header line, or the given header."""
+    """Read records with this delimiter under a header line or the given header. Raise DataError for an unusable header."""
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # of the current record
     lines = _decoded(content)
     reader = (
-        _PlainReader(lines, delimiter, len(given), bad_lines) if delimiter != "," else csv.reader(_noted(lines, bad_lines), strict=True)
+        _PlainReader(lines, delimiter, len(given), bad_lines) if delimiter != "," else csv.reader(_texts(lines, bad_lines), strict=True)
     )
     header = list(given)
     if given:
@@ -151,8 +152,8 @@ def read_separated(content: Content, columns: Columns, delimiter: str, given: tu
         elif fields and not header:
             header = fields
             read = () if columns.beyond_roles else columns.kept(header)
-            if twice := next((name for name in read if header.count(name) > 1), None):
-                raise DataError(f"{place}: two columns are called {twice!r}, which is read: rename one")
+            if duplicate := next((name for name in read if header.count(name) > 1), None):
+                raise DataError(f"{place}: two columns are called {duplicate!r}, which is read: rename one")
             columns.check(header, place)
         elif given and fields == list(given) and place.endswith(":1"):
             raise DataError(f"{place}: the file has this header itself; remove header")
@@ -169,14 +170,14 @@ def _separated_record(fields: list[str], header: list[str], place: str) -> Recor
 
 
 def _decoded(content: Content) -> Iterator[_Line]:
-    """Yield the lines, also those that are not UTF-8: a reader must see every quote."""
-    for line in pieces(content):
+    """Yield the lines, including those that are not UTF-8, since a reader must see every quote."""
+    for line in raw_lines(content):
         text = decode(line)
         yield _Line(line.content.decode(errors="surrogateescape"), text) if isinstance(text, BadRow) else _Line(text, None)
 
 
-def _noted(lines: Iterator[_Line], bad_lines: list[BadRow]) -> Iterator[str]:
-    """Yield the lines for csv.reader; errors in their bytes go into `bad_lines`."""
+def _texts(lines: Iterator[_Line], bad_lines: list[BadRow]) -> Iterator[str]:
+    """Yield the texts of lines for csv.reader, and append the errors in their encoding to `bad_lines`."""
     for text, bad in lines:
         if bad:
             bad_lines.append(bad)

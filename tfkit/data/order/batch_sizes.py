@@ -1,25 +1,25 @@
-"""The rows of each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step."""
+"""The batch size of each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step."""
 
 import math
 from bisect import bisect_left, bisect_right
 
 
 class BatchSizes:
-    """Rows a step. A ramp is a short table of its levels, so that no method walks through the steps.
+    """The number of rows in each step. A ramp is stored as a table of its levels, so that no method iterates over steps.
 
-    From `start` the batch grows linearly with the rows that were read, in multiples of `start`, and is full after `ramp_rows` of them. The
-    rows of all the ramp's steps together are a multiple of the full batch, so that groups of rows meant for one step stay together.
+    The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
+    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
-        """Raises ValueError if `full` is no multiple of `start`."""
+        """Raises ValueError if `full` is not a multiple of `start`. None: `full` from the first step."""
         self.full = full
         self.unit = start or full  # every size is a multiple of it
         if full % self.unit:
             raise ValueError(f"the batch starts with {start} rows, which do not divide {full}")
         self._sizes: list[int] = []
-        self._first_step: list[int] = []  # of each level, and
-        self._first_row: list[int] = []  # how many rows the steps before it read
+        self._first_step: list[int] = []  # of each level (a run of steps of one size)
+        self._first_row: list[int] = []  # rows that the steps before the level read
         steps = rows = 0
         for size, count in _levels(self.unit, full, ramp_rows):
             self._sizes.append(size)
@@ -31,22 +31,22 @@ class BatchSizes:
         self._first_row.append(rows)
 
     def size(self, step: int) -> int:
-        """Return the rows of step `step`, from 0."""
+        """Return the number of rows in step `step`, counted from 0."""
         return self._sizes[bisect_right(self._first_step, step) - 1]
 
     def before(self, step: int) -> int:
-        """Return the rows of all steps before `step`."""
+        """Return the total number of rows in the steps before `step`."""
         level = bisect_right(self._first_step, step) - 1
         return self._first_row[level] + (step - self._first_step[level]) * self._sizes[level]
 
     def steps(self, rows: float) -> int:
-        """Return the fewest steps that read this many rows."""
+        """Return the smallest number of steps that read at least this many rows."""
         level = max(0, bisect_left(self._first_row, rows) - 1)
         return self._first_step[level] + math.ceil((rows - self._first_row[level]) / self._sizes[level])
 
 
 def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
-    """Return the ramp's sizes, each with its number of steps: size j * start once the line from `start` to `full` has reached it."""
+    """Return the batch sizes of the ramp, each with its number of steps. Size j * start begins where the linear ramp reaches it."""
     most = full // start
     levels: list[tuple[int, int]] = []
     rows = 0
@@ -55,5 +55,5 @@ def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
         count = max(0, math.ceil((ramp_rows * factor / (most - 1) - rows) / size))
         levels.append((size, count))
         rows += size * count
-    rest = -rows % full  # one more step of this size, in its place
+    rest = -rows % full  # the ramp gets one more step of this size
     return [(size, count + (size == rest)) for size, count in levels]

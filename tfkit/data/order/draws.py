@@ -1,4 +1,4 @@
-"""Random numbers from numpy's raw bits, which stay the same for ever; those of its Generator may change with any release (NEP 19)."""
+"""Random numbers from the raw bits of numpy's PCG64, which never change; those of numpy's Generator may change in any release (NEP 19)."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -11,21 +11,21 @@ Value = TypeVar("Value")
 
 
 def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
-    """Return a random order of `count` things: (count,)."""
+    """Return a random permutation of range(count): (count,)."""
     return np.argsort(bits.random_raw(count), kind="stable")
 
 
 class Draws:
-    """Single draws, one after another."""
+    """A sequence of single random draws."""
 
     def __init__(self, bits: np.random.PCG64):
         self._next = _raw(bits).__next__
 
-    def below(self, end: int) -> int:
-        """Return a whole number from 0 to end - 1, each equally likely."""
+    def integer(self, end: int) -> int:
+        """Return an integer drawn uniformly from 0 to end - 1."""
         return self._next() * end >> 64
 
-    def happens(self, probability: float) -> bool:
+    def bernoulli(self, probability: float) -> bool:
         """Return True with this probability."""
         return self._next() < probability * _RANGE
 
@@ -43,17 +43,17 @@ def _raw(bits: np.random.PCG64) -> Iterator[int]:
 
 
 class EpochCache(Generic[Value]):
-    """Draws of an epoch, kept for two epochs: a step may span two, and a resumed one looks back."""
+    """A cache of the draws of the last two epochs used: a step may span two epochs, and a resumed run may go back by one."""
 
     def __init__(self, draw: Callable[[int], Value]):
         self._draw = draw
-        self._known: dict[int, Value] = {}
+        self._cached: dict[int, Value] = {}
 
     def __getitem__(self, epoch: int) -> Value:
-        value = self._known.pop(epoch, None)
+        value = self._cached.pop(epoch, None)
         if value is None:
             value = self._draw(epoch)
-        self._known[epoch] = value
-        while len(self._known) > 2:
-            del self._known[next(iter(self._known))]
+        self._cached[epoch] = value
+        while len(self._cached) > 2:
+            del self._cached[next(iter(self._cached))]
         return value

@@ -1,4 +1,4 @@
-"""The order of examples: shuffled, in batches of similar lengths, or packed, several in a row. A function of (seed, epoch) alone."""
+"""The order of examples: shuffled, in batches of similar lengths, or packed, several to a row. A function of (seed, epoch) alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from tfkit.data.order.draws import EpochCache, permutation
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches sorted by length together: enough that neighbours are similar, few enough that their order stays random
+_POOL = 50  # batches that are sorted by length together: enough for similar lengths in a batch, few enough to keep the order random
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """Rows of a micro-batch, B of them, each one example or, packed, several."""
+    """The B rows of a micro-batch. A row is one example, or several if examples are packed."""
 
     rows: list[list[Example]]
-    epochs: NDArray[np.int64]  # (B,) and
-    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn again in each epoch
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    numbers: NDArray[np.int64]  # (B,) the number of each row
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def single(self) -> list[Example]:
-        """Return the examples of rows that hold one each."""
+        """Return the examples of rows that are not packed."""
         return [row[0] for row in self.rows]
 
 
 class ExampleRows:
-    """The rows of weighted sets, in a WeightedOrder that may be grouped by length."""
+    """The rows of weighted example sets, in a WeightedOrder, with batches of similar lengths if `length_groups`."""
 
     def __init__(
         self,
@@ -41,11 +41,14 @@ class ExampleRows:
         length_groups: bool = True,
         packed_length: int | None = None,
     ):
-        """`packed_length`: the examples are packed once, in a random order, into rows of at most this many tokens. Raises DataError."""
+        """`packed_length`: pack the examples once, in a random order, into rows of at most this many tokens; None: one example a row.
+
+        Raises DataError for a weight of less than one row or too many rows.
+        """
         self.seed, self.batch_size, self.length_groups = seed, batch_size, length_groups
-        self.sets = [one for one, _ in sets]
-        self.lengths = np.concatenate([np.asarray(one.lengths, np.int64) for one in self.sets])
-        self._shuffled = WeightedOrder([(one.name, weight, len(one)) for one, weight in sets], seed)
+        self.sets = [example_set for example_set, _ in sets]
+        self.lengths = np.concatenate([np.asarray(example_set.lengths, np.int64) for example_set in self.sets])
+        self._shuffled = WeightedOrder([(example_set.name, weight, len(example_set)) for example_set, weight in sets], seed)
         self._packs = None if packed_length is None else self._pack(packed_length)
         self._orders = EpochCache(self._draw)
 
@@ -54,29 +57,30 @@ class ExampleRows:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row, over an epoch."""
+        """The mean number of tokens in a row, over an epoch."""
         if self._packs is not None:
             return float(self.row_lengths().mean())
-        weights = [copies + extra / len(one) for one, (copies, extra) in zip(self.sets, self._shuffled.readings, strict=True)]
-        totals = [weight * float(np.asarray(one.lengths, np.int64).sum()) for one, weight in zip(self.sets, weights, strict=True)]
+        repeats = zip(self.sets, self._shuffled.repeats, strict=True)
+        weights = [passes + extra / len(example_set) for example_set, (passes, extra) in repeats]
+        totals = [weight * float(np.asarray(owner.lengths, np.int64).sum()) for owner, weight in zip(self.sets, weights, strict=True)]
         return sum(totals) / len(self)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """The number of tokens in the longest row."""
         return int(self.row_lengths().max())
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._orders[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
-        """Return the rows of these numbers."""
+        """Return the rows with these numbers."""
         packs = [[number] if self._packs is None else self._packs[number] for number in numbers.tolist()]
         return ExampleBatch([[owner[i] for owner, i in map(self._owner, pack)] for pack in packs], epochs, numbers)
 
     def place(self, number: int) -> str:
-        """Return the place of the first example of a row."""
+        """Return the place (file and line) of a row's first example."""
         owner, i = self._owner(number if self._packs is None else self._packs[number][0])
         return owner.place(i)
 
@@ -85,7 +89,7 @@ class ExampleRows:
         return self.sets[int(owners[0])], int(rows[0])
 
     def row_lengths(self) -> NDArray[np.int64]:
-        """Return the tokens of each row, in the order of their numbers."""
+        """Return the number of tokens in each row, by row number: (rows,)."""
         if self._packs is None:
             return self.lengths
         return np.array([self.lengths[pack].sum() for pack in self._packs])
@@ -98,13 +102,13 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return batches of similar lengths in a random order. The very first holds the longest rows: too little memory shows at once.
+        """Return batches of similar lengths in a random order. The first batch of the run has the longest rows, to fail early on memory.
 
-        A step that spans two epochs takes its first rows from the end of the one before; the batches here begin behind its rest.
+        The last step of an epoch may need rows of the next epoch: they are its first `rest` rows, and the batches begin after them.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
-        if epoch == 0:  # not into the tail
+        if epoch == 0:  # keep the longest row out of the tail
             longest = int(self.lengths[rows].argmax())
             rows[[0, longest]] = rows[[longest, 0]]
         head, rows = rows[:rest], rows[rest:]
@@ -120,20 +124,20 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the examples of each row: each example, in a random order, goes into the first of the latest rows with room for it."""
+        """Return the examples of each row, packed by first fit in a random order. Only the last `_POOL` rows are searched for room."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():
-            need = int(self.lengths[number])
-            assert need <= length, "an encoder cuts what is longer"
-            for place in range(max(0, len(packs) - _POOL), len(packs)):
-                if room[place] >= need:
-                    packs[place].append(number)
-                    room[place] -= need
+            tokens = int(self.lengths[number])
+            assert tokens <= length, "encoders truncate longer examples"
+            for row in range(max(0, len(packs) - _POOL), len(packs)):
+                if room[row] >= tokens:
+                    packs[row].append(number)
+                    room[row] -= tokens
                     break
             else:
                 packs.append([number])
-                room.append(length - need)
+                room.append(length - tokens)
         return packs
 
 

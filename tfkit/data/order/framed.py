@@ -1,12 +1,12 @@
-"""Rows of an encoder: texts with the special ids that BERT puts around them, cut from token streams.
+"""Rows for an encoder: texts cut from token streams, with the special ids that BERT puts around them.
 
     stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for a context of 9
-    row 0    [CLS] a b c d [SEP]                                              (the [CLS] at its end begins nothing)
+    row 0    [CLS] a b c d [SEP]                                              (the [CLS] at the cut is dropped)
     row 1    [CLS] e f [SEP] [CLS] g h i [SEP]                                two documents; the second continues in row 2
     row 2    [CLS] j k ...
 
-A document that is cut gets a [SEP] at the cut, and a [CLS] behind it; so a row is cut every length - 2 ids and has at most `length`.
-Every id of every document is in exactly one row.
+A document that is cut gets a [SEP] before the cut and a [CLS] after it. Streams are therefore cut every length - 2 ids, and a row has at
+most `length` ids. Every id of every document is in exactly one row.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK = 1 << 24  # ids that are counted at once
+_BLOCK = 1 << 24  # ids counted at once
 
 
 class Frame(NamedTuple):
-    """The ids around texts: what begins a row ([CLS]), what ends each text ([SEP]), what fills a row up."""
+    """The special ids of a row: the first id ([CLS]), the last id of each text ([SEP]), and padding."""
 
     first: int
     last: int
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Frame":
-        """Raises ModelError if the tokenizer's template is not BERT's."""
+        """Return the special ids of a tokenizer. Raises ModelError if its template is not BERT's."""
         first, last = tokenizer.cls_id, tokenizer.sep_id
         framed = first is not None and last is not None and (tokenizer.prefix, tokenizer.suffix) == ((first,), (last,))
         if first is None or last is None or not framed or tokenizer.eos_id not in (None, last):
@@ -43,15 +43,15 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class FramedBatch:
-    """Rows of a micro-batch, B of them, padded to the longest, T."""
+    """The B rows of a micro-batch, padded to the longest, T."""
 
     ids: NDArray[np.int64]  # (B, T)
     lengths: NDArray[np.int64]  # (B,) ids without padding
-    texts: NDArray[np.int64]  # (B, T) from 0 in each row: the text that an id is in, with its [SEP], and for the first one [CLS]
-    epochs: NDArray[np.int64]  # (B,) and
-    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn again in each epoch
-    token_counts: NDArray[np.int64] | None = None  # (V,) how often each id occurs in the sources; None: not asked for
-    unrelated: NDArray[np.int64] | None = None  # (B,) of pairs: 0, the second text follows the first; 1, it is from elsewhere
+    texts: NDArray[np.int64]  # (B, T) the text of each id, from 0 in each row; a text includes its [SEP], and the first the [CLS]
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    numbers: NDArray[np.int64]  # (B,) the number of each row
+    token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
+    unrelated: NDArray[np.int64] | None = None  # (B,) for pairs: 0, the second text follows the first; 1, it is from another document
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,18 +60,21 @@ class FramedBatch:
 class FramedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
 
-    Each time that an epoch reads a row it has another number, by which its masks are drawn.
+    A row that an epoch reads again, by its weight, has another number each time, so that other masks are drawn for it.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
-        """Raises DataError if a row has no room for a text, no text has a token, or a weight is less than one row an epoch."""
+        """`count_tokens`: count the ids of the streams, for `FramedBatch.token_counts`.
+
+        Raises DataError if a row has no room for a text, no text has a token, or a weight is less than one row an epoch.
+        """
         if length < 3:
             raise DataError(
                 f"rows of {length} tokens have no room for a token between [CLS] and [SEP]: data.sequence_length must be 3 or more"
             )
         self.length, self.frame = length, frame
         self.streams = [stream for stream, _ in streams]
-        self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]
+        self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # rows; the last id is a [SEP]
         for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):
                 raise DataError(f"{stream.name}: no text has a token other than [CLS] and [SEP]; give texts that contain words")
@@ -84,30 +87,30 @@ class FramedRows:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row, over an epoch."""
+        """The mean number of tokens in a row, over an epoch."""
         means = [_framed_ids(stream, self.length) / count for stream, count in zip(self.streams, self.counts, strict=True)]
         return float(np.average(means, weights=self._order.rows))
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """The number of tokens in the longest row."""
         return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._order[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """Return the rows of these numbers as arrays."""
-        places = zip(*(found.tolist() for found in self._order.locate(numbers)), strict=True)
-        rows = [self._texts(owner, row) for owner, row in places]
-        framed = [[part for text in texts for part in ([self.frame.first], text, [self.frame.last])] for texts in rows]
+        """Return the rows with these numbers as arrays."""
+        locations = zip(*(indices.tolist() for indices in self._order.locate(numbers)), strict=True)
+        rows = [self._texts(stream, row) for stream, row in locations]
+        framed = [[ids for text in texts for ids in ([self.frame.first], text, [self.frame.last])] for texts in rows]
         texts = [np.repeat(np.arange(len(row)), [len(text) + 2 for text in row]) for row in rows]
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
-    def _texts(self, owner: int, row: int) -> list[NDArray[Any]]:
-        """Return the part of each document in a row, without [CLS] and [SEP]; one empty text if the row holds nothing else."""
-        stream, width = self.streams[owner], self.length - 2
+    def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
+        """Return the part of each document in a row of stream `number`, without [CLS] and [SEP]; one empty text if there is no other."""
+        stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
         parts = [(max(begin, int(stream.starts[i]) + 1), min(end, int(stream.starts[i + 1]) - 1)) for i in documents]
@@ -120,16 +123,16 @@ def pad_rows(
     frame: Frame,
     epochs: NDArray[np.int64],
     numbers: NDArray[np.int64],
-    **more: NDArray[np.int64] | None,
+    **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return a batch of rows, each given in parts, with the text that each of its ids is in. Padding belongs to the last text."""
-    lengths = np.array([len(of) for of in texts], np.int64)
+    """Return the padded batch of rows, each a list of parts; `texts` gives the text of each id. Padding counts as the last text."""
+    lengths = np.array([len(row_texts) for row_texts in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)
-    for row, (parts, of) in enumerate(zip(rows, texts, strict=True)):
+    for row, (parts, row_texts) in enumerate(zip(rows, texts, strict=True)):
         ids[row, : lengths[row]] = np.concatenate(parts)
-        padded[row, : lengths[row]], padded[row, lengths[row] :] = of, of[-1]
-    return FramedBatch(ids, lengths, padded, epochs, numbers, **more)
+        padded[row, : lengths[row]], padded[row, lengths[row] :] = row_texts, row_texts[-1]
+    return FramedBatch(ids, lengths, padded, epochs, numbers, **extras)
 
 
 def count_ids(streams: Sequence[TokenStream]) -> NDArray[np.int64]:
@@ -142,10 +145,10 @@ def count_ids(streams: Sequence[TokenStream]) -> NDArray[np.int64]:
 
 
 def _framed_ids(stream: TokenStream, length: int) -> int:
-    """Return the number of ids in all rows of a stream: those of its texts, and two for each part of a document in a row."""
+    """Return the number of ids in all rows of a stream: the ids of its texts, and a [CLS] and a [SEP] for each part of a document."""
     starts, ends = np.asarray(stream.starts[:-1]), np.asarray(stream.starts[1:])
     sizes = ends - starts - 2
     cuts = np.arange(length - 2, len(stream.tokens), length - 2)
     documents = np.searchsorted(starts, cuts, side="right") - 1
-    inside = (cuts >= starts[documents] + 2) & (cuts <= ends[documents] - 2)  # between two ids of its text
+    inside = (cuts >= starts[documents] + 2) & (cuts <= ends[documents] - 2)  # a cut between two ids of a document's text
     return int(sizes.sum()) + 2 * (int((sizes > 0).sum()) + int(inside.sum()))

@@ -4,8 +4,8 @@
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
-Neighbours share one id, so that every id but the first is a target exactly once; or none (`shared` 0), where the targets are not the
-next ids. The rest at the end that does not fill a row is left out.
+Successive rows share one id, so that every id but the first is a target exactly once; or none (`shared` 0), if the targets are not the
+next ids. Ids at the end of a stream that do not fill a row are dropped.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ class PackedRow(NamedTuple):
     """One row: `length` inputs and, shifted by one, their targets."""
 
     ids: NDArray[np.int64]  # (length + shared,)
-    document_ids: NDArray[np.int64]  # (length + shared,) from 0, one more where a document begins
+    document_ids: NDArray[np.int64]  # (length + shared,) from 0, incremented where a document begins
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows of a micro-batch, B of them; inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
+    """The B rows of a micro-batch; inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
 
     ids: NDArray[np.int64]  # (B, length + shared)
-    document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, one more where a document begins
-    epochs: NDArray[np.int64] | None = None  # (B,) and
-    numbers: NDArray[np.int64] | None = None  # (B,) which rows these are, for what is drawn again in each epoch
+    document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
+    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row: with its number, the seed of what is drawn anew in each epoch
+    numbers: NDArray[np.int64] | None = None  # (B,) the number of each row
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,8 +44,9 @@ class PackedRows:
     """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch)."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
-        """`shared`: ids that a row has in common with the next. Raises DataError if a stream has less than one row, or its weight less than
-        one row an epoch.
+        """`shared`: the number of ids that successive rows have in common.
+
+        Raises DataError if a stream fills no row, or its weight is less than one row an epoch.
         """
         self.length, self.shared = length, shared
         self.streams = [stream for stream, _ in streams]
@@ -70,32 +71,32 @@ class PackedRows:
 
     @property
     def targets(self) -> int:
-        """Target ids in an epoch."""
+        """The number of target ids in an epoch."""
         return len(self) * self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._order[epoch]
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row."""
+        """The number of tokens in a row."""
         return float(self.length)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row: all have the same."""
+        """The number of tokens in the longest row: the same in all."""
         return self.length
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
-        """Return the rows of these numbers as arrays."""
+        """Return the rows with these numbers as arrays."""
         ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
-        owners, rows = self._order.locate(numbers)
-        for owner in np.unique(owners):
-            stream, here = self.streams[owner], np.flatnonzero(owners == owner)
-            places = (rows[here] * self.length)[:, None] + np.arange(self.length + self.shared)
-            ids[here] = stream.tokens[places]
-            document = np.searchsorted(stream.starts, places, side="right")
-            document_ids[here] = document - document[:, :1]
+        streams, rows = self._order.locate(numbers)
+        for i in np.unique(streams):
+            stream, selected = self.streams[i], np.flatnonzero(streams == i)
+            positions = (rows[selected] * self.length)[:, None] + np.arange(self.length + self.shared)
+            ids[selected] = stream.tokens[positions]
+            document = np.searchsorted(stream.starts, positions, side="right")
+            document_ids[selected] = document - document[:, :1]
         return PackedBatch(ids, document_ids, epochs, numbers)

@@ -1,4 +1,4 @@
-"""A part of the rows of a run, as rows of their own: what a trial trains on, and what it is scored on."""
+"""A subset of the rows of a run, such as the rows on which a trial of a learning rate trains, and those on which it is scored."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tfkit.data.order.loader import Rows
 
 
 class PartOfRows:
-    """The rows with some of the numbers, which are counted again from 0, in the order of all."""
+    """A subset of rows, renumbered from 0, in the order in which the full set is read."""
 
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
-        """`numbers`: of the rows that are kept, ascending."""
+        """`numbers`: the numbers of the rows to keep, ascending."""
         self._rows, self._numbers = rows, numbers
 
     def __len__(self) -> int:
@@ -20,19 +20,19 @@ class PartOfRows:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row, about: those of all rows."""
+        """The mean number of tokens in a row of the full set, approximately that of the subset."""
         return self._rows.mean_tokens
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row of all."""
+        """The number of tokens in the longest row of the full set."""
         return self._rows.longest
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which all are read."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         order = self._rows.order(epoch)
         return np.searchsorted(self._numbers, order[np.isin(order, self._numbers)])
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the rows of these numbers."""
+        """Return the rows with these numbers."""
         return self._rows.gather(epochs, self._numbers[numbers])

@@ -1,10 +1,10 @@
-"""Pairs of texts, of which the second follows the first or does not: BERT's rows, as its create_pretraining_data.py makes them.
+"""Pairs of texts for next sentence prediction (Devlin et al. 2018, 3.1), made as BERT's create_pretraining_data.py makes them.
 
-    document  s0 s1 s2 s3 s4 s5 s6 ...        sentences until the row is full: s0 s1 s2 s3, cut at random behind s1
+    document  s0 s1 s2 s3 s4 s5 s6 ...        sentences until the row is full: s0 s1 s2 s3, split at random after s1
     is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
     or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, still unused
 
-The pairs of an epoch are numbers, drawn from (seed, epoch) and the places of sentences alone; ids are read when a row is gathered.
+The pairs of an epoch are drawn from (seed, epoch) and the positions of sentences alone; ids are read when a row is gathered.
 """
 
 from array import array
@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 
 from tfkit.data.order.draws import Draws, EpochCache, permutation
 from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
-from tfkit.data.order.weighted_order import readings_of
+from tfkit.data.order.weighted_order import count_repeats
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
-_PAIRS = 1  # part of the seed: the draws of the order begin with the same seed and epoch
+_PAIRS = 1  # part of the seed of the pairs, so that it differs from the seed of the order
 _SPECIAL = 3  # [CLS] first [SEP] second [SEP]
 
 
 class Pairs(NamedTuple):
-    """n pairs of a stream, as places in its ids."""
+    """n pairs of a stream, as positions in its ids."""
 
-    starts: NDArray[np.int64]  # (n, 2) of the first and of the second text
-    lengths: NDArray[np.int32]  # (n, 2)
-    unrelated: NDArray[np.int8]  # (n,) 1: the second is from another document
+    starts: NDArray[np.int64]  # (n, 2) where the first and the second text begin
+    lengths: NDArray[np.int32]  # (n, 2) ids
+    unrelated: NDArray[np.int8]  # (n,) 1: the second text is from another document
 
     def take(self, chosen: NDArray[np.int64]) -> "Pairs":
-        """Return some of the pairs."""
+        """Return the pairs with these indices."""
         return Pairs(self.starts[chosen], self.lengths[chosen], self.unrelated[chosen])
 
 
@@ -46,10 +46,10 @@ class _Pair(NamedTuple):
 
 
 class SentencePairRows:
-    """The rows of weighted streams. A weight of 2.3 passes over all documents twice an epoch, and keeps three tenths of a third pass.
+    """The rows of weighted streams. With a weight of 2.3, an epoch is two passes over all documents and three tenths of a third pass.
 
-    The number of pairs is random. `len()` is that of the first epoch; in an epoch with more a random few are left out, and in one with
-    fewer a random few are read twice. Everything is a function of (streams, length, seed, epoch).
+    The number of pairs in an epoch is random. `len()` is the number in the first epoch; a later epoch with more pairs leaves out some at
+    random, and one with fewer reads some twice. Everything is a function of (streams, length, seed, epoch).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SentencePairRows:
     ):
         """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
 
-        Raises DataError if a row has no room for two texts, a stream has no two documents, or its weight is less than one row.
+        Raises DataError if a row has no room for two texts, or a stream has fewer than two documents or a weight of less than one row.
         """
         if length < _SPECIAL + 2:
             raise DataError(
@@ -85,20 +85,20 @@ class SentencePairRows:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row, in the first epoch."""
+        """The mean number of tokens in a row, in the first epoch."""
         return self._mean
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """The number of tokens in the longest row."""
         return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._orders[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """Return the rows of these numbers in these epochs."""
+        """Return the rows with these numbers in these epochs."""
         pairs = [self._find(epoch, number) for epoch, number in zip(epochs.tolist(), numbers.tolist(), strict=True)]
         first, last = [self.frame.first], [self.frame.last]
         rows: list[list[list[int] | NDArray[Any]]] = [[first, pair.first, last, pair.second, last] for pair in pairs]
@@ -107,11 +107,11 @@ class SentencePairRows:
         return pad_rows(rows, texts, self.frame, epochs, numbers, token_counts=self.token_counts, unrelated=unrelated)
 
     def _find(self, epoch: int, number: int) -> "_Pair":
-        """Return the ids of a pair."""
+        """Return the ids of pair `number` of an epoch."""
         for documents, pairs in zip(self._documents, self._pairs[0 if self.static else epoch], strict=True):
             if number < len(pairs.starts):
-                places = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
-                first, second = (documents.stream.tokens[start : start + size] for start, size in places)
+                spans = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
+                first, second = (documents.stream.tokens[start : start + size] for start, size in spans)
                 return _Pair(first, second, int(pairs.unrelated[number]))
             number -= len(pairs.starts)
         raise IndexError(f"epoch {epoch} has no such row")
@@ -120,21 +120,20 @@ class SentencePairRows:
         """Return the pairs of each stream."""
         bits = np.random.PCG64([self.seed, epoch, 0, _PAIRS])
         draws = Draws(bits)
-        found = []
+        by_stream = []
         for documents, weight in zip(self._documents, self.weights, strict=True):
-            first = documents.pair(self.length - _SPECIAL, self.short, draws)
-            readings_of(documents.stream.name, weight, len(first.starts))
+            first = documents.draw_pairs(self.length - _SPECIAL, self.short, draws)
+            count_repeats(documents.stream.name, weight, len(first.starts))  # raises DataError
             passes = [first] * (weight >= 1)
-            passes += [documents.pair(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
+            passes += [documents.draw_pairs(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:
-                more = documents.pair(self.length - _SPECIAL, self.short, draws) if passes else first
-                passes.append(more.take(permutation(bits, len(more.starts))[: round((weight % 1) * len(more.starts))]))
-            pairs = Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True)))
-            found.append(pairs)
-        return found
+                last = documents.draw_pairs(self.length - _SPECIAL, self.short, draws) if passes else first
+                passes.append(last.take(permutation(bits, len(last.starts))[: round((weight % 1) * len(last.starts))]))
+            by_stream.append(Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True))))
+        return by_stream
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the order. The very first row is a longest one, so that too little memory shows at once."""
+        """Return the row numbers of an epoch. The first row of the run is as long as any, so that a lack of memory shows at once."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs[0 if self.static else epoch]])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
@@ -145,66 +144,65 @@ class SentencePairRows:
 
 
 class _Documents:
-    """The documents of a stream that have a sentence."""
+    """The documents of a stream that have at least one sentence."""
 
     def __init__(self, stream: TokenStream):
         assert stream.sentences is not None, "this stream was built without sentences"
         self.stream, self.sentences = stream, stream.sentences
-        first = np.searchsorted(self.sentences, stream.starts)  # (documents + 1,) sentence with which each begins
-        self.kept = np.flatnonzero(np.diff(first))
-        self.first = first
+        self.first = np.searchsorted(self.sentences, stream.starts)  # (documents + 1,) the first sentence of each document
+        self.kept = np.flatnonzero(np.diff(self.first))
         if len(self.kept) < 2:
             raise DataError(
                 f"{stream.name}: next sentences are drawn from another document, and there is {len(self.kept)} here with any text; "
                 "give more documents, hold out a larger fraction, or set objective.next_sentence: false"
             )
 
-    def pair(self, most: int, short: float, draws: Draws) -> Pairs:
+    def draw_pairs(self, most: int, short: float, draws: Draws) -> Pairs:
         """Return the pairs of one pass over all documents, of at most `most` ids each.
 
-        BERT's script draws a short length for each document, this for each row.
+        BERT's script draws the target length once for each document; here it is drawn for each row.
         """
         starts, lengths, unrelated = array("q"), array("i"), array("b")
-        for place in range(len(self.kept)):
-            borders = self._borders(place)
-            here, count = 0, len(borders) - 1  # sentence `here` is borders[here] to borders[here + 1]
-            while here < count:
-                target = 2 + draws.below(most - 1) if draws.happens(short) else most
-                end = min(bisect_left(borders, borders[here] + target, here + 1), count)
-                cut = here + 1 + (draws.below(end - here - 1) if end - here > 1 else 0)
-                first = borders[here], borders[cut]
-                other = end - here == 1 or draws.happens(0.5)
-                if other:
-                    second = self._elsewhere(place, target - (first[1] - first[0]), draws)
-                    here = cut
+        for number in range(len(self.kept)):
+            borders = self._borders(number)
+            sentence, count = 0, len(borders) - 1  # a sentence is borders[sentence] to borders[sentence + 1]
+            while sentence < count:
+                target = 2 + draws.integer(most - 1) if draws.bernoulli(short) else most
+                end = min(bisect_left(borders, borders[sentence] + target, sentence + 1), count)
+                cut = sentence + 1 + (draws.integer(end - sentence - 1) if end - sentence > 1 else 0)
+                first = borders[sentence], borders[cut]
+                is_unrelated = end - sentence == 1 or draws.bernoulli(0.5)
+                if is_unrelated:
+                    second = self._draw_elsewhere(number, target - (first[1] - first[0]), draws)
+                    sentence = cut
                 else:
                     second = borders[cut], borders[end]
-                    here = end
+                    sentence = end
                 sizes = fit(first[1] - first[0], second[1] - second[0], most)
                 for (begin, stop), size in zip((first, second), sizes, strict=True):
-                    starts.append(begin + draws.binomial_half(stop - begin - size))  # a text that is too long loses ids at random ends
+                    starts.append(begin + draws.binomial_half(stop - begin - size))  # a long text loses each id at a random end
                     lengths.append(size)
-                unrelated.append(other)
+                unrelated.append(is_unrelated)
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
 
-    def _borders(self, place: int) -> list[int]:
-        """Return the beginning of each sentence of a document, and the end of the last one: before the [SEP]."""
-        document = self.kept[place]
+    def _borders(self, number: int) -> list[int]:
+        """Return the position of each sentence of document `kept[number]`, and the end of the last one, before the [SEP]."""
+        document = self.kept[number]
         begins: list[int] = self.sentences[self.first[document] : self.first[document + 1]].tolist()
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
-    def _elsewhere(self, place: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return the place of sentences of another document, from a random one on: at least one, and `target` ids if it has them."""
-        other = draws.below(len(self.kept) - 1)
-        document = self.kept[other + (other >= place)]
+    def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
+        """Return begin and end of sentences in another document, from a random one on: at least one, and `target` ids if there are."""
+        other = draws.integer(len(self.kept) - 1)
+        document = self.kept[other + (other >= number)]
         first, last = int(self.first[document]), int(self.first[document + 1])
-        sentence = first + draws.below(last - first)
+        sentence = first + draws.integer(last - first)
         begin = int(self.sentences[sentence])
         end = sentence + 1 + int(np.searchsorted(self.sentences[sentence + 1 : last], begin + target))
         return begin, int(self.sentences[end]) if end < last else int(self.stream.starts[document + 1]) - 1
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the lengths that remain if the longer text (of equals the second) loses an id until both together have at most `most`."""
+    """Return the two lengths after truncation: the longer text (the second, if equal) loses ids until both have at most `most` together."""
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

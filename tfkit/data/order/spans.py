@@ -1,10 +1,10 @@
-"""Rows for span corruption (Raffel et al. 2019, 3.1.4): tokens cut from streams, and the spans that are taken out of them.
+"""Rows for span corruption (Raffel et al. 2019, 3.1.4): tokens cut from streams, and the spans that are dropped from the input.
 
     row     t0 t1 t2 t3 t4 t5 t6 t7 t8 t9        10 tokens, 3 of them noise, in 2 spans
     kept    t0 t1 t2       t5 t6 t7 t8           parts of 3 and 4
-    noise            t3 t4             t9        parts of 2 and 1; kept comes first, noise last
+    noise            t3 t4             t9        spans of 2 and 1; a row begins with a kept part and ends with noise
 
-The lengths of both kinds of parts are random: all ways to cut n tokens into k parts are equally likely.
+The lengths of kept parts and of spans are random: all ways to split n tokens into k parts are equally likely.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from tfkit.data.store.token_stream import TokenStream
 
 
 class SpanLengths(NamedTuple):
-    """The cut of a row of `raw` tokens, and the lengths of the model's inputs and targets; the same for every row."""
+    """The numbers of tokens and spans in a row, which give the lengths of the model's inputs and targets; the same for every row."""
 
-    raw: int
-    noise: int
+    raw: int  # tokens
+    noise: int  # tokens in spans
     spans: int
 
     @property
@@ -38,38 +38,37 @@ class SpanLengths(NamedTuple):
 
 
 def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of a row of `raw` tokens, at least 2. Rounded half to even, as in T5's own code; no part is empty."""
+    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Rounds half to even, as T5's own code does."""
     noise = min(max(round(raw * rate), 1), raw - 1)
     return SpanLengths(raw, noise, min(max(1, round(noise / mean_span)), noise, raw - noise))
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit `length`, at least 3. They fill it, except at rates near 1."""
-    found = span_lengths(2, rate, mean_span)
-    while (longer := span_lengths(found.raw + 1, rate, mean_span)).inputs <= length:
-        found = longer
-    return found
+    """Return the lengths of the longest row whose inputs fit into `length`, at least 3. Inputs fill it, except at rates near 1."""
+    longest = span_lengths(2, rate, mean_span)
+    while (longer := span_lengths(longest.raw + 1, rate, mean_span)).inputs <= length:
+        longest = longer
+    return longest
 
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Rows of a micro-batch, B of them, each cut into k kept parts and k of noise, which alternate."""
+    """The B rows of a micro-batch, each split into k kept parts and k noise spans, which alternate."""
 
     ids: NDArray[np.int64]  # (B, raw)
-    kept: NDArray[np.int64]  # (B, k) lengths, in all raw - noise, and
-    noise: NDArray[np.int64]  # (B, k) in all noise
+    kept: NDArray[np.int64]  # (B, k) lengths of the kept parts; their sum is raw - noise
+    noise: NDArray[np.int64]  # (B, k) lengths of the spans; their sum is noise
 
 
 class SpanRows:
-    """The rows of weighted streams, of `lengths.raw` tokens each, with weights and order as PackedRows has them.
+    """The rows of weighted streams, of `lengths.raw` tokens each, weighted and ordered as in PackedRows.
 
-    The spans are a function of (seed, epoch, row); `static`: of (seed, row), the same in every epoch. A row that an epoch reads twice, by
-    its weight, has the same spans both times. Documents of a stream are joined with their separator, and spans cross it: T5 sees the text
-    of a row as one.
+    The spans are a function of (seed, epoch, row), or, if `static`, of (seed, row): the same in every epoch. A row that an epoch reads
+    twice, by its weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own rows.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
-        """Raises DataError if a stream has less than one row, or its weight less than one row an epoch."""
+        """Raises DataError if a stream fills no row, or its weight is less than one row an epoch."""
         self.lengths, self.seed, self.static = lengths, seed, static
         self._rows = PackedRows(streams, lengths.raw, seed, shared=0)
 
@@ -78,31 +77,31 @@ class SpanRows:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens a row, of inputs and targets."""
+        """The number of tokens in a row, inputs and targets together."""
         return float(self.longest)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row: all have the same."""
+        """The number of tokens in the longest row: the same in all."""
         return self.lengths.inputs + self.lengths.targets
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._rows.order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
-        """Return the rows of these numbers, as they are cut in these epochs."""
+        """Return the rows with these numbers, with the spans drawn in these epochs."""
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):
-            # + 1: a trailing 0 seeds as if it were absent, and that seed already draws the order of the rows
+            # + 1: a seed that ends in 0 equals the seed without it, which already draws the order of the rows
             bits = np.random.PCG64([self.seed, int(epoch), int(number) + 1])
-            parts.append((_parts(bits, raw - noise, spans), _parts(bits, noise, spans)))
-        kept, taken = (np.stack(sizes) for sizes in zip(*parts, strict=True))
-        return SpanBatch(self._rows.gather(epochs, numbers).ids, kept, taken)
+            parts.append((_draw_lengths(bits, raw - noise, spans), _draw_lengths(bits, noise, spans)))
+        kept_lengths, noise_lengths = (np.stack(lengths) for lengths in zip(*parts, strict=True))
+        return SpanBatch(self._rows.gather(epochs, numbers).ids, kept_lengths, noise_lengths)
 
 
-def _parts(bits: np.random.PCG64, total: int, count: int) -> NDArray[np.int64]:
-    """Return the lengths of `count` parts of `total` tokens, none of them empty: (count,). All cuts are equally likely."""
+def _draw_lengths(bits: np.random.PCG64, total: int, count: int) -> NDArray[np.int64]:
+    """Split `total` tokens into `count` parts, none of them empty, and return their lengths: (count,). All splits are equally likely."""
     cuts = np.sort(permutation(bits, total - 1)[: count - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))

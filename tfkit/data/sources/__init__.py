@@ -1,1 +1,1 @@
-"""Sources of rows: local files and archives, data sets of the hub, the Python standard library."""
+"""Sources of rows: local files and archives, data sets of the Hugging Face Hub, the Python standard library."""

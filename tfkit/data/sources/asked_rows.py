@@ -1,4 +1,4 @@
-"""Rows whose answer is asked for: each with all its fields as they were, beside what the objective reads of it."""
+"""Rows for prediction: each keeps all fields of its record, in addition to the row that the objective reads."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from tfkit.recipe.schema.roles import Role
 
 
 class Asked(NamedTuple):
-    """A record's fields, none where it could not be read; and its row, or what is wrong with it."""
+    """A record's fields, empty if it could not be read, and its row or the error in it."""
 
     fields: Mapping[str, Any]
     row: Row | BadRow
@@ -21,34 +21,34 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class AskedColumns(Columns):
-    """Columns that keep the whole record."""
+    """Columns that keep the whole record with its row."""
 
     def take(self, record: Record) -> Row:
-        """Return a row whose one value is the Asked of the record, which is bad where the row would be."""
+        """Return a row whose only value is the record's Asked, which holds the row or the BadRow."""
         return Row("", record.place, {"": Asked(record.values, super().take(record))})
 
     def kept(self, found: Iterable[str]) -> list[str]:
-        """Return all of them."""
+        """Return all columns."""
         return list(found)
 
     def remedy(self, role: Role) -> str:
-        """Return how the settings of a prediction name a column for a role."""
+        """Return the setting of a prediction that names the column of a role, for error messages."""
         return f"data.validation.0.columns={{{role.name}: NAME}}"
 
     def of_texts(self) -> "AskedColumns":
-        """Return the columns of rows that are a text alone, in the column `text`: it is the first part that is a text."""
+        """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None else replace(self, named={role: "text"})
 
     def asked(self, value: Mapping[str, Any] | str, place: str) -> Asked:
-        """Return a row that is given as it is: its fields, or a text alone."""
+        """Return the Asked for the fields of a record, or for a plain text."""
         if isinstance(value, str):
             return _asked(self.of_texts().take(Record({"text": value}, place)))
         return _asked(self.take(Record(value, place)))
 
 
 def asked_rows(source: Source) -> Iterator[Asked]:
-    """Yield the rows of a source with AskedColumns; of files those that could not be read, too."""
+    """Yield the rows of a source that has AskedColumns; for files, also those that could not be read."""
     if not isinstance(source, FileSource):
         yield from map(_asked, source.rows())
         return
@@ -57,11 +57,11 @@ def asked_rows(source: Source) -> Iterator[Asked]:
 
 
 def asked_content(content: Content, columns: AskedColumns, layout: Layout, delimiter: str | None) -> Iterator[Asked]:
-    """Yield the rows of what is no file, and can be read only once; of texts a line each those that are not blank."""
+    """Yield the rows of a content that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
     rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 
 
 def _asked(row: Row | BadRow) -> Asked:
-    found: Asked = row.values[""] if isinstance(row, Row) else Asked({}, row)
-    return found
+    asked: Asked = row.values[""] if isinstance(row, Row) else Asked({}, row)
+    return asked

@@ -1,35 +1,35 @@
-"""Few whole texts, split by position: the last part of each is held out, from the beginning of a paragraph or line."""
+"""Held-out splits inside texts, for sources of few whole texts: the end of each text is held out, from a paragraph or line on."""
 
 import re
 
 from tfkit.data.columns.rows import Part, Row
 
-MOST_CUT = 100  # files: among more the hash hardly leaves a part empty
-# Where a text may be cut, from the best place to the worst: before a paragraph, a line, a sentence, a word.
-_PLACES = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
-_NEAR = 0.25  # of the held-out part: how far from its fraction it may begin
+MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
+# Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
+_BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
+_TOLERANCE = 0.25  # of the held-out part's length: how far the cut may be from the exact fraction
 
 
-def cut(row: Row, part: Part) -> Row | None:
-    """Return the part of a row that is one text, with its first line in its place; None if it is empty."""
+def cut_text(row: Row, part: Part) -> Row | None:
+    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes its first line."""
     assert part.fraction is not None, "only a fraction is cut off"
-    at = _place(row.text, part.fraction)
-    text = row.text[at:] if part.name == "held_out" else row.text[:at]
-    place = f"{row.place}:{row.text.count(chr(10), 0, at) + 1}" if part.name == "held_out" else row.place
+    position = _find_cut(row.text, part.fraction)
+    text = row.text[position:] if part.name == "held_out" else row.text[:position]
+    place = f"{row.place}:{row.text.count(chr(10), 0, position) + 1}" if part.name == "held_out" else row.place
     return row._replace(text=text, place=place, values={**row.values, "text": text} if row.values else row.values) if text else None
 
 
 def describe_cut(part: Part) -> str:
-    """Describe the part in words."""
+    """Describe a part of the text."""
     assert part.fraction is not None, "only a fraction is cut off"
     return f"{'' if part.name == 'held_out' else 'all but '}the last {part.fraction:.2%} of the text"
 
 
-def _place(text: str, fraction: float) -> int:
-    """Return where the held-out part begins: near `fraction` of the characters from the end."""
-    wanted, reach = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _NEAR))
-    for place in _PLACES:
-        ends = [match.end() for match in place.finditer(text, max(0, wanted - reach), min(len(text), wanted + reach))]
+def _find_cut(text: str, fraction: float) -> int:
+    """Return the position at which the held-out part begins, near `fraction` of the characters before the end."""
+    exact, tolerance = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _TOLERANCE))
+    for pattern in _BREAKS:
+        ends = [match.end() for match in pattern.finditer(text, max(0, exact - tolerance), min(len(text), exact + tolerance))]
         if ends:
-            return min(ends, key=lambda end: abs(end - wanted))
-    return wanted
+            return min(ends, key=lambda end: abs(end - exact))
+    return exact

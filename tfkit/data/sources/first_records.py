@@ -1,4 +1,4 @@
-"""The first records of a source, unchanged, to decide which columns are read."""
+"""The first records of a source, with all their columns, from which the columns to read are chosen."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from tfkit.recipe.schema.data_sections import SourceSection
 
 
 @dataclass(frozen=True)
-class _Everything(Columns):
+class _AllColumns(Columns):
     """All columns, whatever their names and values."""
 
     beyond_roles = ("everything",)
 
     def take(self, record: Record) -> Row | BadRow:
-        """Return a row whose values are the whole record."""
+        """Return a row whose values are those of the record."""
         return Row("", record.place, record.values)
 
     def check(self, found: Iterable[str], place: str) -> None:
         """Accept any columns."""
 
     def wanted(self, found: Iterable[str]) -> list[str]:
-        """Return all of them."""
+        """Return all columns."""
         return list(found)
 
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """Return the first `most` records, or all there are. Raise DataError."""
+    """Return the first `most` records, or all if there are fewer. Raise DataError."""
     return [Record(row.values or {"text": row.text}, row.place) for row in islice(_rows(section, on_bad_row, most), most)]
 
 
 def count_rows(section: SourceSection, on_bad_row: OnBadRow, most_rows: int, most_characters: int) -> tuple[int, int]:
-    """Return the rows of a source and their characters, counted up to the limit of one or the other. Raise DataError."""
+    """Count the rows of a source and their characters, until either reaches its limit. Raise DataError."""
     rows = characters = 0
     for row in _rows(section, on_bad_row, most_rows):
         rows, characters = rows + 1, characters + _characters(row)
@@ -48,7 +48,7 @@ def _characters(row: Row) -> int:
 
 
 def _rows(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Row]:
-    if section.streamed:  # download no more than is read
+    if section.streamed:  # download no more rows than are read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
-    source = open_source(section, "train", None, on_bad_row, columns=_Everything(named={"": "everything"}))
+    source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
     return source.rows()

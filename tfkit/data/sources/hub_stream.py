@@ -1,8 +1,8 @@
-"""A hub data set that is read as a stream, once: its records are written to tfkit's cache, and are then as finite as any source.
+"""A hub data set that is streamed once: its records are written to tfkit's cache, and read from there afterwards.
 
 Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with
-the names of the classes that the records hold as numbers. A second run reads it without the network, even if the hub has changed: name
-a revision for fixed content, or delete the folder to read again.
+the names of the classes that records hold as numbers. Later runs read the folder without the network, even if the data set has changed:
+name a revision for fixed content, or delete the folder to stream again.
 """
 
 import datetime
@@ -17,18 +17,18 @@ from typing import IO, Any
 
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
-from tfkit.data.sources.hub_datasets import by_name, class_names, load_dataset
+from tfkit.data.sources.hub_datasets import class_names, load_dataset, with_class_names
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.folder_index import indexed_folder, read_index, write_index
 from tfkit.errors import DataError
 
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
-_SHARD = 50_000  # records a file
+_SHARD = 50_000  # records in a file
 
 
 @dataclass(frozen=True)
 class StreamedSource:
-    """The first `most` rows of a split, or all of them. Only the cache is read once they are in it."""
+    """The first `most` rows of a split, or all if None. Once they are in the cache, only the cache is read."""
 
     name: str
     config: str | None
@@ -52,18 +52,18 @@ class StreamedSource:
         part: Part,
         on_bad_row: OnBadRow,
     ) -> "StreamedSource":
-        """Name the folder of the cache; nothing is read yet."""
+        """Return the source with its cache folder; reads nothing."""
         folder = _folder_of(name, config, split, revision, most, columns)
         return cls(name, config, split, revision, most, columns, part, on_bad_row, folder)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the records, times the part's fraction; 0 before they were read."""
+        """The bytes of the records, times the part's fraction; 0 if they are not yet in the cache."""
         index = read_index(self.folder, RECORDS_VERSION)
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else 0
 
     def describe(self) -> str:
-        """Return rows, MB and part, or that they are still to be read."""
+        """Describe rows, MB and part, or how many rows will be read if they are not yet in the cache."""
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
@@ -73,26 +73,26 @@ class StreamedSource:
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """Return a hash of the records, the columns, the part and the treatment of bad rows."""
+        """Return a hash of the records, the columns, the part and the handling of bad rows."""
         part = self.part.fingerprint(self._all_rows())
         about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Places count rows from 0, as the data set viewer does."""
+        """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Check the first row, in its present place: nothing is put into the cache yet."""
+        """Check the first row, in the cache if it is there, else in the stream, without filling the cache."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         stream = self._stream()
         classes = class_names(stream.features)
-        arriving = self._arriving(stream)
+        lines = self._read_lines(stream)
         try:
-            check_rows((self._row(number, line, classes) for number, line in enumerate(arriving)), self.on_bad_row, self._where)
+            check_rows((self._row(number, line, classes) for number, line in enumerate(lines)), self.on_bad_row, self._where)
         finally:
-            arriving.close()
+            lines.close()
         return None
 
     def _all_rows(self) -> Iterator[Row | BadRow]:
@@ -110,23 +110,23 @@ class StreamedSource:
             )
 
     def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
-        record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
-        self.columns.check_one_text(record.values, record.place)  # a stream without a schema has columns that nothing announced
+        record = Record(with_class_names(json.loads(line), classes), f"{self._where}, row {number}")
+        self.columns.check_one_text(record.values, record.place)  # a stream without a schema may have columns that were not known before
         return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
-        """Return the index of the folder, which is filled now if it is not complete. Raise DataError."""
+        """Return the index of the cache folder, which is filled first if it is not complete. Raise DataError."""
         return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
-        """Write the arriving records, one at a time, into an empty folder."""
+        """Write the records of the stream into an empty folder, with one record in memory at a time."""
         stream = self._stream()
         classes = class_names(stream.features)
         content = _content_hash(classes)
         records = 0
         with ExitStack() as files:
             shard: IO[bytes] | None = None
-            for line in self._arriving(stream):
+            for line in self._read_lines(stream):
                 if records % _SHARD == 0:
                     files.close()
                     shard = files.enter_context((folder / f"records-{records // _SHARD:05}.jsonl").open("wb"))
@@ -140,25 +140,25 @@ class StreamedSource:
     def _stream(self) -> Any:
         """Open the stream, a datasets.IterableDataset with the columns that are read. Raise DataError."""
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
-        if stream.column_names is None:  # those of files without a schema are known with their records
+        if stream.column_names is None:  # files without a schema: each record has its own columns
             return stream
         self.columns.check(stream.column_names, self._where)
         return stream.select_columns(self.columns.kept(stream.column_names))
 
-    def _arriving(self, stream: Any) -> Generator[bytes, None, None]:
-        """Yield each record as a line of JSON, with the columns that are read. Any error is a DataError."""
+    def _read_lines(self, stream: Any) -> Generator[bytes, None, None]:
+        """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                wanted = {name: values[name] for name in self.columns.kept(values)} or values  # for the message about the columns found
-                yield json.dumps(wanted, default=self._plain).encode() + b"\n"
+                kept = {name: values[name] for name in self.columns.kept(values)} or values  # all, for the error that lists the columns
+                yield json.dumps(kept, default=self._plain).encode() + b"\n"
         except DataError:
             raise
-        except Exception as error:  # the readers of data sets raise anything
+        except Exception as error:  # the code that reads a data set may raise anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self._where}: the stream broke off ({reason}) and nothing was kept: start it again") from error
 
     def _plain(self, value: Any) -> Any:
-        """Convert a value to a type that JSON has."""
+        """Convert a date or time to text, for JSON. Raise DataError for other types."""
         if isinstance(value, datetime.date | datetime.time):
             return value.isoformat()
         raise DataError(f"{self._where}: a column that is read holds {type(value).__name__}, which is not text; name another column")
@@ -169,7 +169,7 @@ class StreamedSource:
 
 
 def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
-    """Return the cache folder of these records: it depends on all that selects them, and on the content of a local folder."""
+    """Return the cache folder of these records, named by a hash of everything that selects them and of a local folder's file times."""
     path = Path(name).expanduser()
     files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
     read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
@@ -178,5 +178,5 @@ def _folder_of(name: str, config: str | None, split: str, revision: str | None, 
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """Return the hash of all records, before the first of them."""
+    """Return a hash to which the records are then added; it starts with the class names."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)

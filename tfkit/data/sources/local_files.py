@@ -1,4 +1,4 @@
-"""Local files as a source: a file, a folder or a glob, in sorted order, each read by its format."""
+"""Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format."""
 
 import glob
 import hashlib
@@ -13,9 +13,9 @@ from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import BOM, content_of, opened, reading
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
-from tfkit.data.formats.suffixes import KINDS, is_about, is_hidden, is_searched, is_zip, suffix_of
+from tfkit.data.formats.suffixes import KINDS, is_hidden, is_readme, is_searched, is_zip, suffix_of
 from tfkit.data.sources.archives import count_members
-from tfkit.data.sources.cut_texts import MOST_CUT, cut, describe_cut
+from tfkit.data.sources.cut_texts import MAX_TEXTS, cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
@@ -24,27 +24,27 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class FileSource:
-    """The rows of files: a whole text file is one row, a file with columns gives one row a record."""
+    """The rows of files: a text file is one row; a file with columns gives a row for each record."""
 
-    name: str  # the recipe's path or glob
+    name: str  # the path or glob in the recipe
     paths: tuple[Path, ...]
     columns: Columns
     part: Part
     on_bad_row: OnBadRow = "error"
     layout: Layout = field(default_factory=Layout)
-    uses: str = ""  # what the other files of the folder are for, or those beside the file
+    uses: str = ""  # a description of the use of the other files of the folder, or of the files beside a single file
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk, times the part's fraction."""
+        """The bytes on disk, times the part's fraction."""
         return int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return files, MB on disk, part, the files in archives, and the number of other files."""
+        """Describe files, MB on disk, layout, part, the number of files in archives, and that of skipped files."""
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
-        about += [seen] if (seen := describe_layout(self.paths[0], self.columns, self.layout)) else []
+        about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
         archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_zip(path)]
@@ -59,8 +59,8 @@ class FileSource:
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """Return a hash of names, bytes on disk, the columns, the part, the recipe's layout of the files, the treatment of bad rows,
-        and the versions of readers. The folder may move.
+        """Return a hash of the files' names and bytes, the columns, the part, the recipe's description of the layout, the handling of bad
+        rows, and the versions of readers. It does not change if the folder is moved.
         """
         digest = hashlib.blake2b(
             f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(),
@@ -84,15 +84,15 @@ class FileSource:
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part, file after file."""
         rows = good_rows(self._all_rows(), self.on_bad_row, skipped)
-        return (kept for row in rows if (kept := cut(row, self.part))) if self.by_position else self.part.select(rows)
+        return (text for row in rows if (text := cut_text(row, self.part))) if self.by_position else self.part.select(rows)
 
     @cached_property
     def by_position(self) -> bool:
-        """Whether each text is cut in two: the rows are whole texts, so few that the hash leaves one of the two parts without any."""
+        """Whether each text is cut in two: the rows are whole texts, and so few that a split by hash leaves one part empty."""
         if (
             self.part.by != "input"
             or not self.part.is_split
-            or len(self.paths) > MOST_CUT
+            or len(self.paths) > MAX_TEXTS
             or not are_texts(self.paths, self.columns, self.layout)
         ):
             return False
@@ -101,7 +101,7 @@ class FileSource:
         return first is not None and all(side == first for side in sides)
 
     def check(self) -> None:
-        """Find errors in the first rows now."""
+        """Check the first rows."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
 
     def _part_fingerprint(self) -> str:
@@ -116,23 +116,23 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files parallel to others, in the same order. Raise DataError if their numbers differ."""
-    found = find_files(pattern)
-    if len(found) != len(paths):
+    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if their numbers differ."""
+    parallel = find_files(pattern)
+    if len(parallel) != len(paths):
         raise DataError(
-            f"{pattern}: {len(found)} files parallel to {len(paths)}; name the same number, in the same order, or a source for each"
+            f"{pattern}: {len(parallel)} files parallel to {len(paths)}; name the same number, in the same order, or a source for each"
         )
-    if archive := next(filter(is_zip, found), None):
+    if archive := next(filter(is_zip, parallel), None):
         raise DataError(f"{archive}: an archive cannot be parallel to a file; unpack it, and name the file in it")
-    return tuple(found)
+    return tuple(parallel)
 
 
 def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
-    """Return the files of a path, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
+    """Return the sorted files of a path: the file itself, a folder's text and data files, or the matches of a glob (** is recursive).
 
-    Of .json files a folder's search finds those that hold an array. Hidden files are skipped, and links to folders are not
-    followed: they may lead in a circle. A README or a licence beside other files of a folder is not data (`recognises`; it was in tfkit
-    0.1). Raise DataError if nothing matches.
+    Of the .json files in a folder, only those that hold an array are data. Hidden files are skipped, and links to folders are not
+    followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data (in tfkit 0.1 it
+    was). Raise DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -143,12 +143,12 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     with reading(path):  # a name that is too long, a folder that may not be entered
         found = _find(path, pattern)
         if recognises and path.is_dir():
-            found = [file for file in found if not is_about(file)] or found
+            found = [file for file in found if not is_readme(file)] or found
         return sorted((_readable(file) for file in found), key=lambda file: file.as_posix())
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a path, existing or not, is among the files of a file, folder or glob. Links are followed in both."""
+    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links are followed in both."""
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -189,16 +189,16 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _glob(pattern: Path) -> list[Path]:
-    """Return the regular files that match, as glob.glob finds them, except that `**` does not follow links to folders."""
+    """Return the regular files that glob.glob finds, except that `**` does not follow links to folders."""
     if "**" not in pattern.parts:
         return [path for path in map(Path, glob.glob(str(pattern))) if path.is_file()]
-    place = pattern.parts.index("**")
-    roots = glob.glob(str(Path(*pattern.parts[:place])))
-    return [path for root in roots for path in _walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[place:])]
+    index = pattern.parts.index("**")
+    roots = glob.glob(str(Path(*pattern.parts[:index])))
+    return [path for root in roots for path in _walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[index:])]
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path match those of a glob. As in a shell a leading dot must be explicit."""
+    """Whether the parts of a path match the parts of a glob. As in a shell, a leading dot must be matched explicitly."""
     if not pattern or not parts:
         return not parts and all(part == "**" for part in pattern)
     if pattern[0] == "**":
@@ -220,12 +220,12 @@ def _is_wanted(path: Path, folder: Path) -> bool:
 
 
 def _may_be_data(name: Path) -> bool:
-    """Whether a file of a searched folder has a name that is read; the path is relative to the folder."""
+    """Whether the name of a file in a folder is that of data; the path is relative to the folder."""
     return is_searched(name) or (is_zip(name) and not is_hidden(name))
 
 
 def _is_array(path: Path) -> bool:
-    """Whether a JSON file holds rows, not the settings of a program, as most in folders of code do."""
+    """Whether a JSON file holds an array of rows; most JSON files in folders of code are settings."""
     with opened(content_of(path)) as file:
         return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
@@ -236,7 +236,7 @@ def _readable(path: Path) -> Path:
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
-    """Return the common folder of absolute paths: on one drive, the root is in all of them."""
+    """Return the deepest folder that contains all of these absolute paths, which are on one drive."""
     folder = paths[0].parent
     while not all(path.is_relative_to(folder) for path in paths):
         folder = folder.parent

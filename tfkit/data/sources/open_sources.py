@@ -1,4 +1,4 @@
-"""From the section of a recipe to a Source. Errors in the first row are found here, before anything is built."""
+"""Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import OnBadRow, Part, PartName, Source, SplitBy
+from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
-from tfkit.data.formats.recognised import header_of
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import with_joined_rows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, shown, siblings
+from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, list_names, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.data.sources.stdlib_tasks import StdlibTask
 from tfkit.errors import DataError
@@ -29,12 +29,12 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Find the files or the data set of a section and check the first row. Raise DataError.
+    """Find the files or the data set of a section and check the first rows. Raise DataError.
 
-    `fraction` of the rows is held out by the hash of their input (of the standard library: whole files, by the hash of their path,
-    and without a fraction about 5 %). Files and hub data sets without a fraction are not split: each part is everything. Of a folder whose
-    files are called train, valid or test, the part `train` has those of training, and `held_out` those of validation, if there are any.
-    `roles` is what is read of each row; `columns`, if given, replaces it and the section's columns. `split_by`: of data.split_by.
+    `fraction` of the rows is held out, by the hash of their input; of the standard library, whole files by the hash of their path, and
+    about 5 % without a fraction. Files and hub data sets without a fraction are not split: every part is the whole source. If files of a
+    folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if there are
+    any. `roles`: the roles to read from each row; `columns` replaces them and the section's columns. `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.stdlib is True:
@@ -58,67 +58,67 @@ def open_source(
 def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Part, on_bad_row: OnBadRow) -> FileSource:
     recognises = part.by == "input"
     found = paths = tuple(find_files(pattern, recognises=recognises))
-    beside = {column: find_beside(other, found) for column, other in section.beside.items()}
+    beside = {column: find_beside(parallel, found) for column, parallel in section.beside.items()}
     keys: tuple[str, ...] = () if section.field is None else (section.field,)
     uses = ""
-    numbered = any(name.isdecimal() for named in (*section.columns.values(), section.text or "") for name in _listed(named))
+    numbered = any(name.isdecimal() for named in (*section.columns.values(), section.text or "") for name in _as_list(named))
     array_columns: tuple[str, ...] = ()
-    if recognises and not keys and (of_keys := keys_by_split(arrays := json_arrays(found))):
-        array_columns = header_of(arrays.first_rows, columns, numbered=numbered)
-        everything = tuple(key for group in of_keys.values() for key in group)
-        keys, part, uses = _used(section, pattern, everything, of_keys, part)
+    if recognises and not keys and (key_groups := keys_by_split(arrays := json_arrays(found))):
+        array_columns = detect_header(arrays.first_rows, columns, numbered=numbered)
+        all_keys = tuple(key for group in key_groups.values() for key in group)
+        keys, part, uses = _select_split(section, pattern, all_keys, key_groups, part)
     elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
-        paths, part, uses = _used(section, pattern, found, files_by_split(pattern, found), part)
+        paths, part, uses = _select_split(section, pattern, found, files_by_split(pattern, found), part)
     elif recognises and part.name == "train" and (others := siblings(found[0])):
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
-    kept = {column: tuple(other for path, other in zip(found, others, strict=True) if path in paths) for column, others in beside.items()}
+    kept = {column: tuple(file for path, file in zip(found, files, strict=True) if path in paths) for column, files in beside.items()}
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
 
 
-def _listed(named: str | list[str]) -> list[str]:
+def _as_list(named: str | list[str]) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _used(
+def _select_split(
     section: SourceSection, pattern: str, found: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
-    """Return the files (or keys of a JSON object) of a part, the part of their rows, and what the others are for. Raise DataError."""
+    """Return the files (or keys of a JSON object) of a part, the part of their rows to read, and a description. Raise DataError."""
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return found, part, ""
     if section.files is not None:
         if section.files not in groups:
             raise DataError(f"{pattern}: nothing here is called {section.files}; name the files, or read all of them with files: all")
-        return tuple(groups[section.files]), part, f"{shown(groups[section.files])}, called {section.files}"
+        return tuple(groups[section.files]), part, f"{list_names(groups[section.files])}, called {section.files}"
     division = SplitFiles.of(groups)
     if part.name == "train":
         is_whole = part.fraction is None or division.validated_on
         uses = division.describe(validates=part.fraction is not None)
         return division.trained_on, Part("train", None, part.by) if is_whole else part, uses
     if division.validated_on:
-        return division.validated_on, Part("held_out", None, part.by), f"{shown(division.validated_on)}, called validation"
+        return division.validated_on, Part("held_out", None, part.by), f"{list_names(division.validated_on)}, called validation"
     if part.fraction is None and division.train:
         raise DataError(f"{pattern}: nothing here is called valid; name what to validate on, or set data.validation to a fraction")
     return (division.trained_on, part, "") if part.fraction is not None else (found, part, "")
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """Open the sources to train on, without the held-out part."""
+    """Open the training sources, without the held-out part."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    found = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
-    return [with_joined_rows(source, roles) for source in found]
+    sources = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
+    return [with_joined_rows(source, roles) for source in sources]
 
 
 def pretraining_sources(data: DataSection) -> list[Source]:
-    """Open the sources of text that is mixed into the steps of another objective; none if the recipe has none."""
+    """Open the sources of pretraining text that is mixed into the steps of another objective; empty if the recipe has none."""
     return [open_source(section, "train", None, data.on_bad_row, split_by=data.split_by) for section in data.pretraining or ()]
 
 
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """Open the sources to evaluate on: those of data.validation, or the held-out part of data.train; none if the recipe has neither."""
+    """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither."""
     if data.validation is None:
         return []
     fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
-    found = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
-    return [with_joined_rows(source, roles) for source in found]
+    sources = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
+    return [with_joined_rows(source, roles) for source in sources]

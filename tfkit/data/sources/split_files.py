@@ -1,7 +1,7 @@
-"""The files of a folder or glob, or the keys of a JSON object, that are called train, valid (validation, val, dev) or test.
+"""Splits by name: the files of a folder or glob, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
-As of the Hub's data sets, the word may be anywhere in the name, or be that of a folder: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
-`data/test/a.jsonl`. Files of code are called test.py for other reasons.
+As in data sets of the hub, the word may be anywhere in the name, or be a folder's: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
+`data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
 """
 
 import glob
@@ -22,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 _WORD = re.compile(r"(?:(train|training)|(valid|validation|val|dev|devel|development)|(test|testing))(?:set|data)?[0-9]*")
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _CODE = TEXT_SUFFIXES - {".txt", ".text"}
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 
 
 Named = TypeVar("Named", Path, str)
@@ -30,7 +30,7 @@ Named = TypeVar("Named", Path, str)
 
 @dataclass(frozen=True)
 class SplitFiles(Generic[Named]):
-    """The files of a folder, or the keys of a JSON object, by what they are called; `others` have no such word in their names."""
+    """The files of a folder, or the keys of a JSON object, by split; the names of `others` contain no split's word."""
 
     train: tuple[Named, ...]
     validation: tuple[Named, ...]
@@ -39,46 +39,46 @@ class SplitFiles(Generic[Named]):
 
     @classmethod
     def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
-        """Return the groups as one."""
+        """Create it from the groups by split."""
         return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
     def trained_on(self) -> tuple[Named, ...]:
-        """Those to train on: where none is called so, the ones without a word, else those of validation."""
+        """The training files; if there are none, the other files, or else the validation files."""
         return self.train or self.others or self.validation
 
     @property
     def validated_on(self) -> tuple[Named, ...]:
-        """Those of validation, if they are not trained on; else none."""
+        """The validation files, unless they are trained on."""
         return self.validation if self.trained_on is not self.validation else ()
 
     def describe(self, *, validates: bool) -> str:
-        """Describe what each is used for; `validates`: whether those of validation are."""
+        """Describe the use of each group; `validates`: whether the run validates on the validation files."""
         unread = () if self.trained_on is self.others else self.others
-        parts = [f"{shown(self.trained_on)} to train on"]
-        parts += [f"{shown(self.validated_on)} {'to validate on' if validates else 'not trained on'}"] if self.validated_on else []
-        parts += [f"{shown(self.test)} kept for tfkit evaluate"] if self.test else []
-        parts += [f"{shown(unread)} not read"] if unread else []
+        parts = [f"{list_names(self.trained_on)} to train on"]
+        parts += [f"{list_names(self.validated_on)} {'to validate on' if validates else 'not trained on'}"] if self.validated_on else []
+        parts += [f"{list_names(self.test)} kept for tfkit evaluate"] if self.test else []
+        parts += [f"{list_names(unread)} not read"] if unread else []
         return "by their names " + ", ".join(parts)
 
 
 def split_of(name: PurePath) -> Split | None:
-    """Return the split that a file is called by: in its own name, else in that of the nearest folder. None: no word, or several."""
+    """Return the split named in a file's name, else in the name of its nearest folder. None if the name has no such word, or several."""
     if suffix_of(name) in _CODE:
         return None
     for part in reversed(name.parts):
         words = re.split(r"[^a-z0-9]+", part.lower())
-        found = {_SPLITS[match.lastindex - 1] for word in words if (match := _WORD.fullmatch(word)) and match.lastindex}
-        if found:
-            return found.pop() if len(found) == 1 else None
+        splits = {_SPLITS[match.lastindex - 1] for word in words if (match := _WORD.fullmatch(word)) and match.lastindex}
+        if splits:
+            return splits.pop() if len(splits) == 1 else None
     return None
 
 
 def evaluated_files(pattern: str) -> str:
-    """Return the `files` of a source that is scored: test, else validation, else all."""
-    with suppress(DataError):  # which is raised where the source is read
-        found = find_files(pattern)
-        groups: Mapping[Split | None, Sequence[object]] = keys_by_split(json_arrays(found)) or files_by_split(pattern, found)
+    """Return the value of `files` for a source to evaluate on: test, else validation, else all."""
+    with suppress(DataError):  # it is raised again when the source is opened
+        paths = find_files(pattern)
+        groups: Mapping[Split | None, Sequence[object]] = keys_by_split(json_arrays(paths)) or files_by_split(pattern, paths)
         if "test" in groups and len(groups) > 1:
             return "test"
         return "validation" if "validation" in groups and (None in groups or "train" in groups) else "all"
@@ -86,7 +86,7 @@ def evaluated_files(pattern: str) -> str:
 
 
 def files_by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by their splits; a file that is named itself has none."""
+    """Return the files of a folder or glob by split; a single file has none."""
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
     root = _root(pattern)
@@ -97,7 +97,7 @@ def files_by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, li
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object under which rows are, by their splits; empty where no key has to be named."""
+    """Return the keys of a JSON object's arrays by split; empty if the object has one array of objects, which needs no key."""
     groups: dict[Split | None, list[str]] = {}
     for key in arrays.keys:
         groups.setdefault(split_of(PurePath(f"{key}.json")), []).append(key)
@@ -105,12 +105,12 @@ def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
 
 
 def json_arrays(paths: Sequence[Path]) -> Arrays:
-    """Return the arrays in the object of a single JSON file; none for other files."""
+    """Return the arrays in a single JSON file that holds an object; none for other files."""
     return arrays_in(content_of(paths[0])) if len(paths) == 1 and suffix_of(paths[0]) == ".json" else Arrays([], [])
 
 
 def siblings(path: Path) -> list[str]:
-    """Return the names of the files of other splits beside a file that is called train."""
+    """Return the names of the validation and test files beside a file that is called train."""
     if split_of(PurePath(path.name)) != "train":
         return []
     beside = sorted(other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path))
@@ -118,7 +118,7 @@ def siblings(path: Path) -> list[str]:
 
 
 def _root(pattern: str) -> Path:
-    """Return the folder, or that of a glob which is named without wildcards."""
+    """Return the folder, or the part of a glob before its wildcards."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         return path
@@ -126,7 +126,7 @@ def _root(pattern: str) -> Path:
     return Path(*path.parts[:magic])
 
 
-def shown(found: Sequence[Path | str]) -> str:
-    """Return the first names."""
-    names = [one if isinstance(one, str) else one.name for one in found[:_MOST_NAMES]]
-    return ", ".join(names) + (f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else "")
+def list_names(items: Sequence[Path | str]) -> str:
+    """Return the names of files or keys, the first three of many."""
+    names = [item if isinstance(item, str) else item.name for item in items[:_MAX_NAMES]]
+    return ", ".join(names) + (f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else "")

@@ -1,4 +1,4 @@
-"""The running Python's own standard library as a corpus: real code under a free licence, on every machine, without a network."""
+"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import read_rows
 from tfkit.errors import DataError
 
-HELD_OUT = 0.05
+HELD_OUT = 0.05  # fraction of files, if the recipe gives none
 
 # Tests and codec tables are repetitive; pydoc_data is generated; site-packages is not the standard library.
 EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
@@ -22,10 +22,10 @@ EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "
 
 @dataclass(frozen=True)
 class StdlibSource:
-    """Every *.py file, sorted by path, each a row; whole files are held out, by the hash of their path."""
+    """Every *.py file, sorted by path, as a row each; files are held out by the hash of their path."""
 
     root: Path
-    paths: tuple[str, ...]  # of the part, posix, relative to the root
+    paths: tuple[str, ...]  # of the part's files, posix, relative to the root
     files_found: int
     size_bytes: int
     part: Part
@@ -43,7 +43,7 @@ class StdlibSource:
         return cls(root, kept, len(found), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Return files, MB and part of what was found."""
+        """Describe files, MB and part."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {megabytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -51,7 +51,7 @@ class StdlibSource:
         return f"{about} ({which} of {self.files_found} files)"
 
     def fingerprint(self) -> str:
-        """Return a hash of the paths and the content of the part's files, and of the treatment of bad ones."""
+        """Return a hash of the paths and contents of the part's files, and of the handling of bad rows."""
         digest = hashlib.blake2b(f"stdlib{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         for path in self.paths:
             with reading(self.root / path):
@@ -66,7 +66,7 @@ class StdlibSource:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    """Yield every *.py below the root, but not in excluded folders: site-packages may be larger than all the rest."""
+    """Yield every *.py file below the root, without entering excluded folders: site-packages may be large."""
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if name not in EXCLUDED]
         yield from (Path(folder, name) for name in names if name.endswith(".py"))

@@ -1,7 +1,7 @@
-"""Labelled rows made from the standard library's files: docstrings, token roles, packages. Split by file, as the whole files are.
+"""Labelled rows from the files of the standard library: docstrings, token roles, packages. They are split by file.
 
-A model's input is in one row only, however many files hold it, and no held-out one is trained on. The records are kept in the
-cache: records.jsonl, one record a line, and index.json, written last.
+An input that occurs in several files gives one row only, and a held-out input is never trained on. Folder of the cache: records.jsonl,
+one record a line, and index.json, written last.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from tfkit.data.store.folder_index import indexed_folder, write_index
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
 _RECORDS = "records.jsonl"
-_FEWEST_FILES = 8  # of a package: fewer are too few to split
+_MIN_FILES = 8  # in a package: fewer are too few to split
 
 
 @dataclass(frozen=True)
 class StdlibTask:
-    """The rows of one task. Files that this Python cannot parse are skipped, and counted."""
+    """The rows of one task. Files that this Python version cannot parse are skipped and counted."""
 
     task: str
     columns: Columns
@@ -41,7 +41,7 @@ class StdlibTask:
 
     @classmethod
     def find(cls, task: str, columns: Columns, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibTask":
-        """Return the task's rows, from the cache or made in a few seconds. Raise DataError if Python was installed without sources."""
+        """Return the task's rows, from the cache or built in a few seconds. Raise DataError if Python was installed without sources."""
         files = StdlibSource.find(Part("all", part.fraction), "error", root)
         content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
         folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -50,16 +50,16 @@ class StdlibTask:
 
     @property
     def name(self) -> str:
-        """The source as a recipe has it."""
+        """The source as written in a recipe."""
         return f"stdlib: {self.task}"
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the inputs, times the part's fraction."""
+        """The bytes of the inputs, times the part's fraction."""
         return int(self.index["bytes"] * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return rows and files of the part, and how many files could not be parsed."""
+        """Describe the part's rows and files, and how many files could not be parsed."""
         places = [record["path"] for record in self._kept()]
         about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
         about += f"{len(set(places)):,} files"
@@ -69,7 +69,7 @@ class StdlibTask:
         return about + (f"; {unread} file{'s' if unread > 1 else ''} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
-        """Return a hash of all the files, since a row may be skipped because of another file's; of the task, the columns and the part."""
+        """Return a hash of the task, the columns, the part, and all files: a row may be dropped since another file has the same input."""
         about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
@@ -78,7 +78,7 @@ class StdlibTask:
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def check(self) -> None:
-        """Find a missing column now."""
+        """Check the first row, for missing columns."""
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:
@@ -86,14 +86,14 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the part, each input only once."""
-        others = Part("held_out" if self.part.name == "train" else "train", self.part.fraction)
-        given = set()
+        """Yield the records of the part, each input only once, and in the training part no input of the held-out part."""
+        held_out = Part("held_out", self.part.fraction)
+        seen = set()
         if self.part.name == "train":
-            given = {record["given"] for record in self._records() if others.keeps(record["path"].encode())}
+            seen = {record["given"] for record in self._records() if held_out.keeps(record["path"].encode())}
         for record in self._records():
-            if self.part.keeps(record["path"].encode()) and record["given"] not in given:
-                given.add(record["given"])
+            if self.part.keeps(record["path"].encode()) and record["given"] not in seen:
+                seen.add(record["given"])
                 yield record
 
     def _records(self) -> Iterator[dict[str, Any]]:
@@ -103,38 +103,38 @@ class StdlibTask:
 
 
 def _write(folder: Path, task: str, files: StdlibSource) -> None:
-    """Fill an empty folder."""
-    found, unread = _find(task, files)
-    given = sum(len(" ".join(_texts(record["values"][TASKS[task].given])).encode()) for record in found)
+    """Write the records of a task and their index into an empty folder."""
+    records, unread = _find_records(task, files)
+    input_bytes = sum(len(" ".join(_texts(record["values"][TASKS[task].input_column])).encode()) for record in records)
     with (folder / _RECORDS).open("w", encoding="utf-8") as file:
-        for record in found:
+        for record in records:
             file.write(json.dumps(record) + "\n")
-    write_index(folder, TASKS_VERSION, {"records": len(found), "unread": unread, "bytes": given})
+    write_index(folder, TASKS_VERSION, {"records": len(records), "unread": unread, "bytes": input_bytes})
 
 
-def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
+def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
     """Return the records of all files, and how many files cannot be parsed."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     unread = 0
     for name in files.paths:
         with reading(files.root / name):
             parsed = parse((files.root / name).read_bytes())
         try:
-            here = [] if parsed is None else list(TASKS[task].find(name, *parsed))
+            examples = [] if parsed is None else list(TASKS[task].find(name, *parsed))
         except (tokenize.TokenError, SyntaxError, RecursionError):
-            parsed, here = None, []
+            parsed, examples = None, []
         unread += parsed is None
-        for line, values in here:
-            words = " ".join(_texts(values[TASKS[task].given])).split()  # copies differ in white space
+        for line, values in examples:
+            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies may differ in white space
             key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
-            found.append({"path": name, "line": line, "given": key, "values": values})
+            records.append({"path": name, "line": line, "given": key, "values": values})
     if task == "packages":
         paths = defaultdict(set)
-        for record in found:
+        for record in records:
             paths[record["values"]["label"]].add(record["path"])
-        found = [record for record in found if len(paths[record["values"]["label"]]) >= _FEWEST_FILES]
-    return found, unread
+        records = [record for record in records if len(paths[record["values"]["label"]]) >= _MIN_FILES]
+    return records, unread
 
 
-def _texts(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
+def _texts(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

@@ -1,1 +1,1 @@
-"""The cache: token streams, examples and trained tokenizers, computed once and kept with their hashes."""
+"""The cache: token streams, example sets and trained tokenizers, built once and stored with their hashes."""

@@ -1,6 +1,6 @@
-"""Numbers that a model computed once for each example of a set, kept in the cache: a further array of each example.
+"""Values that a model computes once for the examples of a set, stored in the cache and added to each example as an array.
 
-Folder of the cache: values.bin (float32, one for each number of the array that it is beside); index.json, written last; hashes.json.
+Folder of the cache: values.bin (float32, one value for each element of another array); index.json, written last; hashes.json.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ def with_computed_values(
     compute: Callable[[], NDArray[np.float32]],
     lacks_any: Callable[[bool], bool] | None = None,
 ) -> ExampleSet:
-    """Return the set with a further array `name`, one number for each of the array `beside`, from the cache or computed now.
+    """Return the set with an added array `name`, with one value for each element of the array `beside`, from the cache or computed.
 
-    `key` says what the numbers depend on beside the set; `compute` gives those of all examples, one after the other. `lacks_any`: for ranks
-    that compute together, whether the cache of any of them lacks the numbers, given whether that of this one does.
+    `key` identifies all that the values depend on in addition to the set; `compute` returns the values of all examples, concatenated.
+    `lacks_any`: for ranks that compute together; takes whether this rank's cache lacks the values, and returns whether any rank's does.
     """
     content = f"{_VERSION}\0{name}\0{key}\0{stored.fingerprint}"
     folder = cache_folder() / "computed" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -40,7 +40,7 @@ def with_computed_values(
 
     def write(path: Path) -> None:
         values = compute() if computed is None else computed
-        assert len(values) == starts[-1], "one number for each"
+        assert len(values) == starts[-1], f"one value for each element of {beside}"
         (path / "values.bin").write_bytes(values.astype("<f4").tobytes())
         write_index(path, _VERSION, {})
 

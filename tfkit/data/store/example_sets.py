@@ -1,8 +1,8 @@
-"""Labelled rows as the model reads them: each row an example of its own, encoded once by an objective, and cached.
+"""Rows encoded as examples, each row as one example: encoded once by an objective, and cached.
 
-An example is a few arrays (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array `<name>.bin`
-(int32, or the type that the encoder gives it) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each
-row's text), places.bin; index.json, written last; hashes.json. All little-endian.
+An example is a few arrays (ids, labels, segments ...), with the same names for every row. Folder of the cache: for each array `<name>.bin`
+(int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's text),
+places.bin and places.starts.bin; index.json, written last; hashes.json. All little-endian.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_BATCH = 512  # rows that are encoded at once
-_OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the arrays
+_BATCH = 512  # rows encoded at once
+_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are no arrays
 
 
 class Encoded(NamedTuple):
-    """A row as arrays. A plain sequence is of whole numbers, kept as int32; an array keeps its type, of booleans or numbers, the same for
-    every row. `length` is the number of tokens that the model reads of it; `truncated`: some were cut off.
+    """An encoded row. A plain sequence holds integers and is stored as int32; an array of booleans or numbers keeps its type, which must be
+    the same for every row. `length`: tokens that the model reads; `truncated`: whether tokens were cut off.
 
-    `unread`: the number of further, equally good targets of the row, which are left out.
+    `unread`: the number of further, equally good targets of the row, which are not used.
     """
 
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
@@ -42,8 +42,8 @@ class Encoded(NamedTuple):
     unread: int = 0
 
     def example(self) -> "Example":
-        """Return the arrays as a set keeps them."""
-        return {name: _fixed(numbers) for name, numbers in self.arrays.items()}
+        """Return the arrays as an ExampleSet stores them."""
+        return {name: _to_stored_type(numbers) for name, numbers in self.arrays.items()}
 
 
 @runtime_checkable
@@ -51,14 +51,14 @@ class Encoder(Protocol):
     """Turns rows into examples."""
 
     def fingerprint(self) -> str:
-        """Return a hash that is equal only where the same rows give the same examples."""
+        """Return a hash that is equal only if equal rows give equal examples."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return for each row an example, or its error."""
+        """Return the example of each row, or its error."""
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The arrays that hold token ids."""
+        """The names of the arrays that hold token ids."""
 
 
 Example = dict[str, NDArray[Any]]
@@ -69,19 +69,17 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # of the source
-    arrays: Mapping[
-        str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]
-    ]  # the numbers of all examples, and where each begins (+ the end)
+    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; starts, (examples + 1,)
     lengths: NDArray[np.int32]  # (examples,) tokens
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
-    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # of the rows, as UTF-8, and where each begins (+ the end)
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; starts, (examples + 1,)
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was in the cache
+    cached: bool  # whether it was in the cache already
     truncated: int = 0
-    first_truncated: str = ""  # place of the first such row
-    unread: int = 0  # targets that are in no example: a row has one
-    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # rows that were left out, by kind
+    first_truncated: str = ""  # place of the first truncated row
+    unread: int = 0  # targets that are not used: an example has one target
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -96,7 +94,7 @@ class ExampleSet:
         return bytes(names[starts[i] : starts[i + 1]]).decode()
 
     def describe(self) -> str:
-        """Describe how many rows were kept, truncated and left out."""
+        """Describe the numbers of rows, of truncated rows, and of targets that are not used."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
             about += f", {self.truncated:,} of them truncated (first {self.first_truncated})"
@@ -105,15 +103,15 @@ class ExampleSet:
         return about
 
     def describe_skipped(self) -> str:
-        """Describe the rows that were left out; empty if there were none."""
+        """Describe the skipped rows; empty if there are none."""
         return describe_skipped(self.name, self.skipped)
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
         check_ids(self.name, self.max_id, vocab_size)
 
     def check_targets(self) -> None:
-        """Check nothing: an encoder refuses a row without a target."""
+        """Do nothing: an encoder rejects rows without a target."""
 
 
 def example_set(
@@ -124,10 +122,10 @@ def example_set(
     *,
     keeps_lost: bool = False,
 ) -> ExampleSet:
-    """Return the examples of a source, from the cache or built there. Raises DataError on a bad row that is not skipped, and for no rows.
+    """Return the examples of a source, built in the cache if it lacks them. Raises DataError for a bad row that is not skipped, or no rows.
 
-    `progress` is called with the bytes of text done since its last call, and may raise to stop. `keeps_lost`: lost rows are skipped in any
-    case, for an evaluation that counts them itself.
+    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
+    whatever `on_bad_row`, for an evaluation that counts them itself.
     """
     content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -147,26 +145,26 @@ def _write(
     first_bad = first_truncated = ""
     with ExitStack() as files:
         writers = _Writers(folder, files)
-        found_rows = source.rows(skipped)
-        while rows := list(islice(found_rows, _BATCH)):
-            for row, found in zip(rows, encoder.encode(rows), strict=True):
-                if isinstance(found, BadRow):
-                    if on_bad_row == "error" and not (found.dropped or (keeps_lost and found.lost)):
-                        raise found.refusal()
-                    skip(found, skipped)
-                    first_bad = first_bad or found.message
+        source_rows = source.rows(skipped)
+        while rows := list(islice(source_rows, _BATCH)):
+            for row, encoded in zip(rows, encoder.encode(rows), strict=True):
+                if isinstance(encoded, BadRow):
+                    if on_bad_row == "error" and not (encoded.dropped or (keeps_lost and encoded.lost)):
+                        raise encoded.refusal()
+                    skip(encoded, skipped)
+                    first_bad = first_bad or encoded.message
                     continue
-                writers.append(row, found)
-                truncated += found.truncated
-                first_truncated = first_truncated or (row.place if found.truncated else "")
-                unread += found.unread
-                max_id = max([max_id, *(max(found.arrays[name], default=0) for name in encoder.ids)])
+                writers.append(row, encoded)
+                truncated += encoded.truncated
+                first_truncated = first_truncated or (row.place if encoded.truncated else "")
+                unread += encoded.unread
+                max_id = max([max_id, *(max(encoded.arrays[name], default=0) for name in encoder.ids)])
             if progress is not None:
                 progress(sum(len(row.text.encode()) for row in rows))
         if not writers.examples:
             if first_bad:
                 raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
-            raise DataError(f"{source.describe()}: no rows here{_why_none(source)}")
+            raise DataError(f"{source.describe()}: no rows here{_explain_no_rows(source)}")
         names = writers.finish()
     facts = {
         "source": source.name,
@@ -182,9 +180,9 @@ def _write(
     write_index(folder, EXAMPLES_VERSION, facts)
 
 
-def _why_none(source: Source) -> str:
-    """Return why a part of a source has no rows, and what to do: the rows of an input are in one part, and the inputs may be few."""
-    source = getattr(source, "source", source)  # of rows that are joined
+def _explain_no_rows(source: Source) -> str:
+    """Return why a part of a source has no rows, and the remedy. Rows with equal inputs land in one part, and there may be few inputs."""
+    source = getattr(source, "source", source)  # of JoinedRows
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
         whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]
@@ -201,7 +199,7 @@ def _why_none(source: Source) -> str:
 
 
 class _Writers:
-    """The files of a folder while it grows."""
+    """Writers of the files of an example set's folder."""
 
     def __init__(self, folder: Path, files: ExitStack):
         self.folder, self.files = folder, files
@@ -210,21 +208,21 @@ class _Writers:
         self.dtypes: dict[str, str] = {}  # of the arrays
         self.examples = 0
 
-    def append(self, row: Row, found: Encoded) -> None:
-        """Add an example."""
-        assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
-        assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
-        for name, kept in sorted(found.example().items()):
-            assert self.dtypes.setdefault(name, kept.dtype.str) == kept.dtype.str, "every example has arrays of the same types"
-            self._add(name, kept.tobytes(), len(kept))
+    def append(self, row: Row, encoded: Encoded) -> None:
+        """Write an example."""
+        assert not self.examples or self._names() == sorted(encoded.arrays), "every example has the same arrays"
+        assert _RESERVED.isdisjoint(encoded.arrays), f"arrays may not be called {', '.join(sorted(_RESERVED))}"
+        for name, values in sorted(encoded.example().items()):
+            assert self.dtypes.setdefault(name, values.dtype.str) == values.dtype.str, "every example has arrays of the same types"
+            self._add(name, values.tobytes(), len(values))
         place = row.place.encode(errors="replace")
         self._add("places", place, len(place))
-        self._file("lengths").write(np.array([found.length], "<i4").tobytes())
+        self._file("lengths").write(np.array([encoded.length], "<i4").tobytes())
         self._file("texts").write(text_hash(row.text))
         self.examples += 1
 
     def finish(self) -> list[str]:
-        """Write where the last example ends, and return the names of the arrays."""
+        """Write the end of the last example, and return the names of the arrays."""
         for name, end in self.ends.items():
             self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
         return self._names()
@@ -244,39 +242,39 @@ class _Writers:
         return self.open[name]
 
 
-def _fixed(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
-    """An array of an example, little-endian: of its own type, or of int32 where an encoder gives a plain sequence."""
+def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    """Return an array of an example in the type that is stored, little-endian: its own type, or int32 for a plain sequence."""
     if isinstance(numbers, np.ndarray):
-        assert (numbers.ndim, numbers.dtype.kind in "biufc") == (1, True), "an array is a row of booleans or numbers"
+        assert (numbers.ndim, numbers.dtype.kind in "biufc") == (1, True), "an array is a vector of booleans or numbers"
         return numbers.astype(numbers.dtype.newbyteorder("<"))
-    assert not any(isinstance(number, float) for number in numbers[:1]), "int32 would cut them; give an array of the type to keep"
+    assert not any(isinstance(number, float) for number in numbers[:1]), "int32 would truncate them; return an array of the type to store"
     return np.array(numbers, "<i4")
 
 
 def _load(folder: Path, index: dict[str, Any], fingerprint: str, cached: bool) -> ExampleSet:
     files = HashedFiles(folder)
 
-    def compared(name: str, dtype: str) -> NDArray[Any]:
-        return files.compared(f"{name}.bin", dtype)
+    def verified(name: str, dtype: str) -> NDArray[Any]:
+        return files.verified_array(f"{name}.bin", dtype)
 
     return ExampleSet(
         name=index["source"],
-        arrays={name: (files.array(f"{name}.bin", index["dtypes"][name]), compared(f"{name}.starts", "<i8")) for name in index["arrays"]},
-        lengths=compared("lengths", "<i4"),
-        texts=compared("texts", "<u8"),
-        places=(compared("places", "u1"), compared("places.starts", "<i8")),
+        arrays={name: (files.array(f"{name}.bin", index["dtypes"][name]), verified(f"{name}.starts", "<i8")) for name in index["arrays"]},
+        lengths=verified("lengths", "<i4"),
+        texts=verified("texts", "<u8"),
+        places=(verified("places", "u1"), verified("places.starts", "<i8")),
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=cached,
         truncated=index["truncated"],
         first_truncated=index["first_truncated"],
         unread=index["unread"],
-        skipped={kind: Skipped(*found) for kind, found in index["skipped"].items()},
+        skipped={kind: Skipped(*count) for kind, count in index["skipped"].items()},
     )
 
 
 def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
     """Yield every example with its place, set after set."""
-    for one in sets:
-        for i in range(len(one)):
-            yield one.place(i), one[i]
+    for stored in sets:
+        for i in range(len(stored)):
+            yield stored.place(i), stored[i]

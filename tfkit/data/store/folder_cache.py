@@ -1,7 +1,7 @@
-"""Folders of the cache: built once, whole or absent, and free to be deleted at any time.
+"""Folders of the cache: each is built once, is either complete or absent, and may be deleted at any time.
 
-A builder works in a hidden sibling whose folder it keeps locked (flock on the folder itself), so that any later builder can
-distinguish a dead builder's leftovers, which it removes, from the work of a living one. The lock goes with its process, however that ends.
+A process builds a folder under a hidden name beside it and holds a lock on it (flock on the folder itself), so that later processes can
+distinguish the leftovers of a dead process, which they remove, from work in progress. The lock ends with its process, however that ends.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from tfkit.errors import MachineError
 
 
 def cache_folder() -> Path:
-    """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's place in the home folder; made if it does not exist.
+    """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's cache folder in the home folder; create it if it does not exist.
 
-    Without a writable home folder it is a folder of the user's own in the temporary folder, with a RuntimeWarning.
-    Raises MachineError where TFKIT_CACHE names a place that cannot be written.
+    If that is not writable, it is a folder owned by the user in the temporary folder, with a RuntimeWarning.
+    Raises MachineError if TFKIT_CACHE is not writable.
     """
     chosen = os.environ.get("TFKIT_CACHE")
     if chosen:
@@ -47,13 +47,13 @@ def cache_folder() -> Path:
 
 
 class BuildingTime:
-    """The seconds that this process has spent on building folders of the cache: a later command finds them there."""
+    """The seconds that this process has spent building cache folders, which later commands reuse."""
 
     seconds = 0.0
 
 
 def cache_size() -> int:
-    """Return the bytes in the cache folder."""
+    """Return the total bytes of the files in the cache folder."""
     total = 0
     for folder, _, names in os.walk(cache_folder()):
         for name in names:
@@ -63,11 +63,11 @@ def cache_size() -> int:
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Ensure that `folder` exists, whole, with the files that were written (hashes.py); return whether this call built it.
+    """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built it.
 
-    `build` fills an empty temporary folder, which is then synced and renamed. Its errors pass on, and nothing remains. Of two builders
-    at once both return, with the result of one. A folder that is not whole is replaced, with a RuntimeWarning if a file in it was
-    damaged; processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
+    `build` fills an empty temporary folder, which is then synced and renamed. Its errors propagate, and nothing remains. Of two processes
+    that build at once both return, with the result of one. An incomplete folder is replaced, and a damaged one with a RuntimeWarning;
+    processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
 
     def is_good(path: Path) -> bool:
@@ -77,7 +77,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
         damaged = find_damage(folder)
         if damaged is None:
             return False
-        if damaged != HASHES:  # which caches of version 0.1.0 lack
+        if damaged != HASHES:  # caches of version 0.1.0 have no hashes
             warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
     began = time.perf_counter()
     try:
@@ -106,9 +106,9 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             if is_whole(folder):
-                return False  # another builder was faster
-            with contextlib.suppress(FileNotFoundError):  # another builder replaces it too
-                os.rename(folder, _sibling_name(folder))  # without a lock, so a later builder removes it
+                return False  # another process was faster
+            with contextlib.suppress(FileNotFoundError):  # another process replaces it, too
+                os.rename(folder, _sibling_name(folder))  # not locked, so it is removed as a leftover
             continue
         _remove_leftovers(folder.parent)
         return True
@@ -116,13 +116,13 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
 
 @contextlib.contextmanager
 def _temporary_sibling(folder: Path) -> Iterator[Path]:
-    """Make an empty, locked, hidden folder beside `folder`; it is removed at the end unless it was renamed."""
+    """Create an empty, locked, hidden folder beside `folder`; at the end it is removed, unless it was renamed."""
     while True:
         temporary = _sibling_name(folder)
         temporary.mkdir()
         try:
             descriptor = os.open(temporary, os.O_RDONLY)
-        except FileNotFoundError:  # a cleaner came between making and locking
+        except FileNotFoundError:  # another process removed it before it was locked
             continue
         with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -149,7 +149,7 @@ def _remove_leftovers(parent: Path) -> None:
             else:
                 leftover.unlink()
         except OSError:
-            pass  # its builder lives
+            pass  # the process that builds it is alive
         finally:
             os.close(descriptor)
 
@@ -160,19 +160,19 @@ def _sibling_name(folder: Path) -> Path:
 
 def _usual_folder() -> Path | None:
     xdg = os.environ.get("XDG_CACHE_HOME")
-    if xdg and os.path.isabs(xdg):  # the XDG specification has relative ones ignored
+    if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg) / "tfkit"
     try:
         home = Path.home()
     except RuntimeError:
         return None
-    if not home.is_dir():  # not ours to make
+    if not home.is_dir():  # tfkit does not create home folders
         return None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "tfkit"
 
 
 def _temporary_folder() -> Path:
-    """Return a folder that the user owns: others can write in the temporary folder, and could have put a link under its name."""
+    """Return a folder that the user owns: others can write in the temporary folder, and could have created a link of that name."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""index.json of a folder of the cache: facts about its content, the version of its form, and the size of each file. Written last."""
+"""index.json of a cache folder: facts about its content, the version of its format, and the size of each file. Written last."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,27 +12,27 @@ INDEX = "index.json"
 
 
 def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], bool]:
-    """Return the index of a folder of the cache, and whether it was built now: by `build`, which ends with `write_index`."""
+    """Return the index of a cache folder, and whether this call built it: with `build`, which ends with `write_index`."""
     built = build_once(folder, lambda path: read_index(path, version) is not None, build)
     index = read_index(folder, version)
-    assert index is not None, f"{folder} was whole a moment ago"
+    assert index is not None, f"{folder} was complete a moment ago"
     return index, built
 
 
 def is_built(folder: Path, version: int) -> bool:
-    """Whether `indexed_folder` has nothing to build."""
+    """Whether the folder is complete and undamaged, so that `indexed_folder` would not build it."""
     return read_index(folder, version) is not None and find_damage(folder) is None
 
 
 def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
-    """Write the index of a folder whose files are closed. `names`: the files in the order of the index; None: sorted."""
+    """Write the index of a folder whose files are closed. `names`: the files, in the order of the index; None: all, sorted."""
     names = sorted(path.name for path in folder.iterdir()) if names is None else names
     files = {name: (folder / name).stat().st_size for name in names}
     (folder / INDEX).write_text(json.dumps({"version": version, **facts, "files": files}, indent=2) + "\n")
 
 
 def read_index(folder: Path, version: int) -> dict[str, Any] | None:
-    """Return the index of a folder of this version whose files all have their sizes, else None."""
+    """Return the index of a folder if it has this version and all files have their sizes, else None."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())

@@ -1,7 +1,7 @@
-"""Hashes of the blocks of cached files, which reveal damage that does not change a file's size: hashes.json in each folder of the cache.
+"""hashes.json in each cache folder: hashes of the blocks of its files, which detect damage that leaves a file's size unchanged.
 
-A file of up to 64 MiB is compared as a whole whenever its folder is opened, and the folder is built again if it differs. Of a larger one
-each block is compared when it is first read: a run that reads a damaged block ends, and never trains on it.
+A file of up to 64 MiB is verified when its folder is opened, and the folder is built again if it is damaged. A larger file is verified
+block by block, when a block is first read: a run that reads a damaged block ends, and never trains on it.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tfkit.errors import DataError
 
 HASHES = "hashes.json"
-BLOCK = 1 << 20  # bytes; a multiple of every item's size, so that no item lies in two blocks
-WHOLE = 1 << 26  # bytes of a file that are compared at once: a tenth of a second
+BLOCK = 1 << 20  # bytes; a multiple of every item size, so that no item spans two blocks
+WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole, in a tenth of a second
 
 
 class FileHashes(NamedTuple):
@@ -34,7 +34,7 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Return the name of a file that differs from what was written, or hashes.json without one; else None. Large files are not read."""
+    """Return the name of a damaged file, or hashes.json if it is missing or damaged; else None. Files over `WHOLE` bytes are not read."""
     try:
         known = read_hashes(folder)
         for name, expected in known.items():
@@ -50,11 +50,11 @@ def read_hashes(folder: Path) -> dict[str, FileHashes]:
     document = json.loads((folder / HASHES).read_bytes())
     if document["block_bytes"] != BLOCK:
         raise ValueError("blocks of another size")
-    return {name: FileHashes(*found) for name, found in document["files"].items()}
+    return {name: FileHashes(*hashes) for name, hashes in document["files"].items()}
 
 
 class HashedArray:
-    """The numbers of a memory-mapped file; each block is compared with its hash when it is first read. Raises DataError on damage."""
+    """The array of a memory-mapped file; each block is verified when it is first read. Raises DataError on damage."""
 
     def __init__(self, path: Path, dtype: DTypeLike, blocks: list[str]):
         self._path, self._blocks = path, blocks
@@ -63,14 +63,14 @@ class HashedArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the numbers."""
+        """The type of the items."""
         return self._numbers.dtype
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return items as an array does; `key` is an index, a slice without a step, or an array of indices, none of them negative."""
+        """Return items as numpy does. `key`: an index, a slice without a step, or an array of indices; not negative."""
         if isinstance(key, slice):
             begin, end, _ = key.indices(len(self))
             first, last = self._block(begin), self._block(max(begin, end - 1))
@@ -84,37 +84,37 @@ class HashedArray:
         self._check(np.flatnonzero(self._unread))
         return np.array(self._numbers, dtype) if copy else np.asarray(self._numbers, dtype)
 
-    def _block(self, places: Any) -> Any:
-        return places * self._numbers.itemsize // BLOCK
+    def _block(self, indices: Any) -> Any:
+        return indices * self._numbers.itemsize // BLOCK
 
     def _check(self, blocks: ArrayLike) -> None:
         for block in np.unique(blocks).tolist():
-            found = self._numbers.view(np.uint8)[block * BLOCK : (block + 1) * BLOCK].data
-            if _hash(found) != self._blocks[block]:
+            content = self._numbers.view(np.uint8)[block * BLOCK : (block + 1) * BLOCK].data
+            if _hash(content) != self._blocks[block]:
                 with contextlib.suppress(OSError):
                     (self._path.parent / HASHES).unlink()  # so that the next start builds the folder again
                 raise DataError(
-                    f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(found):,}: not what was written "
+                    f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(content):,}: not what was written "
                     "into the cache; start or resume the run again, which builds this part of the cache again, and check the disk"
                 )
             self._unread[block] = False
 
 
 class HashedFiles:
-    """The files of a folder of the cache, which build_once has just found whole, as arrays."""
+    """The files of a cache folder as arrays, after build_once has verified the folder."""
 
     def __init__(self, folder: Path):
         self._folder, self._hashes = folder, read_hashes(folder)
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any] | HashedArray:
-        """Return the numbers of a file, memory-mapped; the blocks of a large one are compared as they are read."""
+        """Return a file as a memory-mapped array; a file over `WHOLE` bytes is verified as it is read."""
         size, blocks = self._hashes[name]
         if size > WHOLE:
             return HashedArray(self._folder / name, dtype, blocks)
         return np.memmap(self._folder / name, dtype=dtype, mode="r") if size else np.empty(0, dtype)
 
-    def compared(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """Return the same with all blocks compared now, for the smaller files. Raises DataError on damage."""
+    def verified_array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """Return a file as a memory-mapped array, verified as a whole. Raises DataError on damage."""
         return np.asarray(self.array(name, dtype))
 
 

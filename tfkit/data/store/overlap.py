@@ -1,4 +1,4 @@
-"""Rows that are both held out and trained on: they inflate a score."""
+"""Overlap of held-out and training rows, which inflates scores."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,30 +15,30 @@ Hashes = NDArray[Any]  # (rows,) uint64
 
 
 class Hashed(Protocol):
-    """The cached form of a source, which has a hash of each row's text, (rows,) uint64."""
+    """A cached source (ExampleSet, TokenStream), with a hash of each row's text."""
 
     @property
     def texts(self) -> NDArray[Any]:
-        """The hashes."""
+        """The hashes, (rows,) uint64."""
 
 
 def text_hash(text: str) -> bytes:
-    """Return a hash of eight bytes; white space at the ends makes no difference."""
+    """Return an 8-byte hash of a text without the white space at its ends."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:
-    """Return the hashes of the texts of a source that is in the cache; None if it is not."""
+    """Return the hashes of a source's texts from the cache, by the fingerprint of its set or stream; None if it is not in the cache."""
     for kind in ("examples", "streams"):
         folder = cache_folder() / kind / fingerprint
         if (folder / INDEX).is_file():
-            return HashedFiles(folder).compared("texts.bin", "<u8")
+            return HashedFiles(folder).verified_array("texts.bin", "<u8")
     return None
 
 
 def overlap(kept: Sequence[Hashed], held_out: Hashed) -> int:
-    """Return how many rows of `held_out` are also trained on, white space at the ends aside."""
+    """Return how many rows of `held_out` are also in the training data `kept`, ignoring white space at their ends."""
     if not kept:
         return 0
-    known = np.unique(np.concatenate([np.asarray(one.texts) for one in kept]))
+    known = np.unique(np.concatenate([np.asarray(source.texts) for source in kept]))
     return int(np.isin(np.asarray(held_out.texts), known).sum())

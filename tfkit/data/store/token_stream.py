@@ -1,11 +1,11 @@
-"""One memory-mapped stream of ids for a source and a tokenizer, with document boundaries; built once, in constant memory, and cached.
+"""The memory-mapped stream of a source's token ids, with document boundaries; built once, in constant memory, and cached.
 
-    document 0          document 1                the end
-    bos a b c           bos d e        ...  bos z eos       bos = eos: one id both ends and begins
-    a b c eos           d e eos        ...  z eos           no bos, or another: eos is appended to each
+    document 0          document 1          last document
+    bos a b c           bos d e        ...  bos z eos       bos = eos: one id ends a document and begins the next
+    a b c eos           d e eos        ...  z eos           no bos, or another id: eos is appended to each document
 
 Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
-where asked for sentences.bin (int64), and index.json; all little-endian. hashes.json has a hash of each block of them.
+optionally sentences.bin (int64), and index.json; all little-endian. hashes.json has the hashes of their blocks.
 """
 
 import hashlib
@@ -27,35 +27,35 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokenStream:
-    """All documents of a source as ids, one after the other. A row without text is no document."""
+    """The ids of all documents of a source, concatenated. A row without text is no document."""
 
     name: str  # of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
-    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one would
-    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of the ids that are targets when the document is scored on its own
-    separator: int  # ids appended to each document: 1 where eos is, 0 where the next document's first id ends it
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where another one would
+    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
+    separator: int  # ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was in the cache
-    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # bad rows that were left out, by kind
-    sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: not asked for
-    texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each one's text
+    cached: bool  # whether it was in the cache already
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
+    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence with ids begins; None: not stored
+    texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each document's text
 
     def __len__(self) -> int:
-        """Documents."""
+        """Return the number of documents."""
         return len(self.text_bytes)
 
     def document(self, i: int) -> NDArray[Any]:
-        """Return the ids of document i as the tokenizer's template makes them, without the appended eos."""
+        """Return the ids of document i, with those of the tokenizer's template, without an appended eos: (T,)."""
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 
     def describe_skipped(self) -> str:
-        """Describe the bad rows that were left out; empty if there were none."""
+        """Describe the skipped rows; empty if there are none."""
         return describe_skipped(self.name, self.skipped)
 
     def check_targets(self) -> None:
-        """Raise DataError if no document has an id that follows another: then there is nothing to score."""
+        """Raise DataError if no document has a target, an id that follows another."""
         if not (np.diff(self.starts) - self.separator > 1).any():
             raise DataError(
                 f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
@@ -63,12 +63,12 @@ class TokenStream:
             )
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        """Raise ModelError if an id is outside an embedding of `vocab_size` rows."""
         check_ids(self.name, self.max_id, vocab_size)
 
 
 def check_ids(name: str, max_id: int, vocab_size: int) -> None:
-    """Raise ModelError if a source has an id beyond the model's vocabulary; without this a GPU stops with an assert."""
+    """Raise ModelError if a source has an id outside the model's vocabulary, with which a GPU would stop with a device assert."""
     if max_id >= vocab_size:
         raise ModelError(
             f"{name}: the tokenizer gives ids up to {max_id}, the model's vocabulary ends at {vocab_size - 1}; "
@@ -79,10 +79,10 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
 def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
-    """Return the stream of a source, from the cache or built there, whole or not at all.
+    """Return the stream of a source, built in the cache if it lacks it. Raises DataError for a bad row that is not skipped, or no text.
 
-    `progress` is called with the bytes of text done since its last call, and may raise to stop. `sentences`: with the places where they
-    begin; that is a stream of its own in the cache. Raises DataError on bad or no rows.
+    `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
+    sentences, too; the cache has such streams separately.
     """
     content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -92,13 +92,13 @@ def token_stream(
     return TokenStream(
         name=index["source"],
         tokens=files.array("tokens.bin", index["dtype"]),
-        starts=files.compared("starts.bin", "<i8"),
-        text_bytes=files.compared("text_bytes.bin", "<i8"),
+        starts=files.verified_array("starts.bin", "<i8"),
+        text_bytes=files.verified_array("text_bytes.bin", "<i8"),
         separator=index["separator"],
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=not built,
-        texts=files.compared(TEXTS, "<u8"),
-        skipped={kind: Skipped(*found) for kind, found in index["skipped"].items()},
-        sentences=files.compared("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
+        texts=files.verified_array(TEXTS, "<u8"),
+        skipped={kind: Skipped(*count) for kind, count in index["skipped"].items()},
+        sentences=files.verified_array("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
     )

@@ -1,4 +1,4 @@
-"""The writer of a token stream's folder: batches of text are tokenized on all threads, and their ids appended to the file."""
+"""Writer of a token stream's folder: batches of text are tokenized on all threads, and their ids are appended to the file."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from tfkit.tokenizer.pieces import BATCH, batches
 from tfkit.tokenizer.text_bytes import opening_bytes
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
-SENTENCES_VERSION = 1  # the same for where sentences are cut
+SENTENCES_VERSION = 1  # the same for the splitting into sentences
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
 TEXTS = "texts.bin"  # a hash of each document's text
@@ -28,9 +28,9 @@ TEXTS = "texts.bin"  # a hash of each document's text
 def write_stream(
     folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, sentences: bool = False
 ) -> None:
-    """Fill an empty folder; the index is written last. Raises DataError if no row has text. Memory: one batch, or one row if longer.
+    """Fill an empty folder; the index is written last. Raises DataError if no row has text. Holds one batch, or one longer row, in memory.
 
-    `sentences`: with sentences.bin, where each begins. They are tokenized one by one, as by BERT's script.
+    `sentences`: also write sentences.bin, and tokenize each sentence separately, as BERT's script does.
     """
     names = (*_FILES, _SENTENCES) if sentences else _FILES
     with ExitStack() as files:
@@ -63,7 +63,7 @@ def write_stream(
 
 
 class _Writer:
-    """The state of a stream while it grows."""
+    """The open files and the totals of a stream that is being written."""
 
     def __init__(
         self, tokenizer: Tokenizer, tokens: IO[bytes], starts: IO[bytes], text_bytes: IO[bytes], sentences: IO[bytes] | None = None
@@ -72,7 +72,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # An id that both ends and begins (bos = eos) is written once; a template that ends with eos needs none either.
+        # If bos = eos, one id ends a document and begins the next; a template that ends with eos needs no other, either.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -80,11 +80,11 @@ class _Writer:
         self.max_id = 0
 
     def append(self, texts: list[str]) -> None:
-        """Add a document for each text."""
-        documents, inside = self._by_sentence(texts) if self.sentences is not None else (self.tokenizer.encode_arrays(texts), [])
+        """Write each text as a document."""
+        documents, sentences = self._encode_sentences(texts) if self.sentences is not None else (self.tokenizer.encode_arrays(texts), [])
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
         scored = sizes
-        if not self.tokenizer.prefix:  # then a text's first id is no target
+        if not self.tokenizer.prefix:  # without a prefix, a text's first id is no target
             scored = sizes - [opening_bytes(self.tokenizer, text, ids) for text, ids in zip(texts, documents, strict=True)]
         separator = np.array(self.separator, self.dtype)
         ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
@@ -94,8 +94,8 @@ class _Writer:
         begins = (self.position + np.cumsum(lengths) - lengths).astype("<i8")
         starts.write(begins.tobytes())
         if self.sentences is not None:
-            for begin, places in zip(begins, inside, strict=True):
-                self.sentences.write((begin + places).tobytes())
+            for begin, offsets in zip(begins, sentences, strict=True):
+                self.sentences.write((begin + offsets).tobytes())
         text_bytes.write(scored.astype("<i8").tobytes())
         self.position += len(ids)
         self.documents += len(texts)
@@ -103,21 +103,21 @@ class _Writer:
         self.all_bytes += self.last_bytes
         self.max_id = max(self.max_id, int(ids.max(initial=0)))
 
-    def _by_sentence(self, texts: list[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.int64]]]:
-        """Return the documents, and the places in each where a sentence with ids begins."""
-        cut = [split_sentences(text) for text in texts]
-        encoded = iter(self.tokenizer.encode_bare([sentence for sentences in cut for sentence in sentences]))
+    def _encode_sentences(self, texts: list[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.int64]]]:
+        """Return the ids of each text, and the positions in them at which a sentence with ids begins."""
+        split = [split_sentences(text) for text in texts]
+        encoded = iter(self.tokenizer.encode_bare([sentence for sentences in split for sentence in sentences]))
         prefix, suffix = (np.array(ids, np.uint32) for ids in (self.tokenizer.prefix, self.tokenizer.suffix))
-        documents, places = [], []
-        for sentences in cut:
+        documents, offsets = [], []
+        for sentences in split:
             parts = list(islice(encoded, len(sentences)))
             lengths = np.array([len(part) for part in parts], "<i8")
-            places.append((len(prefix) + np.cumsum(lengths) - lengths)[lengths > 0])
+            offsets.append((len(prefix) + np.cumsum(lengths) - lengths)[lengths > 0])
             documents.append(np.concatenate([prefix, *parts, suffix]))
-        return documents, places
+        return documents, offsets
 
     def finish(self) -> None:
-        """End the last document, so that its end has a target; the last of the starts is that of a document that would follow."""
+        """Write the last start, that of a document that would follow, and the id that ends the last document, if it is not yet written."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:

@@ -1,4 +1,4 @@
-"""The tokenizer of a run, trained on its own training text and kept in the cache."""
+"""The tokenizer of a run, trained on the run's training text and stored in the cache."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text give
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Return the tokenizer that the section describes, from the cache or trained on the sources. Raises DataError on bad or no rows.
+    """Return the tokenizer that the section describes, from the cache or trained on the sources. Raises DataError for bad or no rows.
 
-    `progress` is called with the bytes of each text that was read, and may raise to stop.
+    `progress` is called with the bytes of each text read, and may raise to stop.
     """
     digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{LIBRARY_VERSION}\0{section.model_dump_json()}".encode(), digest_size=16)
     for source in sources:
@@ -29,13 +29,13 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
 
     build_once(folder, _is_whole, build)
     tokenizer = load_tokenizer(folder)
-    assert tokenizer is not None, f"{folder} was whole a moment ago"
+    assert tokenizer is not None, f"{folder} was complete a moment ago"
     return tokenizer
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """The texts of `sample_texts`, which can be iterated repeatedly."""
+    """The texts of `sample_texts`, as an iterable that can be read more than once."""
 
     sources: Sequence[Source]
     sample_bytes: int
@@ -45,9 +45,9 @@ class _Sample:
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """Yield at most `sample_bytes` of the sources' text, taken evenly from the first row to the last, or all of it.
+    """Yield the sources' text, or a sample of `sample_bytes` spread evenly over it.
 
-    Reads the rows twice, since the amount of text in a compressed file is unknown beforehand. Raises DataError if there is none.
+    Reads all rows twice, since the amount of text in a compressed file is not known in advance. Raises DataError if there is no text.
     """
     total = sum(len(row.text.encode()) for row in _all_rows(sources))
     if not total:
@@ -61,14 +61,14 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
     length = min(_PIECE, max(1, sample_bytes // 100))
     for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
         content = piece.encode()
-        if taken * total <= sample_bytes * seen:  # the sample is behind its share of the text so far
+        if taken * total <= sample_bytes * seen:  # the sample has no more than its fraction of the text so far
             content_taken = content[: sample_bytes - taken]
             taken += len(content_taken)
             yield content_taken.decode(errors="ignore")
         seen += len(content)
 
 
-_PIECE = 1 << 16  # characters: a sample of a long row comes from all over it
+_PIECE = 1 << 16  # characters: a long row is sampled in pieces, over its whole length
 
 
 def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:

@@ -1,0 +1,155 @@
+"""Detection of a file's layout from its first lines: CoNLL under any suffix, the delimiter of a table, and whether it has a header.
+
+Without clear evidence the defaults apply: text is plain text, the suffix gives the delimiter, and the first row is the header.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import NamedTuple
+
+from tfkit.data.columns.column_aliases import normalized
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+_LINES = 200  # that are examined
+_DELIMITERS = ",;\t|"
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_IOB = re.compile(r"O|[BIESLU]-\S+")
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # distinct tags and tokens, for tags other than IOB's
+_MAX_NAME, _MAX_NAME_WORDS = 60, 5  # characters and words in the name of a column
+_ROWS_PER_LABEL = 5  # mean number of rows for each value in a column of labels, at least
+
+
+class Table(NamedTuple):
+    """The layout of a table: its delimiter, and its column names if it has no header line."""
+
+    delimiter: str
+    header: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Describe the differences from a csv file with a header; empty if there are none."""
+        about = [f"separated by {_NAMES[self.delimiter]}"] if self.delimiter != "," else []
+        about += [f"without a header, read as {', '.join(self.header)}"] if self.header else []
+        return ", ".join(about)
+
+
+def detect_conll(content: Content) -> str | None:
+    """Return "conll" or "conllu" if the lines of a text are words with tags, with blank lines between sentences; else None."""
+    lines = [text.rstrip("\r\n") for text in _first_lines(content)]
+    words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
+    rows = [re.split(r"\t| +", line.strip(" ")) if "\t" not in line else line.split("\t") for line in words if not line.startswith("# ")]
+    widths = {len(row) for row in rows}
+    if len(rows) < 3 or len(widths) > 1 or "" not in [line.strip() for line in lines]:
+        return None
+    width = widths.pop()
+    if width == 10 and all(re.fullmatch(r"[0-9]+([-.][0-9]+)?", row[0]) for row in rows):
+        return "conllu"
+    tags = [row[-1] for row in rows]
+    if width < 2 or not all(row[0] for row in rows):
+        return None
+    if all(_IOB.fullmatch(tag) for tag in tags):
+        return "conll"
+    repeat = len(rows) >= _MIN_TOKENS and len({*tags}) <= min(_MAX_TAGS, len(rows) // _ROWS_PER_LABEL)
+    return "conll" if repeat and all("\t" in line for line in words) and not any(" " in row[0] for row in rows) else None
+
+
+def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
+    """Return the layout of a table; `default` is the delimiter of its suffix, `numbered` is as in `detect_header`."""
+    lines = [*_first_lines(content)]
+    delimiter = _detect_delimiter(lines, default)
+    rows = _rows(lines, delimiter)
+    return Table(delimiter, detect_header(rows, columns, numbered=numbered))
+
+
+def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
+    """Return names for the columns of a table without a header; empty if the first row is one. `numbered`: all names are numbers."""
+    if len(rows) < 2 or _has_header(rows, columns):
+        return ()
+    return tuple(map(str, range(min(map(len, rows))))) if numbered else _name_columns(rows)
+
+
+def _first_lines(content: Content) -> Iterator[str]:
+    """Yield the first lines, up to one that is not UTF-8: the error is raised when the file is read."""
+    for line in islice(raw_lines(content), _LINES):
+        text = decode(line)
+        if not isinstance(text, str):
+            return
+        yield text
+
+
+def _detect_delimiter(lines: Sequence[str], default: str) -> str:
+    """Return the default delimiter if it gives all rows the same number of fields, at least two; else the one that gives the most."""
+    widths = {}
+    for delimiter in _DELIMITERS:
+        lengths = {len(row) for row in _rows(lines, delimiter)}
+        widths[delimiter] = lengths.pop() if len(lengths) == 1 else 1
+    if widths[default] > 1:
+        return default
+    best = max(_DELIMITERS, key=lambda delimiter: widths[delimiter])
+    return best if widths[best] > 1 else default
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the records of the first lines. The last one may be cut, and is dropped unless it is the only one."""
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return []
+    return rows[:-1] if len(lines) == _LINES and len(rows) > 1 else rows
+
+
+def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
+    """Whether the first row is a header: a cell is the name of a read or known column and no label of its column, or no cell is data."""
+    first, *rest = rows
+    known = _known_names()
+    labels = {cell for index, cell in enumerate(first) if _is_label(cell, [row[index] for row in rest if index < len(row)])}
+    words = [cell for cell in first if not cell.strip().isdecimal()]
+    if [cell.strip() for cell in first] == [str(index) for index in range(len(first))]:  # pandas' names of unnamed columns
+        return True
+    if any(normalized(cell) in known and cell not in labels for cell in words) or (not columns.beyond_roles and columns.wanted(words)):
+        return True
+    if len({*first}) < len(first):
+        return False
+    return not labels and not any(_is_sentence(cell) for cell in first)
+
+
+def _is_sentence(cell: str) -> bool:
+    return len(cell) > _MAX_NAME or len(cell.split()) > _MAX_NAME_WORDS or cell.endswith((". ", ".", "!"))
+
+
+def _is_label(cell: str, below: Sequence[str]) -> bool:
+    """Whether a cell is a label like the cells below it: one of few distinct values."""
+    return cell in below and (len({cell, *below}) * _ROWS_PER_LABEL <= 1 + len(below) or len({*below}) == 1)
+
+
+def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Name the columns by number, except one or two columns of texts, and one column of labels with them."""
+    width = min(map(len, rows))
+    values = [[row[index].strip() for row in rows] for index in range(width)]
+    labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]
+    texts = [index for index, cells in enumerate(values) if index not in labels and _are_texts(cells)]
+    names = [str(index) for index in range(width)]
+    if len(labels) == 1 and texts:
+        names[labels[0]] = "label"
+        for index, name in zip(texts, ("text", "pair") if len(texts) == 2 else ("text",), strict=False):
+            names[index] = name
+    elif not labels and len(texts) == 2:
+        for index, name in zip(texts, ("source", "target"), strict=True):
+            names[index] = name
+    return tuple(names)
+
+
+def _are_texts(values: Sequence[str]) -> bool:
+    """Whether the values of a column are texts: most are distinct, and most have several words."""
+    return 2 * len({*values}) > len(values) and 2 * sum(" " in value for value in values) > len(values)
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    """Return the column names that any objective recognises, and common names that none reads."""
+    names = [name for section in SECTIONS.values() for role in section.roles for name in role.columns + role.later]
+    return frozenset(map(normalized, [*names, "id", "idx", "index", "guid", "title", "date", "user", "name", "url", "lang", "language"]))
