@@ -153,7 +153,7 @@ def test_f35_what_a_template_could_do_outside_the_sandbox(tmp_path: Path, harm: 
     program = f"""
 import os, runpy, socket, sys
 worker = runpy.run_path({str(WORKER)!r})
-worker["_give_up_rights"]()
+worker["_drop_privileges"]()
 os.write(1, b"begun ")
 try:
     done = {harm}

@@ -1,4 +1,4 @@
-"""Text to ids and back with the `tokenizers` library: train, load, save. Files are Hugging Face's, so that AutoTokenizer agrees."""
+"""Tokenizers, built on the `tokenizers` library: training, loading, saving. Files have Hugging Face's format, which AutoTokenizer reads."""
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import __version__ as LIBRARY_VERSION

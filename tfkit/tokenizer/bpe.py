@@ -1,4 +1,4 @@
-"""Training of byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909), and of WordPiece, which learns its entries the same way."""
+"""Training of byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909), and of WordPiece, whose entries are learned the same way."""
 
 import json
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def learn(
     prefix: str = "",
     suffix: str = "",
 ) -> dict[str, Any]:
-    """Train on the words that the splitter makes of normalized texts; return a `tokenizers` model's `vocab` and `merges`.
+    """Train on the words into which the splitter divides normalized texts; return `vocab` and `merges` for a `tokenizers` model.
 
-    `first` holds the entries from id 0 on. The alphabet follows in both forms (with `prefix` the form inside a word, with `suffix` the one
-    at its end), since a trainer would number them in the random order of a hash table, another one in every training.
+    `first` holds the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or
+    `suffix` (its form at the end of one): the trainer itself would number them in the order of a hash table, which differs in every run.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}

@@ -1,4 +1,4 @@
-r"""The chat formats of the families as pure text: messages become segments, of which those that the model should generate are targets.
+r"""The chat formats of model families, as pure functions: messages become segments of text, some of which are training targets.
 
     chatml    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n                          SmolLM2
     llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288, <s> in each exchange
@@ -7,8 +7,8 @@ r"""The chat formats of the families as pure text: messages become segments, of 
     mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
     chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
-In brackets: the targets. The token that ends a turn is one, so that the model learns to stop; what follows it is not. Each format also
-has a template for checkpoints, which gives the same text in transformers and in `tfkit generate --chat`.
+Targets are in brackets. They include the token that ends a turn, so that the model learns to stop, but nothing after it. Each format has
+a chat template for checkpoints, which gives the same text in transformers and in `tfkit generate --chat`.
 """
 
 import json
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROLES = ("system", "user", "assistant")
-TOOL = "tool"  # the role of what a called function returns
+TOOL = "tool"  # the role of a message with the result of a function call
 
 
 class Message(NamedTuple):
-    """One turn of a conversation. `calls`: of functions, by the assistant, each {"name", "arguments"}."""
+    """One turn of a conversation. `calls`: function calls by the assistant, each {"name", "arguments"}."""
 
     role: str
     content: str
@@ -30,14 +30,14 @@ class Message(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of the text; a target is what the model learns to generate."""
+    """A part of a conversation's text. The model is trained to generate targets."""
 
     text: str
     is_target: bool = False
 
 
 class Ends(NamedTuple):
-    """The tokenizer's bos and eos tokens, which some formats write."""
+    """The texts of the tokenizer's bos and eos tokens, which some formats write; empty if it has none."""
 
     bos: str
     eos: str
@@ -56,48 +56,49 @@ class UnfitError(ValueError):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat format. `special` must be special tokens of the tokenizer; `written` are markers that it writes as plain text."""
+    """A chat format. `special`: tokens that must be special tokens of the tokenizer; `markers`: markers written as plain text."""
 
     name: str
     write: Write
     special: tuple[str, ...] = ()
-    written: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
     turn_end: str | None = None  # None: the tokenizer's eos
     bos: bool = True  # whether it writes the tokenizer's bos
     has_system: bool = True
     has_tools: bool = False
-    alternates: bool = False  # user and assistant must take turns, after a system message
-    system: str | None = None  # default for a conversation without one
+    alternates: bool = False  # user and assistant must alternate, after an optional system message
+    system: str | None = None  # system message for conversations without one
 
     def segments(
         self, messages: Sequence[Message], ends: Ends, system: str | None = None, tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[Segment]:
-        """Return the parts of the text, in order. `system` is for conversations without such a message. Raise UnfitError.
+        """Return the segments of a conversation's text, in order. Raise UnfitError if the format cannot express the conversation.
 
-        `tools`: those that the assistant may call, as tool_calls.read_tools gives them.
+        `system`: a system message for conversations without one. `tools`: functions that the assistant may call, from
+        tool_calls.read_tools.
         """
         system = system or self.system
         if system is not None and messages[0].role != "system":
             messages = [Message("system", system), *messages]
         if tools and not self.has_tools:
-            raise self._without("tools", "this conversation has tools")
+            raise self._unsupported("tools", "this conversation has tools")
         self._check(messages)
         return list(self.write(_with_tools(messages, tools) if tools else messages, ends))
 
     def jinja(self, system: str | None = None) -> str:
-        """Return the template for a checkpoint."""
+        """Return the chat template for a checkpoint, with a system message for conversations without one."""
         system = system or self.system
         template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
-        return (
-            template if system is None else _WITH_SYSTEM.replace("SYSTEM", json.dumps(system, ensure_ascii=False)) + template
-        )  # Jinja has Python's escapes
+        if system is None:
+            return template
+        return _WITH_SYSTEM.replace("SYSTEM", json.dumps(system, ensure_ascii=False)) + template  # Jinja reads JSON's escapes
 
     def _check(self, messages: Sequence[Message]) -> None:
         for number, message in enumerate(messages):
             if message.calls and not self.has_tools:
-                raise self._without("tool calls", f"message {number + 1} calls a tool")
+                raise self._unsupported("tool calls", f"message {number + 1} calls a tool")
             if message.role == TOOL and not self.has_tools:
-                raise self._without(f"role {TOOL!r}", f"message {number + 1} is what a tool returns")
+                raise self._unsupported(f"role {TOOL!r}", f"message {number + 1} is what a tool returns")
             if message.role not in (*ROLES, TOOL):
                 raise UnfitError(f"role {message.role!r}", f"message {number + 1} is by {message.role!r}; the roles are {', '.join(ROLES)}")
             if message.role == "system" and not self.has_system:
@@ -111,9 +112,9 @@ class ChatFormat:
                         f"in the format {self.name} user and assistant take turns, and turn {number + 1} is by {message.role}",
                     )
 
-    def _without(self, kind: str, what: str) -> UnfitError:
-        named = " and ".join(one.name for one in FORMATS.values() if one.has_tools)
-        return UnfitError(kind, f"{what}, which the format {self.name} cannot express; {named} can, and the templates of some checkpoints")
+    def _unsupported(self, kind: str, what: str) -> UnfitError:
+        able = " and ".join(chat_format.name for chat_format in FORMATS.values() if chat_format.has_tools)
+        return UnfitError(kind, f"{what}, which the format {self.name} cannot express; {able} can, and the templates of some checkpoints")
 
 
 # ----------------------------------------------------------------------------------------------------------------- writers
@@ -160,17 +161,17 @@ def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 
 def _chatml_tools(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
-    """Results of tools that follow one another are one turn of the user's."""
+    """Write consecutive tool results as one user turn."""
     for before, (role, content, calls), after in zip([None, *messages], messages, [*messages[1:], None], strict=False):
         if role == TOOL:
             begins, is_last = before is None or before.role != TOOL, after is None or after.role != TOOL
             yield Segment(f"{'<|im_start|>user' if begins else ''}\n<tool_response>\n{content}\n</tool_response>")
             yield from [Segment("<|im_end|>\n")] if is_last else []
             continue
-        written = [f"<tool_call>\n{_json({name: call[name] for name in ('name', 'arguments')})}\n</tool_call>" for call in calls]
-        said = "\n".join([*([content] if content or not written else []), *written])
+        call_texts = [f"<tool_call>\n{_json({name: call[name] for name in ('name', 'arguments')})}\n</tool_call>" for call in calls]
+        text = "\n".join([*([content] if content or not call_texts else []), *call_texts])
         yield Segment(f"<|im_start|>{role}\n")
-        yield Segment(f"{said}<|im_end|>", role == "assistant")
+        yield Segment(f"{text}<|im_end|>", role == "assistant")
         yield Segment("\n")
 
 
@@ -185,14 +186,14 @@ To call one, write its name and its arguments as JSON:
 
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return the conversation with its tools at the end of the first system message."""
-    shown = "".join(["\n" + _json(tool) for tool in tools])
-    said, rest = ([messages[0].content, ""], messages[1:]) if messages[0].role == "system" else ([], messages)
-    return [Message("system", "\n".join([*said, f"{_TOOLS_BEGIN}{shown}{_TOOLS_END}"])), *rest]
+    """Return the conversation with its tools described at the end of the system message, which is added if there is none."""
+    schemas = "".join(["\n" + _json(tool) for tool in tools])
+    system, rest = ([messages[0].content, ""], messages[1:]) if messages[0].role == "system" else ([], messages)
+    return [Message("system", "\n".join([*system, f"{_TOOLS_BEGIN}{schemas}{_TOOLS_END}"])), *rest]
 
 
 def _json(value: Any) -> str:
-    """Return what `tojson` of transformers' templates writes."""
+    """Return JSON as the filter `tojson` of transformers' chat templates writes it."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -208,17 +209,17 @@ _WITH_SYSTEM = """\
 
 _INSTRUCTION = ("[INST]", "[/INST]")
 FORMATS = {
-    one.name: one
-    for one in (
+    chat_format.name: chat_format
+    for chat_format in (
         ChatFormat(
             "chatml",
             _chatml,
             special=("<|im_start|>", "<|im_end|>"),
             turn_end="<|im_end|>",
             bos=False,
-            system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",  # as SmolLM2's own template says
+            system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",  # as in SmolLM2's own template
         ),
-        ChatFormat("llama2", _llama2, written=(*_INSTRUCTION, "<<SYS>>", "<</SYS>>"), alternates=True),
+        ChatFormat("llama2", _llama2, markers=(*_INSTRUCTION, "<<SYS>>", "<</SYS>>"), alternates=True),
         ChatFormat("llama3", _llama3, special=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), turn_end="<|eot_id|>"),
         ChatFormat(
             "gemma",
@@ -228,14 +229,14 @@ FORMATS = {
             has_system=False,
             alternates=True,
         ),
-        ChatFormat("mistral", _mistral, written=_INSTRUCTION, has_system=False, alternates=True),
+        ChatFormat("mistral", _mistral, markers=_INSTRUCTION, has_system=False, alternates=True),
         ChatFormat("chatml_tools", _chatml_tools, special=("<|im_start|>", "<|im_end|>"), turn_end="<|im_end|>", bos=False, has_tools=True),
     )
 }
 
 
 def join_segments(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the whole text, and where in it each target begins and ends."""
+    """Return the text of all segments, and the begin and end of each target in it."""
     text, spans = "", []
     for segment in segments:
         if segment.is_target:

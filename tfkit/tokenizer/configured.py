@@ -1,7 +1,7 @@
-"""Settings of tokenizer_config.json beyond tokenizer.json, as transformers 5 applies them.
+"""The settings of tokenizer_config.json that change tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that it names and the vocabulary lacks are added after the vocabulary, whatever the class. A class with a pipeline of its own, such
-as BertTokenizer, builds it from the settings and ignores tokenizer.json: where the two disagree, the folder is refused.
+Tokens that the settings name and the vocabulary lacks are added after it, whatever the class. A class with its own pipeline, such as
+BertTokenizer, builds the pipeline from the settings and ignores tokenizer.json: if the two disagree, the folder is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as Backend
 from tfkit.tokenizer.hf_class import GENERIC
 from tfkit.tokenizer.tokenizer import token_text
 
-_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in the order of transformers
-_MORE = ("extra_special_tokens", "additional_special_tokens")
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in transformers' order
+_LISTS = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 _DEFAULTS: dict[str, dict[str, bool]] = {  # defaults of the constructors
@@ -29,20 +29,20 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Return how the settings would make transformers build another pipeline than tokenizer.json; empty if they agree."""
+    """Return the setting with which transformers would build another pipeline than tokenizer.json has; empty if they agree."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""
     for step in _steps([document.get("normalizer"), document.get("pre_tokenizer")]):
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         match step.get("type"):
             case "BertNormalizer":
-                found = {key: step.get(field) for key, field in _BERT.items()}
+                values = {key: step.get(field) for key, field in _BERT.items()}
             case "ByteLevel":
-                found = {"add_prefix_space": step.get("add_prefix_space")}
+                values = {"add_prefix_space": step.get("add_prefix_space")}
             case "Metaspace" if name == "LlamaTokenizer":
-                found = {"add_prefix_space": step.get("prepend_scheme") != "never"}
-        for key, value in found.items():
+                values = {"add_prefix_space": step.get("prepend_scheme") != "never"}
+        for key, value in values.items():
             setting = settings.get(key, _DEFAULTS.get(name, {}).get(key))
             if setting is not None and setting != value:
                 origin = "" if key in settings else " by default"
@@ -54,17 +54,17 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
 
 
 def with_configured_tokens(tokenizer_json: str, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> str:
-    """Return tokenizer.json with the tokens that the settings add, or unchanged if there are none; `special` is special_tokens_map.json,
-    `named` is added_tokens.json.
+    """Return tokenizer.json with the tokens that the settings add, or unchanged if there are none.
 
-    Raise TokenError if the settings give a token another id than its own.
+    `special` is special_tokens_map.json, `named` is added_tokens.json. Raise TokenError if the settings and tokenizer.json give a token
+    different ids or flags.
     """
     backend = Backend.from_str(tokenizer_json)
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
     for key, token, token_id in named_tokens(settings, special, named):
         own_id = backend.token_to_id(token.content)
-        if own_id is None and key in _MORE and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
+        if own_id is None and key in _LISTS and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
             raise TokenError(
                 f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds others before it; add it there"
             )
@@ -81,18 +81,18 @@ def with_configured_tokens(tokenizer_json: str, settings: Mapping[str, Any], spe
     return backend.to_str(pretty=True) if changed else tokenizer_json
 
 
-def _differs(one: AddedToken, other: AddedToken) -> bool:
-    return any(getattr(one, flag) != getattr(other, flag) for flag in _FLAGS)
+def _differs(first: AddedToken, second: AddedToken) -> bool:
+    return any(getattr(first, flag) != getattr(second, flag) for flag in _FLAGS)
 
 
 def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
-    """Yield the key that names a token, the token, and its id if one is given."""
+    """Yield each token that the settings name: the key that names it, the token, and its id, None if the settings give none."""
     decoder = settings.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
         listed = ((int(number), token) for number, token in decoder.items() if number.isdecimal() and isinstance(token, dict))
-        for number, token in sorted(listed, key=lambda one: one[0]):
+        for number, token in sorted(listed, key=lambda entry: entry[0]):
             if isinstance(token.get("content"), str):
                 yield "added_tokens_decoder", AddedToken(token["content"], **{flag: bool(token.get(flag)) for flag in _FLAGS}), number
     specials = {text for role in _ROLES if isinstance(text := token_text(settings.get(role)), str)}
@@ -100,13 +100,13 @@ def named_tokens(
         numbers = ((number, text) for text, number in named.items() if isinstance(number, int))
         for number, text in sorted(numbers):
             yield "added_tokens.json", AddedToken(text, special=text in specials, normalized=text not in specials), number
-    overruling = {} if decoder else special  # without the list, transformers reads the older file last
-    for key in (*_ROLES, *_MORE):
-        value = overruling.get(key) or settings.get(key)
-        for one in value if isinstance(value, list) else [value]:
-            text = token_text(one)
+    overriding = {} if decoder else special  # without added_tokens_decoder, transformers reads special_tokens_map.json last
+    for key in (*_ROLES, *_LISTS):
+        value = overriding.get(key) or settings.get(key)
+        for entry in value if isinstance(value, list) else [value]:
+            text = token_text(entry)
             if isinstance(text, str):
-                flags = {flag: bool(one.get(flag)) for flag in _FLAGS if isinstance(one, dict) and flag in one}
+                flags = {flag: bool(entry.get(flag)) for flag in _FLAGS if isinstance(entry, dict) and flag in entry}
                 yield key, AddedToken(text, **{"normalized": False, **flags, "special": True}), None
 
 

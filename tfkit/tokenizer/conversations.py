@@ -1,7 +1,7 @@
-"""Conversations as ids, with the positions of the answers, for supervised training.
+"""Conversations as token ids, with the positions of the answers, for supervised fine-tuning.
 
-The whole text of a conversation is encoded once, as `tfkit generate --chat` and transformers' apply_chat_template(tokenize=True) do, so
-its special tokens are read where they are written and none is added. The character offsets show which ids belong to an answer.
+The text of a conversation is encoded as a whole, as in `tfkit generate --chat` and in transformers' apply_chat_template(tokenize=True):
+special tokens in it are parsed, and none is added. Character offsets show which ids belong to an answer.
 """
 
 import json
@@ -27,45 +27,45 @@ from tfkit.tokenizer.tool_calls import message_calls
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
 Json = Mapping[str, Any]
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
-TRAINING_DATE = "2024-07-26"  # the date for templates that ask for it, such as Llama 3's own: rows are the same on every day
-_TRIAL = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
+TRAINING_DATE = "2024-07-26"  # the date in templates that write one, such as Llama 3's own, so that rows do not depend on the day
+_SAMPLE = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
 
 class Render(Protocol):
-    """A function that writes conversations."""
+    """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text, and the answers in it. Raise UnfitError if they do not fit; `place` names the conversation in errors."""
+        """Return the text and its answers. Raise UnfitError if the format cannot express the messages; `place` is for error messages."""
 
 
 class ChatIds(NamedTuple):
-    """The ids of a conversation, and which of them are targets."""
+    """The ids of a conversation, and a mask of the targets."""
 
     ids: NDArray[np.int64]  # (T,)
     targets: NDArray[np.bool_]  # (T,)
 
 
 class Conversations:
-    """Renders and encodes conversations in one format: one of FORMATS, or the tokenizer's own template (`format` is None)."""
+    """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system` is for conversations without such a message; `folder` holds the tokenizer's template, for errors.
+        """`system`: a system message for conversations without one; `folder`: that of the tokenizer's template, for error messages.
 
-        Raise UsageError if the tokenizer lacks tokens that the format writes, and ModelError if its template cannot be trained on.
+        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if its template cannot be trained on.
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
         special = {number: token for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
         self._special = set(special)
-        self._control_tokens = ControlTokens(self._backend, list(special.values()), chat_format.written if chat_format else ())
+        self._control_tokens = ControlTokens(self._backend, list(special.values()), chat_format.markers if chat_format else ())
         self._ends = Ends(*(token_text(tokenizer.settings.get(role)) or "" for role in ("bos_token", "eos_token")))
         if chat_format is not None:
             self._check_tokens(chat_format)
-        self.end_id = self._try_out()
+        self.end_id = self._find_end_id()
 
     @contextmanager
     def renderer(self) -> Iterator[Render]:
-        """Yield the function that renders conversations; a template's process lives inside the block."""
+        """Yield the function that renders conversations; the process that renders a template runs until the block ends."""
         if self.format is not None:
             yield self._write
         else:
@@ -73,27 +73,27 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return a special token, or another marker of the format, that is in a text and would be read as one."""
+        """Return a special token or marker of the format that a text contains, and that would be parsed as such; None if there is none."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
-        """Return the ids of rendered texts."""
+        """Return the ids of rendered conversations, with their targets."""
         with broken_tokenizer():
             encodings = interruptible(lambda _: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
-        return [_mark(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
+        return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
-    def ends_turn(self, found: ChatIds) -> bool:
+    def ends_turn(self, chat: ChatIds) -> bool:
         """Whether the last target of every answer is a special token: otherwise the model would not learn to stop."""
-        last = found.targets & ~np.append(found.targets[1:], False)
-        return all(int(number) in self._special for number in found.ids[last])
+        last = chat.targets & ~np.append(chat.targets[1:], False)
+        return all(int(token_id) in self._special for token_id in chat.ids[last])
 
     def _write(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
         assert self.format is not None
-        turns = [Message(one["role"], one["content"], tuple(call["function"] for call in message_calls(one))) for one in messages]
+        turns = [Message(turn["role"], turn["content"], tuple(call["function"] for call in message_calls(turn))) for turn in messages]
         return join_segments(self.format.segments(turns, self._ends, self.system, tools))
 
     def _check_tokens(self, chat_format: ChatFormat) -> None:
-        """Raise UsageError if the tokenizer lacks tokens that the format writes, or if the format has no place for a system message."""
+        """Raise UsageError if the tokenizer lacks tokens that the format writes, or the format cannot express the system message."""
         if self.system is not None and not chat_format.has_system:
             raise UsageError(f"objective.system: the format {chat_format.name} has no system message; remove it, or {_REMEDY}")
         needed = list(chat_format.special)
@@ -109,81 +109,78 @@ class Conversations:
                 f"train it with tokenizer.special_tokens: {json.dumps(lacking)}, or {_REMEDY}"
             )
 
-    def _try_out(self) -> int:
-        """Return the id that ends an answer, found by a trial. Raise ModelError."""
+    def _find_end_id(self) -> int:
+        """Return the id that ends an answer in a sample conversation. Raise ModelError if the template cannot be trained on."""
         try:
             with self.renderer() as render:
-                text, spans = render(_TRIAL, "")
+                text, spans = render(_SAMPLE, "")
         except UnfitError as error:
             raise ModelError(f"{self.folder}: the chat template cannot be trained on: {error}; {_REMEDY}") from None
-        [found, prompt] = self.encode([(text, spans), (text[: spans[0][0]], [])])
-        if not found.targets.any() or not self.ends_turn(found):
+        [chat, prompt] = self.encode([(text, spans), (text[: spans[0][0]], [])])
+        if not chat.targets.any() or not self.ends_turn(chat):
             raise ModelError(
                 f"{self.folder}: the chat template ends an answer with {text[-20:]!r}, which is not a special token, so a model "
                 f"would not learn to stop; {_REMEDY}"
             )
         bos = self.tokenizer.bos_id
-        if len(found.ids) > 1 and bos is not None and found.ids[0] == found.ids[1] == bos:
+        if len(chat.ids) > 1 and bos is not None and chat.ids[0] == chat.ids[1] == bos:
             raise ModelError(f"{self.folder}: the chat template begins with two {self._ends.bos}; {_REMEDY}")
-        first = int(found.targets.argmax())
-        if prompt.ids.tolist() != found.ids[:first].tolist():
+        first = int(chat.targets.argmax())
+        if prompt.ids.tolist() != chat.ids[:first].tolist():
             raise ModelError(f"{self.folder}: the ids of a prompt alone differ from its ids in the whole text; {_REMEDY}")
-        return int(found.ids[found.targets][-1])
+        return int(chat.ids[chat.targets][-1])
 
 
 _REMEDY = f"name another objective.format: {', '.join(FORMATS)}"
 
 
 class ControlTokens:
-    """Finds special tokens in texts as the tokenizer matches them: `normalized` ones after its normalizer, the others before it."""
+    """Finds special tokens in texts as the tokenizer matches them: `normalized` tokens after its normalizer, others before it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], marks: Sequence[str]):
-        """`marks` are further texts that are matched literally."""
+    def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], markers: Sequence[str]):
+        """`markers`: further texts to find, matched literally."""
         self._normalizer = backend.normalizer
         by_normalized = {self._normalized(token.content): token for token in special if token.normalized and self._normalizer is not None}
         direct = {token.content: token for token in special if not (token.normalized and self._normalizer is not None)}
-        self._tokens = {**{text: token.content for text, token in by_normalized.items()}, **{text: text for text in (*direct, *marks)}}
-        self._direct, self._after = _any_of({**dict.fromkeys(marks), **direct}), _any_of(by_normalized)
+        self._tokens = {**{text: token.content for text, token in by_normalized.items()}, **{text: text for text in (*direct, *markers)}}
+        self._direct, self._after = _any_of({**dict.fromkeys(markers), **direct}), _any_of(by_normalized)
 
     def find(self, text: str) -> str | None:
-        """Return the first one."""
-        found = self._direct.search(text) if self._direct else None
-        if found is None and self._after is not None:
-            found = self._after.search(self._normalized(text))
-        return None if found is None else self._tokens[found[0]]
+        """Return the first special token or marker in a text; None if there is none."""
+        match = self._direct.search(text) if self._direct else None
+        if match is None and self._after is not None:
+            match = self._after.search(self._normalized(text))
+        return None if match is None else self._tokens[match[0]]
 
     def _normalized(self, text: str) -> str:
         return str(self._normalizer.normalize_str(text)) if self._normalizer is not None else text
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern for any of the texts, the longest first; a single-word token matches only without a letter or digit beside it."""
+    """Return a pattern that matches any of the texts, preferring longer ones; `single_word` tokens match only as whole words."""
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
-    return (
-        re.compile("|".join(rf"(?<!\w){re.escape(text)}(?!\w)" if text in words else re.escape(text) for text in ordered))
-        if ordered
-        else None
-    )
+    patterns = [rf"(?<!\w){re.escape(text)}(?!\w)" if text in words else re.escape(text) for text in ordered]
+    return re.compile("|".join(patterns)) if patterns else None
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the format of a recipe; None is the tokenizer's own template. Raise UsageError if there is none.
+    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is none.
 
-    `auto` is the tokenizer's template if it has one, otherwise the format whose special tokens it has.
+    `auto`: the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_REMEDY}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # a template saved by tfkit is one of these
-        ours = next((one for one in FORMATS.values() if one.jinja(system) == tokenizer.chat_template), None)
-        if ours is None and system is not None:
+    if tokenizer.chat_template is not None:  # a template saved by tfkit is that of a format
+        saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
+        if saved is None and system is not None:
             raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_REMEDY}")
-        return ours
-    for one in FORMATS.values():
-        if one.special and all(tokenizer.backend.token_to_id(token) is not None for token in one.special):
-            return one
+        return saved
+    for chat_format in FORMATS.values():
+        if chat_format.special and all(tokenizer.backend.token_to_id(token) is not None for token in chat_format.special):
+            return chat_format
     raise UsageError(
         f"objective.format: the tokenizer has no chat template, and the special tokens of no format; {_REMEDY}; chatml, llama3 and gemma "
         "need tokenizer.special_tokens"
@@ -191,15 +188,18 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint: with the template of the format, and special tokens read where they appear in a text,
-    since a template writes them there.
+    """Return the tokenizer of a chat checkpoint: with the format's template, and with special tokens in texts parsed, since a template
+    writes them there.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return Tokenizer.from_json(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
 
 
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
-    """Return the text of a template, and the answers in it: each is what follows its generation prompt."""
+    """Return the text that a template renders, and its answers: the text between the generation prompt and the end of each answer.
+
+    Raise UnfitError if the text of the first messages is not a prefix of the whole text.
+    """
     whole = template.render(messages, tools=tools, place=place)
     spans = []
     for number, message in enumerate(messages):
@@ -212,15 +212,15 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
                 "the chat template rewrites earlier messages",
                 f"the text of the first {number + 1} messages is not a prefix of the whole text, so message {number + 1} is not in it",
             )
-        answer = after[len(before) :].rstrip()  # the model does not generate a line end after the turn
+        answer = after[len(before) :].rstrip()  # a line end after the turn is not generated
         spans.append((len(before), len(before) + len(answer)))
     return whole, spans
 
 
 def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Return a copy of the backend that reads special tokens in texts, and whose offsets cover all characters of a token.
+    """Return a copy of the backend that parses special tokens in texts, and whose offsets include a token's leading space.
 
-    GPT-2's post-processor excludes the space before a word.
+    GPT-2's post-processor excludes it from the offsets.
     """
     document = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(document))
@@ -229,7 +229,7 @@ def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     return backend
 
 
-def _mark(encoding: tokenizers.Encoding, spans: Spans) -> ChatIds:
+def _to_chat_ids(encoding: tokenizers.Encoding, spans: Spans) -> ChatIds:
     begins = np.array([begin for begin, _ in encoding.offsets], np.int64)
     targets = np.zeros(len(begins), np.bool_)
     for begin, end in spans:

@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF has it: pieces with their types, the merges or scores of its BPE, and the name of its splitter in llama.cpp."""
+"""The GGUF form of a tokenizer: pieces with their types, the merges or scores of its BPE, and llama.cpp's name of its pre-tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from tfkit.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's types of tokens
-_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of our splitters
-_WHOLE_WORDS = "llama-bpe"  # the splitter of dbrx, and a word that is an entry is not split
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
+_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of tfkit's splitters
+_WHOLE_WORDS = "llama-bpe"  # as dbrx, except that a word with an entry of its own is not split (`ignore_merges`)
 
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """The vocabulary, by id. `kind`: gpt2 (BPE of bytes, with merges) or llama (BPE of characters, with scores)."""
+    """The vocabulary, by id. `kind`: gpt2 (BPE over bytes, with merges) or llama (BPE over characters, with scores)."""
 
     kind: str
     splitter: str
@@ -30,7 +30,7 @@ class GgufVocabulary:
     adds_space: bool
 
     def describe(self, writer: "GGUFWriter", tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
-        """Write the vocabulary, the special tokens, the ids that end a text, and the chat template."""
+        """Write the vocabulary, the special tokens, the ids that end generation, and the chat template."""
         writer.add_tokenizer_model(self.kind)
         writer.add_tokenizer_pre(self.splitter)
         writer.add_token_list(self.pieces)
@@ -41,15 +41,15 @@ class GgufVocabulary:
             writer.add_token_scores(self.scores)
             writer.add_add_space_prefix(self.adds_space)
         eos = end_ids[0] if end_ids else tokenizer.eos_id
-        for add, one in (
+        for add, token_id in (
             (writer.add_bos_token_id, tokenizer.bos_id),
             (writer.add_eos_token_id, eos),
             (writer.add_eot_token_id, end_ids[1] if len(end_ids) > 1 else None),
             (writer.add_unk_token_id, tokenizer.unk_id),
             (writer.add_pad_token_id, tokenizer.pad_id),
         ):
-            if one is not None:
-                add(one)
+            if token_id is not None:
+                add(token_id)
         writer.add_add_bos_token(tokenizer.bos_id is not None and tokenizer.prefix == (tokenizer.bos_id,))
         writer.add_add_eos_token(tokenizer.eos_id is not None and tokenizer.suffix == (tokenizer.eos_id,))
         if tokenizer.chat_template is not None:
@@ -57,7 +57,7 @@ class GgufVocabulary:
 
 
 def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
-    """Return the vocabulary of a tokenizer for an embedding of `rows`. Raises ModelError if llama.cpp would split texts otherwise."""
+    """Return the vocabulary of a tokenizer for an embedding of `rows` rows. Raises ModelError if llama.cpp would tokenize differently."""
     document = json.loads(tokenizer.tokenizer_json)
     model = document["model"]
     if model["type"] != "BPE":
@@ -85,41 +85,41 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of the splitter of a BPE of bytes; None: a BPE of characters. Raises ModelError for other pipelines."""
-    found = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
+    """Return llama.cpp's name of a byte-level BPE's splitter; None for a BPE over characters. Raises ModelError for other pipelines."""
+    pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
-        if _alike(found, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
+        if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
             return _WHOLE_WORDS if name == "llama3" and document["model"].get("ignore_merges") else _SPLITTERS[name]
-    if any(_alike(found, json.loads(build({}, []).to_str())) for build in (pipelines.llama_bpe, pipelines.gemma_bpe)):
+    if any(_is_equal(pipeline, json.loads(build({}, []).to_str())) for build in (pipelines.llama_bpe, pipelines.gemma_bpe)):
         return None
     raise ModelError("the tokenizer splits texts in a way that llama.cpp is not known to have; those of GPT-2, Llama and SmolLM2 are known")
 
 
-def _alike(found: dict[str, Any], ours: dict[str, Any]) -> bool:
-    return all(_shown(found[name]) == _shown(ours.get(name)) for name in found)
+def _is_equal(pipeline: dict[str, Any], reference: dict[str, Any]) -> bool:
+    return all(_without_offsets(pipeline[name]) == _without_offsets(reference.get(name)) for name in pipeline)
 
 
-def _shown(part: Any) -> Any:
-    """Return a part of a pipeline without what has no effect on the ids."""
-    if isinstance(part, dict):
-        return {name: _shown(value) for name, value in part.items() if name != "trim_offsets"}
-    return [_shown(value) for value in part] if isinstance(part, list) else part
+def _without_offsets(step: Any) -> Any:
+    """Return a step of a pipeline without `trim_offsets`, which has no effect on the ids."""
+    if isinstance(step, dict):
+        return {name: _without_offsets(value) for name, value in step.items() if name != "trim_offsets"}
+    return [_without_offsets(value) for value in step] if isinstance(step, list) else step
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries make a third one without a merge: llama.cpp merges by the piece that comes out."""
+    """Raise ModelError if two entries form an entry without a merge: llama.cpp merges whatever pair forms an entry."""
     known = {*merges}
-    for made in {merge.replace(" ", "") for merge in merges}:
-        for at in range(1, len(made)):
-            if made[:at] in vocab and made[at:] in vocab and f"{made[:at]} {made[at:]}" not in known:
+    for piece in {merge.replace(" ", "") for merge in merges}:
+        for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):
+            if left in vocab and right in vocab and f"{left} {right}" not in known:
                 raise ModelError(
-                    f"the tokenizer has no merge of {made[:at]!r} and {made[at:]!r}, and llama.cpp would make {made!r} of them: its BPE of "
+                    f"the tokenizer has no merge of {left!r} and {right!r}, and llama.cpp would make {piece!r} of them: its BPE of "
                     "characters is SentencePiece's. Train with a tokenizer of kind byte_bpe to export a model"
                 )
 
 
 def _scores(pieces: Sequence[str], merges: Sequence[str]) -> list[float]:
-    """Return a score for each piece, higher for what is merged earlier; what no merge makes is last."""
+    """Return a score for each piece: the higher, the earlier its merge; the lowest for pieces without a merge."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), rank)

@@ -1,5 +1,5 @@
-"""The class of `transformers` for a saved tokenizer. A class builds all but the entries itself and ignores tokenizer.json, so it
-is named only for a tokenizer that it would build exactly. PreTrainedTokenizerFast follows tokenizer.json.
+"""The `transformers` class of a saved tokenizer. A specific class builds all but the entries itself and ignores tokenizer.json, so it
+is named only if it would build exactly this tokenizer. The generic class PreTrainedTokenizerFast follows tokenizer.json.
 """
 
 import json
@@ -15,7 +15,7 @@ GENERIC = "PreTrainedTokenizerFast"
 
 
 class _Class(NamedTuple):
-    """A tokenizer class. `build` makes its pipeline without entries, with a tokenizer's normalizer; `roles` are its special tokens."""
+    """A tokenizer class. `build` returns its pipeline without entries, given a tokenizer's normalizer; `roles`: its special tokens."""
 
     build: Callable[[Mapping[str, Any]], Backend]
     roles: Mapping[str, str]
@@ -35,7 +35,7 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tokenizer_class` and its constructor's arguments for tokenizer_config.json; `settings` has the special tokens by role."""
+    """Return `tokenizer_class` and the arguments of its constructor for tokenizer_config.json; `settings`: special tokens by role."""
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -46,7 +46,7 @@ def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pipeline(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a class builds itself: all but the entries."""
+    """Return the parts of a tokenizer that a class builds itself: all but the entries."""
     model = {name: value for name, value in document["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{name: document.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}}
 

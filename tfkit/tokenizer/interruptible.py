@@ -1,7 +1,7 @@
-"""Long calls into Rust that a signal can interrupt.
+"""Long calls into Rust that signals can interrupt.
 
-Python runs a signal's handler between two bytecodes of its main thread, so a handler waits for as long as a call into Rust keeps that
-thread. Here such a call has a thread of its own, and the main thread waits for it, so that a handler can run, and raise.
+Python runs signal handlers between bytecodes of its main thread, and so not during a call into Rust. Here such a call runs in a thread
+of its own, and the main thread waits for it, so that a handler can run, and raise.
 """
 
 import atexit
@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 
 def interruptible(call: Callable[[threading.Event], Result]) -> Result:
-    """Return or raise what `call` does. An exception of a signal's handler propagates at once.
+    """Return or raise what `call` returns or raises. An exception in a signal handler propagates at once.
 
-    Then the event that `call` received is set: its Python parts check it, and raise. Its Rust parts continue until they or the process
-    end, and their result is dropped.
+    It also sets the event that `call` receives: Python code in `call` should check the event and raise. Rust code continues until it or
+    the process ends, and its result is discarded.
     """
     abandoned = threading.Event()
     results: list[Result] = []
@@ -36,7 +36,7 @@ def interruptible(call: Callable[[threading.Event], Result]) -> Result:
     thread.start()
     try:
         while thread.is_alive():
-            thread.join(_TURN_SECONDS)
+            thread.join(_JOIN_SECONDS)
     except BaseException as error:
         abandoned.set()
         atexit.register(_leave, thread, getattr(error, "exit_code", 130))
@@ -46,14 +46,12 @@ def interruptible(call: Callable[[threading.Event], Result]) -> Result:
     return results[0]
 
 
-_TURN_SECONDS = 0.5  # a handler interrupts a join at once on most platforms, and on the others after this
+_JOIN_SECONDS = 0.5  # a signal interrupts a join at once on most platforms; on others the handler runs after this time
 
 
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process here if the thread still works: a thread that returns into a Python that is shutting down is killed, which aborts in
-    Rust.
-    """
-    thread.join(_TURN_SECONDS)
+    """End the process if the thread is still running: Python kills threads that return during its shutdown, and Rust then aborts."""
+    thread.join(_JOIN_SECONDS)
     if thread.is_alive():
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -1,4 +1,4 @@
-"""Two texts in one row, and sentences given as words: in the tokenizer's own template, cut to a length."""
+"""Encoding of pairs of texts, and of sentences given as words, with the tokenizer's template, truncated to a length."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from tfkit.tokenizer.tokenizer import Tokenizer
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int | None = None
 ) -> list[tuple[list[int], list[int], bool]]:
-    """Return the ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
+    """Return for each pair its ids in the template for pairs, the segment (0 or 1) of each id, and whether it was truncated.
 
-    With `length` the longer text loses its last ids until both fit, as in BERT's own fine-tuning.
+    With `length`, the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: no truncation.
     """
     backend = tokenizer.backend if length is None else tokenizer.truncating(length)
     with broken_tokenizer():
@@ -20,18 +20,18 @@ def encode_pairs(
 
 
 def joins_pairs(tokenizer: Tokenizer) -> bool:
-    """Return whether the template puts anything between two texts: GPT-2's and GPT's have none for pairs."""
+    """Whether the template puts a token between two texts; GPT's and GPT-2's do not."""
     with broken_tokenizer():
         pair, single = tokenizer.backend.encode("x", "x"), tokenizer.backend.encode("x", add_special_tokens=False)
     return len(pair) > 2 * len(single) + len(tokenizer.prefix) + len(tokenizer.suffix)
 
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
-    """Return the ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
-    whether ids were cut off its end, so that at most `length` are left.
+    """Return for each sentence its ids, at most `length`, with the template; the word index of each id (None for the template's ids); and
+    whether it was truncated.
 
-    Equals transformers' `is_split_into_words=True`. Where a space belongs to the word that it precedes (GPT-2's `Ġ`) each word has one,
-    the first too, as with transformers' `add_prefix_space=True`: otherwise the words of a sentence would run together.
+    Equals transformers' `is_split_into_words=True`. If tokens include the space before a word (GPT-2's `Ġ`), every word gets a space,
+    also the first, as with transformers' `add_prefix_space=True`: otherwise the words would run together.
     """
     if _runs_words_together(tokenizer):
         sentences = [[f" {word}" for word in words] for words in sentences]
@@ -41,7 +41,7 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
 
 
 def _runs_words_together(tokenizer: Tokenizer) -> bool:
-    """Return whether words need a space before them: the tokenizer itself puts nothing between the words of a sentence."""
+    """Whether words given separately need a space before them, since the tokenizer does not separate them itself."""
     with broken_tokenizer():
         words = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
         return words.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids

@@ -1,6 +1,6 @@
-"""Long texts cut where the pre-tokenizer cuts anyway: the ids stay the same, memory stays bounded, and all threads have work.
+"""Splitting of long texts where the pre-tokenizer splits anyway: ids stay the same, memory is bounded, and all threads have work.
 
-The `tokenizers` library holds about 200 bytes a token while it encodes, so a text of 100 MB in one call would take many GB.
+The `tokenizers` library needs about 200 bytes a token while it encodes, so a text of 100 MB in one call would take many GB.
 """
 
 import re
@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 PIECE = 1 << 18  # characters
-BATCH = 1 << 22  # characters: twice as many are no faster and take twice the memory, about 150 MB
+BATCH = 1 << 22  # characters, for which encoding takes about 150 MB; a larger batch is no faster
 
-# GPT-2's pattern begins a new token wherever a run of letters or of digits ends, which is easy to see in ASCII. Llama 3's and SmolLM2's do
-# so too. For BERT's and T5's pre-tokenizers only white space always ends a word.
+# GPT-2's pattern begins a new token wherever a run of letters or of digits ends, which is found easily in ASCII; so do Llama 3's and
+# SmolLM2's patterns. For the pre-tokenizers of BERT and T5, only white space always ends a word.
 LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
 SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
 
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
-    """Return a pattern that ends where a token does, so that texts may be cut there. None for tokenizers of which that is not known.
+    """Return a pattern whose matches always end at the end of a token, so that texts may be cut there. None for other tokenizers.
 
-    No token may cross a border: no added token with space around or in it, nor, if special tokens in texts are read
-    (`split_special_tokens` is false), one with a border inside.
+    No token may cross such a border: there may be no added token with white space around or in it, nor, if special tokens in texts are
+    parsed (`split_special_tokens` is false), one with a border inside.
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
@@ -31,8 +31,8 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
     steps = splitter.get("pretokenizers", []) if splitter.get("type") == "Sequence" else [splitter]
     kinds = [step.get("type") for step in steps]
     if not normalizer and kinds[-1:] == ["ByteLevel"] and _splits_as_gpt2(steps):
-        read = any(LETTER_BORDER.search(token["content"]) and not (token["special"] and split_special_tokens) for token in added)
-        return SPACE_BORDER if read else LETTER_BORDER
+        crosses = any(LETTER_BORDER.search(token["content"]) and not (token["special"] and split_special_tokens) for token in added)
+        return SPACE_BORDER if crosses else LETTER_BORDER
     if kinds == ["BertPreTokenizer"] and normalizer.get("type") in (None, "BertNormalizer"):
         return SPACE_BORDER
     if not normalizer and kinds == ["WhitespaceSplit", "Metaspace"] and steps[1].get("prepend_scheme") == "always":
@@ -41,35 +41,36 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
 
 
 def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
-    """Whether the last step, ByteLevel, or a step before it ends a token with every run of letters and of digits."""
-    *before, bytes_of = steps
-    if bytes_of.get("add_prefix_space", True):
+    """Whether a token ends at the end of every run of letters or of digits, by the last step, ByteLevel, or a step before it."""
+    *before, byte_level = steps
+    if byte_level.get("add_prefix_space", True):
         return False
     if [step.get("type") for step in before] == ["Split"]:
         known = before[0].get("behavior") == "Isolated" and not before[0].get("invert")
-        return known and before[0].get("pattern") == {"Regex": LLAMA3} and not bytes_of.get("use_regex", True)
-    return all(step.get("type") == "Digits" for step in before) and bytes_of.get("use_regex", True)
+        return known and before[0].get("pattern") == {"Regex": LLAMA3} and not byte_level.get("use_regex", True)
+    return all(step.get("type") == "Digits" for step in before) and byte_level.get("use_regex", True)
 
 
-# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits in threes, a mark before a word in place of its space, and new lines apart.
+# Meta's llama-models, tokenizer.py: GPT-2's pattern, but with digits in groups of three, any mark in place of a word's space, and new
+# lines separate.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORDER) -> Iterator[str]:
-    """Yield the text in parts of `length` characters and up to the next border; one long part if no border follows."""
+    """Yield the text in pieces that end at the first border after `length` characters; without such a border, the rest is one piece."""
     start = 0
     while len(text) - start > length:
-        found = border.search(text, start + length - 1)
-        if found is None:
+        match = border.search(text, start + length - 1)
+        if match is None:
             break
-        yield text[start : found.end()]
-        start = found.end()
+        yield text[start : match.end()]
+        start = match.end()
     if start < len(text) or not text:
         yield text[start:]
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists, each closed by the item that brings it to `limit`."""
+    """Yield the items in lists; a list ends with the item that brings its total size to `limit`."""
     batch: list[Item] = []
     total = 0
     for item in items:

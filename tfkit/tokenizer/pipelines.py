@@ -1,10 +1,10 @@
-"""The pipeline of each kind of tokenizer, built as `transformers` builds those of the systems.
+"""The pipeline of each kind of tokenizer, built as `transformers` builds it for the models of that kind.
 
-byte_bpe           bytes as 256 characters, BPE within words; any text comes back   GPT-2 (Radford et al. 2019, 2.2), Llama 3, SmolLM2
-wordpiece          a word from the left by its longest entries, ## inside a word    BERT (Devlin et al. 2018, arXiv 1810.04805)
-bpe_eow            BPE within lower-cased words, </w> where a word ends             GPT (Radford et al. 2018)
-unigram            the likeliest pieces of a word, sentinels at the top             T5 (Raffel et al. 2020; Kudo 2018, arXiv 1804.10959)
-bpe_byte_fallback  BPE over characters, ▁ for a space; a rare one is its bytes      Llama, Mistral, Gemma 2 (Kudo and Richardson 2018)
+byte_bpe           BPE over bytes (as 256 characters), within words; lossless       GPT-2 (Radford et al. 2019, 2.2), Llama 3, SmolLM2
+wordpiece          longest entries of a word, from the left; ## inside a word       BERT (Devlin et al. 2018, arXiv 1810.04805)
+bpe_eow            BPE within lower-cased words, </w> at the end of a word          GPT (Radford et al. 2018)
+unigram            most likely pieces of a word; sentinels have the last ids        T5 (Raffel et al. 2020; Kudo 2018, arXiv 1804.10959)
+bpe_byte_fallback  BPE over characters, ▁ for a space; rare characters as bytes     Llama, Mistral, Gemma 2 (Kudo and Richardson 2018)
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.tokenizer.pieces import LLAMA3
 
-SPACE = "▁"  # U+2581, SentencePiece's
+SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
 BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
@@ -27,7 +27,7 @@ BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
-    """Build a pipeline without normalizer or unknown token: every text has ids, and decoding restores its bytes."""
+    """Build a byte-level BPE pipeline, without normalizer or unknown token: every text can be encoded, and decoding restores its bytes."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
@@ -35,12 +35,12 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
 
 
 def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.Normalizer:
-    """Build BERT's normalizer: control characters removed, every white space a space, Chinese characters words of their own."""
+    """Build BERT's normalizer: it removes control characters, makes all white space spaces, and isolates Chinese characters."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
 
 
 def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer, unk_token: str = "[UNK]") -> Backend:
-    """Build BertTokenizer's pipeline: words are split at white space and punctuation; one with an unknown character is [UNK] as a whole."""
+    """Build BertTokenizer's pipeline: words end at white space and punctuation; a word with an unknown character becomes [UNK]."""
     backend = Backend(models.WordPiece(vocab=vocab, unk_token=unk_token))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -59,7 +59,7 @@ def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
-    """Build T5Tokenizer's pipeline; the unknown token has id 2. Runs of white space and new lines are one space."""
+    """Build T5Tokenizer's pipeline; the unknown token has id 2. A run of white space and new lines becomes one space."""
     backend = Backend(models.Unigram(list(scores), unk_id=2, byte_fallback=False))
     backend.pre_tokenizer = word_splitter()
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
@@ -67,13 +67,13 @@ def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
-    """Build T5's splitter: words with ▁ before them."""
+    """Build T5's pre-tokenizer: words with ▁ before them."""
     words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
 
 
 def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
-    """Build LlamaTokenizer's pipeline: the text is one long word, whose first ▁ is added; so one space that begins a text is lost.
+    """Build LlamaTokenizer's pipeline: the text is one long word with ▁ added before it; decoding removes one leading space.
 
     A model with all byte tokens needs no unknown token.
     """
@@ -85,7 +85,7 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline: no ▁ before a text, so that nothing of it is lost. Its splitter sees no space any more."""
+    """Build GemmaTokenizer's pipeline: without ▁ before a text, so it is lossless. Its splitter has no effect: all spaces are ▁ by then."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
@@ -94,7 +94,10 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: BERT's segments, a begin token, or else the end token of what has no begin token."""
+    """Return the templates for one text and for two: BERT's, or with bos before each text, or with eos after it if there is no bos.
+
+    None: no special tokens are added.
+    """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls:
         return f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"

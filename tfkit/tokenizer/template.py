@@ -1,7 +1,7 @@
-"""A checkpoint's chat template, which turns messages into the text that the model was trained on.
+"""Rendering of a checkpoint's chat template, which turns messages into the text format that the model was trained on.
 
-The text equals that of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a process of its own
-(template_worker.py), which is started once, has limits, and is killed when it takes too long.
+The text equals that of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a separate process
+(template_worker.py), which is started once, has limited resources, and is killed if it takes too long.
 """
 
 import contextlib
@@ -23,29 +23,29 @@ from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 
 SECONDS = 2.0  # for one conversation
 _START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1
-_LONGEST = 1 << 20  # characters of a template; real ones have at most some 20,000
-_LONGEST_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
+_MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
+_MAX_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
 _REMEDY = "take the template from the model's origin, or generate without --chat"
 _WORKER = Path(__file__).with_name("template_worker.py")
 # The worker can import the standard library and the folders of jinja2, and nothing else: -I and -S exclude all others.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
 
 
-# No secrets: the time zone, and what some systems need to start Python at all.
+# No secrets: only the time zone, and variables that some systems need to start Python.
 _ENVIRONMENT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_LONGEST_ERROR = 300
+_MAX_ERROR = 300  # characters
 
 
 class ChatTemplate:
-    """A template with the process that renders it; use it as a context manager, which ends the process.
+    """A template and the process that renders it; a context manager, which ends the process.
 
-    `file` is where the template is, for errors; `special_tokens` are the texts of bos_token, eos_token and so on in the template;
-    `date` (ISO 8601) is the current day as the template sees it, None: today.
+    `file`: the template's file, for error messages; `special_tokens`: the texts of bos_token, eos_token and so on in the template;
+    `date`: the current date in the template (ISO 8601); None: today. Raises ModelError for a template of over 1 Mi characters.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
-        if len(text) > _LONGEST:
-            raise ModelError(f"{file}: the chat template has {len(text):,} characters, more than the limit of {_LONGEST:,}; {_REMEDY}")
+        if len(text) > _MAX_LENGTH:
+            raise ModelError(f"{file}: the chat template has {len(text):,} characters, more than the limit of {_MAX_LENGTH:,}; {_REMEDY}")
         self._text, self._file, self._special_tokens, self._date = text, file, dict(special_tokens), date
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -57,11 +57,11 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         place: str = "",
     ) -> str:
-        """Return the text of a conversation, special tokens written out; with `add_generation_prompt` up to where the next answer begins.
+        """Return the text of a conversation with its special tokens; `add_generation_prompt`: with the beginning of the next answer.
 
-        A message is a mapping with "role" and "content", and whatever else the template reads; fields that are None are left out. `tools`
-        are those that may be called, as tool_calls.read_tools gives them; `place` names the conversation in errors. Raise ModelError with
-        the template's line if it fails, refuses the conversation, takes longer than 2 s or writes more than 1 MiB.
+        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
+        functions that may be called, from tool_calls.read_tools; `place` names the conversation in errors. Raise ModelError, with the
+        line in the template, if it fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
         """
         present = [{name: value for name, value in message.items() if value is not None} for message in messages]
         variables = {
@@ -80,7 +80,7 @@ class ChatTemplate:
             self.close()
             reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it crashes the process that renders it"}
         text = str(reply.get("text", ""))
-        if not _is_whole(text):
+        if not _is_valid_unicode(text):
             reply = {"error": "it writes half a character (a surrogate)"}
         if "error" in reply:
             where = f"{self._file}:{reply['line']}" if isinstance(reply.get("line"), int) else str(self._file)
@@ -89,7 +89,7 @@ class ChatTemplate:
         return text
 
     def close(self) -> None:
-        """End the process; the next `render` starts another."""
+        """End the process; the next `render` starts a new one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.kill()
@@ -106,8 +106,8 @@ class ChatTemplate:
         command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *_folders("jinja2", "markupsafe")]
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
-        with contextlib.suppress(OSError):  # no memory, or too many files, for another process
-            # In a session of its own, so that Ctrl-C on the terminal does not reach it.
+        with contextlib.suppress(OSError):  # no memory, or too many open files
+            # In a session of its own, so that Ctrl-C in the terminal does not reach it.
             self._worker = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
             )
@@ -117,7 +117,7 @@ class ChatTemplate:
             raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
 
     def _exchange(self, line: bytes, seconds: float) -> tuple[dict[str, Any] | None, bool]:
-        """Return the worker's reply to a line, None if it gave none; and whether it was killed because its time was up."""
+        """Send a line to the worker; return its reply, None if it gave none, and whether it was killed because its time was up."""
         worker, late = self._worker, threading.Event()
         assert worker is not None
         assert worker.stdin is not None
@@ -132,10 +132,10 @@ class ChatTemplate:
         try:
             worker.stdin.write(line)
             worker.stdin.flush()
-            reply = worker.stdout.readline(_LONGEST_REPLY)
+            reply = worker.stdout.readline(_MAX_REPLY)
         except BrokenPipeError:
             reply = b""
-        except BaseException:  # a stop in the middle: the next reply would belong to this line
+        except BaseException:  # interrupted: the next reply would belong to this line
             self.close()
             raise
         finally:
@@ -143,11 +143,11 @@ class ChatTemplate:
         timer.join()
         if late.is_set():
             self.close()
-        return _document(reply), late.is_set()
+        return _parse_reply(reply), late.is_set()
 
 
 def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
-    """Open the chat template of the tokenizer that was loaded from `folder`, on a day. Raise ModelError if it has none."""
+    """Open the chat template of a tokenizer loaded from `folder`; `date` as in ChatTemplate. Raise ModelError if it has none."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
@@ -159,27 +159,27 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Encode rendered conversations: their special tokens are written out, so none is added around them."""
+    """Return the ids of rendered conversations; none is added, since their special tokens are in the texts."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 
 
-def _document(reply: bytes) -> dict[str, Any] | None:
-    """Parse a JSON object; None for anything else, since the worker may be compromised."""
+def _parse_reply(reply: bytes) -> dict[str, Any] | None:
+    """Parse a JSON object; return None for anything else, since the worker may be compromised."""
     try:
-        found = json.loads(reply)
+        document = json.loads(reply)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _printable(text: str) -> str:
-    """Return the beginning of an untrusted text, without characters that would move a terminal's cursor."""
-    cut = text[:_LONGEST_ERROR] + ("..." if len(text) > _LONGEST_ERROR else "")
+    """Return the beginning of an untrusted text, with unprintable characters, which could control a terminal, escaped."""
+    cut = text[:_MAX_ERROR] + ("..." if len(text) > _MAX_ERROR else "")
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
 
 
-def _is_whole(text: str) -> bool:
+def _is_valid_unicode(text: str) -> bool:
     """Whether the text has no unpaired surrogate, which JSON and templates can write."""
     try:
         text.encode()

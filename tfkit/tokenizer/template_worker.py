@@ -1,10 +1,10 @@
-"""Rendering of one chat template, in a process that can do little else: template.py starts it and exchanges JSON lines with it.
+"""The process that renders a chat template. template.py starts it and exchanges lines of JSON with it.
 
-A template comes with a checkpoint, so it is untrusted code. jinja2's sandbox keeps it from attributes that lead to Python; the limits
-of this process bound its cost, and the harm if it escapes. It is run as a file, and imports jinja2 and nothing of tfkit:
+A template comes with a checkpoint, so it is untrusted code. jinja2's sandbox blocks access to Python's internals; the limits of this
+process bound its cost, and the harm if the template escapes. This file is run as a script, and imports jinja2 and nothing of tfkit.
 
-                                                              <- {}, it has started
-    {"template": "...", "variables": {"messages": [...]}} ->  <- {"text": "..."} or {"error": "...", "line": 3 or null}, again and again
+                                                                             <- {} once it has started, then for each line:
+    {"template": "...", "variables": {"messages": [...]}, "date": null} ->   <- {"text": "..."} or {"error": "...", "line": 3 or null}
 """
 
 import contextlib
@@ -25,14 +25,14 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-LONGEST_TEXT = 1 << 20  # bytes of one rendered conversation
-MEMORY = 256 << 20  # bytes of address space, Python's own 30 MB included
-SECONDS = 3  # of the processor, for one line; template.py waits for less, but may itself be gone
+MAX_TEXT = 1 << 20  # bytes of one rendered conversation
+MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
+SECONDS = 3  # of processor time for one line; template.py stops earlier, unless it has died
 NOBODY = 65534
 
 
 class _Dict:
-    """`dict` in a template: makes dictionaries, and leads to no type."""
+    """`dict` in a template: creates dictionaries without giving access to the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -63,7 +63,7 @@ def _check_name(name: object) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` around an answer: marks what training should learn, and renders as its content."""
+    """The block `{% generation %}` around an answer, which marks training targets; it renders as its content."""
 
     tags = {"generation"}  # noqa: RUF012, an instance variable to jinja2
 
@@ -78,7 +78,7 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-_today: datetime | None = None  # None: whatever day it is
+_today: datetime | None = None  # None: the current day
 
 
 def _strftime_now(form: str) -> str:
@@ -91,7 +91,7 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separato
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Build transformers' environment of templates (utils/chat_template_utils.py of its version 5). No loader: nothing can be included."""
+    """Build transformers' template environment (utils/chat_template_utils.py in version 5). It has no loader: nothing can be included."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace}
@@ -102,14 +102,14 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
     pieces, size = [], 0
     for piece in template.generate(**variables):
         size += len(piece.encode(errors="surrogatepass"))
-        if size > LONGEST_TEXT:
-            raise jinja2.TemplateError(f"it writes more than {LONGEST_TEXT >> 20} MiB")
+        if size > MAX_TEXT:
+            raise jinja2.TemplateError(f"it writes more than {MAX_TEXT >> 20} MiB")
         pieces.append(piece)
     return "".join(pieces)
 
 
 def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[str, Any]) -> dict[str, Any]:
-    """Return the text, or the error with the template's line."""
+    """Return the rendered text, or the error and its line in the template."""
     global _today
     _today = datetime.fromisoformat(request["date"]) if request["date"] is not None else None
     try:
@@ -122,7 +122,7 @@ def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[st
         return {"error": str(error.message), "line": error.lineno}
     except jinja2.TemplateError as error:
         return {"error": str(error), "line": _line(error)}
-    except Exception as error:  # whatever a template does with Python's values
+    except Exception as error:  # operations of the template on Python values
         return {"error": f"{type(error).__name__}: {error}", "line": _line(error)}
 
 
@@ -131,8 +131,8 @@ def _line(error: Exception) -> int | None:
     return lines[-1] if lines else None
 
 
-def _give_up_rights() -> None:
-    """Close all ways out: no file can be opened, no process started, and memory is bounded, as far as the system knows such limits."""
+def _drop_privileges() -> None:
+    """Drop privileges: no file can be opened, no process started, and memory is bounded, as far as the system supports such limits."""
     if sys.platform == "win32":
         return
     import resource
@@ -149,20 +149,20 @@ def _give_up_rights() -> None:
             resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
-def _allow_seconds() -> None:
-    """Let the kernel end this process when the next line takes too long, even if nobody waits for it."""
+def _limit_seconds() -> None:
+    """Limit processor time, so that the kernel ends this process if the next line takes too long, even if template.py is gone."""
     if sys.platform == "win32":
         return
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
-    with contextlib.suppress(OSError, ValueError):  # there is a lower limit already
+    with contextlib.suppress(OSError, ValueError):  # a lower limit exists already
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
-    """Import what jinja2 and Python import on first use, and read the time zone, while files can still be opened."""
+    """Import the modules that jinja2 and Python import on first use, and read the time zone, while files can still be opened."""
     time.localtime()
     _answer(
         environment.from_string,
@@ -174,7 +174,7 @@ def main() -> None:
     """Answer lines until stdin ends."""
     environment = _environment()
     _warm_up(environment)
-    _give_up_rights()
+    _drop_privileges()
     compile_template = lru_cache(maxsize=1)(environment.from_string)
 
     def reply(document: Any) -> None:
@@ -183,7 +183,7 @@ def main() -> None:
 
     reply({})
     for line in sys.stdin.buffer:
-        _allow_seconds()
+        _limit_seconds()
         reply(_answer(compile_template, json.loads(line)))
 
 

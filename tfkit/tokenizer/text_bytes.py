@@ -1,4 +1,4 @@
-"""The UTF-8 bytes of a text that a token covers, for bits per byte."""
+"""The number of UTF-8 bytes that a token covers, for bits per byte."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.tokenizer import Tokenizer
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters, in which a second token begins except in endless words
+_HEAD = 256  # characters, in which a second token begins unless a word is very long
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Return the UTF-8 bytes of an id's text where it begins a text. Raise ValueError for an id outside the vocabulary."""
+    """Return the number of UTF-8 bytes of an id's text at the beginning of a text. Raise ValueError for an id outside the vocabulary."""
     token = tokenizer.backend.id_to_token(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
@@ -28,9 +28,9 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
 
 
 def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-    """Return the UTF-8 bytes of the text that its first id covers: all of them if the text gives no id, or the template's alone.
+    """Return the number of UTF-8 bytes of a text that its first id covers: all if the text has no ids of its own.
 
-    Unlike `token_bytes` this is exact for tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
+    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word count.
     """
     if len(ids) == 0:
         return len(text.encode())
@@ -44,7 +44,7 @@ def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[
         if len(head) == 0 and length >= len(text):
             return len(text.encode())
         if len(head) > 1 or length >= len(text):
-            # The ▁ that SentencePiece puts before a text has the offsets of its first character, where the next token begins, too.
+            # A separate ▁ that SentencePiece puts before a text has the offsets of the first character, at which the next token begins.
             end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
             return len(text[:end].encode())
         length *= 2

@@ -1,9 +1,9 @@
 """The tokenizer of every command: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
 
-Special tokens written literally in a text (`<|endoftext|>` in a file about GPT-2): transformers reads them as the special
-token unless tokenizer_config.json has `split_special_tokens: true`, and the setting is not part of tokenizer.json. tfkit follows
-the setting, so its ids always equal AutoTokenizer's. The tokenizers that tfkit trains set it, so that no text can end a document;
-but not wordpiece and unigram, with which a prompt may contain [MASK] or a sentinel.
+Special tokens that a text contains literally (`<|endoftext|>` in a file about GPT-2): transformers parses them as special tokens unless
+tokenizer_config.json has `split_special_tokens: true`; the setting is not part of tokenizer.json. tfkit follows the setting, so its ids
+always equal AutoTokenizer's. Tokenizers trained by tfkit set it, so that no text can end a document, except wordpiece and unigram:
+prompts for these may contain [MASK] or a sentinel.
 """
 
 import hashlib
@@ -27,26 +27,26 @@ from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A frozen tokenizer, which threads may share. Compare fingerprints for equality. `size` is the largest id + 1, an embedding's rows."""
+    """An immutable tokenizer, which threads may share. Compare fingerprints for equality. `size`: the largest id + 1."""
 
     backend: tokenizers.Tokenizer
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
     size: int
-    tokenizer_json: str = field(repr=False)  # the file, as it was read or will be written
+    tokenizer_json: str = field(repr=False)  # the content of the file
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
-    decoder_start_id: int | None = None  # as a model's config.json has it; None: see `start_id`
+    decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
-        """Build the tokenizer of a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
+        """Build a tokenizer from a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
 
-        Raise ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception on a damaged text.
+        Raise ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
         """
         backend = tokenizers.Tokenizer.from_str(text)
-        # A past caller's padding and truncation are stored in tokenizer.json; AutoTokenizer resets them too.
+        # tokenizer.json may contain a past caller's padding and truncation; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
@@ -56,58 +56,58 @@ class Tokenizer:
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
-        """The ids that the template puts before every text."""
+        """The ids that the template adds before every text."""
         return self._template[0]
 
     @cached_property
     def suffix(self) -> tuple[int, ...]:
-        """The ids that the template puts after every text."""
+        """The ids that the template adds after every text."""
         return self._template[1]
 
     @property
     def unk_id(self) -> int | None:
-        """The id for text that the vocabulary cannot express."""
+        """The id for text that the vocabulary cannot express; None if there is none, as for the ids below."""
         return self._role("unk_token")
 
     @property
     def cls_id(self) -> int | None:
-        """The id that begins a text of an encoder, which its classifier reads."""
+        """The id before an encoder's text, whose hidden state is the input of classification heads."""
         return self._role("cls_token")
 
     @property
     def sep_id(self) -> int | None:
-        """The id that ends each text of an encoder."""
+        """The id after each text of an encoder."""
         return self._role("sep_token")
 
     @property
     def mask_id(self) -> int | None:
-        """The id in place of a masked token."""
+        """The id that replaces a masked token."""
         return self._role("mask_token")
 
     @property
     def start_id(self) -> int | None:
-        """The first id of an encoder-decoder's decoder: that of its config.json; else bos, or pad, as for T5 and Marian."""
+        """The first id of an encoder-decoder's decoder: that of its config.json, else bos, else pad (as in T5 and Marian)."""
         if self.decoder_start_id is not None:
             return self.decoder_start_id
         return self.pad_id if self.bos_id is None else self.bos_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, special tokens only as the tokenizer's own template puts them (but see this module's docstring)."""
+        """Return the ids of each text, with the special tokens of the template (for those in texts, see this module's docstring)."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of `encode_texts` as arrays, a ninth of the memory."""
+        """Return the ids of `encode_texts` as arrays, which take a ninth of the memory."""
         prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text without those that the template adds; long texts pass through the library in parts (pieces.py)."""
-        cut = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
-        encoded = _encode(self.backend, (piece for parts in cut for piece in parts))
-        return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in cut]
+        """Return the ids of each text without the template's; long texts are encoded in pieces (pieces.py)."""
+        split = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
+        encoded = _encode(self.backend, (piece for parts in split for piece in parts))
+        return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """Return this tokenizer with those of the tokens that it lacks as special tokens after its own entries."""
+        """Return this tokenizer with the tokens that it lacks added as special tokens, after its own entries."""
         lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
         if not lacking:
             return self
@@ -116,18 +116,18 @@ class Tokenizer:
         return Tokenizer.from_json(backend.to_str(pretty=True), self.settings, self.chat_template)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Return the text of ids, as AutoTokenizer's decode does; bytes that are not whole characters become U+FFFD."""
+        """Return the text of ids, as AutoTokenizer's decode does; bytes of incomplete characters become U+FFFD."""
         with broken_tokenizer():
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def fingerprint(self) -> str:
-        """Return a hash that is equal for tokenizers that give the same ids: of tokenizer.json and the settings that change encoding."""
+        """Return a hash of tokenizer.json and the settings that affect encoding; tokenizers with equal fingerprints give equal ids."""
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
 
     def truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates to `length`: the setting belongs to the whole backend, which is shared."""
+        """Return a copy of the backend that truncates to `length` ids; truncation is a setting of the backend, which is shared."""
         if length not in self._truncating_backends:
             backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
             backend.no_padding()
@@ -154,21 +154,21 @@ class Tokenizer:
 
     @cached_property
     def added_tokens(self) -> frozenset[str]:
-        """The texts of the tokens that were added to the vocabulary, the special ones among them."""
+        """The texts of the tokens added to the vocabulary, including special tokens."""
         return frozenset(added.content for added in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
     def byte_level(self) -> bool:
-        """Whether the entries of its vocabulary are bytes, written in GPT-2's alphabet."""
+        """Whether the entries of the vocabulary are byte strings, written in GPT-2's alphabet."""
         return "ByteLevel" in self._decoder_types
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """The ids of single bytes, such as <0x0A>, for characters that the vocabulary lacks; empty for a byte-level one."""
+        """The ids of single bytes, such as <0x0A>, for characters that the vocabulary lacks; empty without byte fallback."""
         if "ByteFallback" not in self._decoder_types:
             return frozenset()
-        found = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
-        return frozenset(token for token in found if token is not None)
+        ids = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        return frozenset(token_id for token_id in ids if token_id is not None)
 
     @cached_property
     def _decoder_types(self) -> list[str]:
@@ -181,7 +181,7 @@ class Tokenizer:
 
 
 def token_text(value: Any) -> str | None:
-    """Return the text of a special token as Hugging Face writes it: a string, a dict with `content`, or null."""
+    """Return the text of a special token in Hugging Face's formats: a string, a dict with `content`, or None."""
     return value.get("content") if isinstance(value, dict) else value
 
 
@@ -196,10 +196,10 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
 
 
 def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield bare ids, a batch at a time, over which the Rust threads work in parallel."""
+    """Yield the ids of each text without the template's; each batch is encoded by parallel Rust threads."""
 
     def encode(batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
-        # encode_batch_fast leaves the offsets out: 1.6 times the speed.
+        # encode_batch_fast computes no offsets, and is 1.6 times as fast.
         with broken_tokenizer():
             return backend.encode_batch_fast(batch, add_special_tokens=False)
 

@@ -1,4 +1,4 @@
-"""A tokenizer in a Hugging Face folder: tokenizer.json is kept byte for byte, the files around it name the special tokens."""
+"""Loading and saving of tokenizers in Hugging Face folders: tokenizer.json is kept unchanged; other files name the special tokens."""
 
 import json
 from pathlib import Path
@@ -18,10 +18,10 @@ TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, vocab_file.NAME)
 ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
-_MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3
-UNLIMITED = 10**30  # transformers' own value for "no longest text"
+_MAX_EXPANSION = 1000  # characters that may replace one; real tokenizers have 1 to 3
+UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
 
-# auto_map names remote code; the others are written again, or have a file of their own.
+# auto_map names remote code; the others are set when saving, or have a file of their own.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -29,9 +29,9 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """Load the tokenizer of a folder, None if it has neither a tokenizer.json nor BERT's vocab.txt. Raise ModelError on damage, naming the
-    file, and if the settings would make it another tokenizer in transformers than tokenizer.json does (configured.py).
+    """Load the tokenizer of a folder; return None if it has neither a tokenizer.json nor BERT's vocab.txt.
 
+    Raise ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (configured.py).
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
     folder = Path(folder)
@@ -41,15 +41,15 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
     if path.name == TOKENIZER:
         text = read_text(path, _TOKENIZER_LIMIT)
-    elif vocab_file.is_of_bert(settings, _read_object(folder, "config.json")):
-        settings = vocab_file.with_roles(settings)
+    elif vocab_file.is_bert_vocab(settings, _read_object(folder, "config.json")):
+        settings = vocab_file.with_bert_tokens(settings)
         text = vocab_file.tokenizer_json(path, settings, special, named)
     else:
         return None
     template = _read_template(folder, settings)
     document = parse_json(text, path)
-    if expansion(document) > _MOST_EXPANSION:
-        raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
+    if expansion(document) > _MAX_EXPANSION:
+        raise ModelError(f"{path}: makes over {_MAX_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
     with broken_tokenizer(str(path)):
         if conflict := find_conflict(document, settings):
             raise ModelError(f"{folder / CONFIG}: {conflict}")
@@ -65,7 +65,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
     """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
 
-    The class is the one that builds exactly this tokenizer, if there is one: hf_class.py.
+    They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (hf_class.py).
     """
     folder = Path(folder)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in ROLES}
@@ -81,7 +81,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, with the special tokens that only special_tokens_map.json names."""
+    """Read tokenizer_config.json, and the special tokens that only special_tokens_map.json names."""
     settings, special = (_read_object(folder, name) for name in (CONFIG, SPECIAL))
     for role in ROLES:
         if settings.get(role) is None and special.get(role) is not None:
@@ -92,7 +92,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the config's template; of several named ones the default."""
+    """Read chat_template.jinja, else the config's template, and of several named templates the one called default."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

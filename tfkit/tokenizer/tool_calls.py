@@ -1,7 +1,7 @@
-"""Tools and calls of them in one form: that of OpenAI's API and of Hugging Face's chat templates.
+"""Tools and tool calls, normalized to the form of OpenAI's API and of Hugging Face's chat templates.
 
-A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}; a call, in `tool_calls` of a message of
-the assistant, {"type": "function", "function": {"name", "arguments": an object}}. Data sets have both also as texts of JSON.
+A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}; a call, in `tool_calls` of an assistant
+message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may store either as JSON text.
 """
 
 import json
@@ -12,54 +12,54 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Return the tools of a conversation: a list of them, or a text of JSON that is one. Raise UnfitError."""
-    found = _parsed(value)
-    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+    """Return the tools of a conversation, given as a list or as JSON text. Raise UnfitError."""
+    tools = _parse(value)
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnfitError("tools that are none", "tools are a list of JSON Schemas of functions, or the text of one")
-    return [_function(one, "a tool") for one in found]
+    return [_normalize(tool, "a tool") for tool in tools]
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
-    """Return the calls of a message: a list of them, one alone, or a text of JSON that is either. Raise UnfitError."""
-    found = _parsed(value)
-    calls = [found] if isinstance(found, Mapping) else found
-    if not isinstance(calls, list) or not all(isinstance(one, Mapping) for one in calls):
+    """Return the calls of a message, given as a list, as a single call, or as JSON text. Raise UnfitError."""
+    parsed = _parse(value)
+    calls = [parsed] if isinstance(parsed, Mapping) else parsed
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         raise UnfitError("tool calls that are none", "tool_calls are a list of {function: {name, arguments}}, or the text of one")
-    return [_call(one) for one in calls]
+    return [_normalize_call(call) for call in calls]
 
 
 def message_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the calls of a message; none where it has none. Raise UnfitError."""
+    """Return the calls of a message, which may have none. Raise UnfitError."""
     value = message.get("tool_calls")
     return read_calls(value) if value else []
 
 
 def with_plain_calls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message whose calls are objects, and which has a content also where it is calls alone. Raise UnfitError."""
+    """Return a message with its calls as objects, and with empty content if it has calls alone. Raise UnfitError."""
     calls = message_calls(message)
     rest = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**rest, "content": message.get("content") or "", "tool_calls": calls} if calls else rest
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    whole = _function(call, "a tool call")
-    arguments = _parsed(whole["function"].get("arguments") or {})
+def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    normalized = _normalize(call, "a tool call")
+    function = normalized["function"]
+    arguments = _parse(function.get("arguments") or {})
     if not isinstance(arguments, Mapping):
-        raise UnfitError("a tool call without arguments", f"the arguments of a call of {whole['function']['name']} are no JSON object")
-    whole["function"] = {**whole["function"], "arguments": dict(arguments)}
-    return whole
+        raise UnfitError("a tool call without arguments", f"the arguments of a call of {function['name']} are no JSON object")
+    return {**normalized, "function": {**function, "arguments": dict(arguments)}}
 
 
-def _function(one: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return {"type": "function", "function": ...}, which data sets also have without its frame."""
-    whole = dict(one) if "function" in one else {"function": dict(one)}
-    if not isinstance(whole["function"], Mapping) or not isinstance(whole["function"].get("name"), str):
+def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a tool or a call as {"type": "function", "function": ...}; some data sets store the inner object alone."""
+    outer = dict(item) if "function" in item else {"function": dict(item)}
+    if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):
         raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one here has no name")
-    return {"type": "function", **whole}
+    return {"type": "function", **outer}
 
 
-def _parsed(value: Any) -> Any:
-    """Return what a text of JSON says; anything else, and a text that is no JSON, as it is."""
+def _parse(value: Any) -> Any:
+    """Return the value of a JSON text; any other value, and a text that is not JSON, unchanged."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The text that a tokenizer is trained on, cut so that a trainer's time and memory stay bounded and its result is always the same."""
+"""The text on which a tokenizer is trained, split so that training takes bounded memory and time, and has a reproducible result."""
 
 import re
 import threading
@@ -12,30 +12,29 @@ from tokenizers import normalizers, pre_tokenizers, trainers
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import pieces
 
-# SentencePiece skips the rarest characters too: 5 of 10,000, and 0.5 for Llama.
-_COVERAGE = 0.9999
+_COVERAGE = 0.9999  # of the characters in the text, as `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
 _GAP = "\0"  # in place of a character without an entry
 
 
 class Corpus:
-    """Texts that can be read more than once. `progress` receives the bytes of each text, in another thread, and may raise to stop."""
+    """Texts that are read more than once. `progress` is called with the bytes of each text, in another thread, and may raise to stop."""
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
         self._texts, self._progress = texts, progress
 
     def alphabet(
-        self, most: int, normalizer: normalizers.Normalizer | None = None, left_out: Callable[[str], bool] = str.isspace
+        self, most: int, normalizer: normalizers.Normalizer | None = None, excluded: Callable[[str], bool] = str.isspace
     ) -> list[str]:
-        """Return the most frequent characters, which make up 99.99% of the normalized texts: at most `most`, in the order of their codes.
+        """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer ones would take entries that pieces of words need. `left_out` characters do not count as text: white space, for a kind
-        that has none within words.
+        Rarer characters would take entries that parts of words need. `excluded` characters do not count as text, such as white space for
+        kinds that have none inside words.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
             for piece in pieces(text):
                 counts.update(piece if normalizer is None else normalizer.normalize_str(piece))
-        ranked = sorted((c for c in counts if c != _GAP and not left_out(c)), key=lambda c: (-counts[c], c))
+        ranked = sorted((c for c in counts if c != _GAP and not excluded(c)), key=lambda c: (-counts[c], c))
         covered = accumulate((counts[character] for character in ranked), initial=0)
         enough = _COVERAGE * sum(counts[character] for character in ranked)
         return sorted(character for character, before in zip(ranked[:most], covered, strict=False) if before < enough)
@@ -47,7 +46,7 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train on the normalized texts; with an alphabet, words end at a character that is not in it."""
+        """Train the backend on the normalized texts. With an alphabet, characters that are not in it separate words."""
         others = None
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
@@ -61,7 +60,7 @@ class Corpus:
         interruptible(lambda abandoned: backend.train_from_iterator(parts(abandoned), trainer))
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in parts with the same words (pieces.py), except endless ones: a long text takes the trainer 200 bytes a word."""
+        """Yield the texts in pieces with the same words (pieces.py), except very long words: the trainer holds 200 bytes a word."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
@@ -71,19 +70,17 @@ class Corpus:
                 self._progress(len(text.encode()))
 
 
-# The trainer takes quadratic time over a word: it would not finish a megabyte of letters without a space. No word of a language is as
-# long as this; a longer run of one class of characters is cut into parts.
-_LONGEST_WORD = 1024  # characters
+# Training takes quadratic time in the length of a word: it would not finish for a megabyte of letters without a space. Runs of one class
+# of characters that are longer than any word of a language are therefore cut.
+_MAX_WORD = 1024  # characters
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
-_LONG_WORD, _HALF_OF_ONE = (
-    re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_LONGEST_WORD, _LONGEST_WORD // 2)
-)
+_LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
 
 
 def _cut_long_words(piece: str) -> Iterator[str]:
     start = 0
-    if any(_HALF_OF_ONE.match(piece, half) for half in range(0, len(piece), _LONGEST_WORD // 2)):  # a quick look, since most have none
-        for found in _LONG_WORD.finditer(piece):
-            yield piece[start : found.end()]
-            start = found.end()
+    if any(_HALF_WORD.match(piece, half) for half in range(0, len(piece), _MAX_WORD // 2)):  # a fast test, which most pieces fail
+        for match in _LONG_WORD.finditer(piece):
+            yield piece[start : match.end()]
+            start = match.end()
     yield piece[start:]

@@ -1,7 +1,6 @@
-"""BERT's own vocabulary file, vocab.txt, as the tokenizer.json that transformers' BertTokenizer would write for it.
+"""Conversion of BERT's vocabulary file, vocab.txt, into the tokenizer.json that transformers' BertTokenizer would write for it.
 
-A line is an entry, its number the id (google-research/bert, tokenization.py: load_vocab). Folders from before tokenizer.json hold nothing
-else.
+Each line is an entry, and its number is the id (google-research/bert, tokenization.py: load_vocab). Older folders have no tokenizer.json.
 """
 
 from collections.abc import Mapping
@@ -25,20 +24,20 @@ _MODEL_TYPES = ("bert", "distilbert")
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
-def is_of_bert(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a vocab.txt is BERT's: by the class in tokenizer_config.json, else by the model_type in config.json, if there is one."""
+def is_bert_vocab(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a vocab.txt is BERT's: by the class in tokenizer_config.json, else by the model_type in config.json (default: bert)."""
     named = settings.get("tokenizer_class")
     return str(named).removesuffix("Fast") in _CLASSES if named else config.get("model_type", "bert") in _MODEL_TYPES
 
 
-def with_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with BERT's class, and its own special tokens where they name none."""
-    named = {role: token for role, token in _ROLES.items() if settings.get(role) is None}
-    return {**settings, **named, "tokenizer_class": settings.get("tokenizer_class") or _CLASSES[0]}
+def with_bert_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with BERT's class and special tokens for those that they do not name."""
+    defaults = {role: token for role, token in _ROLES.items() if settings.get(role) is None}
+    return {**settings, **defaults, "tokenizer_class": settings.get("tokenizer_class") or _CLASSES[0]}
 
 
 def tokenizer_json(path: Path, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> str:
-    """Return the tokenizer.json of a vocab.txt; `settings` have all roles, `special` and `named` as in configured.py. Raise ModelError."""
+    """Return the tokenizer.json for a vocab.txt; `settings` has all roles, `special` and `named` as in configured.py. Raise ModelError."""
     vocab = {line.rstrip(_SPACE): number for number, line in enumerate(read_text(path, _LIMIT).removesuffix("\n").split("\n"))}
     tokens: dict[str, AddedToken] = {}
     for _, token, _ in named_tokens(settings, special, named):
