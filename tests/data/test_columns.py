@@ -199,7 +199,7 @@ def test_the_wanted_columns_are_enough(record: dict[str, Any], text: str | None,
     named = {name: spelled for name, spelled in (("text", text), ("label", label)) if spelled is not None}
     columns = Columns(PAIR, named)
     whole = columns.take(Record(record, "x"))
-    part = columns.take(Record({name: record[name] for name in columns.wanted(record)}, "x"))
+    part = columns.take(Record({name: record[name] for name in columns.select_read(record)}, "x"))
     assert part == whole if isinstance(whole, Row) else isinstance(part, BadRow)
     two_texts = "text" not in named and {"text", "sentence"} <= record.keys() and "pair" not in record  # which are refused
     if isinstance(whole, Row) and not two_texts:

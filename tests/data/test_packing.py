@@ -16,6 +16,11 @@ def stream_of(lengths: list[int], first: int = 0, name: str = "corpus") -> Token
     return TokenStream(name, tokens, starts, np.zeros(len(lengths), np.int64), 0, int(tokens.max()), "", False)
 
 
+def read(rows: PackedRows, epoch: int) -> PackedBatch:
+    """The rows of an epoch, in their order."""
+    return rows.gather(np.full(len(rows), epoch), rows.order(epoch))
+
+
 def collect(batch: PackedBatch) -> PackedBatch:
     return batch
 
@@ -28,10 +33,10 @@ STREAMS = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=30), min_siz
 def test_every_target_is_seen_once_an_epoch(lengths: list[list[int]], length: int, epoch: int, seed: int) -> None:
     streams = [stream_of(documents, 10_000 * i) for i, documents in enumerate(lengths)]
     rows = PackedRows([(stream, 1.0) for stream in streams], length, seed)
-    seen = Counter(int(token) for i in range(len(rows)) for token in rows[epoch, i].ids[1:])
+    seen = Counter(read(rows, epoch).ids[:, 1:].ravel().tolist())
     whole = [stream.tokens[1 : (len(stream.tokens) - 1) // length * length + 1] for stream in streams]
     assert seen == Counter(np.concatenate(whole).tolist())
-    assert rows.targets == sum(seen.values())
+    assert len(rows) * length == sum(seen.values())
 
 
 @settings(deadline=None, max_examples=150)
@@ -39,8 +44,8 @@ def test_every_target_is_seen_once_an_epoch(lengths: list[list[int]], length: in
 def test_document_ids_count_the_starts_within_the_row(lengths: list[list[int]], length: int) -> None:
     rows = PackedRows([(stream_of(documents, 10_000 * i), 1.0) for i, documents in enumerate(lengths)], length, 7)
     owner = [np.repeat(np.arange(len(documents) + 1), [*documents, 1]) for documents in lengths]  # the document of each id
-    for i in range(len(rows)):
-        ids, document_ids = rows[0, i]
+    batch = read(rows, 0)
+    for ids, document_ids in zip(batch.ids, batch.document_ids, strict=True):
         which, place = divmod(int(ids[0]), 10_000)
         expected = owner[which][place : place + length + 1]
         assert document_ids.tolist() == (expected - expected[0]).tolist()
@@ -51,7 +56,7 @@ def test_document_ids_count_the_starts_within_the_row(lengths: list[list[int]], 
 @given(st.floats(0.1, 3.5), st.integers(0, 5))
 def test_weights_are_copies_and_a_random_part(weight: float, epoch: int) -> None:
     rows = PackedRows([(stream_of([200]), weight), (stream_of([40], 10_000), 1.0)], 2, 3)
-    counts = Counter(int(rows[epoch, i].ids[0]) for i in range(len(rows)))
+    counts = Counter(read(rows, epoch).ids[:, 0].tolist())
     weighted = [counts[start] for start in range(0, 200, 2)]
     assert set(weighted) <= {int(weight), int(weight) + 1}
     assert sum(weighted) == int(weight) * 100 + round(weight % 1 * 100)

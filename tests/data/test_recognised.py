@@ -184,7 +184,7 @@ def test_columns_of_public_data_sets_are_recognised(name: str) -> None:
     assert columns.read_of(values) == wanted
     assert isinstance(columns.take(Record(values, "a:1")), Row)
     columns.check(values, "a")
-    assert set(wanted.values()) <= {*columns.wanted(values)}
+    assert set(wanted.values()) <= {*columns.select_read(values)}
 
 
 def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tfkit.data.order.batch_sizes import BatchSizes
 from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
 from tfkit.data.order.framed import Frame, FramedBatch, FramedRows
 from tfkit.data.order.loader import Loader, Rows, StepLoader
-from tfkit.data.order.packing import PackedBatch, PackedRow, PackedRows
+from tfkit.data.order.packing import PackedBatch, PackedRows
 from tfkit.data.order.sentence_pairs import SentencePairRows
 from tfkit.data.order.spans import SpanBatch, SpanRows
 from tfkit.data.sources.open_sources import open_source
@@ -30,7 +30,6 @@ __all__ = [
     "FramedRows",
     "Loader",
     "PackedBatch",
-    "PackedRow",
     "PackedRows",
     "Row",
     "Rows",

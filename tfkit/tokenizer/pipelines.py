@@ -94,10 +94,7 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: BERT's, or with bos before each text, or with eos after it if there is no bos.
-
-    None: no special tokens are added.
-    """
+    """Return the templates for one text and for two: BERT's, else bos before each text, else eos after it. None: no special tokens."""
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls:
         return f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"

@@ -11,7 +11,7 @@ _MAX_NAMES = 20
 
 
 def no_column(
-    role: Role, names: Sequence[str], found: Mapping[str, Any], place: str, *, all_of_them: bool, template: str | None, remedy: str
+    role: Role, names: Sequence[str], available: Mapping[str, Any], place: str, *, all_of_them: bool, template: str | None, remedy: str
 ) -> BadRow:
     """Error for a record without a role's columns `names`, of which it needs all (`all_of_them`) or any.
 
@@ -21,18 +21,18 @@ def no_column(
     for_template = "" if template is None else f" for the {role.name} {template!r}"
     return BadRow(
         f"no column {wanted}",
-        f"{place}: no column {wanted}{for_template}; columns found: {_list_names(found)}; "
+        f"{place}: no column {wanted}{for_template}; columns found: {_list_names(available)}; "
         f"name the one that holds the {role.name} with {remedy}",
     )
 
 
-def no_shape(shapes: Iterable[Sequence[Role]], found: Mapping[str, Any], place: str) -> BadRow:
+def no_shape(shapes: Iterable[Sequence[Role]], available: Mapping[str, Any], place: str) -> BadRow:
     """Error for a record whose columns match none of the shapes."""
     needed = [[role.name for role in roles if role.required] for roles in shapes]
     wanted = ", nor for ".join(" and ".join(names) for names in needed)
     remedies = " or ".join("columns: {" + ", ".join(f"{name}: NAME" for name in names) + "}" for names in needed)
     return BadRow(
-        f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_list_names(found)}; name them with {remedies}"
+        f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_list_names(available)}; name them with {remedies}"
     )
 
 
@@ -44,6 +44,6 @@ def unfit(value: Unfit, column: str, place: str, remedy: str) -> BadRow:
     )
 
 
-def _list_names(found: Mapping[str, Any]) -> str:
-    """Return the names of the columns found, at most `_MAX_NAMES`."""
-    return ", ".join(map(str, list(found)[:_MAX_NAMES])) + (", ..." if len(found) > _MAX_NAMES else "") or "none"
+def _list_names(available: Mapping[str, Any]) -> str:
+    """Return the names of the available columns, at most `_MAX_NAMES`."""
+    return ", ".join(map(str, list(available)[:_MAX_NAMES])) + (", ..." if len(available) > _MAX_NAMES else "") or "none"

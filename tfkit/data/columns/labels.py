@@ -26,12 +26,11 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
                 labels.add(str(row.values["label"]))  # str drops the number of a ClassName
             labels.update(map(str, row.values.get("tags", ())))
             labels.update(labels_in(row.values.get("labels", ())))
+    names = ", ".join(dict.fromkeys(source.name for source in sources))
     if len(labels) < 2:
-        names = ", ".join(dict.fromkeys(source.name for source in sources))
         only = f"only the label {labels.pop()!r}" if labels else "no label"
         raise DataError(f"{names}: {only} in all rows, so there is nothing to classify; check the column of the labels")
     if labelled >= _MIN_ROWS and len(labels) > _MAX_DISTINCT * labelled:
-        names = ", ".join(dict.fromkeys(source.name for source in sources))
         raise DataError(
             f"{names}: {len(labels):,} different labels in {labelled:,} rows, so hardly any class has two; name the column of the classes "
             "with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the classes, "

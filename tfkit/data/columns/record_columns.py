@@ -68,9 +68,9 @@ class Columns:
         reads = {role.name: self._read(role, values) for role in self._roles_of(values) or ()}
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
-    def check(self, found: Iterable[str], place: str) -> None:
-        """Raise DataError if the columns found lack a required role."""
-        names = dict.fromkeys([*found, *self.beside])
+    def check(self, available: Iterable[str], place: str) -> None:
+        """Raise DataError if the available columns, with those of parallel files, lack a required role."""
+        names = dict.fromkeys([*available, *self.beside])
 
         def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
@@ -100,26 +100,26 @@ class Columns:
                 f"both with columns: {{text: {first}, pair: {second}}}"
             )
 
-    def wanted(self, found: Iterable[str]) -> list[str]:
-        """Return the columns found that a role is read from."""
+    def select_read(self, available: Iterable[str]) -> list[str]:
+        """Return the available columns that roles are read from."""
         read = {name for role in self.roles for name in self._names(role)}
         roots = {_root(name) for name in read}
-        found = list(found)
-        aliases = {self._alias(role, found) for role in self.roles}
-        return [name for name in found if name in read or name in roots or name in aliases]
+        available = list(available)
+        aliases = {self._alias(role, available) for role in self.roles}
+        return [name for name in available if name in read or name in roots or name in aliases]
 
-    def kept(self, found: Iterable[str]) -> list[str]:
-        """Return the columns found that a record keeps: those that are read."""
-        return self.wanted(found)
+    def select_kept(self, available: Iterable[str]) -> list[str]:
+        """Return the available columns that a record keeps: those that are read."""
+        return self.select_read(available)
 
-    def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
+    def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
         """Error for a record that lacks a role's column; of a template or a list, it names the missing columns alone."""
         names = self._names(role)
         if is_named := role.name in self.named:
-            absent = [name for name in names if name not in found and _root(name) not in found]
-            names = absent or [name for name in names if look_up(name, found) is MISSING]
+            absent = [name for name in names if name not in available and _root(name) not in available]
+            names = absent or [name for name in names if look_up(name, available) is MISSING]
         template = next((name for name in self._given_names(role) if "{" in name), None)
-        return no_column(role, names, found, place, all_of_them=is_named, template=template, remedy=self.remedy(role))
+        return no_column(role, names, available, place, all_of_them=is_named, template=template, remedy=self.remedy(role))
 
     def remedy(self, role: Role) -> str:
         """Return the recipe field that names the column of a role, for error messages."""

@@ -20,5 +20,5 @@ def roles_of_shape(roles: Sequence[Role], named: Mapping[str, object], has: Call
     shapes = shapes_of(roles, named)
     if not shapes:
         return tuple(roles)
-    found = next((shape for shape in shapes if all(has(role) for role in shape if role.required)), None)
-    return None if found is None else tuple(role for role in roles if role.shape is None or role in found)
+    match = next((shape for shape in shapes if all(has(role) for role in shape if role.required)), None)
+    return None if match is None else tuple(role for role in roles if role.shape is None or role in match)

@@ -110,7 +110,7 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
     words = [cell for cell in first if not cell.strip().isdecimal()]
     if [cell.strip() for cell in first] == [str(index) for index in range(len(first))]:  # pandas' names of unnamed columns
         return True
-    if any(normalized(cell) in known and cell not in labels for cell in words) or (not columns.beyond_roles and columns.wanted(words)):
+    if any(normalized(cell) in known and cell not in labels for cell in words) or (not columns.beyond_roles and columns.select_read(words)):
         return True
     if len({*first}) < len(first):
         return False

@@ -38,8 +38,8 @@ def _parse_line(text: str, place: str) -> Record | BadRow:
         cut = "" if text.endswith("\n") else "; the last line has no end, so writing it may have been cut short"
         return BadRow("not JSON", f"{place}: not a JSON object ({_reason(error)}){cut}; repair or remove this line")
     if not isinstance(record, dict):
-        found = type(record).__name__
-        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} a line')
+        kind = type(record).__name__
+        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {kind}; write {{"column": ...}} a line')
     return Record(record, place)
 
 
@@ -148,14 +148,14 @@ def _object_rows(item: _Item) -> Records:
     if isinstance(item.value, dict):
         yield from questions_of(Record(item.value, item.place))
         return
-    found = type(item.value).__name__
-    yield BadRow("not a JSON object", f'{item.place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
+    kind = type(item.value).__name__
+    yield BadRow("not a JSON object", f'{item.place}: expected a JSON object, found {kind}; write {{"column": ...}} for each')
 
 
 def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
     if not isinstance(item.value, list):
-        found = type(item.value).__name__
-        return BadRow("not a JSON array", f"{item.place}: expected an array of {len(header)} values, found {found}; repair the row")
+        kind = type(item.value).__name__
+        return BadRow("not a JSON array", f"{item.place}: expected an array of {len(header)} values, found {kind}; repair the row")
     if len(item.value) != len(header):
         reason = f"{len(item.value)} values in a row of {len(header)} columns"
         return BadRow("wrong number of fields", f"{item.place}: {reason}; repair the row")
@@ -164,7 +164,7 @@ def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
 
 def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
     """Yield the rows under the keys of an object whose opening brace was read; without keys, those of its only array of objects."""
-    found: list[str] = []
+    arrays: list[str] = []
     more = text.peek() != "}"
     while more:
         _, name = text.value(text.name)
@@ -174,10 +174,10 @@ def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys:
         else:
             text.expect("[")
             is_rows = name in keys if keys else text.peek() == "{"
-            found += [str(name)] * is_rows
-            if len(found) > 1 and not keys:
+            arrays += [str(name)] * is_rows
+            if len(arrays) > 1 and not keys:
                 raise DataError(
-                    f"{text.name}: holds several arrays of objects ({', '.join(found)}); name the one with the rows: field: NAME"
+                    f"{text.name}: holds several arrays of objects ({', '.join(arrays)}); name the one with the rows: field: NAME"
                 )
             items = _items(text, f"{name} " if keys else "")
             if is_rows:
@@ -186,7 +186,7 @@ def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys:
                 deque(items, maxlen=0)
         more = text.take_comma("}", f"after the value of {name!r}")
     text.expect("}")
-    if not found:
+    if not arrays:
         wanted = f"no array under {', '.join(map(repr, keys))}" if keys else "one object, without an array of objects in it"
         raise DataError(f"{text.name}: {wanted}; {_LINES}")
 
@@ -223,9 +223,9 @@ class _JsonStream:
 
     def expect(self, sign: str, where: str = "") -> None:
         """Consume this character. Raise DataError if another follows."""
-        found = self.peek()
-        if found != sign:
-            what = f"{found!r}" if found else f"the end of the file{_CUT}"
+        character = self.peek()
+        if character != sign:
+            what = f"{character!r}" if character else f"the end of the file{_CUT}"
             raise self.broken(f"expected {sign!r}{f' {where}' if where else ''}, found {what}")
         self.at += 1
 

@@ -36,7 +36,7 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
 
     table = pyarrow.parquet.ParquetFile(file)
     columns.check(table.schema_arrow.names, name)
-    wanted = columns.kept(table.schema_arrow.names)
+    wanted = columns.select_kept(table.schema_arrow.names)
     size = file.seek(0, 2)
     remedy = "if it is intended, write it as JSON lines, and name that file"
     chunks = [(group, chunk) for group, chunk in _chunks(table.metadata) if chunk.path_in_schema.partition(".")[0] in wanted]

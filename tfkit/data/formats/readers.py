@@ -133,7 +133,9 @@ def _format_of(content: Content, layout: Layout) -> str:
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
     """Return the format of a file: CoNLL if its lines are CoNLL and a role reads tokens, else the format given or of its suffix."""
     name = _format_of(content, layout)
-    detects = layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.wanted(["tokens", "tags"])
+    detects = (
+        layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.select_read(["tokens", "tags"])
+    )
     return (detect_conll(content) if detects else None) or name
 
 

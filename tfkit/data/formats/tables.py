@@ -151,7 +151,7 @@ def read_separated(content: Content, columns: Columns, delimiter: str, given: tu
             bad_lines.clear()
         elif fields and not header:
             header = fields
-            read = () if columns.beyond_roles else columns.kept(header)
+            read = () if columns.beyond_roles else columns.select_kept(header)
             if duplicate := next((name for name in read if header.count(name) > 1), None):
                 raise DataError(f"{place}: two columns are called {duplicate!r}, which is read: rename one")
             columns.check(header, place)

@@ -10,7 +10,6 @@ next ids. Ids at the end of a stream that do not fill a row are dropped.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,6 @@ from numpy.typing import NDArray
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
-
-
-class PackedRow(NamedTuple):
-    """One row: `length` inputs and, shifted by one, their targets."""
-
-    ids: NDArray[np.int64]  # (length + shared,)
-    document_ids: NDArray[np.int64]  # (length + shared,) from 0, incremented where a document begins
 
 
 @dataclass(frozen=True)
@@ -62,17 +54,6 @@ class PackedRows:
 
     def __len__(self) -> int:
         return len(self._order)
-
-    def __getitem__(self, place: tuple[int, int]) -> PackedRow:
-        """Return row `i` of an epoch, as rows[epoch, i]."""
-        epoch, i = place
-        batch = self.gather(np.array([epoch]), self.order(epoch)[i : i + 1])
-        return PackedRow(batch.ids[0], batch.document_ids[0])
-
-    @property
-    def targets(self) -> int:
-        """The number of target ids in an epoch."""
-        return len(self) * self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""

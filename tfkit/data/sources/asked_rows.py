@@ -27,9 +27,9 @@ class AskedColumns(Columns):
         """Return a row whose only value is the record's Asked, which holds the row or the BadRow."""
         return Row("", record.place, {"": Asked(record.values, super().take(record))})
 
-    def kept(self, found: Iterable[str]) -> list[str]:
+    def select_kept(self, available: Iterable[str]) -> list[str]:
         """Return all columns."""
-        return list(found)
+        return list(available)
 
     def remedy(self, role: Role) -> str:
         """Return the setting of a prediction that names the column of a role, for error messages."""

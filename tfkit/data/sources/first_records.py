@@ -20,12 +20,12 @@ class _AllColumns(Columns):
         """Return a row whose values are those of the record."""
         return Row("", record.place, record.values)
 
-    def check(self, found: Iterable[str], place: str) -> None:
+    def check(self, available: Iterable[str], place: str) -> None:
         """Accept any columns."""
 
-    def wanted(self, found: Iterable[str]) -> list[str]:
+    def select_read(self, available: Iterable[str]) -> list[str]:
         """Return all columns."""
-        return list(found)
+        return list(available)
 
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:

@@ -70,7 +70,7 @@ class HubSource:
         where = f"{self.name}, split {self.split}"
         names = self.dataset.column_names
         self.columns.check(names, where)
-        wanted = self.dataset.select_columns(self.columns.kept(names))
+        wanted = self.dataset.select_columns(self.columns.select_kept(names))
         classes = class_names(wanted.features)
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]

@@ -143,13 +143,15 @@ class StreamedSource:
         if stream.column_names is None:  # files without a schema: each record has its own columns
             return stream
         self.columns.check(stream.column_names, self._where)
-        return stream.select_columns(self.columns.kept(stream.column_names))
+        return stream.select_columns(self.columns.select_kept(stream.column_names))
 
     def _read_lines(self, stream: Any) -> Generator[bytes, None, None]:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                kept = {name: values[name] for name in self.columns.kept(values)} or values  # all, for the error that lists the columns
+                kept = {
+                    name: values[name] for name in self.columns.select_kept(values)
+                } or values  # all, for the error that lists the columns
                 yield json.dumps(kept, default=self._plain).encode() + b"\n"
         except DataError:
             raise

@@ -141,10 +141,10 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     except RuntimeError as error:
         raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
     with reading(path):  # a name that is too long, a folder that may not be entered
-        found = _find(path, pattern)
+        files = _find(path, pattern)
         if recognises and path.is_dir():
-            found = [file for file in found if not is_readme(file)] or found
-        return sorted((_readable(file) for file in found), key=lambda file: file.as_posix())
+            files = [file for file in files if not is_readme(file)] or files
+        return sorted((_check_readable(file) for file in files), key=lambda file: file.as_posix())
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
@@ -167,17 +167,17 @@ def _find(path: Path, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [file for file in _walk(path) if _is_wanted(file, path)]
-        if not found:
+        files = [file for file in _walk(path) if _is_data(file, path)]
+        if not files:
             raise DataError(f"{pattern}: no {KINDS} file in this folder; name the files, or use a glob such as {pattern}/**/*.x")
     elif path.exists():
         raise DataError(f"{pattern}: this is a device, pipe or socket, which cannot be read twice; write its content into a file")
     else:
-        found = _glob(path)
-        if not found:
+        files = _glob(path)
+        if not files:
             remedy = f"fetch it with `{command}`" if (command := fetch_command(pattern)) else "correct the path"
             raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); {remedy}")
-    return found
+    return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -212,7 +212,7 @@ def _size(path: Path) -> int:
         return path.stat().st_size
 
 
-def _is_wanted(path: Path, folder: Path) -> bool:
+def _is_data(path: Path, folder: Path) -> bool:
     name = path.relative_to(folder)
     if not _may_be_data(name):
         return False
@@ -230,7 +230,7 @@ def _is_array(path: Path) -> bool:
         return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
 
-def _readable(path: Path) -> Path:
+def _check_readable(path: Path) -> Path:
     with reading(path), path.open("rb"):
         return path
 

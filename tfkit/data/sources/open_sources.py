@@ -57,21 +57,21 @@ def open_source(
 
 def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Part, on_bad_row: OnBadRow) -> FileSource:
     recognises = part.by == "input"
-    found = paths = tuple(find_files(pattern, recognises=recognises))
-    beside = {column: find_beside(parallel, found) for column, parallel in section.beside.items()}
+    all_paths = paths = tuple(find_files(pattern, recognises=recognises))
+    beside = {column: find_beside(parallel, all_paths) for column, parallel in section.beside.items()}
     keys: tuple[str, ...] = () if section.field is None else (section.field,)
     uses = ""
     numbered = any(name.isdecimal() for named in (*section.columns.values(), section.text or "") for name in _as_list(named))
     array_columns: tuple[str, ...] = ()
-    if recognises and not keys and (key_groups := keys_by_split(arrays := json_arrays(found))):
+    if recognises and not keys and (key_groups := keys_by_split(arrays := json_arrays(all_paths))):
         array_columns = detect_header(arrays.first_rows, columns, numbered=numbered)
         all_keys = tuple(key for group in key_groups.values() for key in group)
         keys, part, uses = _select_split(section, pattern, all_keys, key_groups, part)
     elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
-        paths, part, uses = _select_split(section, pattern, found, files_by_split(pattern, found), part)
-    elif recognises and part.name == "train" and (others := siblings(found[0])):
+        paths, part, uses = _select_split(section, pattern, all_paths, files_by_split(pattern, all_paths), part)
+    elif recognises and part.name == "train" and (others := siblings(all_paths[0])):
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
-    kept = {column: tuple(file for path, file in zip(found, files, strict=True) if path in paths) for column, files in beside.items()}
+    kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
 
@@ -81,11 +81,11 @@ def _as_list(named: str | list[str]) -> list[str]:
 
 
 def _select_split(
-    section: SourceSection, pattern: str, found: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
+    section: SourceSection, pattern: str, items: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
     """Return the files (or keys of a JSON object) of a part, the part of their rows to read, and a description. Raise DataError."""
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
-        return found, part, ""
+        return items, part, ""
     if section.files is not None:
         if section.files not in groups:
             raise DataError(f"{pattern}: nothing here is called {section.files}; name the files, or read all of them with files: all")
@@ -99,7 +99,7 @@ def _select_split(
         return division.validated_on, Part("held_out", None, part.by), f"{list_names(division.validated_on)}, called validation"
     if part.fraction is None and division.train:
         raise DataError(f"{pattern}: nothing here is called valid; name what to validate on, or set data.validation to a fraction")
-    return (division.trained_on, part, "") if part.fraction is not None else (found, part, "")
+    return (division.trained_on, part, "") if part.fraction is not None else (items, part, "")
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:

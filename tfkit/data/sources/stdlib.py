@@ -36,11 +36,11 @@ class StdlibSource:
     def find(cls, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibSource":
         """Find the files of the part. Raise DataError if Python was installed without sources."""
         root = root or Path(sysconfig.get_path("stdlib"))
-        found = sorted(path.relative_to(root).as_posix() for path in _python_files(root) if _is_source(path, root))
-        if not found:
+        paths = sorted(path.relative_to(root).as_posix() for path in _python_files(root) if _is_source(path, root))
+        if not paths:
             raise DataError(f"{root}: no *.py files of the standard library here; use another Python, or a path or hub source")
-        kept = tuple(path for path in found if part.keeps(path.encode()))
-        return cls(root, kept, len(found), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
+        kept = tuple(path for path in paths if part.keeps(path.encode()))
+        return cls(root, kept, len(paths), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
         """Describe files, MB and part."""

@@ -36,8 +36,7 @@ def write_hashes(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """Return the name of a damaged file, or hashes.json if it is missing or damaged; else None. Files over `WHOLE` bytes are not read."""
     try:
-        known = read_hashes(folder)
-        for name, expected in known.items():
+        for name, expected in read_hashes(folder).items():
             if (folder / name).stat().st_size != expected.size or (expected.size <= WHOLE and _hashes_of(folder / name) != expected):
                 return name
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
