@@ -12,8 +12,8 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as several
-    columns form. Null and an empty text are no label.
+    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, such as the mapping
+    of several columns. Null and an empty text are no label.
     """
     match value:
         case None:

@@ -118,7 +118,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a single quote sign is inside a field, where a writer of quoted fields would have doubled it."""
+        """Whether a quote that is not doubled is inside a field: a writer of quoted fields would have doubled it."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 

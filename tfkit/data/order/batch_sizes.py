@@ -12,7 +12,7 @@ class BatchSizes:
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
-        """Raises ValueError if `full` is not a multiple of `start`. None: `full` from the first step."""
+        """`start` None: full batches from the first step. Raises ValueError if `full` is not a multiple of `start`."""
         self.full = full
         self.unit = start or full  # every size is a multiple of it
         if full % self.unit:

@@ -57,7 +57,7 @@ def asked_rows(source: Source) -> Iterator[Asked]:
 
 
 def asked_content(content: Content, columns: AskedColumns, layout: Layout, delimiter: str | None) -> Iterator[Asked]:
-    """Yield the rows of a content that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
+    """Yield the rows of a stream that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
     rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 

@@ -149,10 +149,8 @@ class StreamedSource:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                kept = {
-                    name: values[name] for name in self.columns.select_kept(values)
-                } or values  # all, for the error that lists the columns
-                yield json.dumps(kept, default=self._plain).encode() + b"\n"
+                names = self.columns.select_kept(values) or values  # if none is read: all, for the error that lists them
+                yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise
         except Exception as error:  # the code that reads a data set may raise anything
@@ -171,7 +169,7 @@ class StreamedSource:
 
 
 def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
-    """Return the cache folder of these records, named by a hash of everything that selects them and of a local folder's file times."""
+    """Return the cache folder of these records, named by a hash of all that selects them, and of the sizes and times of local files."""
     path = Path(name).expanduser()
     files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
     read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]

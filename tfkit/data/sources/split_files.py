@@ -97,7 +97,7 @@ def files_by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, li
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if the object has one array of objects, which needs no key."""
+    """Return the keys of a JSON object's arrays by split; empty if they name no splits, and the reader finds the array itself."""
     groups: dict[Split | None, list[str]] = {}
     for key in arrays.keys:
         groups.setdefault(split_of(PurePath(f"{key}.json")), []).append(key)
