@@ -434,7 +434,7 @@ def test_any_field_may_hold_anything(tmp_path: Path, case: str, garbage: object)
 
 def test_relative_positions_refuse_what_they_would_ignore() -> None:
     for attention in ({"softcap": 2.0}, {"windows": [4]}):
-        with pytest.raises(ValueError, match="relative positions go with neither"):
+        with pytest.raises(ValueError, match="relative positions support neither"):
             ModelConfig.model_validate(PRESETS["t5-small"][1] | {"attention": attention})
 
 

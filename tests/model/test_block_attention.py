@@ -6,7 +6,7 @@ from torch.nn.attention import flex_attention as flex
 
 from tfkit.model import block_attention
 from tfkit.model.attention import attend
-from tfkit.model.block_attention import attend_blocks, block_mask, takes_blocks
+from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions
@@ -69,7 +69,7 @@ def test_blocks_that_nobody_sees_are_left_out() -> None:
 )
 def test_where_blocks_are_taken(change: dict[str, object], expected: bool) -> None:
     asked = {"mask": MASKS["documents"], "device": "cuda", "dtype": torch.bfloat16, "dropout": 0.0, "plain_scores": True, **change}
-    assert takes_blocks(**asked) is expected  # type: ignore[arg-type]
+    assert supports_blocks(**asked) is expected  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -80,7 +80,7 @@ def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     model, ids = build(config, 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids, document_ids=DOCUMENTS).hidden
-        monkeypatch.setattr("tfkit.model.transformer.takes_blocks", lambda *_, **__: True)
+        monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
         calls: list[int] = []
         real = block_attention.attend_blocks
         monkeypatch.setattr("tfkit.model.attention.attend_blocks", lambda *words: calls.append(1) or real(*words))

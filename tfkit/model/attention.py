@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With up to this many keys, float32 takes 0.1 to
 # 0.95 of the time for forward and backward (one core of a Zen 4, heads of 32 to 128) and is more exact; with 256 keys, the same time.
-_SHORT = 128
+_MAX_FLOAT32_KEYS = 128
 
 
 class AttentionContext:
-    """The inputs that all blocks of a stack share in one forward, beside the hidden state.
+    """The inputs that all blocks of a stack share in one forward pass, apart from the hidden states.
 
-    It is a plain class on purpose: FSDP takes dataclasses and containers among a block's inputs apart and wraps the tensors in them, so
-    that the gradients of a bias or an encoder's output, which all blocks share, would be added up in another order.
+    It is a plain class on purpose: FSDP unpacks dataclasses and containers among a block's inputs and wraps their tensors, which would
+    change the order in which the gradients of a bias or an encoder's output, shared by all blocks, are accumulated.
     """
 
     def __init__(
@@ -38,23 +38,23 @@ class AttentionContext:
         encoder_output: Tensor | None = None,
         encoder_padding: Tensor | None = None,
         *,
-        in_blocks: Callable[[Mask], bool] = lambda mask: False,
+        use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
-        """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, M, D); `encoder_padding`
-        (B, M): True = real token, None: all are. `in_blocks`: whether attention under a mask is computed by block_attention.py.
+        """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, S, D); `encoder_padding`
+        (B, S): True = real token; None: all are real. `use_blocks`: whether block_attention.py computes the attention under a mask.
         """
-        self.masks = {mask.window: (block_mask(mask), False) if in_blocks(mask) else kernel_mask(mask) for mask in masks}
+        self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
         self.rotation, self.bias, self.cache = rotation, bias, cache
         self.encoder_output, self.encoder_mask = encoder_output, encoder_output_mask(encoder_padding)
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
-    """The arguments of torch's fused kernel for a mask, made once a forward: a dense one, or None and whether its own causal one."""
+    """Return `attn_mask` and `is_causal` of torch's fused kernel for a mask; computed once per forward pass."""
     return (mask.dense(), False) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
 class Attention(nn.Module):
-    """softmax(scale q k^T + bias) v, each query head with the key and value head of its group.
+    """softmax(scale q k^T + bias) v, where each query head uses the key and value head of its group.
 
     `cross`: keys and values come from the encoder's output, without positions or a causal mask; with a cache they are computed once.
     """
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
         mask: Tensor | BlockMask | None
         if self.cross:
-            keys, values = self._cross_keys_values(context)  # (B, K, M, E)
+            keys, values = self._cross_keys_values(context)  # (B, K, S, E)
             mask, bias, causal = context.encoder_mask, None, False
         else:
             keys, values = self._split_heads(self.k_proj(x)), self._split_heads(self.v_proj(x))  # (B, K, T, E)
@@ -86,8 +86,8 @@ class Attention(nn.Module):
                 keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
             (mask, causal), bias = context.masks[self.window], context.bias
         if not (mask is None or isinstance(mask, Tensor)):
-            return self._joined(attend_blocks(queries, keys, values, mask, self.scale))
-        out = attend(
+            return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
+        heads = attend(
             queries,
             keys,
             values,
@@ -97,15 +97,15 @@ class Attention(nn.Module):
             causal=causal,
             scale=self.scale,
             softcap=self.softcap,
-        )
-        return self._joined(out)
+        )  # (B, H, T, E)
+        return self._project_output(heads)
 
-    def _joined(self, x: Tensor) -> Tensor:
-        return self.o_proj(x.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
+    def _project_output(self, heads: Tensor) -> Tensor:
+        return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
     def _cross_keys_values(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
-        if context.cache is not None and (known := context.cache.cross_keys_values(self.layer)) is not None:
-            return known
+        if context.cache is not None and (cached := context.cache.cross_keys_values(self.layer)) is not None:
+            return cached
         assert context.encoder_output is not None
         keys, values = self._split_heads(self.k_proj(context.encoder_output)), self._split_heads(self.v_proj(context.encoder_output))
         if context.cache is not None:
@@ -128,20 +128,22 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """(B, H, T, E) and twice (B, K, S, E) -> (B, H, T, E), by torch's fused kernel unless scores are capped.
+    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), by torch's fused kernel unless the scores are capped.
 
-    Without a mask, `causal`: query t sees the keys 0 to t; else all see all. `scale` None: 1 / sqrt(E).
+    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. `dropout`: a
+    probability. `scale` None: 1 / sqrt(E).
     """
     if softcap is not None:
         return _attend_capped(queries, keys, values, _visible(mask, causal, queries, keys), dropout, scale, softcap)
     dtype = queries.dtype
-    if dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout and keys.shape[2] <= _SHORT:
+    has_few_keys = keys.shape[2] <= _MAX_FLOAT32_KEYS
+    if dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout and has_few_keys:
         queries, keys, values = queries.float(), keys.float(), values.float()
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
-        mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))
-    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels with masks have no grouped heads; the fallback holds all scores
-        keys, values = _for_each_head(queries, keys, values)
+        mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
+    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels take no mask with grouped heads; the fallback holds all scores
+        keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,
         keys,
@@ -155,14 +157,14 @@ def attend(
 
 
 def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:
-    """The mask, or a dense one in place of the fused kernel's own causal mask."""
+    """Return the mask, with a dense causal mask in place of the fused kernel's own."""
     if mask is None and causal:
-        return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()
+        return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()  # (T, S)
     return mask
 
 
-def _for_each_head(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (B, K, S, E) of each query head's group: (B, H, S, E)."""
+def _repeat_kv(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat keys and values for each query head of their group: (B, K, S, E) -> (B, H, S, E)."""
     groups = queries.shape[1] // keys.shape[1]
     return (keys, values) if groups == 1 else (keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1))
 
@@ -170,11 +172,11 @@ def _for_each_head(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tenso
 def _attend_capped(
     queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, dropout: float, scale: float | None, cap: float
 ) -> Tensor:
-    """Scale, cap, mask, softmax in float32, dropout: in this order (Gemma 2, arXiv 2408.00118)."""
-    keys, values = _for_each_head(queries, keys, values)
+    """Scale, cap, mask, softmax in float32, dropout: in this order (Gemma 2, arXiv 2408.00118, section 2)."""
+    keys, values = _repeat_kv(queries, keys, values)  # (B, H, S, E)
     scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, T, S)
     scores = cap * torch.tanh(scores / cap)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
-    return F.dropout(weights, dropout) @ values
+    return F.dropout(weights, dropout) @ values  # (B, H, T, E)

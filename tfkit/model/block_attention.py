@@ -1,8 +1,8 @@
-"""Attention of packed documents and of windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496): it is given a mask as a rule, and
-leaves out every block of 128 x 128 pairs of which none is seen. The other fast kernels have no such masks, and a dense one keeps a GPU
-from all of them.
+"""Attention over packed documents and windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496): its mask is a function of two
+positions, and it skips every block of 128 x 128 pairs in which no query sees a key. The other fast kernels support no such mask, and a
+dense mask rules all of them out.
 
-The compiler makes the kernel at its first use. It has neither dropout nor, as it is used here, biases or caps of scores.
+The kernel is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
 """
 
 from functools import cache
@@ -17,40 +17,40 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 _BLOCK = 128
-_TYPES = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.bfloat16, torch.float16)
 
 
-def takes_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
-    """Whether attention under a mask is computed here. `plain_scores`: they have no bias and no cap.
+def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float, *, plain_scores: bool) -> bool:
+    """Whether this module computes the attention under a mask. `plain_scores`: the scores have no bias and no soft cap.
 
-    Rows that are not of whole blocks, padded ones and those after a cache are short or of ever other lengths, for each of which a kernel
-    would be compiled.
+    Rows that are not a multiple of the block size, padded rows and rows that continue a cache are excluded: they are short, or their
+    lengths vary, and every new length would compile another kernel.
     """
-    rows = mask.positions
-    is_whole = rows.length % _BLOCK == 0 and not rows.offset and rows.padding_mask is None
-    return device == "cuda" and dtype in _TYPES and not dropout and plain_scores and mask.pattern == "other" and is_whole
+    positions = mask.positions
+    is_whole = positions.length % _BLOCK == 0 and not positions.offset and positions.padding_mask is None
+    return device == "cuda" and dtype in _DTYPES and not dropout and plain_scores and mask.pattern == "other" and is_whole
 
 
 def block_mask(mask: Mask) -> "BlockMask":
-    """Return the mask as flex_attention takes it: which blocks are left out, which are seen as a whole, and the rule for the others."""
+    """Return the mask in flex_attention's form: which blocks are skipped, which are entirely visible, and the function for the others."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    rows, causal, window = mask.positions, mask.causal, mask.window
-    documents = rows.document_ids
+    positions, causal, window = mask.positions, mask.causal, mask.window
+    documents, length, device = positions.document_ids, positions.length, positions.device
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = key <= query if causal else key == key  # true, in the form of a tensor
+        visible = key <= query if causal else key == key  # true for every pair, as a tensor
         if window is not None:
-            seen = seen & (key > query - window) & (key < query + window)
-        return seen if documents is None else seen & (documents[row, query] == documents[row, key])
+            visible = visible & (key > query - window) & (key < query + window)
+        return visible if documents is None else visible & (documents[row, query] == documents[row, key])
 
-    create: Any = _compiled(create_block_mask) if rows.device.type == "cuda" else create_block_mask  # uncompiled it holds a dense mask
-    made: BlockMask = create(sees, None if documents is None else len(documents), None, rows.length, rows.length, device=rows.device)
-    return made
+    create: Any = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask  # uncompiled, it holds a dense mask
+    blocks: BlockMask = create(sees, None if documents is None else len(documents), None, length, length, device=device)
+    return blocks
 
 
 def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: "BlockMask", scale: float | None) -> Tensor:
-    """(B, H, T, E) and twice (B, K, T, E) -> (B, H, T, E)."""
+    """Queries (B, H, T, E), keys and values (B, K, T, E) -> (B, H, T, E). `scale` None: 1 / sqrt(E)."""
     from torch.nn.attention.flex_attention import flex_attention
 
     out: Tensor = _compiled(flex_attention)(

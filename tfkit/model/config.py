@@ -1,6 +1,6 @@
 """The description of a model: one frozen, torch-free tree. The modules beside this file build a Transformer from it.
 
-A field exists only if one of the systems uses it, and what belongs to one kind lives in that kind's member of a union.
+A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
 """
 
 from typing import Annotated, Any, Literal
@@ -72,8 +72,10 @@ class WavelengthScaling(Data):
     """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
 
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
-    low_freq_factor: Factor = Field(1.0, description="Wavelengths over original / this are multiplied by factor.")
-    high_freq_factor: Factor = Field(4.0, description="Wavelengths under original / this stay; between the two it is blended.")
+    low_freq_factor: Factor = Field(1.0, description="Wavelengths above original_context_length / this are multiplied by factor.")
+    high_freq_factor: Factor = Field(
+        4.0, description="Wavelengths below original_context_length / this are kept; between the two limits they are interpolated."
+    )
     original_context_length: Context = Field(description="The context of pretraining, in tokens.")
 
     @model_validator(mode="after")
@@ -113,7 +115,7 @@ class EmbeddingConfig(Data):
 
 
 class AttentionConfig(Data):
-    """The attention, beyond the number of heads."""
+    """The attention, apart from its heads."""
 
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")
@@ -186,7 +188,7 @@ class NoHeadConfig(Data):
     """No head: the model returns hidden states."""
 
     kind: Literal["none"]
-    pooler: bool = Field(False, description="Beside them a dense layer with tanh on the first token's, for the whole text (BERT).")
+    pooler: bool = Field(False, description="Add a vector for the whole text: a dense layer with tanh on the first token's state (BERT).")
 
 
 HeadConfig = Annotated[
@@ -196,7 +198,7 @@ HeadConfig = Annotated[
 
 
 class DropoutConfig(Data):
-    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU 1.5 to 7 times its time, by length."""
+    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU, attention takes 1.5 to 7 times as long."""
 
     embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
     attention: Probability = Field(0.0, description="On the attention weights.")
@@ -211,7 +213,7 @@ class InitConfig(Data):
 
     scheme: Literal["normal", "fan_in", "by_width"] = Field(
         "normal",
-        description="normal: all matrices with std. fan_in: uniform of variance 1 / width in (2017). by_width: by each matrix's widths.",
+        description="normal: all matrices with std. fan_in: uniform, variance 1 / input width (2017). by_width: normal, by widths (T5).",
     )
     std: float = Field(0.02, gt=0, le=1e30, description="Standard deviation of the normal from which matrices are drawn.")
     residual_scaling: bool = Field(
@@ -227,9 +229,9 @@ class ModelConfig(Data):
     encoder_layers: Layers = Field(0, description="Blocks in the encoder stack, whose tokens see each other; 0: no encoder.")
     decoder_layers: Layers = Field(0, description="Blocks in the decoder stack, whose tokens see only the earlier ones; 0: no decoder.")
     dim: Width = Field(description="Width of the residual stream.")
-    hidden_dim: HiddenWidth = Field(description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
+    hidden_dim: HiddenWidth = Field(description="Width inside the MLP; null: 4 dim, or 8/3 dim rounded up to a multiple of 256 if gated.")
     num_heads: Heads = Field(description="Query heads.")
-    num_kv_heads: Heads = Field(description="Key and value heads, each shared by num_heads / num_kv_heads queries; null: num_heads.")
+    num_kv_heads: Heads = Field(description="Key and value heads, each shared by num_heads / num_kv_heads query heads; null: num_heads.")
     head_dim: Width = Field(description="Width of a head; null: dim / num_heads.")
     embedding: EmbeddingConfig = EmbeddingConfig()
     position: Position = Field(description="How the model knows the order of its tokens.")
@@ -269,17 +271,17 @@ class ModelConfig(Data):
 
     @property
     def final_norm(self) -> bool:
-        """Whether a stack ends in a norm: needed if the last sublayer leaves its sum without one."""
+        """Whether a stack ends in a norm: needed if the last sublayer does not normalize its sum."""
         return self.norm.placement != "post"
 
     def window(self, layer: int) -> int | None:
-        """The number of positions that a layer sees, its own included; None: all."""
+        """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
 
     @model_validator(mode="after")
     def _check_stacks(self) -> "ModelConfig":
         if not self.encoder_layers and not self.decoder_layers:
-            raise ValueError("a model has encoder_layers, decoder_layers, or both")
+            raise ValueError("a model needs encoder_layers, decoder_layers, or both")
         if self.position.kind == "sinusoidal" and self.dim % 2:
             raise ValueError(f"dim {self.dim} is odd; sinusoidal positions come in pairs, so it must be even")
         return self
@@ -290,9 +292,9 @@ class ModelConfig(Data):
             return self
         buckets, distance = self.position.buckets, self.position.max_distance
         if distance <= buckets // 2:
-            raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: nearer ones have a bucket each")
+            raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:
-            raise ValueError("relative positions go with neither attention.softcap nor attention.windows")
+            raise ValueError("relative positions support neither attention.softcap nor attention.windows")
         return self
 
     @model_validator(mode="after")
@@ -300,5 +302,5 @@ class ModelConfig(Data):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.position.kind == "rotary" and self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs, so it must be even")
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions rotate pairs, so it must be even")
         return self

@@ -4,5 +4,5 @@ import torch.nn as nn
 
 
 def build_dropout(probability: float) -> nn.Module:
-    """Dropout, or the identity: dropout with probability 0 would still copy its input."""
+    """Build dropout, or the identity for probability 0, where nn.Dropout would still copy its input."""
     return nn.Dropout(probability) if probability else nn.Identity()

@@ -13,7 +13,7 @@ from tfkit.model.position import sinusoids
 
 
 class Embedding(nn.Module):
-    """tokens[id], scaled, plus position and segment vectors, then a norm; each is optional. Encoder and decoder share one."""
+    """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm. Encoder and decoder share it."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -26,15 +26,15 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """(B, T) ids, (T,) or (B, T) position numbers, (B, T) segments (None: all 0) -> (B, T, D)."""
-        x = self.tokens(input_ids)
+        x = self.tokens(input_ids)  # (B, T, D)
         if self.scale is not None:
-            x = x * torch.tensor(self.scale, dtype=x.dtype)  # the scale is rounded to the weights' type first, as in Hugging Face
+            x = x * torch.tensor(self.scale, dtype=x.dtype)  # the scale is first rounded to the weights' type, as in Hugging Face
         if self.position.kind == "sinusoidal":
-            x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)
+            x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)  # plus (T, D) or (B, T, D)
         if self.positions is not None:
             x = x + self.positions(position_ids)
         if self.segments is not None:
-            if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment both texts of a pair are in it
+            if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment, both texts of a pair are in it
                 segment_ids = torch.zeros_like(input_ids)
             x = x + self.segments(segment_ids)
         if self.norm is not None:
@@ -43,5 +43,5 @@ class Embedding(nn.Module):
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:
-    """An uninitialized table; init.py fills it. On the meta device torch's initialization would import its compiler, in a second."""
+    """Build an uninitialized table (rows, D): on the meta device torch's initialization would import its compiler, which takes a second."""
     return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))

@@ -1,4 +1,4 @@
-"""Output heads: a language model's logits, classes of a text, tags of its tokens, the answer in it."""
+"""Output heads: the next or masked token, classes of a text, tags of its tokens, the span of an answer."""
 
 import torch
 import torch.nn as nn
@@ -20,14 +20,14 @@ from tfkit.model.norm import build_norm
 
 
 class Head(nn.Module):
-    """Map hidden states (B, T, D) and the mask of real tokens (B, T; None: all are real) to logits."""
+    """A map from hidden states (B, T, D) and the mask of real tokens (B, T; None: all are real) to logits."""
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the logits."""
         raise NotImplementedError
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Return the head's second output, if it has one; else raise ValueError."""
+        """Return the head's second output. Raise ValueError if it has none."""
         raise ValueError("this head has no output beside its logits")
 
 
@@ -61,7 +61,7 @@ class VocabularyHead(Head):
 
 
 class LanguageModelHead(VocabularyHead):
-    """The causal language model's head, with optional scale, bias and cap, and GPT's optional score of a choice."""
+    """The causal language model's head, with optional scale, bias and soft cap, and GPT's optional score of a choice."""
 
     def __init__(self, config: ModelConfig, head: LanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=head.bias)
@@ -94,10 +94,10 @@ class MaskedLanguageModelHead(VocabularyHead):
         return self.norm(self.activation(self.transform(hidden)))
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not."""
+        """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not (arXiv 1810.04805, section 3.1)."""
         if self.pooler is None or self.next_sentence is None:
             return super().extra(hidden)
-        return self.next_sentence(torch.tanh(self.pooler(hidden[:, 0])))
+        return self.next_sentence(torch.tanh(self.pooler(hidden[:, 0])))  # (B, D) -> (B, 2)
 
 
 class ClassesHead(Head):
@@ -115,7 +115,7 @@ class ClassesHead(Head):
         return self.of_states(hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
-        """The logits of a text that would be read at these states: (..., D) -> (..., classes)."""
+        """Return the logits of texts that are read at these hidden states: (..., D) -> (..., classes)."""
         if self.pooler is not None and self.activation is not None:
             states = self.activation(self.pooler(states))
         return self.classes(self.dropout(states))
@@ -180,7 +180,7 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
 
 
 def vocabulary_head(head: Head) -> VocabularyHead:
-    """Return the head as a `VocabularyHead`. Raises ValueError if it is another kind."""
+    """Return the head as a `VocabularyHead`. Raises ValueError if it is of another kind."""
     if not isinstance(head, VocabularyHead):
         raise ValueError(f"a {type(head).__name__} gives no distribution over the vocabulary")
     return head
@@ -190,5 +190,5 @@ def last_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
     """(B, T, D) -> (B, D): the hidden state of each row's last token that is not padding, on whichever side the padding is."""
     if padding_mask is None:
         return hidden[:, -1]
-    places = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()
-    return hidden[torch.arange(len(hidden), device=hidden.device), places.argmax(dim=1)]
+    positions = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()  # (B, T), 0 for padding
+    return hidden[torch.arange(len(hidden), device=hidden.device), positions.argmax(dim=1)]

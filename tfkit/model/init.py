@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.\d+\.")  # the beginning of the name of a block's parameter
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.\d+\.")  # the prefix of the names of a block's parameters
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -18,47 +18,47 @@ _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
     """Initialize every parameter in place, in the module's order: matrices by the config's scheme, norms to the identity, biases to 0."""
     for name, parameter in model.named_parameters():
-        _initialize_one(name, parameter, config, generator)
+        _initialize_parameter(name, parameter, config, generator)
 
 
-class LaterBlocks:
-    """The random weights of a model's blocks, each block's made when it is asked for: the bits that `initialize` gives it."""
+class RandomBlocks:
+    """The random weights of a model's blocks, drawn one block at a time on demand, with the bits that `initialize` draws."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
-        """Initialize the parameters around the blocks of a model on the meta device; the blocks' own numbers are drawn and dropped."""
+        """Initialize the parameters outside the blocks of a model on the meta device; the blocks' own numbers are drawn and discarded."""
         self._config = config
-        self._states: dict[str, Tensor] = {}  # of the generator before the first number of each block
-        self._shapes: dict[str, dict[str, torch.Size]] = {}  # of each block's parameters
+        self._states: dict[str, Tensor] = {}  # by block: the generator's state before its first number
+        self._shapes: dict[str, dict[str, torch.Size]] = {}  # by block: its parameters' shapes
         for name, parameter in list(model.named_parameters()):
-            if found := BLOCK.match(name):
-                self._states.setdefault(found[0], generator.get_state())
-                self._shapes.setdefault(found[0], {})[name.removeprefix(found[0])] = parameter.shape
-            whole = torch.empty_like(parameter, device="cpu")
-            _initialize_one(name, whole, config, generator)
-            if not found:
-                put_weights(model, {name: whole})
+            if block := BLOCK.match(name):
+                self._states.setdefault(block[0], generator.get_state())
+                self._shapes.setdefault(block[0], {})[name.removeprefix(block[0])] = parameter.shape
+            tensor = torch.empty_like(parameter, device="cpu")
+            _initialize_parameter(name, tensor, config, generator)
+            if not block:
+                put_weights(model, {name: tensor})
 
     @torch.no_grad()
     def __call__(self, prefix: str, block: nn.Module) -> None:
-        """Give a block its weights; the names of its parameters in the model begin with `prefix`."""
+        """Initialize a block; the names of its parameters in the model begin with `prefix`."""
         generator = torch.Generator()
         generator.set_state(self._states[prefix])
         tensors = {name: torch.empty(shape) for name, shape in self._shapes[prefix].items()}
         for name, tensor in tensors.items():
-            _initialize_one(prefix + name, tensor, self._config, generator)
+            _initialize_parameter(prefix + name, tensor, self._config, generator)
         put_weights(block, tensors)
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put weights in place of those of the same names, in their type, such as those on the meta device."""
+    """Replace the parameters of these names, such as those on the meta device, by new ones of the same type with these values."""
     for name, tensor in tensors.items():
-        before = module.get_parameter(name)
-        parent, _, own = name.rpartition(".")
-        setattr(module.get_submodule(parent), own, nn.Parameter(tensor.to(before.dtype), before.requires_grad))
+        old = module.get_parameter(name)
+        parent, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, nn.Parameter(tensor.to(old.dtype), old.requires_grad))
 
 
-def _initialize_one(name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+def _initialize_parameter(name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
     neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
     if parameter.dim() > 1:
         _draw(name, parameter, config, generator)
@@ -72,14 +72,14 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
             std = config.init.std
             if config.init.residual_scaling and name.endswith(_WRITES_TO_RESIDUAL):
                 layers = config.encoder_layers if name.startswith("encoder.") else config.decoder_layers
-                std /= math.sqrt(2 * layers)  # two sublayers of each layer add to the residual stream
+                std /= math.sqrt(2 * layers)  # each layer has two sublayers that add to the residual stream (GPT-2, section 2.3)
             matrix.normal_(0.0, std, generator=generator)
         case "fan_in" if name.startswith("embedding."):
             matrix.normal_(0.0, config.dim**-0.5, generator=generator)
         case "fan_in":  # tensor2tensor's uniform unit scaling
             limit = math.sqrt(3 / matrix.shape[1])
             matrix.uniform_(-limit, limit, generator=generator)
-        case "by_width":  # Mesh TensorFlow's: the scores are not scaled, so the queries start smaller
+        case "by_width":  # Mesh TensorFlow's, for T5: its scores are not scaled, so the queries start smaller
             widths = {
                 "q_proj": config.dim * config.head_dim,
                 "k_proj": config.dim,

@@ -9,16 +9,17 @@ Pair = tuple[Tensor, Tensor]
 
 
 class KeyValueCache:
-    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers a position. The model's forward fills it.
+    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers per position. The model's forward pass fills it.
 
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
-    encoder's output are computed in the first forward and kept.
+    encoder's output are computed in the first forward pass and kept.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
         self.length = 0  # positions filled so far
-        self._old = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
-        sizes = [length if old is None else min(old, length) for old in self._old]
+        # By layer: the most positions that it keeps; None: all.
+        self._limits = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
+        sizes = [length if limit is None else min(limit, length) for limit in self._limits]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
         self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
         self._cross: dict[int, Pair] = {}
@@ -29,26 +30,26 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return those that the new tokens may see (B, K, S, E)."""
-        kept, old = self._pairs[layer], self._old[layer]
-        if old is None:
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E)."""
+        stored, limit = self._pairs[layer], self._limits[layer]
+        if limit is None:
             end = self.length + keys.shape[2]
-            for store, new in zip(kept, (keys, values), strict=True):
+            for store, new in zip(stored, (keys, values), strict=True):
                 store[:, :, self.length : end] = new
-            return kept[0][:, :, :end], kept[1][:, :, :end]
-        seen = min(self.length, old)
-        joined = torch.cat((kept[0][:, :, :seen], keys), dim=2), torch.cat((kept[1][:, :, :seen], values), dim=2)
-        for store, new in zip(kept, joined, strict=True):
-            last = new[:, :, max(0, new.shape[2] - old) :]
+            return stored[0][:, :, :end], stored[1][:, :, :end]
+        filled = min(self.length, limit)
+        visible = torch.cat((stored[0][:, :, :filled], keys), dim=2), torch.cat((stored[1][:, :, :filled], values), dim=2)  # (B, K, S, E)
+        for store, new in zip(stored, visible, strict=True):
+            last = new[:, :, max(0, new.shape[2] - limit) :]
             store[:, :, : last.shape[2]] = last
-        return joined
+        return visible
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store one layer's keys and values of the encoder's output (B, K, M, E)."""
+        """Store one layer's keys and values of the encoder's output (B, K, S, E)."""
         self._cross[layer] = keys, values
 
     def cross_keys_values(self, layer: int) -> Pair | None:
-        """The keys and values that `keep_cross` stored for a layer, or None."""
+        """Return the keys and values that `keep_cross` stored for a layer, (B, K, S, E) each, or None."""
         return self._cross.get(layer)
 
     @property
@@ -57,7 +58,7 @@ class KeyValueCache:
         return bool(self._cross)
 
     def advance(self, positions: int) -> None:
-        """Move on by the positions that every layer has now stored."""
+        """Count new positions as filled, after every layer has stored them."""
         self.length += positions
 
     def select_rows(self, rows: Tensor) -> None:
@@ -66,20 +67,20 @@ class KeyValueCache:
         self._cross = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._cross.items()}
 
     def reorder_rows(self, rows: Tensor) -> None:
-        """Replace the rows by as many of them, in this order; each must share its encoder's output with the row whose place it takes."""
-        for pair, old in zip(self._pairs, self._old, strict=True):
-            filled = self.length if old is None else min(self.length, old)
+        """Replace each row i by row `rows[i]`, which must have the same encoder output; the number of rows stays the same."""
+        for pair, limit in zip(self._pairs, self._limits, strict=True):
+            filled = self.length if limit is None else min(self.length, limit)
             for store in pair:
                 store[:, :, :filled] = store[:, :, :filled][rows]
 
     def drop_columns(self, count: int) -> None:
         """Remove the first `count` positions, which are padding in every row; later positions move to the left."""
         length = self.length - count
-        for layer, (pair, old) in enumerate(zip(self._pairs, self._old, strict=True)):
-            if old is None:
+        for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
+            if limit is None:
                 self._pairs[layer] = pair[0][:, :, count:], pair[1][:, :, count:]
                 continue
-            seen, left = min(self.length, old), min(length, old)
+            filled, kept = min(self.length, limit), min(length, limit)
             for store in pair:
-                store[:, :, :left] = store[:, :, seen - left : seen].clone()
+                store[:, :, :kept] = store[:, :, filled - kept : filled].clone()
         self.length = length

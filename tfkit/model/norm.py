@@ -54,8 +54,8 @@ class _RMSNormOnCpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # (..., 1)
-        scale = size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # (..., 1)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         normed = (x.float() * scale).to(x.dtype)
         ctx.save_for_backward(normed, weight, scale)
         return normed * weight
@@ -65,7 +65,7 @@ class _RMSNormOnCpu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, weight, scale = ctx.saved_tensors
         normed_32, grad_32 = normed.float(), grad.float()
-        grad_weight = (grad_32 * normed_32).flatten(0, -2).sum(0)
+        grad_weight = (grad_32 * normed_32).flatten(0, -2).sum(0)  # (D,)
         grad_normed = grad_32 * weight.float()
-        along = torch.linalg.vecdot(grad_normed, normed_32)[..., None] / normed.shape[-1]  # the component that would only change the length
+        along = torch.linalg.vecdot(grad_normed, normed_32)[..., None] / normed.shape[-1]  # (..., 1): this part would only change |x|
         return (grad_normed - normed_32 * along).mul_(scale).to(normed.dtype), grad_weight.to(weight.dtype), None

@@ -1,4 +1,4 @@
-"""Rows of unequal lengths as one tensor, and the mask of their real tokens."""
+"""Padding of rows of unequal lengths to one tensor, and the mask of their real tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ TokenRows = Sequence[Sequence[int] | NDArray[Any]]
 
 
 def pad(rows: TokenRows, value: int, *, left: bool = False) -> Tensor:
-    """Return the rows as (B, T), filled up with `value` behind the end of each; `left`: before its beginning."""
+    """Return the rows as (B, T), padded with `value` at the end of each row or, if `left`, at its beginning."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), value, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -22,13 +22,13 @@ def pad(rows: TokenRows, value: int, *, left: bool = False) -> Tensor:
 
 
 def real_tokens(rows: TokenRows, *, left: bool = False) -> Tensor:
-    """Return (B, T), True where `pad` puts no padding."""
+    """Return the mask (B, T) of the rows that `pad` returns: True = real token."""
     lengths = torch.tensor([len(row) for row in rows])
     columns = torch.arange(int(lengths.max()))
     return (columns.flip(0) if left else columns) < lengths[:, None]
 
 
 def padding_mask(rows: TokenRows) -> Tensor | None:
-    """Return the mask of the real tokens; None if nothing is padded, so that attention needs no mask."""
+    """Return the mask (B, T), True = real token; None if nothing is padded, so that attention needs no mask."""
     real = real_tokens(rows)
     return None if bool(real.all()) else real

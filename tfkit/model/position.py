@@ -14,7 +14,7 @@ Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E 
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions of one forward: how many are new, how many are in the cache before them, and which are padding or of one document."""
+    """The positions of one forward pass: how many are new, how many the cache holds before them, which are padding or share a document."""
 
     length: int  # T new tokens
     offset: int  # S - T tokens before them, in the cache
@@ -23,7 +23,7 @@ class Positions:
     document_ids: Tensor | None  # (B, T)
 
     def first_key(self, window: int | None) -> int:
-        """The position of the first key that a layer holds: the cache of a layer with a window keeps window - 1 old ones."""
+        """Return the position of the first key that a layer holds: with a window, its cache keeps only the last window - 1 positions."""
         return 0 if window is None else max(0, self.offset - (window - 1))
 
 
@@ -36,7 +36,7 @@ def count_positions(positions: Positions) -> Tensor:
     if documents is not None:
         index = torch.arange(positions.length, device=positions.device)
         begins = torch.zeros_like(documents)
-        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T), 0 within a document
         return index - begins.cummax(dim=1).values  # (B, T)
     if padding is not None:
         return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
@@ -47,12 +47,12 @@ def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -
     """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
     pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
     angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
-    parts = angles.sin(), angles.cos()
-    return (torch.stack(parts, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(parts, dim=-1)).to(dtype)
+    halves = angles.sin(), angles.cos()
+    return (torch.stack(halves, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(halves, dim=-1)).to(dtype)  # (..., T, D)
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
-    """Return cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as in Hugging Face."""
+    """Return cosine and sine of position * theta^(-2j / E) (arXiv 2104.09864), computed in float32 and then rounded, as in Hugging Face."""
     angles = position_ids[..., None].float() * rotary_frequencies(head_dim, rotary, position_ids.device)  # (..., T, E / 2)
     if position_ids.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, E / 2): the same for every head
@@ -60,14 +60,14 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle of each pair per position: theta^(-2j / E), (E / 2,), float32, scaled for a longer context if that is so."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    """Return the angle per position of each pair j, theta^(-2j / E), with the scaling for a longer context, if any: (E / 2,), float32."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)  # (E / 2,)
     frequencies = rotary.theta ** (-pairs / head_dim)
-    return frequencies if rotary.scaling is None else _stretched(frequencies, rotary.scaling)
+    return frequencies if rotary.scaling is None else _scale_wavelengths(frequencies, rotary.scaling)
 
 
-def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
-    """Llama 3.1's scaling (arXiv 2407.21783): short wavelengths are kept, long ones multiplied by the factor, others interpolated."""
+def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
+    """Keep short wavelengths, multiply long ones by the factor, and interpolate between (Llama 3.1, arXiv 2407.21783)."""
     wavelengths = 2 * math.pi / frequencies
     low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context_length
     kept = ((original / wavelengths - low) / (high - low)).clamp(0, 1)  # 1: kept, 0: multiplied
@@ -77,8 +77,8 @@ def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the pairs (j, j + E / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x.chunk(2, dim=-1)  # (B, H, T, E / 2) each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)  # (B, H, T, E)
 
 
 class RelativeBias(nn.Module):
@@ -93,10 +93,10 @@ class RelativeBias(nn.Module):
         """Return the bias of the scores: (1, H, T, S)."""
         queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
         keys = torch.arange(positions.offset + positions.length, device=positions.device)
-        return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]
+        return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]  # (T, S, H) -> (1, H, T, S)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of key position - query position: one for each near distance, and ever wider ones for far distances."""
+        """Return the bucket of key position - query position: near distances have one each, far ones share increasingly wide buckets."""
         buckets = self.buckets // 2 if self.bidirectional else self.buckets
         side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
         steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)

@@ -1,7 +1,7 @@
 r"""Blocks, and the placement of norms around each sublayer.
 
 pre (GPT-2, Llama, T5)    x ---------------------------(+)-->            the stack ends in one more norm, because the sum of
-                           \--> norm --> op --> dropout --^               all sublayers' outputs has not been normed
+                           \--> norm --> op --> dropout --^               all sublayers' outputs is not normalized
 post (2017, GPT, BERT)    x -----------------(+)--> norm -->
                            \--> op --> dropout --^
 sandwich (Gemma 2)        x ----------------------------------------(+)-->
@@ -70,7 +70,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)
-        self.activation_checkpointing = False  # set by training: recompute each block in the backward pass
+        self.activation_checkpointing = False  # set by training: recompute each block in the backward pass (arXiv 1604.06174)
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

@@ -10,11 +10,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import AttentionContext
-from tfkit.model.block_attention import takes_blocks
+from tfkit.model.block_attention import supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
-from tfkit.model.init import LaterBlocks, initialize
+from tfkit.model.init import RandomBlocks, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions, count_positions, rotation_at
@@ -23,7 +23,7 @@ from tfkit.model.stack import Stack
 
 @dataclass
 class Output:
-    """The result of a forward. Losses work on `hidden`; the logits, which can be huge, are computed when first read."""
+    """The result of a forward pass. Losses work on `hidden`; the logits, which can be huge, are computed when first read."""
 
     hidden: Tensor  # (B, T, D), after the last norm
     head: Head
@@ -31,7 +31,7 @@ class Output:
 
     @cached_property
     def logits(self) -> Tensor:
-        """(B, T, V) of a language model, (B, T, tags), or (B, classes)."""
+        """(B, T, V) of a language model, (B, T, tags), (B, T, 2) of a span's ends, or (B, classes)."""
         return self.head(self.hidden, self.padding_mask)
 
     @cached_property
@@ -43,9 +43,9 @@ class Output:
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Gives a block whose parameters are on the meta device its weights, by the beginning of their names; None: all blocks have theirs.
+    # Loads or draws the weights of a block on the meta device, given the prefix of its parameters' names; None: all blocks have weights.
     fill_block: Callable[[str, nn.Module], None] | None = None
-    # A context in which this process has all of its weights, for forwards of its own: of a model that ranks share, which enter it together.
+    # A context in which this rank holds all weights, for forward passes of its own; ranks that share the weights enter it together.
     whole_at_work: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, config: ModelConfig):
@@ -77,9 +77,9 @@ class Transformer(nn.Module):
         """Map ids (B, T) to hidden states (B, T, D).
 
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): tokens with equal numbers
-        see each other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder encodes `input_ids`, unless it is
-        given `encoder_output` (from `encode`) or the cache of an earlier forward; `padding_mask` is that of `input_ids` in all three cases.
-        It returns the hidden states of `decoder_input_ids` (B, T'), whose mask is `decoder_padding_mask`.
+        see each other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder encodes `input_ids` (B, S), unless
+        `encoder_output` (from `encode`) or the cache of an earlier forward pass is given; in each case `padding_mask` is the source's.
+        It returns the hidden states of `decoder_input_ids` (B, T), whose mask is `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
         if self.encoder is None or self.decoder is None:
@@ -97,11 +97,11 @@ class Transformer(nn.Module):
         return self._output(hidden, decoder_padding_mask)
 
     def _output(self, hidden: Tensor, padding_mask: Tensor | None) -> Output:
-        """The output, with the part of the mask for the new positions: the mask may cover cached ones before them."""
+        """Return the output with the mask of the new positions alone: `padding_mask` may also cover cached positions before them."""
         return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :])
 
     def encode(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Run the encoder of an encoder-decoder: (B, M) -> (B, M, D)."""
+        """Run the encoder of an encoder-decoder: (B, S) -> (B, S, D)."""
         assert self.encoder is not None
         return self._run(self.encoder, input_ids, padding_mask)
 
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
             cache,
             encoder_output,
             encoder_padding,
-            in_blocks=lambda mask: takes_blocks(
+            use_blocks=lambda mask: supports_blocks(
                 mask,
                 x.device.type,
                 x.dtype,
@@ -149,13 +149,13 @@ class Transformer(nn.Module):
 def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, blocks_later: bool = False) -> Transformer:
     """Build a Transformer with random float32 weights, the same on every device for the same seed.
 
-    `blocks_later`: the blocks stay on the meta device, and `fill_block` gives each of them its weights.
+    `blocks_later`: the blocks stay on the meta device, and `fill_block` draws the weights of each on demand, with the same bits.
     """
     with torch.device("meta"):  # so that no parameter is allocated or initialized twice
         model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
     if blocks_later:
-        model.fill_block = LaterBlocks(model, config, generator)
+        model.fill_block = RandomBlocks(model, config, generator)
         return model
     model.to_empty(device="cpu")
     initialize(model, config, generator)
