@@ -1,6 +1,6 @@
-"""The families of the field's history, each one file of data: presets, and a two-way map to its Hugging Face layout.
+"""The model families, one file of data each: presets, and a two-way mapping to the Hugging Face layout.
 
-No torch here: a family maps the tensors' names, `tfkit.hub` moves the tensors.
+No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors.
 """
 
 from tfkit.families import bert, distilbert, gemma2, gpt, gpt2, gpt3, llama, mistral, smollm2, t5, transformer_2017
@@ -22,7 +22,7 @@ FAMILIES: dict[str, Family] = {
         smollm2.FAMILY,
     )
 }
-MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; the first of several
+MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; of families that share one, the first
 for _family in FAMILIES.values():
     if _family.model_type is not None:
         MODEL_TYPES.setdefault(_family.model_type, _family)

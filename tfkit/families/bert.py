@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805).
 
-New against GPT: an encoder, in which every token sees both sides, so that words are predicted from left and right: some are masked and
-the model predicts them (masked language model), and whether the second of two texts follows the first (next sentence). Segment
-vectors distinguish the two, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
+New compared with GPT: an encoder, in which every token sees both sides. The model learns to predict masked tokens from their left and
+right (masked language modeling), and whether the second of two texts follows the first (next-sentence prediction). Segment vectors
+distinguish the two texts, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
 Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
 """
 
@@ -78,9 +78,9 @@ RULES = (
     *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
     Rule("cls.predictions.decoder.weight", ("head.output.weight",)),
     Rule("cls.predictions.bias", ("head.bias",)),
-    # Untied, Hugging Face's class has two biases and reads this one.
+    # If untied, Hugging Face's class has two biases and uses this one.
     Rule("cls.predictions.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
-    # One name for two heads.
+    # Two heads share one name.
     *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
     *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),
@@ -134,7 +134,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "classifier_dropout": None if dropout.head == dropout.residual else dropout.head,
         "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
-        # Not a field of Hugging Face's: its class always makes a pooler, with new weights if the file has none.
+        # Not a field of Hugging Face's: its class always has a pooler, with random weights if the file has none.
         **({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {}),
     }
 

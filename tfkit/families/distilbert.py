@@ -1,8 +1,8 @@
 """DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
-New against BERT: half the layers, trained by distillation from BERT, 97% of its quality at 60% of its size. No segment vectors, no
-next sentence and no pooler. Sizes as released (distilbert-base-uncased: 66,362,880 parameters without its head; -cased; -multilingual).
-Hugging Face's class has no dropout on the attention's output; here it is on every sublayer's, as in BERT.
+New compared with BERT: half the layers, trained by distillation from BERT, with 97% of its quality at 60% of its size. No segment vectors,
+no next-sentence prediction and no pooler. Sizes as released (distilbert-base-uncased has 66,362,880 parameters without its head).
+Hugging Face's class has no dropout on the attention's output; here every sublayer's output has it, as in BERT.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ RULES = (
     *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
     Rule("vocab_projector.weight", ("head.output.weight",)),
     Rule("vocab_projector.bias", ("head.bias",)),
-    # One name for two heads.
+    # Two heads share one name.
     *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
     *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),

@@ -1,8 +1,8 @@
 """Gemma 2 (Riviere et al. 2024, arXiv 2408.00118).
 
-New against Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the attention scores and
-the logits are soft-capped, cap * tanh(x / cap), so that none can run away; layers alternate between a window of 4,096 tokens and all
-tokens, a window first; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim on the way in; heads
+New compared with Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the attention scores and
+the logits are soft-capped, cap * tanh(x / cap), which bounds them; layers alternate between a window of 4,096 tokens and all tokens,
+starting with a window; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim at the input; heads
 are wider than dim / num_heads. The 2B and 9B models were distilled from a larger one.
 """
 
@@ -13,7 +13,7 @@ from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
-    "vocab_size": 256000,  # the paper counts 256,128 rows; the released files have these
+    "vocab_size": 256000,  # as in the released files; the paper counts 256,128 rows
     "context_length": 8192,
     "embedding": {"scale": True},
     "position": {"kind": "rotary", "theta": 1e4},
@@ -23,9 +23,9 @@ _BASE: dict[str, Any] = {
     "head": {"kind": "lm", "tied": True, "softcap": 30.0},
     "init": {"std": 0.02},  # not published; this is Hugging Face's
 }
-_SCALE_27B = 144**-0.5  # 1 / sqrt(dim / num_heads), where the smaller ones have 1 / sqrt(head_dim)
+_SCALE_27B = 144**-0.5  # 1 / sqrt(dim / num_heads); the smaller models use 1 / sqrt(head_dim)
 
-# Table 1, whose MLP widths are of gate and up together.
+# Table 1, whose MLP widths count gate and up together.
 PRESETS = {
     "gemma2-2b": _BASE | {"decoder_layers": 26, "dim": 2304, "hidden_dim": 9216, "num_heads": 8, "num_kv_heads": 4, "head_dim": 256},
     "gemma2-9b": _BASE | {"decoder_layers": 42, "dim": 3584, "hidden_dim": 14336, "num_heads": 16, "num_kv_heads": 8, "head_dim": 256},
@@ -49,7 +49,7 @@ RULES = (
     Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.post_norm.weight",)),
 )
 
-# Hugging Face's class default for a field that a file leaves out: that of the 2B model. hidden_act, in old files, is not read.
+# Hugging Face's class defaults, those of the 2B model, for fields that a file leaves out. hidden_act, in old files, is not read.
 _CLASS_DEFAULTS: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "max_position_embeddings": 8192,
@@ -74,7 +74,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scale(hf: dict[str, Any]) -> float | None:
-    """Return query_pre_attn_scalar^-0.5; None if that is the usual scale."""
+    """Return query_pre_attn_scalar^-0.5; None if that is the default scale."""
     scalar = hf["query_pre_attn_scalar"]
     if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
         raise UnsupportedError(f"query_pre_attn_scalar {scalar!r} is not a positive number")
@@ -90,11 +90,11 @@ def _scalar(scale: float) -> int:
 
 
 def _windows(hf: dict[str, Any]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. Without layer_types (old files) local and global alternate."""
-    kinds, turns = hf.get("layer_types"), [_LOCAL, _GLOBAL]
+    """Return the shortest list that, repeated, gives every layer its window. Without layer_types (old files), windows alternate."""
+    kinds, alternating = hf.get("layer_types"), [_LOCAL, _GLOBAL]
     if kinds is None:
-        kinds = turns
-    elif not isinstance(kinds, list) or not kinds or len(kinds) != hf["num_hidden_layers"] or any(kind not in turns for kind in kinds):
+        kinds = alternating
+    elif not isinstance(kinds, list) or not kinds or len(kinds) != hf["num_hidden_layers"] or any(k not in alternating for k in kinds):
         raise UnsupportedError(f"layer_types does not name {_LOCAL} or {_GLOBAL} for each of the num_hidden_layers")
     period = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
     return [hf["sliding_window"] if kind == _LOCAL else None for kind in kinds[:period]]
@@ -110,7 +110,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "query_pre_attn_scalar": config.head_dim if scale is None else _scalar(scale),
         "attn_logit_softcapping": config.attention.softcap,
         "final_logit_softcapping": head.softcap if head.kind == "lm" else None,
-        # transformers wants a window even where no layer has one
+        # transformers requires a window even if no layer uses it
         "sliding_window": next((window for window in windows if window is not None), config.context_length),
         "layer_types": [_GLOBAL if window is None else _LOCAL for window in windows],
     }

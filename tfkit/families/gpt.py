@@ -1,10 +1,10 @@
 """GPT (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training").
 
-New against the Transformer of 2017: the decoder alone, trained as a language model on text without labels and then fine-tuned, with a
-score of whole sequences beside the language model's head; learned positions, GELU, the output matrix tied to the embedding. The norm
+New compared with the Transformer of 2017: the decoder alone, trained as a language model on unlabelled text and then fine-tuned, with a
+score for whole sequences next to the language model's head; learned positions, GELU, the output matrix tied to the embedding. A norm
 follows each sublayer, and there is none after the last block.
 OpenAI's code keeps positions and special tokens in the word embedding, and applies dropout to that matrix; like Hugging Face, tfkit has
-separate tables, and applies dropout to their sum. One size was released, of 116,534,784 parameters.
+separate tables, and applies dropout to their sum. One size was released, with 116,534,784 parameters.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ ARCHITECTURES: Architectures = {
 _OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
 _QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
 
-# Of a block; GPT-2's tensors have the same names, though its norms are elsewhere.
+# The tensors of a block; GPT-2's have the same names, though its norms are placed differently.
 BLOCK_RULES = (
     Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
     Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
@@ -70,7 +70,7 @@ RULES = (
     *HEAD_RULES,
 )
 
-# The names of these numbers in other families of transformers, which reads them here too.
+# Other families' names for these fields, which transformers also accepts here.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -80,12 +80,12 @@ ALIASES = {
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu"}
 
-# How Hugging Face's classes with two heads pool a sequence: they have other options, tfkit and the released models do not.
+# How Hugging Face's double-heads classes pool a sequence: their other options are in no released model, and not in tfkit.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
 
 
 def check_summary(hf: dict[str, Any], head: dict[str, Any]) -> None:
-    """Raise UnsupportedError if the score of a choice is not made by a linear layer at the last token."""
+    """Raise UnsupportedError if the score of a choice is not computed by a linear layer at the last token."""
     for name, value in SUMMARY.items() if head.get("choices") else ():
         if hf.get(name, value) != value:
             raise UnsupportedError(f"{name} {hf[name]!r} is not supported, only {value!r} is")
@@ -147,7 +147,7 @@ FAMILY = Family(
     presets=PRESETS,
     rules=RULES,
     prefix="transformer.",
-    ignored=(r".*\.attn\.bias", r".*\.position_ids"),  # the mask and the numbers of positions, in old files
+    ignored=(r".*\.attn\.bias", r".*\.position_ids"),  # the causal mask and the position numbers, in old files
     from_hf=_from_hf,
     to_hf=_to_hf,
     aliases=ALIASES,

@@ -1,8 +1,8 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
-New against GPT: the norm comes before each sublayer and once more after the last block, so that the residual stream runs through
-unchanged and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller
-by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808 to 1,557,611,200 parameters).
+New compared with GPT: the norm comes before each sublayer and once more after the last block, so that nothing interrupts the residual
+stream and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller by
+sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,611,200 parameters).
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from tfkit.families.gpt import ALIASES, BLOCK_RULES, HEAD_RULES, SUMMARY, check_
 from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
-# Dropout: the report is silent, and Hugging Face's config has 0.1. It is off here: one pass over the data does not overfit.
+# Dropout: the report does not mention it, and Hugging Face's config has 0.1. Here it is off: one pass over the data does not overfit.
 _BASE: dict[str, Any] = {
     "vocab_size": 50257,
     "context_length": 1024,
@@ -53,7 +53,7 @@ RULES = (
 )
 
 
-_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # there is none before a score or value
+_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # Hugging Face's class for sequences has none
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ FAMILY = Family(
     presets=PRESETS,
     rules=RULES,
     prefix="transformer.",
-    ignored=(r".*\.attn\.bias", r".*\.attn\.masked_bias"),  # the mask that the released files carry
+    ignored=(r".*\.attn\.bias", r".*\.attn\.masked_bias"),  # the causal mask in the released files
     from_hf=_from_hf,
     to_hf=_to_hf,
     aliases=ALIASES,

@@ -1,4 +1,4 @@
-"""The Hub's models by name: those that a preset describes, and the family that is nearest to a model_type which is not implemented."""
+"""Models of the Hugging Face Hub by name: the presets of released models, and the implemented type nearest to any other."""
 
 import difflib
 
@@ -27,7 +27,7 @@ RELEASES: dict[str, str] = {  # repository -> preset
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
-# Of the model_types of transformers whose names do not show it.
+# Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
     "bert": ("roberta", "xlm-roberta", "camembert", "electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm", "esm"),
     "gpt2": ("gpt_neo", "gptj", "opt", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
@@ -54,28 +54,28 @@ _NEAREST = {
 
 
 def preset_of(name: str) -> str:
-    """Return the preset that the Hub's name of a model means, with or without its organization; any other name as it is."""
+    """Return the preset of a model named as on the Hub, with or without its organization; any other name unchanged."""
     return name if name in PRESETS else _BY_NAME.get(name.lower(), name)
 
 
 def unknown_preset(name: str) -> str:
-    """Return the message for a name that is no preset's: what was probably meant, and a preset of each family."""
+    """Return the error message for an unknown preset: the name that was probably meant, and a preset of each family."""
     lower = name.lower().rpartition("/")[2]
     meant = difflib.get_close_matches(lower, [*PRESETS, *_BY_NAME], n=1, cutoff=0.75)
-    if (kind := _of_the_kind(lower)) is not None:
-        near = f"the nearest family is {kind}."
+    if (listed := _listed_nearest(lower)) is not None:
+        hint = f"the nearest family is {listed}."
     else:
-        near = f"did you mean {meant[0]}?" if meant else "give another."
-    some = ", ".join(next(iter(family.presets)) for family in FAMILIES.values())
-    return f"{name!r} is not a preset; {near} Presets are {some} and others; `tfkit check --schema` lists all {len(PRESETS)}"
+        hint = f"did you mean {meant[0]}?" if meant else "give another."
+    examples = ", ".join(next(iter(family.presets)) for family in FAMILIES.values())
+    return f"{name!r} is not a preset; {hint} Presets are {examples} and others; `tfkit check --schema` lists all {len(PRESETS)}"
 
 
 def nearest_type(name: str) -> str | None:
-    """Return the model_type that is implemented and nearest to one that is not, by its kind or its name; None if nothing is near."""
+    """Return the implemented model_type nearest to one that is not implemented; None if none is near."""
     close = difflib.get_close_matches(name, MODEL_TYPES, n=1, cutoff=0.8)
-    return _of_the_kind(name) or (close[0] if close else next((known for known in MODEL_TYPES if known in name), None))
+    return _listed_nearest(name) or (close[0] if close else next((known for known in MODEL_TYPES if known in name), None))
 
 
-def _of_the_kind(name: str) -> str | None:
-    """Return the model_type that is implemented and of the kind of `name`, a model_type of the table or the name of one of its models."""
-    return next((nearest for nearest, kinds in _NEAREST.items() if name in kinds or name.partition("-")[0] in kinds), None)
+def _listed_nearest(name: str) -> str | None:
+    """Return the implemented model_type that the table lists for a model_type, or for the type with which a model's name begins."""
+    return next((nearest for nearest, others in _NEAREST.items() if name in others or name.partition("-")[0] in others), None)

@@ -1,6 +1,6 @@
 """Llama 1, 2, 3 (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
 
-New against GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
+New compared with GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
 dropout; Llama 2 (70B) and 3 share each key and value head among several query heads; 3.1 stretches the long wavelengths of the
 rotation for a context of 128 k. More tokens for fewer parameters.
 """
@@ -22,20 +22,20 @@ _LLAMA1: dict[str, Any] = {
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
     "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0},
-    "init": {"std": 0.02, "residual_scaling": False},  # Meta's is not published; this is Hugging Face's
+    "init": {"std": 0.02, "residual_scaling": False},  # not published; this is Hugging Face's
 }
 _LLAMA2 = _LLAMA1 | {"context_length": 4096, "norm": {"kind": "rms", "eps": 1e-5}}
 _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {"kind": "rotary", "theta": 5e5}, "num_kv_heads": 8}
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Return the fields of Llama 3.1 and later: trained to 8,192 tokens, then continued with longer wavelengths."""
+    """Return the fields of Llama 3.1 and later: pretrained with 8,192 tokens, then continued with longer wavelengths."""
     scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
 
 _LLAMA31 = _LLAMA3 | _stretched(8.0)
-_LLAMA32 = _LLAMA3 | _stretched(32.0) | {"head": {"kind": "lm", "tied": True}}  # the factor as its files have it; the paper is older
+_LLAMA32 = _LLAMA3 | _stretched(32.0) | {"head": {"kind": "lm", "tied": True}}  # the released files' factor; the paper predates them
 
 PRESETS = {
     "llama-7b": _LLAMA1 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32},
@@ -70,7 +70,7 @@ RULES = (
         for name in "qkvo"
         for kind in ("weight", "bias")
     ),
-    # Named for its place in the file: it precedes the MLP.
+    # Named for its place after attention, it is the norm before the MLP.
     Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     *(
         Rule(f"{_THEIRS}.mlp.{name}_proj.{kind}", (f"{_OURS}.mlp.op.{name}_proj.{kind}",))
@@ -88,7 +88,7 @@ LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newe
 
 
 def _position(hf: dict[str, Any]) -> dict[str, Any]:
-    """Read both spellings: rope_theta + rope_scaling (old; older still with type for rope_type), rope_parameters (new)."""
+    """Return the position from either spelling: rope_theta + rope_scaling (old; older still: type for rope_type), rope_parameters (new)."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
     if kind not in ("default", "llama3"):
@@ -99,14 +99,14 @@ def _position(hf: dict[str, Any]) -> dict[str, Any]:
     position = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
     if kind == "llama3":
         original = rope.get("original_max_position_embeddings", hf["max_position_embeddings"])
-        original = hf.get("original_max_position_embeddings", original)  # in transformers it has precedence
+        original = hf.get("original_max_position_embeddings", original)  # takes precedence in transformers
         factors = {name: rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor")}
         position["scaling"] = factors | {"original_context_length": original}
     return position
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
-    """Read a config.json with Llama's fields; families derived from Llama add theirs. `act` names the field of the activation."""
+    """Read a config.json with Llama's fields; families derived from Llama add their own. `act`: the name of the activation's field."""
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],

@@ -1,8 +1,8 @@
 """Mistral 7B (Jiang et al. 2023, arXiv 2310.06825).
 
-New against Llama 2: every layer attends to a window of 4,096 tokens only, itself included, so that the cache stops growing there;
-earlier tokens still have an effect through the layers, 32 times 4,096 tokens far. Keys and values are shared by four query heads in the
-small model too. Versions 0.2 and 0.3 attend to everything again.
+New compared with Llama 2: every token attends to a window of 4,096 tokens only, itself included, so that the cache stops growing there;
+through the 32 layers, tokens up to 32 * 4,096 positions back still have an effect. In the small model, too, four query heads share each key
+and value head. Versions 0.2 and 0.3 attend to all tokens again.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from tfkit.model.config import ModelConfig
 
 _V1: dict[str, Any] = {
     "vocab_size": 32000,
-    "context_length": 8192,  # of the training (table 1); with its window it works beyond
+    "context_length": 8192,  # in training (table 1); thanks to the window, the model also works beyond
     "decoder_layers": 32,
     "dim": 4096,
     "hidden_dim": 14336,
@@ -25,9 +25,9 @@ _V1: dict[str, Any] = {
     "attention": {"windows": [4096]},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # the paper is silent; this is Hugging Face's
+    "init": {"std": 0.02},  # not published; this is Hugging Face's
 }
-# According to their model cards: 32 k tokens without a window, theta 1e6; 0.3 also has a larger vocabulary.
+# According to the model cards: 32 k tokens without a window, theta 1e6; 0.3 also has a larger vocabulary.
 _V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e6}, "attention": {"windows": [None]}}
 
 PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V2 | {"vocab_size": 32768}}

@@ -8,16 +8,16 @@ from tfkit.model.config import ModelConfig
 
 
 class UnsupportedError(ValueError):
-    """Error for a config.json that needs a computation that tfkit does not have; the message names the field."""
+    """Error for a config.json that requires a computation that tfkit does not have; the message names the field."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One foreign tensor and our parameters that it holds; `{i}` is the layer.
+    """A foreign tensor and the parameters of ours that it holds; `{i}` is the layer.
 
-    Several of ours are concatenated along the output dimension (GPT-2's fused q | k | v).
-    `transposed`: the foreign matrix is stored (in, out), ours are (out, in). `row`: a vector of ours is stored as (1, n).
-    `when`: the models that the rule is for, if the same parameter has another name in others (T5's MLP); None: all.
+    Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v).
+    `transposed`: the foreign matrix is stored as (in, out), ours are (out, in). `row`: a vector of ours is stored as (1, n).
+    `when`: the models to which the rule applies, if the parameter has another name in others (T5's MLP); None: all.
     """
 
     theirs: str
@@ -27,7 +27,7 @@ class Rule:
     when: Callable[[ModelConfig], bool] | None = None
 
 
-Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the usual one
+Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the default
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Family:
     """All that distinguishes a family.
 
     `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
-    Several families may share a `model_type`: their presets differ, their layout does not. None: no Hugging Face class computes it.
+    Several families may share a `model_type`: their presets differ, their layout does not. None: no Hugging Face class computes the model.
     """
 
     name: str
@@ -48,26 +48,26 @@ class Family:
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
     renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and its replacement
-    aliases: Mapping[str, str] = field(default_factory=dict)  # a second name of a key of config.json, which has precedence -> the first
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit computes with
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
 
     @property
     def stacks(self) -> tuple[bool, bool]:
-        """Whether its models have an encoder, and whether they have a decoder."""
+        """Whether the family's models have an encoder, and whether they have a decoder."""
         values = next(iter(self.presets.values()))
         return bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
 
     def architecture(self, config: ModelConfig) -> str | None:
-        """Return Hugging Face's class for the model with its stacks and head; None if there is none."""
+        """Return Hugging Face's class for a model with these stacks and this head; None if there is none."""
         if self.stacks != (config.encoder_layers > 0, config.decoder_layers > 0):
             return None
         head = config.head.model_dump()
         return next((name for name, values in self.architectures.items() if head.items() >= values.items()), None)
 
 
-# Keys of config.json that change a model's computation, in every class of transformers or in that of another architecture whose files may
-# have this model_type, and the values with which they do not (and null, unless noted).
+# Keys of config.json that change the computation, in every class of transformers or in those of other architectures whose files may have a
+# known model_type -> the values that do not change it. Null does not change it either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (),
     "per_layer_config": (),
@@ -102,35 +102,35 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
 
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """Return the config.json under the names that the family's `from_hf` reads.
+    """Return the fields of a config.json under the names that the family's `from_hf` reads.
     Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
     """
-    found = dict(hf)
+    fields = dict(hf)
     for alias, name in family.aliases.items():
-        if alias in found and found.setdefault(name, found[alias]) != found[alias]:
-            raise UnsupportedError(f"{alias} {found[alias]!r} and {name} {found[name]!r} differ, but are two names of one number")
+        if alias in fields and fields.setdefault(name, fields[alias]) != fields[alias]:
+            raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one number")
     for name, values in {**FOREIGN_KEYS, **family.fixed}.items():
-        if name not in found or name in family.own_keys:
+        if name not in fields or name in family.own_keys:
             continue
-        value = found[name]
+        value = fields[name]
         if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
             wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
             raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
-    return found
+    return fields
 
 
 def _all_one(value: Any) -> bool:
-    """Whether a list marks every layer as one with rotary positions."""
-    return isinstance(value, list) and all(one == 1 for one in value)
+    """Whether a value of no_rope_layers is a list that gives every layer rotary positions."""
+    return isinstance(value, list) and all(flag == 1 for flag in value)
 
 
-# Hugging Face's name of each of our activations; old and new files also have others.
+# Hugging Face's name of each of our activations; files may also have the synonyms below.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
-    """Return our activation for the one that this field of a config.json names."""
+    """Return our name of the activation in this field of a config.json. Raise UnsupportedError for one that tfkit does not have."""
     name = hf.get(field, default)
     if not isinstance(name, str) or name not in _FROM_ACTIVATIONS:
         raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
@@ -138,7 +138,10 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
 
 
 def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
-    """Return our head for the class that a config.json names; `vocabulary` holds further fields of a vocabulary head (tied, scale ...)."""
+    """Return our head for the class that a config.json names; `vocabulary`: further fields of a head over the vocabulary (tied, scale ...).
+
+    Raise UnsupportedError for a class that is not in `architectures`.
+    """
     named = hf.get("architectures") or [next(iter(architectures))]
     name = named[0] if isinstance(named, list) else named
     if not isinstance(name, str) or name not in architectures:

@@ -1,9 +1,9 @@
 """T5 (Raffel et al. 2019, arXiv 1910.10683), versions 1.0 and 1.1.
 
-New against the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all. RMSNorm before each sublayer
+New compared with the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all. RMSNorm before each sublayer
 and after each stack; a learned bias for each head and range of distances instead of sinusoids, in self-attention only; no biases
-elsewhere; scores are not scaled, since the queries start smaller instead. 1.1 has a gated GELU (arXiv 2002.05202) in place of the
-ReLU, and an output matrix of its own in place of the embedding times 1 / sqrt(dim). Widths of 1.0: the paper; of 1.1: as released.
+elsewhere; scores are not scaled, since the queries start smaller instead. 1.1 replaces the ReLU by a gated GELU (arXiv 2002.05202), and
+the output matrix, in 1.0 the embedding times 1 / sqrt(dim), by one of its own. Widths of 1.0: the paper; of 1.1: as released.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rat
 
 
 def _output_scale(dim: Any) -> float | None:
-    """Return the factor of 1.0's output; None for an invalid width, which is rejected later as such."""
+    """Return the factor of 1.0's hidden states before the output matrix; None for an invalid width, which is rejected later."""
     return dim**-0.5 if type(dim) is int and dim > 0 else None
 
 
@@ -24,7 +24,7 @@ def _preset(layers: int, dim: int, head_dim: int, heads: int, hidden_dim: int, *
     first = version == "1.0"
     rate = 0.1 if first else 0.0  # 1.1 was pretrained without dropout, which fine-tuning turns on again
     return {
-        "vocab_size": 32128,  # 32,000 pieces, 100 sentinels, and 28 rows that nothing uses
+        "vocab_size": 32128,  # 32,000 pieces, 100 sentinels, and 28 unused rows
         "context_length": _CONTEXT,
         "encoder_layers": layers,
         "decoder_layers": layers,
@@ -66,10 +66,10 @@ ARCHITECTURES: Architectures = {
 
 
 def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
-    """Return the rules of a sublayer's norm and of its matrices: their name -> ours."""
-    theirs, here = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
-    matrices = (Rule(f"{theirs}.{name}.weight", (f"{here}.op.{mine}.weight",)) for name, mine in tensors.items())
-    return Rule(f"{theirs}.layer_norm.weight", (f"{here}.norm.weight",)), *matrices
+    """Return the rules of a sublayer's norm and of its matrices; `tensors`: their names -> ours."""
+    their_prefix, our_prefix = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
+    matrices = (Rule(f"{their_prefix}.{theirs}.weight", (f"{our_prefix}.op.{name}.weight",)) for theirs, name in tensors.items())
+    return Rule(f"{their_prefix}.layer_norm.weight", (f"{our_prefix}.norm.weight",)), *matrices
 
 
 def _mlp(stack: str, place: int) -> tuple[Rule, ...]:
@@ -95,7 +95,7 @@ RULES = (
         rule
         for stack in ("encoder", "decoder")
         for rule in (
-            # Stored in the first layer, used in all.
+            # Stored in the first layer, used in all layers.
             Rule(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (f"{stack}.position_bias.weight",)),
             Rule(f"{stack}.final_layer_norm.weight", (f"{stack}.norm.weight",)),
         )
@@ -124,11 +124,11 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if str(mlp) not in _MLPS:
         raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
     activation, gated = _MLPS[mlp]
-    # Saved files also have both halves of it, which transformers uses.
-    halves = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
-    if others := [name for name, value in halves.items() if hf.get(name, value) != value]:
-        raise UnsupportedError(f"{others[0]} {hf[others[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5 an untied output matrix implied an unscaled one; the file decides which one there is.
+    # Saved files also have the two parts of feed_forward_proj as fields, which transformers reads.
+    parts = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
+    if contradicting := [name for name, value in parts.items() if hf.get(name, value) != value]:
+        raise UnsupportedError(f"{contradicting[0]} {hf[contradicting[0]]!r} contradicts feed_forward_proj {mlp!r}")
+    # Before transformers 5, an untied output matrix implied unscaled hidden states; newer files state both.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     rate = hf.get("dropout_rate", 0.1)
@@ -180,7 +180,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "initializer_factor": 1.0,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tied,
-        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # without a head the class's default
+        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # without a head: the class default
     }
 
 
@@ -191,9 +191,9 @@ FAMILY = Family(
     presets=PRESETS,
     rules=RULES,
     prefix="",
-    ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # of the first released files; never used
+    ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # the class with classes has this prefix
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # T5ForSequenceClassification has a prefix
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

@@ -1,12 +1,12 @@
 """The Transformer (Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762), for translation.
 
-New against recurrent networks: attention alone, so that all positions are computed at once and any two are one step apart. An encoder
+New compared with recurrent networks: attention alone, so that all positions are computed at once and any two are one step apart. An encoder
 reads the source, a decoder attends to itself and to the encoder's output; several heads; sinusoids encode the order; a norm after each
-sum; source, target and output share one matrix, times sqrt(dim) on the way in.
+sum; source, target and output share one matrix, times sqrt(dim) at the input.
 
-Hugging Face's nearest class is Marian's, and the presets are in its form: sine columns first, then cosine columns (interleaved in the
-paper, which is the same model with its columns in another order), and biases on attention and output, which the paper does not have:
-they start at 0. A config without them is valid too; no Hugging Face class computes it, so it is saved under tfkit's own type.
+Hugging Face's nearest class is Marian's, and the presets have its form: sine columns first, then cosine columns (interleaved in the paper,
+which is the same model with its columns in another order), and biases on attention and output, which the paper does not have and which
+start at 0. A config without them is valid, too; no Hugging Face class computes it, so it is saved under tfkit's own type.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
-# Table 3 of the paper. It rounds the vocabulary (37,000 pairs of English and German) and sets no longest sentence.
+# Table 3 of the paper, which rounds the vocabulary (37,000 tokens for English and German) and states no maximum length.
 _BASE: dict[str, Any] = {
     "vocab_size": 37000,
     "context_length": 512,
@@ -29,7 +29,7 @@ _BASE: dict[str, Any] = {
     "attention": {"qkv_bias": True, "out_bias": True},
     "mlp": {"activation": "relu", "gated": False, "bias": True},
     "head": {"kind": "lm", "tied": True, "bias": True},
-    "init": {"scheme": "fan_in"},  # the paper is silent; tensor2tensor's
+    "init": {"scheme": "fan_in"},  # not in the paper; this is tensor2tensor's
 }
 
 PRESETS = {
@@ -42,7 +42,7 @@ ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": 
 
 
 def _layer(stack: str, sublayers: dict[str, tuple[str, str]]) -> tuple[Rule, ...]:
-    """Return the rules of a stack's layers. `sublayers`: ours -> their attention and its norm."""
+    """Return the rules of a stack's layers. `sublayers`: our sublayer -> their names of its attention and its norm."""
     theirs, ours = f"model.{stack}.layers.{{i}}", f"{stack}.blocks.{{i}}"
     pairs = {"fc1": "mlp.op.up_proj", "fc2": "mlp.op.down_proj", "final_layer_norm": "mlp.norm"}
     for sublayer, (attention, norm) in sublayers.items():
@@ -61,8 +61,8 @@ RULES = (
     Rule("final_logits_bias", ("head.bias",), row=True),
 )
 
-# Marian can have two of each of these; tfkit has one for both stacks.
-_ALIKE = (
+# Marian has one of each for either stack; tfkit has one for both.
+_EQUAL_FIELDS = (
     ("encoder_ffn_dim", "decoder_ffn_dim"),
     ("encoder_attention_heads", "decoder_attention_heads"),
     ("vocab_size", "decoder_vocab_size"),
@@ -70,9 +70,9 @@ _ALIKE = (
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    for one, other in _ALIKE:
-        if hf.get(other) not in (None, hf[one]):
-            raise UnsupportedError(f"{one} {hf[one]!r} and {other} {hf[other]!r} differ, but tfkit has one for both stacks")
+    for first, second in _EQUAL_FIELDS:
+        if hf.get(second) not in (None, hf[first]):
+            raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one for both stacks")
     rate = hf.get("dropout", 0.1)
     return {
         "vocab_size": hf["vocab_size"],
@@ -84,7 +84,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "num_heads": hf["encoder_attention_heads"],
         "embedding": {"scale": hf.get("scale_embedding", False)},
         "position": {"kind": "sinusoidal", "layout": "halves"},
-        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is hard-coded in theirs
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is hard-coded in Marian's class
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "gated": False, "bias": True},
         "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True), bias=True),
@@ -121,7 +121,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "is_encoder_decoder": True,
         "share_encoder_decoder_embeddings": True,
         "tie_word_embeddings": True,
-        "forced_eos_token_id": None,  # theirs would be id 0
+        "forced_eos_token_id": None,  # the class default would force id 0
     }
 
 
