@@ -1,4 +1,4 @@
-"""Low-rank updates of a model's weights, trained in their place: in the model, and on disk in the format of the `peft` library."""
+"""LoRA adapters, low-rank updates trained in place of a model's weights: in the model, and on disk in the format of the `peft` library."""
 
 from tfkit.adapters.adapter_reading import base_folder, describe, is_adapter, load
 from tfkit.adapters.adapter_writing import Base, save_adapter

@@ -1,4 +1,4 @@
-"""A folder with updates, and its base -> the whole model. Any other model folder is read by `tfkit.hub`."""
+"""An adapter folder and its base -> the whole model. Any other model folder is read by `tfkit.hub`."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import tfkit.hub as hub
-from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read_peft_config
+from tfkit.adapters.peft_config import PeftConfig, find_base, read_peft_config, with_task_head
 from tfkit.adapters.peft_files import Updates, find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
@@ -28,7 +28,7 @@ from tfkit.tokenizer import load_tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds updates of another one. Raise ModelError as `find_named` does."""
+    """Whether a model folder holds an adapter. Raise ModelError as `find_named` does."""
     return find_named(folder, ADAPTER) is not None
 
 
@@ -38,7 +38,7 @@ def base_folder(folder: Path) -> Path:
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder, its weights unread; an adapter as the model that it makes of its base. Raise ModelError."""
+    """Describe a model folder without reading its weights; for an adapter, the model that it forms with its base. Raise ModelError."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -66,7 +66,7 @@ def load(
     verify: bool = True,
     blocks_later: bool = False,
 ) -> Loaded:
-    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
+    """Load a model as `tfkit.hub.load` does; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
 
     `verify`: compare the files with the manifests of their folders, if there are any.
     """
@@ -102,27 +102,26 @@ def _load(
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
-    training_only = opened.config.model_dump(include=TRAINING_ONLY_FIELDS)
-    redrawn = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows for them
-    beside: dict[str, Any] = {"changes": merge(training_only, changes), "seed": seed, "blocks_later": blocks_later}
-    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redrawn, **beside)
-    own = wanted_head == opened.config.head and not other_labels
-    drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
+    changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
+    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows of the labels
+    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, blocks_later=blocks_later)
+    has_own_head = wanted_head == opened.config.head and not other_labels
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
-    whole = {  # the rest is of another head
+    replaced = {  # the others belong to another head
         name: tensor
-        for name, tensor in updates.whole.items()
-        if name in parameters and name not in drawn and parameters[name].shape == tensor.shape
+        for name, tensor in updates.replaced.items()
+        if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
     }
-    updates = replace(updates, whole=whole)
+    updates = replace(updates, replaced=replaced)
     updates.apply(parameters)
     if base.model.fill_block is not None:
         base.model.fill_block = partial(_fill_updated, base.model.fill_block, updates)
-    new = tuple(name for name in base.new_parameters if name not in whole)
-    if own and new:
+    new = tuple(name for name in base.new_parameters if name not in replaced)
+    if has_own_head and new:
         raise ModelError(f"{folder}: lacks {', '.join(new)}, which its base {opened.base.folder} lacks too; save the adapter with its head")
     labels, problem = base.labels, base.problem_type
-    if own and opened.hf:
+    if has_own_head and opened.hf:
         labels, problem = described.labels, described.problem_type
     model = base.model if blocks_later else base.model.to(device=device, dtype=dtype)
     return replace(
@@ -139,7 +138,7 @@ def _load(
 
 
 def _fill_updated(fill: Callable[[str, nn.Module], None], updates: Updates, prefix: str, block: nn.Module) -> None:
-    """Give a block the weights of the base with the updates added, before they are rounded to the type of the block."""
+    """Load a block's weights from the base and add the updates in float32, before rounding to the type of the block."""
     dtype = next(block.parameters()).dtype
     block.float()
     fill(prefix, block)
@@ -149,13 +148,13 @@ def _fill_updated(fill: Callable[[str, nn.Module], None], updates: Updates, pref
 
 @dataclass(frozen=True)
 class _Opened:
-    """An adapter and its base, their weights unread."""
+    """An adapter and its base, without their weights."""
 
     peft: PeftConfig
     base: Described
-    hf: dict[str, Any]  # config.json, if there is one
+    hf: dict[str, Any]  # the adapter's config.json; empty if it has none
     family: str  # the family of the tensors' names
-    config: ModelConfig  # of both together
+    config: ModelConfig  # of the base with the updates and the adapter's head
 
 
 def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
@@ -173,15 +172,15 @@ def _open(folder: Path) -> _Opened:
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
-    own, others = (one.model_dump(exclude=TRAINING_ONLY_FIELDS | {"head"}) for one in (config, base.config))
-    if different := [name for name in own if own[name] != others[name]]:
-        raise ModelError(f"{path}: describes another model than its base {base.folder}: {', '.join(different)} differ")
+    own, expected = (model.model_dump(exclude=TRAINING_ONLY_FIELDS | {"head"}) for model in (config, base.config))
+    if different := [name for name in own if own[name] != expected[name]]:
+        raise ModelError(f"{path}: describes a different model than its base {base.folder}: {', '.join(different)} differ")
     return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)
 
 
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
     """Return the base's config with the head of the adapter's task; the tensors show the number of classes."""
-    config = head_of_task(peft, base.config, base.family, 1)
+    config = with_task_head(peft, base.config, base.family, 1)
     if not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
         return config
     output = next(rule.theirs for rule in rules_of(base.family, config) if rule.ours[0] in ("head.classes.weight", "head.tags.weight"))

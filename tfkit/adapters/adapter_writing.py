@@ -1,4 +1,4 @@
-"""A model with updates -> the folder that `peft` opens."""
+"""A model with LoRA updates -> a folder that `peft` opens."""
 
 import json
 from collections.abc import Mapping
@@ -42,16 +42,16 @@ def save_adapter(
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors, and the files of a model folder other than its weights.
 
-    `trained` are the updates and the parameters trained whole, under our names; `details` are further arguments of `save_model`.
+    `trained`: the updates and the parameters that are trained in full, under our names; `details`: further arguments of `save_model`.
     """
     facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
     save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
-    found = family_of(config, prefer=family)
-    peft = to_peft(trained, found.name if found else OWN_TYPE, config)
-    hub, _, revision = base.path.removeprefix("hub:").partition("@")
-    named = {"base_model_name_or_path": str(base.folder.resolve())}
+    expressing = family_of(config, prefer=family)
+    peft = to_peft(trained, expressing.name if expressing else OWN_TYPE, config)
+    repository, _, revision = base.path.removeprefix("hub:").partition("@")
+    base_fields = {"base_model_name_or_path": str(base.folder.resolve())}
     if base.path.startswith("hub:"):
-        named = {"base_model_name_or_path": hub, **({"revision": revision} if revision else {})}
+        base_fields = {"base_model_name_or_path": repository, **({"revision": revision} if revision else {})}
     settings = peft_settings(section, config, peft.ranks, peft.modules, peft.saved, transposed=peft.transposed)
-    (folder / ADAPTER).write_text(json.dumps({**named, **settings}, indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER).write_text(json.dumps({**base_fields, **settings}, indent=2) + "\n", encoding="utf-8")
     write_tensors(folder / NAME, peft.tensors, torch.float32, {"format": "pt"})

@@ -1,4 +1,4 @@
-"""The choice of matrices that get an update and of parameters that stay frozen, by the patterns of a recipe."""
+"""The choice of the matrices that LoRA updates and of the parameters that are frozen, by the patterns of a recipe."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,10 @@ _STACKS = ("encoder.", "decoder.")
 
 
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob. Raise UsageError if one matches none."""
+    """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob.
+
+    Raise UsageError if a pattern matches no matrix.
+    """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(_STACKS)}
     found: set[str] = set()
     for pattern in patterns:
@@ -27,7 +30,7 @@ def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Li
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Freeze the parameters that match the globs. Raise UsageError if one matches none, and if nothing is left to train."""
+    """Freeze the parameters that match the globs. Raise UsageError if a glob matches no parameter, or if nothing is left to train."""
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         named = [name for name in parameters if fnmatchcase(name, pattern)]
@@ -40,5 +43,5 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Join the names, those of all layers as one."""
+    """Join the names for a message, with * in place of a layer's number."""
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))

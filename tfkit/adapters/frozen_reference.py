@@ -1,4 +1,4 @@
-"""The frozen reference of a run: the model of its first step, by which preferences and rollouts measure how far the policy has moved."""
+"""The frozen reference of a run: the model before its first step, from which preferences and rollouts measure the policy's distance."""
 
 import contextlib
 import copy
@@ -11,10 +11,10 @@ from tfkit.model.transformer import Transformer
 
 
 class FrozenReference:
-    """The model as it is when this object is made, in its own arithmetic, whatever it learns later.
+    """The model as it is when this object is created, in its own precision, unaffected by later training.
 
-    Of a model whose trained parameters are all LoRA matrices it is that model with its updates off: these begin at zero, so it takes no
-    memory. Of any other it is a copy.
+    If all trained parameters are LoRA matrices, it is the model itself with its updates off, which needs no memory: they start at zero.
+    Otherwise it is a copy.
     """
 
     def __init__(self, model: Transformer):
@@ -23,8 +23,8 @@ class FrozenReference:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Transformer]:
-        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share it
-        enter the context together, and compute then, each for itself.
+        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
+        weights enter the context together; within it, each computes independently.
         """
         model, training = self.model, self.model.training
         model.eval()
@@ -36,13 +36,13 @@ class FrozenReference:
 
 
 def needs_copy(model: Transformer) -> bool:
-    """Whether the reference of a model is a copy: it has trained parameters that cannot be switched off."""
+    """Whether the reference of a model must be a copy: it has trained parameters other than LoRA matrices, or none."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a copy; blocks on the meta device get their weights as those of the model do."""
+    """Return a frozen copy; blocks on the meta device are filled as those of the model are."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

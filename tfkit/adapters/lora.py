@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): beside a frozen matrix W a product of two low-rank matrices, B A, is trained.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): the product of two low-rank matrices, B A, is trained as an update of a frozen matrix W.
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W it costs nothing.
+B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # in addition to weight and bias
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an update; it takes over the parameters of the layer that it replaces, and their names."""
+    """A linear layer with an update; it keeps the parameters of the layer that it replaces, and their names."""
 
     def __init__(self, linear: nn.Linear, section: LoraSection):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.dropout = section.alpha / section.rank, section.dropout
-        self.has_update = True  # False: the layer computes as the one that it replaced
+        self.has_update = True  # False: the layer computes without its update
         self.lora_a = nn.Parameter(self.weight.new_empty(section.rank, self.in_features))
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
 
@@ -42,18 +42,18 @@ class LoraLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=generator)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """(..., in) -> (..., out)."""
         if not self.has_update:
             return super().forward(input)
         dropped = F.dropout(input, self.dropout, self.training)
-        return super().forward(input) + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)
+        return super().forward(input) + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)  # in -> rank -> out
 
 
 def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
-    """Freeze the model, and give the recipe's targets their updates, drawn with `seed`.
+    """Freeze the model, and add updates drawn with `seed` to the recipe's targets.
 
-    The parameters in `new`, which must be of the head, and a head of classes, tags or spans, the task's own, are trained in full.
-    Raise UsageError for a target that does not exist, and for new entries of the vocabulary.
+    The parameters in `new`, which must belong to the head, and a task's head (classes, tags or spans) are trained in full.
+    Raise UsageError for a target that matches no matrix, and for new vocabulary entries.
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
@@ -61,9 +61,9 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
             "train all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)
-    own = model.config.head.kind in OWN_HEADS
+    has_task_head = model.config.head.kind in OWN_HEADS
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in {*new} or (own and name.startswith("head.")))
+        parameter.requires_grad_(name in {*new} or (has_task_head and name.startswith("head.")))
     generator = torch.Generator().manual_seed(seed)
     if model.fill_block is not None:
         model.fill_block = partial(_fill_with_updates, model.fill_block, generator)
@@ -71,12 +71,12 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
         layer = LoraLinear(linear, section)
         if not layer.lora_a.is_meta:
             layer.draw(generator)
-        parent, _, own_name = name.rpartition(".")
-        setattr(model.get_submodule(parent), own_name, layer)
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, layer)
 
 
 def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
-    """Give a block its weights and its updates. They are drawn from one generator, so that the blocks must come in their order."""
+    """Fill a block with its weights and updates. All updates are drawn from one generator, so the blocks must be filled in their order."""
     fill(prefix, block)
     for layer in layers_of(block).values():
         put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
@@ -84,13 +84,13 @@ def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.
 
 
 def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
-    """Return the layers with an update, by name."""
+    """Return the layers of a model or block that have an update, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
 @contextlib.contextmanager
 def without_updates(model: nn.Module) -> Iterator[None]:
-    """A context in which the layers compute without their updates, so that the model is the one that it was adapted from."""
+    """A context in which the layers compute without their updates, so that the model computes as its base."""
     layers = layers_of(model).values()
     before = [layer.has_update for layer in layers]
     try:
@@ -98,12 +98,12 @@ def without_updates(model: nn.Module) -> Iterator[None]:
             layer.has_update = False
         yield
     finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.has_update = was
+        for layer, has_update in zip(layers, before, strict=True):
+            layer.has_update = has_update
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return these values of the model's parameters with the updates merged, W + alpha / rank * B A, each computed when it is read."""
+    """Return the parameters in `tensors` with the model's updates merged, W + alpha / rank * B A; each is computed when it is read."""
     return _Merged(model, tensors)
 
 

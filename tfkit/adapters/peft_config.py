@@ -1,4 +1,4 @@
-"""adapter_config.json of the `peft` library, and the base that it names. No tensors here."""
+"""adapter_config.json of the `peft` library, and the base model that it names. No tensors here."""
 
 import os
 import re
@@ -18,12 +18,12 @@ from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named
 
-# Settings by which an update is something else than alpha / rank B A x.
+# Settings with which an update is not alpha / rank * B A x.
 _UNSUPPORTED = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
 )
-# Initializations of the factors that leave the base as it is; the others (pissa, olora, corda, loftq ...) change it.
+# Initializations of A and B that leave the base unchanged; the others (pissa, olora, corda, loftq ...) change it.
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "none": "FEATURE_EXTRACTION"}
@@ -31,46 +31,46 @@ _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "n
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """An adapter folder's settings: of its updates, and of their base."""
+    """An adapter folder's settings of its updates, and their base model."""
 
-    base: str  # a folder, or a repository of the hub
+    base: str  # a folder, or a repository of the Hub
     revision: str | None = None
     alpha: float = 8.0
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # for modules whose names end with a match of the regular expression
-    by_root: bool = False  # the update is divided by the root of the rank
+    by_root: bool = False  # alpha is divided by the root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of a module's update, under Hugging Face's name."""
-        named = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
-        return next(named, self.alpha) / (rank**0.5 if self.by_root else rank)
+        """Return the factor of the update of a module, named as in Hugging Face's class."""
+        matching = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+        return next(matching, self.alpha) / (rank**0.5 if self.by_root else rank)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Read the settings. Raise ModelError for another kind than LoRA, or a LoRA that tfkit does not compute."""
+    """Read an adapter folder's settings. Raise ModelError for an adapter that is not LoRA, or a variant that tfkit does not compute."""
     path = find_named(folder, ADAPTER)
     assert path is not None
-    found = read_object(path, LIMIT)
-    if found.get("peft_type") != "LORA":
-        raise ModelError(f"{path}: peft_type is {str(found.get('peft_type'))[:80]!r}, but tfkit reads LORA only")
-    others = [name for name in _UNSUPPORTED if found.get(name)] + ["bias"] * (found.get("bias", "none") != "none")
-    others += [f"init_lora_weights {found['init_lora_weights']!r}"] * (found.get("init_lora_weights") not in _INITIALIZATIONS)
-    if others:
-        raise ModelError(f"{path}: {', '.join(others)}: updates of this kind are not supported; merge them with peft, and load the result")
-    base, revision, patterns = found.get("base_model_name_or_path"), found.get("revision"), found.get("alpha_pattern") or {}
+    fields = read_object(path, LIMIT)
+    if fields.get("peft_type") != "LORA":
+        raise ModelError(f"{path}: peft_type is {str(fields.get('peft_type'))[:80]!r}, but tfkit reads LORA only")
+    refused = [name for name in _UNSUPPORTED if fields.get(name)] + ["bias"] * (fields.get("bias", "none") != "none")
+    refused += [f"init_lora_weights {fields['init_lora_weights']!r}"] * (fields.get("init_lora_weights") not in _INITIALIZATIONS)
+    if refused:
+        raise ModelError(f"{path}: {', '.join(refused)}: updates of this kind are not supported; merge them with peft, and load the result")
+    base, revision, patterns = fields.get("base_model_name_or_path"), fields.get("revision"), fields.get("alpha_pattern") or {}
     if not isinstance(base, str) or not base or not isinstance(revision, str | None):
         raise ModelError(f"{path}: base_model_name_or_path does not name the adapter's base model")
-    alphas = [found.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    alphas = [fields.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
     if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) for alpha in alphas):
         raise ModelError(f"{path}: lora_alpha and alpha_pattern must hold numbers")
     for pattern in patterns:
         _check_pattern(pattern, path)
-    task = found.get("task_type")
-    return PeftConfig(base, revision, float(alphas[0]), patterns, bool(found.get("use_rslora")), task if isinstance(task, str) else None)
+    task = fields.get("task_type")
+    return PeftConfig(base, revision, float(alphas[0]), patterns, bool(fields.get("use_rslora")), task if isinstance(task, str) else None)
 
 
 def _check_pattern(pattern: str, path: Path) -> None:
-    """Raise ModelError unless the pattern has only letters, numbers and dots: a regular expression may take for ever."""
+    r"""Raise ModelError unless the pattern has only word characters and . \ ^ $: other regular expressions may take exponential time."""
     if not re.fullmatch(r"[\w.\\^$]{1,500}", pattern):
         raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not the name of a module; write its name out")
     try:
@@ -82,21 +82,21 @@ def _check_pattern(pattern: str, path: Path) -> None:
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """Return the fields of adapter_config.json for the updates in `ranks`, all `modules` of the class, and those `saved` whole.
+    """Return the fields of adapter_config.json. `ranks`: of each updated module; `modules`: all of the class; `saved`: trained in full.
 
-    alpha grows with the rank, so that alpha / rank is the recipe's everywhere.
+    alpha grows with the rank, so that alpha / rank is the recipe's in every module.
     """
-    usual = max({*ranks.values()}, key=list(ranks.values()).count)
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    most_common = max({*ranks.values()}, key=list(ranks.values()).count)
+    other_ranks = {name: rank for name, rank in ranks.items() if rank != most_common}
     both = config.encoder_layers and config.decoder_layers
     language = ("SEQ_2_SEQ_LM" if both else "CAUSAL_LM") if config.head.kind == "lm" else None
     return {
         "peft_type": "LORA",
         "task_type": _TASKS.get(config.head.kind, language),
-        "r": usual,
-        "lora_alpha": _plain(section.alpha * usual / section.rank),
-        "rank_pattern": others,
-        "alpha_pattern": {name: _plain(section.alpha * rank / section.rank) for name, rank in others.items()},
+        "r": most_common,
+        "lora_alpha": _plain(section.alpha * most_common / section.rank),
+        "rank_pattern": other_ranks,
+        "alpha_pattern": {name: _plain(section.alpha * rank / section.rank) for name, rank in other_ranks.items()},
         "lora_dropout": section.dropout,
         "target_modules": _short_names(list(ranks), modules),
         "modules_to_save": list(saved) or None,
@@ -114,22 +114,22 @@ def _plain(number: float) -> float:
 
 
 def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
-    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; whole names if ends would match others too."""
+    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; full names if the ends also match others."""
     ends = sorted({name.rpartition(".")[2] for name in targets})
-    found = {name for name in modules if name.rpartition(".")[2] in ends}
-    return ends if found == {*targets} else list(targets)
+    matching = {name for name in modules if name.rpartition(".")[2] in ends}
+    return ends if matching == {*targets} else list(targets)
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:
-    """Return the base model of the updates: by its path, also relative to the adapter's folder, or its name on the hub.
+    """Return the folder of the base model: found by its path, also relative to the adapter's folder, or by its name on the Hub.
 
-    Raise ModelError if it does not exist, or is not the one that tfkit.json names.
+    Raise ModelError if it does not exist, or is not the model that tfkit.json names.
     """
-    record = _recorded(folder)
-    places = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
-    found = next((place for place in places if _is_folder(place)), None)
-    if found is not None:
-        base = find_checkpoint(found)
+    record = _read_base_record(folder)
+    candidates = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
+    existing = next((path for path in candidates if _is_folder(path)), None)
+    if existing is not None:
+        base = find_checkpoint(existing)
     elif _HUB_NAME.fullmatch(config.base):
         base = find_checkpoint(f"hub:{config.base}" + (f"@{config.revision}" if config.revision else ""))
     else:
@@ -137,7 +137,7 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
             f"{folder}: its base {config.base} does not exist: restore it, or set base_model_name_or_path in {ADAPTER} to its new place"
         )
     if find_named(base, ADAPTER) is not None:
-        raise ModelError(f"{folder}: its base {base} is itself an adapter; save that as a whole model first: {how_to_merge(base)}")
+        raise ModelError(f"{folder}: its base {base} is itself an adapter; save the base as a whole model first: {how_to_merge(base)}")
     if record.get("sha256") not in (None, (now := content_hash(base))):
         raise ModelError(
             f"{folder}: the updates were trained on a different base model than {base}: the SHA-256 of its weights was {record['sha256']} "
@@ -147,7 +147,7 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
 
 
 def how_to_merge(folder: Path) -> str:
-    """Return a command that makes a whole model of an adapter."""
+    """Return a command that saves an adapter, merged with its base, as a whole model."""
     return f"python -c \"import tfkit; tfkit.load('{folder}').save('WHOLE')\""
 
 
@@ -156,10 +156,10 @@ def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
     return {"path": os.path.relpath(base.resolve(), folder.resolve()), "sha256": sha256}
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _read_base_record(folder: Path) -> dict[str, Any]:
     adapter = read_facts(folder).get("adapter", {})
-    found = adapter.get("base", {}) if isinstance(adapter, dict) else {}
-    return found if isinstance(found, dict) else {}
+    record = adapter.get("base", {}) if isinstance(adapter, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _is_folder(path: Path) -> bool:
@@ -169,12 +169,12 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def head_of_task(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """Return the model that peft made of a base for a task: with its head, for `count` classes or tags, if the base has none."""
+def with_task_head(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
+    """Return the base's config with the head that peft adds for the adapter's task, if it lacks one; `count`: of classes or tags."""
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.head.kind):
         return base
-    known = [values for values in FAMILIES[family].architectures.values() if values["kind"] == kind] if family in FAMILIES else []
-    if not known:
-        raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for that")
-    return ModelConfig.model_validate(base.model_dump() | {"head": {**known[0], **({} if kind == "spans" else {"count": count})}})
+    heads = [values for values in FAMILIES[family].architectures.values() if values["kind"] == kind] if family in FAMILIES else []
+    if not heads:
+        raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for this task")
+    return ModelConfig.model_validate(base.model_dump() | {"head": {**heads[0], **({} if kind == "spans" else {"count": count})}})

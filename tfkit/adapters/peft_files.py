@@ -1,14 +1,14 @@
-r"""adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and the modules trained whole.
+r"""adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and modules trained in full.
 
-Where that class fuses matrices of ours, such as GPT-2's c_attn = q | k | v, ours get one update together. With updates B_q A_q and
+Where that class fuses several of our matrices, such as GPT-2's c_attn = q | k | v, they get one update together. With updates B_q A_q and
 B_v A_v of rank r, on q and v only,
 
     | B_q  0  |   | A_q |     | B_q A_q |
-    |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: A's are stacked, each B in rows and columns of its own
+    |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: the A's are stacked, each B has rows and columns of its own
     |  0  B_v |               | B_v A_v |
 
 and since peft divides its alpha by the total rank, 2 r, its alpha is 2 alpha. A and B are (rank, in) and (out, rank) even if the
-matrix itself is stored (in, out), as in GPT-2: see fan_in_fan_out.
+matrix itself is stored as (in, out), as in GPT-2: see fan_in_fan_out.
 """
 
 from collections.abc import Mapping
@@ -29,28 +29,28 @@ from tfkit.run.safetensors_header import read_header
 from tfkit.run.verified import find_named
 
 NAME = "adapter_model.safetensors"
-_BEFORE = "base_model.model."
+_PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MOST = 20  # names of one kind in a message
+_MAX_LISTED = 20  # problems in a message
 
 
 @dataclass(frozen=True)
 class PeftTensors:
-    """The content of the file, and of adapter_config.json for it."""
+    """The tensors of the file, and their description in adapter_config.json."""
 
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # of each module with an update
-    saved: list[str]  # the modules that are trained whole
-    modules: list[str]  # all that the class has
-    transposed: bool
+    saved: list[str]  # the modules that are trained in full
+    modules: list[str]  # all modules of the class
+    transposed: bool  # matrices with an update are stored as (in, out)
 
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
-    """Return the updates and the whole parameters among `tensors`, which are under our names, as the family's class has them."""
+    """Convert updates and parameters trained in full, under our names, to the names and layout of the family's class."""
     shapes, rules = our_shapes(config), rules_of(family, config)
     updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
-    found: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     saved: dict[str, None] = {}
     transposed = False
@@ -59,58 +59,59 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
         owners = [name.removesuffix(".weight") for name in rule.ours]
         if updated := [name for name in owners if name in updates and part == "weight"]:
             rows = {name: shapes[f"{name}.weight"][0] for name in owners}
-            found[f"{_BEFORE}{module}{_A}"] = torch.cat([tensors[f"{name}.{A}"] for name in updated])
-            found[f"{_BEFORE}{module}{_B}"] = _stacked({name: tensors[f"{name}.{B}"] for name in updated}, rows)
-            ranks[module] = len(found[f"{_BEFORE}{module}{_A}"])
+            a = torch.cat([tensors[f"{name}.{A}"] for name in updated])  # (sum of ranks, in)
+            converted[f"{_PREFIX}{module}{_A}"] = a
+            converted[f"{_PREFIX}{module}{_B}"] = _stack_factors({name: tensors[f"{name}.{B}"] for name in updated}, rows)
+            ranks[module] = len(a)
             transposed = transposed or rule.transposed
-        elif len(rule.ours) == 1 and rule.ours[0] in tensors:  # of a head, where nothing is fused
-            found[f"{_BEFORE}{rule.theirs}"] = tensors[rule.ours[0]]
+        elif len(rule.ours) == 1 and rule.ours[0] in tensors:  # a head's parameter, which is never fused
+            converted[f"{_PREFIX}{rule.theirs}"] = tensors[rule.ours[0]]
             saved[module] = None
     modules = list(dict.fromkeys(rule.theirs.rpartition(".")[0] for rule in rules))
-    return PeftTensors(found, ranks, list(saved), modules, transposed)
+    return PeftTensors(converted, ranks, list(saved), modules, transposed)
 
 
-def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return the B of a fused matrix, whose parts have `rows` rows: each factor in its part's rows, and in columns of its own."""
+def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
+    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor in the `rows` of its matrix, and in columns of its own."""
     width = sum(factor.shape[1] for factor in factors.values())
-    whole = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
+    stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
     for name, count in rows.items():
         if name in factors:
             rank = factors[name].shape[1]
-            whole[row : row + count, column : column + rank] = factors[name]
+            stacked[row : row + count, column : column + rank] = factors[name]
             column += rank
         row += count
-    return whole
+    return stacked
 
 
 @dataclass(frozen=True)
 class Updates:
     """The content of an adapter's file, under our names."""
 
-    factors: dict[str, tuple[float, Tensor, Tensor]]  # scale, B and A, whose product is to be added to the base's
-    whole: dict[str, Tensor]  # in place of the base's
+    factors: dict[str, tuple[float, Tensor, Tensor]]  # scale, B and A: their product is added to the base's weight
+    replaced: dict[str, Tensor]  # parameters trained in full, which replace the base's
 
     @torch.no_grad()
     def apply(self, parameters: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Change those of these parameters that have updates and memory; before their names comes `prefix`."""
+        """Update these parameters in place, except on the meta device; `prefix` precedes their names in the model."""
         for name, parameter in parameters.items():
             if parameter.is_meta:
                 continue
             if prefix + name in self.factors:
                 scale, b, a = self.factors[prefix + name]
                 parameter.add_(scale * (b @ a))
-            if prefix + name in self.whole:
-                parameter.copy_(self.whole[prefix + name])
+            if prefix + name in self.replaced:
+                parameter.copy_(self.replaced[prefix + name])
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """Return all tensors of the file, by their names in the class, unread. Raise ModelError if there is no such file."""
+    """Return all tensors of the file by their names in the class, without reading them. Raise ModelError if there is no such file."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
         raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
-    return {name.removeprefix(_BEFORE): Weight(path, name, stored) for name, stored in read_header(path).items()}
+    return {name.removeprefix(_PREFIX): Weight(path, name, stored) for name, stored in read_header(path).items()}
 
 
 def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
@@ -128,20 +129,20 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
             problems.append(f"unexpected: {name} {weight.stored.shape}")
             continue
         rows, rest = sum(shapes[ours][0] for ours in rule.ours), shapes[rule.ours[0]][1:]
-        whole: tuple[int, ...] = (rows, *rest)
+        shape: tuple[int, ...] = (rows, *rest)
         if module in updated:
             if len(rest) != 1 or rule.row:
                 problems.append(f"no matrix: {name}")
                 continue
-            rank = max((1, *weights[module + _A].stored.shape[:1]))  # a number alone has no shape
-            whole = (rank, *rest) if name.endswith(_A) else (rows, rank)
+            rank = max((1, *weights[module + _A].stored.shape[:1]))  # the shape of a scalar is empty
+            shape = (rank, *rest) if name.endswith(_A) else (rows, rank)
         elif rule.transposed or rule.row:
-            whole = whole[::-1] if rule.transposed else (1, *whole)
-        if weight.stored.shape != whole:
-            problems.append(f"misshapen: {name} {weight.stored.shape} instead of {whole}")
+            shape = shape[::-1] if rule.transposed else (1, *shape)
+        if weight.stored.shape != shape:
+            problems.append(f"misshapen: {name} {weight.stored.shape} instead of {shape}")
     if problems or not updated:
-        more = [f"and {len(problems) - _MOST:,} more"] if len(problems) > _MOST else []
-        lines = "\n  ".join([*problems[:_MOST], *more]) or "no update in it"
+        more = [f"and {len(problems) - _MAX_LISTED:,} more"] if len(problems) > _MAX_LISTED else []
+        lines = "\n  ".join([*problems[:_MAX_LISTED], *more]) or "no update in it"
         raise ModelError(f"{folder / NAME}: does not fit its base:\n  {lines}")
     tensors = {name: tensor.float() for name, tensor in read_weights(weights).items()}
     factors: dict[str, tuple[float, Tensor, Tensor]] = {}
@@ -159,9 +160,9 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix of the names in an adapter of the bare class, for a base that has a head."""
+    """Return the prefix that the names lack if the adapter was trained on the class without a head and the base has one; else ""."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""
-    found = {name.removesuffix(f"{first}.weight") for name in rules if name.endswith(f".{first}.weight")}
-    return found.pop() if len(found) == 1 else ""
+    prefixes = {name.removesuffix(f"{first}.weight") for name in rules if name.endswith(f".{first}.weight")}
+    return prefixes.pop() if len(prefixes) == 1 else ""
