@@ -1,7 +1,7 @@
-"""Hugging Face model folders <-> Transformer. The only place where a family's rules and tensors meet.
+"""Hugging Face model folders <-> Transformer. The only place where a family's rules are applied to tensors.
 
-Loading is strict both ways: every foreign tensor is mapped or known to carry nothing, every parameter of ours is filled. safetensors
-and JSON only: a pickle can run code, so it is refused.
+Loading is strict both ways: every foreign tensor is mapped or known to carry no information, every parameter of ours is filled.
+safetensors and JSON only: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE, family_of

@@ -32,14 +32,17 @@ _GENERATION_KEYS = (  # transformers reads these from config.json if there is no
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
-_MOST_PROBLEMS = 20
-FACTS = "tfkit.json"  # what config.json cannot express
+_MAX_PROBLEMS = 20  # in a message
+FACTS = "tfkit.json"  # holds what config.json cannot express
 FACTS_VERSION = 1
-LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times their size
+LIMIT = 4 * MIB  # maximum size of config.json and tfkit.json: a thousand times the usual
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family (None: tfkit's own type) and our config of the model of a config.json."""
+    """Return the family (None: tfkit's own type) and our config of the model that a config.json, with tfkit.json, describes.
+
+    Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
+    """
     path = folder / "config.json"
     kind = hf.get("model_type")
     if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in MODEL_TYPES):
@@ -79,7 +82,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_objective(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return the objective that a model was trained for, and what of its section predictions depend on, by tfkit.json."""
+    """Return the objective that a model was trained for, and the settings that its predictions depend on, from tfkit.json."""
     facts = read_facts(folder)
     settings = facts.get("objective_settings")
     return facts.get("objective"), settings if isinstance(settings, dict) else {}
@@ -88,7 +91,7 @@ def read_objective(folder: Path) -> tuple[str | None, dict[str, Any]]:
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the bos, eos, pad and start ids of config.json, or of generation_config.json; several eos ids are a list.
 
-    Each file may have some of the ids that end a text: they are merged. Raise ModelError for values of config.json that are no ids.
+    The eos ids of both files are merged. Raise ModelError for a value in config.json that is not an id.
     """
     ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
     for name, value in ids.items():
@@ -98,15 +101,15 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ids with those that only generation_config.json has; every id that ends a text in one of them ends it."""
+    """Return `ids`, completed from generation_config.json; the eos ids of both are merged."""
     further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
-    ends = [end for found in (ids, further) for end in _listed(found.get(_EOS, []))]
+    ends = [end for source in (ids, further) for end in _as_list(source.get(_EOS, []))]
     merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
     return further | dict(ids) | merged
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return all of generation_config.json, or without one an older config.json's settings for generation.
+    """Return the content of generation_config.json, or, without that file, an older config.json's settings of generation.
 
     The file is optional: one that cannot be read counts as empty.
     """
@@ -118,16 +121,16 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _are_ids(name: str, value: Any) -> bool:
-    """Whether this is an id, or a list of ids for the end of a text."""
+    """Whether a value is an id, or a list of ids where eos may be one."""
     return all(map(_is_id, value)) if name == _EOS and isinstance(value, list) else _is_id(value)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face configuration expresses this config completely; None if there is none."""
+    """Return a family whose Hugging Face configuration expresses this config completely, `prefer` if possible; None if there is none."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -136,23 +139,23 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
     if family.model_type is None or family.architecture(config) is None:
         return False
     try:
-        again = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
-    except ValueError:  # a width that the family's layout cannot hold
+        restored = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
+    except ValueError:  # for example, a width that the family's layout cannot express
         return False
-    return again.model_dump(exclude=TRAINING_ONLY_FIELDS) == config.model_dump(exclude=TRAINING_ONLY_FIELDS)
+    return restored.model_dump(exclude=TRAINING_ONLY_FIELDS) == config.model_dump(exclude=TRAINING_ONLY_FIELDS)
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config.json that Hugging Face's class of the family reads. Raise UnsupportedError if it cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        body.pop("tie_word_embeddings", None)  # nothing to tie: the class's own default applies to a later head
+        body.pop("tie_word_embeddings", None)  # there is nothing to tie: the class's default applies to a head added later
     return body | label_fields(config.head, labels)
 
 
 def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """Return config.json's fields for the classes or tags, from which Hugging Face takes their count."""
-    names = labels or _unnamed(_count(head))
+    """Return config.json's fields for the classes or tags, from which Hugging Face takes their number."""
+    names = labels or _default_names(_count(head))
     if not names:
         return {}
     assert len(names) == _count(head), f"{len(names)} names for {_count(head)} labels"
@@ -160,32 +163,32 @@ def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
-    """Return the names of the head's classes or tags; Hugging Face's LABEL_0 and so on if config.json does not name each."""
+    """Return the names of the head's classes or tags; Hugging Face's LABEL_0, LABEL_1 ... if config.json does not name all."""
     count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
     known = hf.get("id2label")
     names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
     if names and all(isinstance(name, str) for name in names):
         return tuple(map(str, names))
-    return _unnamed(count)
+    return _default_names(count)
 
 
 def are_unnamed(labels: Sequence[str]) -> bool:
     """Whether these are Hugging Face's default names of classes."""
-    return tuple(labels) == _unnamed(len(labels))
+    return tuple(labels) == _default_names(len(labels))
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return Hugging Face's type of the labels, if the file has it: numbers, one class of several, or any number of them."""
-    found = hf.get("problem_type")
-    return found if found in ("regression", "single_label_classification", "multi_label_classification") else None
+    """Return the type of the labels in Hugging Face's words: numbers, one class, or any number of classes; None if it is not stated."""
+    stated = hf.get("problem_type")
+    return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 
 
-def _unnamed(count: int) -> tuple[str, ...]:
+def _default_names(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{number}" for number in range(count))
 
 
 def _count(head: HeadConfig) -> int:
-    """Return the number of the head's labels; the score of a choice is one, as Hugging Face counts."""
+    """Return the number of the head's labels; as in Hugging Face, the score of a choice counts as one."""
     if isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return head.count
     return int(isinstance(head, LanguageModelHeadConfig) and head.choices)
@@ -201,16 +204,18 @@ def apply_changes(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfi
     try:
         return ModelConfig.model_validate(merge(config.model_dump(), changes), strict=True)
     except ValidationError as error:
-        what = "; ".join(f"model.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
-        raise UsageError(f"the model's config does not accept these changes: {what}") from None
+        raise UsageError(f"the model's config does not accept these changes: {_describe(error, 'model.')}") from None
 
 
 def _validated(values: Any, path: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate(values, strict=True)  # no "5", 5.0 or true in place of an integer
     except ValidationError as error:
-        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
-        raise ModelError(f"{path}: {what}") from None
+        raise ModelError(f"{path}: {_describe(error)}") from None
+
+
+def _describe(error: ValidationError, prefix: str = "") -> str:
+    return "; ".join(f"{prefix}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MAX_PROBLEMS])
 
 
 def _is_id(value: Any) -> bool:
@@ -218,5 +223,5 @@ def _is_id(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a value of a file, short enough for a message."""
+    """Return a file's value in a form short enough for a message."""
     return repr(value)[:80]

@@ -1,4 +1,4 @@
-"""The identity of the model in a folder, whatever the folder's name: for lineage, and to check whether it is still the same one."""
+"""The identity of the model in a folder, whatever the folder's name: for lineage, and to check whether the model is still the same."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from tfkit.run.manifest import Identity, identity_of, is_settled
 from tfkit.run.verified import find_named, verified
 
 _BLOCK = 1 << 20
-_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes of this process, by the names and identities of the files
+_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes computed in this process, by the names and identities of the files
 
 
 def content_hash(folder: Path) -> str:
-    """Return the SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names.
+    """Return the SHA-256 of config.json, an adapter's adapter_config.json, and the safetensors files in the order of their names.
 
     Raise ModelError for files that differ from the folder's manifest.
     """
@@ -25,13 +25,13 @@ def content_hash(folder: Path) -> str:
         if key in _known:
             return _known[key]
         settled = all(is_settled(identity) for _, identity in key)
-        found = _content_hash(paths)
+        digest = _hash_files(paths)
     if settled:
-        _known[key] = found
-    return found
+        _known[key] = digest
+    return digest
 
 
-def _content_hash(paths: Iterable[Path]) -> str:
+def _hash_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -42,6 +42,6 @@ def _content_hash(paths: Iterable[Path]) -> str:
 
 
 def run_id_of(folder: Path) -> str | None:
-    """Return the run that made the model, if tfkit.json has it."""
-    found = read_facts(folder).get("run_id")
-    return found if isinstance(found, str) else None
+    """Return the id of the run that trained the model; None if tfkit.json does not have it."""
+    run_id = read_facts(folder).get("run_id")
+    return run_id if isinstance(run_id, str) else None

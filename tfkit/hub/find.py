@@ -1,4 +1,4 @@
-"""From a path to a model folder: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
+"""The model folder of a path: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the Hub."""
 
 import warnings
 from pathlib import Path
@@ -9,12 +9,12 @@ from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
 from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
 
-ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
+ADAPTER = "adapter_config.json"  # in the folder of an adapter in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the model folder of a path: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
+    """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
 
     Raise ModelError if there is none.
     """
@@ -27,7 +27,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def pickle_refusal(path: Path) -> str | None:
-    """Return why a pickle is not opened, and how its owner can convert it; None if the name is not a pickle's."""
+    """Return the message that refuses a pickle and says how to convert it; None if the file's name is not a pickle's."""
     if path.suffix not in _PICKLES:
         return None
     return (
@@ -54,7 +54,9 @@ def _find_folder(folder: Path) -> Path:
             refuse_later_version(path)
         best, found = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
         if found is None:
-            raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint yet; name another folder with --from")
+            raise ModelError(
+                f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint yet; name another folder with --from"
+            )
         newest = step_folders(root)[-1]
         if best is not None and step_of(found) != best.step:
             warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not complete here; {found.name} is used", stacklevel=1)
@@ -62,7 +64,7 @@ def _find_folder(folder: Path) -> Path:
             warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {found.name} is used", stacklevel=1)
         return found
     if (folder / "run.json").is_file():
-        raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint; name another folder with --from")
+        raise ModelError(f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint; name another folder with --from")
     if not folder.exists():
         remedy = "--from takes a checkpoint, a run folder, or a Hugging Face model folder"
         command = training_command(folder)
@@ -77,19 +79,19 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
     *_, last = stages.values()
     if (last / "checkpoints").is_dir():
         return _find_folder(last)
-    there = [str(path) for path in stages.values() if (path / "checkpoints").is_dir()]
-    remedy = f"name one of those that were started: {', '.join(there)}" if there else f"continue with `tfkit resume {folder}`"
+    started = [str(path) for path in stages.values() if (path / "checkpoints").is_dir()]
+    remedy = f"name one of those that were started: {', '.join(started)}" if started else f"continue with `tfkit resume {folder}`"
     raise ModelError(f"{folder}: the last of its stages, {last.name}, was not started yet; {remedy}")
 
 
-def _state(folder: Path) -> str:
-    """Describe how far a run is, by its run.json."""
+def _describe_state(folder: Path) -> str:
+    """Describe the state of a run from its run.json, as the predicate of a sentence."""
     try:
         document = strict_json.loads((folder / "run.json").read_bytes())
         status, attempts = document["status"], document["attempts"]
         if status == "failed":
             return f"failed ({attempts[-1]['error']})"
-        return {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not begun"}.get(
+        return {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not started"}.get(
             status, "is finished"
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -97,9 +99,9 @@ def _state(folder: Path) -> str:
 
 
 def _download(name: str) -> Path:
-    """Download a hub repository: configuration, safetensors, tokenizer and card only, never code or pickles.
+    """Download a Hub repository: configuration, safetensors, tokenizer and card only, never code or pickles.
 
-    With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, return only one that was downloaded before.
+    With TFKIT_OFFLINE=1 or HF_HUB_OFFLINE=1, only a repository that was downloaded before is returned.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
@@ -112,6 +114,6 @@ def _download(name: str) -> Path:
 
     try:
         return fetch(download, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))
-    except Exception as error:  # the hub's client raises anything
+    except Exception as error:  # the Hub's client raises exceptions of many libraries
         first = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise ModelError(f"hub:{name}: could not be downloaded: {first}; check the name, the revision and the network") from None

@@ -1,7 +1,7 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
-The names are those of the `gguf` package, by Hugging Face's. Beside ours, Gemma 2's norms are stored whole, and the rows of Llama's
-queries and keys take turns: llama.cpp rotates neighbours, Hugging Face halves.
+The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma 2's norm weights are stored with the one
+added, and the rows of Llama's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours and Hugging Face halves.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "smollm2": "llama", "gemma2": "gemma2", "gpt2": "gpt2"}  # by our families
-_FACTORS = "rope_freqs.weight"  # llama.cpp divides the frequencies of the rotation by them
-_LAYERS_27B = 46  # by which llama.cpp knows Gemma 2's largest model, whose scores have a scale of their own
+_FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors
+_LAYERS_27B = 46  # llama.cpp recognizes Gemma 2 27B, whose scores have a different scale, by its number of layers
 
 
 @dataclass(frozen=True)
 class GgufLayout:
-    """How GGUF describes a model of one of our families."""
+    """The GGUF layout of a model of one of our families."""
 
-    family: Family  # with our layout of matrices
+    family: Family  # its rules transpose nothing
     config: ModelConfig
     architecture: str
 
     def describe(self, writer: "GGUFWriter") -> None:
-        """Write the fields of the architecture."""
+        """Write the fields that describe the architecture."""
         config, position = self.config, self.config.position
         writer.add_vocab_size(config.vocab_size)
         writer.add_context_length(config.context_length)
@@ -60,19 +60,19 @@ class GgufLayout:
             writer.add_sliding_window(config.window(0) or config.context_length)
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors of a model under GGUF's names, each read when its turn comes."""
+        """Yield the tensors of a model under GGUF's names, each read only when it is yielded."""
         for theirs, tensor in to_foreign(ours, self.family, self.config):
-            yield self._name(theirs), self._turned(theirs, tensor.float(), 2) + self._offset(theirs)
+            yield self._name(theirs), self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs)
         position, head_dim = self.config.position, self.config.head_dim
         if position.kind == "rotary" and position.scaling is not None:
             plain = position.model_copy(update={"scaling": None})
             yield _FACTORS, rotary_frequencies(head_dim, plain) / rotary_frequencies(head_dim, position)
 
     def ours(self, read: Callable[[str], Tensor]) -> Tensors:
-        """Return our tensors from those of a file, which `read` gives by GGUF's names."""
+        """Convert a file's tensors to ours; `read` returns a tensor by GGUF's name."""
         names = [*expected_shapes(self.family, self.config)]
         half = self.config.head_dim // 2
-        foreign = {theirs: self._turned(theirs, read(self._name(theirs)) - self._offset(theirs), half) for theirs in names}
+        foreign = {theirs: self._permute_rows(theirs, read(self._name(theirs)) - self._offset(theirs), half) for theirs in names}
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
@@ -86,8 +86,8 @@ class GgufLayout:
         kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
-    def _turned(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Exchange the order of the rows of each head, `parts` by the rest: 2 halves become neighbours, and neighbours halves."""
+    def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
+        """Interleave the `parts` of each head's rows in Llama's q_proj and k_proj: 2 interleaves the halves, E / 2 separates them again."""
         if self.architecture != "llama" or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
@@ -97,7 +97,7 @@ class GgufLayout:
 
 
 def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
-    """Return the layout of a model. Raises ModelError for one that llama.cpp would compute otherwise, or not at all."""
+    """Return the layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
     architecture = _ARCHITECTURES.get(family)
     if architecture is None:
         raise ModelError(f"models of the family {family} are not exported as GGUF; those of {', '.join(_ARCHITECTURES)} are")
@@ -105,21 +105,21 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
         raise ModelError(f"the model has a head of kind {config.head.kind}, and llama.cpp needs that of a language model")
     if problem := _difference(config, architecture):
         raise ModelError(f"llama.cpp computes this model differently: {problem}")
-    found = FAMILIES[family]
-    rules = tuple(replace(rule, transposed=False) for rule in found.rules)  # GGUF's matrices are (out, in), as ours
-    return GgufLayout(replace(found, rules=rules), config, architecture)
+    rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # GGUF's matrices are (out, in), as ours
+    return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
 
 
 def _difference(config: ModelConfig, architecture: str) -> str | None:
+    """Return the first difference from llama.cpp's computation; None if there is none."""
     windows = [config.window(layer) for layer in range(config.decoder_layers)]
     used = [window if window is not None and window < config.context_length else None for window in windows]
     if architecture == "gemma2":
-        turns = [windows[0] if layer % 2 == 0 else None for layer in range(config.decoder_layers)]
-        if any(used) and windows != turns:
+        alternating = [windows[0] if layer % 2 == 0 else None for layer in range(config.decoder_layers)]
+        if any(used) and windows != alternating:
             return "its layers do not alternate between window and full attention, starting with a window"
-        own = config.head_dim if config.decoder_layers != _LAYERS_27B else config.dim / config.num_heads
-        if config.attention.scale is not None and abs(config.attention.scale - own**-0.5) > 1e-6:
-            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {own**-0.5:g}"
+        scale = (config.head_dim if config.decoder_layers != _LAYERS_27B else config.dim / config.num_heads) ** -0.5
+        if config.attention.scale is not None and abs(config.attention.scale - scale) > 1e-6:
+            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {scale:g}"
         return None
     if any(used):
         return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"

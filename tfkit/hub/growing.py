@@ -1,4 +1,4 @@
-"""Longer or shorter tables of a finished model: more entries in the vocabulary, fewer positions."""
+"""Longer or shorter tables of a trained model: more entries in the vocabulary, fewer positions."""
 
 import torch
 
@@ -10,12 +10,12 @@ _POSITIONS = "embedding.positions.weight"
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
-    """Return the same model with new entries after its own, whose vectors are drawn with `seed` as in pretraining.
+    """Return the same model with new entries after its own, up to `vocab_size`; their vectors are drawn with `seed` as in pretraining.
 
-    GPT learns three when it is fine-tuned (Radford et al. 2018, section 3.2).
+    GPT's fine-tuning adds three (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
-    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the rows are needed
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the new rows are needed
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))

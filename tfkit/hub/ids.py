@@ -1,4 +1,4 @@
-"""Check that every id in a model folder's files is in the vocabulary: one outside of it would fail at its look-up."""
+"""Check that every id in a model folder's files is in the vocabulary: an id outside it has no embedding."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,10 +21,10 @@ _CLASS_DEFAULTS = {"gpt2": {"bos_token_id": 50256, "eos_token_id": 50256}}
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the folder's bos, eos, pad and start ids, as `read_special_ids`.
+    """Return the folder's bos, eos, pad and start ids, as `read_special_ids` does.
 
-    Raise ModelError for an id in config.json or generation_config.json, of these or of others, that is not in the vocabulary.
-    generation_config.json is optional, and one that cannot be read counts as empty.
+    Raise ModelError if any token id in config.json or generation_config.json is not in the vocabulary. generation_config.json is
+    optional, and counts as empty if it cannot be read.
     """
     defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
     for name in _FILES:
@@ -44,7 +44,7 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
-    """Raise ModelError for a tokenizer with an entry for which the model has no embedding."""
+    """Raise ModelError for a tokenizer with more entries than the model has embeddings."""
     if tokenizer.size > vocab_size:
         raise ModelError(
             f"{folder / 'tokenizer.json'}: {tokenizer.size:,} entries, but vocab_size in config.json is {vocab_size:,}; put the model's "
@@ -53,11 +53,12 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the key and the number of each id in a file's fields, also from lists of lists."""
     for name in _NAMES:
-        waiting = [stated.get(name)]
-        while waiting:
-            value = waiting.pop()
+        pending = [stated.get(name)]
+        while pending:
+            value = pending.pop()
             if isinstance(value, list):
-                waiting += value
+                pending += value
             elif type(value) is int:
                 yield name, value

@@ -1,4 +1,4 @@
-"""Weights of a model folder that are read one block, or one tensor, at a time, so that no process holds all of them."""
+"""Weights of a model folder, read one block or one tensor at a time, so that no process holds all of them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,31 +12,31 @@ from tfkit.model.init import BLOCK, put_weights
 
 
 def read_ours(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> Tensors:
-    """Read tensors of files that fit the model, under our names."""
+    """Read tensors from files that fit the model, under our names. `family` None: the files have our names."""
     foreign = read_weights(weights)
     return from_foreign(foreign, family, config) if family else foreign
 
 
 class UnreadBlocks:
-    """The weights of a model's blocks in its files, each block's read when it is asked for. `others`: those around the blocks."""
+    """The weights of a model's blocks, read from its files one block at a time on demand. `others`: the weights outside the blocks."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._family, self._config = family, config
         self._blocks: dict[str, dict[str, Weight]] = {}
         for ours, theirs in their_names(family, config).items():
-            if (found := BLOCK.match(ours)) and theirs in weights:
-                self._blocks.setdefault(found[0], {})[theirs] = weights[theirs]
-        read_later = {name for block in self._blocks.values() for name in block}
-        self.others = {name: weight for name, weight in weights.items() if name not in read_later}
+            if (block := BLOCK.match(ours)) and theirs in weights:
+                self._blocks.setdefault(block[0], {})[theirs] = weights[theirs]
+        in_blocks = {name for tensors in self._blocks.values() for name in tensors}
+        self.others = {name: weight for name, weight in weights.items() if name not in in_blocks}
 
     def __call__(self, prefix: str, block: nn.Module) -> None:
-        """Give a block its weights; the names of its parameters in the model begin with `prefix`."""
+        """Load a block's weights; the names of its parameters in the model begin with `prefix`."""
         tensors = read_ours(self._blocks[prefix], self._family, self._config)
         put_weights(block, {name.removeprefix(prefix): tensor.contiguous() for name, tensor in tensors.items()})
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """The weights of files that fit the model, under our names, each read when it is asked for."""
+    """The weights in files that fit the model, under our names, each read on demand."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._weights, self._family, self._config = weights, family, config

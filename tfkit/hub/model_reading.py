@@ -49,8 +49,8 @@ from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model folder in memory. `codec`, our view of its tokenizer, is None if the folder has none; `family` is a family's name, or
-    tfkit's own.
+    """A model folder in memory. `codec`: our wrapper of its tokenizer, None if the folder has none; `family`: a family's name, or tfkit's
+    own type.
     """
 
     model: Transformer
@@ -61,8 +61,8 @@ class Loaded:
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
     labels: tuple[str, ...] = ()  # the names of classes or tags, by number
     problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
-    new_parameters: tuple[str, ...] = ()  # of a requested head that the files lack: random
-    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or config.json's settings in its place
+    new_parameters: tuple[str, ...] = ()  # parameters of the requested head that the files lack, drawn at random
+    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -71,21 +71,21 @@ class Loaded:
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text: config.json and generation_config.json may list several; without one, the tokenizer's."""
-        found = self.special_ids.get("eos_token_id")
-        if found is None and self.codec is not None:
-            found = self.codec.eos_id
-        return [] if found is None else list(found) if isinstance(found, list) else [found]
+        """The ids that end a text: those of config.json and generation_config.json, which may be several, or else the tokenizer's."""
+        eos = self.special_ids.get("eos_token_id")
+        if eos is None and self.codec is not None:
+            eos = self.codec.eos_id
+        return [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
 
     @property
     def start_id(self) -> int | None:
         """The id with which the decoder of an encoder-decoder begins; None if it is unknown."""
-        found = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
+        stated = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
         codec_pad = self.codec.pad_id if self.codec else None
-        return next((one for one in found if one is not None), codec_pad)
+        return next((token_id for token_id in stated if token_id is not None), codec_pad)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder that training writes: float32 weights, configuration, tokenizer, and the lineage of the model read."""
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         facts = read_facts(self.folder)
         save_model(
@@ -104,7 +104,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Described:
-    """A model folder without its weights: as `Loaded`, before there is a model."""
+    """A model folder without its weights; the fields are as in `Loaded`."""
 
     folder: Path
     config: ModelConfig
@@ -114,12 +114,12 @@ class Described:
     labels: tuple[str, ...]
     generation: dict[str, Any] = field(default_factory=dict)
     problem_type: str | None = None
-    objective: str | None = None  # the kind that the model was trained for, by tfkit.json, and
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # what of its section predictions depend on
+    objective: str | None = None  # the kind of objective that the model was trained for, from tfkit.json
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of its section that predictions depend on
 
 
 def describe(path: str | Path) -> Described:
-    """Read all of a model folder but its weights, of which only names and shapes are read. Raise ModelError."""
+    """Read a model folder, but only the names and shapes of its weights. Raise ModelError."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened = _open(folder, None, {})
@@ -143,13 +143,13 @@ def load(
     seed: int = 0,
     blocks_later: bool = False,
 ) -> Loaded:
-    """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
+    """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head that config.json names, or `head`: parameters of it that the files lack are drawn with `seed`, and
-    `new_parameters` names them; with `other_labels` also those with a row for each class, since the classes differ. `changes` are
-    fields of the config, such as dropout, that differ from the file's. `blocks_later`: the blocks of the model, in float32 on the CPU,
-    are on the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported
-    or does not fit its own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
+    `new_parameters` names them; with `other_labels` (the classes differ from the file's), also those with a row for each class. `changes`:
+    fields of the config, such as dropout, that replace the file's. `blocks_later`: the model is in float32 on the CPU, its blocks stay on
+    the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its
+    own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
@@ -169,7 +169,7 @@ def load(
         named = {name: tensor.to(dtype) for name, tensor in (tensors | new).items()}
         model = _fill(config, named, around_blocks=blocks_later)
         model.fill_block = blocks
-        label_source = hf if config.head == opened.own_head and not other_labels else {}  # it has no labels of another head
+        label_source = hf if config.head == opened.own_head and not other_labels else {}  # the file names only its own head's labels
         labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
         name = family.name if family else OWN_TYPE
         generation = read_generation(hf, folder)
@@ -189,7 +189,7 @@ def load(
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
-    """A model folder's weights within a context, under our names, each read when it is asked for. Raise ModelError as `load` does."""
+    """A context with a model folder's weights under our names, each read on demand. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, None, {})
@@ -199,7 +199,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A folder whose files were checked, and whose weights have the names of its config."""
+    """A folder whose files were checked, and whose weights have the names that its config requires."""
 
     folder: Path
     hf: dict[str, Any]
@@ -211,7 +211,7 @@ class _Opened:
 
 
 def _codec(opened: _Opened) -> Tokenizer | None:
-    """Return the tokenizer, with the first id of the model's decoder."""
+    """Return the tokenizer, with the id with which the model's decoder starts."""
     codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
     if codec is not None:
         check_tokenizer(codec, opened.config.vocab_size, opened.folder)
@@ -246,15 +246,15 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
-    """Return random parameters of the head, except the known ones."""
+    """Draw random parameters of the head, except those in `known`."""
     head = on_meta(config).head.to_empty(device="cpu")
     initialize(head, config, torch.Generator().manual_seed(seed))
     return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with these weights; `around_blocks`: the others stay on the meta device."""
+    """Build the model with these weights; `around_blocks`: they lack the blocks, which stay on the meta device."""
     model = on_meta(config)
-    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    model.load_state_dict(whole, assign=True, strict=not around_blocks)
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    model.load_state_dict(copies, assign=True, strict=not around_blocks)
     return model.requires_grad_().eval()

@@ -46,25 +46,24 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    `tensors` are the parameters under our names, each read when it is written (None: their files are written elsewhere); `family` is
-    preferred if several can express the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels`
-    are the names of classes or tags, and `problem_type` is Hugging Face's word for their type (`regression`: a number instead); `facts`
-    go into tfkit.json, for what config.json cannot express; `generation`: the generation_config.json of the model that this one was
-    made from, whose keys are all kept.
+    `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: preferred if
+    several can express the model; `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of
+    classes or tags; `problem_type`: Hugging Face's word for their type (`regression`: a number instead); `facts`: further fields of
+    tfkit.json; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
     """
-    found = family_of(config, prefer=family)
+    expressing = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
     if config.encoder_layers and config.decoder_layers:
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
-            ids.setdefault(_START, start)  # pad, as T5 and Marian begin; or the id that its decoder began with in training
+            ids.setdefault(_START, start)  # pad, as for T5 and Marian; or the id with which the decoder started in training
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
         ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
-    ids = merge_special_ids(ids, generation or {})  # as they are read again
-    own = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
-    body = to_config_json(found, config, labels) if found else own | label_fields(config.head, labels)
+    ids = merge_special_ids(ids, generation or {})  # as they will be read
+    own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
+    body = to_config_json(expressing, config, labels) if expressing else own_type | label_fields(config.head, labels)
     _write_json(
         folder / "config.json",
         {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
@@ -73,26 +72,26 @@ def save_model(
     about: dict[str, Any] = {"schema_version": FACTS_VERSION, "model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
     _write_json(folder / FACTS, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
-        write_model_tensors(folder, expected_shapes(found, config), to_foreign(tensors, found, config))
+        write_model_tensors(folder, expected_shapes(expressing, config), to_foreign(tensors, expressing, config))
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return generation_config.json: all keys of the model's own, with these ids."""
+    """Return the content of generation_config.json: all keys that the model had, with these ids."""
     if not stated:
         return {"_from_model_config": True, **ids}
-    # If the file does not force an end, config.json may, and transformers reads the file alone.
+    # A forced eos id of config.json alone is not added: transformers reads generation_config.json alone.
     return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}}
 
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    found = {name: getattr(tokenizer, name.replace("_token", ""), None) for name in SPECIAL_IDS} if tokenizer else {}
-    return {name: value for name, value in found.items() if value is not None}
+    ids = {name: getattr(tokenizer, name.replace("_token", ""), None) for name in SPECIAL_IDS} if tokenizer else {}
+    return {name: value for name, value in ids.items() if value is not None}
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """Return the id that pads rows of texts: pad, or else the end of a text, if no text ends with it; None if there is no such id."""
+    """Return the id that pads rows of texts: pad, or else eos, unless texts end with it; None if there is neither."""
     if tokenizer is None or tokenizer.pad_id is not None:
         return tokenizer.pad_id if tokenizer else None
     return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None

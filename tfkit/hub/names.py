@@ -1,4 +1,4 @@
-"""The names and shapes of tensors, ours <-> a family's, from its rules."""
+"""The names and shapes of tensors, ours <-> a family's, by the rules of the family."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return the tensors with information, under the family's full names, and the config with the tie that the file has.
+    """Return the tensors that carry information, under the family's full names, and the config, untied if the file's matrices differ.
     Raise ModelError if a file has two different tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
     shapes = our_shapes(config)
-    settled: dict[str, Weight] = {}
+    resolved: dict[str, Weight] = {}
     clashes = []
     for name, weight in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
@@ -37,24 +37,24 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
             name = family.prefix + name
         ours = rules[name].ours if name in rules else ()
         if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
-            continue  # of a head that this model does not have
-        if name in settled and not _are_equal(settled[name], weight):
-            clashes.append(f"{weight.path}: {settled[name].name} and {weight.name} differ, but the model has one tensor for both, {name}")
-        settled[name] = weight
+            continue  # a parameter of a head that this model does not have
+        if name in resolved and not _are_equal(resolved[name], weight):
+            clashes.append(f"{weight.path}: {resolved[name].name} and {weight.name} differ, but the model has one tensor for both, {name}")
+        resolved[name] = weight
     embedding, head = (next(rule.theirs for rule in family.rules if rule.ours == (ours,)) for ours in ("embedding.tokens.weight", _OUTPUT))
-    if config.tied and head in settled:
-        if embedding not in settled or _are_equal(settled[embedding], settled[head]):
-            settled.setdefault(embedding, settled[head])
-            del settled[head]
-        else:  # config.json has them tied, the file has two different matrices: the file was trained
+    if config.tied and head in resolved:
+        if embedding not in resolved or _are_equal(resolved[embedding], resolved[head]):
+            resolved.setdefault(embedding, resolved[head])
+            del resolved[head]
+        else:  # config.json ties them, but the file has two different matrices, as they were trained
             return resolve_names(weights, family, replace_tied(config, tied=False))
     if clashes:
         raise ModelError(clashes[0])
-    return settled, _without_missing_pooler(settled, rules, config)
+    return resolved, _without_missing_pooler(resolved, rules, config)
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return the tensors in a file of this model, with their shapes."""
+    """Return the shapes of all tensors in a file of this model, by name. `family` None: under our names."""
     shapes = our_shapes(config)
     if family is None:
         return shapes
@@ -68,56 +68,56 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules from our parameters to Hugging Face's class for the model; in tfkit's own type, to our names."""
-    shapes, found = our_shapes(config), FAMILIES.get(family)
-    if found is None:
+    """Return the rules between our parameters and the model's Hugging Face class; for tfkit's own type, between equal names."""
+    shapes, known = our_shapes(config), FAMILIES.get(family)
+    if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
-    rules = (rule for rule in _expand(found.rules, config) if all(name in shapes for name in rule.ours))
-    if config.head.kind == "none":  # the other classes hold the bare class under the prefix
-        rules = (replace(rule, theirs=rule.theirs.removeprefix(found.prefix)) for rule in rules)
+    rules = (rule for rule in _expand(known.rules, config) if all(name in shapes for name in rule.ours))
+    if config.head.kind == "none":  # only classes with a head have the prefix
+        rules = (replace(rule, theirs=rule.theirs.removeprefix(known.prefix)) for rule in rules)
     return tuple(rules)
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the model's head that the resolved files lack, under the names that they would have there."""
+    """Return the tensors of the model's head that the resolved files lack, under their names in files."""
     names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
-    """Whether a parameter of the model's head is missing from these, which have our names; a family may have no name for it."""
+    """Whether `tensors`, under our names, lack a parameter of the model's head, for which the family may have no name."""
     return any(name.startswith("head.") and name not in tensors for name in our_shapes(config))
 
 
 def without_namesakes(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's own head whose name is another parameter's in the requested head.
+    """Return the weights without those of the file's own head whose names belong to different parameters in the requested head.
 
-    BERT's `classifier` is of classes, or of tags. `own` is the config with the file's head.
+    BERT's `classifier` may be of classes or of tags. `own`: the config with the file's head.
     """
-    wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family.rules, one)} for one in (config, own))
-    others = {name for name, ours in stored.items() if wanted.get(name, ours) != ours}
-    return {name: weight for name, weight in weights.items() if not {name, family.prefix + name} & others}
+    wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family.rules, model)} for model in (config, own))
+    namesakes = {name for name, ours in stored.items() if wanted.get(name, ours) != ours}
+    return {name: weight for name, weight in weights.items() if not {name, family.prefix + name} & namesakes}
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the head's tensors with a row for each class or tag, under their names in a file."""
+    """Return the names, in files, of the head's tensors that have a row for each class or tag."""
     head = config.head
     if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return frozenset()
-    more = config.model_copy(update={"head": head.model_copy(update={"count": head.count + 1})})
-    others = expected_shapes(family, more)
-    return frozenset(name for name, shape in expected_shapes(family, config).items() if others[name] != shape)
+    one_more = config.model_copy(update={"head": head.model_copy(update={"count": head.count + 1})})
+    larger = expected_shapes(family, one_more)
+    return frozenset(name for name, shape in expected_shapes(family, config).items() if larger[name] != shape)
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
-    """Return the weights of a file under our own names, except those of a head that this model does not have."""
+    """Return the weights of a file of tfkit's own type, except those of a head that this model does not have."""
     shapes = our_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Return the tensors of a file that fits, under our names."""
+    """Convert tensors of a file that fits the model to our names and layout."""
     shapes = our_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family.rules, config):
@@ -129,19 +129,19 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 
 
 def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
-    """Return the full name of the file's tensor that each of our parameters is read from."""
+    """Return, for each of our parameters, the full name of the file's tensor that holds it."""
     if family is None:
         return {name: name for name in our_shapes(config)}
     return {ours: rule.theirs for rule in _expand(family.rules, config) for ours in rule.ours}
 
 
 def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yield our tensors under the family's names (None: ours), in its layout, and read each of them only for the one that it makes."""
+    """Yield our tensors in the family's names and layout (None: ours); each is read only when it is needed."""
     if family is None:
         yield from tensors.items()
         return
     for rule in _expand(family.rules, config):
-        if all(name in tensors for name in rule.ours):  # else a bias or a head that this model does not have
+        if all(name in tensors for name in rule.ours):  # otherwise a bias or a head that this model does not have
             yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule)
 
 
@@ -151,13 +151,13 @@ def _in_layout(parts: Sequence[Tensor], rule: Rule) -> Tensor:
 
 
 def on_meta(config: ModelConfig) -> Transformer:
-    """Build the model without memory for its parameters."""
+    """Build the model on the meta device, without memory for its parameters."""
     with torch.device("meta"):
         return Transformer(config)
 
 
 def our_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return our parameters' shapes. All blocks of a stack are alike, so one is built, not the many that a file may claim."""
+    """Return our parameters' shapes. All blocks of a stack are alike, so only one is built, however many a file claims."""
     return _our_shapes(config.model_dump_json())
 
 
@@ -177,9 +177,9 @@ def _our_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     return MappingProxyType(shapes)
 
 
-def _without_missing_pooler(settled: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
-    """Return the config of the file: config.json does not state whether a model without a head was saved with its pooler."""
-    if config.head.kind != "none" or any(ours.startswith("head.") for name in settled.keys() & rules for ours in rules[name].ours):
+def _without_missing_pooler(resolved: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
+    """Return the config without a pooler if the file has none: config.json does not state whether a headless model was saved with one."""
+    if config.head.kind != "none" or any(ours.startswith("head.") for name in resolved.keys() & rules for ours in rules[name].ours):
         return config
     return config.model_copy(update={"head": NoHeadConfig(kind="none")})
 
@@ -192,7 +192,7 @@ def _are_equal(first: Weight, second: Weight) -> bool:
 
 
 def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules for this model, with every layer's number filled in."""
+    """Yield the rules that apply to this model, one for each layer where a rule has {i}."""
     for rule in rules:
         if rule.when is not None and not rule.when(config):
             continue

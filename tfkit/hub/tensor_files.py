@@ -1,6 +1,6 @@
-"""Writing safetensors files one tensor at a time: the header first, from types and shapes, then each tensor at its place.
+"""Writing of safetensors files one tensor at a time: the header first, from types and shapes, then each tensor at its offset.
 
-So a save needs no second copy of the weights, wherever its tensors come from: merged, fused, or copied from a GPU. Files are those of
+A save thus needs no second copy of the weights, whether its tensors are merged, fused, or copied from a GPU. Files equal those of
 `safetensors.torch.save_file`, and shards those of `huggingface_hub.save_torch_state_dict`, byte for byte.
 """
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9  # of tensors in one file
-_OF_A_MODEL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_TYPES = {  # in the order of safetensors, which begins a file with the last type
+_MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_TYPES = {  # in safetensors' order; a file begins with the tensors of the last type
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.float16: "F16",
@@ -33,31 +33,31 @@ Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # type and shape of ea
 
 
 class LazyTensors(Mapping[str, Tensor], ABC):
-    """Tensors that are made when they are read."""
+    """Tensors that are computed when they are read."""
 
     @property
     @abstractmethod
     def layout(self) -> Layout:
-        """Types and shapes, known before."""
+        """Types and shapes, known before any tensor is computed."""
 
 
 class TensorFile:
-    """A safetensors file being written; a context, within which each tensor of the layout is given to `write`, in any order."""
+    """A safetensors file being written: a context within which each tensor of the layout is passed to `write` once, in any order."""
 
     def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
         self.path, self.layout = path, layout
         header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-        self._begins: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         end = 0
         for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-_ORDER[item[1][0]], item[0])):
-            self._begins[name], end = end, end + prod(shape) * dtype.itemsize
-            header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [self._begins[name], end]}
+            self._offsets[name], end = end, end + prod(shape) * dtype.itemsize
+            header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [self._offsets[name], end]}
         self.end = end
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        self._header = text.ljust(-(-len(text) // 8) * 8)  # so that the tensors are aligned
+        self._header = text.ljust(-(-len(text) // 8) * 8)  # padded with spaces, so that the tensors are aligned
 
     def write_zeros(self) -> None:
-        """Write the whole file, whose tensors are zeros: a hole, which takes no disk."""
+        """Write a file whose tensors are all zeros: a sparse file, which takes no disk space."""
         with self.path.open("wb") as file:
             file.write(len(self._header).to_bytes(8, "little") + self._header)
             file.truncate(8 + len(self._header) + self.end)
@@ -77,16 +77,16 @@ class TensorFile:
         dtype, shape = self.layout[name]
         assert tuple(tensor.shape) == tuple(shape), (name, tensor.shape, shape)
         self._missing.remove(name)
-        self._file.seek(8 + len(self._header) + self._begins[name])
+        self._file.seek(8 + len(self._header) + self._offsets[name])
         self._file.write(tensor.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write these tensors into one file; `dtype` None: each in its own type."""
-    own = tensors.layout if isinstance(tensors, LazyTensors) else {name: (one.dtype, one.shape) for name, one in tensors.items()}
-    with TensorFile(path, {name: (dtype or own_type, shape) for name, (own_type, shape) in own.items()}, metadata) as file:
+    """Write tensors to one file; `dtype` None: each in its own type."""
+    layout = tensors.layout if isinstance(tensors, LazyTensors) else {name: (t.dtype, t.shape) for name, t in tensors.items()}
+    with TensorFile(path, {name: (dtype or own_dtype, shape) for name, (own_dtype, shape) in layout.items()}, metadata) as file:
         for name, tensor in tensors.items():
             file.write(name, tensor)
 
@@ -94,12 +94,12 @@ def write_tensors(
 def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write model.safetensors in float32, or shards and their index, in place of any that the folder has.
 
-    `shapes` are those of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
+    `shapes`: of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
     """
     shards = _split(shapes)
     count = len(shards)
     names = ["model.safetensors"] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    for path in [path for path in folder.iterdir() if _OF_A_MODEL.fullmatch(path.name)]:
+    for path in [path for path in folder.iterdir() if _MODEL_FILE.fullmatch(path.name)]:
         path.unlink()
     with ExitStack() as stack:
         files: dict[str, TensorFile] = {}
@@ -116,10 +116,10 @@ def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tenso
 
 
 def _split(shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Return the names of each shard, in order; a tensor larger than a shard has one of its own."""
+    """Return the names of each shard's tensors, in order; a tensor larger than a shard has a shard of its own."""
     shards: list[list[str]] = []
     current: list[str] = []
-    size = 0  # of the current one
+    size = 0  # bytes in the current shard
     for name, shape in shapes.items():
         if _bytes(shape) > SHARD_BYTES:
             shards.append([name])

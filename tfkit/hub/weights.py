@@ -1,4 +1,4 @@
-"""The tensors of a folder's safetensors files: their headers first, their values once they are known to fit."""
+"""The tensors of a folder's safetensors files: first their headers, then, once these are known to fit, their values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ class Weight:
 
     path: Path
     name: str  # in the file
-    stored: Stored
+    stored: Stored  # its type, shape and place
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
     """Return all tensors of model.safetensors, or else of the shards in its index, by name. Only headers are read.
 
-    Raise ModelError for a file that is missing, elsewhere or not safetensors, and for an index that does not agree with its shards.
+    Raise ModelError for a file that is missing, outside the folder or not safetensors, and for an index that contradicts its shards.
     """
     whole, index = find_named(folder, _WHOLE), find_named(folder, _INDEX)
-    if whole is not None:  # transformers' choice, too, if both exist
+    if whole is not None:  # if both exist, transformers makes the same choice
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
@@ -75,7 +75,7 @@ def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    """Return the shard of each tensor."""
+    """Return the name of the shard of each tensor."""
     shards = read_object(index, _INDEX_LIMIT).get("weight_map")
     if not isinstance(shards, dict) or not 0 < len(shards) <= MAX_TENSORS or not all(map(_is_shard, shards.values())):
         raise ModelError(f"{index}: weight_map does not map each tensor to a file of this folder, *.safetensors; copy it again")
