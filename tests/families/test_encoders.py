@@ -115,7 +115,7 @@ def test_a_model_saved_without_its_pooler(tmp_path: Path) -> None:
     assert loaded.config.head == NoHeadConfig(kind="none")
     hidden = loaded.model(IDS).hidden
     assert difference(hidden, theirs(IDS).last_hidden_state) < TOLERANCE
-    with pytest.raises(ValueError, match="no output beside its logits"):
+    with pytest.raises(ValueError, match="no output other than its logits"):
         _ = loaded.model(IDS).extra_logits
     loaded.save(tmp_path / "a")
     load(tmp_path / "a").save(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""The description of a model: one frozen, torch-free tree. The modules beside this file build a Transformer from it.
+"""The description of a model: one frozen, torch-free tree. The other modules of this folder build a Transformer from it.
 
 A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
 """

@@ -28,7 +28,7 @@ class Head(nn.Module):
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the head's second output. Raise ValueError if it has none."""
-        raise ValueError("this head has no output beside its logits")
+        raise ValueError("this head has no output other than its logits")
 
 
 class VocabularyHead(Head):

@@ -1,8 +1,8 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): for a matrix, a second moment of rows + columns numbers, and no first moment.
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and for a matrix a second moment of rows + columns numbers.
 
-As used for T5, and as computed by `transformers.optimization.Adafactor` without relative_step, whose learning rate,
+It is used as for T5, and computes the same as `transformers.optimization.Adafactor` without relative_step, whose learning rate,
 1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
-and puts epsilon elsewhere. T5's own code keeps the whole second moment of matrices with a side below 128; here all are factored.
+and adds epsilon elsewhere. T5's own code does not factor the second moment of matrices with a side below 128; here all are factored.
 """
 
 import math
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 
 class Adafactor(torch.optim.Optimizer):
-    """The state of a matrix is `row` (..., R) and `column` (..., C), means of its squared gradient, of anything else `second`; and `step`.
-
-    Factors that are computed from weights and updates remain tensors, so that no step waits for the device.
+    """The optimizer. A parameter's state is `step` and, for a matrix, `row` (..., R) and `column` (..., C), running means of its squared
+    gradient over columns and rows; for a vector `second`, of its shape. Scalars stay tensors, so that no step waits for the device.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], **settings: float | None):
@@ -33,6 +32,7 @@ class Adafactor(torch.optim.Optimizer):
                     self._update(parameter, parameter.grad, group)
 
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        """Update a matrix or a vector by algorithm 4 or 5 of the paper."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=grad.device)
@@ -59,6 +59,6 @@ class Adafactor(torch.optim.Optimizer):
 
 
 def _rms(tensor: Tensor) -> Tensor:
-    """The root mean square of all entries."""
+    """Return the root mean square of all entries."""
     norm: Tensor = torch.linalg.vector_norm(tensor)
     return norm / math.sqrt(tensor.numel())

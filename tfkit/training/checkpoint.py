@@ -1,6 +1,6 @@
-"""training_state/ of a checkpoint, which only resuming needs: tensors as safetensors, the rest as strict JSON; reading runs no code.
+"""training_state/ of a checkpoint, needed only for resuming: tensors as safetensors, the rest as strict JSON, so that reading runs no code.
 
-tfkit/run/checkpoints.py handles the folder around it (complete or absent, newest, best, damaged).
+tfkit/run/checkpoints.py handles the checkpoint's folder (complete or absent, newest, best, damaged).
 """
 
 from collections.abc import Mapping
@@ -28,23 +28,23 @@ SCHEMA_VERSION = 1  # of both files
 def save_training_state(folder: Path, tensors: Mapping[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
 
-    Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and OSError, such as for a full disk.
+    Raises TypeError or ValueError for a `state` that JSON cannot represent exactly, and OSError, for example if the disk is full.
     """
-    place = folder / FOLDER
-    place.mkdir()
+    subfolder = folder / FOLDER
+    subfolder.mkdir()
     document = {_VERSION: SCHEMA_VERSION, **state}
     text = strict_json.dumps(document, indent=1)
     if strict_json.loads(text) != document:
         raise ValueError(
             "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
         )
-    (place / _STATE).write_text(text + "\n", encoding="utf-8")
-    write_tensors(place / _TENSORS, tensors)
+    (subfolder / _STATE).write_text(text + "\n", encoding="utf-8")
+    write_tensors(subfolder / _TENSORS, tensors)
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Load the tensors (on the CPU) and the state that `save_training_state` wrote. Raises ModelError naming the bad file."""
-    tensors, state = (_found(folder, name) for name in (_TENSORS, _STATE))
+    tensors, state = (_find(folder, name) for name in (_TENSORS, _STATE))
     document = read_object(state, _STATE_LIMIT)
     check_version(document, state, SCHEMA_VERSION)
     document.pop(_VERSION, None)
@@ -55,7 +55,7 @@ def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str
         raise ModelError(f"{tensors}: not a readable safetensors file ({error}); resume from another checkpoint") from error
 
 
-def _found(folder: Path, name: str) -> Path:
+def _find(folder: Path, name: str) -> Path:
     path = find_file(folder, f"{FOLDER}/{name}")
     if path is None:
         missing = folder / FOLDER / name

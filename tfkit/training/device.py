@@ -18,7 +18,7 @@ from tfkit.errors import MachineError, UsageError
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
-# Dense bf16 peak in FLOP/s by NVIDIA's data sheets, by words of the device's name; the first match counts.
+# Dense bf16 peak in FLOP/s according to NVIDIA's data sheets, by words of the device's name; the first match counts.
 _GPU_PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -41,11 +41,14 @@ _GPU_PEAKS = {
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 _FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9
-_LARGE_BYTES = 1 << 25  # from here on mapping memory takes less time than what is computed with it
+_LARGE_BYTES = 1 << 25  # mapping the memory of a tensor of this size takes less time than computing with it
 
 
 def pick_device(name: str | None) -> torch.device:
-    """Return the named device, or the best one available: cuda, then mps, then cpu. Raises MachineError if it is not available."""
+    """Return the named device, or the best available one: cuda, then mps, then cpu.
+
+    Raises UsageError if the name is not a device's, and MachineError if the device is not available.
+    """
     if name in (None, "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
@@ -56,13 +59,13 @@ def pick_device(name: str | None) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
     if not available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
-            f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there"
+            f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use an available one"
         )
     return device
 
 
 def use_device(device: torch.device) -> None:
-    """Let this process compute on the device where none is named, as NCCL does; there is nothing to be set for a CPU."""
+    """Make a GPU the default device of this process, which NCCL uses; for a CPU there is nothing to set."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -73,20 +76,20 @@ def has_bf16(device: torch.device) -> bool:
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-    return False  # mps: its bf16 is not faster than fp32
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    return False  # on mps, bf16 is not faster than fp32
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the working type for a recipe's precision: auto is bf16 if the hardware supports it."""
+    """Return the working type for a recipe's precision; auto: bf16 if the hardware supports it, else fp32."""
     if wanted == "auto":
         return torch.bfloat16 if has_bf16(device) else torch.float32
     return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Move a model to a device, and into a type, where one is given; blocks without memory stay where they are, which `to` would refuse."""
+    """Move a model to a device, and convert it to `dtype` if given. Parameters on the meta device stay there; `Module.to` would raise."""
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
@@ -97,7 +100,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
 def make_deterministic(device: torch.device) -> None:
     """Make the same seed give the same bits, on one machine with the same number of threads.
 
-    On CUDA an operation without a deterministic algorithm is an error: if it were a warning, the kernels of attention would stay random.
+    On CUDA an operation without a deterministic algorithm is an error: with a warning instead, attention's kernels stay nondeterministic.
     """
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -112,12 +115,12 @@ def is_nondeterministic(error: RuntimeError) -> bool:
 
 
 def allow_nondeterministic() -> None:
-    """Allow such operations, with a warning from PyTorch."""
+    """Allow operations without a deterministic algorithm, with a warning from PyTorch."""
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory (Linux, glibc); else the kernel maps and zeroes the large tensors of every step again.
+    """Make the C library keep freed memory (Linux, glibc); otherwise the kernel maps and zeroes the large tensors of every step anew.
 
     Measured on two cores: RMSNorm forward and backward 7 ms instead of 26, a small Llama's step 0.9 s instead of 1.05.
     """
@@ -130,12 +133,12 @@ def keep_freed_memory() -> None:
 
 
 class FreedMemory:
-    """The freed memory that the C library keeps, where that is to be little (Linux, glibc): for ranks that share weights. Whole tables and
-    their gradients come and go there, beside parts that stay, so that much of what is free fits nothing.
+    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks that share weights. They allocate and free whole
+    tables and gradients between shards that stay, so that much of the free memory is fragmented.
     """
 
     def __init__(self, large: int):
-        """Give everything back, and from now on tensors of at least `large` bytes at once when they are freed."""
+        """Return all free memory to the system, and from now on tensors of at least `large` bytes as soon as they are freed."""
         self._libc: ctypes.CDLL | None = None
         self._most_used = 0
         if sys.platform != "linux":
@@ -146,22 +149,22 @@ class FreedMemory:
             libc.mallinfo2.restype = _MallocInfo
             libc.malloc_trim(0)
             self._libc = libc
-            self._beside = self._resident() - self._used()  # of other libraries
+            self._other_bytes = self._resident() - self._used()  # of other libraries
 
     def give_back(self) -> None:
-        """Give back what is free where that is much, while about as much is in use as ever, so that the peak of both together is lower.
+        """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.
 
-        At other times the next tensors are better made in what is free: its pages need not be zeroed again.
+        At other times it is kept for the next tensors: its pages need not be zeroed again.
         """
         if self._libc is None:
             return
         used = self._used()
         self._most_used = max(self._most_used, used)
-        if used > _NEAR_PEAK * self._most_used and self._resident() - used - self._beside > _FREE_BYTES:
+        if used > _NEAR_PEAK * self._most_used and self._resident() - used - self._other_bytes > _FREE_BYTES:
             self._libc.malloc_trim(0)
 
     def _used(self) -> int:
-        """Return the bytes that the C library has given away."""
+        """Return the bytes that are allocated from the C library."""
         assert self._libc is not None
         info = self._libc.mallinfo2()
         return int(info.uordblks) + int(info.hblkhd)
@@ -179,16 +182,16 @@ class _MallocInfo(ctypes.Structure):
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Let the compiler make what runs of each stack; `by_block`: of each block, between which ranks gather the weights that they share."""
-    for module in _compiled(model):
+    """Compile each stack, or `by_block` each block, for ranks that gather shared weights between blocks."""
+    for module in _stacks_and_blocks(model):
         if isinstance(module, Stack) != by_block:
             module.compile()
 
 
 @contextlib.contextmanager
 def eager(model: Transformer) -> Iterator[None]:
-    """A context in which a compiled model runs uncompiled, since shapes that change with every batch would be compiled again and again."""
-    modules = _compiled(model)
+    """A context in which a compiled model runs uncompiled: shapes that change with every batch would be compiled again and again."""
+    modules = _stacks_and_blocks(model)
     compiled = [module._compiled_call_impl for module in modules]
     for module in modules:
         module._compiled_call_impl = None
@@ -199,12 +202,12 @@ def eager(model: Transformer) -> Iterator[None]:
             module._compiled_call_impl = call
 
 
-def _compiled(model: Transformer) -> list[nn.Module]:
+def _stacks_and_blocks(model: Transformer) -> list[nn.Module]:
     return [module for stack in model.stacks for module in (stack, *stack.blocks)]
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: from a data sheet for known GPUs, else measured."""
+    """Return the peak FLOP/s of the device: for a GPU from its data sheet (bf16 only; None if unknown), else measured."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     return matrix_speed(device, dtype)
@@ -212,7 +215,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 @cache
 def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a large matrix product of this type on the device, in a tenth of a second: the best of all products."""
+    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second."""
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.1
@@ -224,7 +227,7 @@ def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def seed_draws(device: torch.device, seed: int) -> None:
-    """Seed the random numbers of this device and of the CPU; torch.manual_seed takes milliseconds where there is no GPU."""
+    """Seed the random generators of this device and of the CPU. torch.manual_seed takes milliseconds on a machine without a GPU."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -234,13 +237,13 @@ def seed_draws(device: torch.device, seed: int) -> None:
 
 
 def peak_of_gpu(name: str) -> float | None:
-    """Return a data sheet's dense bf16 peak by the driver's name of the GPU, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
-    found = (peak for part, peak in _GPU_PEAKS.items() if re.search(rf"\b{part}\b", name))
-    return None if "Laptop" in name else next(found, None)  # the same name for another chip
+    """Return the data sheet's dense bf16 peak, in FLOP/s, by the driver's name of a GPU ("NVIDIA H100 80GB HBM3"); None if unknown."""
+    matching = (peak for words, peak in _GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
+    return None if "Laptop" in name else next(matching, None)  # laptops have other chips under the same name
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the peak memory so far: of the GPU, or of this process."""
+    """Return the peak memory so far in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The report of a step, and the signs of an unhealthy one: a loss or gradient that is not finite, or a loss that jumps."""
+"""The report of a step, and the signs of an unhealthy step: a loss or gradient that is not finite, or a loss that jumps."""
 
 import math
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from tfkit.errors import UnhealthyError
 
 _WINDOW = 32  # steps in the exponentially weighted mean and deviation of the loss
-_ENOUGH = 10  # steps before a jump can be detected
+_MIN_STEPS = 10  # before a jump can be detected
 
 
 @dataclass(frozen=True)
 class StepReport:
     """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum.
 
-    `observed`: the observations of the objective that are means; `largest`: those that are maxima. `companion_norms`: the 2-norm of the
-    gradient of each trained companion.
+    `observed`: the objective's observations that are means; `largest`: those that are maxima. `companion_norms`: the 2-norm of the
+    gradient of each trained companion, before clipping.
     """
 
     loss: float
@@ -34,7 +34,7 @@ class StepReport:
 
     @property
     def all_observed(self) -> dict[str, float]:
-        """The observations that are means, the norms of the companions among them."""
+        """The observations that are means, including the gradient norms of the companions."""
         return {**self.observed, **{f"{name}_grad_norm": norm for name, norm in self.companion_norms.items()}}
 
 
@@ -55,25 +55,25 @@ class LossHistory:
         self.variance = (1 - weight) * (self.variance + weight * difference**2)
 
     def highest(self, sigmas: float | None) -> float:
-        """Return the highest loss that is no jump; infinity after too few steps, or without a limit."""
-        if sigmas is None or self.steps < _ENOUGH:
+        """Return the highest loss that is not a jump; infinity after too few steps, or if `sigmas` is None."""
+        if sigmas is None or self.steps < _MIN_STEPS:
             return math.inf
         return self.mean + sigmas * math.sqrt(self.variance)
 
 
 class UnhealthyStepError(UnhealthyError):
-    """A step that was not taken: nothing was updated. `report` is the one that the step would have had."""
+    """Error for a step that was not taken: nothing was updated. `report`: the report that the step would have had."""
 
     def __init__(self, step: int, report: StepReport, highest_loss: float):
         self.step, self.report = step, report
         if report.is_finite:
-            what = f"the loss jumps to {report.loss:.4g}, over the {highest_loss:.4g} that training.loss_jump_sigmas allows"
+            problem = f"the loss jumps to {report.loss:.4g}, over the {highest_loss:.4g} that training.loss_jump_sigmas allows"
         else:
             norms = "".join(f", that of the {name} {norm:g}" for name, norm in report.companion_norms.items())
-            what = f"the loss is {report.loss:g} and the gradient's norm {report.grad_norm:g}{norms}"
-        self.summary = f"step {step}: {what}"
+            problem = f"the loss is {report.loss:g} and the gradient's norm {report.grad_norm:g}{norms}"
+        self.summary = f"step {step}: {problem}"
         super().__init__(
             f"{self.summary}; no weight was changed by this step. "
             "A lower optimizer.lr, a longer schedule.warmup_steps, or precision: fp32 are the usual remedies; "
-            "training.max_skipped_steps skips single ones"
+            "training.max_skipped_steps lets a run skip a few such steps"
         )

@@ -1,4 +1,4 @@
-"""The training loop. It knows the objective protocol and the schedule of logging, saving and evaluation; hooks carry these out."""
+"""The training loop. It decides when to log, save and evaluate; hooks carry these out."""
 
 import math
 import time
@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 class Progress:
     """The progress of a run: the loop's whole state, saved with every checkpoint."""
 
-    step: int = 0  # steps taken, or skipped
+    step: int = 0  # steps taken or skipped
     tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # of the steps since the last line of the log
+    loss_sum: float = 0.0  # over the steps since the last line of the log, as the next four
     loss_steps: int = 0
-    term_sums: dict[str, float] = field(default_factory=dict)  # of these steps, each term's loss alone
-    observed: dict[str, list[float]] = field(default_factory=dict)  # of these steps, each observation's sum, and how many steps had it
-    largest: dict[str, float] = field(default_factory=dict)  # of these steps, the maxima among the observations
-    skipped: int = 0  # steps that were not taken, being unhealthy
+    term_sums: dict[str, float] = field(default_factory=dict)  # each term's own loss
+    observed: dict[str, list[float]] = field(default_factory=dict)  # each observation's sum, and the number of steps that had it
+    largest: dict[str, float] = field(default_factory=dict)  # the maxima among the observations
+    skipped: int = 0  # unhealthy steps, which were not taken
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in steps, over all attempts
 
@@ -37,11 +37,11 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Restore the result of `state`."""
+        """Restore the progress from the result of `state`."""
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
     def add(self, report: StepReport) -> None:
-        """Add a step that was taken to the next line of the log. An observation that is not finite is left out, since sums are saved."""
+        """Add a step that was taken to the next line of the log, without observations that are not finite: the sums are saved as JSON."""
         self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
         for term, loss in report.losses.items():
             self.term_sums[term] = self.term_sums.get(term, 0.0) + loss
@@ -55,7 +55,7 @@ class Progress:
         self.history.add(report.loss)
 
     def line(self, report: StepReport, tokens_per_second: float) -> "Log":
-        """Return the line of the log that is due after a step, and begin the next."""
+        """Return the line of the log that is due after a step, and begin the next line."""
         loss = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
         terms = {term: total / self.loss_steps for term, total in self.term_sums.items()}
         observed = {name: total / steps for name, (total, steps) in self.observed.items()} | self.largest
@@ -75,7 +75,7 @@ class Plan:
     loss_jump_sigmas: float | None = None
 
     def due(self, every: int | None, step: int) -> bool:
-        """Whether something that is due every `every` steps, and at the end, is due now."""
+        """Whether an action that is due every `every` steps (None: never), and at the end, is due after `step`."""
         return step == self.steps or bool(every and step and step % every == 0)
 
 
@@ -86,12 +86,12 @@ class Loader(Protocol):
         """The micro-batches of step `index`, from 0."""
 
     def observed(self) -> Mapping[str, float]:
-        """Numbers about the rows of the latest step for the log, such as the reward of what was sampled; mostly none."""
+        """Numbers about the rows of the latest step for the log, such as the reward of sampled responses; usually none."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """A line of the log. All but the speed is exact: the same bits in a run that was interrupted and resumed."""
+    """A line of the log. Everything but the speed is exact: the same bits in a run that was interrupted and resumed."""
 
     step: int
     tokens: int
@@ -101,7 +101,7 @@ class Log:
     skipped: int  # steps since the run began
     tokens_per_second: float
     terms: dict[str, float] = field(default_factory=dict)  # each term's own loss, over the steps of `loss`
-    observed: dict[str, float] = field(default_factory=dict)  # the observations of these steps: their means, of maxima the largest
+    observed: dict[str, float] = field(default_factory=dict)  # the observations of these steps: means, or maxima
 
 
 class Hooks(Protocol):
@@ -114,7 +114,7 @@ class Hooks(Protocol):
         """A step was not taken, and the run continues."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """A step was not taken, and the run ends. Return a sentence for the user on what was written about it."""
+        """A step was not taken, and the run ends. Return a sentence for the user about the record of the step."""
 
     def out_of_memory(self, error: str) -> None:
         """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
@@ -129,7 +129,7 @@ class Hooks(Protocol):
         """A checkpoint is due."""
 
     def evaluate(self, progress: Progress) -> None:
-        """An evaluation is due. May raise Stopped when a signal comes."""
+        """An evaluation is due. May raise Stopped if the run is asked to stop."""
 
     def evaluated(self, step: int) -> bool:
         """Whether this step's evaluation is already in the log."""
@@ -142,8 +142,8 @@ class Hooks(Protocol):
 
 
 def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after a checkpoint of the last whole step
-    was saved, UnhealthyError before a bad update, and MachineError if the memory does not hold a micro-batch of one row.
+    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
+    step, UnhealthyError before a bad update, and MachineError if a micro-batch of one row does not fit into memory.
 
     A checkpoint is saved before the evaluation of its step, so that a failure there cannot lose it; a run resumed from such a checkpoint
     evaluates first.
@@ -161,10 +161,10 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
             if saved_step != progress.step:
                 hooks.save(progress)
             raise _stopped(progress.step, plan) from None
-        took = time.perf_counter() - start
-        progress.step, progress.tokens, progress.seconds = step, progress.tokens + report.tokens, progress.seconds + took
-        seconds, tokens = seconds + took, tokens + report.tokens
-        hooks.stepped(progress, report, took)
+        step_seconds = time.perf_counter() - start
+        progress.step, progress.tokens, progress.seconds = step, progress.tokens + report.tokens, progress.seconds + step_seconds
+        seconds, tokens = seconds + step_seconds, tokens + report.tokens
+        hooks.stepped(progress, report, step_seconds)
         if plan.due(plan.log_every, step):
             hooks.log(progress.line(report, tokens / seconds))
             seconds, tokens = 0.0, 0
@@ -191,7 +191,7 @@ def _stopped(step: int, plan: Plan) -> Stopped:
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
-    """Repeat the steps up to `until` as `train` took them, without logging, saving or evaluation."""
+    """Repeat the steps up to step `until` as `train` took them, without logging, saving or evaluation."""
     while progress.step < until:
         step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
         try:
@@ -203,9 +203,9 @@ def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan,
 
 
 def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
-    """Run forward and backward of the next micro-batch without a step, with smaller ones until it fits the memory.
+    """Run the next micro-batch forward and backward without a step, making it smaller until it fits into memory.
 
-    If the device has no deterministic algorithm for an operation, others are allowed from here on, and reported to the hooks.
+    If the device has no deterministic algorithm for an operation, others are allowed from then on, and the hooks are informed.
     """
 
     def attempt() -> None:
@@ -224,7 +224,7 @@ def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) 
 
 
 def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
-    """Take or skip the next step. Raises UnhealthyError if no more may be skipped."""
+    """Take or skip the next step. Raises UnhealthyError if no more steps may be skipped."""
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
@@ -246,8 +246,8 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
 
 
 def fit(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
-    """Return the attempt's result, with smaller micro-batches, which `out_of_memory` makes, if they do not fit the memory: by sums and
-    counts the step is the same.
+    """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and it is repeated: since
+    losses are sums, divided by counts, the step stays the same.
     """
     while True:
         try:
@@ -256,5 +256,5 @@ def fit(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable
             if not is_out_of_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
-        stepper.drop_gradients()  # here the error is gone, and with its traceback the activations that it held
+        stepper.drop_gradients()  # here the error is gone, and with its traceback the activations to which it referred
         out_of_memory(reason)

@@ -1,7 +1,7 @@
-"""The one module that a training step calls: a micro-batch goes in, the sums of the objective's losses come out.
+"""The one module that a training step calls: it maps a micro-batch to the sums of the objective's losses.
 
-All that is computed with weights happens within this forward, the vocabulary's matrix in the loss included. So whatever wraps it, such as a
-sharding that gathers the weights of a module for its forward, reaches every use of them, and the step knows no head.
+All computation with weights happens within its forward pass, including the output matrix in the loss. A wrapper, such as a sharding that
+gathers a module's weights for its forward pass, thus covers every use of them, and the step needs to know no head.
 """
 
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from tfkit.objectives.objective import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A model under an objective. The Transformer is its only submodule; checkpoints take their names from that, not from here."""
+    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters."""
 
     def __init__(self, model: Transformer, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The sum of each term's losses over the micro-batch, scalars with a gradient."""
+        """Return the sum of each term's losses over the micro-batch: scalars with a gradient."""
         return self.objective.loss(self.model, batch)

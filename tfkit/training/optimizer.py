@@ -1,5 +1,5 @@
-"""Adam (arXiv 1412.6980) and AdamW (arXiv 1711.05101); Adafactor; and Muon for the matrices inside the blocks (Jordan et al. 2024; scaled
-as in arXiv 2502.16982).
+"""Adam (arXiv 1412.6980), AdamW (arXiv 1711.05101), Adafactor, and Muon for the matrices inside the blocks (Jordan et al. 2024; scaled as
+in arXiv 2502.16982).
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Optimizer:
-    """One or two torch optimizers that update together, with their state under the names of the parameters.
+    """One or two torch optimizers that step together, with their state under the names of the parameters.
 
     A parameter without a gradient, such as a head that the objective does not use, is not changed, not even by weight decay.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int] | None = None):
-        """`depths`: the depth of each parameter, for layer_decay (tfkit/training/depth.py); None: computed from the names given here."""
+        """`depths`: of each parameter, for layer_decay (tfkit/training/depth.py); None: computed from the names in `parameters`."""
         self.section, self._depths = section, parameter_depths(parameters) if depths is None else depths
         self.sharding: Sharding | None = None
-        self._open(parameters)
+        self._set_parameters(parameters)
 
-    def _open(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def _set_parameters(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
         self.optimizers = _build(self.parameters, self.section, self._depths)
         for optimizer in self.optimizers:
@@ -37,16 +37,16 @@ class Optimizer:
                 group["peak_lr"] = group["lr"]
 
     def shard(self, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
-        """Begin with this rank's parts of the parameters, before there is a state of steps."""
+        """Replace the parameters by this rank's shards of them, before the first step."""
         self.sharding = sharding
-        self._open(parameters)
+        self._set_parameters(parameters)
 
     def step(self, lr_factor: float) -> None:
-        """Update at this fraction of the peak learning rates, and drop the gradients."""
+        """Update the parameters at this fraction of the peak learning rates, and drop the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * lr_factor
-            if self.sharding is None or isinstance(optimizer, torch.optim.AdamW):  # which computes each number by itself
+            if self.sharding is None or isinstance(optimizer, torch.optim.AdamW):  # AdamW updates each number on its own
                 optimizer.step()
             else:
                 step_on_whole(optimizer, self.parameters, self.sharding)
@@ -56,28 +56,28 @@ class Optimizer:
         """Return every state tensor as `<parameter>/<name of the state>`: the tensors themselves, not copies."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
-            f"{names[id(parameter)]}/{what}": value
+            f"{names[id(parameter)]}/{state_name}": value
             for optimizer in self.optimizers
             for parameter, values in optimizer.state.items()
-            for what, value in values.items()
+            for state_name, value in values.items()
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load a saved state onto the devices of the parameters; of shared ones this rank's parts."""
+        """Load a saved state onto the devices of the parameters; for shared parameters, this rank's shards of it."""
         owners = {
             parameter: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"]
         }
         for key, value in tensors.items():
-            name, _, what = key.rpartition("/")
+            name, _, state_name = key.rpartition("/")
             parameter = self.parameters[name]
             if self.sharding is not None and is_part(value, parameter):
                 value = self.sharding.shard_of(name, value)
-            # AdamW's step counter too: the fused kernel needs it on the parameter's device
-            owners[parameter].state[parameter][what] = value.to(parameter.device)
+            # AdamW's step counter, too: the fused kernel needs it on the parameter's device
+            owners[parameter].state[parameter][state_name] = value.to(parameter.device)
 
 
 def at_peak(section: OptimizerSection, lr: float) -> OptimizerSection:
-    """Return the same optimizer at another peak learning rate; a second rate changes by the same factor."""
+    """Return the section with another peak learning rate; Muon's second rate changes by the same factor."""
     update = {"lr": lr}
     if isinstance(section, MuonSection) and section.adamw_lr is not None:
         update["adamw_lr"] = section.adamw_lr * lr / section.lr
@@ -107,7 +107,7 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, de
         return [_adamw(parameters, section, section.lr, depths)]
     inside = {name: parameter for name, parameter in parameters.items() if _uses_muon(name, parameter.shape)}
     rest = {name: parameter for name, parameter in parameters.items() if name not in inside}
-    # Either may be empty if many parameters are frozen.
+    # Either group may be empty if parameters are frozen.
     return [
         *([_muon(inside, section)] if inside else []),
         *([_adamw(rest, section, section.adamw_lr or section.lr, depths)] if rest else []),
@@ -121,14 +121,14 @@ def _muon(parameters: Mapping[str, nn.Parameter], section: MuonSection) -> torch
         momentum=section.momentum,
         nesterov=True,
         weight_decay=section.weight_decay,
-        adjust_lr_fn="match_rms_adamw",  # an update's root mean square becomes AdamW's 0.2, so one learning rate serves both
+        adjust_lr_fn="match_rms_adamw",  # an update's root mean square becomes AdamW's 0.2, so that one learning rate suits both
     )
 
 
 def _groups(
     parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, depths: Mapping[str, int]
 ) -> list[dict[str, object]]:
-    """Group matrices, which get weight decay, and the rest, which does not; with layer_decay by depth, at lr * layer_decay ^ depth."""
+    """Group matrices, which decay, and the other parameters, which do not; with layer_decay also by depth, at lr * layer_decay ^ depth."""
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -143,7 +143,7 @@ def _groups(
 def _adamw(
     parameters: Mapping[str, nn.Parameter], section: AdamWSection | AdamSection | MuonSection, lr: float, depths: Mapping[str, int]
 ) -> torch.optim.AdamW:
-    """Adam is AdamW without decay."""
+    """Build AdamW, or Adam, which is AdamW without weight decay."""
     groups = _groups(parameters, section, lr, depths)
     # Fused: one pass over the memory instead of about ten, 66 ms instead of 311 for 124M parameters on two cores.
     adamw = torch.optim.AdamW(groups, lr=lr, betas=section.betas, eps=section.eps, fused=True)
@@ -153,7 +153,7 @@ def _adamw(
 
 
 def _without_bias_correction(adamw: torch.optim.AdamW) -> None:
-    """Set the step counters to infinity, so that the kernel divides by 1 - beta ^ infinity, which is 1."""
+    """Set the step counters to infinity, so that the kernel divides by 1 - beta ^ infinity = 1."""
     for group in adamw.param_groups:
         for parameter in group["params"]:
             adamw.state[parameter] = {

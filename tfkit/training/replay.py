@@ -1,4 +1,4 @@
-"""The record of an unhealthy step (tfkit/run/replay_file.py writes it), and the search for the module that caused it."""
+"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for the module that caused it."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from tfkit.objectives.objective import Batch
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.step import Stepper
 
-Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; an empty name: of the model of the run
+Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; companion "": the model of the run
 
 
 class NumberedLoader(Protocol):
@@ -30,7 +30,7 @@ class NumberedLoader(Protocol):
 
 @dataclass
 class Finding:
-    """The place of the first number that is not finite: the `forward` or the `backward` of a module, the `loss`, or the `weights`."""
+    """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
     module: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass
 class Watch:
-    """Check the outputs of a model's modules, and the gradients of these outputs; also of `companions`, whose names begin theirs."""
+    """A context that checks the outputs of a model's modules and the gradients of these outputs, also in `companions`, by name."""
 
     model: nn.Module
     companions: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Watch:
     _handles: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> "Watch":
-        for prefix, model in (("", self.model), *((f"{name}/", one) for name, one in self.companions.items())):
+        for prefix, model in (("", self.model), *((f"{name}/", companion) for name, companion in self.companions.items())):
             for name, module in model.named_modules():
                 if name and not any(module.children()):
                     self._handles.append(module.register_forward_pre_hook(self._before(prefix + name)))
@@ -60,32 +60,32 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Check a module's inputs: an input that is not finite came from the module around it."""
-        around = name.rpartition(".")[0] or name
+        """Return a hook that checks a module's inputs: an input that is not finite was computed by the parent module."""
+        parent = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:
             for tensor in _tensors(inputs):
                 if tensor.is_floating_point():
-                    self._look("forward", around, tensor)
+                    self._check("forward", parent, tensor)
 
         return hook
 
     def _after(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             for tensor in _tensors(output):
-                self._look("forward", name, tensor)
+                self._check("forward", name, tensor)
                 if tensor.requires_grad:
-                    tensor.register_hook(lambda gradient: self._look("backward", name, gradient))
+                    tensor.register_hook(lambda gradient: self._check("backward", name, gradient))
 
         return hook
 
-    def _look(self, where: str, name: str, tensor: Tensor) -> None:
+    def _check(self, where: str, name: str, tensor: Tensor) -> None:
         if self.finding is None and not bool(tensor.isfinite().all()):
             self.finding = Finding(where, name, self.micro_batch)
 
 
 def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `whole` gives those of which this rank has parts."""
+    """Describe a step that was not taken; the weights are still those before it. `whole` returns weights that this rank shares."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -118,8 +118,8 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `whole`: as in `describe_step`;
-    without it the ranks that share weights gather them, and call this together.
+    """Return the SHA-256 of the names and bytes of all weights, including trained companions. `whole`: as in `describe_step`; None: ranks
+    that share weights gather them, and call this together.
     """
 
     def gathered(companion: str, name: str) -> Tensor:
@@ -136,12 +136,12 @@ def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:
-    """Run forward and backward of a step's micro-batches, and return the first module with a number that is not finite."""
+    """Run a step's micro-batches forward and backward, and return where the first number is not finite; None if all are."""
     for companion, weights in stepper.all_weights.items():
         for name, parameter in weights.working.items():
             if not bool(parameter.isfinite().all()):
                 return Finding("weights", f"{companion}/{name}" if companion else name, 0)
-    with Watch(stepper.model, {name: one.model for name, one in stepper.companions.items()}) as watch:
+    with Watch(stepper.model, {name: companion.model for name, companion in stepper.companions.items()}) as watch:
         for watch.micro_batch, batch in enumerate(batches):
             loss = stepper.try_out(step, batch, watch.micro_batch)
             if watch.finding is None and not np.isfinite(loss):

@@ -1,6 +1,6 @@
-"""Learning-rate schedules, as a factor of optimizer.lr: a pure function of the step.
+"""Learning-rate schedules: factors of optimizer.lr, a pure function of the step.
 
-With a growing batch size, the decay is a function of the rows read, as GPT-3's was of tokens. With a constant one that equals steps.
+With a growing batch size, the decay depends on the rows read, as GPT-3's on tokens; with a constant size, that is the same as on steps.
 """
 
 import math
@@ -12,7 +12,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule over a run of `steps` steps that read `sizes` rows of `mean_tokens` tokens, of a model of width `dim`."""
+    """The schedule of a run of `steps` steps, which read `sizes` rows of `mean_tokens` tokens on average, for a model of width `dim`."""
 
     section: ScheduleSection
     steps: int
@@ -22,13 +22,13 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """Return the factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's shape down to final_ratio."""
-        section, warmup = self.section, self._rising_steps
-        if section.kind == "noam":  # arXiv 1706.03762, section 5.3: no peak of 1, the formula itself
+        section, warmup = self.section, self._stated_warmup
+        if section.kind == "noam":  # arXiv 1706.03762, section 5.3: the formula itself, whose peak is not 1
             return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)
         if section.warmup_tokens is not None:
-            rows, wanted = self.sizes.before(step), section.warmup_tokens / self.mean_tokens
-            if rows < wanted:
-                return rows / wanted
+            rows, warmup_rows = self.sizes.before(step), self._warmup_rows
+            if rows < warmup_rows:
+                return rows / warmup_rows
         elif step <= warmup:
             return step / warmup
         match section.kind:
@@ -50,8 +50,8 @@ class Schedule:
         return self._warmup_rows <= self.sizes.before(self.steps)
 
     @property
-    def _rising_steps(self) -> int:
-        """The steps of the warm-up, if it is given in steps or as a fraction of them."""
+    def _stated_warmup(self) -> int:
+        """The steps of the warm-up, if it is given in steps or as a fraction of the run."""
         ratio = self.section.warmup_ratio
         return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
 
@@ -59,21 +59,22 @@ class Schedule:
     def _warmup_steps(self) -> int:
         """The last step of the warm-up."""
         if self.section.warmup_tokens is None:
-            return self._rising_steps
+            return self._stated_warmup
         return self.sizes.steps(self.section.warmup_tokens / self.mean_tokens)
 
     @property
     def _warmup_rows(self) -> float:
         """The rows that the warm-up reads; a whole number if it is given in steps."""
         if self.section.warmup_tokens is None:
-            return self.sizes.before(self._rising_steps)
+            return self.sizes.before(self._stated_warmup)
         return self.section.warmup_tokens / self.mean_tokens
 
     def _progress(self, step: int, begin: float) -> float:
-        """Return the progress of the decay after `step`: 0 at `begin` rows, 1 at its end."""
+        """Return the progress of the decay after `step`: 0 at `begin` rows, 1 at the end of the decay."""
         end = self.section.decay_end * self.sizes.before(self.steps)
         return 1.0 if end <= begin else min(1.0, max(0.0, (self.sizes.before(step) - begin) / (end - begin)))
 
 
 def _between(fraction: float, low: float) -> float:
+    """Interpolate from `low` (fraction 0) to 1 (fraction 1)."""
     return low + (1.0 - low) * fraction

@@ -1,4 +1,4 @@
-"""A model that a step trains beside that of the run, such as the value model of PPO: its weights, and an optimizer of its own."""
+"""A second model that a step trains, such as the value model of PPO, with weights and an optimizer of its own."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from tfkit.training.precision import Weights
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The model, its master and working weights, and their optimizer. It follows the run's schedule, and has no mean of its weights."""
+    """A model, its weights and their optimizer. It follows the run's learning-rate schedule, and no mean of its weights is kept."""
 
     model: Transformer
     weights: Weights
@@ -20,6 +20,6 @@ class TrainedModel:
 
 
 def trained_model(model: Transformer, section: OptimizerSection, dtype: torch.dtype, lr: float | None = None) -> TrainedModel:
-    """Return a model, on its device, ready to be trained by the optimizer of the run; `lr`: its own peak rate, None: that of the run."""
+    """Prepare a model, on its device, for training by the run's optimizer; `lr`: its own peak learning rate, None: the run's."""
     weights = Weights(model, dtype)
     return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else at_peak(section, lr)))

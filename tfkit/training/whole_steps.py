@@ -1,8 +1,8 @@
-"""The steps of optimizers whose updates are no numbers of their own, on weights that ranks share: Muon's are of whole matrices, Adafactor
-reads the means of rows and columns.
+"""Steps, on weights that ranks share, of optimizers that need whole parameters: Muon orthogonalizes matrices, Adafactor reads means over
+rows and columns.
 
-One parameter at a time, all ranks gather its weights, gradient and state, compute the same update, and keep their own part of it. So the
-update has the bits of one process.
+One parameter at a time, all ranks gather its weights, gradient and state, compute the same update, and keep their own shard of it. The
+update thus has the bits of a single process.
 """
 
 from collections.abc import Mapping
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 def is_part(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's state is in its shape, so that ranks which share the parameter share it, too."""
+    """Whether a tensor of a parameter's state has the parameter's shape, so that ranks that share the parameter share it, too."""
     return state.dim() == parameter.dim()
 
 
 @torch.no_grad()
 def step_on_whole(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
-    """Take a step of an optimizer that was made for this rank's parts of `parameters`. State in another shape than its parameter's, such
-    as means over rows, is whole on every rank.
+    """Take a step of an optimizer of this rank's shards of `parameters`. State of another shape than its parameter's, such as means over
+    rows, is whole on every rank.
     """
-    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    gradients = {name: one.grad for name, one in parameters.items() if id(one) in own and one.grad is not None}
+    updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    gradients = {name: shard.grad for name, shard in parameters.items() if id(shard) in updated and shard.grad is not None}
     for name in gradients:
         parameters[name].grad = None
     for name, gradient in gradients.items():
         parameter, state = parameters[name], optimizer.state[parameters[name]]
-        part = parameter.data
-        parameter.data, parameter.grad = sharding.gather(name, part), sharding.gather(name, gradient)
+        shard = parameter.data
+        parameter.data, parameter.grad = sharding.gather(name, shard), sharding.gather(name, gradient)
         for key, value in state.items():
             state[key] = sharding.gather(name, value) if is_part(value, parameter) else value
-        optimizer.step()  # of this parameter: no other has a gradient
+        optimizer.step()  # updates this parameter alone, since no other has a gradient
         for key, value in state.items():
             state[key] = sharding.shard_of(name, value) if is_part(value, parameter) else value
-        part.copy_(sharding.shard_of(name, parameter.data))
-        parameter.grad, parameter.data = None, part
+        shard.copy_(sharding.shard_of(name, parameter.data))
+        parameter.grad, parameter.data = None, shard
