@@ -18,25 +18,25 @@ def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Li
     Raise UsageError if a pattern matches no matrix.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(_STACKS)}
-    found: set[str] = set()
+    targets: set[str] = set()
     for pattern in patterns:
-        named = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
-        if not named:
+        matching = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
+        if not matching:
             raise UsageError(
                 f"training.adapter.targets: {pattern!r} matches no matrix of the model's stacks; the matrices are {_listed(linear)}"
             )
-        found |= named
-    return {name: module for name, module in linear.items() if name in found}
+        targets |= matching
+    return {name: module for name, module in linear.items() if name in targets}
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze the parameters that match the globs. Raise UsageError if a glob matches no parameter, or if nothing is left to train."""
     parameters = dict(model.named_parameters())
     for pattern in patterns:
-        named = [name for name in parameters if fnmatchcase(name, pattern)]
-        if not named:
+        matching = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matching:
             raise UsageError(f"training.frozen: {pattern!r} matches no parameter of the model; the parameters are {_listed(parameters)}")
-        for name in named:
+        for name in matching:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UsageError(f"training.frozen: {', '.join(patterns)} freezes every parameter of the model, so nothing is left to train")

@@ -134,14 +134,14 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
         base = find_checkpoint(f"hub:{config.base}" + (f"@{config.revision}" if config.revision else ""))
     else:
         raise ModelError(
-            f"{folder}: its base {config.base} does not exist: restore it, or set base_model_name_or_path in {ADAPTER} to its new place"
+            f"{folder}: its base {config.base} does not exist: restore it, or set base_model_name_or_path in {ADAPTER} to its new path"
         )
     if find_named(base, ADAPTER) is not None:
         raise ModelError(f"{folder}: its base {base} is itself an adapter; save the base as a whole model first: {how_to_merge(base)}")
     if record.get("sha256") not in (None, (now := content_hash(base))):
         raise ModelError(
             f"{folder}: the updates were trained on a different base model than {base}: the SHA-256 of its weights was {record['sha256']} "
-            f"and is now {now}. Restore it, or set base_model_name_or_path in {ADAPTER} to the place of the right one"
+            f"and is now {now}. Restore the base, or set base_model_name_or_path in {ADAPTER} to the path of the right model"
         )
     return base
 

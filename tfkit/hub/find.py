@@ -42,9 +42,9 @@ def _find_folder(folder: Path) -> Path:
     if stages := stage_folders(folder):
         return _last_stage(folder, stages)
     if trials := trial_folders(folder):
-        if (chosen := best_trial(folder)) is None:
+        if (trial := best_trial(folder)) is None:
             raise ModelError(f"{folder}: no trial of this sweep is finished; name one of them, such as {next(iter(trials.values()))}")
-        return _find_folder(chosen)
+        return _find_folder(trial)
     if (folder / "checkpoints").is_dir():
         from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
         from tfkit.run.manifest import refuse_later_version
@@ -52,17 +52,17 @@ def _find_folder(folder: Path) -> Path:
         root = folder / "checkpoints"
         for path in step_folders(root):
             refuse_later_version(path)
-        best, found = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
-        if found is None:
+        best, chosen = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
+        if chosen is None:
             raise ModelError(
                 f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint yet; name another folder with --from"
             )
         newest = step_folders(root)[-1]
-        if best is not None and step_of(found) != best.step:
-            warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not complete here; {found.name} is used", stacklevel=1)
-        elif best is None and found != newest:
-            warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {found.name} is used", stacklevel=1)
-        return found
+        if best is not None and step_of(chosen) != best.step:
+            warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not complete here; {chosen.name} is used", stacklevel=1)
+        elif best is None and chosen != newest:
+            warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not complete; {chosen.name} is used", stacklevel=1)
+        return chosen
     if (folder / "run.json").is_file():
         raise ModelError(f"{folder}: this run {_describe_state(folder)}, and has no complete checkpoint; name another folder with --from")
     if not folder.exists():

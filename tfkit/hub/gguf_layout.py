@@ -1,7 +1,7 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma 2's norm weights are stored with the one
-added, and the rows of Llama's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours and Hugging Face halves.
+The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma 2's norm weights are stored plus 1, and the
+rows of Llama's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours and Hugging Face halves.
 """
 
 from collections.abc import Callable, Iterator, Mapping
