@@ -87,21 +87,12 @@ class Attention(nn.Module):
             (mask, causal), bias = context.masks[self.window], context.bias
         if not (mask is None or isinstance(mask, Tensor)):
             return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
-        heads = attend(
-            queries,
-            keys,
-            values,
-            mask,
-            self.dropout if self.training else 0.0,
-            bias=bias,
-            causal=causal,
-            scale=self.scale,
-            softcap=self.softcap,
-        )  # (B, H, T, E)
-        return self._project_output(heads)
+        dropout = self.dropout if self.training else 0.0
+        heads = attend(queries, keys, values, mask, dropout, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
+        return self._project_output(heads)  # (B, H, T, E) -> (B, T, D)
 
     def _project_output(self, heads: Tensor) -> Tensor:
-        return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
+        return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, T, H * E) -> (B, T, D)
 
     def _cross_keys_values(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
         if context.cache is not None and (cached := context.cache.cross_keys_values(self.layer)) is not None:
