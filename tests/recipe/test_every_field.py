@@ -828,7 +828,8 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch.setattr("os.fsync", lambda descriptor: None)
     patch.setattr("tfkit.engine.assembling.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
-    patch.setattr(torch._dynamo.config, "disable", True)  # a compiled module then calls its plain self
+    uncompiled = torch._dynamo.config.patch(disable=True)  # a compiled module then calls its plain self
+    uncompiled.__enter__()
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
 
     def run(words: str) -> Seen:
@@ -858,6 +859,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         (place / "finished" / file.name).write_bytes(file.read_bytes())
     assert Tokenizer.from_file(str(place / "finished" / "tokenizer.json")).get_vocab_size() == 300
     yield run
+    uncompiled.__exit__(None, None, None)
     patch.undo()
     torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(threads)
