@@ -13,7 +13,7 @@ from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, s
 from tfkit.adapters import load as load_any
 from tfkit.engine import decided_size
 from tfkit.engine.own_objective import own_objective
-from tfkit.engine.recognition import _data_name, _look, _model_name
+from tfkit.engine.recognition import _data_name, _inspect_data, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of
@@ -389,7 +389,7 @@ def test_what_would_be_missed_is_no_text_that_says_again_what_is_read(name: str,
     kind, columns, reads, unread = TASKS[name]
     lines = [json.dumps(columns).replace("{}", str(number)) for number in range(40)]
     (work / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    seen = _look(SourceSection(path="rows.jsonl"), "error")
+    seen = _inspect_data(SourceSection(path="rows.jsonl"), "error")
     assert kind in seen.kinds
     assert (dict(seen.reads[kind]), seen.unread[kind]) == (reads, unread)
 
@@ -399,7 +399,7 @@ def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, a
     """As in MetaMathQA, where it is the question itself in two rows of five."""
     found = [{"query": LONG.format(n), "response": "so", "original_question": LONG.format(n if n < again else n + 100)} for n in range(40)]
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-    assert _look(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
+    assert _inspect_data(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
 def test_a_head_for_classes_asks_for_labels(place: Path) -> None:

@@ -15,7 +15,7 @@ from tfkit.carbon.reading import Reading, Totals
 from tfkit.engine import listener
 from tfkit.engine.budget import Budget
 from tfkit.engine.listener import Silent, StoppingListener
-from tfkit.engine.spending import spent_beside, spent_in
+from tfkit.engine.spending import spent_by_siblings, spent_in
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -207,9 +207,9 @@ def test_attempts_and_the_runs_beside_count(tmp_path: Path) -> None:
     (tmp_path / "sweep/two/run.json").write_text(json.dumps(group | {"kind": "stages", "stages": {"base": {}, "tune": {}}}))
     assert spent_in(tmp_path / "sweep").seconds == 30.0
     assert spent_in(tmp_path / "sweep").kwh == pytest.approx(0.0003)
-    assert spent_beside(tmp_path / "sweep/one").g == pytest.approx(0.02)
-    assert spent_beside(tmp_path / "sweep/two/tune").seconds == 20.0
-    assert spent_beside(tmp_path / "sweep").seconds == 0.0
+    assert spent_by_siblings(tmp_path / "sweep/one").g == pytest.approx(0.02)
+    assert spent_by_siblings(tmp_path / "sweep/two/tune").seconds == 20.0
+    assert spent_by_siblings(tmp_path / "sweep").seconds == 0.0
     with pytest.raises(BudgetReached, match=r"carbon\.budget_seconds: 30 s of 30 s are used by the other runs"):
         attempt(Machine(1.0), tmp_path / "sweep/three", budget_seconds=30.0)
     with pytest.raises(UsageError, match=r"30 s of 30 s are used\. Give a larger budget to continue, such as carbon\.budget_seconds=60"):

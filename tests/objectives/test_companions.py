@@ -30,7 +30,7 @@ class TwoSection(ObjectiveSection):
 
 def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(companions, "find_checkpoint", Path)
-    monkeypatch.setattr(companions, "_count", lambda folder: 1_000)
+    monkeypatch.setattr(companions, "_count_parameters", lambda folder: 1_000)
 
     def require(free: int, **fields: Any) -> None:
         monkeypatch.setattr(companions, "available_bytes", lambda swap=False: free)

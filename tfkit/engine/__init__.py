@@ -1,1 +1,1 @@
-"""A recipe becomes a run, without a command line: `tfkit.pretrain` in a notebook and `tfkit pretrain` in a shell are callers of it."""
+"""Turn a recipe into a run, independently of the command line: `tfkit.pretrain` in a notebook and `tfkit pretrain` in a shell call it."""

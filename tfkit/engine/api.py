@@ -1,4 +1,4 @@
-"""The library: `tfkit.pretrain` and its kin, as docs/library.md shows them.
+"""The library's functions that train and plan: `tfkit.pretrain` and the others of docs/library.md.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call leaves its process as it found it.
 `recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections.
@@ -48,16 +48,16 @@ def pretrain(
 ) -> TrainingResult:
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
-    A recipe with stages is run one stage after the other, or those in `stages` alone; overrides then begin with a stage's name.
+    A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
-    dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
+    dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
-    `ranks`: this many processes on this machine train together: this one, and others that are started for the call and end with it.
+    `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
     """
     source = recipe_text(recipe)
     request = TrainingRequest("pre-training", source, words_of(overrides))
-    given = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
-    return _trained(given, ranks, should_stop, lambda stop, how: training.train(request, how, listener or Silent(), stop))
+    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
+    return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -78,16 +78,16 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Train the checkpoint `start` further, on `data` or the recipe's own. Without a recipe the task is read from the data and the model.
+    """Fine-tune the checkpoint `start` on `data` or the recipe's own. Without a recipe the task is inferred from the data and the model.
 
-    Of a recipe with stages `start` and `data` are those of the first one. For the rest see `pretrain`.
+    In a recipe with stages, `start` and `data` belong to the first stage. For the other arguments see `pretrain`.
     """
     source = recipe_text(recipe) if recipe is not None else None
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
-    given = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
+    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
     request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None)
-    return _trained(given, ranks, should_stop, lambda stop, how: training.train(request, how, listener or Silent(), stop))
+    return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -104,9 +104,10 @@ def resume(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Go on with the run in a folder as it was started; a finished one repeats its result. For the rest see `pretrain`."""
-    given = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
-    return _trained(given, ranks, should_stop, lambda stop, how: sweeping.resume(words_of(overrides), how, listener or Silent(), stop))
+    """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
+    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
+    words = words_of(overrides)
+    return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(words, joined, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -129,8 +130,8 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
-    `space`: {"optimizer.lr": [1e-3, 3e-3]}, or with `trials`, of which Optuna then chooses the values, {"optimizer.lr": "1e-5..1e-2"}. Each
-    trial is a run in a folder of its own below `run` (default: runs/<recipe>-sweep). For the rest see `pretrain` and `finetune`.
+    `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
+    trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     source, words = recipe_text(recipe), words_of(overrides)
     varied = [several(name, values) for name, values in space.items()]
@@ -162,12 +163,12 @@ def plan(
     stages: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> "Estimate":
-    """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made.
+    """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
 
-    Of a recipe with stages the estimate is the sum of all, or of those in `stages`, with that of each in its `.stages`; a stage that begins
-    from an earlier one is planned with the model that this one's recipe describes. `probe`: measure this many real steps, and discard
-    their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, by data sheets. `start` and `data` are those of
-    `finetune`.
+    For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has one for each; a
+    stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: measure this many real
+    steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start` and
+    `data` are those of `finetune`.
     """
     from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import session
@@ -183,7 +184,7 @@ def plan(
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu))
 
 
-def _trained(
+def _train(
     options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[Interrupts, RunOptions], dict[str, Any]]
 ) -> TrainingResult:
     try:
@@ -197,8 +198,8 @@ def _trained(
 
 
 def _tuning_words(words: Sequence[str], start: str | Path | None, data: str | Path | None, stage: str) -> list[str]:
-    """Return the key=value of a fine-tuning, with those of `start` and `data`; `stage`: the prefix of the first one's fields in a chain."""
-    # The data come before the others, so that data.train.0.columns can name columns.
+    """Return the overrides of a fine-tuning with those for `start` and `data`; `stage`: the prefix of the first stage's fields, if any."""
+    # The data come first, so that data.train.0.columns can name columns.
     before = [word(f"{stage}data.train", [{"path": str(data)}])] if data is not None else []
     return [*before, *words, *([word(f"{stage}model.from", str(start))] if start is not None else [])]
 

@@ -1,4 +1,4 @@
-"""A run with its weights, ready for its first step or for the one after its checkpoint: it records itself, takes its steps, and ends."""
+"""An assembled run, ready for its first step or for the step after its checkpoint: it records itself, trains and finishes."""
 
 import warnings
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ from tfkit.units import format_baselines
 
 
 def no_step_yet(resumed_from: Path | None) -> str:
-    """Return what is left of a run that is stopped before this attempt's first step."""
+    """Return the message for a run that is stopped before the first step of this attempt."""
     return "no step was taken yet" + (f"; --resume continues the run from {resumed_from.name}" if resumed_from else "")
 
 
 @dataclass(frozen=True)
 class AssembledRun:
-    """The parts of a run."""
+    """A run assembled from its recipe, data and model."""
 
     context: RunContext
     planned: Estimate
@@ -52,11 +52,11 @@ class AssembledRun:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds, tokens and FLOPs of all steps, of earlier attempts, too."""
+        """Seconds, tokens and FLOPs of all steps, including those of earlier attempts."""
         return step_totals(self.progress, self.log.flops_per_token, self.log.peak_flops)
 
     def record(self) -> None:
-        """Record the checkpoint and the machine that the attempt continues from; the result of an earlier attempt is dropped."""
+        """Record how this attempt computes, and what it continues from; the result of an earlier attempt is dropped."""
         context, training = self.context, self.context.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),
@@ -76,15 +76,15 @@ class AssembledRun:
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 
     def train(self) -> None:
-        """Take the steps. Raises Stopped after saving, UnhealthyError before a bad update."""
+        """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
         context, components, listener = self.context, self.components, self.context.listener
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
         if not components.schedule.reaches_its_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(self.planned, self.progress))
-        if beside := format_baselines(self.baselines):
-            listener.say(f"baselines of the validation rows: {beside}")
+        if baselines := format_baselines(self.baselines):
+            listener.say(f"baselines of the validation rows: {baselines}")
         self._try_out()
         with self.log:
             try:
@@ -104,15 +104,15 @@ class AssembledRun:
                 context.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result of docs/cli.md, once the totals are recorded."""
+        """Return the result of docs/cli.md; the totals must have been recorded."""
         folder, steps = self.context.folder, self.components.plan.steps
         return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines)
 
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
-        if (gain := result["improvement"]) is not None and gain < 0:
-            self.context.listener.warn(self.checkpointer.best.describe_loss())
+        if (improvement := result["improvement"]) is not None and improvement < 0:
+            self.context.listener.warn(self.checkpointer.best.describe_deterioration())
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
         if folder.attempt == 1 and not result["stopped_early"]:
@@ -124,24 +124,24 @@ class AssembledRun:
     # ----------------------------------------------------------------------------------------------------- the parts of train
 
     def _begin_budget(self) -> None:
-        """Begin to count the steps against the budget, beside what they are expected to take. Raises Stopped."""
+        """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
         steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
         left = steps - self.progress.step
         likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-        part = planned.part_after_start * left / max(1, steps)  # the start is over, and among what was used
-        budget.begin_steps(left, {name: value * part for name, value in likely.items()})
+        fraction = planned.part_after_start * left / max(1, steps)  # the start is over, and already counted as used
+        budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
     def _try_out(self) -> None:
-        """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once.
+        """Compile the model if asked and, on a GPU, try the largest micro-batch, while a stop can still end this at once.
 
-        Weights that ranks are to share are whole yet: with them the first step compiles, and nothing is tried.
+        Ranks that share the weights compile in their first step, and try nothing.
         """
         context, compiles = self.context, self.context.recipe.training.compile
         if context.recipe.parallel.shard > 1 or (not compiles and context.device.type == "cpu"):
             return
         with context.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
-            # The compiler traces under anomaly detection, which warns with a traceback where a signal ends it.
+            # The compiler traces under anomaly detection, which warns with a traceback if a signal ends it.
             warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
             if compiles:
                 context.listener.say("compiling the model")

@@ -1,4 +1,4 @@
-"""From a prepared run to one with its weights, optimizer, loader and hooks, restored from its newest good checkpoint."""
+"""Assemble a prepared run: its weights, optimizer, loader and hooks, restored from its newest good checkpoint."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,10 +29,10 @@ Kind = Literal["pre-training", "fine-tuning"]
 def assemble_run(
     context: RunContext, data: TrainingData, planned: Estimate, leader: Leader, kind: Kind, *, exact: bool, force: bool
 ) -> AssembledRun:
-    """Build the model and assemble what takes its steps, from the newest good checkpoint on.
+    """Build the model, and assemble its training from the newest good checkpoint on.
 
-    `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints. Raises Stopped, ModelError,
-    DataError and MachineError.
+    `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
+    ModelError, DataError and MachineError.
     """
     recipe, listener, device = context.recipe, context.listener, context.device
     model = first_model(recipe, data, listener, leader.peers)
@@ -79,26 +79,26 @@ def assemble_run(
 
 
 def _announce_size(model: Transformer, context: RunContext) -> None:
-    """Report how many parameters are trained, where some are frozen."""
+    """Report how many parameters are trained, if some are frozen."""
     parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numbers(model)
     if trained < parameters:
         context.listener.say(f"training {trained:,} of {parameters:,} parameters")
 
 
 def _micro_batches(context: RunContext, components: Components, resumed_from: Path | None, size: int, ranks: int) -> MicroBatches:
-    """Return the micro-batches of a training; where the recipe leaves it open, and no checkpoint says it, their size is chosen."""
-    found = MicroBatches(context.recipe, context.device, context.listener, components, restored=resumed_from is not None)
-    if context.recipe.training.micro_batch_size is None and not (resumed_from and found.is_even):
-        found.choose()
+    """Return the micro-batches of a run; their size is chosen if neither the recipe nor a checkpoint gives it."""
+    micro_batches = MicroBatches(context.recipe, context.device, context.listener, components, restored=resumed_from is not None)
+    if context.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
+        micro_batches.choose()
         if resumed_from:
             context.listener.say(
                 f"micro-batches of {size:,} rows cannot be divided evenly among {ranks:,} ranks: from now on they have "
                 f"{components.loader.micro_batch_size:,}, with the same steps and other dropout masks"
             )
-    return found
+    return micro_batches
 
 
 def _family(context: RunContext, data: TrainingData) -> str | None:
-    """Return the family that a model's configuration is written as: that of the base model, or of the preset."""
+    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
     preset = context.recipe.model.preset
     return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

@@ -1,6 +1,6 @@
 """One attempt of a run, from the folder to the result: pre-training, fine-tuning and resuming differ in where the recipe comes from.
 
-torch is imported after the folder is locked and the recipe is checked: a refusal is quick.
+torch is imported after the folder is locked and the recipe is checked, so that a refusal is quick.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -32,34 +32,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is started, beside its recipe."""
+    """The options of a run, apart from its recipe."""
 
     run: Path
     resume: bool = False
-    exact: bool = False  # fall back to no older checkpoint
-    force: bool = False  # start although the planned checkpoints do not fit the disk
+    exact: bool = False  # do not fall back to an older checkpoint
+    force: bool = False  # start even if the planned checkpoints do not fit the disk
     device: str | None = None
     threads: int | None = None
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
-    stages: Sequence[str] = ()  # of a recipe with stages those to run; empty: all
+    stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
     meeting: Meeting = field(default_factory=Meeting)  # of the processes that train together
 
     @property
     def ranks(self) -> Ranks:
-        """The place of this process among those that train together."""
+        """The ranks that train together, with the place of this process among them."""
         return self.meeting.ranks
 
     @property
-    def goes_on(self) -> bool:
+    def resumes_run(self) -> bool:
         """Whether there is a run to resume, with a recipe of its own."""
         return self.resume and is_begun(self.run)
 
 
 def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or continue the one that is there.
+    """Start a run, or continue the one in the folder; return the result of docs/cli.md.
 
-    Return the result of docs/cli.md.
+    Problems of a new run's recipe are reported before its folder is created.
     """
 
     def checked() -> Beginning:
@@ -69,12 +69,12 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
         beginning.inputs.refuse_folder(options.run, "--run")
         return beginning
 
-    beginning = None if options.goes_on else checked()
+    checked_before = None if options.resumes_run else checked()
 
     def start() -> "Recipe":
-        here = beginning or checked()
-        decided = here.decide(listener)
-        if here.recipe is None:
+        beginning = checked_before or checked()
+        decided = beginning.decide(listener)
+        if beginning.recipe is None:
             listener.decided(decided.text)
         return decided.recipe
 
@@ -82,30 +82,30 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Go on with a run as it was started, from its folder alone; `words` are key=value. Return the result of docs/cli.md."""
+    """Continue a run as it was started, from its folder alone; `words` are key=value. Return the result of docs/cli.md."""
     from tfkit.recipe import read_recipe
 
     if not is_begun(options.run):
         raise _nothing_to_resume(options.run)
     kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
 
-    def gone() -> "Recipe":
+    def refuse_start() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
-    return _attempt(gone, Given(None, tuple(words)), kind, options, listener, stop)
+    return _attempt(refuse_start, Given(None, tuple(words)), kind, options, listener, stop)
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint to continue from, which names it for what it is."""
-    found = read_run(run)
+    """Return the error for a folder without a checkpoint to continue from; it says what the folder is."""
+    listed = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(
             f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
         )
-    if found.status in ("foreign", "damaged"):
-        return UsageError(f"{run}: there is no run to continue here ({found.problem}); name the folder of a run")
-    because, again = f" ({found.problem})" if found.problem else "", f". Start it again: {found.resume}" if found.resume else ""
-    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {found.status}{because}{again}")
+    if listed.status in ("foreign", "damaged"):
+        return UsageError(f"{run}: there is no run to continue here ({listed.problem}); name the folder of a run")
+    because, again = f" ({listed.problem})" if listed.problem else "", f". Start it again: {listed.resume}" if listed.resume else ""
+    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
 
 
 def _attempt(
@@ -118,26 +118,26 @@ def _attempt(
 ) -> dict[str, Any]:
     """Lock the run folder, and train.
 
-    `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
-    on has its own recipe, to which `given` may bring changes. Raises Stopped with `result` where the attempt was stopped in its training.
+    `start` returns the recipe of a new run; it is called once the folder is locked, and may read data. A resumed run has its own recipe,
+    which `given` may change. Raises Stopped, with `result` if steps were taken.
     """
     from tfkit.engine.budget import Budget
-    from tfkit.engine.resuming import finished_result, report_changes, require_length, resumed
+    from tfkit.engine.resuming import finished_result, report_changes, require_length, resolve_resumption
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
         raise UsageError(f"--stages {','.join(options.stages)}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
-            going_on = resumed(folder, given)
-            recipe, given = going_on.recipe, going_on.given
+            resumption = resolve_resumption(folder, given)
+            recipe, given = resumption.recipe, resumption.given
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
-            if going_on.same_end and (result := finished_result(folder)) is not None:
+            if resumption.same_end and (result := finished_result(folder)) is not None:
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
-                return _judged(result, gates)
+                return _with_verdicts(result, gates)
             require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
-            report_changes(folder, going_on, listener)
+            report_changes(folder, resumption, listener)
         else:
             with stop.at_once():
                 recipe = start()
@@ -147,15 +147,15 @@ def _attempt(
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
         require_dealt(recipe, options.ranks.size)
         budget = Budget(recipe.carbon, folder.path, stop, listener)
-        return _judged(_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
+        return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
 
 
-def _judged(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
-    """The result with the verdict on each gate, which run.json does not keep: the next command may have others."""
+def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
+    """Return the result with the verdict on each gate. run.json has no verdicts: the next command may have other gates."""
     return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
 
-def _metered(
+def _train_metered(
     recipe: "Recipe",
     given: Given,
     kind: Kind,
@@ -165,7 +165,7 @@ def _metered(
     listener: Listener,
     budget: "Budget",
 ) -> dict[str, Any]:
-    """Train with a meter, which is stopped however the attempt ends; its reading is in the totals. Raises Stopped with `result`."""
+    """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
     from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
@@ -174,13 +174,13 @@ def _metered(
     name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None
-    of_run: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
-    meter = Meter.start(recipe.carbon, folder=folder.path, **of_run)
+    meter_facts: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
+    meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
     budget.start(meter)
     try:
         measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
-        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **of_run}
-        run = _prepared(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
+        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
+        run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = budget.ending(error)
@@ -203,7 +203,7 @@ def _metered(
     return assembled.finish()
 
 
-def _prepared(
+def _prepare_run(
     recipe: "Recipe",
     options: RunOptions,
     gates: Collection[Gate],
@@ -214,7 +214,7 @@ def _prepared(
     *,
     begun: bool,
 ) -> "Run":
-    """Return the run on its device, with its peers and its data, without weights. `carbon`: what the meters of other nodes get."""
+    """Return the run with its device, peers and data, but without weights. `carbon`: the facts for the meters of other nodes."""
     import torch
 
     from tfkit.carbon.place import require_long_series

@@ -1,4 +1,4 @@
-"""The checkpoint that a fine-tuning starts from: what it says, the head that the objective asks for, its name in what it becomes."""
+"""The checkpoint that a fine-tuning starts from: its description, its weights under the objective's head, its entry among the parents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint, and what a run writes down of it."""
+    """A base checkpoint, and the facts that a run records about it."""
 
-    path: str  # as the recipe has it
+    path: str  # as in the recipe
     described: Described
     sha256: str
     run_id: str | None  # of the run that made it
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Its own. Raises ModelError if it has none."""
+        """The checkpoint's tokenizer. Raises ModelError if it has none."""
         return own_tokenizer(self.described)
 
     def parent(self) -> dict[str, str | None]:
-        """Its entry among the parents in tfkit.json."""
+        """Return the checkpoint's entry among the parents in tfkit.json."""
         return {"role": "start", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
 def open_start(section: ModelSection) -> Start:
-    """Look at the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if it is not the one that a resolved recipe names."""
+    """Describe the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its weights are not those that the recipe pins."""
     assert section.start is not None
     described = describe(section.start)
     sha256 = content_hash(described.folder)
@@ -54,9 +54,9 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """The classes in the checkpoint's own order, if it knows all of them already; else those of the data.
+    """Return the classes in the checkpoint's order if it knows all of `labels`, else `labels`.
 
-    Raises UsageError where the recipe names the checkpoint's classes in another order.
+    Raises UsageError if the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = recipe.objective.named_labels
@@ -67,7 +67,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would take one for another."""
+    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would confuse them."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
             f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
@@ -76,9 +76,9 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 
 
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that it has to learn them again.
+    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that the head must be trained anew.
 
-    A checkpoint whose classes have no names but LABEL_0 and so on knows as many others: those that the recipe names, or numbers.
+    A checkpoint whose classes are only named LABEL_0 and so on accepts any names for the same number of classes.
     """
     own, known = start.described.config.head, start.described.labels
     if head.kind != own.kind or not isinstance(own, ClassesHeadConfig | TagsHeadConfig):
@@ -90,9 +90,9 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
-    """The checkpoint's description with the recipe's changes, the head of the objective, and room for what that adds to the tokenizer.
+    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for tokens that it adds.
 
-    Raises ModelError if such a model is not for the objective, UsageError for changes that it does not take.
+    Raises ModelError if the model does not fit the objective, UsageError for changes that the checkpoint does not allow.
     """
     config, described = apply_changes(start.described.config, recipe.model.changes), start.described
     if tokenizer.size > start.tokenizer.size:
@@ -115,7 +115,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """An adapter holds updates of the weights of a model that lies somewhere, as it is there, and a head."""
+    """Return the reasons against an adapter, which holds only updates of the weights of an unchanged base model, and a head."""
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
@@ -123,7 +123,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
             f"is an adapter, and an adapter of an adapter is not supported: merge it first "
             f"({how_to_merge(described.folder)}), or set adapter.merge"
         ]
-    own, wanted = (one.model_dump(exclude={*TRAINING_ONLY_FIELDS, "head"}) for one in (described.config, config))
+    own, wanted = (model.model_dump(exclude={*TRAINING_ONLY_FIELDS, "head"}) for model in (described.config, config))
     different = [name for name in own if own[name] != wanted[name]]
     if not different:
         return []
@@ -142,27 +142,27 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
 def start_model(
     recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, blocks_later: bool = False
 ) -> tuple[Transformer, tuple[str, ...]]:
-    """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed.
+    """Return the model of `config` with the checkpoint's weights, and the names of the parameters that are drawn with the recipe's seed.
 
     `blocks_later`: as in `tfkit.hub.load`.
     """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
-    others = has_other_labels(start, config.head, labels)
+    has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
-    beside: dict[str, Any] = {"seed": recipe.training.seed, "blocks_later": blocks_later}
-    loaded = load(start.described.folder, head=head, other_labels=others, changes=changes, **beside)
+    options: dict[str, Any] = {"seed": recipe.training.seed, "blocks_later": blocks_later}
+    loaded = load(start.described.folder, head=head, other_labels=has_others, changes=changes, **options)
     model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
-    if (more := config.vocab_size - loaded.config.vocab_size) <= 0:
+    if (added := config.vocab_size - loaded.config.vocab_size) <= 0:
         return model, loaded.new_parameters
     grown = with_more_entries(model, config.vocab_size, recipe.training.seed)
-    return grown, (*loaded.new_parameters, f"the last {more} entries of the vocabulary")
+    return grown, (*loaded.new_parameters, f"the last {added} entries of the vocabulary")
 
 
-def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
-    """The recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was begun with another one."""
+def pin_start(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
+    """Return the recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was started from other weights."""
     if start is None:
         return recipe
     begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.has_checkpoints and folder.recipe.exists() else None

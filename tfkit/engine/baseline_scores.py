@@ -1,4 +1,4 @@
-"""The baselines of a run's validation rows, and of the rows of an evaluation: the rows to train on are read once more, without a model."""
+"""Baselines for the validation rows of a run and the rows of an evaluation: scores that need no model, only the training rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -16,7 +16,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
-    """Return the baselines of the validation rows of a run; none without such rows, or for an objective that has none."""
+    """Return the baselines for a run's validation rows; empty without such rows, or for an objective without baselines."""
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
@@ -25,10 +25,10 @@ def training_baselines(recipe: Recipe) -> Baselines:
 
 
 def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
-    """Return the baselines of the rows of an evaluation.
+    """Return the baselines for the rows of an evaluation.
 
-    The rows to train on are those of the run that made the checkpoint. Where they cannot be read, the names of the baselines say that
-    they are of the scored rows themselves.
+    They come from the training rows of the run that made the checkpoint. If these cannot be read, they come from the scored rows, and
+    the names of the baselines say so.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -40,7 +40,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
             run is not None
             and run.objective.trained_for.kind == section.kind
             and _learns_from_rows(run)
-            and not any(one.hub for one in run.data.train)
+            and not any(source.hub for source in run.data.train)
         ):
             return baselines(section, _training_rows(run), rows, text_metrics)
     except TfkitError:  # moved or changed files are no reason to fail an evaluation
@@ -49,13 +49,13 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[Judged]]) -> Iterator[Row]:
-    """Yield the rows that were judged: all, or the first; also those that the model cannot read."""
-    for source, examples, found in zip(sources, stored, judged, strict=False):
-        yield from islice(source.rows({}), None if len(found) == len(examples) else len(found))
+    """Yield the rows that were judged: all rows of a source, also those that the model cannot read, or the first ones."""
+    for source, examples, results in zip(sources, stored, judged, strict=False):
+        yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
 
 
 def _learns_from_rows(recipe: Recipe) -> bool:
-    """Whether the rows are what the trained model is for: prompts, to which responses are sampled, are not."""
+    """Whether the model learns from the rows themselves, rather than from responses that are sampled to them as prompts."""
     return recipe.objective.roles == recipe.objective.trained_for.roles
 
 

@@ -1,4 +1,4 @@
-"""The recipe of a run that begins: as it was written, with the changes of the command line, or as the data and the model decide it."""
+"""The recipe of a new run: as written, with the changes of the command line, or as decided from the data and the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decided:
-    """The recipe of a run, and the same as a document that can be saved, with the comment that it begins with."""
+    """The recipe of a run, also as a document that can be saved, with its leading comment."""
 
     recipe: "Recipe"
     document: dict[str, Any]
@@ -34,9 +34,9 @@ class Decided:
 
 @dataclass(frozen=True)
 class Beginning:
-    """A run that is to begin: its recipe, checked, where there is one, and the inputs that it names.
+    """A run to start: its checked recipe, if there is one, and its inputs.
 
-    `decide` gives the recipe once the run folder is locked: until then no data are looked at.
+    `decide` returns the recipe once the run folder is locked; no data are read before.
     """
 
     decide: Callable[[Listener], Decided]
@@ -48,16 +48,16 @@ Kind = Literal["pre-training", "fine-tuning"]
 
 
 def kind_of(recipe: "Recipe") -> Kind:
-    """Return what trains a recipe."""
+    """Return whether a recipe is pre-training or fine-tuning."""
     return "pre-training" if recipe.model.start is None else "fine-tuning"
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A training that a command or a call asks for: of random weights by a recipe, or of a checkpoint by a recipe or what the data show.
+    """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
-    `words`: key=value, with those of `model.from` and `data.train`; of a recipe with stages STAGE.key=value. `checkpoint`: the value of
-    `model.from`, where that is among them.
+    `words`: key=value, including those of `model.from` and `data.train`; STAGE.key=value for a recipe with stages. `checkpoint`: the value
+    of `model.from`, if `words` sets it.
     """
 
     kind: Kind
@@ -67,11 +67,11 @@ class TrainingRequest:
 
     @property
     def given(self) -> Given:
-        """The part of it that run.json keeps."""
+        """The part of the request that run.json keeps."""
         return Given(self.source, tuple(self.words))
 
     def beginning(self) -> Beginning:
-        """Return its recipe, checked, and its inputs. Raises UsageError."""
+        """Return the checked recipe and its inputs. Raises UsageError."""
         if self.kind == "fine-tuning":
             return finetuning(self.source, self.words, self.checkpoint)
         assert self.source is not None
@@ -79,7 +79,7 @@ class TrainingRequest:
 
 
 def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:
-    """A training from random weights; `words` are key=value. Raises UsageError."""
+    """Return the beginning of a training from random weights; `words` are key=value. Raises UsageError."""
     recipe, document = source.changed(words)
     if recipe.model.start is not None:
         raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
@@ -89,22 +89,19 @@ def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:
 
 
 def finetuning(source: RecipeText | None, words: Sequence[str], checkpoint: str | None) -> Beginning:
-    """A training from a checkpoint, by a recipe or by what the data and the checkpoint show. Raises UsageError.
-
-    `words`: key=value, with those of `model.from` and `data.train`; `checkpoint`: the value of `model.from`, where that is among them.
-    """
+    """Return the beginning of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
     if checkpoint is not None:
         complete_killed_run(checkpoint)
     if source is None:
-        seen = recognition_of(words)
-        return Beginning(seen.decide, seen.inputs)
+        recognition = recognition_of(words)
+        return Beginning(recognition.decide, recognition.inputs)
     recipe, document = source.changed(words)
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
     require_trainable(recipe)
     decided, inputs = Decided(recipe, document, source.comment), recipe_inputs(recipe, source.path)
     if checkpoint is not None and recipe.model.sha256 is not None:
-        return Beginning(lambda listener: _from_this_one(checkpoint, source, decided, words, listener), inputs, recipe)
+        return Beginning(lambda listener: _with_checkpoint(checkpoint, source, decided, words, listener), inputs, recipe)
     return Beginning(lambda _: decided, inputs, recipe)
 
 
@@ -116,7 +113,7 @@ def recognition_of(words: Sequence[str]) -> "Recognition":
 
 
 def require_trainable(recipe: "Recipe") -> None:
-    """Raise UsageError for an objective that only judges, and for a place that is none."""
+    """Raise UsageError for an objective that only judges, and for an unknown place."""
     from tfkit.carbon import resolve_place
 
     if recipe.objective.scored_by == "likelihood":
@@ -124,8 +121,8 @@ def require_trainable(recipe: "Recipe") -> None:
     resolve_place(recipe.carbon)
 
 
-def _from_this_one(checkpoint: str, source: RecipeText, decided: Decided, words: Sequence[str], listener: Listener) -> Decided:
-    """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
+def _with_checkpoint(checkpoint: str, source: RecipeText, decided: Decided, words: Sequence[str], listener: Listener) -> Decided:
+    """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.reading.read import read_document
 

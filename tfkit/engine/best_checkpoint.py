@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, by the metric of its recipe: recorded beside the checkpoints, so that it is not deleted as an old one."""
+"""The best checkpoint of a run, by the metric of its recipe: recorded next to the checkpoints, so that it is not deleted as an old one."""
 
 import math
 from collections.abc import Mapping
@@ -11,34 +11,34 @@ from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, recor
 
 
 class BestCheckpoint:
-    """Which checkpoint of a run is the best so far, and how much better it is than the model before the first step."""
+    """The best checkpoint of a run so far, and its improvement on the model before the first step."""
 
     def __init__(self, context: RunContext, log: TrainingLog):
         self.context, self.log, self.root = context, log, context.folder.checkpoints
         self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
 
-    def rated(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the score by which a checkpoint may be the best; NaN, which is never better, of one that may not, or has none."""
+    def score(self, metrics: Mapping[str, float | None]) -> float:
+        """Return the score by which checkpoints are compared; NaN, which is never better, if there is none or it may not be the best."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.context.recipe.objective.may_be_best(known) else math.nan
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint. A full disk only warns."""
+        """Record the scores of a step's checkpoint. An error of the disk is only a warning."""
         try:
-            record_best(self.root, step, self.metric, self.rated(metrics), self.metric in HIGHER)
+            record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER)
         except OSError as error:
             self.context.listener.warn(
                 f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training continues"
             )
 
     def restore(self) -> None:
-        """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
+        """Record the best checkpoint again if the record or that checkpoint is lost: it must not be deleted as an old one."""
         if best_checkpoint(self.root) is not None:
             return
-        whole = {step_of(path) for path in checkpoints(self.root)}
+        complete = {step_of(path) for path in checkpoints(self.root)}
         for step, metrics in sorted(self.log.evaluations.items()):
-            if step in whole and not math.isnan(value := self.rated(metrics)):
+            if step in complete and not math.isnan(value := self.score(metrics)):
                 record_best(self.root, step, self.metric, value, self.metric in HIGHER)
         if best := read_best(self.root) if best_checkpoint(self.root) else None:
             self.context.listener.warn(
@@ -52,18 +52,18 @@ class BestCheckpoint:
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
     def improvement(self) -> float | None:
-        """How much better than before the first step the best checkpoint is, by the metric that chose it; None where one is not scored."""
+        """Return how much the best checkpoint improves on the model before the first step, by the metric that chose it; None: unknown."""
         before, best = (self.log.before or {}).get(self.metric), self.document()
         if before is None or best is None or best["metric"] != self.metric:
             return None
         return float(best["value"] - before if self.metric in HIGHER else before - best["value"])
 
-    def describe_loss(self) -> str:
-        """Describe a fine-tuning after which the model is worse than before it."""
+    def describe_deterioration(self) -> str:
+        """Describe a fine-tuning that made the model worse."""
         before, best = self.log.before or {}, self.document()
         assert best is not None
         first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")
-        learns = first is not None and loss is not None and loss < first  # towards answers that the metric does not count yet
+        learns = first is not None and loss is not None and loss < first  # though the metric does not show it yet
         return (
             f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and "
             f"{before[self.metric]:.4g} before the first step. "

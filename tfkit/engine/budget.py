@@ -1,7 +1,7 @@
-"""The budget of a run: grams, energy or time, over all its attempts and the runs beside it, and the end of a training that has used it.
+"""The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
-It is looked at after each step, and wherever a run asks whether it is to stop: the step that reaches the limit is the last one, and so is
-one after which the next would go beyond it by more than a reading's interval.
+It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or after which
+the next one would exceed it by more than is used between two readings of the meter.
 """
 
 import time
@@ -18,25 +18,25 @@ from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
-NEAR = 0.8  # of the limit: worth a warning
-SURE_STEPS = 5  # after which the steps so far forecast those that are left
+NEAR = 0.8  # fraction of the limit that is worth a warning
+SURE_STEPS = 5  # steps from which the remaining ones are forecast
 LONGEST_TICK_SECONDS = 5.0
-SILENT_TICKS = 2  # without a good reading: the meter has failed
+SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
 
 
 def limits_of(carbon: CarbonSection) -> dict[str, float]:
-    """Return the limits that a recipe sets, by the names of `Spent`."""
+    """Return the limits that a recipe sets, by the fields of `Spent`."""
     limits = {"g": carbon.budget_g, "kwh": carbon.budget_kwh, "seconds": carbon.budget_seconds}
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def amount(name: str, value: float) -> str:
-    """Format an amount of what a budget counts."""
+def format_amount(name: str, value: float) -> str:
+    """Format the value of a field of `Spent`."""
     return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
 
 
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
-    """Raise UsageError if what a run, or a sweep, has used reaches its budget, so that it cannot continue."""
+    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
     for name, limit in limits_of(carbon).items():
         if (used := asdict(spent)[name]) >= limit:
             raise UsageError(
@@ -45,14 +45,14 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
 
 
 class _Silence:
-    """How long a meter of energy has given no reading that is good."""
+    """The time for which the meter of an energy budget has given no good reading."""
 
     def __init__(self, carbon: CarbonSection, clock: Clock):
         self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
         self._since: float | None = None
 
     def is_long(self, meter: Meter) -> bool:
-        """Return whether the meter has failed: it has been silent for several ticks."""
+        """Return whether the meter has failed: it has given no good reading for several ticks."""
         if not meter.reading().failing:
             self._since = None
             return False
@@ -61,9 +61,9 @@ class _Silence:
 
 
 class Budget:
-    """The budget of one attempt, from before its meter. Without a limit it asks nothing of anyone.
+    """The budget of one attempt, created before its meter. Without a limit it does nothing.
 
-    Raises UsageError if the run's attempts before this one have used it up, BudgetReached if the runs beside it have.
+    Raises UsageError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
     """
 
     def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
@@ -74,11 +74,11 @@ class Budget:
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
         self._silence = _Silence(carbon, clock)
-        self._problem = self._word = ""
+        self._problem = self._remedy = ""
         self._require(folder)
 
     def start(self, meter: Meter) -> None:
-        """Begin to count the attempt, whose meter has just started."""
+        """Start counting the attempt, whose meter has just started."""
         self._usage.start(meter)
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
@@ -87,30 +87,30 @@ class Budget:
         if self._usage.earlier != Spent():
             return require_unspent(self._carbon, folder, self._usage.spent())
         for name, limit in self.limits.items():
-            if (used := asdict(self._usage.beside)[name]) >= limit:
+            if (used := asdict(self._usage.siblings)[name]) >= limit:
                 self._reach(name, used, limit)
-                raise BudgetReached(f"{self._problem} by the other runs, so this one took no step", self.reached, self._word)
+                raise BudgetReached(f"{self._problem} by the other runs, so this one took no step", self.reached, self._remedy)
 
     @property
     def _meters(self) -> bool:
         return bool(self.limits.keys() & {"g", "kwh"})
 
     def should_end(self) -> bool:
-        """Whether the run is to stop after this step, or in the midst of it if it is asked to; the budget is not looked at again."""
+        """Whether the run should stop after this step or, on request, during it; the budget is not checked again."""
         return self._asked.should_stop() or bool(self.reached)
 
-    def looks_spent(self) -> bool:
-        """Whether the run is to end: it is asked to, or its budget, looked at again, is reached."""
-        return self.look() or self.should_end()
+    def check_and_should_end(self) -> bool:
+        """Whether the run should stop on request, or since its budget, which is checked again, is reached."""
+        return self.check() or self.should_end()
 
-    def look(self, next_step: bool = False) -> bool:
-        """Return whether the limit is reached, or would be after one more step by more than a reading's interval."""
+    def check(self, next_step: bool = False) -> bool:
+        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step, by more than a reading's interval."""
         if not self.limits or self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
         for name, limit in self.limits.items():
             used = asdict(spent)[name]
-            if used >= limit or (next_step and used + self._usage.each(name) > limit + self._usage.tick(name)):
+            if used >= limit or (next_step and used + self._usage.per_step(name) > limit + self._usage.per_reading(name)):
                 self._reach(name, used, limit)
                 break
             if used >= NEAR * limit:
@@ -119,54 +119,54 @@ class Budget:
         return bool(self.reached)
 
     def raise_if_reached(self, message: str) -> None:
-        """Raise Stopped, with what was saved, if the limit is reached."""
-        if self.look():
+        """Raise Stopped, with `message`, if a limit is reached."""
+        if self.check():
             raise Stopped(message)
 
     def wait_for_meter(self) -> None:
-        """Wait until the meter has started: the steps until then would not be counted. Raises Stopped."""
+        """Wait until the meter has started: steps before that would not be counted. Raises Stopped."""
         while self._meters and (meter := self._usage.meter) is not None and meter.reading().status == "starting":
             self._asked.raise_if_requested("no step was taken yet")
             time.sleep(0.02)
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:
-        """Begin the steps of this attempt, of which `left` are left and for which `planned` was estimated."""
+        """Begin the `left` remaining steps, which are estimated to use `planned`."""
         if self.limits:
             self.wait_for_meter()
             began = asdict(self._usage.begin_steps())
-            if not self.look() and left:
+            if not self.check() and left:
                 self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
 
     def stepped(self, left: int) -> None:
-        """Look at the budget after a step, of which `left` more are to be taken, and forecast them."""
+        """Check the budget after a step, and forecast the `left` remaining steps."""
         if self._usage.began is None:
             return
         used = asdict(self._usage.stepped())
-        if not self.look(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
-            self._forecast({name: used[name] + left * self._usage.each(name) for name in self.limits}, "by the steps so far")
+        if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
+            self._forecast({name: used[name] + left * self._usage.per_step(name) for name in self.limits}, "by the steps so far")
 
     def ending(self, stopped: Stopped) -> Stopped:
-        """Return the error that ends the attempt: BudgetReached, where the budget is why it was stopped."""
+        """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""
         if not self.reached or self._asked.should_stop():
             return stopped
-        return BudgetReached(f"{self._problem}: {stopped}", self.reached, self._word)
+        return BudgetReached(f"{self._problem}: {stopped}", self.reached, self._remedy)
 
-    # ----------------------------------------------------------------------------------------------------- the parts of look
+    # ----------------------------------------------------------------------------------------------------- the parts of check
 
     def _reach(self, name: str, used: float, limit: float) -> None:
         self._problem = _used(name, used, limit)
         if used < limit:
-            self._problem += f", and the next step would take some {amount(name, self._usage.each(name))}"
-        self.reached, self._word = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
+            self._problem += f", and the next step would take some {format_amount(name, self._usage.per_step(name))}"
+        self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
-        """Warn, or stop, as the recipe has it, where the meter of a budget of energy gives no reading any more."""
+        """Warn or stop, as the recipe says, if the meter of an energy budget no longer gives readings."""
         if not self._meters or self._usage.meter is None or not self._silence.is_long(self._usage.meter):
             return
         failed = "the carbon meter has failed, so the budget of energy cannot be kept"
         if self._carbon.on_meter_failure == "stop" and not self.reached:
             self._problem, self.reached = failed, "carbon.on_meter_failure"
-            self._word = "carbon.on_meter_failure=warn"
+            self._remedy = "carbon.on_meter_failure=warn"
         self._warn_once("failed", f"{failed}; what is used from now on is not counted")
 
     def _forecast(self, totals: dict[str, float], basis: str) -> None:
@@ -175,12 +175,12 @@ class Budget:
             if total > limit:
                 self._warn_once(
                     f"forecast {name}",
-                    f"{_key(name)}: {basis} the whole run takes some {amount(name, total)}, and the budget is "
-                    f"{amount(name, limit)}; the run will stop there, and can continue with a larger budget",
+                    f"{_key(name)}: {basis} the whole run takes some {format_amount(name, total)}, and the budget is "
+                    f"{format_amount(name, limit)}; the run will stop there, and can continue with a larger budget",
                 )
 
     def _is_measured(self) -> bool:
-        """Whether the energy of the steps so far was measured for longer than the interval of a reading makes uncertain."""
+        """Whether the steps so far took more than two intervals of the meter, so that their energy is known well enough."""
         return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
 
     def _warn_once(self, what: str, text: str) -> None:
@@ -191,7 +191,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetStop:
-    """A stop request that a budget may make, too; `asked` is the other one, such as that of signals."""
+    """A stop request made by a budget or by `asked`, another stop request, such as that of signals."""
 
     asked: StopRequest
     budget: Budget
@@ -203,24 +203,24 @@ class BudgetStop:
         return number
 
     def should_stop(self) -> bool:
-        """Whether the run is to end as soon as nothing is lost."""
-        return self.asked.should_stop() or self.budget.look()
+        """Whether the run should stop as soon as nothing is lost."""
+        return self.asked.should_stop() or self.budget.check()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if it is to end."""
+        """Raise Stopped if the run should stop."""
         self.asked.raise_if_requested(message)
         self.budget.raise_if_reached(message)
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block at any place; the budget is looked at before and after it."""
+        """Let a signal end the block anywhere; the budget is checked before and after it."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):
                 yield
         except Exception as error:
             if self.budget.reached and not isinstance(error, Stopped):
-                raise Stopped(message) from error  # some library has wrapped the exception in one of its own
+                raise Stopped(message) from error  # a library has wrapped the exception in one of its own
             raise
         self.budget.raise_if_reached(message)
 
@@ -230,11 +230,11 @@ def _key(name: str) -> str:
 
 
 def _used(name: str, used: float, limit: float) -> str:
-    return f"{_key(name)}: {amount(name, used)} of {amount(name, limit)} are used"
+    return f"{_key(name)}: {format_amount(name, used)} of {format_amount(name, limit)} are used"
 
 
 def _larger(used: float) -> str:
-    """Return a larger budget, as a number for people: twice what is used, with two digits."""
+    """Return a larger budget to suggest: twice what is used, with two digits."""
     return f"{float(f'{2 * used:.1e}'):.12g}"
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written, kept and deleted; each is a model folder, whole or an adapter of the base model."""
+"""The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,8 +33,8 @@ from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 
 
-def adapted(recipe: Recipe, start: Start | None) -> Path | None:
-    """The folder of the model that the checkpoints hold updates of; None: they are whole models."""
+def adapter_base(recipe: Recipe, start: Start | None) -> Path | None:
+    """Return the folder of the model that the checkpoints, as adapters, update; None: they are whole models."""
     adapter = recipe.training.adapter
     return start.described.folder if start is not None and adapter is not None and not adapter.merge else None
 
@@ -49,9 +49,9 @@ def write_model(
     family: str | None,
     facts: dict[str, Any],
 ) -> None:
-    """The `result` of the training so far, of which `trained` parameters an adapter holds, and beside it tokenizer, labels and `facts`."""
+    """Write the `result` of the training so far, of which an adapter holds the `trained` parameters, with tokenizer, labels and `facts`."""
     adapter = recipe.training.adapter
-    beside: dict[str, Any] = {
+    options: dict[str, Any] = {
         "family": family,
         "end_ids": data.end_ids,
         "labels": data.labels,
@@ -60,22 +60,22 @@ def write_model(
         "generation": data.start.described.generation if data.start is not None else None,
     }
     if adapter is None or data.start is None or adapter.merge:
-        save_model(folder, model.config, merged(model, result), data.tokenizer, **beside)
+        save_model(folder, model.config, merged(model, result), data.tokenizer, **options)
         return
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
-    save_adapter(folder, model.config, {name: result[name] for name in trained}, data.tokenizer, adapter, base, **beside)
+    save_adapter(folder, model.config, {name: result[name] for name in trained}, data.tokenizer, adapter, base, **options)
 
 
 def _hardware(device: torch.device) -> str:
-    """Return the kind of the device that computes, beside the processor."""
-    own = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return f"{own}{processor()['name']}"
+    """Return the names of the GPU, if the device is one, and of the processor."""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return f"{gpu}{processor()['name']}"
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards true.
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date.
 
-    `kind` is "pre-training" or "fine-tuning"; `family`: the one that the model's configuration is written as, where several could be.
+    `kind` is "pre-training" or "fine-tuning"; `family`: in whose format the model's configuration is written, if several fit.
     """
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
@@ -87,14 +87,14 @@ class Checkpointer:
         self.best = BestCheckpoint(context, log)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         parents = parents_of(context.recipe, data)
-        self.parents = [one.document() for one in parents]
+        self.parents = [parent.document() for parent in parents]
         ancestry = find_ancestors(parents, context.folder.run_id)
         self.ancestors = ancestry.ancestors
         for problem in ancestry.problems:
             context.listener.warn(problem)
 
     def save(self, progress: Progress) -> None:
-        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError where a weight is not finite."""
+        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
         context = self.context
         context.meter.phase("checkpoint")
         if not self.work.are_finite():
@@ -108,27 +108,27 @@ class Checkpointer:
         context.folder.keep_time()
         context.meter.phase("train", progress.step)
 
-    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint, if it has one: the best is kept."""
+    def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the scores of a step's checkpoint, if the step has one: the best is kept."""
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
         self.best.record(step, metrics)
         self.write_card(checkpoint, step)
-        self._prune(self.context.recipe.checkpoint.keep)  # what was the best may go now
+        self._prune(self.context.recipe.checkpoint.keep)  # the previous best may be deleted now
 
     @property
     def inherited(self) -> Inherited:
-        """The energy and emissions of all models that this one comes from."""
+        """The energy and emissions of all ancestors of the model."""
         return sum_inherited(self.ancestors)
 
     def lineage(self) -> Lineage:
-        """The energy of this run by the latest reading, since no save waits for the meter, its parents and all ancestors."""
+        """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
         own = Own.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
         return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Write the card again, with the scores and the energy that are known by now: it may change after the manifest.
+        """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
 
         `totals`: those of run.json, once the attempt has ended and they are complete.
         """
@@ -156,8 +156,8 @@ class Checkpointer:
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
         state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
         state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
-        kept, of_loader = loader_state(self.components.loader, progress.step)
-        save_training_state(folder, self.work.tensors("state", kept), state | of_loader)
+        loader_tensors, loader_document = loader_state(self.components.loader, progress.step)
+        save_training_state(folder, self.work.tensors("state", loader_tensors), state | loader_document)
 
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))
@@ -166,7 +166,7 @@ class Checkpointer:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
-        adapter = adapted(self.context.recipe, start) is not None
+        adapter = adapter_base(self.context.recipe, start) is not None
         return model_card(
             CardModel(
                 self.context.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels

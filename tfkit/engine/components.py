@@ -1,4 +1,4 @@
-"""Assemble the training components from a recipe, data and a model: for a training, and for the replay of one of its steps."""
+"""Assemble the training components from a recipe, data and a model, for training and for the replay of a step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from tfkit.engine.companions import PREFIX, companion_parameter, companion_tenso
 from tfkit.engine.listener import Listener
 from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
 from tfkit.engine.mixed_loader import mix_text
-from tfkit.engine.reference_model import read_by_reference
+from tfkit.engine.reference_model import data_with_reference
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
 from tfkit.engine.weight_sharding import WeightsHash, is_sharded, shard_weights
@@ -38,13 +38,13 @@ from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 from tfkit.training.trained_model import TrainedModel
 
-# Before the names of the latest weights, and of their mean; no parameter is called so.
+# Prefixes of the latest weights, and of their mean, in a training state, which no parameter has.
 _LATEST, _MEAN = "latest/", "mean/"
 
 
 @dataclass(frozen=True)
 class Components:
-    """The parts of a training that the loop uses."""
+    """The components that the training loop uses."""
 
     precision: torch.dtype
     loader: StepLoader[Batch]
@@ -53,14 +53,14 @@ class Components:
     weights: Weights
     optimizer: Optimizer
     stepper: Stepper
-    reference: FrozenReference | None  # the model of the first step, of an objective that reads it throughout
-    data: TrainingData  # with what that model says of each row, of an objective that reads it once
+    reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
+    data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
-    """Return the model of the first step: random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
+    """Return the initial model, with random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
 
-    Where `peers` are to share the weights, its blocks get theirs then, one after the other.
+    If `peers` will share the weights, its blocks are filled later, one by one, when they are sharded.
     """
     new: tuple[str, ...] | None = None
     later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
@@ -85,14 +85,14 @@ def assemble(
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
 ) -> Components:
-    """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
-    weights. `should_stop` is obeyed while responses are sampled; `peers`: the ranks that take each step together, and share the weights
-    from here on where the recipe says so. Raises ModelError for ids beyond the vocabulary, and where ranks begin with different weights.
+    """Return the components of the first step, into which a checkpoint can be restored. The model moves to the device; its parameters
+    become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together and, if the recipe
+    says so, share the weights from here on. Raises ModelError for ids beyond the vocabulary, and for ranks with different initial weights.
     """
     for stored in (
         *(stored for stored, _ in data.train),
         *(held_out.stored for held_out in data.validation),
-        *(one for one, _ in data.pretraining),
+        *(stream for stream, _ in data.pretraining),
     ):
         stored.check_vocabulary(model.config.vocab_size)
     check_validation(recipe, data)
@@ -105,17 +105,17 @@ def assemble(
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
-    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
+    options: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
+    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **options)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     if is_sharded(recipe, peers):
         shard_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
-        together = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
+        lacks_any = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
         with weights.latest_at_work():
-            data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener, together)
+            data = data_with_reference(data, model, key, recipe.evaluation.batch_size, listener, lacks_any)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     plan = Plan(
@@ -133,7 +133,7 @@ def assemble(
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
-    """The rows of each step; of a ramp in tokens by the mean tokens of a row."""
+    """Return the rows of each step; a ramp in tokens is converted by the mean tokens of a row."""
     ramp = recipe.training.batch_ramp
     if ramp is None:
         return BatchSizes(recipe.training.batch_size)
@@ -141,7 +141,7 @@ def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
 
 
 def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
-    """The length in optimizer steps, rounded up."""
+    """Return the length of the training in optimizer steps, rounded up."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
@@ -152,12 +152,12 @@ def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
 
 
 def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
-    """Between two evaluations or checkpoints; an epoch's, rounded up."""
+    """Return the number of steps between two evaluations or checkpoints, rounded up for "epoch"; None stays None."""
     return sizes.steps(len(rows)) if every == "epoch" else every
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the adapter of the recipe, or freeze what it says; `new` names what is trained beside an adapter. Raises UsageError."""
+    """Add the recipe's adapter, and freeze what it names; `new`: parameters that are trained with an adapter. Raises UsageError."""
     training = recipe.training
     if training.adapter is not None:
         add_lora(model, training.adapter, training.seed, new)
@@ -166,18 +166,18 @@ def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) 
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether a checkpoint holds what is frozen, too, unrounded; an adapter's does without."""
+    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
 
 def trained_numbers(model: Transformer) -> int:
-    """Numbers in the parameters that are not frozen."""
+    """Return the number of elements of the parameters that are not frozen."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Raise UsageError before the first step where the evaluations could not continue a prompt of the recipe."""
+    """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
     if not recipe.generation.prompts:
         return
     from tfkit.generation.complete import encode_prompts
@@ -192,20 +192,20 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
 
 
 def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
-    """Put the weights of a checkpoint and its training state into the components; how far it had come. Raises ModelError."""
+    """Load the weights and the training state of a checkpoint into the components; return its progress. Raises ModelError."""
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )
-    seen = WeightsHash()  # what all ranks have whole they compare before the first step
+    seen = WeightsHash()  # the ranks read all weights, and compare them before the first step
     shares = components.weights.sharding is not None
-    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = seen.reading if shares else lambda found: found
+    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = seen.reading if shares else lambda weights: weights
     load_companion_tensors(components.stepper.companions, tensors, reading)
     latest: Mapping[str, torch.Tensor]
     mean: Mapping[str, torch.Tensor]
-    latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
+    latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
     restore_loader(components.loader, checkpoint, tensors, state)
     with ExitStack() as stack:
-        if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
+        if not latest or (state["mean_steps"] and not mean):  # the model's own files hold them
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state["mean_steps"]:
@@ -217,8 +217,9 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
 
 
 def owner_of(key: str) -> tuple[str, str]:
-    """Return the trained companion, an empty name for the model of the run, and the parameter that a tensor of `state_tensors` belongs to;
-    the name of a parameter is its own.
+    """Return the trained companion and the parameter to which a tensor of `state_tensors`, or a weight by its plain name, belongs.
+
+    The companion is empty for the model of the run.
     """
     if key.startswith(PREFIX):
         return companion_parameter(key)
@@ -228,11 +229,11 @@ def owner_of(key: str) -> tuple[str, str]:
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, torch.Tensor]:
-    """For the training state of a checkpoint: the optimizer's state, all of trained companions, and the latest weights where the model's
-    files hold others.
+    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
+    model's files hold others.
 
-    They hold the mean, where there is one; and of `factors`, which make the updates of an adapter, they hold what a matrix of
-    Hugging Face's takes, or the merged sum: so here is their mean, too.
+    The files hold the mean, if there is one. Of `factors`, which make up an adapter's updates, they hold Hugging Face's layout or the
+    merged weights, so the mean of the factors is here, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}

@@ -1,7 +1,7 @@
-"""Contention for the processor in a run, noticed by its own processor time and the machine's load, and reported once with the remedy.
+"""Contention for the processor during a run, detected by its processor time and the machine's load, and reported once with a remedy.
 
-A parallel step waits for its slowest thread: a single process beside it can halve its speed. Nothing is changed by itself, since another
-number of threads changes the last bits of a run.
+A parallel step waits for its slowest thread: one competing process can halve its speed. The number of threads is not changed
+automatically, since that changes the last bits of a run.
 """
 
 import os
@@ -14,8 +14,8 @@ import torch
 from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
-_MARGIN = 0.5  # processes that wait for a core, on average: fewer are no trouble
-_LOST = 0.25  # cores that the run does not get
+_MARGIN = 0.5  # processes that wait for a core, on average, without being reported
+_LOST = 0.25  # cores that the run may lack without a report
 
 
 class Contention:
@@ -38,7 +38,7 @@ class Contention:
         self._step_seconds, self._used = 0.0, 0.0  # of this window
 
     def stepped(self, seconds: float) -> None:
-        """Count a step that took `seconds` and has just ended; what lies between two steps, an evaluation or a save, does not count."""
+        """Count a step that took `seconds` and has just ended; time between two steps, for an evaluation or a save, does not count."""
         if not self.watching:
             return
         wall, processor = self.wall(), self.processor()
@@ -50,7 +50,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Report contention if more processes than cores want to compute, and the run's threads lack some of their time."""
+        """Report contention if more processes than cores are ready to run, and the run's threads get less than their time."""
         assert self.load is not None
         load = self.load()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:

@@ -1,4 +1,4 @@
-"""Checks of a recipe and a command for a training on several ranks: what these cannot do yet is refused. Torch-free."""
+"""Checks of a recipe and a command for training on several ranks, which refuse what is not supported. Torch-free."""
 
 import re
 from importlib.metadata import version
@@ -13,7 +13,7 @@ _TORCH_OF_SHARDS = (2, 13)
 
 
 def require_dealt(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError for a recipe whose steps several ranks cannot take together."""
+    """Raise UsageError for a recipe whose steps cannot be divided among the ranks, MachineError for a PyTorch that is too old."""
     if ranks == 1:
         require_mesh(recipe, 1)
         return
@@ -22,7 +22,7 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
 
 
 def _require_torch(recipe: Recipe) -> None:
-    """Raise MachineError for shared weights with a PyTorch that would train them wrongly, in silence: before 2.13 gradients may be lost."""
+    """Raise MachineError for shared weights with a PyTorch before 2.13, which may silently lose gradients."""
     if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
         needed = ".".join(map(str, _TORCH_OF_SHARDS))
         raise MachineError(
@@ -31,7 +31,7 @@ def _require_torch(recipe: Recipe) -> None:
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:
-    """Return the device of this rank: as asked, else the GPU of its machine that has its number there. Raises UsageError, MachineError."""
+    """Return the device of this rank: `asked`, else the GPU with the number of its local rank. Raises UsageError, MachineError."""
     if ranks.is_alone or asked == "cpu":
         return asked
     if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:
@@ -44,8 +44,8 @@ def rank_device(asked: str | None, ranks: Ranks) -> str | None:
 
 
 def gpu_of_rank(ranks: Ranks, visible: int) -> int:
-    """Return the number of a rank's GPU among the `visible` ones of its machine: its own number there, or the only one, where each process
-    is given its own, as by Slurm's --gpus-per-task. Raises MachineError.
+    """Return the number of a rank's GPU among the `visible` ones of its machine: that of its local rank, or 0 if each process sees only its
+    own GPU, as with Slurm's --gpus-per-task. Raises MachineError if there are too few.
     """
     if visible >= ranks.local_size:
         return ranks.local_rank
@@ -57,5 +57,5 @@ def gpu_of_rank(ranks: Ranks, visible: int) -> int:
 
 
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:
-    """Return the threads of this rank: as asked, else its part of the cores; None, PyTorch's own number, of a process alone."""
+    """Return the number of threads of this rank: `asked`, else its share of the cores; None, PyTorch's default, for a single process."""
     return asked if asked is not None or ranks.is_alone else max(1, usable_cores() // ranks.local_size)

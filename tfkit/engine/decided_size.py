@@ -1,6 +1,6 @@
-"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, rate, all weights or an adapter; and why.
+"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
 
-By the rows that there are, the tokens of the first ones, the model, and the memory that is free.
+It is decided from the number of rows, the tokens of the first ones, the model and the free memory, with reasons.
 """
 
 import math
@@ -27,9 +27,9 @@ from tfkit.recipe.tasks import Kind, Seen
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.memory import available_bytes
 
-_CHARACTERS_A_TOKEN = 4  # about, of English
-_LOOKED_AT = 300_000  # characters that are tokenized, in a tenth of a second
-_LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: then each has a line in the log
+_CHARACTERS_A_TOKEN = 4  # roughly, in English
+_SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
+_LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: beyond, each step is logged
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class Size:
-    """The decisions; None: the model's own context, rows that fill it, all weights, the usual lines of the log."""
+    """The decisions; None: the model's own context, rows that fill it, the default of log_every, no adapter."""
 
     point: StartingPoint
-    context_length: int | None  # where it is longer than the model's own
-    sequence_length: int | None  # where rows are shorter than that
+    context_length: int | None  # if longer than the model's own
+    sequence_length: int | None  # if rows are shorter than the context
     batch_size: int
     epochs: int
     lr: float
-    trial_rates: list[float]  # to try beside it
+    trial_rates: list[float]  # further ones to try
     log_every: int | None
     adapter: dict[str, Any] | None
     held_out: Any  # data.validation
@@ -58,11 +58,11 @@ class Size:
 
 
 def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of each text, or of its beginning; None without a tokenizer or a text."""
+    """Count the tokens of each text, extrapolated from its beginning if it is long; None without a tokenizer or a text."""
     if codec is None or not any(texts):
         return None
-    share = max(1000, _LOOKED_AT // len(texts))
-    beginnings = [text[:share] for text in texts]
+    limit = max(1000, _SAMPLED_CHARACTERS // len(texts))
+    beginnings = [text[:limit] for text in texts]
     counts = sorted(
         round(len(ids) * len(text) / max(1, len(beginning)))
         for ids, text, beginning in zip(codec.encode_texts(beginnings), texts, beginnings, strict=True)
@@ -71,29 +71,29 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide; `given`: what the command line says, which stays. `tokens`: None: by the characters."""
+    """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
-    adapter, needs = _adapter(model, kind, training)
+    adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
     point = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank)
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
     rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
-    row, unit, at_once = tokens.mean, "rows to train on", step_tokens(model.parameters)
-    own = _own_length(model, given)
-    length = own if isinstance(own, int) else _length(model, tokens, at_once, reads_text=reads_text, further=adapter is None)
+    row_length, unit, tokens_per_step = tokens.mean, "rows to train on", step_tokens(model.parameters)
+    fixed = _given_length(model, given)
+    length = fixed if isinstance(fixed, int) else _length(model, tokens, tokens_per_step, reads_text=reads_text, may_grow=adapter is None)
     if reads_text:
-        rows, row, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
+        rows, row_length, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
     rows = math.ceil(rows)
     batch = training.get("batch_size")
     if not isinstance(batch, int):
-        batch = point.batch_for(rows, row, at_once, least=1 if reads_text else None)
+        batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
     epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
-    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row > _LONG_STEP
-    shorter = length if length < model.context_length and length != own else None
-    longer = length if length > model.context_length and length != own else None
+    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
+    shorter = length if length < model.context_length and length != fixed else None
+    longer = length if length > model.context_length and length != fixed else None
     because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
     if shorter is not None:
         because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
@@ -101,35 +101,35 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
     because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
-    because += needs
+    because += adapter_reason
     others = rates_beside(rate)
     if "lr" not in given.get("optimizer", {}):
-        beside = " and ".join(f"{other:g}" for other in others)
+        rates = " and ".join(f"{other:g}" for other in others)
         trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
-        because += f"; rate {rate:g}, for {trained}, unless a trial of {beside} shows a better one"
+        because += f"; rate {rate:g}, for {trained}, unless a trial of {rates} shows a better one"
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
-def _own_length(model: Kind, given: dict[str, Any]) -> Any:
-    """Return the length of a row by the command line; None if it says nothing about it."""
+def _given_length(model: Kind, given: dict[str, Any]) -> Any:
+    """Return the length of a row by the command line; None if it does not set one."""
     context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
     return given["data"].get("sequence_length") or context
 
 
-def _length(model: Kind, tokens: RowTokens, at_once: int, *, reads_text: bool, further: bool) -> int:
-    """Return the tokens of a row of text; of a labelled row the model's own, or more if its positions allow it and the rows are longer.
+def _length(model: Kind, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
+    """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
 
-    `further`: whether the model's context may change; an adapter's is that of its base.
+    `may_grow`: whether the model's context may change; an adapter keeps that of its base.
     """
     if reads_text:
-        return text_length(model.context_length, tokens.most, at_once, model.token_bytes, model.parameters)
-    if not (further and model.reads_further) or tokens.most <= model.context_length:
+        return text_length(model.context_length, tokens.most, tokens_per_step, model.token_bytes, model.parameters)
+    if not (may_grow and model.reads_further) or tokens.most <= model.context_length:
         return model.context_length
     return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
 
 
 def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the adapter of a decoder whose training would not fit the memory that is free, and why; new tokens need all weights."""
+    """Return the adapter for a decoder whose training would not fit the free memory, and the reason; new tokens need all weights."""
     left, needed = available_bytes(), trained_bytes(model.parameters)
     speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
     if left is None or needed <= left or not speaks or "adapter" in training:

@@ -1,7 +1,7 @@
-"""The ranks beside the first of a training: they prepare the same rows and model, take every step, and write nothing.
+"""The ranks of a training that follow rank 0: they prepare the same rows and model, take every step, and write nothing.
 
-What they are to do they hear from rank 0 (leading.py), not from their command line: its recipe, the checkpoint that it continues from, its
-micro-batches. Checkpoints, evaluations and everything that is written are rank 0's, for which they wait.
+Rank 0 (leading.py), not their command line, sends them its recipe, the checkpoint that it continues from and the size of its micro-batches.
+Rank 0 saves, evaluates and writes all files, and the others wait for it.
 """
 
 import gc
@@ -34,7 +34,7 @@ from tfkit.training.loop import Log, Progress, train
 
 @dataclass(frozen=True)
 class _Begun:
-    """The run as this rank has it before the first step."""
+    """A run on this rank, before its first step."""
 
     recipe: Recipe
     device: torch.device
@@ -44,9 +44,9 @@ class _Begun:
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
-    """Take part in the trainings that rank 0 leads, to their end. `joined` is called with each run folder, once that is known.
+    """Take part in the trainings that rank 0 leads, to their end. `joined` is called with each run folder, once it is known.
 
-    Raises Stopped as rank 0 does, PeerLostError if it fails or is lost, UnhealthyError where it ends after a step that was.
+    Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if it ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
     with stop.at_once("no step was taken yet"):
@@ -68,7 +68,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
                 continue
             try:
                 _take_part(message, group, listener, stop, joined, meter)
-            except UnhealthyError as error:  # of this training; rank 0 may have others
+            except UnhealthyError as error:  # ends this training; rank 0 may start another one
                 unhealthy = error
             gc.collect()
     finally:
@@ -83,23 +83,23 @@ def _take_part(
         joined(Path(message["folder"]))
         begun = _begin(message, group, listener, stop, meter)
         work = ShardedWork(begun.recipe, begun.components, stop.should_stop)
-        while work.serve(start := group.receive()):  # such as the scores before the first step
+        while work.serve(start := group.receive()):  # requests such as the scores before the first step
             pass
-    begun.components.loader.micro_batch_size = start["micro_batch_size"]
-    require_same_weights(group, begun.components)
-    micro_batches = MicroBatches(begun.recipe, begun.device, listener, begun.components, restored=begun.restored)
+    components = begun.components
+    components.loader.micro_batch_size = start["micro_batch_size"]
+    require_same_weights(group, components)
+    micro_batches = MicroBatches(begun.recipe, begun.device, listener, components, restored=begun.restored)
     hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
-    parts = begun.components
     meter.phase("train", begun.progress.step)
     with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
         try:
-            train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
+            train(components.stepper, components.loader, components.schedule, components.plan, hooks, begun.progress)
         finally:
             meter.phase(FINISH)
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
-    """Prepare the data, from the cache that rank 0 has filled, and assemble the components as rank 0 has."""
+    """Prepare the data, from the cache that rank 0 has filled, and assemble the same components as rank 0."""
     recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
@@ -117,7 +117,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
 
 
 class FollowingHooks:
-    """The hooks of a rank beside the first: where rank 0 saves or evaluates it waits, or takes part; it shows only warnings."""
+    """The hooks of a rank that follows rank 0: it waits, or takes part, while rank 0 saves or evaluates, and shows only warnings."""
 
     def __init__(
         self,
@@ -134,11 +134,11 @@ class FollowingHooks:
         self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Decide whether it is the last."""
+        """Agree with the other ranks whether this is the last step."""
         self.stop.stepped(seconds)
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Report the step that is not taken."""
+        """Report the skipped step."""
         self._listener.warn(f"{error.summary}; it is skipped")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
@@ -147,7 +147,7 @@ class FollowingHooks:
         return "Rank 0 has recorded the step"
 
     def nondeterministic(self, reason: str) -> None:
-        """Warn of the operation."""
+        """Warn of a nondeterministic operation."""
         self._listener.warn(reason)
 
     def log(self, line: Log) -> None:
@@ -171,7 +171,7 @@ class FollowingHooks:
         return self._ends_early
 
     def _wait(self) -> None:
-        """Do what rank 0 announces, until that is how its work ended."""
+        """Serve the requests of rank 0 until it announces how its work ended."""
         while self._work.serve(message := self._group.receive()):
             pass
         if (stopped := message.get("stopped")) is not None:

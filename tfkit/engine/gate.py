@@ -15,7 +15,7 @@ from tfkit.recipe.schema.sections import Recipe
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 _FORM = re.compile(
     rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
-)  # names of sets and groups are free: dev-2.loss
+)  # names of sets and groups are arbitrary: dev-2.loss
 
 
 _PLANNED_NUMBERS = ("parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
@@ -40,7 +40,7 @@ class Gate:
 
 
 def parse_gate(text: str, metrics: Collection[str]) -> Gate:
-    """Parse a gate over one of `metrics`. Raise UsageError for another form or an unknown metric."""
+    """Parse a gate over one of `metrics`. Raise UsageError for a malformed gate or an unknown metric."""
     match = _FORM.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -48,7 +48,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
-    if not {*metric.split(".")} & {*metrics}:  # of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
+    if not {*metric.split(".")} & {*metrics}:  # also a metric of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
         raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; the metrics are {', '.join(metrics)}")
     try:
         threshold = float(number)
@@ -60,7 +60,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
 
 
 def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -> list[Gate]:
-    """Parse the gates of a training, before it. Raise UsageError for a metric that its result will not have."""
+    """Parse the gates of a training before it starts. Raise UsageError for a metric that its result will not have."""
     section = recipe.objective.trained_for
     scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
     known = [*metrics_of_sets(scored, recipe.data), "loss", "seconds"]
@@ -70,14 +70,14 @@ def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -
 
 
 def metrics_of_sets(scored: Sequence[str], data: DataSection) -> list[str]:
-    """Return the names of the metrics of all validation sets together and, where there are several, of each one."""
+    """Return the names of the metrics of all validation sets together and, if there are several, of each set."""
     held_out = data.validation
     names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(data.train) + 1)]
     return [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1)]
 
 
 def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse gates over exactly these metrics, or those of these stages. Raise UsageError for another one."""
+    """Parse gates over exactly the `known` metrics, or STAGE.METRIC with one of `stages`. Raise UsageError for another metric."""
     gates = [parse_gate(text, known) for text in texts]
     of_stages = {f"{stage}.{name}" for stage in stages for name in known}
     if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):
@@ -89,11 +89,11 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the metrics of a training's result for its gates: the scores of its last evaluation, and the facts of the whole run.
 
-    `loss` is that of the evaluation where there is one. None: not measured, or not a number.
+    `loss` is that of the evaluation, if there is one. None: not measured, or not a number.
     """
-    spelled = result.get("nonfinite", {})
+    nonfinite = result.get("nonfinite", {})
     scores = {
-        name: float(spelled.get(f"evaluation.{name}", "nan")) if value is None else value for name, value in result["evaluation"].items()
+        name: float(nonfinite.get(f"evaluation.{name}", "nan")) if value is None else value for name, value in result["evaluation"].items()
     }
     return {name: result.get(name) for name in ("loss", "improvement", "seconds", "energy_kwh", "emissions_g")} | scores
 
@@ -107,29 +107,30 @@ def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitEr
 
 
 def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Return the verdict on each gate, for `gates` of a result. A metric that is missing or None counts as NaN."""
+    """Return the verdict on each gate, for the field `gates` of a result. A metric that is missing or None counts as NaN."""
     values = [(gate, math.nan if (value := metrics.get(gate.metric)) is None else value) for gate in gates]
     return [{"gate": str(gate), "metric": gate.metric, "value": value, "failed": gate.fails(value)} for gate, value in values]
 
 
 def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | None:
     """Return the error that names every gate that failed; None: all passed."""
-    failed = [f"{one['gate']} (it is {'nan' if one['value'] is None else format(one['value'], 'g')})" for one in verdicts if one["failed"]]
-    return QualityGateError(f"quality gate failed: {', '.join(failed)}") if failed else None
+    failed = [(verdict["gate"], verdict["value"]) for verdict in verdicts if verdict["failed"]]
+    shown = [f"{gate} (it is {'nan' if value is None else format(value, 'g')})" for gate, value in failed]
+    return QualityGateError(f"quality gate failed: {', '.join(shown)}") if shown else None
 
 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse the gates of a plan, before it. Raise UsageError for a number that no plan has.
+    """Parse the gates of a plan before it is made. Raise UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely ones; `emissions_g.high` names another, and `STAGE.seconds` that of a stage.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely values; `emissions_g.high` is the upper one, and `STAGE.seconds` a stage's.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
     return parse_gates(texts, known, stages)
 
 
 def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers of a plan, as JSON has it, for its gates; of stages those of each under its name, too."""
-    stages = {f"{stage}.{name}": value for stage, one in plan.get("stages", {}).items() for name, value in plan_metrics(one).items()}
+    """Return the numbers of a plan's JSON document for its gates, including those of each stage with its name as prefix."""
+    stages = {f"{stage}.{name}": value for stage, part in plan.get("stages", {}).items() for name, value in plan_metrics(part).items()}
     ranges = {f"{name}.{part}": plan[name][part] for name in _PLANNED_RANGES for part in _PARTS}
     return {name: plan[name] for name in _PLANNED_NUMBERS if name != "flops"} | {
         "flops": plan["flops"]["total"],

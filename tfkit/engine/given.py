@@ -1,7 +1,7 @@
 """The recipe of a run as the command line gave it: the text of RECIPE, and key=value.
 
-run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or another key=value does, a key=value
-that is left out the second time does not. Torch-free.
+run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different key=value is a change, a
+key=value that is left out the second time is not. Torch-free.
 """
 
 import json
@@ -16,14 +16,14 @@ from tfkit.recipe.reading.overrides import LENGTH
 
 @dataclass(frozen=True)
 class Given:
-    """A recipe and the changes to it; without a recipe, all that is known is in the changes."""
+    """A recipe and its overrides; without a recipe, the overrides are all that is given."""
 
     recipe: RecipeText | None
     overrides: tuple[str, ...]
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """Read the output of `document` in run.json; None for anything else, such as the run of an older version."""
+        """Read the result of `document`; None for anything else, as in run.json of an older version."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -34,12 +34,12 @@ class Given:
         return cls(None, tuple(overrides)) if recipe is None and text is None else None
 
     def document(self) -> dict[str, Any]:
-        """For run.json."""
+        """Return the document for run.json."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
         return {"recipe": path, "text": text, "overrides": list(self.overrides)}
 
     def followed_by(self, now: "Given") -> "Given":
-        """Return what is given when `now` follows: the earlier recipe and overrides hold until the edited file or `now` changes them."""
+        """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""
         new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
         edits: list[str] = []
         if self.recipe and now.recipe:
@@ -50,7 +50,7 @@ class Given:
         return Given(now.recipe or self.recipe, (*self.overrides, *edits, *new))
 
     def _last(self, key: str) -> str | None:
-        """Return the override of a field that counts; the units of the length are one field."""
+        """Return the last override of a field, which holds; the units of the length are one field."""
         names = _alternatives(key)
         return next((word for word in reversed(self.overrides) if _key(word) in names), None)
 
@@ -60,7 +60,7 @@ def _key(word: str) -> str:
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    """Return the fields of which one is given: the units of a length, also of a stage's, are one field."""
+    """Return a field with its alternatives: the units of a length, also of a stage's, are one field."""
     for unit in LENGTH:
         if name == unit or name.endswith(f".{unit}"):
             return tuple(name.removesuffix(unit) + other for other in LENGTH)
@@ -70,4 +70,6 @@ def _alternatives(name: str) -> tuple[str, ...]:
 def _touches(name: str, overrides: Iterable[str]) -> bool:
     """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
     names = _alternatives(name)
-    return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for key in map(_key, overrides) for one in names)
+    return any(
+        field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in map(_key, overrides) for field in names
+    )

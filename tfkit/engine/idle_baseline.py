@@ -1,4 +1,4 @@
-"""The power of the machine before its work starts: what it would have taken anyway, as arXiv 2211.02001 reports it of BLOOM."""
+"""The idle power of the machine, measured before the training, as arXiv 2211.02001 reports it for BLOOM."""
 
 import time
 
@@ -10,10 +10,7 @@ _LOOK_SECONDS = 0.05
 
 
 def measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
-    """Do nothing for `seconds`, once the meter has started, in a phase of their own; nothing at all where there is no meter or no time.
-
-    Raises Stopped.
-    """
+    """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped."""
     if not seconds or meter.reading().status == "off":
         return
     listener.say(f"measuring the idle machine for {seconds:g} s")

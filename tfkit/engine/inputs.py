@@ -1,4 +1,4 @@
-"""The inputs of a command: no output of its own may replace one, or be written into one. Torch-free."""
+"""The inputs of a command, which its outputs must not replace or be written into. Torch-free."""
 
 import os
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from tfkit.errors import DataError, UsageError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.sections import Recipe
 
-# Of the files of a run those that a folder, or a glob, of rows could find.
-_OF_A_RUN = (
+# The files of a run that a folder, or a glob, of data could match.
+_RUN_FILES = (
     *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
     *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),
 )
@@ -27,14 +27,14 @@ class Inputs:
     models: tuple[Path, ...] = ()  # folders
 
     def refuse_file(self, path: Path, option: str) -> None:
-        """Raise UsageError if a file that is to be written is one of them, by another name or a link, too, or would be read as one."""
+        """Raise UsageError if a file to be written is an input, also by another name or a link, or would be read as one."""
         for file in self.files:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads, and would be replaced")
         for source in self.sources:
             if is_read_by(path, source):
                 raise _refusal(path, option, f"is among the data that this command reads from {source}, or would be from now on")
-            if path.exists() and any(_are_same(path, file) for file in _found(source)):
+            if path.exists() and any(_are_same(path, file) for file in _find(source)):
                 raise _refusal(path, option, f"is a file that this command reads from {source}, and would be replaced")
         for folder in self.models:
             files = (Path(place, name) for place, _, names in os.walk(folder) for name in names) if path.exists() else ()
@@ -42,12 +42,12 @@ class Inputs:
                 raise _refusal(path, option, f"is {found} itself, which this command reads, and would be replaced")
 
     def refuse_folder(self, path: Path, option: str) -> None:
-        """Raise UsageError if a folder that is to be written is one of them, or inside one, or if its files would be read as data."""
+        """Raise UsageError if a folder to be written is an input, or inside one, or if its files would be read as data."""
         for file in self.files:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads")
         for source in self.sources:
-            if any(is_read_by(path / name, source) for name in ("", *_OF_A_RUN)):
+            if any(is_read_by(path / name, source) for name in ("", *_RUN_FILES)):
                 raise _refusal(path, option, f"lies in the data that this command reads from {source}, and its files would be among them")
         for folder in self.models:
             if _lies_in(path, folder):
@@ -55,18 +55,18 @@ class Inputs:
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
-    """Return the inputs of a recipe, and these files."""
+    """Return the inputs of a recipe, with these files."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of(files, sections_of(recipe.data), models)
 
 
 def sections_of(data: DataSection) -> list[SourceSection]:
-    """All sources, of training and of validation."""
+    """Return all sources: those of training, of validation, and of pretraining text that is mixed in."""
     return [*data.train, *(data.validation if isinstance(data.validation, list) else []), *(data.pretraining or [])]
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Of a run folder that is named as a model all checkpoints are inputs. What is on the hub is not on this machine."""
+    """Return files, sources and models as inputs: all checkpoints of a run folder named as a model; nothing for a model on the hub."""
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
     folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
@@ -75,21 +75,21 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
 
 
 def _are_same(path: Path, other: Path) -> bool:
-    """Whether both lead to one file, also as two names (hard links) of it."""
+    """Whether both paths lead to the same file, also as hard links."""
     with suppress(OSError, RuntimeError):  # RuntimeError: links that lead in a circle
         return path.resolve() == other.resolve() or path.samefile(other)
     return False
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path, by its real name, is the folder or inside it."""
+    """Whether a path, once resolved, is the folder or inside it."""
     with suppress(OSError, RuntimeError):
         return path.resolve().is_relative_to(folder.resolve())
     return False
 
 
-def _found(source: str) -> list[Path]:
-    with suppress(DataError):  # which is raised where the source is read
+def _find(source: str) -> list[Path]:
+    with suppress(DataError):  # raised again when the source is read
         return find_files(source)
     return []
 

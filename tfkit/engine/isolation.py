@@ -1,4 +1,4 @@
-"""The state of a process that a run changes and gives back: threads, seeds, deterministic algorithms, warnings, environment."""
+"""The state of a process that a run changes and restores: threads, seeds, deterministic algorithms, warnings, environment."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Give back, after the block, torch's threads, random state and determinism, the warnings' filters and the environment."""
+    """Restore, after the block, torch's threads, random state and determinism, the warning filters and the environment."""
     import torch
 
     threads, state, environment = torch.get_num_threads(), torch.random.get_rng_state(), dict(os.environ)
@@ -26,7 +26,7 @@ def isolated() -> Iterator[None]:
                 torch.cuda.set_rng_state_all(gpus)
             if "torch._inductor" in sys.modules:  # which has a setting of its own
                 torch.use_deterministic_algorithms(determinism > 0, warn_only=determinism == 1)
-            else:  # that function would import it, in 1.5 s
+            else:  # use_deterministic_algorithms would import it, in 1.5 s
                 torch.set_deterministic_debug_mode(determinism)
             torch.backends.cudnn.benchmark = benchmark
             torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -17,14 +17,14 @@ from tfkit.run.receipt import read_receipt
 
 
 def complete_killed_run(path: str | Path) -> None:
-    """Mark a killed attempt in run.json, and record the totals up to then. `path`: what --from takes; nothing is done for anything else.
+    """Mark a killed attempt in run.json, and record its totals. `path`: a value of --from; anything but a killed run is left unchanged.
 
-    A folder that cannot be written stays as it is.
+    So is a folder that cannot be written.
     """
     folder = Path(path)
     if folder.parent.name == "checkpoints":
         folder = folder.parent.parent
-    with suppress(OSError, ValueError):  # ValueError: ours, too
+    with suppress(OSError, ValueError):  # ValueError: also a TfkitError
         if read_receipt(folder / "run.json")["status"] == "running" and read_run(folder).status == "killed":
             stages, trials = stage_folders(folder), trial_folders(folder)
             for member in (*stages.values(), *trials.values()):
@@ -34,11 +34,11 @@ def complete_killed_run(path: str | Path) -> None:
                     return run.record(**stage_facts(stages))
                 if trials:
                     return run.record(**sweep_facts(folder, recorded_trials(folder)))
-                record_totals(run, read_totals(run.path, run.run_id), _of_the_steps(folder / "checkpoints"))
+                record_totals(run, read_totals(run.path, run.run_id), _step_totals(folder / "checkpoints"))
 
 
-def _of_the_steps(root: Path) -> dict[str, Any]:
-    """Return seconds and tokens of the steps that are saved, as a training records them."""
+def _step_totals(root: Path) -> dict[str, Any]:
+    """Return seconds and tokens of the saved steps, as a training records them."""
     newest = newest_checkpoint(root)
     with suppress(OSError, ValueError, KeyError, TypeError):
         if newest is not None:

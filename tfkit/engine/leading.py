@@ -1,5 +1,5 @@
 """Rank 0 of a training on several ranks: it alone reads the command, writes the run folder, evaluates and reports. The others follow it
-(following.py). With one process nothing here does anything.
+(following.py). With a single process this module does nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,38 +24,38 @@ from tfkit.training.replay import weights_sha256
 
 Result = TypeVar("Result")
 
-OF_BUDGET = 100  # beyond the numbers of signals: rank 0 ends the run since a budget is used up
+BUDGET_CODE = 100  # beyond the numbers of signals: rank 0 stops the run since a budget is used up
 
 
 class AgreedStop:
-    """Whether the ranks stop: decided after each step by all together, as soon as one of them is asked to."""
+    """The stop that all ranks agree on, after the step in which one of them is asked to stop."""
 
     def __init__(self, group: ProcessGroup, stop: StopRequest):
         self._group, self._stop, self.code = group, stop, 0
 
     def stepped(self, seconds: float, budget_reached: bool = False) -> None:
-        """Decide, after a step that took so long."""
+        """Agree, after a step that took `seconds`, whether to stop."""
         signal = getattr(self._stop, "requested", None)
-        own = signal or (OF_BUDGET if budget_reached else 2 if self._stop.should_stop() else 0)
+        own = signal or (BUDGET_CODE if budget_reached else 2 if self._stop.should_stop() else 0)
         self.code = self._group.agree_after_step(own, seconds)
 
     def should_stop(self) -> bool:
-        """Whether it was decided."""
+        """Whether the ranks have agreed to stop."""
         return bool(self.code)
 
     @contextmanager
     def exit_code(self) -> Iterator[None]:
-        """Give a Stopped of the block the exit code of the signal that any rank got."""
+        """Give a Stopped of the block the exit code of the signal that any rank has received."""
         try:
             yield
         except Stopped as stopped:
-            if self.code and self.code != OF_BUDGET:
+            if self.code and self.code != BUDGET_CODE:
                 stopped.exit_code = 128 + self.code
             raise
 
 
 class LeadingHooks:
-    """The hooks of rank 0: those of any run, whose outcome it announces where the others wait for it."""
+    """The hooks of rank 0: those of a single process, followed by an announcement of the outcome where the other ranks wait for it."""
 
     def __init__(self, hooks: LoopHooks, group: ProcessGroup, stop: StopRequest):
         self._hooks, self._group, self.stop = hooks, group, AgreedStop(group, stop)
@@ -68,23 +68,23 @@ class LeadingHooks:
         self.evaluated, self.should_stop_early, self.should_stop = hooks.evaluated, hooks.should_stop_early, self.stop.should_stop
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step, and decide whether it is the last."""
+        """Show the step, and agree with the other ranks whether it is the last."""
         self._hooks.stepped(progress, report, seconds)
         self.stop.stepped(seconds, bool(self._hooks.context.budget.reached))
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write the file of the step while the others wait."""
-        return self._announced(lambda: self._hooks.unhealthy(error))
+        """Write the replay file of the step while the others wait."""
+        return self._announce_outcome(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
         """Save while the others wait."""
-        self._announced(lambda: self._hooks.save(progress))
+        self._announce_outcome(lambda: self._hooks.save(progress))
 
     def evaluate(self, progress: Progress) -> None:
         """Evaluate while the others wait. Raises Stopped."""
-        self._announced(lambda: self._hooks.evaluate(progress))
+        self._announce_outcome(lambda: self._hooks.evaluate(progress))
 
-    def _announced(self, work: Callable[[], Result]) -> Result:
+    def _announce_outcome(self, work: Callable[[], Result]) -> Result:
         try:
             result = work()
         except Stopped as stopped:
@@ -98,7 +98,7 @@ class LeadingHooks:
 
 
 class Leader:
-    """Rank 0's part of the agreement; of a single process nothing."""
+    """Rank 0's announcements to the others; none in a single process."""
 
     def __init__(self, peers: Peers):
         self.peers = peers
@@ -122,7 +122,7 @@ class Leader:
 
     @contextmanager
     def steps(self, hooks: Hooks) -> Iterator[None]:
-        """Enclose the steps: at their end all ranks have heard the last announcement, and a stop has the code of its signal."""
+        """Enclose the steps: at their end all ranks have received the last announcement, and a stop has the exit code of its signal."""
         if not isinstance(hooks, LeadingHooks) or self._group is None:
             yield
             return
@@ -131,6 +131,6 @@ class Leader:
 
 
 def require_same_weights(group: ProcessGroup, components: Components) -> None:
-    """Raise ModelError on all ranks if they do not begin with the same bits; of shared weights that was seen when they were cut."""
+    """Raise ModelError on all ranks if their initial weights differ in a bit; shared weights were compared when they were sharded."""
     if components.weights.sharding is None:
         require_same(group, weights_sha256(components.stepper))

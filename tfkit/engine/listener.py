@@ -1,4 +1,4 @@
-"""How the engine reports: to a Listener, which the console implements and a notebook may; and how it is asked to stop."""
+"""The interfaces by which the engine reports, Listener, and is asked to stop, StopRequest; the console, and a notebook, implement them."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ LOOK_SECONDS = 0.25
 
 
 class Progress(Protocol):
-    """A count that goes up."""
+    """The count of a progress bar."""
 
     def advance(self, count: int = 1) -> None:
-        """Add to what is done."""
+        """Add `count` to the progress."""
 
 
 class Live(Protocol):
-    """The line of a training: `terminal` says whether an update replaces the line before (then every step is shown) or adds one."""
+    """The live line of a training. `terminal`: whether an update replaces the line, so that every step is shown, or adds another one."""
 
     terminal: bool
 
@@ -26,13 +26,13 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """Where reports go. `tfkit.console` writes them to stderr, `Silent` nowhere."""
+    """The receiver of reports. `tfkit.console` writes them to stderr, `Silent` nowhere."""
 
     def say(self, text: str) -> None:
         """Report something worth knowing."""
 
     def decided(self, text: str) -> None:
-        """Report what was decided for the user: the task, rate, length of a run; never silent."""
+        """Report a decision made for the user, such as the task, rate or length of a run; shown even with --quiet."""
 
     def warn(self, text: str) -> None:
         """Report something that may be wrong; the run continues."""
@@ -76,37 +76,37 @@ class Silent:
 
 
 class StopRequest(Protocol):
-    """How a computation learns that it is to end. `run.signals.StopSignals` is one, set by signals."""
+    """A request that a computation should stop. `run.signals.StopSignals` is one that is made by signals."""
 
     def should_stop(self) -> bool:
-        """Whether it is to end as soon as nothing is lost."""
+        """Whether the computation should stop as soon as nothing is lost."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
-        """Inside the block it may end at any place, with Stopped: there is nothing to save."""
+        """Let a request end the block anywhere, with Stopped: there is nothing to save."""
 
     def raise_if_requested(self, message: str = ...) -> None:
-        """Raise Stopped if it is to end; `message` says what was saved and how to continue."""
+        """Raise Stopped if the computation should stop; `message` says what was saved and how to continue."""
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A count that looks, now and then, whether the work is to end."""
+    """A progress count that also checks whether to stop."""
 
     inner: Progress
     listener: "StoppingListener"
 
     def advance(self, count: int = 1) -> None:
-        """Add to what is done. Raises Stopped."""
+        """Add `count` to the progress. Raises Stopped."""
         self.inner.advance(count)
-        self.listener.look()
+        self.listener.check()
 
 
 class StoppingListener:
-    """A listener whose counts end the work that they count where it is to stop, as by a budget, which sends no signal."""
+    """A listener whose progress counts end the work if it should stop, also for a budget, which sends no signal."""
 
     def __init__(self, inner: Listener, stop: StopRequest, message: str):
         self.say, self.warn, self.decided, self.live = inner.say, inner.warn, inner.decided, inner.live
-        self._inner, self._stop, self._message, self._looked = inner, stop, message, 0.0
+        self._inner, self._stop, self._message, self._checked = inner, stop, message, 0.0
 
     @contextmanager
     def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
@@ -114,9 +114,9 @@ class StoppingListener:
         with self._inner.progress(description, total, unit) as count:
             yield _Watched(count, self)
 
-    def look(self) -> None:
-        """Raise Stopped if the work is to end; it is asked at most every LOOK_SECONDS."""
+    def check(self) -> None:
+        """Raise Stopped if the work should stop; at most every LOOK_SECONDS, others return at once."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_SECONDS:
-            self._looked = now
+        if now - self._checked >= LOOK_SECONDS:
+            self._checked = now
             self._stop.raise_if_requested(self._message)

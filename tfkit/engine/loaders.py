@@ -1,4 +1,4 @@
-"""The batches of a run: of rows that are read, or of responses that are sampled; and what a checkpoint keeps of the latter."""
+"""The loader of a run, of stored rows or of sampled responses, and its state in a checkpoint."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -22,8 +22,8 @@ from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 
-LOADER_PREFIX = "loader/"  # before the names of its tensors in the training state
-_STATE = "loader"  # its part of the state's document
+LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
+_STATE = "loader"  # its key in the document of the training state
 
 
 def open_loader(
@@ -38,7 +38,7 @@ def open_loader(
     should_stop: Callable[[], bool] | None,
     peers: Peers,
 ) -> StepLoader[Batch]:
-    """Return the loader of a run, of several ranks the part of one. `should_stop` is obeyed while responses are sampled, by one process."""
+    """Return the loader of a run, with this rank's share of the micro-batches. `should_stop` ends the sampling in a single process."""
     ranks = peers.ranks
     if objective.rollouts is None:
         on_gpu = device.type == "cuda"
@@ -65,7 +65,7 @@ def open_loader(
 
 
 def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
-    """Return the loader of all micro-batches of a step, of which this process may have only a part."""
+    """Return a loader of the micro-batches of all ranks."""
     if loader.ranks == 1:
         return loader
     whole = copy(loader)
@@ -76,16 +76,16 @@ def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the loader's tensors in the training state of a checkpoint of this step, and its part of the document; mostly nothing."""
+    """Return the loader's tensors and document for the training state of a checkpoint of this step; usually both are empty."""
     tensors, state = loader.state(step)
     return {f"{LOADER_PREFIX}{name}": tensor for name, tensor in tensors.items()}, {_STATE: state} if state else {}
 
 
 def restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Restore the result of `loader_state`. Raises ModelError for what no version wrote."""
-    kept = {name.removeprefix(LOADER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LOADER_PREFIX)}
+    """Restore the result of `loader_state`. Raises ModelError for anything else."""
+    loader_tensors = {name.removeprefix(LOADER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LOADER_PREFIX)}
     try:
-        loader.restore(kept, state.get(_STATE, {}))
+        loader.restore(loader_tensors, state.get(_STATE, {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"

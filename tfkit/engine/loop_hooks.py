@@ -1,4 +1,4 @@
-"""The hooks of the loop: each passes to the part of the run that it concerns."""
+"""The hooks of the training loop: each delegates to the part of the run that it concerns."""
 
 from tfkit.data import StepLoader
 from tfkit.engine.checkpointing import Checkpointer
@@ -18,7 +18,7 @@ from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # by which the time of a run is known
+MEASURED_STEPS = 3  # from which the time of a run is estimated
 WORTH_REPORTING_SECONDS = 60.0
 
 
@@ -45,7 +45,7 @@ class LoopHooks:
         self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on a terminal's live line, and report a processor that others use."""
+        """Show the step on a terminal's live line, and check the budget and contention for the processor."""
         if self.contention is not None:
             self.contention.stepped(seconds)
         self.context.budget.stepped(self.components.plan.steps - progress.step)
@@ -57,23 +57,23 @@ class LoopHooks:
                 self._report_time(progress.step)
 
     def _report_time(self, step: int) -> None:
-        """Report the time and energy of the steps that are left, by those after the first, which is slower; of a short run none."""
-        each, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
-        if left * each < WORTH_REPORTING_SECONDS:
+        """Report the time and energy of the remaining steps, by those after the slower first one; nothing for a short run."""
+        seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
+        if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
             return
         reading = self.context.meter.reading()
-        energy = f" and {format_energy(reading.power_w * left * each / 3600)}" if reading.status == "ok" and reading.power_w else ""
+        energy = f" and {format_energy(reading.power_w * remaining / 3600)}" if reading.status == "ok" and reading.power_w else ""
         self.context.listener.say(
-            f"step {step}: {each:.2g} s per step, so about {format_seconds(left * each)}{energy} for the {left:,} remaining steps"
+            f"step {step}: {seconds_per_step:.2g} s per step, so about {format_seconds(remaining)}{energy} for the {left:,} remaining steps"
         )
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Report the step that is not taken."""
+        """Report the skipped step."""
         done, most = self.training_log.progress.skipped, self.components.plan.max_skipped_steps
         self.context.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write a small file from which, with the last checkpoint, the step can be taken again."""
+        """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about it."""
         path = self.context.folder.path
         try:
             latest = self.work.tensors("latest")

@@ -1,4 +1,4 @@
-"""The meeting of the ranks of a command, at its first training: they stay together for those that follow, as stages and trials do."""
+"""The ranks of a command: they join at its first training, and stay together for later ones, such as stages and trials."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Meeting:
-    """The ranks as rank 0 has them. `watch`, called while it waits for the others, may raise an error: that they do not come."""
+    """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come."""
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None):
         self.ranks, self._watch = ranks, watch
@@ -36,29 +36,29 @@ class Meeting:
                 f"--device {device}: several ranks compute on processors or on NVIDIA's GPUs: give --device cpu, or start one process"
             )
         use_device(device)
-        return self._joined(say)
+        return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure its energy: `facts` are those of rank 0's meter."""
+        """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
         if self.ranks.nodes > 1:
             self.peers(device)
-            self._joined().announce({"metered": facts})
+            self._join().announce({"metered": facts})
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Enclose the command: at its end the other ranks may end, too. After an error they find rank 0 gone."""
+        """Enclose the command: at its end the other ranks are released. After an error they notice that rank 0 is gone."""
         try:
             yield
             if not self.ranks.is_alone:
-                group = self._joined()  # torchrun waits for all, also where the run was finished already
+                group = self._join()  # torchrun waits for all ranks, even if the run was already finished
                 group.announce({"finished": True})
-                with suppress(PeerLostError):  # one that ended by itself meanwhile, as by a signal, takes nothing from what is done
+                with suppress(PeerLostError):  # a rank that has ended meanwhile, as by a signal, does not affect the result
                     group.agree(0)
         finally:
             if self._group is not None:
                 self._group.close()
 
-    def _joined(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
+    def _join(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
         from tfkit.parallel.collectives import ProcessGroup  # which imports torch
 
         self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch, say=say)

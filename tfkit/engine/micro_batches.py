@@ -1,6 +1,4 @@
-"""The steps of a run: cut to the rows that there are, their micro-batches chosen by the memory that is left and halved where it ends,
-described before the first one.
-"""
+"""The batches of a run, limited to the available rows, and their micro-batches, chosen by the free memory and halved when it runs out."""
 
 from functools import cached_property
 
@@ -23,10 +21,10 @@ from tfkit.training.model_sharder import root_numel
 from tfkit.units import format_energy, format_seconds
 
 
-def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int = 1) -> Recipe:
-    """The recipe with a batch of at most the rows that there are, and a warning: a larger one would read them several times a step.
+def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int = 1) -> Recipe:
+    """Return the recipe with a batch of at most the available rows, with a warning: a larger one would read them several times a step.
 
-    Responses to the same prompts are different rows. Raises UsageError if there are fewer rows than ranks.
+    Sampled responses are not limited: those to the same prompt are different rows. Raises UsageError if there are fewer rows than ranks.
     """
     training = recipe.training
     if (
@@ -53,7 +51,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Take the size that `choose_micro_batch` gives for the memory that is left; a GPU's is tried out instead."""
+        """Set the size that `choose_micro_batch` returns for the free memory; on a GPU the memory is tried out instead."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size
@@ -67,11 +65,11 @@ class MicroBatches:
 
     @property
     def is_even(self) -> bool:
-        """Whether the micro-batches of each step can be dealt evenly to the ranks."""
+        """Whether the micro-batches of each step can be divided evenly among the ranks."""
         return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
-        """Halve the micro-batches after `error`. Raises MachineError where the recipe fixes them, or a single row does not fit."""
+        """Halve the micro-batches after `error`. Raises MachineError if the recipe fixes their size, or a single row does not fit."""
         rows = self.loader.micro_batch_size
         if self.recipe.training.micro_batch_size is not None and rows > 1:
             raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
@@ -89,41 +87,41 @@ class MicroBatches:
     def row_bytes(self) -> int:
         """Bytes of the activations of the longest row, on a CPU, measured with a short one.
 
-        Where ranks share the weights, rank 0 cannot measure alone: then they follow from the model's description.
+        If ranks share the weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
         """
         rows, loss_module = self.loader.rows, self.components.stepper.loss_module
         if self.components.weights.sharding is not None:
             row = bytes_of_row(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
             return row + companion_bytes_per_row(loss_module.objective, rows.longest)
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest)
 
     @property
     def bytes_to_come(self) -> int:
-        """Bytes of gradients and optimizer state: not in memory before the first step, but for the state that a resumed run has read."""
+        """Bytes of gradients and optimizer state that are not in memory yet; a resumed run has already read its state."""
         recipe, companions = self.recipe, self.components.stepper.objective.companions
         shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
         if self.restored:
-            own = trained_numbers(self.model) + sum(trained_numbers(one.model) for one in companions if one.trained)
+            numbers = trained_numbers(self.model) + sum(trained_numbers(companion.model) for companion in companions if companion.trained)
         else:
-            own = trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions)
-        return 4 * (own // shards + self._gathered_numbers)
+            numbers = trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions)
+        return 4 * (numbers // shards + self._gathered_numbers)
 
     @property
     def _gathered_numbers(self) -> int:
-        """Numbers of shared weights that are whole at once, beside a block: those around the blocks, and gradients of trained ones."""
+        """Elements of shared weights that are gathered at once, apart from a block: those around the blocks, and their gradients."""
         if self.components.weights.sharding is None:
             return 0
         companions = self.components.stepper.objective.companions
-        others = sum((2 if one.trained else 1) * root_numel(one.model) for one in companions)
+        others = sum((2 if companion.trained else 1) * root_numel(companion.model) for companion in companions)
         return 2 * root_numel(self.model) + others
 
     def describe(self, planned: Estimate, progress: Progress) -> str:
-        """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.
+        """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
 
-        The time is that of the steps so far, else roughly the planned one.
+        The time is extrapolated from the steps so far, else roughly the planned one.
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
@@ -141,13 +139,13 @@ class MicroBatches:
         return size
 
     def _memory(self) -> str:
-        """Describe the memory of a step on a CPU, where it can be known."""
+        """Describe the memory of a step on a CPU; empty if it is not known."""
         rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
-        held = resident_bytes() if self.device.type == "cpu" else None
-        if held is None:
+        resident = resident_bytes() if self.device.type == "cpu" else None
+        if resident is None:
             return ""
         head = self.model.config.head.kind in ("lm", "masked_lm")
         logits = micro_batch * rows.longest * self.model.config.vocab_size * self.components.precision.itemsize if head else 0
-        peak = likely_peak(held, self.bytes_to_come, micro_batch * self.row_bytes, logits)
+        peak = likely_peak(resident, self.bytes_to_come, micro_batch * self.row_bytes, logits)
         left = available_bytes()
-        return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + held) / 1e9:.3g} GB")
+        return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + resident) / 1e9:.3g} GB")

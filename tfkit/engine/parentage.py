@@ -1,4 +1,4 @@
-"""The models that a run begins with, and its lineage: what each checkpoint of it records (tfkit/run/lineage.py)."""
+"""The models that a run starts from, as the lineage in each of its checkpoints records them (tfkit/run/lineage.py)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,20 +17,20 @@ from tfkit.run.ancestors import Parent
 
 def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
     """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
-    found = [parent_of(one.parent(), one.folder) for one in recorded_companions(data.objective)]
+    parents = [parent_of(companion.parent(), companion.folder) for companion in recorded_companions(data.objective)]
     if data.start is not None:
-        return [parent_of(data.start.parent(), data.start.described.folder), *found]
+        return [parent_of(data.start.parent(), data.start.described.folder), *parents]
     if recipe.tokenizer.path is None:
-        return found
+        return parents
     folder = tokenizer_folder(recipe.tokenizer.path)
-    if (run_id := run_id_of(folder)) is None:  # a tokenizer of its own, or of a model that was published: no model of ours is behind it
-        return found
+    if (run_id := run_id_of(folder)) is None:  # a tokenizer alone, or one of a published model: no run of tfkit is behind it
+        return parents
     entry = {"role": "tokenizer", "path": recipe.tokenizer.path, "run_id": run_id, "sha256": content_hash(folder)}
-    return [*found, parent_of(entry, folder)]
+    return [*parents, parent_of(entry, folder)]
 
 
 def intensity_of(section: CarbonSection) -> dict[str, Any]:
-    """Return the carbon intensity that a run is computed with, and its source, as the totals of run.json have it."""
+    """Return the carbon intensity of a run and its source, as in the totals of run.json; empty if its place is no longer known."""
     try:
         place = resolve_place(section)
     except UsageError:  # the settings of CodeCarbon were changed since the run began
@@ -39,7 +39,7 @@ def intensity_of(section: CarbonSection) -> dict[str, Any]:
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return a parent by its entry in tfkit.json and its folder; of an adapter with the model that it updates."""
+    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
     role, path = (str(entry[name]) for name in ("role", "path"))
     return Parent(role, path, folder, entry["run_id"], entry["sha256"], _base(folder) if folder is not None else None)
 

@@ -1,4 +1,4 @@
-"""Lines that come out of a pipe, a terminal or a socket: read as they arrive, with the answer to whether more is there already."""
+"""Lines of a pipe, a terminal or a socket, read as they arrive, and whether more can be read without waiting."""
 
 import io
 import os
@@ -8,22 +8,22 @@ from typing import BinaryIO
 
 from tfkit.errors import DataError
 
-_BLOCK = 1 << 16  # bytes that are read at once
+_BLOCK = 1 << 16  # bytes of a read
 _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
 class Pipe(io.BufferedIOBase):
-    """A stream of bytes whose `readline` waits for no more than the line, and `is_ready` for nothing. `name` is for errors."""
+    """A stream of bytes whose `readline` waits only until the line is complete, and whose `is_ready` never waits. `name`: for errors."""
 
     def __init__(self, raw: BinaryIO, name: str):
         self._raw, self.name = raw, name
-        self._lines: deque[bytes] = deque()  # whole ones that were not taken
-        self._rest = b""  # the beginning of the next
+        self._lines: deque[bytes] = deque()  # complete ones that were not returned yet
+        self._rest = b""  # the beginning of the next line
         self._ended = False
-        self._number = 0  # of whole lines that were read
+        self._number = 0  # of complete lines that were read
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def is_ready(self) -> bool:
@@ -33,25 +33,25 @@ class Pipe(io.BufferedIOBase):
         return bool(self._lines) or self._ended
 
     def first_line(self) -> bytes:
-        """Return the first line that is not blank, which stays to be read; empty if there is none."""
-        place = 0
+        """Return the first line that is not blank without consuming it; empty if there is none."""
+        index = 0
         while True:
-            while len(self._lines) <= place and not self._ended:
+            while len(self._lines) <= index and not self._ended:
                 self._fill()
-            if len(self._lines) <= place:
+            if len(self._lines) <= index:
                 return b""
-            if self._lines[place].strip():
-                return self._lines[place]
-            place += 1
+            if self._lines[index].strip():
+                return self._lines[index]
+            index += 1
 
     def readline(self, size: int | None = -1) -> bytes:
-        """Return a line with its end; empty at the end of all. `size` is not read: a line comes whole."""
+        """Return the next line with its newline; empty at the end of the stream. `size` is ignored: the line is complete."""
         while not self._lines and not self._ended:
             self._fill()
         return self._lines.popleft() if self._lines else b""
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return the next line, or, if `size` is None or negative, all that is left."""
+        """Return the next line or, if `size` is None or negative, the rest of the stream."""
         return self.readline() if size is not None and size >= 0 else b"".join(iter(self.readline, b""))
 
     def _fill(self) -> None:
@@ -74,5 +74,5 @@ def _can_read(file: BinaryIO) -> bool:
     """Return whether reading would not wait."""
     try:
         return bool(select.select([file], [], [], 0)[0])
-    except (OSError, ValueError):  # bytes in memory; or Windows, where a pipe cannot be asked
+    except (OSError, ValueError):  # bytes in memory; or Windows, where select takes no pipes
         return not hasattr(file, "fileno") or os.name != "nt"

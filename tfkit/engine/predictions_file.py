@@ -1,4 +1,4 @@
-"""A file of predictions, a row of the data a line: JSON lines or a table. It is known to be writable before anything is computed."""
+"""A file of predictions, with a line for each row of the data: JSON lines or a table. It is checked before anything is computed."""
 
 import csv
 import errno
@@ -28,7 +28,7 @@ def require_writable(path: Path, option: str = "--predictions") -> None:
             raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
         if path.is_dir():
             raise MachineError(f"{path}: is a folder; {option} takes the name of a file")
-        written = path if path.exists() and not _takes_a_new_file(path) else path.resolve().parent
+        written = path if path.exists() and not _is_replaceable(path) else path.resolve().parent
         if not written.exists():
             raise FileNotFoundError(errno.ENOENT, f"it leads to {path.resolve()}, and there is no such folder")
         if not os.access(written, os.W_OK):
@@ -38,30 +38,30 @@ def require_writable(path: Path, option: str = "--predictions") -> None:
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
-    """Write a JSON line for each, in order. A reader of a pipe that has had enough ends it."""
+    """Write a JSON line for each prediction, in order, until a pipe is closed by its reader."""
     with suppress(BrokenPipeError), lines_file(path, stop, "--predictions") as write:
-        for one in predictions:
-            write(one)
+        for prediction in predictions:
+            write(prediction)
 
 
 @contextmanager
 def lines_file(
-    path: Path, stop: StopRequest, option: str, delimiter: str | None = None, beside: tuple[str, ...] = ()
+    path: Path, stop: StopRequest, option: str, delimiter: str | None = None, further_columns: tuple[str, ...] = ()
 ) -> Iterator[WriteLine]:
     """Open a file for lines, each written as it is given: of JSON, or of a table if there is a `delimiter`.
 
-    A new file has its name once the block ends; after an error there is none. A device, a pipe or a link is written directly: a pipe may
-    have no reader yet, or a slow one, and a signal ends that. `beside`: columns of a table that its first rows may lack. Raises
-    MachineError, and BrokenPipeError where nobody reads a pipe any more.
+    A new file gets its name when the block ends; after an error there is none. A device, a pipe or a link is written directly: a pipe may
+    have no reader yet, or a slow one, and a signal ends the wait. `further_columns`: columns of a table that its first rows may lack.
+    Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
-    is_new = _takes_a_new_file(path)
+    is_new = _is_replaceable(path)
     temporary = temporary_sibling(path) if is_new else path
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
     try:
         with waiting():
             opened = open(temporary, "x" if is_new else "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
         with opened as file:
-            lines = _Table(file, delimiter, beside) if delimiter else _JsonLines(file)
+            lines = _Table(file, delimiter, further_columns) if delimiter else _JsonLines(file)
 
             def write(line: Mapping[str, Any]) -> None:
                 with waiting():
@@ -86,7 +86,7 @@ def lines_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line as JSON has it: null for a number that is not finite, and text for what JSON does not know, such as a date."""
+    """Return a line for JSON: null for a number that is not finite, and text for types that JSON lacks, such as a date."""
     return finite({name: _plain(value) for name, value in line.items()})
 
 
@@ -99,7 +99,7 @@ def _plain(value: Any) -> Any:
 
 
 class _JsonLines:
-    """A JSON document a line."""
+    """Writes a JSON document as each line."""
 
     def __init__(self, file: IO[str]):
         self.file = file
@@ -108,14 +108,14 @@ class _JsonLines:
         self.file.write(json.dumps(json_line(line), ensure_ascii=False).translate(_SEPARATORS) + "\n")
 
     def finish(self) -> None:
-        """Nothing is held back."""
+        """Write nothing: no line is held back."""
 
 
 class _Table:
-    """Rows under a header: the fields of the first row that has a prediction, before which the others wait, and the columns `beside`."""
+    """Writes rows under a header: the fields of the first row with a prediction, until which rows are held back, and `further_columns`."""
 
-    def __init__(self, file: IO[str], delimiter: str, beside: tuple[str, ...]):
-        self.writer, self.beside = csv.writer(file, delimiter=delimiter, lineterminator="\n"), beside
+    def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
+        self.writer, self.further_columns = csv.writer(file, delimiter=delimiter, lineterminator="\n"), further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []
 
@@ -125,19 +125,19 @@ class _Table:
             return
         if self.header is None:
             self._begin(line)
-        for one in self.waiting:
-            self._write(one, self.header or [])
+        for row in self.waiting:
+            self._write(row, self.header or [])
         self.waiting.clear()
 
     def finish(self) -> None:
-        """Write what waits: no row has a prediction."""
+        """Write the rows that are still held back, since no row has a prediction."""
         if self.waiting and self.header is None:
             self._begin(self.waiting[0])
-        for one in self.waiting:
-            self._write(one, self.header or [])
+        for row in self.waiting:
+            self._write(row, self.header or [])
 
     def _begin(self, line: Mapping[str, Any]) -> None:
-        self.header = [*line, *(name for name in self.beside if name not in line)]
+        self.header = [*line, *(name for name in self.further_columns if name not in line)]
         self.writer.writerow(self.header)
 
     def _write(self, line: Mapping[str, Any], header: list[str]) -> None:
@@ -147,7 +147,7 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a table has it: lists and mappings as JSON."""
+    """Return a value for a cell of a table: lists and mappings as JSON."""
     value = _plain(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
@@ -156,6 +156,6 @@ def _unwritable(path: Path, error: OSError, option: str) -> MachineError:
     return MachineError(f"{path}: cannot be written ({error.strerror}); give another place for {option}")
 
 
-def _takes_a_new_file(path: Path) -> bool:
-    """Whether a new file may take the name; not that of a device, of a pipe or of a link."""
+def _is_replaceable(path: Path) -> bool:
+    """Whether a new file may replace the path: not a device, a pipe or a link."""
     return not path.is_symlink() and (path.is_file() or not path.exists())

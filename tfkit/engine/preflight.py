@@ -1,4 +1,4 @@
-"""Checks of the data before the first step, for faults that would train a model wrongly in silence."""
+"""Checks of the data before the first step, for faults that would silently train a model wrongly."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -9,16 +9,16 @@ from tfkit.objectives.context import LONGER_ROWS, Stored
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
 
-_ROWS = 1_000  # of each source that are looked at
+_ROWS = 1_000  # of each source that are checked
 _HEAD = 256  # characters: more than any special token has
 
 
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
-    """Raise DataError where a text begins with the special token that the tokenizer puts before every text.
+    """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
 
-    A tokenizer that reads special tokens in a text gives it twice then, which the model never sees when it writes.
+    A tokenizer that recognizes special tokens in a text then encodes it twice, which the model never sees when it generates.
     """
-    if not tokenizer.prefix or tokenizer.backend.encode_special_tokens:  # then no text has one
+    if not tokenizer.prefix or tokenizer.backend.encode_special_tokens:  # then no text is encoded with one
         return
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -39,7 +39,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
-    """Raise DataError if more than this share of the rows of a source was skipped, or truncated."""
+    """Raise DataError if more than the fraction `limit` of the rows of a source was skipped, or truncated."""
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):

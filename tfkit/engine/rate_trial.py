@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
 
-The rows that are validated on are not looked at. All is a function of the recipe, its data and the threads, as the run itself; its
-energy is a phase of its own in the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries nothing.
+The validation rows are not used. As in the run itself, everything is a function of the recipe, its data and the threads; the energy is a
+separate phase of the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries none.
 """
 
 import gc
@@ -29,25 +29,25 @@ from tfkit.training.device import allow_nondeterministic, is_nondeterministic, k
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import fit
 
-_CLEAR = 0.05  # of the loss, by which another rate has to be better: less is noise of so short a training
-_DRAW = 0x7261746573  # beside the seed, for the rows that are held out
+_CLEAR = 0.05  # fraction of the loss by which another rate has to be better: less is the noise of so short a training
+_DRAW = 0x7261746573  # with the seed, draws the rows that are held out
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
 
 def try_rates(
     recipe: Recipe, data: TrainingData, plan: RateTrialPlan, device: torch.device, listener: Listener, should_stop: Callable[[], bool]
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe with the best rate, and what run.json has of the trial. Raises Stopped.
+    """Return the recipe with the best rate, and the trial's entry in run.json. Raises Stopped.
 
-    The recipe's own rate stays unless the loss of another is lower by a twentieth.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth.
     """
     make_deterministic(device)
     keep_freed_memory()
     losses: dict[float, float] = {}
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
         for rate in plan.rates:
-            losses[rate] = _tried(_short(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance)
-            gc.collect()  # the model and its optimizer, before the next
+            losses[rate] = _trial_loss(_trial_recipe(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance)
+            gc.collect()  # the model and its optimizer, before the next trial
     own = recipe.optimizer.lr
     best = min(losses, key=lambda rate: losses[rate])
     chosen = best if losses[best] < (1 - _CLEAR) * losses[own] or not math.isfinite(losses[own]) else own
@@ -57,12 +57,12 @@ def try_rates(
         f"learning rates tried in {plan.steps:,} steps each, {plan.factor:.2g} times higher since these are few, and their loss on "
         f"{plan.rows:,} rows held out of the training rows: {shown}. Chosen: {chosen:g} ({why})\n"
     )
-    found = {"losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()}, "lr": chosen}
-    return with_rate(recipe, chosen), found | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}
+    facts = {"losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()}, "lr": chosen}
+    return with_rate(recipe, chosen), facts | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}
 
 
-def _short(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
-    """Return the recipe of a short training: the run's own schedule over its few steps, without what takes many to have an effect."""
+def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
+    """Return the recipe of a short training: the run's own schedule over its few steps, without what needs many to have an effect."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
     return with_rate(recipe, rate * plan.factor).model_copy(
@@ -73,7 +73,7 @@ def _short(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     )
 
 
-def _tried(
+def _trial_loss(
     recipe: Recipe,
     data: TrainingData,
     plan: RateTrialPlan,
@@ -82,33 +82,34 @@ def _tried(
     should_stop: Callable[[], bool],
     advance: Callable[[int], None],
 ) -> float:
-    """Return the loss on the held-out rows after a short training; infinity where that comes to no finite one."""
+    """Return the loss on the held-out rows after a short training; infinity if it is not finite."""
     model = first_model(recipe, data, Silent())
-    parts = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
-    sizes = MicroBatches(recipe, device, listener, parts, restored=False)
+    components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
+    micro_batches = MicroBatches(recipe, device, listener, components, restored=False)
     if recipe.training.micro_batch_size is None:
-        sizes.choose()
-    rows, objective = parts.loader.rows, parts.data.objective
+        micro_batches.choose()
+    rows, objective = components.loader.rows, components.data.objective
     judge = objective.judged_by
     order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(rows))
-    judged = rows if judge is objective else open_rows(recipe, judge, parts.data.train, data.config)
+    judged = rows if judge is objective else open_rows(recipe, judge, components.data.train, data.config)
     held_out = PartOfRows(judged, np.sort(order[: plan.rows]))
-    loader = Loader(PartOfRows(rows, np.sort(order[plan.rows :])), objective.collate, parts.loader.sizes, parts.loader.micro_batch_size)
+    trained = PartOfRows(rows, np.sort(order[plan.rows :]))
+    loader = Loader(trained, objective.collate, components.loader.sizes, components.loader.micro_batch_size)
     for step in range(1, plan.steps + 1):
 
         def take(step: int = step) -> None:
-            loader.micro_batch_size = parts.loader.micro_batch_size
-            parts.stepper.take(step, loader.step(step - 1), parts.schedule.factor(step), should_stop=should_stop)
+            loader.micro_batch_size = components.loader.micro_batch_size
+            components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
 
         try:
             try:
-                fit(take, parts.stepper, sizes.halve)
-            except RuntimeError as error:  # the run will meet it, too, and report it
+                fit(take, components.stepper, micro_batches.halve)
+            except RuntimeError as error:  # the run will raise it, too, and report it
                 if not is_nondeterministic(error):
                     raise
-                parts.stepper.drop_gradients()
+                components.stepper.drop_gradients()
                 allow_nondeterministic()
-                fit(take, parts.stepper, sizes.halve)
+                fit(take, components.stepper, micro_batches.halve)
         except UnhealthyStepError:
             return math.inf
         except Stopped:
@@ -116,7 +117,7 @@ def _tried(
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    with parts.weights.result_at_work():
+    with components.weights.result_at_work():
         sums = score_rows(model, judge, held_out, recipe.evaluation.batch_size, work=BatchWork(should_stop=should_stop))
     if sums is None:
         raise Stopped(_STOPPED)

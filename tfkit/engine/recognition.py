@@ -1,4 +1,4 @@
-"""A fine-tuning without a recipe: the recipe is made of what the data and the checkpoint show, printed, and then run as any other."""
+"""Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -49,21 +49,21 @@ _LABELLED = (
     "chat",
     "dpo",
     "causal_lm",
-)  # causal_lm: a text is there
+)  # causal_lm: rows that have a text
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """A command line without a recipe: what is to be looked at, once the run folder is there and locked."""
+    """A command line without a recipe, with the data and the checkpoint to inspect once the run folder is locked."""
 
-    words: tuple[str, ...]  # all that it says, as key=value
-    given: dict[str, Any]  # the same as a recipe in which the rest is missing
+    words: tuple[str, ...]  # the command line, as key=value
+    given: dict[str, Any]  # the same as an incomplete recipe
     source: SourceSection
     start: str
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Recognition":
-        """Nothing is read yet; `words`: --from and --data too, as key=value. Raises UsageError where something is missing."""
+        """Parse a command line; nothing is read yet. `words`: key=value, also of --from and --data. Raises UsageError if one is missing."""
         given = _given(words)
         sources = given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
@@ -75,19 +75,19 @@ class Recognition:
 
     @property
     def run_name(self) -> str:
-        """Of the checkpoint and the data."""
+        """The name of the run, from those of the checkpoint and the data."""
         return slug(f"{_model_name(self.start)}-{_data_name(self.source)}")
 
     @property
     def inputs(self) -> Inputs:
-        """Return the inputs, as far as the command line names them."""
+        """The inputs that the command line names."""
         held_out = self.given["data"].get("validation")
         return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
     def decide(self, _listener: Listener) -> Decided:
-        """Make the recipe for this data and model. Raises UsageError where no task fits, DataError and ModelError."""
-        seen = _look(self.source, self.given["data"].get("on_bad_row", "error"))
-        model, codec = _kind(self.start)
+        """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
+        seen = _inspect_data(self.source, self.given["data"].get("on_bad_row", "error"))
+        model, codec = _inspect_model(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         kind = task.objective["kind"]
         reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
@@ -99,7 +99,7 @@ class Recognition:
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
-    """Return the command line as a recipe in which the rest is missing."""
+    """Return the command line as an incomplete recipe."""
     tree = Mapping(COMMAND_LINE)
     if problems := apply_overrides(tree, words):
         raise RecipeError(problems)
@@ -114,27 +114,27 @@ def _source(values: Any) -> SourceSection:
         raise RecipeError(problems_in(error, SourceSection, values, Mapping(COMMAND_LINE), ("data", "train", 0))) from None
 
 
-def _look(section: SourceSection, on_bad_row: Any) -> Seen:
-    """Look at the first rows of the source. Raises DataError."""
+def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
+    """Inspect the first rows of the source. Raises DataError."""
     records = first_records(section, on_bad_row)
     columns = list(dict.fromkeys(name for record in records for name in record.values))
     named = section.columns | ({} if section.text is None else {"text": section.text})
-    held = {name: [record.values.get(name) for record in records] for name in columns}
-    flags = {} if named else flag_columns(held, [name for name in columns if long_texts(held[name])])
+    values = {name: [record.values.get(name) for record in records] for name in columns}
+    flags = {} if named else flag_columns(values, [name for name in columns if long_texts(values[name])])
     given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags}
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
-    fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
+    fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
     if "chosen" not in reads.get("dpo", {}):  # one completion with a label may be anything
         fitting.pop("dpo", None)
-    by_first = {kind for kind in fitting if _by_first_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in by_first):  # later names are for rows that no kind reads by its first ones
-        fitting = {kind: fitting[kind] for kind in fitting if kind in by_first}
+    preferred = {kind for kind in fitting if _has_preferred_names(kind, reads[kind], given[kind])}
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names are for rows that no kind reads by preferred ones
+        fitting = {kind: fitting[kind] for kind in fitting if kind in preferred}
         reads = {kind: reads[kind] for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
     count, characters = _size(section, on_bad_row, records)
-    beside = [name for name in columns if name != "text" and few_values(held[name])]
+    like_labels = tuple(name for name in columns if name != "text" and few_values(values[name]))
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
@@ -145,32 +145,32 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         labels=tuple(row.values["label"] for row in fitting.get("classification", ())),
         tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
-        like_labels=tuple(beside),
+        like_labels=like_labels,
         reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
-        unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
+        unread={} if named else {kind: unread_texts(kind, reads[kind], values) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
 
 
-def _by_first_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
-    """Whether all that a kind reads of a row has a name that it looks for first, or that the user gives."""
+def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
+    """Whether every column that a kind reads has a name that the kind prefers, or that the user gives."""
     roles = {role.name: role for role in SECTIONS[kind].roles}
     return all(name in named or column in roles[name].columns for name, column in reads.items())
 
 
 def _size(section: SourceSection, on_bad_row: Any, records: Sequence[Record]) -> tuple[int, int]:
-    """The rows of the source, up to as many as a decision may depend on, and their characters. Raises DataError."""
+    """Count the rows of the source and their characters, up to as many as a decision may depend on. Raises DataError."""
     if len(records) < FIRST_ROWS:
         return len(records), sum(len(str(value)) for record in records for value in record.values.values())
-    if section.streamed:  # no more comes over the network than is looked at
+    if section.streamed:  # no further rows are downloaded
         return section.rows or ENOUGH_ROWS, ENOUGH_CHARACTERS
     return count_rows(section, on_bad_row, ENOUGH_ROWS, ENOUGH_CHARACTERS)
 
 
 def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:
-    """The records that can be read as rows of an objective; none where the user named columns for what it does not read."""
+    """Return the records that can be read as rows of an objective; none if the user named columns for roles that it does not have."""
     roles = SECTIONS[kind].roles
     if {*named} - {role.name for role in roles}:
         return []
@@ -179,31 +179,31 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[R
 
 
 def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of these columns in the first rows; None where they would come over the network again."""
+    """Count the tokens of these columns in the first rows; None if the rows would be downloaded again."""
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)
     return row_tokens([" ".join(text for name in columns for text in texts_of(one.values.get(name))) for one in records], codec)
 
 
-def _kind(start: str) -> tuple[Kind, Tokenizer | None]:
-    """Describe the checkpoint without reading its weights; with its tokenizer. Raises ModelError."""
+def _inspect_model(start: str) -> tuple[Kind, Tokenizer | None]:
+    """Return the kind of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
     both = config.encoder_layers and config.decoder_layers
-    speaks = codec is not None
+    has_chat_tokens = codec is not None
     if codec is not None:
         try:
             resolve_format("auto", codec, None)
         except UsageError:
-            speaks = False
+            has_chat_tokens = False
     kind = Kind(
         start,
         described.family,
         "both" if both else "encoder" if config.encoder_layers else "decoder",
         config.head.kind,
         sum(parameter.numel() for parameter in on_meta(config).parameters()),
-        speaks,
+        has_chat_tokens,
         codec is not None and codec.backend.token_to_id("<extra_id_0>") is not None,
         codec is not None and codec.chat_template is not None,
         config.context_length,
@@ -214,7 +214,7 @@ def _kind(start: str) -> tuple[Kind, Tokenizer | None]:
 
 
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without what the command line says itself, and without what would contradict that."""
+    """Return the decided recipe, without fields that the command line sets itself or would contradict."""
     point = size.point
     own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
     held_out = size.held_out
@@ -242,7 +242,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:
-    """Return the columns that every source has to name, as key=value."""
+    """Return the columns of the task for every source that the command line lists, as key=value."""
     sources = {part: given["data"].get(part) for part in ("train", "validation")} if task.columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
     return [f"{name}.columns={json.dumps(task.columns, ensure_ascii=False)}" for name in names]
@@ -265,7 +265,7 @@ def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
 
 
 def _model_name(start: str) -> str:
-    """The last part of a checkpoint's name, without a revision; of a checkpoint of a run the run's."""
+    """Return the last part of a checkpoint's name, without a revision; for a checkpoint of a run, the run's name."""
     path = Path(start.removeprefix("hub:").partition("@")[0])
     if path.parent.name == "checkpoints" and path in step_folders(path.parent):
         path = path.resolve().parent.parent
@@ -273,7 +273,7 @@ def _model_name(start: str) -> str:
 
 
 def _data_name(section: SourceSection) -> str:
-    """The last part of a source's name, of a file without its endings."""
+    """Return the last part of a source's name, for a file without its suffixes."""
     if section.path is None:
         return Path(section.hub).name if section.hub is not None else str(section.stdlib)
     path = Path(section.path)

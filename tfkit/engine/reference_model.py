@@ -1,7 +1,7 @@
-"""The model of the first step, which an objective compares the trained one with: its memory, its arithmetic, and what it says of each row.
+"""The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
 
-Where its log-probabilities of each row are read once, they are computed before the first step and kept in the cache, by the content of
-the weights and of the data; no second model is needed then.
+If an objective reads these once, they are computed before the first step and kept in the cache, by the content of the weights and of the
+data; no second model is needed then.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _VERSION = "reference 1"
 
 
-def read_by_reference(
+def data_with_reference(
     data: "TrainingData",
     model: Transformer,
     key: str,
@@ -38,10 +38,10 @@ def read_by_reference(
     listener: Listener,
     lacks_any: Callable[[bool], bool] | None = None,
 ) -> "TrainingData":
-    """Return the data with what the model, which is that of the first step, says of each row. `key`: a hash of its weights and arithmetic;
-    `lacks_any`: as of `with_computed_values`.
+    """Return the data with the log-probabilities of `model`, the initial one, for each row. `key`: a hash of its weights and precision;
+    `lacks_any`: as in `with_computed_values`.
 
-    Data of an objective that does not read it once are returned as they are.
+    Data are returned unchanged if the objective does not read the reference once.
     """
     objective = data.objective.labelled
     if objective is None or objective.reference_use != "once":
@@ -52,7 +52,7 @@ def read_by_reference(
         return with_reference(stored, objective, model, key, batch_size, listener, lacks_any)
 
     train: list[tuple[Stored, float]] = [(read(stored), weight) for stored, weight in data.train]
-    return replace(data, train=train, validation=[replace(one, stored=read(one.stored)) for one in data.validation])
+    return replace(data, train=train, validation=[replace(held_out, stored=read(held_out.stored)) for held_out in data.validation])
 
 
 def with_reference(
@@ -68,7 +68,7 @@ def with_reference(
 
     def compute() -> NDArray[np.float32]:
         with listener.progress(f"the reference reads {stored.name}", len(stored), "rows") as bar, inference(model):
-            device, found = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
+            device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
             order = np.argsort(-np.asarray(stored.lengths), kind="stable")
             for first in range(0, len(order), batch_size):
                 numbers = order[first : first + batch_size].astype(np.int64)
@@ -76,26 +76,26 @@ def with_reference(
                 values = objective.reference_values(model, objective.collate(rows).to(device)).float().cpu().numpy()
                 sizes = [len(stored[number]["sizes"]) for number in numbers.tolist()]
                 for number, part in zip(numbers.tolist(), np.split(values, np.cumsum(sizes)[:-1]), strict=True):
-                    found[number] = part
+                    log_probs[number] = part
                 bar.advance(len(numbers))
-        return np.concatenate(found)
+        return np.concatenate(log_probs)
 
     return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute, lacks_any)
 
 
-def of_finished(
+def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with what the reference of a finished model says of them: the model that its training began with, in its arithmetic.
+    """Return the sets with the log-probabilities of a finished model's reference, the model that its training started from.
 
-    Raises ModelError if the folder does not say which one that was, or if it is gone or was changed.
+    Raises ModelError if the folder does not name that model, or if it is missing or was changed.
     """
     if objective.reference_use != "once" or not sets:
         return list(sets)
     folder, weight = finished.folder, next(finished.model.parameters())
     lineage = read_facts(folder).get("lineage")
     parents = lineage.get("parents", []) if isinstance(lineage, dict) else []
-    start = next((one for one in parents if isinstance(one, dict) and one.get("role") == "start"), None)
+    start = next((parent for parent in parents if isinstance(parent, dict) and parent.get("role") == "start"), None)
     if start is None or not isinstance(start.get("path"), str):
         raise ModelError(
             f"{folder}: tfkit.json names no model that its training began with, and with that the answers are compared; evaluate a "
@@ -105,19 +105,19 @@ def of_finished(
         loaded = _load_first(start["path"], finished)
     except ModelError as error:
         raise ModelError(f"the model that {folder} was trained from, with which its answers are compared: {error}") from None
-    if (found := content_hash(loaded.folder)) != start.get("sha256"):
+    if (sha256 := content_hash(loaded.folder)) != start.get("sha256"):
         raise ModelError(
             f"{start['path']}: the model that {folder} was trained from has changed: the SHA-256 of its weights was {start.get('sha256')} "
-            f"and is now {found}; restore it, since the answers are compared with it"
+            f"and is now {sha256}; restore it, since the answers are compared with it"
         )
-    key = f"{found}\0{weight.dtype}\0{weight.device.type}"
-    return [with_reference(one, objective, loaded.model, key, batch_size, listener) for one in sets]
+    key = f"{sha256}\0{weight.dtype}\0{weight.device.type}"
+    return [with_reference(examples, objective, loaded.model, key, batch_size, listener) for examples in sets]
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training began with as it was in its first step: with the configuration of the finished one."""
+    """Load the model that a training started from as it was in the first step, with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
-    cut = config.position.kind == "learned"  # whose table is cut, not described again
+    cut = config.position.kind == "learned"  # then the table itself is cut
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
     loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
     fewer = cut and config.context_length < loaded.config.context_length

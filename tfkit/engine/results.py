@@ -16,13 +16,13 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class _Result:
-    """A document whose fields are attributes."""
+    """A document of --json whose fields are attributes."""
 
     document: dict[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, document: dict[str, Any], **others: Any) -> Self:
-        """Take the fields that are declared from the document; a field that it lacks is None."""
+        """Read the declared fields from the document; a field that it lacks is None."""
         names = {one.name for one in fields(cls)} - {"document", *others}
         return cls(document, **{name: document.get(name) for name in names}, **others)
 
@@ -35,19 +35,19 @@ class _Result:
 class TrainingResult(_Result):
     """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
 
-    Of a recipe with stages `stages` has the result of each by name; steps, tokens, time, energy and emissions are then sums, and what is of
-    one model is that of the last stage that was run.
+    For a recipe with stages, `stages` has the result of each by name; steps, tokens, time, energy and emissions are then sums, and the
+    other fields are those of the last stage that was run.
     """
 
     run: str
-    checkpoint: str | None  # None: stopped before a first checkpoint
+    checkpoint: str | None  # None: stopped before the first checkpoint
     status: str
     steps: int
     tokens: int
-    loss: float | None  # nats a target, over the steps of the last line of the log
+    loss: float | None  # nats per target, over the steps of the last line of the log
     evaluation: dict[str, float | None]
-    before: dict[str, float | None] | None  # of a fine-tuning: the same metrics before its first step
-    improvement: float | None  # of the best checkpoint over that, by the metric that chose it; positive is better
+    before: dict[str, float | None] | None  # the same metrics before the first step of a fine-tuning
+    improvement: float | None  # of the best checkpoint on `before`, by the metric that chose it; positive is better
     baselines: dict[str, dict[str, float]]  # by name: scores of the validation rows that need no model
     best: dict[str, Any] | None
     stopped_early: bool
@@ -60,18 +60,18 @@ class TrainingResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
-    energy_kwh_low: float | None  # the range that the way of measuring leaves
+    energy_kwh_low: float | None  # the range of the uncertainty of the measurement
     energy_kwh_high: float | None
     emissions_g_low: float | None
     emissions_g_high: float | None
     coverage: float | None  # the fraction of the seconds that was measured
-    modelled_share: float | None  # the fraction of the energy that is a model's or a constant's
+    modelled_share: float | None  # the fraction of the energy that was modelled or taken as a constant
     provenance: dict[str, str | None] | None  # of cpu, gpu and ram: counter, model, constant or user
     pue: float | None
     intensity: dict[str, Any] | None  # g_per_kwh, source, year, kind
     device_seconds: dict[str, float] | None
-    idle_kwh: float | None  # what the machine would have taken idle; None: not measured
-    inherited_g: float | None  # emissions of all models that this one comes from; None: of none they are known
+    idle_kwh: float | None  # what the idle machine would have used; None: not measured
+    inherited_g: float | None  # emissions of all ancestors of the model; None: not known for any of them
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
     gates: list[dict[str, Any]]  # the verdicts of --fail-if
@@ -79,7 +79,7 @@ class TrainingResult(_Result):
 
     @classmethod
     def of_training(cls, document: dict[str, Any]) -> Self:
-        """Take a document with the results of its stages, where it has some."""
+        """Read a document, with the results of its stages, if there are any."""
         stages = {name: cls.of_training(one) for name, one in document.get("stages", {}).items()}
         return cls.of(document, stages=stages)
 
@@ -87,7 +87,7 @@ class TrainingResult(_Result):
     def history(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame.
 
-        Of a recipe with stages those of the last one that was run.
+        For a recipe with stages, those of the last stage that was run.
         """
         if self.stages:
             return [*self.stages.values()][-1].history
@@ -96,11 +96,11 @@ class TrainingResult(_Result):
 
 @dataclass(frozen=True)
 class SweepResult(_Result):
-    """The result of sweep. Time, energy and emissions are those of all trials, over all attempts; `status` is finished or stopped."""
+    """The result of sweep. Time, energy and emissions are sums of all trials, over all attempts; `status` is finished or stopped."""
 
     run: str
     status: str
-    metric: str | None  # that trials are compared by; None: none is scored yet
+    metric: str | None  # by which trials are compared; None: no trial has a score yet
     planned_trials: int
     trials: list[dict[str, Any]]  # ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  # the finished trial with the best score, and its checkpoint
@@ -118,7 +118,7 @@ class SweepResult(_Result):
 
 @dataclass(frozen=True)
 class EvaluationResult(_Result):
-    """The result of evaluate. `predictions` has a document for each text or labelled row, where they were asked for."""
+    """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]  # by name: scores of the same rows that need no model
@@ -126,21 +126,21 @@ class EvaluationResult(_Result):
     bootstrap: int | None
     examples: int
     tokens: int
-    trained_on: int | None  # of the scored texts those that the run was trained on; None: not known
+    trained_on: int | None  # how many of the scored texts the run was trained on; None: not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int
     precision: str
     context_length: int
     sequence_length: int
-    classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag, where there are some, and
-    entities: dict[str, dict[str, float]] | None  # of each kind of name that tags mark
+    classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag
+    entities: dict[str, dict[str, float]] | None  # the same of each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  # how often each class was predicted for each; zeros are left out
     lost: dict[str, int] | None  # labelled rows that were not scored, by reason
-    decoding: dict[str, Any] | None  # of written texts, as are
+    decoding: dict[str, Any] | None  # the settings of generated texts
     bleu_tokenize: str | None
-    inputs: int | None  # how many were written, and
-    references: int | None  # with how many they were compared
+    inputs: int | None  # the number of generated texts
+    references: int | None  # the number of references with which they were compared
     energy_kwh: float | None
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None

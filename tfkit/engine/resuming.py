@@ -1,4 +1,4 @@
-"""The recipe with which a begun run continues, and the result of a finished one. Torch-free: a refusal is quick."""
+"""The recipe with which a run continues, and the result of a finished one. Torch-free: a refusal is quick."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,33 +22,33 @@ from tfkit.run.machine import describe_machine
 from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
 
-_PATIENCE = "training.patience"  # when to end, not what to do until then
+_PATIENCE = "training.patience"  # changes the end of a run, not its steps
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
-_ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
-# What may change between attempts: it does not touch what the steps so far would have done.
+_ROUNDING = ("training.compile", "training.activation_checkpointing")  # change the rounding only, as another machine does
+# What may change between attempts: it has no effect on the steps so far.
 _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
     *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
 )
-_OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
+_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # in which every step depends on the number of steps
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """How a begun run continues."""
+class Resumption:
+    """How a run continues."""
 
     recipe: Recipe
     given: Given  # this command and those before it
-    changes: dict[str, str]  # the fields that differ from the run's, each with a line that says how
+    changes: dict[str, str]  # the fields that differ from the run's, each with a line that describes the difference
 
     @property
     def same_end(self) -> bool:
-        """Whether the run is to end where it was to end before."""
+        """Whether the run ends where it would have ended before."""
         return not self.changes.keys() & {*LENGTH, _PATIENCE}
 
 
-def resumed(folder: RunFolder, now: Given) -> Resumed:
-    """The run's own resolved recipe, with the changes of what is given now from what was given before.
+def resolve_resumption(folder: RunFolder, now: Given) -> Resumption:
+    """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
 
     Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
     what was given is compared with the whole recipe that is given now.
@@ -63,7 +63,7 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
     elif before is not None and before.recipe is not None:
         given = before.followed_by(now)
         wanted = now.recipe.read(given.overrides)
-        with suppress(UsageError):  # a recipe of an older version that is none today: then everything is compared
+        with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)
     else:
         wanted = _as_tried(now.recipe.read((*split_as(begun, now.recipe.fields()), *now.overrides)), begun)
@@ -76,17 +76,17 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
             f"{folder.path}: this run was started with another recipe, so it cannot continue:\n  {lines}\n"
             "Revert these changes, or start another run with --run"
         )
-    return Resumed(_changed(begun, wanted, changes), given, changes)
+    return Resumption(_with_changes(begun, wanted, changes), given, changes)
 
 
-def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> None:
-    """Print what changes, and warn of what leaves no run that could have been one piece: a learning rate that bends, other scores."""
-    changes, recipe = resumed.changes, resumed.recipe
+def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
+    """Report the changes, and warn of those that no uninterrupted run has: a bent curve of the learning rate, incomparable scores."""
+    changes, recipe = resumption.changes, resumption.recipe
     if changes:
         lines = "\n  ".join(changes.values())
         listener.say(f"{folder.path}: this run continues with changes to its recipe:\n  {lines}")
     lengths = [line for name, line in changes.items() if name in LENGTH]
-    if lengths and recipe.schedule.kind in _OF_THE_LENGTH:
+    if lengths and recipe.schedule.kind in _LENGTH_SCHEDULES:
         listener.warn(
             f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate continues along "
             "another curve than it came"
@@ -98,7 +98,7 @@ def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> N
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:
-    """Raise UsageError if a run is to end before the step that it has reached; None: its steps are not known before its data."""
+    """Raise UsageError if a run would end before the step that it has reached. `steps`: None: not known before the data are read."""
     if steps is not None and steps < done:
         raise UsageError(
             f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
@@ -107,7 +107,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
-    """Report once that the run continues with other threads, device, precision or machine; call it before the attempt begins."""
+    """Warn if a run continues with other threads, device, precision or machine; called before `folder` records the new ones."""
     before, now = folder.arithmetic, arithmetic | rounding_of(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
@@ -115,7 +115,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
-    """The result of a training that has reached its end and still has its model, whole; None if there is something left to do."""
+    """Return the result of a finished training whose checkpoint is intact; None if there is something left to do."""
     result = folder.result
     if not is_training_result(result):
         return None
@@ -138,7 +138,7 @@ def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """The names whose values differ, each with a line that says how."""
+    """Return the names whose values differ, each with a line that describes the difference."""
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return {name: f"{name}: {_shown(before.get(name))} in the run, {_shown(now.get(name))} now" for name in names}
 
@@ -148,17 +148,17 @@ def _shown(value: Any) -> str:
 
 
 def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
-    """Return the recipe that is given with the learning rate that the run took, if that is one of those that it would try."""
+    """Return the given recipe with the learning rate that the run chose, if that is one of those that the recipe would try."""
     others = wanted.training.trial_rates
     if others is None or begun.training.trial_rates is not None or begun.optimizer.lr not in (wanted.optimizer.lr, *others):
         return wanted
     return with_rate(wanted, begun.optimizer.lr)
 
 
-def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
-    """The run's recipe with the changed fields of the wanted one.
+def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
+    """Return the run's recipe with the changed fields of the wanted one.
 
-    A hash is pinned only where it is given: whether it is the same checkpoint or companion is seen when that is opened.
+    A hash is pinned only if it is given: whether a checkpoint or companion is the same is checked when it is opened.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -173,16 +173,16 @@ def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
 
 
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
-    """Every field under its dotted name; the model as its full description, with the vocabulary and the head that the run gave it."""
+    """Return every field by its dotted name; the model with its full configuration, including the run's vocabulary and head."""
     document = recipe.model_dump(mode="json")
     known = saved.model.changes
-    if recipe.model.start is not None:  # the saved recipe has the checkpoint's own description, whole
+    if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole configuration
         description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
         document["model"] = {"from": recipe.model.start, **description}
     else:
-        head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
+        head = known.get("head") if "head" not in recipe.model.changes else None  # which the objective may have chosen
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     for name, pin in recipe.objective.pins.items():
-        if pin is None:  # a run writes it down; whether it is the same model is seen later
+        if pin is None:  # the run records it; whether it is the same model is checked later
             document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
     return flatten(document)

@@ -8,13 +8,13 @@ from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.assembled_run import AssembledRun, no_step_yet
 from tfkit.engine.assembling import Kind, assemble_run
-from tfkit.engine.base_model import pinned
+from tfkit.engine.base_model import pin_start
 from tfkit.engine.budget import Budget
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.given import Given
 from tfkit.engine.leading import Leader
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.micro_batches import with_batch_of_rows
+from tfkit.engine.micro_batches import limit_batch_size
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import require_memory, require_memory_for_blocks, shapes_of
 from tfkit.engine.planning.rate_trial_plan import with_rate
@@ -30,7 +30,7 @@ from tfkit.run.folder import RunFolder
 
 
 class Run:
-    """One attempt of a training: `prepare`, then `start`; from its assembly on `assembled` has its steps and its result."""
+    """One attempt of a training: `prepare`, then `start`. Once it is assembled, `assembled` has its steps and its result."""
 
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE):
         self.recipe, self.device, self.listener, self.stop, self.meter = recipe, device, listener, stop, meter
@@ -39,10 +39,10 @@ class Run:
         self.assembled: AssembledRun | None = None
 
     def prepare(self, *, begun: bool = False, ahead: bool = False) -> Estimate:
-        """Read and tokenize the data, train or load the tokenizer, look at the base model; estimate the run. No weights yet.
+        """Read and tokenize the data, train or load the tokenizer, describe the base model, and estimate the run, without weights.
 
-        `begun`: its first steps are taken, so that its recipe holds as it is. `ahead`: the run is started later, and finds in the cache
-        what is built now. Raises MachineError.
+        `begun`: the run has taken steps, so its recipe is kept as it is. `ahead`: the run starts later, and finds in the cache what is
+        built now. Raises MachineError.
         """
         copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
@@ -51,7 +51,7 @@ class Run:
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
-                self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
+                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
             self.planned = estimate_run(self.recipe, self.data, model, self.device, lambda: self._seconds_so_far(ahead=ahead))
         return self.planned
 
@@ -59,36 +59,36 @@ class Run:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
     def start(self, folder: RunFolder, given: Given, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False) -> None:
-        """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.
+        """Train to the end. `exact`: do not fall back to an older checkpoint; `force`: start even if the checkpoints do not fit the disk.
 
-        Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError where the folder's run
+        Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError if the folder's run
         cannot continue with this recipe.
         """
         if self.recipe.training.trial_rates is not None:
             self.recipe = self._with_tried_rate(folder, budget)
-        resolved = pin_companions(pinned(self.recipe, self.data.start, folder), self.data.objective, folder)
+        resolved = pin_companions(pin_start(self.recipe, self.data.start, folder), self.data.objective, folder)
         context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget)
         self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
         assembled.record()
-        folder.write_recipe(dump_recipe(resolved, self.data.config))  # now: another length than the result's would say it was reached
+        folder.write_recipe(dump_recipe(resolved, self.data.config))  # not before `record`, which drops the result of an earlier length
         folder.record(given=given.document())
         begun_at = assembled.progress.step
         try:
             assembled.train()
-        except PeerLostError:  # of all ranks that are asked to stop, one may end while another waits for it in its first step
+        except PeerLostError:  # if all ranks are asked to stop, one may end while another waits for it in the first step
             if assembled.progress.step == begun_at:
                 budget.stop.raise_if_requested(no_step_yet(assembled.resumed_from))
             raise
 
     def _with_tried_rate(self, folder: RunFolder, budget: Budget) -> Recipe:
-        """Return the recipe with the learning rate of a trial; with its own where none is made. Raises Stopped."""
+        """Return the recipe with the learning rate that a trial chose, or its own without a trial. Raises Stopped."""
         plan = self.planned.rate_trial
         if plan is None:
             self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
             return with_rate(self.recipe, self.recipe.optimizer.lr)
         budget.wait_for_meter()
         self.meter.phase("trial")
-        recipe, found = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.looks_spent)
+        recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.check_and_should_end)
         self.meter.phase("setup")
-        folder.record(rate_trial=found)
+        folder.record(rate_trial=trial)
         return recipe

@@ -12,14 +12,14 @@ from tfkit.training.loop import Progress
 
 
 def step_totals(progress: Progress, flops_per_token: float, peak: float | None) -> dict[str, float]:
-    """Return seconds, tokens and FLOPs of all steps, of earlier attempts, too.
+    """Return seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
     `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
-    computed in that time at its `peak`: of a GPU by its data sheet, elsewhere as measured.
+    computed in that time at its `peak` in FLOP/s: that of a GPU's data sheet, elsewhere as measured.
     """
     seconds = round(progress.seconds, 3)
-    found = {"train_seconds": seconds, "tokens": progress.tokens, "train_flops": progress.tokens * flops_per_token}
-    return found | ({"hardware_flops_bound": seconds * peak} if peak else {})
+    totals = {"train_seconds": seconds, "tokens": progress.tokens, "train_flops": progress.tokens * flops_per_token}
+    return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
 
 def training_result(
@@ -31,7 +31,7 @@ def training_result(
     checkpointer: Checkpointer,
     baselines: Baselines,
 ) -> dict[str, Any]:
-    """Return the result of docs/cli.md, once the totals are recorded; `steps`: the planned ones."""
+    """Return the result of docs/cli.md; the totals must have been recorded. `steps`: the planned number."""
     result: dict[str, Any] = {
         "schema_version": 1,
         "run": str(folder.path),

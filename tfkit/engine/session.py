@@ -1,4 +1,4 @@
-"""A computation that is no training, as it runs: its meter, its listener, how it is stopped and, if it keeps one, its run folder."""
+"""The session of a command that does not train: its meter, its listener, its stop request and, if it has one, its run folder."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,42 +22,42 @@ WHOLE = "there is no result, since it needs all rows"
 
 @dataclass(frozen=True)
 class Session:
-    """A command at work."""
+    """A running command."""
 
     stop: StopRequest
     listener: Listener
     meter: Meter
     folder: RunFolder | None
-    before: Reading  # what earlier commands in the same run folder took
+    before: Reading  # what earlier commands in the same run folder used
     metered: bool
-    device: str | None = None  # of this rank, and its threads; None: the best device, PyTorch's own number
-    threads: int | None = None
+    device: str | None = None  # of this rank; None: the best one
+    threads: int | None = None  # of this rank; None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
-    deal: Deal = in_turn  # computes a list of batches, with the other ranks where there are some
-    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses what fills a cache: rank 0 enters first
-    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; what they read, without a run folder
+    deal: Deal = in_turn  # computes a list of batches, together with the other ranks
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
+    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; without a run folder, their readings
 
     def should_stop(self) -> bool:
-        """Whether the command should end."""
+        """Whether the command should stop."""
         return self.stop.should_stop()
 
     def batches(self, bar: Progress) -> BatchWork:
-        """Return how the batches of this command are computed, whose progress a bar shows; what ends them is `stop.at_once`."""
+        """Return how the batches of this command are computed and shown by a progress bar; `stop.at_once` ends them."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
-        """Of a reading of the meter what this command took."""
+        """Return the part of a meter's reading that this command used."""
         if not self.metered:
             return Reading()
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED})
 
     def reading(self, *, last: bool = False) -> Reading:
-        """Return what this command took, on all of its machines; called once, when its work is done. `last`: the meter ends."""
+        """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
         others = self.end_of_other_meters()
         return with_others(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
-        """Keep the result, and facts about what it is of, in the run folder, if there is one."""
+        """Record the result, and facts about its inputs, in the run folder, if there is one."""
         if self.folder is not None:
             self.folder.end_attempt("finished", result=result, **facts)
 
@@ -75,11 +75,11 @@ def session(
     words: Sequence[str] = (),
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Meter the block, under the name of the command; `words`, the command line, are for the receipt; with `ranks` it is rank 0 of a
-    command that the others follow.
+    """Meter the block under the name of the command. `words`: the command line, for the receipt; `ranks`: this process is rank 0, whose
+    command the others follow.
 
-    Raises UsageError for a country that is none, MachineError for a bad run folder. A series of intensities that is not of now, as
-    that of the run whose checkpoint is used may be, is left out with a warning.
+    Raises UsageError for an unknown country, MachineError for a bad run folder. A series of intensities that does not cover the present,
+    as that of an earlier run, is left out with a warning.
     """
     carbon = _with_current_series(carbon, listener)
     with ExitStack() as stack:
@@ -97,23 +97,23 @@ def session(
         }
         meter = Meter.start(carbon, folder=folder.path if folder else None, **of_command)
         others = of_command | {"folder": str(folder.path.resolve()) if folder else None, "carbon": carbon.model_dump(mode="json")}
-        is_whole = False
+        is_complete = False
         try:
             place = rank_device(device, ranks), rank_threads(threads, ranks)
             alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
             with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as work:
                 yield work
-            is_whole = True
+            is_complete = True
         finally:
             reading = meter.stop()
-            if is_whole and (warning := meter.warning()):  # what fails at once has nothing that would be measured
+            if is_complete and (warning := meter.warning()):  # a command that fails at once has nothing to measure
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
 
 
 def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSection:
-    """Return the section, without a series of intensities that is not of now. Raises UsageError."""
+    """Return the section, without a series of intensities that does not cover the present. Raises UsageError."""
     try:
         resolve_place(carbon)
     except DataError as error:
@@ -125,8 +125,8 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
 
 @contextmanager
 def following_session(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None) -> Iterator[Session]:
-    """Follow rank 0 through a command, without a folder or a word; what the other ranks compute comes by `deal`. The first rank of another
-    machine measures its energy.
+    """Follow rank 0 through a command, without a run folder and without reports; `deal` exchanges the results of batches. The first rank of
+    another machine measures its energy.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     with _joined(Session(stop, Silent(), Meter(), None, Reading(), False, *place), ranks) as work:
@@ -135,7 +135,7 @@ def following_session(ranks: Ranks, stop: StopRequest, device: str | None, threa
 
 @contextmanager
 def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
-    """Join the other ranks. `metered`: of rank 0, what the meters of other machines are started with."""
+    """Join the other ranks. `metered`: on rank 0, the facts with which the meters of other machines are started."""
     from tfkit.parallel.collectives import ProcessGroup  # which imports torch
     from tfkit.parallel.common_work import CommonWork
 
@@ -158,14 +158,14 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
 
 
 def start_node_meter(facts: dict[str, Any]) -> Meter:
-    """Start the meter of a machine beside that of rank 0, which has sent the facts; its ledger, if any, is beside that of rank 0."""
+    """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; its ledger, if any, is next to that of rank 0."""
     folder = None if facts["folder"] is None else Path(facts["folder"])
     given = {name: value for name, value in facts.items() if name not in ("carbon", "folder")}
     return Meter.start(CarbonSection.model_validate(facts["carbon"]), folder=folder, **given)
 
 
 def energy_fields(reading: Reading) -> dict[str, Any]:
-    """Energy and emissions, None where nothing was measured, which is not 0; and `carbon_status`: ok, degraded, failed, off."""
+    """Return energy and emissions, None (not 0) if nothing was measured, and `carbon_status`: ok, degraded, failed or off."""
     measured = reading.outcome in ("ok", "degraded")
     parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
     return {
@@ -177,14 +177,14 @@ def energy_fields(reading: Reading) -> dict[str, Any]:
 
 
 def place_fields(reading: Reading) -> dict[str, Any]:
-    """`place`: where the energy was used, as far as that is known, and the grams a kWh; None where nothing was metered."""
+    """Return `place`: where the energy was used, as far as that is known, and its grams per kWh; None if nothing was metered."""
     return {"place": reading.place or None}
 
 
 def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -> None:
     """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
 
-    Time and energy are those of the ledgers. `reading` is the meter's last one: it takes their place where a disk has not taken them all.
+    Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store all of theirs.
     """
     seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
     measured = ledger_fields(folder.path, folder.run_id, seconds)
@@ -196,7 +196,7 @@ def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -
 
 
 def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, Any] | None:
-    """Return what the ledgers of a run give of its totals; `seconds`: of all attempts. None without a ledger that can be read."""
+    """Return the totals that follow from the ledgers of a run; `seconds`: of all attempts. None without a readable ledger."""
     try:
         attempts = attempts_of(run_folder, run_id)
     except OSError:
@@ -206,7 +206,7 @@ def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, An
 
 
 def rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:
-    """Return the part of the totals that went into steps that were lost and done again; None without a ledger."""
+    """Return the part of the totals that was spent on steps that were lost and repeated; None without a ledger."""
     lost = read_rework(run_folder, run_id)
     return {
         "rework_kwh": lost["energy_wh"] / 1000 if lost else None,

@@ -25,14 +25,14 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection, Valida
 from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
 from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection, TrainingSection
 
-PROMPTS_AT_ONCE = 16  # which generate continues together
+PROMPTS_AT_ONCE = 16  # in a batch of generate
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sections of a recipe that do not train, and how a training of it would order its rows."""
+    """The sections of a recipe that evaluation and generation use, and the fields by which a training would order its rows."""
 
     data: DataSection | None  # None: no recipe, and no texts were given
     objective: ObjectiveSection
@@ -46,19 +46,19 @@ class Settings:
 
     @property
     def sequence_length(self) -> int | None:
-        """The tokens of a row or of a piece of text, where they are fewer than the model's context."""
+        """The tokens of a row or of a piece of text; None: the model's context."""
         return None if self.data is None else self.data.sequence_length
 
 
 class Opened(Protocol):
-    """A checkpoint that a command has opened: its settings are read, and nothing is loaded."""
+    """A checkpoint whose settings a command has read, without loading it."""
 
     settings: Settings
     inputs: Inputs
 
 
 class _Data(Data):
-    """The data section where there is no recipe: rows to score, and rows that are shown beside them."""
+    """The data section without a recipe: rows to score, and rows for examples in the prompt."""
 
     train: list[SourceSection] | None = None
     validation: ValidationSets | None = None
@@ -81,20 +81,20 @@ def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The plain words of a command line, and its key=value, which may come without any word before. A path may hold "=" after a slash."""
+    """Return the positional arguments of a command line, and its key=value. A path may contain "=" after a slash."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
     return [argument for argument in arguments if argument not in overrides], overrides
 
 
 def quoted(text: str) -> str:
-    """A text as a value in key=value, whatever it holds."""
-    return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, except that it knows no pairs of surrogates
+    """Return a text as a quoted value of key=value."""
+    return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, but not its escaped pairs of surrogates
 
 
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
 ) -> Settings:
-    """The settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
+    """Return the settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
     `scored`: a file, folder or glob in place of data.validation.
 
@@ -114,23 +114,23 @@ def read_settings(
         return _without_recipe(overrides)
     if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
         overrides = [*_defaults_of_other_objectives(), *overrides]
-    if recipe is None and "data.on_bad_row" not in names:  # rows may be left out of a training, not of a score
+    if recipe is None and "data.on_bad_row" not in names:  # a training may skip rows, but a score may not
         overrides = ["data.on_bad_row=error", *overrides]
     if recipe is not None and saved is not None:
-        with suppress(UsageError):  # the run's own recipe is not what this command was given
+        with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
             overrides = [*split_as(saved.read(), recipe.fields()), *overrides]
-    found = source.read(overrides)
-    data: DataSection | None = found.data
+    read = source.read(overrides)
+    data: DataSection | None = read.data
     if scored is not None:
-        data = _read_as_trained(found.data, scored)
-    elif found.objective.roles != found.objective.trained_for.roles:  # prompts, to which the training sampled what the model is asked
+        data = _read_as_trained(read.data, scored)
+    elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
         data = None
-    judged = (found.objective, found.evaluation, found.generation, found.carbon)
-    return Settings(data, *judged, found.training.seed, found.training.batch_size, has_recipe=True, path=source.path)
+    sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
+    return Settings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
 
 
 def _defaults_of_other_objectives() -> list[str]:
-    """Overrides that undo what the run's own recipe says for its objective alone, where another one judges its checkpoint."""
+    """Return overrides that reset what the run's recipe sets for its own objective alone, since another one judges its checkpoint."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -138,7 +138,7 @@ def _defaults_of_other_objectives() -> list[str]:
 
 
 def _without_recipe(overrides: Sequence[str]) -> Settings:
-    """The defaults, and what the overrides say. Raises RecipeError."""
+    """Return the defaults, changed by the overrides. Raises RecipeError."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
     given = _validated(_Sections, plain(tree), tree, (), problems)
@@ -154,17 +154,17 @@ def _without_recipe(overrides: Sequence[str]) -> Settings:
 
 
 def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> ObjectiveSection | None:
-    """The objective's own section, and its problems."""
+    """Return the objective's section; its problems are added to `problems`."""
     kind = given.objective.get("kind", "causal_lm")
     if kind not in SECTIONS:
         problems.append(_problem(tree, ("objective", "kind"), one_of(kind, SECTIONS)))
         return None
-    found = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
-    if found is not None and given.data.train and not (found.scored_by == "likelihood" and found.reads_training):
+    section = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
+    if section is not None and given.data.train and not (section.scored_by == "likelihood" and section.reads_training):
         problems.append(_problem(tree, ("data", "train"), f"{kind} is evaluated without rows of data.train: remove it"))
-    if found is not None and given.data.sequence_length is not None and found.scored_by == "likelihood":
-        problems.append(_problem(tree, ("data", "sequence_length"), unread_length(found)))
-    return found
+    if section is not None and given.data.sequence_length is not None and section.scored_by == "likelihood":
+        problems.append(_problem(tree, ("data", "sequence_length"), unread_length(section)))
+    return section
 
 
 def _problem(tree: Mapping, path: tuple[str, ...], message: str) -> Problem:
@@ -180,13 +180,13 @@ def _validated(schema: type[Model], values: Any, tree: Mapping, base: tuple[str,
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
-    """The columns of data.train's first source hold for the one that is scored in place of data.validation, unless it names its own.
+    """Return the data with the columns of data.train's first source for the source that is scored, unless it names its own.
 
-    So do the settings of files without a header, if it is such a file, too.
+    So do the settings of files without a header apply, if the types of the files are the same.
     """
     trained, sets = data.train[0], data.validation
     if not isinstance(sets, list) or not sets or sets[0].path != path:
-        return data  # an override has put others in its place
+        return data  # an override has replaced the source
     [scored, *others] = sets
     update: dict[str, object] = {}
     if not scored.columns and scored.text is None:
@@ -198,7 +198,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
 
 
 def _saved_recipe(checkpoint: Path) -> RecipeText | None:
-    """The recipe.yaml of the run folder that holds a checkpoint, if it is in one."""
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if it is in none."""
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"
     return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None

@@ -1,4 +1,4 @@
-"""The amounts that a run and those beside it, in a recipe with stages or a sweep, have used: one budget bounds all. Torch-free."""
+"""The amounts used by a run and its siblings, the stages of one recipe or the trials of one sweep: one budget limits all. Torch-free."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tfkit.run.receipt import read_receipt
 
 @dataclass(frozen=True)
 class Spent:
-    """Grams of CO2e, kilowatt-hours and wall seconds, by the names that budgets have."""
+    """Amounts used: grams of CO2e, kilowatt-hours and wall seconds."""
 
     g: float = 0.0
     kwh: float = 0.0
@@ -22,12 +22,12 @@ class Spent:
 
     @classmethod
     def of(cls, reading: Reading, seconds: float) -> "Spent":
-        """Take the energy of a reading of the meter, and the seconds of a run."""
+        """Combine the energy of a meter's reading with the seconds of a run."""
         return cls(reading.emissions_g, reading.energy_wh / 1000, seconds)
 
 
 def spent_in(folder: Path) -> Spent:
-    """Return what all attempts of a run have used, of stages or trials of all of them; nothing for a folder that is not there."""
+    """Return what all attempts of a run, or all stages or trials in a folder, have used; zeros for a folder that does not exist."""
     if members := member_folders(folder):
         return sum((spent_in(member) for member in members.values()), Spent())
     with suppress(OSError, ValueError):
@@ -39,17 +39,17 @@ def spent_in(folder: Path) -> Spent:
     return Spent()
 
 
-def spent_beside(folder: Path) -> Spent:
-    """Return what the other runs have used that are stages of the same recipe, or trials of the same sweep, as this one."""
+def spent_by_siblings(folder: Path) -> Spent:
+    """Return what the other stages of the same recipe, or the other trials of the same sweep, have used."""
     folder = folder.resolve()
     members = {member.resolve() for member in member_folders(folder.parent).values()}
     if folder not in members:
         return Spent()
-    return sum((spent_in(member) for member in members - {folder}), spent_beside(folder.parent))
+    return sum((spent_in(member) for member in members - {folder}), spent_by_siblings(folder.parent))
 
 
 def is_measured(folder: Path) -> bool:
-    """Whether the energy of all attempts of a run was measured whole."""
+    """Whether the energy of all attempts of a run was measured completely."""
     with suppress(OSError):
         return read_totals(folder).status == "ok"
     return False

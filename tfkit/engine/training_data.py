@@ -1,4 +1,4 @@
-"""From a recipe's data and tokenizer sections to what is trained on: what every training command does first."""
+"""Prepare the training data from a recipe's data and tokenizer sections, the first part of every training command."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ from tfkit.training.device import pick_precision
 
 @dataclass(frozen=True)
 class RunContext:
-    """The surroundings of a training: its folder, device and meter, and who asks it to stop."""
+    """The context of a training: its recipe, folder, device, meter and budget, and its stop request."""
 
     recipe: Recipe
     folder: RunFolder
@@ -56,7 +56,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out data with the name that its metrics have."""
+    """Held-out data, with the name that its metrics have as prefix."""
 
     name: str
     stored: Stored
@@ -66,7 +66,7 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The corpus as the model will see it, and the objective and the model that it is for."""
+    """The data as the model will see them, with their tokenizer, the model's configuration and the objective."""
 
     tokenizer: Tokenizer
     labels: list[str]  # of an objective that has classes or tags
@@ -76,25 +76,26 @@ class TrainingData:
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    code_hashes: Sequence[str] = ()  # of the files whose functions reward
+    code_hashes: Sequence[str] = ()  # of the files with reward functions
 
     @property
     def end_ids(self) -> list[int]:
-        """The ids that end a text that the model writes: of a conversation also the end of a turn."""
+        """The ids that end a generated text, in a conversation also that of the end of a turn."""
         return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Fingerprints of the training and the validation text, and of code that rewards; a resumed run must find the same."""
-        found = {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
-        found |= {"pretraining": [one.fingerprint for one, _ in self.pretraining]} if self.pretraining else {}
-        return found | ({"code": [*self.code_hashes]} if self.code_hashes else {})
+        """Return the fingerprints of the training and validation text, and of reward functions; a resumed run must have the same."""
+        train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
+        hashes = {"train": train, "validation": validation}
+        hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
+        return hashes | ({"code": [*self.code_hashes]} if self.code_hashes else {})
 
 
 def prepare_data(
     recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE
 ) -> TrainingData:
-    """Find the text, train or load the tokenizer, tokenize; on the device, let a policy write what a judge ranks. All of it may be in the
-    cache already. `peers`: the ranks that share the weights, those of companions, too, where the recipe says so. Raises Stopped.
+    """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
+    cache already. `peers`: the ranks that share the weights, also those of companions, if the recipe says so. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
@@ -107,9 +108,9 @@ def prepare_data(
         for source in (*sources, *held_out, *texts):
             listener.say(source.describe())
         is_finished = start is not None or recipe.tokenizer.path is not None
-        own = start.tokenizer if start else _tokenizer(recipe, sources, listener)
-        tokenizer = objective_tokenizer(recipe.objective, own, is_finished=is_finished)
-        # A part that is held out by chance may have a class that the rest lacks; validation data of its own may not.
+        base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
+        tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
+        # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
         labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
         if start is not None:
             labels = kept_labels(start, recipe, labels)
@@ -117,10 +118,10 @@ def prepare_data(
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        beside: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_sharded(recipe, peers)}
-        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **beside)
+        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_sharded(recipe, peers)}
+        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
         objective = open_objective(recipe.objective, context)
-        # Code that is not there is reported before anything is tokenized.
+        # Missing reward functions are reported before anything is tokenized.
         code_hashes = Rules(objective.rollouts.section.rules).code_hashes if objective.rollouts is not None else []
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
@@ -131,13 +132,13 @@ def prepare_data(
         judged = objective.labelled if recipe.data.on_bad_row == "error" and encoder is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         validation = [store(source, recipe.data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
-        for one in validation:
-            one.check_targets()
+        for rows in validation:
+            rows.check_targets()
     names = set_names(recipe.data, held_out)
-    named = [ValidationSet(*one) for one in zip(names, validation, held_out, strict=True)]
+    sets = [ValidationSet(*named) for named in zip(names, validation, held_out, strict=True)]
     if judged is not None and counts_lost:
-        named = [with_lost(one, objective, listener, by_loss=not judged.evaluates_answers) for one in named]
-    _report(stored, [one.stored for one in named], tokenizer, listener)
+        sets = [with_lost(rows, objective, listener, by_loss=not judged.evaluates_answers) for rows in sets]
+    _report(stored, [rows.stored for rows in sets], tokenizer, listener)
     report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
@@ -149,15 +150,15 @@ def prepare_data(
     weights = [section.weight for section in recipe.data.train]
     pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
     train = list(zip(stored, weights, strict=True))
-    return TrainingData(tokenizer, labels, config, objective, train, named, start, pretraining, code_hashes)
+    return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, code_hashes)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
-    """Say what was kept, cut and left out, and which held-out rows are trained on, too."""
+    """Report what was kept, truncated and skipped, and how many held-out rows are also trained on."""
     report_rows([*stored, *validation], listener)
-    for found in validation:
-        if shared := overlap(stored, found):
-            listener.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
+    for held_out in validation:
+        if shared := overlap(stored, held_out):
+            listener.warn(f"{held_out.name}: {shared:,} of {len(held_out):,} held-out rows are among those that are trained on")
     tokens = sum(map(tokens_of, stored))
     listener.say(
         f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
@@ -165,21 +166,21 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
 
 
 def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
-    """Say what was kept and cut, and warn of what was left out; a source and its held-out part say the same."""
-    for note in dict.fromkeys(one.describe_skipped() for one in stored):
+    """Report what was kept and truncated, and warn of what was skipped, once for a source and its held-out part."""
+    for note in dict.fromkeys(rows.describe_skipped() for rows in stored):
         if note:
             listener.warn(note)
-    for note in dict.fromkeys(one.describe() for one in stored if isinstance(one, ExampleSet)):
+    for note in dict.fromkeys(rows.describe() for rows in stored if isinstance(rows, ExampleSet)):
         listener.say(note)
 
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
-    """The classes or tags: those that the recipe names, else those of the rows."""
+    """Return the classes or tags: those that the recipe names, else those of the rows."""
     return (recipe.objective.named_labels or find_labels(sources, recipe.objective.labels_in)) if recipe.objective.has_labels else []
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
-    """Of the validation sets: the recipe's; what is held out of the training sources has numbers."""
+    """Return the names of the validation sets: the recipe's, or numbers for those that are held out of the training sources."""
     sections = data.validation if isinstance(data.validation, list) else []
     return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
@@ -208,29 +209,29 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def with_lost(
-    one: ValidationSet, objective: Objective, listener: Listener, count: int | None = None, *, by_loss: bool = False
+    held_out: ValidationSet, objective: Objective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> ValidationSet:
-    """Return a set with its lost rows, among the first `count` examples, which are reported, and are no longer among the skipped ones.
+    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
 
-    `by_loss`: of an evaluation that has the loss alone.
+    `by_loss`: for an evaluation that has only the loss.
     """
-    if objective.labelled is None or one.source is None or not isinstance(one.stored, ExampleSet):
-        return one
-    lost = lost_rows(one.source, one.stored, objective.labelled, len(one.stored) if count is None else count)
-    if note := describe_lost(one.source.name, lost, by_loss=by_loss):
+    if objective.labelled is None or held_out.source is None or not isinstance(held_out.stored, ExampleSet):
+        return held_out
+    lost = lost_rows(held_out.source, held_out.stored, objective.labelled, len(held_out.stored) if count is None else count)
+    if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
         listener.warn(note)
-    kept = {kind: skipped for kind, skipped in one.stored.skipped.items() if kind not in reasons(lost)}
-    return replace(one, stored=replace(one.stored, skipped=kept), lost=lost)
+    kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
+    return replace(held_out, stored=replace(held_out.stored, skipped=kept), lost=lost)
 
 
 def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
-    """Return a source as a stream of text from the cache, after building it there if need be."""
+    """Return a source as a stream of text from the cache, where it is built if it is missing."""
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> FeedbackEncoder | None:
-    """The encoder of an objective whose examples are made of prompts."""
+    """Return the encoder of an objective whose examples are made of prompts; None for another one."""
     if objective.feedback is None:
         return None
     return FeedbackEncoder(objective.feedback, device, pick_precision(recipe.training.precision, device))
@@ -246,9 +247,9 @@ def store(
     *,
     counts_lost: bool = False,
 ) -> Stored:
-    """Return a source as the cache holds it, after building it there if need be.
+    """Return the rows of a source from the cache, where they are built if they are missing.
 
-    `feedback`: the encoder of prompts whose responses are to be ranked; `counts_lost`: of an evaluation that counts lost rows.
+    `feedback`: the encoder of prompts whose responses are ranked; `counts_lost`: for an evaluation that counts lost rows.
     """
     if feedback is not None:
         with listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, which is the truth, the live line and the trackers; and what earlier attempts wrote there."""
+"""The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from tfkit.training.loop import Log, Plan, Progress
 
 @dataclass(frozen=True)
 class SavedLog:
-    """The part of the log that a checkpoint keeps: all that decides how the run continues, so that metrics.jsonl may be lost."""
+    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
 
     lines: int  # records of steps
     loss: float | None  # of the last of them; None: not finite, or none yet
@@ -26,7 +26,7 @@ class SavedLog:
     before: dict[str, float] | None = None  # the scores before the first step
 
     def state(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the document for JSON."""
         evaluations = [[step, values] for step, values in self.evaluations.items()]
         before: dict[str, float | str] | None = None
         if self.before is not None:
@@ -35,7 +35,7 @@ class SavedLog:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """The inverse of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+        """Read the result of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
         evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
         before = state.get("before")  # an older version has none
         if before is not None:
@@ -49,9 +49,9 @@ def finite(value: float | None) -> float | None:
 
 
 class TrainingLog:
-    """The log of one attempt, cut back to the step that it resumes after. As a context manager it holds the live line.
+    """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
 
-    `saved`: the part that the checkpoint keeps; None without a checkpoint, and in one of an older version: then metrics.jsonl counts.
+    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: then metrics.jsonl counts.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TrainingLog:
         return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations, self.before).state()
 
     def _restore(self, saved: SavedLog) -> None:
-        """Go on from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
+        """Continue from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
         lost = saved.lines - self._lines
         if lost > 0:
             self.latest = {"loss": saved.loss}
@@ -92,8 +92,8 @@ class TrainingLog:
             )
         self._lines, self.before = saved.lines, saved.before
         for step, values in saved.evaluations.items():
-            found = self.evaluations.get(step, {})
-            if {name: finite(value) for name, value in found.items()} != values:  # else the same, with infinities
+            logged = self.evaluations.get(step, {})
+            if {name: finite(value) for name, value in logged.items()} != values:  # else the same, with infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
@@ -109,11 +109,11 @@ class TrainingLog:
 
     @property
     def terminal(self) -> bool:
-        """Whether there is a live line, to show every step."""
+        """Whether there is a live line, which shows every step."""
         return self._live.terminal
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
-        """The live line; elsewhere one more plain line."""
+        """Update the live line; without a terminal, add a plain line."""
         reading, progress = self.context.meter.reading(), self.progress
         known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
         self._live.update(
@@ -131,7 +131,7 @@ class TrainingLog:
         )
 
     def line(self, line: Log) -> None:
-        """Append the line, and show it where there is no live line."""
+        """Append the line, and show it if there is no live line."""
         reading = self.context.meter.reading()
         energy, rate = energy_fields(reading), line.tokens_per_second
         several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
@@ -161,7 +161,7 @@ class TrainingLog:
         self._show_scores(step, f"step {step}", metrics)
 
     def scores_before(self, metrics: dict[str, float]) -> None:
-        """Keep the scores before the first step, in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
+        """Record the scores before the first step in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
         self.before = metrics
         self.context.folder.record(before=metrics)
         self._show_scores(0, "before the first step", metrics)
@@ -171,7 +171,7 @@ class TrainingLog:
         self.context.listener.say(f"{when}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
-        """Append the texts that the model wrote, and show them: behind the prompt if they continue it, else each as a text of its own."""
+        """Append the generated texts, and show them: after the prompt if they continue it, else as separate texts."""
         self.sampled.add(step)
         self._metrics.append({"step": step, "samples": pairs})
         between = "" if continues else "\n"
@@ -184,14 +184,14 @@ class TrainingLog:
             tracker.add(step, values)
 
     def sync(self) -> None:
-        """Bring all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
+        """Sync all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
         self._metrics.sync()
 
 
 def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]]) -> SavedLog | None:
-    """Return what the training state of a checkpoint keeps of the log; None in one of an older version.
+    """Return what the training state of a checkpoint keeps of the log; None for one of an older version.
 
-    Raises ModelError for a state that no version wrote, DataError where `data`, the fingerprints of the run's text, are others now.
+    Raises ModelError for an invalid state, DataError if `data`, the fingerprints of the run's text, have changed.
     """
     try:
         Progress.from_state(state["progress"])

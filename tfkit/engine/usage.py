@@ -1,4 +1,4 @@
-"""The amounts that a run has used so far, as its budget counts them: its attempts, the runs beside it, and each of its steps."""
+"""The amounts that a run has used so far, as its budget counts them: its attempts, its sibling runs, and its mean step."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,42 +6,42 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tfkit.carbon import Meter
-from tfkit.engine.spending import Spent, spent_beside, spent_in
+from tfkit.engine.spending import Spent, spent_by_siblings, spent_in
 
 Clock = Callable[[], float]
-REFRESH_SECONDS = 0.25  # between two readings that are asked for near the limit
+REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
 REFRESH_TIMEOUT_SECONDS = 1.0
 
 
 class Usage:
-    """Usage until now, by the meter's latest reading and its power since.
+    """The amounts used until now, by the meter's latest reading and its power since then.
 
     `folder`: of the run; None: nothing is counted. `every_seconds`: between two readings of the meter.
     """
 
     def __init__(self, folder: Path | None, every_seconds: float, clock: Clock):
         self._every, self._clock = every_seconds, clock
-        self.earlier, self.beside = (spent_in(folder), spent_beside(folder)) if folder is not None else (Spent(), Spent())
+        self.earlier, self.siblings = (spent_in(folder), spent_by_siblings(folder)) if folder is not None else (Spent(), Spent())
         self.meter: Meter | None = None
         self.began: Spent | None = None  # what was used before the first step of this attempt
         self.steps = 0  # of this attempt
         self._started, self._refreshed, self._after_step = 0.0, -math.inf, Spent()
 
     def start(self, meter: Meter) -> None:
-        """Begin to count the attempt, whose meter has just started."""
+        """Start counting the attempt, whose meter has just started."""
         self.meter, self._started = meter, self._clock()
 
     def spent(self) -> Spent:
         """Return what was used until now."""
         if self.meter is None:
-            return self.earlier + self.beside
-        return Spent.of(self.meter.carried_on(), self.earlier.seconds + self._clock() - self._started) + self.beside
+            return self.earlier + self.siblings
+        return Spent.of(self.meter.carried_on(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
     def spent_near(self, limits: Mapping[str, float]) -> Spent:
-        """Return what was used, by a reading of this moment where a limit is a step away; not more often than every `REFRESH_SECONDS`."""
+        """Return what was used, with a fresh reading if a limit is about a step away, at most one every `REFRESH_SECONDS`."""
         assert self.meter is not None
         spent = self.spent()
-        near = any(asdict(spent)[name] + self.each(name) >= 0.98 * limit for name, limit in limits.items() if name != "seconds")
+        near = any(asdict(spent)[name] + self.per_step(name) >= 0.98 * limit for name, limit in limits.items() if name != "seconds")
         if not near or self._clock() - self._refreshed < REFRESH_SECONDS:
             return spent
         self._refreshed = self._clock()
@@ -58,7 +58,7 @@ class Usage:
         self.steps, self._after_step = self.steps + 1, self.spent()
         return self._after_step
 
-    def each(self, name: str) -> float:
+    def per_step(self, name: str) -> float:
         """Return the mean use of a step so far."""
         if self.began is None or not self.steps:
             return 0.0
@@ -70,7 +70,7 @@ class Usage:
         """The wall time of the steps so far."""
         return 0.0 if self.began is None else self._after_step.seconds - self.began.seconds
 
-    def tick(self, name: str) -> float:
+    def per_reading(self, name: str) -> float:
         """Return what is used between two readings: a budget may be exceeded by as much."""
         assert self.meter is not None
         if name == "seconds":

@@ -1,4 +1,4 @@
-"""The scores of the validation sets during a training: of all together, and of each by its name where there are several."""
+"""The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -25,27 +25,26 @@ from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> dict[str, float] | None:
-    """`loss` and the objective's other metrics, and with several sets the same again as `<name>.loss`. None if it was to stop.
+    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
 
-    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows; a
-    student by what it is trained for beside its teacher.
-    `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
+    A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
+    that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
     """
     work = BatchWork(should_stop=should_stop)
     if recipe.objective.trained_for.scored_by == "text":
         return _texts(recipe, data, model, work)
     order = row_order(recipe, data.config)
     if data.objective.rollouts is not None:
-        seed, named = recipe.generation.seed, data.validation
-        found = judge_responses(recipe.evaluation, order, data.objective, named, model, reference, seed, work=work)
-        return None if found is None else response_metrics(data.objective, found, [one.name for one in named])
+        seed, sets = recipe.generation.seed, data.validation
+        judged = judge_responses(recipe.evaluation, order, data.objective, sets, model, reference, seed, work=work)
+        return None if judged is None else response_metrics(data.objective, judged, [one.name for one in sets])
     return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, work=work)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
-    """Raise DataError if a set cannot be cut into rows: too little text, no second document. Later it would end the run half-way.
+    """Raise DataError if a set cannot be divided into rows (too little text, no second document): later it would end the run half-way.
 
-    Raises UsageError if these rows do not give the metric of the best checkpoint.
+    Raises UsageError if these rows do not have the metric of the best checkpoint.
     """
     objective = data.objective.judged_by
     objective.check_metric(recipe.evaluation.metric)
@@ -63,19 +62,19 @@ def score_sets(
     *,
     work: BatchWork = UNWATCHED,
 ) -> dict[str, float] | None:
-    """The metrics of each set, together and apart. None if it was to stop."""
+    """Return the metrics of all sets together and of each set. None if it was stopped."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
-        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
-        if found is None:
+        judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
+        if judged is None:
             return None
-        found = [
-            [*_whole(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
-            for part, one in zip(found, sets, strict=False)
+        judged = [
+            [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
+            for part, one in zip(judged, sets, strict=False)
         ]
-        everything = [one for part in found for one in part]  # F1 and correlations of all are no mean of those of each
-        whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *found))
-        return of_sets(whole, parts, names)
+        everything = [one for part in judged for one in part]  # F1 and correlations of all are not means of those of each set
+        whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
+        return join_metrics(whole, parts, names)
     together: dict[str, Sum] = {}
     each = []
     budget = TokenBudget(settings.max_tokens)
@@ -85,17 +84,17 @@ def score_sets(
         sums = score_rows(model, objective, rows, size, max_tokens=left, work=work)
         if sums is None:
             return None
-        together = {name: together[name] + found if name in together else found for name, found in sums.items()}
+        together = {name: together[name] + added if name in together else added for name, added in sums.items()}
         each.append(objective.metrics(sums))
         budget.spend(tokens_of_first(rows, first_rows(rows, budget.left)))
-    return of_sets(objective.metrics(together), each, names)
+    return join_metrics(objective.metrics(together), each, names)
 
 
-def _whole(objective: LabelledObjective, one: ValidationSet, judged: Sequence[Judged]) -> Sequence[Judged]:
-    """The results of a set with what was cut off of its answers as wrong."""
-    if one.source is None or not isinstance(one.stored, ExampleSet):
+def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[Judged]) -> Sequence[Judged]:
+    """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
+    if held_out.source is None or not isinstance(held_out.stored, ExampleSet):
         return judged
-    return completed(objective, one.source, one.stored, judged)
+    return completed(objective, held_out.source, held_out.stored, judged)
 
 
 def judge_sets(
@@ -107,8 +106,8 @@ def judge_sets(
     *,
     work: BatchWork = UNWATCHED,
 ) -> list[list[Judged]] | None:
-    """The results of each set, row by row; None if it was to stop."""
-    found: list[list[Judged]] = []
+    """Return the results of each set, row by row; None if it was stopped."""
+    results: list[list[Judged]] = []
     budget = TokenBudget(settings.max_tokens)
     for stored in budget.until_spent(sets):
         rows = objective.open_rows([(stored, 1.0)], order)
@@ -116,9 +115,9 @@ def judge_sets(
         judged = judge_rows(model, objective, rows, size, max_tokens=left, work=work)
         if judged is None:
             return None
-        found.append(judged)
+        results.append(judged)
         budget.spend(tokens_of_first(rows, len(judged)))
-    return found
+    return results
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> dict[str, float] | None:
@@ -128,8 +127,8 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWo
     scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, work=work)
     if scores is None:
         return None
-    names = [one.name for one in data.validation]
-    return of_sets(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names)
+    names = [held_out.name for held_out in data.validation]
+    return join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names)
 
 
 def judge_responses(
@@ -143,37 +142,37 @@ def judge_responses(
     *,
     work: BatchWork = UNWATCHED,
 ) -> list[list[JudgedResponse]] | None:
-    """A response to each prompt of each set, and what it is worth, as far as evaluation.max_tokens reaches. None if it was to stop."""
+    """Return a judged response to each prompt of each set, as far as evaluation.max_tokens reaches. None if it was stopped."""
     assert objective.rollouts is not None
-    found: list[list[JudgedResponse]] = []
+    results: list[list[JudgedResponse]] = []
     budget = TokenBudget(settings.max_tokens)
-    for one in budget.until_spent(sets):
-        assert isinstance(one.stored, ExampleSet), "prompts are examples"
-        rows = objective.open_rows([(one.stored, 1.0)], order)
+    for held_out in budget.until_spent(sets):
+        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
+        rows = objective.open_rows([(held_out.stored, 1.0)], order)
         count, size = first_rows(rows, budget.left), settings.batch_size
-        prompts = [one.stored[i] for i in range(count)]
+        prompts = [held_out.stored[i] for i in range(count)]
         judged = judge_prompts(model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, work=work)
         if judged is None:
             return None
-        found.append(judged)
+        results.append(judged)
         budget.spend(tokens_of_first(rows, count))
-    return found
+    return results
 
 
 def response_metrics(objective: Objective, judged: Sequence[Sequence[JudgedResponse]], names: Sequence[str]) -> dict[str, float]:
-    """The metrics of the responses of all sets together, and of each."""
+    """Return the metrics of the responses of all sets together, and of each set."""
 
-    def of(responses: Iterable[JudgedResponse]) -> dict[str, float]:
+    def metrics(responses: Iterable[JudgedResponse]) -> dict[str, float]:
         sums: dict[str, Sum] = {}
-        for one in responses:
-            sums |= {name: sums[name] + found if name in sums else found for name, found in one.sums.items()}
+        for response in responses:
+            sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}
         return objective.metrics(sums)
 
-    return of_sets(of(one for part in judged for one in part), [of(part) for part in judged], names)
+    return join_metrics(metrics(one for part in judged for one in part), [metrics(part) for part in judged], names)
 
 
-def of_sets(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """All metrics; and those of each set, as `<name>.loss`, where there are several. `each` may lack the last ones."""
+def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Return all metrics and, if there are several sets, those of each as `<name>.loss`. `each` may lack the last sets."""
     if len(names) < 2:
         return dict(together)
     return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""The evaluations of a run: scores of the validation sets, samples of what the model writes, and when no better score ends the run."""
+"""The evaluations of a run: scores of the validation sets, samples of generated text, and early stopping."""
 
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
@@ -11,7 +11,7 @@ from tfkit.training.patience import since_best
 
 
 class Validator:
-    """Evaluates the result of the training so far. What is in metrics.jsonl already is not done again."""
+    """Evaluates the result of the training so far, except for what metrics.jsonl already has."""
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
@@ -19,19 +19,16 @@ class Validator:
         self.prompts = context.recipe.generation.prompts
 
     def evaluate(self, progress: Progress) -> None:
-        """Score the validation sets and write the samples, as far as metrics.jsonl lacks them. Raises Stopped."""
+        """Score the validation sets and generate the samples that metrics.jsonl lacks. Raises Stopped."""
         self.context.meter.phase("evaluate")
         if self.data.validation and progress.step not in self.log.evaluations:
-            self._note_scores(progress.step, self._score("during the evaluation"))
+            self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
         self.context.meter.phase("train")
 
     def score_before(self) -> None:
-        """Score the model before the first step, if there is anything to score it on: by that it is seen whether the run is of use.
-
-        Raises Stopped.
-        """
+        """Score the model before the first step on the validation sets, to see later whether the run improved it. Raises Stopped."""
         if self.data.validation and self.log.before is None:
             self.context.meter.phase("evaluate")
             self.log.scores_before(
@@ -39,7 +36,7 @@ class Validator:
             )
 
     def evaluated(self, step: int) -> bool:
-        """Whether all of this step's evaluation is in metrics.jsonl."""
+        """Whether metrics.jsonl has the whole evaluation of this step."""
         scored = step in self.log.evaluations or not self.data.validation
         return scored and (step in self.log.sampled or not self.prompts)
 
@@ -49,7 +46,7 @@ class Validator:
         if patience is None:
             return False
         metric = self.checkpointer.best.metric
-        values = [self.checkpointer.best.rated(metrics) for _, metrics in sorted(self.log.evaluations.items())]
+        values = [self.checkpointer.best.score(metrics) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
     def _score(self, moment: str) -> dict[str, float]:
@@ -58,10 +55,10 @@ class Validator:
             raise Stopped(f"stopped {moment}")
         return metrics
 
-    def _note_scores(self, step: int, metrics: dict[str, float]) -> None:
-        """The line of the log comes last: a run that is killed before it scores again, and all of this is done again."""
+    def _record_scores(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the scores, in the log last: a run that is killed before then evaluates again, and all of this is repeated."""
         self.log.evaluations[step] = metrics
-        self.checkpointer.rate(step, metrics)
+        self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics)
         metric, listener = self.checkpointer.best.metric, self.context.listener
         if metric not in metrics:

@@ -12,7 +12,7 @@ from tfkit.engine.gate import Gate, parse_gate, training_gates
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
-from tfkit.engine.resuming import resumed
+from tfkit.engine.resuming import resolve_resumption
 from tfkit.errors import BudgetReached, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.run.chain_folder import stage_folders
@@ -20,12 +20,12 @@ from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
 
-TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, beside those of its stages
+TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a chain, as a run of its own: its recipe, with earlier stages as folders, and how that is started."""
+    """A stage of a chain as a run of its own: its recipe, in which earlier stages are folders, and its options."""
 
     stage: Stage
     source: RecipeText
@@ -38,18 +38,18 @@ class PlannedStage:
 
     @property
     def request(self) -> TrainingRequest:
-        """Its training, from the checkpoint of its recipe unless a hash says which one that has to be."""
+        """The request of its training, with the checkpoint of its recipe unless a hash pins that."""
         model = self.source.read().model
         return TrainingRequest(kind_of(self.stage.recipe), self.source, (), model.start if model.sha256 is None else None)
 
     def missing_stage(self) -> str | None:
-        """Return an earlier stage that it names and that has no model yet."""
+        """Return an earlier stage that this one uses and that has no model yet; None: all have one."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """A chain that is to be run: all of its stages, those that this command runs, and what is recorded of it."""
+    """A chain to run: all of its stages, those that this command runs, and the facts that are recorded."""
 
     chain: Chain
     given: Given
@@ -61,11 +61,11 @@ class ChainPlan:
     @property
     def todo(self) -> list[PlannedStage]:
         """The stages that this command runs, in order."""
-        return [one for one in self.stages if one.name in self.selected]
+        return [stage for stage in self.stages if stage.name in self.selected]
 
 
 def is_chain(folder: Path) -> bool:
-    """Whether a folder is that of a recipe with stages."""
+    """Whether a folder holds the run of a recipe with stages."""
     recipe = folder / "recipe.yaml"
     return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
 
@@ -80,12 +80,12 @@ def first_stage(source: RecipeText | None) -> str:
 def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 
-    `now`: what this command was given; without a recipe, the folder's own is gone on with. `kind`: that of the command.
+    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
     """
     recorded = _recorded(options.run)
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = Given.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
-    given = _followed(before, now, options.run)
+    given = _combine(before, now, options.run)
     assert given.recipe is not None
     chain = read_chain(given.recipe, given.overrides)
     _require_kind(chain, kind)
@@ -95,16 +95,16 @@ def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
     moved = Path(place).resolve() != options.run.resolve()
     stages = []
     for stage in chain.stages:
-        own = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
-        folder = options.run if moved and not is_begun(own.run) else Path(place)
-        stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), own))
+        stage_options = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
+        folder = options.run if moved and not is_begun(stage_options.run) else Path(place)
+        stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), stage_options))
     plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates))
     _check(plan, options)
     return plan
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
-    """Return the run.json of a chain's folder; None if there is none, or a damaged one, which opening the folder sets aside."""
+    """Return the run.json of a chain's folder; None if it is missing, or damaged: then opening the folder sets it aside."""
     try:
         return read_receipt(folder / "run.json") if stage_folders(folder) else None
     except OtherVersionError:
@@ -113,8 +113,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _followed(before: Given | None, now: Given, folder: Path) -> Given:
-    """Return the chain as it is given by this command after those before it. Overrides hold until they or the file are changed."""
+def _combine(before: Given | None, now: Given, folder: Path) -> Given:
+    """Return the chain as given by this command and those before it. Overrides hold until they or the file are changed."""
     given = before.followed_by(now) if before is not None else now
     if given.recipe is not None:
         return given
@@ -123,11 +123,11 @@ def _followed(before: Given | None, now: Given, folder: Path) -> Given:
 
 def _require_kind(chain: Chain, kind: Kind | None) -> None:
     first = chain.stages[0]
-    own = kind_of(first.recipe)
-    if kind in (None, own):
+    first_kind = kind_of(first.recipe)
+    if kind in (None, first_kind):
         return
     path = chain.source.path
-    if own == "pre-training":
+    if first_kind == "pre-training":
         raise UsageError(
             f"{path}: the first stage, {first.name}, starts from random weights: use `tfkit pretrain`, or give {first.name} a checkpoint "
             "with model.from in place of its model"
@@ -136,7 +136,7 @@ def _require_kind(chain: Chain, kind: Kind | None) -> None:
 
 
 def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
-    """Return the stages that are to be run, in the order of the chain."""
+    """Return the names of the stages to run, in the order of the chain."""
     for name in options.stages:
         if name not in chain.names:
             raise UsageError(f"--stages: there is no stage {name!r}; the stages are {', '.join(chain.names)}")
@@ -181,32 +181,32 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each stage that is to be run as its own command would: a mistake in the last one is found before the first one starts."""
+    """Check each stage to run as its own command would: a mistake in the last one is found before the first one starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, "--run")
-    for one in plan.todo:
-        if is_begun(one.options.run):
+    for planned in plan.todo:
+        if is_begun(planned.options.run):
             if not options.resume:
                 raise UsageError(
-                    f"{options.run}: the stage {one.name} was started here before. Continue with --resume, or give another --run"
+                    f"{options.run}: the stage {planned.name} was started here before. Continue with --resume, or give another --run"
                 )
             continue
         try:
-            beginning = one.request.beginning()
+            beginning = planned.request.beginning()
             assert beginning.recipe is not None
-            training_gates(one.options.fail_if, beginning.recipe, fine_tuning=one.stage.fine_tunes)
+            training_gates(planned.options.fail_if, beginning.recipe, fine_tuning=planned.stage.fine_tunes)
             require_dealt(beginning.recipe, options.ranks.size)
-            beginning.inputs.refuse_folder(one.options.run, "--run")
+            beginning.inputs.refuse_folder(planned.options.run, "--run")
         except UsageError as error:
-            raise of_stage(one.name, error) from None
+            raise of_stage(planned.name, error) from None
     _require_files(plan)
 
 
 def _require_files(plan: ChainPlan) -> None:
-    """Raise RecipeError for files that a later stage reads and that are missing: its own run would report it after hours of others.
+    """Raise RecipeError for missing files that a later stage reads: its own run would report them only after hours of earlier stages.
 
-    The first one reports it at once.
+    The first stage reports its own at once.
     """
-    waiting = {one.name for one in plan.todo[1:] if not is_begun(one.options.run)}
+    waiting = {planned.name for planned in plan.todo[1:] if not is_begun(planned.options.run)}
     try:
         read_chain(plan.chain.source, plan.given.overrides, with_files=True)
     except RecipeError as error:
@@ -215,20 +215,20 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that the begun stages can continue with their recipes, and that none would continue from whose end a later stage has begun."""
-    for one in plan.stages:
-        if not is_begun(one.options.run):
+    """Check that started stages can continue with their recipes, and that none changes its end once a later stage has started from it."""
+    for planned in plan.stages:
+        if not is_begun(planned.options.run):
             continue
         try:
-            with RunFolder.open(one.options.run, resume=True, command=None, warn=listener.warn) as folder:
-                going_on = resumed(folder, Given(one.source, ()))
+            with RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
+                resumption = resolve_resumption(folder, Given(planned.source, ()))
         except TfkitError as error:
-            raise of_stage(one.name, error) from None
-        later = next((other.name for other in plan.stages if one.name in other.stage.uses and is_begun(other.options.run)), None)
-        if later is not None and not going_on.same_end:
-            lines = "\n  ".join(going_on.changes.values())
+            raise of_stage(planned.name, error) from None
+        later = next((other.name for other in plan.stages if planned.name in other.stage.uses and is_begun(other.options.run)), None)
+        if later is not None and not resumption.same_end:
+            lines = "\n  ".join(resumption.changes.values())
             raise UsageError(
-                f"stage {one.name}: the stage {later} has started from its end, so its length cannot change:\n  {lines}\n"
+                f"stage {planned.name}: the stage {later} has started from its end, so its length cannot change:\n  {lines}\n"
                 "Revert this change, or start the chain in another folder with --run"
             )
 

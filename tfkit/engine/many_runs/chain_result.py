@@ -1,4 +1,4 @@
-"""The result of a recipe with stages, and what its run.json has of them: each stage's own, and the totals of all."""
+"""The result of a recipe with stages, and the facts in its run.json: those of each stage, and the totals of all."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of docs/cli.md; `results`: of the stages that this command ran, in order.
 
-    What is of one model is that of the last of these; steps, tokens, time, energy and emissions are of all stages in the folder.
+    Fields of a single model are those of the last of these; steps, tokens, time, energy and emissions are sums of all stages in the folder.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -57,30 +57,30 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
-    """Return the status, the steps and the totals of a run folder, which may not be there yet."""
-    found = read_run(folder)
+    """Return the status, the steps and the totals of a run folder, which may not exist yet."""
+    run = read_run(folder)
     totals: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # not begun, or not readable, which its status says
+    with suppress(OSError, ValueError):  # not started, or not readable: see its status
         totals = read_receipt(folder / "run.json").get("totals") or {}
-    status = "new" if found.status == "foreign" else found.status
-    return {"status": status, "steps": found.steps, **totals}
+    status = "new" if run.status == "foreign" else run.status
+    return {"status": status, "steps": run.steps, **totals}
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return what all stages together inherit: of ancestors that are no stages themselves, each counted once."""
-    found: list[Ancestor] = []
+    """Return what all stages together inherit from ancestors that are not stages themselves, each counted once."""
+    ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
-        with suppress(OSError, ValueError):  # not begun, or damaged, which its status says
+        with suppress(OSError, ValueError):  # not started, or damaged: see its status
             runs.add(str(read_receipt(folder / "run.json")["run_id"]))
             newest = newest_checkpoint(folder / "checkpoints")
             lineage = read_lineage(newest) if newest is not None else None
-            found += shifted((lineage.ancestors if lineage else None) or (), len(found))
-    return sum_inherited(merge_ancestors(found, runs)).fields()
+            ancestors += shifted((lineage.ancestors if lineage else None) or (), len(ancestors))
+    return sum_inherited(merge_ancestors(ancestors, runs)).fields()
 
 
 def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up what was measured; None where nothing was. A stage without energy beside one with it leaves the whole degraded."""
+    """Sum the measurements; None if there are none. If some stages have energy and others have none, the whole is degraded."""
     stages = [stage for stage in stages if "seconds" in stage]
     totals: dict[str, Any] = {name: _sum(stage.get(name) for stage in stages) for name in _SUMS}
     outcomes = {stage.get("carbon_status") for stage in stages}
@@ -94,7 +94,7 @@ def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _measuring(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how the energy of the stages that have some was obtained; None for what a stage of an older version does not say."""
+    """Return how the energy of the stages that have some was obtained; None for fields that a stage of an older version lacks."""
     ranges = {name: [stage.get(name) for stage in stages] for name in _RANGES}
     provenance = [stage.get("provenance") or {} for stage in stages]
     return {
@@ -107,26 +107,26 @@ def _measuring(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _intensity(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the intensity of all stages; where they differ the grams a kWh that their energies were charged."""
-    found = [stage.get("intensity") or {} for stage in stages]
+    """Return the carbon intensity of all stages; if they differ, the mean over their energy."""
+    intensities = [stage.get("intensity") or {} for stage in stages]
     energy, emissions = (sum(stage.get(name) or 0.0 for stage in stages) for name in ("energy_kwh", "emissions_g"))
-    if not any(found):
+    if not any(intensities):
         return None
-    same = _same(one.get("g_per_kwh") for one in found)
+    same = _same(intensity.get("g_per_kwh") for intensity in intensities)
     value = emissions / energy if same is None and energy else same
-    names = [name for name in ("low_g_per_kwh", "high_g_per_kwh") if value and any(name in one for one in found)]
+    names = [name for name in ("low_g_per_kwh", "high_g_per_kwh") if value and any(name in intensity for intensity in intensities)]
     ends = {name: value * _ratio(stages, name) for name in names}
     return {
         "g_per_kwh": value,
         **ends,
-        "source": joined(one.get("source") for one in found),
-        "year": _same(one.get("year") for one in found),
-        "kind": joined(one.get("kind") for one in found),
+        "source": joined(intensity.get("source") for intensity in intensities),
+        "year": _same(intensity.get("year") for intensity in intensities),
+        "kind": joined(intensity.get("kind") for intensity in intensities),
     }
 
 
 def _ratio(stages: Iterable[Mapping[str, Any]], name: str) -> float:
-    """Return an end of the intensity's range as a factor of it, in the mean over the emissions; of a stage without a range it is 1."""
+    """Return an end of the intensity's range as a factor of it, the mean over the emissions; for a stage without a range it is 1."""
     pairs = []
     for stage in stages:
         intensity = stage.get("intensity") or {}
@@ -149,12 +149,12 @@ def _mean(stages: Iterable[Mapping[str, Any]], name: str, weight: str) -> float 
 
 
 def _sum_by_name(parts: Iterable[Any]) -> dict[str, Any] | None:
-    found = [part for part in parts if part]
-    return {name: _sum(part.get(name) for part in found) for name in dict.fromkeys(chain(*found))} or None
+    present = [values for values in parts if values]
+    return {name: _sum(values.get(name) for values in present) for name in dict.fromkeys(chain(*present))} or None
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """Return the sum, of whole numbers a whole one, of others with 15 digits, so that 5.1 and 2.9 are 8.0; None without any."""
+    """Return the sum: of integers exactly, of other numbers with 15 digits, so that 5.1 and 2.9 are 8.0; None without numbers."""
     numbers = [value for value in values if is_number(value) and value is not None]
     if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):
         return sum(numbers) if numbers else None

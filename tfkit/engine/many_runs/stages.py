@@ -1,6 +1,6 @@
-"""Training by a recipe with stages or without. With stages it is a chain of runs, one folder each, in a folder with the totals of all.
+"""Training by a recipe with or without stages. With stages it is a chain of runs in folders of their own, in a folder with their totals.
 
-Each stage is an ordinary attempt: what is pinned, recorded, resumed and refused is that of any run.
+Each stage is an ordinary attempt, which is pinned, recorded, resumed and refused like any run.
 """
 
 import gc
@@ -21,14 +21,14 @@ from tfkit.run.folder import RunFolder
 
 
 def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Train what is asked for; of a chain the first stage has to be of its kind. Return the result of docs/cli.md."""
+    """Train as requested, and return the result of docs/cli.md. The first stage of a chain has to be of the requested kind."""
     if request.source is not None and request.source.has_stages:
         return _run(plan_chain(request.given, request.kind, options), options, listener, stop)
     return attempt.train(request, options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Go on with the run in a folder, or with a chain wherever it was: finished stages repeat their result, later ones begin."""
+    """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
     if is_chain(options.run):
         return _run(plan_chain(Given(None, tuple(words)), None, options), options, listener, stop)
     return attempt.resume(words, options, listener, stop)
@@ -43,11 +43,11 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
         folder.write_recipe(plan.chain.resolved)
         results: dict[str, dict[str, Any]] = {}
         try:
-            for one in plan.todo:
-                results[one.name] = _run_stage(one, len(results), plan, listener, stop)
+            for stage in plan.todo:
+                results[stage.name] = _run_stage(stage, len(results), plan, listener, stop)
                 folder.record(**_facts(plan))
-                if any(gate["failed"] for gate in results[one.name]["gates"]):
-                    break  # what follows would be built on it
+                if any(gate["failed"] for gate in results[stage.name]["gates"]):
+                    break  # later stages would be built on it
         except Stopped as stopped:
             if stopped.result is not None:
                 results[plan.todo[len(results)].name] = stopped.result
@@ -57,38 +57,38 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
             raise
         finally:
             folder.record(**_facts(plan))
-        whole = all(facts["status"] == "finished" for facts in _facts(plan)["stages"].values())
-        return _finish(folder, plan, results, "finished" if whole else "stopped")
+        is_finished = all(facts["status"] == "finished" for facts in _facts(plan)["stages"].values())
+        return _finish(folder, plan, results, "finished" if is_finished else "stopped")
 
 
-def _run_stage(one: PlannedStage, done: int, plan: ChainPlan, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Begin the run of a stage, or continue it, and return its result; `done`: stages before it."""
+def _run_stage(planned: PlannedStage, done: int, plan: ChainPlan, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
     from tfkit.engine.isolation import isolated
 
     todo = len(plan.todo)
     try:
-        stop.raise_if_requested(f"{done} of {todo} stages are done, and {one.name} was not started")
-        listener.say(f"stage {one.name}, {done + 1} of {todo}")
+        stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")
+        listener.say(f"stage {planned.name}, {done + 1} of {todo}")
         with isolated():
-            return attempt.train(one.request, one.options, listener, stop)
+            return attempt.train(planned.request, planned.options, listener, stop)
     except (Stopped, TfkitError) as error:
-        raise of_stage(one.name, error) from None
+        raise of_stage(planned.name, error) from None
     except Exception as error:
-        error.add_note(f"in the stage {one.name}")
+        error.add_note(f"in the stage {planned.name}")
         raise
     finally:
-        gc.collect()  # the next stage plans with the memory that is free
+        gc.collect()  # the next stage plans with the free memory
 
 
 def _facts(plan: ChainPlan) -> dict[str, Any]:
-    """Return what run.json has of the stages: the status and the totals of each, and the totals of all."""
-    return stage_facts({one.name: one.options.run for one in plan.stages})
+    """Return the facts about the stages in run.json: the status and the totals of each, and the totals of all."""
+    return stage_facts({stage.name: stage.options.run for stage in plan.stages})
 
 
 def _finish(
     folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: Literal["finished", "stopped"]
 ) -> dict[str, Any]:
-    """Record how far the chain came, and return its result."""
+    """Record the progress of the chain, and return its result."""
     facts = _facts(plan)
     result = chain_result(folder.path, status, results, facts)
     if status == "finished":

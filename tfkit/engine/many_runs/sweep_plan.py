@@ -1,4 +1,4 @@
-"""The plan of a sweep: what is varied, in which order, and what its trials are compared by, checked before the first one starts."""
+"""The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: pl
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep that is to be run, and the trials that were begun before."""
+    """A sweep to run, and the trials that were started before."""
 
     given: Given
     space: SearchSpace
@@ -46,14 +46,14 @@ class SweepPlan:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
+    """Whether a folder holds a sweep."""
     return bool(trial_folders(folder))
 
 
 def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
-    `now`: what this command was given; without a recipe, the folder's own sweep is gone on with. `asked`: the number of trials, None: all.
+    `now`: what this command was given; without a recipe, the sweep in the folder continues. `asked`: the number of trials; None: all.
     """
     before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
     if before and not options.resume:
@@ -90,26 +90,26 @@ def read_trial(source: RecipeText, words: Sequence[str]) -> Recipe | Chain:
 
 
 def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
-    """Return the recipe whose model is scored: of a recipe with stages that of the last one."""
-    found = read_trial(source, words)
-    return found if isinstance(found, Recipe) else found.stages[-1].recipe
+    """Return the recipe whose model is scored: of a recipe with stages, that of the last stage."""
+    recipe = read_trial(source, words)
+    return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
 
 
 def _differences(before: Given | None, now: Given) -> list[str]:
-    """Return what makes the sweep another one, as key=value: place and budget do not."""
+    """Return the changes that make this a different sweep, as key=value: those of place and budget do not."""
     if before is None or before.recipe is None or now.recipe is None:
         return []
-    was, here = (read_space(each.recipe, each.overrides) for each in (before, now) if each.recipe is not None)
+    old, new = (read_space(given.recipe, given.overrides) for given in (before, now) if given.recipe is not None)
     fields, earlier = now.recipe.fields(), before.recipe.fields()
     changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
     words = [word for word in now.overrides if word not in before.overrides]
-    if was.axes == here.axes and all(is_free(word) for word in {*was.fixed} ^ {*here.fixed}):
+    if old.axes == new.axes and all(is_free(word) for word in {*old.fixed} ^ {*new.fixed}):
         return [name for name in changed if not is_free(name)]
     return words
 
 
 def is_free(name: str) -> bool:
-    """Whether a sweep that continues may change a field, or a key=value of it."""
+    """Whether a continued sweep may change a field, given by its name or as key=value."""
     return _MAY_CHANGE in name.partition("=")[0]
 
 
@@ -127,7 +127,7 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     """Check the recipe of a trial as its own command would. Raise UsageError."""
     words = plan.words(trial)
     recipe = read_trial(plan.source, words)
-    for one in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
-        require_dealt(one, options.ranks.size)
+    for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
+        require_dealt(stage_recipe, options.ranks.size)
     if isinstance(recipe, Recipe):
         TrainingRequest(kind_of(recipe), plan.source, words).beginning().inputs.refuse_folder(options.run, "--run")

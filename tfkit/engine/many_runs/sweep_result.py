@@ -1,4 +1,4 @@
-"""The trials of a sweep in its run.json, which of them is the best, and the result of the whole. Torch-free."""
+"""The trials of a sweep in its run.json, the best of them, and the result of the sweep. Torch-free."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values, each as YAML, and why it came to nothing, if it did."""
+    """One combination of values, each as YAML, and the error of a failed trial."""
 
     name: str
     values: Mapping[str, str]
@@ -27,7 +27,7 @@ class Trial:
 
     @property
     def words(self) -> list[str]:
-        """Its changes to the recipe, as key=value."""
+        """The changes of the trial to the recipe, as key=value."""
         return [f"{key}={value}" for key, value in self.values.items()]
 
 
@@ -39,37 +39,37 @@ def recorded_trials(folder: Path) -> list[Trial]:
 
 def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
     """Return `trials`, the values, status, score and totals of each, `best_trial`, and `totals`, the sums of all, over all attempts."""
-    found = {one.name: _trial_facts(folder / one.name, one) for one in trials}
-    metrics = {facts["metric"] for facts in found.values() if facts["metric"]}
-    scores = {name: facts["score"] for name, facts in found.items() if facts["status"] == "finished" and facts["score"] is not None}
+    by_name = {trial.name: _trial_facts(folder / trial.name, trial) for trial in trials}
+    metrics = {facts["metric"] for facts in by_name.values() if facts["metric"]}
+    scores = {name: facts["score"] for name, facts in by_name.items() if facts["status"] == "finished" and facts["score"] is not None}
     choose = max if metrics & HIGHER else min
     best = choose(scores, key=lambda name: scores[name]) if scores else None
-    return {"trials": found, "best_trial": best, "totals": sum_totals(found.values())}
+    return {"trials": by_name, "best_trial": best, "totals": sum_totals(by_name.values())}
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of docs/cli.md."""
     trials, totals = facts["trials"], facts["totals"]
-    listed = [_listed(folder, name, one) for name, one in trials.items()]
+    listed = [_trial_document(folder, name, trial) for name, trial in trials.items()]
     best = trials.get(facts["best_trial"])
-    chosen = next((one for one in listed if one["trial"] == facts["best_trial"]), None)
+    chosen = next((document for document in listed if document["trial"] == facts["best_trial"]), None)
     return {
         "schema_version": 1,
         "run": str(folder),
         "status": status,
-        "metric": next((one["metric"] for one in trials.values() if one["metric"]), None),
+        "metric": next((trial["metric"] for trial in trials.values() if trial["metric"]), None),
         "planned_trials": planned,
         "trials": listed,
         "best": None if chosen is None or best is None else {**chosen, "checkpoint": best["checkpoint"]},
         **{name: totals[name] for name in _SUMS},
         "stopped_by": None,
-        "selection_factor": _ratio(totals["emissions_g"], best),
+        "selection_factor": _selection_factor(totals["emissions_g"], best),
         "gates": [],
     }
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the facts of one trial. Its score is that of its best checkpoint, of a recipe with stages of the last stage's."""
+    """Return the facts of one trial. Its score is that of its best checkpoint, with stages that of the last stage."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -85,12 +85,12 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _listed(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _trial_document(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: value_of(text) for key, text in facts["values"].items()}
     return {"trial": name, "run": str(folder / name), "values": values, **{key: facts.get(key) for key in _OF_A_TRIAL}}
 
 
-def _ratio(whole: float | None, best: Mapping[str, Any] | None) -> float | None:
-    """Return how much all trials emitted for each gram of the best one: the cost of the selection."""
+def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> float | None:
+    """Return the grams that all trials emitted for each gram of the best one: the cost of the selection."""
     grams = None if best is None else best.get("emissions_g")
-    return whole / grams if whole and grams else None
+    return total / grams if total and grams else None

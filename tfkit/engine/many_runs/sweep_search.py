@@ -1,4 +1,4 @@
-"""The next trial of a sweep: every combination in turn, or by Optuna's sampler, given how the earlier ones came out."""
+"""The choice of the next trial of a sweep: every combination in turn, or by Optuna's sampler, given the scores of earlier ones."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tfkit.errors import MachineError, how_to_install
 from tfkit.recipe.search_space import Axis, SearchSpace, number_text
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, and the score of each; None: it has none
-_RETRIES = 50  # of a sampler that proposes what was tried already
+_RETRIES = 50  # of a sampler that proposes a combination that was already tried
 
 
 class Search(Protocol):
@@ -18,7 +18,7 @@ class Search(Protocol):
 
     @property
     def count(self) -> int:
-        """The number of trials that are planned."""
+        """The planned number of trials."""
 
     def propose(self, done: Done) -> dict[str, str] | None:
         """Return the values of the next trial, each as YAML; None if there is none left."""
@@ -36,7 +36,7 @@ class Grid:
         return len(self.combinations())
 
     def combinations(self) -> list[dict[str, str]]:
-        """Return all of them, in order."""
+        """Return all combinations, in order."""
         keys = [axis.key for axis in self.axes]
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in self.axes))]
 
@@ -56,7 +56,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, str] | None:
-        """Return the values that the sampler draws; of those that were tried already another draw is taken."""
+        """Return the values that the sampler draws; values that were already tried are drawn again."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -71,17 +71,17 @@ class OptunaSearch:
         optuna = _optuna()
         sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, min(10, self.count // 3)))
         study = optuna.create_study(direction="maximize" if self.higher_is_better else "minimize", sampler=sampler)
-        known = {axis.key: _distribution(optuna, axis) for axis in self.axes}
+        distributions = {axis.key: _distribution(optuna, axis) for axis in self.axes}
         for trial, score in done:
             state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
             values = {axis.key: _read(axis, trial.values[axis.key]) for axis in self.axes}
-            study.add_trial(optuna.trial.create_trial(params=values, distributions=known, value=score, state=state))
-        drawn = study.ask(known).params
+            study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=score, state=state))
+        drawn = study.ask(distributions).params
         return {axis.key: _write(axis, drawn[axis.key]) for axis in self.axes}
 
 
 def choose_search(space: SearchSpace, trials: int | None, seed: int, *, higher_is_better: bool) -> Search:
-    """Return the grid where all combinations are wanted, else Optuna's search. Raise MachineError if that is not installed."""
+    """Return the grid if all combinations are wanted, else Optuna's search. Raise MachineError if Optuna is not installed."""
     if space.size is not None and (trials is None or trials >= space.size):
         return Grid(space.axes)
     _optuna()

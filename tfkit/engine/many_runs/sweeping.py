@@ -1,4 +1,4 @@
-"""A sweep: trials of one recipe with other values, each an ordinary run in a folder of its own, in a folder with the totals of all."""
+"""A sweep: trials of one recipe with different values, each an ordinary run in a folder of its own, in a folder with their totals."""
 
 import gc
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from tfkit.run.folder import RunFolder, is_begun
 def sweep(
     source: RecipeText, words: Sequence[str], trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
-    """Try the values that some of `words`, key=value, give several of, and return the result of docs/cli.md.
+    """Run a trial for each combination of the values in `words`, some key=value of which give several; return the result of docs/cli.md.
 
-    `trials`: how many combinations, which Optuna chooses; None: all.
+    `trials`: the number of combinations, which Optuna chooses; None: all.
     """
     return _run(plan_sweep(Given(source, tuple(words)), trials, options), options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Go on with what is in a folder: a sweep, a recipe with stages, or one run."""
+    """Continue the sweep, the recipe with stages or the single run in a folder."""
     if is_sweep(options.run):
         return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
     return stages.resume(words, options, listener, stop)
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the trials that are left. Raise Stopped with `result`; a trial whose training fails is counted, and the others continue."""
+    """Run the remaining trials. Raise Stopped with `result`; a trial whose training fails is recorded, and the others continue."""
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
@@ -57,7 +57,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
 
 
 def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
-    """Return the index of the trial that is to be run, which is added to the list, and recorded, where it is new; None: all are done."""
+    """Return the index of the next trial to run; a new one is added to the list, and recorded. None: all are done."""
     facts = sweep_facts(folder.path, trials)["trials"]
     for number, trial in enumerate(trials):
         if trial.error is None and facts[trial.name]["status"] != "finished":
@@ -71,7 +71,7 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
-    """Begin the run of a trial, or continue it; return the trial with what ended it, where that was its values."""
+    """Start or continue the run of a trial; return the trial, with the error if its values made it fail."""
     from tfkit.engine.isolation import isolated
 
     folder = options.run / trial.name
@@ -94,12 +94,12 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
             raise
         return _failed(trial, "out of memory", listener)
     finally:
-        gc.collect()  # the next trial plans with the memory that is free
+        gc.collect()  # the next trial plans with the free memory
     return trial
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the values of a trial make no recipe; those of a grid were checked before the first one."""
+    """Return why the values of a trial make no valid recipe; those of a grid were checked before the first trial."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:
@@ -121,7 +121,7 @@ def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
 
 
 def _report(folder: RunFolder, trial: Trial, listener: Listener) -> None:
-    """Show the score of a trial beside the best one so far."""
+    """Report the score of a trial."""
     facts = sweep_facts(folder.path, [trial])["trials"][trial.name]
     if facts["score"] is not None:
         listener.say(f"{trial.name}: {facts['metric']} {facts['score']:.4g}")

@@ -1,1 +1,1 @@
-"""Evaluation of a checkpoint: by text, by row, by likelihood."""
+"""Evaluation of a checkpoint: by text, by row, by likelihood, by rollout."""

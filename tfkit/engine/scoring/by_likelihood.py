@@ -1,4 +1,4 @@
-"""Evaluation by objectives that judge and do not train: minimal pairs, and choices behind examples in the prompt."""
+"""Evaluation by objectives that judge and do not train: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tfkit.engine.scoring.by_row import Scored, scored_sources
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import set_names
-from tfkit.engine.validation import of_sets
+from tfkit.engine.validation import join_metrics
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.judges import JUDGES
 from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Set:
-    """The entry of a receipt for rows that were read."""
+    """The entry of the receipt for a source that was read."""
 
     name: str
     fingerprint: str
@@ -53,7 +53,7 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
-                found = judge_by_likelihood(
+                judgement = judge_by_likelihood(
                     loaded.model,
                     loaded.codec,
                     judge,
@@ -65,18 +65,18 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
                     skipped=skipped,
                     work=work.batches(bar),
                 )
-            _report(source, found, skipped, loaded.config.context_length, work.listener)
-            judged[name] = found
-            budget.spend(found.tokens)
-    verdicts = [one for found in judged.values() for one in found.verdicts]
+            _report(source, judgement, skipped, loaded.config.context_length, work.listener)
+            judged[name] = judgement
+            budget.spend(judgement.tokens)
+    verdicts = [verdict for judgement in judged.values() for verdict in judgement.verdicts]
     if not verdicts:
         raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
     scores = verdict_metrics(verdicts)
-    each = [verdict_metrics(found.verdicts)(unit_weights(len(found.verdicts))) for found in judged.values()]
-    metrics = of_sets(scores(unit_weights(len(verdicts))), each, names)
+    each = [verdict_metrics(judgement.verdicts)(unit_weights(len(judgement.verdicts))) for judgement in judged.values()]
+    metrics = join_metrics(scores(unit_weights(len(verdicts))), each, names)
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
-    tokens = sum(found.tokens for found in judged.values())
-    return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [one.prediction for one in verdicts])
+    tokens = sum(judgement.tokens for judgement in judged.values())
+    return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [verdict.prediction for verdict in verdicts])
 
 
 def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
@@ -89,12 +89,12 @@ def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
         ) from error
 
 
-def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
-    """Warn of rows that were left out, and of those that were not read whole."""
+def _report(source: Source, judgement: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
+    """Warn of rows that were skipped, and of those that were truncated."""
     if note := describe_skipped(source.name, skipped):
         listener.warn(note)
-    if found.cut:
+    if judgement.cut:
         listener.warn(
-            f"{source.name}: {found.cut:,} of {len(found.verdicts):,} rows are longer than the model's context of {length:,} tokens: "
-            "they were truncated at their beginning"
+            f"{source.name}: {judgement.cut:,} of {len(judgement.verdicts):,} rows are longer than the model's context of {length:,} "
+            "tokens: they were truncated at their beginning"
         )

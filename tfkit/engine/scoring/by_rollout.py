@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
-    """Sample and reward a response to each prompt; `each`: with a line for every one.
+    """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
-    The distance from the model that the run began with is a metric where that model is still there. Raises UsageError if there are no
+    The KL divergence from the initial model of the run is a metric if that model can still be read. Raises UsageError if there are no
     prompts.
     """
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
@@ -33,55 +33,57 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     assert labelled is not None
     assert rollouts is not None
     data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
-    named, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
-    stored = [one.stored for one in named if isinstance(one.stored, ExampleSet)]
+    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
-    sets = [with_lost(one, objective, work.listener, count) for one, count in zip(named, counts, strict=False)]
-    report_rows([one.stored for one in sets], work.listener)
+    sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
+    report_rows([held_out.stored for held_out in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
         judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
-    whole = [
-        [*part, *(Judged("", lost.sums) for lost in wrong_answers(labelled, one.lost, 0))] for part, one in zip(judged, sets, strict=True)
+    by_set = [
+        [*responses, *(Judged("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
+        for responses, held_out in zip(judged, sets, strict=True)
     ]
-    everything = [one for part in whole for one in part]
+    everything = [response for responses in by_set for response in responses]
     return Scored(
-        response_metrics(objective, whole, [one.name for one in named]),
+        response_metrics(objective, by_set, [held_out.name for held_out in all_sets]),
         len(everything),
-        sum(int(one.lengths[: len(part)].sum()) for one, part in zip(stored, judged, strict=False)),
-        [one.stored for one in sets],
-        loss_metrics(objective, [one.sums for one in everything]),
+        sum(int(prompts.lengths[: len(responses)].sum()) for prompts, responses in zip(stored, judged, strict=False)),
+        [held_out.stored for held_out in sets],
+        loss_metrics(objective, [response.sums for response in everything]),
         len(everything),
         _lines(sets, judged) if each else [],
-        {"temperature": rollouts.section.temperature, "lost": reasons([lost for one in sets for lost in one.lost])},
-        [one.texts[: len(part)] for one, part in zip(stored, judged, strict=False)],
+        {"temperature": rollouts.section.temperature, "lost": reasons([lost for held_out in sets for lost in held_out.lost])},
+        [prompts.texts[: len(responses)] for prompts, responses in zip(stored, judged, strict=False)],
     )
 
 
 def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
-    """Return the model that the run of the checkpoint began with; None, with a warning, where it is not there any more."""
+    """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     saved = loaded.folder.resolve().parent.parent / "recipe.yaml"
     try:
         start = read_recipe(str(saved)).recipe.model if saved.is_file() else None
         if start is None or start.start is None:
             return None
-        found = load(start.start, device=next(loaded.model.parameters()).device, dtype=next(loaded.model.parameters()).dtype)
-        if start.sha256 is not None and content_hash(found.folder) != start.sha256:
+        weight = next(loaded.model.parameters())
+        initial = load(start.start, device=weight.device, dtype=weight.dtype)
+        if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
         work.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
         return None
-    return FrozenReference(found.model)
+    return FrozenReference(initial.model)
 
 
 def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
-    """A line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
+    """Return a line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
     lines = []
-    for one, part in zip(sets, judged, strict=True):
-        assert isinstance(one.stored, ExampleSet), "prompts are examples"
-        for number, found in enumerate(part):
-            sums = {name: value.total for name, value in found.sums.items() if name != "accuracy"}
-            lines.append({"place": one.stored.place(number), "response": found.text, **sums})
-        lines += [{"place": lost.row.place, "lost": lost.reason} for lost in one.lost]
+    for held_out, responses in zip(sets, judged, strict=True):
+        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
+        for number, response in enumerate(responses):
+            sums = {name: value.total for name, value in response.sums.items() if name != "accuracy"}
+            lines.append({"place": held_out.stored.place(number), "response": response.text, **sums})
+        lines += [{"place": lost.row.place, "lost": lost.reason} for lost in held_out.lost]
     return lines

@@ -9,13 +9,13 @@ from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.engine.base_model import check_order
 from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
-from tfkit.engine.reference_model import of_finished
+from tfkit.engine.reference_model import with_finished_reference
 from tfkit.engine.scoring.prediction_lines import prediction_lines
 from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
-from tfkit.engine.validation import judge_sets, of_sets, score_sets
+from tfkit.engine.validation import join_metrics, judge_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
@@ -52,40 +52,40 @@ _DECODING = (
 )
 
 
-class Read(Protocol):
-    """The entry of a receipt for data that was read."""
+class ReadSet(Protocol):
+    """The entry of the receipt for data that was read."""
 
     @property
     def name(self) -> str:
-        """Of its source."""
+        """The name of the source."""
 
     @property
     def fingerprint(self) -> str:
-        """Of its rows."""
+        """The fingerprint of the rows."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The metrics of all sets, and what they are of."""
+    """The metrics of all sets, and the data from which they were computed."""
 
     metrics: dict[str, float]
     examples: int
     tokens: int
-    stored: Sequence[Read]
-    scores: Scores | None = None  # of labelled rows and texts: the metrics of all together, for their intervals
-    units: int = 0  # by whose weights these are: rows, or the inputs for which texts were written
-    predictions: list[dict[str, Any]] = field(default_factory=list)  # of labelled rows, one each
-    facts: dict[str, Any] = field(default_factory=dict)  # further ones of the result: how texts were written, where some were
+    stored: Sequence[ReadSet]
+    scores: Scores | None = None  # the metrics of all labelled rows or texts as a function of weights, for their intervals
+    units: int = 0  # the number of these weights: of rows, or of the inputs for which texts were generated
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
+    facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
     texts: Sequence[Hashes] = ()  # the hashes of the scored texts of each set
     baselines: Baselines = field(default_factory=dict)
 
 
 def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
-    """Score the rows of data.validation for the objective; of a distillation for what the student is trained for.
+    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
-    `each`: with a prediction for every row that has an answer.
+    `each`: also return a prediction for every row that has an answer.
 
-    Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
+    Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """
     section = settings.objective.trained_for.judged_alone
     objective, tokenizer = open_finished(section, loaded, settings)
@@ -94,18 +94,18 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     data, sources = scored_sources(settings, section.roles, "rows to score")
     sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
     if objective.labelled is not None:
-        examples = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
+        examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
         counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
-        sets = [with_lost(one, objective, work.listener, count) for one, count in zip(sets, counts, strict=False)]
-        report_rows([one.stored for one in sets], work.listener)
-        sets = _referenced(settings, objective.labelled, sets, loaded, work)
-        return _labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
-    report_rows([one.stored for one in sets], work.listener)
-    return _unlabelled(settings, order, objective, sets, loaded, work)
+        sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in sets], work.listener)
+        sets = _with_reference(settings, objective.labelled, sets, loaded, work)
+        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
+    report_rows([held_out.stored for held_out in sets], work.listener)
+    return _score_unlabelled(settings, order, objective, sets, loaded, work)
 
 
 def scored_sources(settings: Settings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-    """The sources that are scored. Raises UsageError if there are none; `what`: what they hold, and what is done with it."""
+    """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
     data = settings.data
     sources = validation_sources(data, roles) if data is not None else []
     if data is None or not sources:
@@ -122,29 +122,29 @@ def stored_sets(
     loaded: "Loaded",
     work: "Session",
 ) -> tuple[list[ValidationSet], RowOrder]:
-    """The set of each source, whose rows that are cut are counted, and the order of the rows of a set."""
+    """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
     for source in sources:
         work.listener.say(source.describe())
     with work.first_alone(), work.stop.at_once():
         stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
-    for one in stored:
-        one.check_vocabulary(loaded.config.vocab_size)
+    for examples in stored:
+        examples.check_vocabulary(loaded.config.vocab_size)
     order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
-    return [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)], order
+    return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
 
 
-def _referenced(
+def _with_reference(
     settings: Settings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> list[ValidationSet]:
-    """The sets with what the reference says of their rows, of an objective that compares the model with one."""
-    stored = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
+    """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
+    stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
     with work.first_alone(), work.stop.at_once(WHOLE):
-        found = of_finished(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
-    return [replace(one, stored=read) for one, read in zip(sets, found, strict=True)]
+        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
+    return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
 
 
 def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Settings) -> tuple[Objective, Tokenizer]:
-    """The objective for a finished model, and the tokenizer that it reads. Raises ModelError if they do not fit."""
+    """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
@@ -154,26 +154,26 @@ def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Setting
     return open_objective(section, context), tokenizer
 
 
-def _unlabelled(
+def _score_unlabelled(
     settings: Settings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> Scored:
-    """Rows that are cut from texts: what the objective measures, and no answers."""
+    """Score rows that are cut from texts, by the metrics of the objective, without answers."""
     budget = TokenBudget(settings.evaluation.max_tokens)
     scored: list[Stored] = []
     rows = tokens = 0
-    for one in budget.until_spent(sets):
-        cut = objective.open_rows([(one.stored, 1.0)], order)
-        first = first_rows(cut, budget.left)
-        scored.append(one.stored)
-        rows, tokens = rows + first, tokens + (tokens_of(one.stored) if first == len(cut) else tokens_of_first(cut, first))
-        budget.spend(tokens_of_first(cut, first))
+    for held_out in budget.until_spent(sets):
+        opened = objective.open_rows([(held_out.stored, 1.0)], order)
+        count = first_rows(opened, budget.left)
+        scored.append(held_out.stored)
+        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
+        budget.spend(tokens_of_first(opened, count))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
     assert metrics is not None  # nothing asked it to stop
-    return Scored(metrics, rows, tokens, scored, texts=[one.texts for one in scored])
+    return Scored(metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
 
 
-def _labelled(
+def _score_labelled(
     settings: Settings,
     order: RowOrder,
     objective: LabelledObjective,
@@ -185,52 +185,52 @@ def _labelled(
     *,
     each: bool,
 ) -> Scored:
-    """Rows that have an answer each: the model's, and the metrics of all of them, those that are lost included."""
+    """Score rows with one answer each, including those that are lost."""
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    used = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
+    used = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
     inputs: list[list[SharedInput]] = []
     if writer is not None:
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
     with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
-        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work.batches(bar))
-        assert read is not None  # nothing asked it to stop
+        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work.batches(bar))
+        assert results is not None  # nothing asked it to stop
         if writer is not None:
-            read = [with_texts(settings, writer, *one, loaded, work.batches(bar)) for one in zip(used, read, inputs, strict=True)]
-        read = [completed(objective, *one) for one in zip(sources, used, read, strict=False)]
-        wrong = [wrong_answers(objective, one.lost, count) for one, count in zip(sets, counts, strict=True)]
+            results = [with_texts(settings, writer, *one, loaded, work.batches(bar)) for one in zip(used, results, inputs, strict=True)]
+        results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]
+        wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
         if writer is not None:
             inputs = [
-                [*shared, *(SharedInput([one.number], one.prediction["references"]) for one in lost)]
+                [*shared, *(SharedInput([row.number], row.prediction["references"]) for row in lost)]
                 for shared, lost in zip(inputs, wrong, strict=True)
             ]
-        judged = [[*found, *lost] for found, lost in zip(read, wrong, strict=True)]
-        metrics, scores, units = _metrics(settings, objective, [one.name for one in sets], judged, inputs)
-    predictions = [found.prediction for part in judged for found in part]
-    if label := only_class([one["label"] for one in predictions if "label" in one]):
+        judged = [[*rows, *lost] for rows, lost in zip(results, wrong, strict=True)]
+        metrics, scores, units = _metrics(settings, objective, [held_out.name for held_out in sets], judged, inputs)
+    predictions = [row.prediction for rows in judged for row in rows]
+    if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
         work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
-    facts = objective.answer_figures(predictions) | {"lost": reasons([one for part in sets for one in part.lost])}
+    facts = objective.answer_figures(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
     if writer is not None:
-        facts |= _of_texts(settings, units, inputs)
+        facts |= _generation_facts(settings, units, inputs)
     with work.stop.at_once(WHOLE):
-        beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, read))
-        lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, read) if each else []
+        baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
+        lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
     return Scored(
         metrics,
         len(predictions),
-        sum(int(one.lengths[: len(found)].sum()) for one, found in zip(used, read, strict=True)),
+        sum(int(examples.lengths[: len(rows)].sum()) for examples, rows in zip(used, results, strict=True)),
         used,
         scores,
         units,
         lines,
         facts,
-        [one.texts[:count] for one, count in zip(used, counts, strict=True)],
-        beside,
+        [examples.texts[:count] for examples, count in zip(used, counts, strict=True)],
+        baselines,
     )
 
 
-def _of_texts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
-    """Return how texts were written, and with how many they were compared."""
+def _generation_facts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
+    """Return how texts were generated, and with how many references they were compared."""
     facts: dict[str, Any] = {"decoding": undrawn(settings.generation).model_dump(include=set(_DECODING))}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
@@ -253,7 +253,7 @@ def _metrics(
     judged: Sequence[Sequence[Judged]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """The metrics; the same as a function of how often each input counts (where no texts are written, each row is one); the inputs."""
+    """Return the metrics, the same as a function of the units' weights, and the number of units: inputs of generated texts, else rows."""
 
     def scores_of(sets: Sequence[Sequence[Judged]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]
@@ -264,11 +264,11 @@ def _metrics(
 
     scores, units = scores_of(judged, inputs)
     parts = [scores_of([part], inputs[number : number + 1]) for number, part in enumerate(judged) if len(names) > 1]
-    return of_sets(scores(unit_weights(units)), [part(unit_weights(count)) for part, count in parts], names), scores, units
+    return join_metrics(scores(unit_weights(units)), [part(unit_weights(count)) for part, count in parts], names), scores, units
 
 
 def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:
-    """The classes of the checkpoint, in its own order; by the section's names, if it gives as many."""
+    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
     if not section.has_labels:
         return []
     if named := section.named_labels:

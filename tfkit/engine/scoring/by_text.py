@@ -7,7 +7,7 @@ from tfkit.data import Source, TokenStream, token_stream
 from tfkit.engine.scoring.by_row import Scored, scored_sources
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
-from tfkit.engine.validation import of_sets
+from tfkit.engine.validation import join_metrics
 from tfkit.errors import ModelError
 from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
-    """Score the texts of data.validation; `each`: with a prediction for every text.
+    """Score the texts of data.validation; `each`: also return the scores of every text.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
     """
@@ -39,7 +39,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     scores = _score(loaded, streams, settings, work)
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
-    metrics = of_sets(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
+    metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
     lines: list[dict[str, Any]] = []
     if each:
         with work.stop.at_once(WHOLE):
@@ -78,7 +78,7 @@ def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", w
 
 
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
-    """The tokens that will be scored: of whole texts, within the limit."""
+    """Return the number of tokens that will be scored: those of whole texts, within the limit."""
     budget, total = TokenBudget(limit), 0
     for stream in budget.until_spent(streams):
         count = int(count_targets(stream, budget.left).sum())
@@ -88,7 +88,7 @@ def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
-    """Of each text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
+    """Return for each text, in order, its place, its loss (nats per token; None without a target), its target tokens and their bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
         places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream

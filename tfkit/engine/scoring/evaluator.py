@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint: by text, by row or by likelihood, as its objective says; and the result of docs/cli.md."""
+"""The evaluation of a checkpoint by text, row, likelihood or rollout, as its objective requires, and the result of docs/cli.md."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ _SEED = 1  # of the bootstrap
 class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
-    `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file,
-    folder or glob in place of data.validation.
+    `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file, folder or glob in place
+    of data.validation.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None):
@@ -35,7 +35,7 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates over the metrics that the evaluation may have. Raise UsageError for another one; groups of rows are known later."""
+        """Parse gates over the metrics that the evaluation may have. Raise UsageError for another; groups of rows are checked later."""
         from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
         section = self.settings.objective.trained_for
@@ -46,21 +46,21 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, work: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
-        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped: half a score is none."""
+        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
         from tfkit.engine.session import WHOLE
 
-        loaded, found = self.compute(work, each=each)
+        loaded, scored = self.compute(work, each=each)
         with work.stop.at_once(WHOLE):
-            reading = work.reading(last=True)  # which waits for a first measurement
-            result = self._result(loaded, found, reading)
+            reading = work.reading(last=True)  # waits for a first measurement
+            result = self._result(loaded, scored, reading)
         if result["trained_on"]:
-            what = f"{result['trained_on']:,} of the {sum(map(len, found.texts)):,} texts that were scored"
+            what = f"{result['trained_on']:,} of the {sum(map(len, scored.texts)):,} texts that were scored"
             work.listener.warn(f"{what} are among those that the run was trained on: the metrics say little about other texts")
         work.finish(result, data=result["data"])
-        return result, found.predictions, reading
+        return result, scored.predictions, reading
 
     def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
-        """Return the loaded model and its scores: the part of `score` that all ranks have."""
+        """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with work.stop.at_once():
             loaded = open_model(self.folder, work, self.settings.evaluation.precision)
             own_tokenizer(loaded)
@@ -81,31 +81,31 @@ class Evaluator:
             return evaluate_rollouts(self.settings, loaded, work, each=each)
         return evaluate_rows(self.settings, loaded, work, each=each)
 
-    def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:
+    def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.engine.scoring.trained_rows import count_trained_rows
         from tfkit.engine.session import energy_fields, place_fields
         from tfkit.evaluation.bootstrap import intervals
         from tfkit.objectives.context import row_length
 
         evaluation = self.settings.evaluation
-        resamples = evaluation.bootstrap if found.units > 1 else None
-        spread = intervals(found.scores, found.units, resamples, _SEED) if found.scores is not None and resamples is not None else {}
+        resamples = evaluation.bootstrap if scored.units > 1 else None
+        spread = intervals(scored.scores, scored.units, resamples, _SEED) if scored.scores is not None and resamples is not None else {}
         return {
             "schema_version": 1,
-            "metrics": found.metrics,
-            "baselines": found.baselines,
+            "metrics": scored.metrics,
+            "baselines": scored.baselines,
             "intervals": spread,
             "bootstrap": resamples if spread else None,
-            "examples": found.examples,
-            "tokens": found.tokens,
-            "trained_on": count_trained_rows(loaded.folder, found.texts),
+            "examples": scored.examples,
+            "tokens": scored.tokens,
+            "trained_on": count_trained_rows(loaded.folder, scored.texts),
             "checkpoint": str(loaded.folder),
-            "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.stored],
+            "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in scored.stored],
             "batch_size": evaluation.batch_size,
             "precision": evaluation.precision,
             "context_length": loaded.config.context_length,
             "sequence_length": row_length(self.settings.sequence_length, loaded.config),
-            **found.facts,
+            **scored.facts,
             **energy_fields(reading),
             **place_fields(reading),
             "gates": [],

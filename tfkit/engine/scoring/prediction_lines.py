@@ -1,4 +1,4 @@
-"""The lines of a file of predictions: each row's place, what was asked, what was answered, and what is right."""
+"""The lines of a file of predictions: the place, input, prediction and correct answer of each row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,12 +19,12 @@ def prediction_lines(
     sets: Sequence[ValidationSet],
     judged: Sequence[Sequence[Judged]],
 ) -> list[dict[str, Any]]:
-    """Return a line for each row that was judged, or is lost; the sources are read once more, for what was asked."""
+    """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
     lines = []
-    for source, one, found in zip(sources, sets, judged, strict=False):
-        assert isinstance(one.stored, ExampleSet), "labelled rows are examples"
-        rows = [row for _, row in zip(found, rows_of(source, one.stored), strict=False)]
-        places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in one.lost]
+    for source, held_out, results in zip(sources, sets, judged, strict=False):
+        assert isinstance(held_out.stored, ExampleSet), "labelled rows are examples"
+        rows = [row for _, row in zip(results, rows_of(source, held_out.stored), strict=False)]
+        places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in held_out.lost]
         for number, _, row, lost in sorted(places, key=lambda place: place[:2]):
             asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}
             if lost is not None:
@@ -33,7 +33,7 @@ def prediction_lines(
                 continue
             answer = {
                 name: value.by_label() if isinstance(value, LabelProbabilities) else value
-                for name, value in found[number].prediction.items()
+                for name, value in results[number].prediction.items()
             }
-            lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, found[number].sums), **answer})
+            lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, results[number].sums), **answer})
     return lines

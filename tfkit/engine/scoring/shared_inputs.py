@@ -1,4 +1,4 @@
-"""Rows that share an input: the model writes one text for them, and their answers are the references of that text."""
+"""Rows that share an input: the model generates one text for them, and their answers are the references of that text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedInput:
-    """One input: the numbers of its rows in their set, in order, and the different answers of these."""
+    """One input: the numbers of its rows in their set, in order, and their different answers."""
 
     rows: list[int]
     references: list[str]
@@ -29,25 +29,25 @@ class SharedInput:
 def shared_inputs(objective: WritingObjective, source: Source, stored: ExampleSet, count: int) -> list[SharedInput]:
     """Return the inputs of the first `count` rows of a set, in the order of their first rows.
 
-    Rows share an input if the model reads the same of both; where it is cut to the context, what was cut off is compared, too.
+    Rows share an input if the model reads the same of both; what was cut off to fit the context is compared, too.
     """
-    found: dict[object, SharedInput] = {}
+    inputs: dict[object, SharedInput] = {}
     for number, row in zip(range(count), rows_of(source, stored), strict=False):
         example = stored[number]
-        one = found.setdefault((tuple(objective.prompt_ids(example)), row.input_key), SharedInput([], []))
-        one.rows.append(number)
-        one.references.extend(text for text in objective.references(row, example) if text not in one.references)
-    return list(found.values())
+        shared = inputs.setdefault((tuple(objective.prompt_ids(example)), row.input_key), SharedInput([], []))
+        shared.rows.append(number)
+        shared.references.extend(text for text in objective.references(row, example) if text not in shared.references)
+    return list(inputs.values())
 
 
 def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
     """Return the number of each row's input, (N,), counted over the rows and inputs of all sets."""
     inputs = [one for part in sets for one in part]
-    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # where the rows of each set begin
-    found = np.empty(firsts[-1], np.int64)
+    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the first row of each set
+    numbers = np.empty(firsts[-1], np.int64)
     for number, (first, one) in enumerate(zip(np.repeat(firsts[:-1], [len(part) for part in sets]), inputs, strict=True)):
-        found[first + np.array(one.rows)] = number
-    return found
+        numbers[first + np.array(one.rows)] = number
+    return numbers
 
 
 def with_texts(
@@ -59,11 +59,13 @@ def with_texts(
     loaded: "Loaded",
     work: BatchWork,
 ) -> list[Judged]:
-    """Return the same rows with what the model writes for the input of each, and what was to be written."""
-    examples = [stored[one.rows[0]] for one in inputs]
+    """Return the same rows with the text that the model generates for the input of each, and its references."""
+    examples = [stored[shared.rows[0]] for shared in inputs]
     decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
     texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, work)
     predictions = {
-        number: {"text": text, "references": one.references} for one, text in zip(inputs, texts, strict=True) for number in one.rows
+        number: {"text": text, "references": shared.references}
+        for shared, text in zip(inputs, texts, strict=True)
+        for number in shared.rows
     }
-    return [replace(one, prediction=predictions[one.number]) for one in judged]
+    return [replace(shared, prediction=predictions[shared.number]) for shared in judged]

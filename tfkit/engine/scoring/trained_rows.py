@@ -1,4 +1,4 @@
-"""How many of the rows of an evaluation its run was trained on: by the hashes of their texts, which the cache has of both."""
+"""The number of rows of an evaluation that its run was trained on, by the hashes of their texts in the cache."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,27 +15,28 @@ _MOST_BYTES = 1 << 30  # of training rows that are read again
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many of the scored texts the run that made a checkpoint was trained on; None if nothing here shows which these were.
+    """Return how many of the scored texts the run that made a checkpoint was trained on; None if its training texts are not known.
 
-    A text of which the run was trained on a part is not counted.
+    A text is not counted if the run was trained on a part of it.
     """
     known = _hashes(checkpoint) if scored else None
     return None if known is None else int(np.isin(np.concatenate(scored), known).sum())
 
 
 def _hashes(checkpoint: Path) -> Hashes | None:
-    """Return the hashes of the training texts: from the cache, else from the rows themselves, if they are not many."""
+    """Return the hashes of the training texts: from the cache, else from the rows themselves, if these are not too many."""
     try:
         fingerprints = json.loads((checkpoint / "tfkit.json").read_bytes())["data"]["train"]
-        found = [cached_hashes(one) for one in fingerprints]
+        cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]
     except (OSError, ValueError, KeyError, TypeError):  # another program's checkpoint
         return None
-    if found and all(one is not None for one in found):
-        return np.unique(np.concatenate([one for one in found if one is not None]))
+    known = [hashes for hashes in cached if hashes is not None]
+    if cached and len(known) == len(cached):
+        return np.unique(np.concatenate(known))
     saved = checkpoint.resolve().parent.parent / "recipe.yaml"
     try:
         run = read_recipe(str(saved)).recipe
-        sources = [] if any(one.hub for one in run.data.train) else training_sources(run.data, run.objective.roles)
+        sources = [] if any(source.hub for source in run.data.train) else training_sources(run.data, run.objective.roles)
         if not sources or sum(source.size_bytes for source in sources) > _MOST_BYTES:
             return None
         texts: Iterator[bytes] = (text_hash(row.text) for source in sources for row in source.rows({}))

@@ -1,4 +1,4 @@
-"""Trackers take a run's metrics elsewhere, beside metrics.jsonl, which is the truth. None can stop or slow a run."""
+"""Trackers, which send a run's metrics elsewhere; metrics.jsonl is the authoritative record. No tracker can stop or slow a run."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tfkit.run.folder import RunFolder
 def open_trackers(recipe: Recipe, folder: RunFolder, first_step: int, warn: Callable[[str], None]) -> list[TrackerQueue]:
     """Start the trackers of a recipe, each kind once; points that an earlier attempt left from `first_step` on are hidden.
 
-    `warn` is called at most once for each tracker, when it is closed. Raises MachineError where a tracker's extra is not installed.
+    `warn` is called at most once for each tracker, when it is closed. Raises MachineError if a tracker's extra is not installed.
     """
     alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
     queues = []

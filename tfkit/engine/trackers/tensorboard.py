@@ -9,7 +9,7 @@ from tfkit.errors import MachineError, how_to_install
 
 
 def tensorboard_writer(folder: Path, first_step: int) -> Callable[[], Tracker]:
-    """Return what opens the writer. Points of an earlier attempt from `first_step` on are hidden. MachineError: not installed."""
+    """Return a function that opens the writer; points of an earlier attempt from `first_step` on are hidden. Raises MachineError."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -18,7 +18,7 @@ def tensorboard_writer(folder: Path, first_step: int) -> Callable[[], Tracker]:
 
 
 class _EventFiles:
-    """One curve for each name. After each line the files are flushed: a run that is killed has its points."""
+    """Writes a curve for each name, and flushes the files after each line, so that a killed run has its points."""
 
     def __init__(self, writer: Any):
         self._writer = writer

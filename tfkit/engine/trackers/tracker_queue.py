@@ -1,4 +1,4 @@
-"""A queue and a daemon thread between a run and a tracker: whatever that does (raise, hang, exit), training neither stops nor waits."""
+"""A queue and a daemon thread between a run and a tracker: if the tracker raises, hangs or exits, training neither stops nor waits."""
 
 import contextlib
 import queue
@@ -8,24 +8,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-WAITING = 1000  # lines of the log that wait at most; beyond, new ones are dropped
+WAITING = 1000  # lines of the log that may wait; further ones are dropped
 CLOSE_SECONDS = 3.0
 
 
 class Tracker(Protocol):
-    """Takes metrics to another program. It lives on the thread of its queue, and may raise, hang or exit there."""
+    """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the values of one step so that a run that is killed has them. A line that raises counts as lost; the next is still tried."""
+        """Store the values of one step so that a killed run has them. A line that raises counts as lost; the next is still tried."""
 
     def close(self) -> None:
         """Finish what was added."""
 
 
 class TrackerQueue:
-    """Feeds one tracker. Points that it did not take are counted, and reported once, by `close`.
+    """Feeds one tracker. Points that it does not accept are counted, and reported once, by `close`.
 
-    `name` and `place` are those of its messages; `open_tracker` is called on the thread.
+    `name` and `place` are for its messages; `open_tracker` is called on the thread.
     """
 
     def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
@@ -40,11 +40,11 @@ class TrackerQueue:
         """Queue the values of one step, at once; None is left out."""
         points = {name: value for name, value in values.items() if value is not None}
         self._given += len(points)
-        with contextlib.suppress(queue.Full):  # then they are given, and never taken
+        with contextlib.suppress(queue.Full):  # then these points are counted as given, and never as taken
             self._lines.put_nowait((step, points))
 
     def close(self) -> None:
-        """Let the tracker take what waits, for a few seconds at most, and warn of what it did not take."""
+        """Let the tracker take the waiting lines, for a few seconds at most, and warn of points that it did not take."""
         deadline = time.monotonic() + CLOSE_SECONDS
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
