@@ -1,1 +1,1 @@
-"""A checkpoint at work: predictions of rows, and texts for prompts."""
+"""Inference with a checkpoint: predictions for rows, and texts for prompts."""

@@ -1,4 +1,4 @@
-"""A JSON line for each prompt, in order: the prompts are dealt to the ranks in batches of those that are there."""
+"""Answer prompts with a JSON line each, in order. Batches of the available prompts are divided among the ranks."""
 
 import signal
 from collections import deque
@@ -20,7 +20,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # 
 
 
 class _Answered(TypedDict):
-    """The lines of a batch; `error`: the class and the message of what ended it before its end; `signal`: the number of one that came."""
+    """The lines of a batch; `error`: the class and the message of an error that ended it early; `signal`: the number of one, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None
@@ -32,15 +32,15 @@ def answer_prompts(
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt with the fields of its JSON line (docs/cli.md), as soon as its batch is answered.
 
-    `template`: of a chat. An error in a prompt is raised after the lines of those before; Stopped where a signal came.
+    `template`: of a chat. An error in a prompt is raised after the lines of the prompts before it, and Stopped after a signal.
     """
     if generator.fills_masks:
-        return _dealt(batches, partial(_fill_lines, generator), generator.work, "filled")
-    return _dealt(batches, partial(_continue_lines, generator, template), generator.work, "continued")
+        return _answer_all(batches, partial(_fill_lines, generator), generator.work, "filled")
+    return _answer_all(batches, partial(_continue_lines, generator, template), generator.work, "continued")
 
 
 def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", prompts: Sequence[Prompt]) -> list[str]:
-    """Return the texts to continue: with a template each is a conversation."""
+    """Return the text of each prompt or, with a template, of its conversation."""
     if template is None:
         return [one.text for one in prompts]
     with generator.work.stop.at_once():
@@ -48,61 +48,61 @@ def prompt_texts(generator: "TextGenerator", template: "ChatTemplate | None", pr
 
 
 def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """Return the fields of the JSON line beside the prompt."""
+    """Return the fields that the JSON line has in addition to the prompt."""
     return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 
-def _dealt(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session", done: str) -> Generator[tuple[Prompt, dict[str, Any]]]:
-    """Yield the prompts with their lines. `answer` gets prompts and the number of the first; `done`: what was done, for messages."""
+def _answer_all(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session", done: str) -> Generator[tuple[Prompt, dict[str, Any]]]:
+    """Yield the prompts with their lines. `answer` gets prompts and the number of the first; `done`: the participle for messages."""
     count = 0
-    taken: deque[list[Prompt]] = deque()  # whose lines are not written yet
+    pending: deque[list[Prompt]] = deque()  # batches whose lines were not yielded yet
 
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
         while True:
-            with work.stop.at_once(f"{count:,} prompts were {done}"):  # which may wait for a prompt
+            with work.stop.at_once(f"{count:,} prompts were {done}"):  # `next` may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
                 return
-            taken.append(batch)
+            pending.append(batch)
             yield first, batch
             first += len(batch)
 
-    def answered(numbered_batch: tuple[int, list[Prompt]]) -> _Answered:
+    def answer_batch(numbered_batch: tuple[int, list[Prompt]]) -> _Answered:
         first, batch = numbered_batch
-        found: _Answered = {"lines": [], "error": None, "signal": 0}
+        answered: _Answered = {"lines": [], "error": None, "signal": 0}
         try:
-            for line in _answers(batch, first, answer):
-                found["lines"].append(line)
+            for line in _answer_lines(batch, first, answer):
+                answered["lines"].append(line)
         except (DataError, ModelError) as error:
-            found["error"] = type(error).__name__, str(error)
-        found["signal"] = getattr(work.stop, "requested", None) or 0
-        return found
+            answered["error"] = type(error).__name__, str(error)
+        answered["signal"] = getattr(work.stop, "requested", None) or 0
+        return answered
 
     with work.listener.progress("generating", None, "prompts") as bar:
-        for found in work.deal(answered, numbered()):
-            batch = taken.popleft()
-            for prompt, line in zip(batch, found["lines"], strict=False):  # those before an error
+        for answered in work.deal(answer_batch, numbered()):
+            batch, number = pending.popleft(), answered["signal"]
+            for prompt, line in zip(batch, answered["lines"], strict=False):  # those before an error
                 if line is None:
-                    raise Stopped(f"stopped by {signal.Signals(found['signal']).name}: {count:,} prompts were {done}", found["signal"])
+                    raise Stopped(f"stopped by {signal.Signals(number).name}: {count:,} prompts were {done}", number)
                 yield prompt, line
                 count += 1
-            if found["error"] is not None:
-                kind, message = found["error"]
+            if answered["error"] is not None:
+                kind, message = answered["error"]
                 raise getattr(errors, kind)(message)
             bar.advance(len(batch))
 
 
-def _answers(batch: Sequence[Prompt], first: int, answer: _Answer) -> Iterator[dict[str, Any] | None]:
+def _answer_lines(batch: Sequence[Prompt], first: int, answer: _Answer) -> Iterator[dict[str, Any] | None]:
     try:
-        answered = answer(batch, first)
-    except (DataError, ModelError):  # in one of them: those before it are answered alone
+        lines = answer(batch, first)
+    except (DataError, ModelError):  # of one of the prompts: those before it are answered one by one
         if len(batch) == 1:
             raise
         for number, prompt in enumerate(batch, first):
             yield from answer([prompt], number)
     else:
-        yield from answered
+        yield from lines
 
 
 def _continue_lines(

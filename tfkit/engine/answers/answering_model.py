@@ -1,4 +1,4 @@
-"""A model that answers rows, as its objective has it."""
+"""A model that answers rows by its objective."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,19 @@ from tfkit.parallel.deal import BatchWork, Deal
 
 
 class AnsweringModel:
-    """A loaded model with its objective. `deal` has the batches computed, by several ranks where there are some."""
+    """A loaded model with its objective. `deal` computes the batches, divided among the ranks."""
 
     def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: Settings, deal: Deal, *, all_labels: bool):
         self.loaded, self.objective, self.settings, self.deal, self.all_labels = loaded, objective, settings, deal, all_labels
 
-    def encoded(self, window: Sequence[Asked]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or what is wrong with it."""
+    def encode(self, window: Sequence[Asked]) -> list[Encoded | BadRow]:
+        """Return the example of each row, or the reason why it cannot be read."""
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
         encoded = iter(self.objective.encode_unlabelled(rows) if rows else ())
         return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
 
     def answers(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[Answer]:
-        """Return the answer to each row; batches are of rows of similar lengths."""
+        """Return the answer to each row; batches have rows of similar lengths."""
         model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
         examples = [one.example() for one in encoded]
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
@@ -42,13 +42,13 @@ class AnsweringModel:
         order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
 
         def answer(numbers: Sequence[int]) -> list[Answer]:
-            kept = np.array(numbers, np.int64)
-            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(kept), kept)).to(device)
+            indices = np.array(numbers, np.int64)
+            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(indices), indices)).to(device)
             return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
 
-        found: dict[int, Answer] = {}
+        answers: dict[int, Answer] = {}
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         with inference(model):
             for numbers, answered in zip(batches, self.deal(answer, batches), strict=True):
-                found |= {number: Answer(*one) for number, one in zip(numbers, answered, strict=True)}
-        return [found[number] for number in range(len(examples))]
+                answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
+        return [answers[number] for number in range(len(examples))]

@@ -1,4 +1,4 @@
-"""The model of a computation that does not train, on the device of its rank, with the tokenizer that it needs."""
+"""The model of a command that does not train, on the device of its rank, with the tokenizer that it needs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_model(folder: Path, work: "Session", precision: str = "float32") -> "Loaded":
-    """Load a model in this arithmetic, on the device and with the threads of the session. Raises ModelError."""
+    """Load a model in this precision, on the device and with the threads of the session. Raises ModelError."""
     import torch
 
     from tfkit.adapters import load

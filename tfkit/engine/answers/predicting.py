@@ -1,4 +1,4 @@
-"""The predictions of a checkpoint for rows that need no label: those of tfkit predict, tfkit.predict and loaded.predict."""
+"""Predictions of a checkpoint for rows that need no label, as of tfkit predict, tfkit.predict and loaded.predict."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
-_MOST_BATCHES = 32  # in a window, whose rows are sorted by length
+_MOST_BATCHES = 32  # of a window, whose rows are sorted by length
 _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
 
@@ -41,15 +41,15 @@ class Counts:
     tokens: int = 0
     truncated: int = 0
     first_truncated: str = ""  # place of the first such row
-    skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without a prediction, by what is wrong with them
-    replaced: set[str] = field(default_factory=set)  # fields of the rows that have the name of one of ours
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without a prediction, by reason
+    replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the prediction replaces
 
 
 class Predictor:
-    """Answers rows with a checkpoint, as it was trained to, by the columns that its training read.
+    """Answers rows with a checkpoint by the objective that it was trained for, from the columns that its training read.
 
-    Settings are read and checked at once; nothing is loaded before `load` or `use`. `words`: key=value, among them
-    data.validation.0.columns and the like for the rows. `data`: a file, folder or glob; -: the rows come in another way.
+    Settings are read and checked at once; nothing is loaded before `load` or `use`. `words`: key=value, such as
+    data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way.
     """
 
     def __init__(self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False):
@@ -69,17 +69,17 @@ class Predictor:
         self.counts = Counts()
 
     def columns(self, section: SourceSection) -> AskedColumns:
-        """The columns that are read of a source."""
+        """Return the columns that are read from a source."""
         named = section.columns | ({} if section.text is None else {"text": section.text})
         return AskedColumns(self.section.asked_roles, named)
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[Asked]:
-        """Find the sources now, and return their rows, read as they are asked for; those of `-` come from `pipe`. Raises DataError."""
+        """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[Asked]:
-        """Return rows that are given as they are, or one: their fields, or a text alone. Raises UsageError for anything else."""
-        if hasattr(rows, "to_dict"):  # of pandas, whose iteration gives the names of the columns
+        """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
+        if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
             raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
         columns = self.columns(self.sources[0])
         for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
@@ -92,7 +92,7 @@ class Predictor:
         self.use(open_model(self.folder, work, self.settings.evaluation.precision), work.deal)
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
-        """Take a model that is loaded already; `deal` has its batches computed. Raises ModelError."""
+        """Use a loaded model; `deal` computes its batches. Raises ModelError."""
         from tfkit.engine.answers.answering_model import AnsweringModel
         from tfkit.engine.scoring.by_row import open_finished
 
@@ -103,25 +103,25 @@ class Predictor:
         self.model = AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
 
     def answers(self, rows: Iterable[Asked], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their predictions, in order, a window of those that are there, by `is_ready`, at a time.
+        """Yield the fields of the rows with their predictions, in order, in windows, which end early if `is_ready` has no further row.
 
-        Raises DataError for a row that cannot be read, after the rows before it, or, with data.on_bad_row: skip, gives it no prediction,
-        but an `error`.
+        Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
+        no prediction.
         """
         for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
-            encoded = self.model.encoded(window)
+            encoded = self.model.encode(window)
             bad = None
             if self.on_bad_row == "error":
-                bad = next((number for number, one in enumerate(encoded) if isinstance(one, BadRow)), None)
+                bad = next((number for number, example in enumerate(encoded) if isinstance(example, BadRow)), None)
             if lines := self._lines(window[:bad], encoded[:bad]):
                 yield lines
             if bad is not None:
-                found = encoded[bad]
-                assert isinstance(found, BadRow)
-                raise found.refusal()
+                bad_row = encoded[bad]
+                assert isinstance(bad_row, BadRow)
+                raise bad_row.refusal()
 
     def warnings(self) -> list[str]:
-        """Sentences about the rows so far that were not read, or not read whole."""
+        """Return warnings about the rows so far that were skipped or truncated."""
         counts, length = self.counts, self.settings.sequence_length
         limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (
@@ -132,7 +132,7 @@ class Predictor:
         return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
     def result(self, reading: "Reading") -> dict[str, Any]:
-        """Return the document of docs/cli.md; `reading`: of the energy."""
+        """Return the document of docs/cli.md, with the energy of `reading`."""
         from tfkit.engine.session import energy_fields, place_fields
 
         counts, evaluation = self.counts, self.settings.evaluation
@@ -154,43 +154,43 @@ class Predictor:
         columns = self.columns(section)
         if section.path == "-" and pipe is not None:
             return _from_pipe(pipe, columns, section)
-        # A bad row is found where it is read, after the rows before it are answered.
+        # A bad row is reported when it is read, after the rows before it are answered.
         return asked_rows(open_source(section, "all", None, "skip", columns=columns))
 
     def _lines(self, window: Sequence[Asked], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
-        """The fields of each row, and what was found."""
-        good = {number: one for number, one in enumerate(encoded) if not isinstance(one, BadRow)}
+        """Return the fields of each row with its prediction or error."""
+        good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
         answers = self.model.answers([window[number].row for number in good], list(good.values()))
         by_number = dict(zip(good, answers, strict=True))
         lines = []
-        for number, (asked, one) in enumerate(zip(window, encoded, strict=True)):
+        for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
             self.counts.rows += 1
-            if isinstance(one, BadRow):
-                skip(one, self.counts.skipped)
-                lines.append({**asked.fields, "prediction": None, "error": one.message})
+            if isinstance(example, BadRow):
+                skip(example, self.counts.skipped)
+                lines.append({**asked.fields, "prediction": None, "error": example.message})
                 continue
-            self.counts.tokens += one.length
-            self.counts.truncated += one.truncated
-            self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if one.truncated else "")
-            found = by_number[number]._asdict()
-            found = {name: value for name, value in found.items() if name == "prediction" or value is not None}
-            self.counts.replaced |= asked.fields.keys() & found.keys()
-            lines.append({**asked.fields, **found})
+            self.counts.tokens += example.length
+            self.counts.truncated += example.truncated
+            self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if example.truncated else "")
+            answer = by_number[number]._asdict()
+            answer = {name: value for name, value in answer.items() if name == "prediction" or value is not None}
+            self.counts.replaced |= asked.fields.keys() & answer.keys()
+            lines.append({**asked.fields, **answer})
         return lines
 
 
 def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
-    """The settings of the run that made the checkpoint, else the objective that its files name."""
-    found = read_settings(None, folder, words, _SECTIONS, data)
-    if found.has_recipe or any(word.partition("=")[0].strip().partition(".")[0] == "objective" for word in words):
-        return found
+    """Return the settings of the run that made the checkpoint, else those with the objective that its files name."""
+    settings = read_settings(None, folder, words, _SECTIONS, data)
+    if settings.has_recipe or any(word.partition("=")[0].strip().partition(".")[0] == "objective" for word in words):
+        return settings
     section = own_objective(folder)
     named = [f"objective.{name}={quoted(value) if isinstance(value, str) else str(value).lower()}" for name, value in section.items()]
     return read_settings(None, folder, [*named, *words], _SECTIONS, data)
 
 
 def _windows(rows: Iterable[Asked], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[Asked]]:
-    """Yield rows in windows: the first of one batch, so that the first answers come at once, each of the next twice as large, bounded.
+    """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
 
     An error in the source is raised after the rows before it.
     """
@@ -223,9 +223,9 @@ def _from_pipe(pipe: Pipe, columns: AskedColumns, section: SourceSection) -> Ite
 
 
 def _format_of(line: bytes, columns: AskedColumns) -> tuple[str, str | None]:
-    """The format of what begins with this line: JSON lines, a table whose header has the columns that are read, or a text a line.
+    """Return the format of data that begin with this line, and the delimiter of a table.
 
-    And the delimiter of a table.
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line.
     """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):

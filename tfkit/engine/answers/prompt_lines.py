@@ -1,4 +1,4 @@
-"""Prompts, read from a file or a pipe: JSON lines, or texts, a line each."""
+"""Prompts, read from a file or a pipe: JSON lines, or a text per line."""
 
 import json
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from tfkit.errors import DataError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue; with --chat what a user says, or else all messages of a conversation. `place` is its place, for errors.
+    """A text to continue; with --chat a user's message, or all messages of a conversation. `place`: for errors.
 
-    `given`: the fields of its JSON line, for the one that is written.
+    `given`: the fields of its JSON line, which the line of its answer repeats.
     """
 
     place: str
@@ -29,53 +29,53 @@ class Prompt:
 
 
 def prompt_of(place: str, text: str) -> Prompt:
-    """Return a text alone as a prompt."""
-    return Prompt(place, {"prompt": text}, _whole(text, place))
+    """Return a plain text as a prompt."""
+    return Prompt(place, {"prompt": text}, _without_surrogates(text, place))
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
-    """Yield the prompts of lines, empty ones left out, at most `size` at once; of a pipe those that are there.
+    """Yield the prompts of the lines that are not empty in batches of at most `size`; from a pipe, of the lines that are available.
 
     If the first line is a JSON object, all must be; else each line is a prompt as it is. An error in a line is raised after the batch of
     the lines before it. Raises DataError.
     """
-    rows = None
+    is_json = None
     for lines in _lines(Pipe(file, place), size):
         batch: list[Prompt] = []
         for number, line in lines:
-            if rows is None:
-                rows = isinstance(_value(line), dict)
+            if is_json is None:
+                is_json = isinstance(_value(line), dict)
             try:
-                batch.append(_read_line(line, f"{place}:{number}", rows, chat))
+                batch.append(_read_line(line, f"{place}:{number}", is_json, chat))
             except DataError:
                 if batch:
                     yield batch
                 raise
         yield batch
-    if rows is None:
+    if is_json is None:
         raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or one prompt per line')
 
 
 def _lines(pipe: Pipe, size: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the lines that are not empty, with their numbers, up to `size` at once: at least one, and those that need no waiting."""
-    found: list[tuple[int, bytes]] = []
+    """Yield the lines that are not empty, with their numbers, up to `size` at once: at least one, and those available without waiting."""
+    lines: list[tuple[int, bytes]] = []
     for number, line in enumerate(pipe, 1):
         bare = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).removesuffix(b"\n")
         if bare.strip():
-            found.append((number, bare))
-        if found and (len(found) == size or not pipe.is_ready()):
-            yield found
-            found = []
-    if found:
-        yield found
+            lines.append((number, bare))
+        if lines and (len(lines) == size or not pipe.is_ready()):
+            yield lines
+            lines = []
+    if lines:
+        yield lines
 
 
-def _read_line(line: bytes, place: str, rows: bool, chat: bool) -> Prompt:
+def _read_line(line: bytes, place: str, is_json: bool, chat: bool) -> Prompt:
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
         raise DataError(f"{place}:{error.start + 1}: not UTF-8; save the prompts as UTF-8") from None
-    return _read_row(_value(line), place, chat) if rows else Prompt(place, {"prompt": text}, text)
+    return _read_row(_value(line), place, chat) if is_json else Prompt(place, {"prompt": text}, text)
 
 
 def _read_row(row: Any, place: str, chat: bool) -> Prompt:
@@ -86,7 +86,7 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row.get("prompt"), str):
         hint = "; messages are read with --chat" if "messages" in row else ""
         raise DataError(f'{place}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}{hint}')
-    return Prompt(place, row, _whole(row["prompt"], place))
+    return Prompt(place, row, _without_surrogates(row["prompt"], place))
 
 
 def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
@@ -99,12 +99,12 @@ def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
                 continue
             if not isinstance(text, str):
                 raise DataError(f'{place}: messages[{i}] has no text under "{name}"; write {{"role": "user", "content": "Hello"}}')
-            _whole(text, place, f"{name} in messages[{i}]")
+            _without_surrogates(text, place, f"{name} in messages[{i}]")
     return messages
 
 
-def _whole(text: str, place: str, what: str = "the prompt") -> str:
-    """Return the text. Raise DataError if it holds half a character, as JSON and the command line can."""
+def _without_surrogates(text: str, place: str, what: str = "the prompt") -> str:
+    """Return the text. Raise DataError if it has half a character (a surrogate), as JSON and the command line allow."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint that writes: it continues texts, answers conversations, or fills the masks of a masked language model."""
+"""Text generation with a checkpoint: it continues texts, answers conversations, or fills the masks of a masked language model."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ _PURPOSES = {
 
 
 class TextGenerator:
-    """Writes with the settings of the run that made the checkpoint, else of its generation_config.json, as `words` (key=value) change them.
+    """Generates text with the settings of the run that made the checkpoint, else of its generation_config.json, changed by `words`.
 
-    Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: what the prompts are read from.
+    `words`: key=value. Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
     """
 
     def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = ()):
@@ -52,7 +52,7 @@ class TextGenerator:
         self.use(open_model(self.folder, work), work)
 
     def use(self, loaded: "Loaded", work: "Session") -> None:
-        """Take a model that is loaded already. Raises as `load`."""
+        """Use a loaded model. Raises as `load`."""
         self.work, self.loaded = work, loaded
         self.codec = own_tokenizer(loaded)
         self.fills_masks = self._check_kind()
@@ -60,14 +60,14 @@ class TextGenerator:
 
     @property
     def continues_prompts(self) -> bool:
-        """Whether its text belongs behind the prompt; else it is a text of its own."""
+        """Whether the generated text continues the prompt; else it is a separate text."""
         return not self.chat and self.loaded.model.encoder is None
 
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat each is a conversation that `render` wrote. `first_row`: the number of the first, for the draws."""
-        ends = [*self.loaded.eos_ids, *([self.codec.eos_id] if self.chat else [])]  # of some chat models eos is the end of a turn
+        """Continue each text; in a chat each is that of a conversation. `first_row`: the number of the first one, for the draws."""
+        ends = [*self.loaded.eos_ids, *([self.codec.eos_id] if self.chat else [])]  # some chat models end a turn with eos
         return complete(
             self.loaded.model,
             self.codec,
@@ -82,13 +82,13 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: str | Sequence[Any]) -> list[Completion]:
-        """Continue prompts of the library, in batches: texts, or, in a chat, also lists of messages. Raises Stopped between two batches."""
+        """Continue the prompts, in batches: texts or, in a chat, also lists of messages. Raises Stopped between two batches."""
         everything = [prompts] if isinstance(prompts, str) else list(prompts)
-        found: list[Completion] = []
+        completions: list[Completion] = []
         for first in range(0, len(everything), PROMPTS_AT_ONCE):
-            found += self._completions(everything[first : first + PROMPTS_AT_ONCE], first)
-            self.work.stop.raise_if_requested(f"{len(found):,} prompts were continued")
-        return found
+            completions += self._completions(everything[first : first + PROMPTS_AT_ONCE], first)
+            self.work.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
+        return completions
 
     def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
         """Fill the masks of each text."""
@@ -98,14 +98,14 @@ class TextGenerator:
 
     @contextmanager
     def template(self) -> Iterator[ChatTemplate]:
-        """Open the checkpoint's chat template. Raises ModelError where it has none."""
+        """Open the checkpoint's chat template. Raises ModelError if it has none."""
         with open_template(self.codec, self.loaded.folder) as template:
             yield template
 
     def conversation_text(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Any, place: str) -> str:
-        """Return the text of a conversation up to where it is answered; `tools`: those that may be called, None: none.
+        """Return the text of a conversation up to the answer; `tools`: those that may be called; None: none.
 
-        Raises DataError for tools or calls that are none, ModelError where the template refuses the conversation or shows no tools.
+        Raises DataError for invalid tools or calls, ModelError if the template refuses the conversation or shows no tools.
         """
         try:
             plain, functions = [with_plain_calls(message) for message in messages], read_tools(tools) if tools else []
@@ -126,11 +126,11 @@ class TextGenerator:
             asked = [_conversation(one) for one in prompts]
             with self.template() as template:
                 texts = [self.conversation_text(template, *one, f"prompt {number}") for number, one in enumerate(asked, first + 1)]
-        found = zip(shown, self.complete(texts, first), strict=True)
-        return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in found]
+        completed = zip(shown, self.complete(texts, first), strict=True)
+        return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in completed]
 
     def _check_kind(self) -> bool:
-        """Whether the model fills masks, rather than continue texts."""
+        """Whether the model fills masks rather than continuing texts. Raises as `load`."""
         kind = self.loaded.config.head.kind
         if kind in _PURPOSES:
             raise ModelError(
@@ -147,7 +147,7 @@ class TextGenerator:
         return kind == "masked_lm"
 
     def _decide(self) -> CheckpointSettings:
-        """The settings of the checkpoint, under those of its run and of `words`; each that is taken or ignored is reported once."""
+        """Return the checkpoint's settings, overridden by those of its run and of `words`; report which are used and which are ignored."""
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,

@@ -1,1 +1,1 @@
-"""The calls of the library beside those that train (api.py), and what surrounds each call."""
+"""The library's functions that do not train (api.py has the others), and the isolation of each call."""

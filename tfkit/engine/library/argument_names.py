@@ -1,4 +1,4 @@
-"""The messages of errors as the library gives them: an option of the command line is named as the argument that it is there."""
+"""Error messages of the library, which name an argument in place of an option of the command line."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _ARGUMENTS = {
     "--no-verify": "verify=False",
     **{f"--{name}": name for name in ("run", "data", "stages", "trials", "predictions", "device", "threads", "probe", "ranks", "gpu")},
 }
-# Commands in backticks stay; so does an option that the library has not. A name in capitals is a place for a value: --from CKPT.
+# Commands in backticks are kept, and options that the library lacks. A name in capitals is the place of a value: --from CKPT.
 _OPTION = re.compile(rf"`[^`]*`|(?<![\w-])({'|'.join(_ARGUMENTS)})(?![\w-])( (?=[A-Z]+\b))?")
 
 
 @contextmanager
 def naming_arguments() -> Iterator[None]:
-    """Let an error of the block name `run` where its message has --run, and start=CKPT for --from CKPT. Also a decorator."""
+    """Let errors of the block name the argument `run` in place of --run, and start=CKPT in place of --from CKPT. Also a decorator."""
     try:
         yield
     except TfkitError as error:
@@ -34,8 +34,8 @@ def in_arguments(message: str) -> str:
     return _OPTION.sub(_argument, message)
 
 
-def _argument(found: re.Match[str]) -> str:
-    option, value_follows = found.groups()
+def _argument(match: re.Match[str]) -> str:
+    option, value_follows = match.groups()
     if option is None:
-        return found[0]
+        return match[0]
     return f"{_ARGUMENTS[option]}=" if value_follows else f"`{_ARGUMENTS[option]}`"

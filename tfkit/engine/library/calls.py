@@ -1,4 +1,4 @@
-"""The surroundings of a call of the library: Ctrl-C is held back, a recipe has many forms, and overrides are a dict."""
+"""The arguments and interrupts of a call of the library: Ctrl-C is deferred, a recipe has several forms, and overrides are a dict."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ ShouldStop = Callable[[], bool] | None
 
 
 class Interrupts(StopSignals):
-    """A stop request by Ctrl-C, which is held back until nothing is lost, or by the caller's callable. A third Ctrl-C does not wait."""
+    """A stop request by Ctrl-C, which is deferred until nothing is lost, or by the caller's callable. A third Ctrl-C is not deferred."""
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))
@@ -29,7 +29,7 @@ class Interrupts(StopSignals):
         return super().should_stop() or self._asked()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if the computation is to end."""
+        """Raise Stopped if the computation should stop."""
         super().raise_if_requested(message)
         if self._asked():
             raise Stopped(f"stopped: {message}")
@@ -42,14 +42,14 @@ class Interrupts(StopSignals):
 
 @contextmanager
 def interrupts(should_stop: ShouldStop) -> Iterator[Interrupts]:
-    """Hold Ctrl-C back in the block, and raise KeyboardInterrupt after it, in place of the Stopped that it leads to."""
+    """Defer Ctrl-C in the block, and raise KeyboardInterrupt after it, in place of the Stopped that Ctrl-C causes."""
     with Interrupts(should_stop or (lambda: False)) as stop:
         try:
             yield stop
         except Stopped:
             if stop.requested is None:
                 raise
-    if stop.requested is not None:  # also where it came too late to stop anything
+    if stop.requested is not None:  # also if it came too late to stop anything
         raise KeyboardInterrupt
 
 
@@ -67,14 +67,14 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def words_of(overrides: Overrides) -> list[str]:
-    """Overrides as key=value. Raises UsageError."""
+    """Return overrides as key=value. Raises UsageError."""
     if overrides is not None and not isinstance(overrides, Mapping):
         raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
     return [word(name, value) for name, value in (overrides or {}).items()]
 
 
 def several(name: str, values: str | Sequence[Any]) -> str:
-    """Several values of a field, or the range that a text gives, as the key=value of a sweep. Raises UsageError for a single value."""
+    """Return several values of a field, or a range given as text, as the key=value of a sweep. Raises UsageError for a single value."""
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise UsageError(
             f"{name}: a single value cannot be varied in a sweep; give a list, or put it into the overrides, which all trials share"
@@ -83,7 +83,7 @@ def several(name: str, values: str | Sequence[Any]) -> str:
 
 
 def word(name: str, value: Any) -> str:
-    """A value as key=value. Raises UsageError."""
+    """Return a value as key=value. Raises UsageError."""
     try:
         return f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
     except ValueError as error:

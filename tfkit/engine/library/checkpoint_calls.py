@@ -1,4 +1,4 @@
-"""evaluate, generate and predict of the library: a checkpoint is used, and nothing is trained."""
+"""The library's evaluate, generate and predict, which use a checkpoint and do not train."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -35,7 +35,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
 
-    Raises Stopped where `should_stop` says so: half a score is none.
+    Raises Stopped if `should_stop` returns True: a score of a part of the rows is discarded.
     """
     from tfkit.engine.scoring.evaluator import Evaluator
 
@@ -62,9 +62,8 @@ def generate(
 ) -> list[Completion]:
     """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
 
-    `chat`: a prompt is what a user says, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
-    language model fills the masks.
-    Raises Stopped.
+    `chat`: a prompt is a user's message, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
+    language model fills the masks. Raises Stopped.
     """
     from tfkit.engine.answers.text_generator import TextGenerator
 
@@ -72,9 +71,9 @@ def generate(
         generator = TextGenerator(str(start), words_of(overrides), chat=chat)
         with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
             generator.load(work)
-            found = generator.all_completions(prompts)
-            work.finish({"prompts": len(found), "tokens": sum(one.tokens for one in found)})
-    return found
+            completions = generator.all_completions(prompts)
+            work.finish({"prompts": len(completions), "tokens": sum(completion.tokens for completion in completions)})
+    return completions
 
 
 @naming_arguments()
@@ -92,7 +91,7 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
-    Rows need no label, and are read a few batches ahead. `all_labels`: with `probabilities`, of every label. `overrides`:
+    Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `overrides`:
     {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
     is yielded with an `error` in place of a prediction. Raises Stopped.
     """
@@ -103,7 +102,7 @@ def predict(
 
 
 def _predictions(predictor: "Predictor", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Load the model when the first row is asked for. Between two windows the process is the caller's own."""
+    """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
     import torch
 
     answers = predictor.answers(predictor.given_rows(rows))
@@ -127,7 +126,7 @@ def _predictions(predictor: "Predictor", rows: Any, session: OpenSession, should
 def _session_of(
     command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return what begins the session of a call, given how it is stopped. Raises UsageError for a run folder among the inputs."""
+    """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
     from tfkit.engine.session import session
 
     folder = Path(run) if run is not None else None

@@ -1,4 +1,4 @@
-"""A model in memory for Python: `tfkit.load`, and what a loaded model does with rows, prompts and texts."""
+"""A loaded model for Python: `tfkit.load`, and the model's methods for rows, prompts and texts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,12 +16,12 @@ from tfkit.hub import Loaded
 if TYPE_CHECKING:
     import torch
 
-_TEXTS_AT_ONCE = 32  # which `embed` reads together
+_TEXTS_AT_ONCE = 32  # in a batch of `embed`
 
 
 @dataclass(frozen=True)
 class LoadedModel(Loaded):
-    """A model in memory, with the tokenizer and the configuration of its folder. What it computes is of `model` as it is now."""
+    """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
     def predict(
         self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str, overrides: Overrides = None, *, all_labels: bool = False
@@ -56,8 +56,8 @@ class LoadedModel(Loaded):
     def embed(self, texts: str | Iterable[str]) -> "torch.Tensor":
         """Return a vector for each text, (N, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
 
-        The states are those after the last norm, of an encoder-decoder those of its encoder; the special tokens that the tokenizer puts
-        around a text are among its tokens, and what is beyond the context is not read. Vectors are not normalised: their cosine is
+        The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
+        are included, and tokens beyond the context are not read. Vectors are not normalised: their cosine is
         torch.nn.functional.cosine_similarity. Raises DataError for a text without a token.
         """
         from tfkit.evaluation.embeddings import embed
@@ -71,8 +71,8 @@ def load(
 ) -> LoadedModel:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
-    An adapter, ours or peft's, is loaded as its base with the updates added. `dtype`: float32 if it is left out. `verify`: compare the
-    files with the manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `dtype`: None: float32. `verify`: compare the files with
+    the manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
 
     Example:
 
@@ -80,9 +80,9 @@ def load(
         ids = torch.tensor([loaded.tokenizer.encode("the cat sat").ids])
         logits = loaded.model(ids).logits  # (1, tokens, vocabulary); of a classifier (1, classes)
 
-        for row in loaded.predict([{"text": "what a film"}]):  # of a model that was trained on labelled rows
+        for row in loaded.predict([{"text": "what a film"}]):  # for a model that was trained on labelled rows
             print(row["prediction"], row["probability"])
-        loaded.generate("Once upon a time")[0].completion  # of a language model
+        loaded.generate("Once upon a time")[0].completion  # for a language model
         loaded.embed(["a text", "another"])  # (2, dim)
         loaded.save("folder")  # the model folder that training writes
     """
@@ -90,5 +90,5 @@ def load(
 
     from tfkit import adapters
 
-    found = adapters.load(path, device=device, dtype=dtype or torch.float32, verify=verify, **options)
-    return LoadedModel(**{one.name: getattr(found, one.name) for one in fields(found)})
+    loaded = adapters.load(path, device=device, dtype=dtype or torch.float32, verify=verify, **options)
+    return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})

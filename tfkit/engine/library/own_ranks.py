@@ -1,4 +1,4 @@
-"""The ranks beside this process, which is rank 0 of a training of the library: started for one call, and ended with it."""
+"""The other ranks of a training of the library, of which this process is rank 0: they are started for a call, and end with it."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ from tfkit.errors import PeerLostError, UsageError
 from tfkit.parallel.ranks import Ranks
 from tfkit.parallel.workers import Workers, on_loopback
 
-_PATIENCE_SECONDS = 5.0  # for the end of a rank whose connection is closed
+_PATIENCE_SECONDS = 5.0  # for the exit of a rank whose connection is closed
 
 
 @contextmanager
 def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[Meeting]:
     """Start `size` - 1 processes that follow this one, and yield their meeting.
 
-    Raises UsageError for a number that is none, or where this process has a process group of its own; PeerLostError, with the end of its
-    output, where one of them fails.
+    Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
+    one of them fails.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"ranks={size!r}: give a whole number from 1")
