@@ -1,7 +1,7 @@
-"""The energy of a run folder, computed again from its ledgers, and compared with all that is derived from them. Torch-free.
+"""The audit of a run's energy, which is recomputed from the ledgers and compared with everything that is derived from them. Torch-free.
 
-emissions.csv, the totals of run.json and the card of a finished run's last checkpoint have to be exactly that; the card of an earlier
-checkpoint, written at its moment, at most. A run that is at work, or was killed, may lag behind its ledgers, and is compared likewise.
+emissions.csv, the totals of run.json and the card of a finished run's last checkpoint must agree exactly; the card of an earlier
+checkpoint must not exceed it. A run that is in progress, or was killed, may lag behind its ledgers, and must not exceed them either.
 """
 
 import csv
@@ -22,8 +22,8 @@ from tfkit.run.checkpoints import step_folders
 from tfkit.run.receipt import read_receipt
 from tfkit.run.strict_json import is_number
 
-_SAME = 1e-9  # relative: sums in another order
-_NOT_COMPARED = ("timestamp",)  # of the csv: a local time, whose zone is that of its writer
+_SAME = 1e-9  # relative tolerance, for sums in another order
+_NOT_COMPARED = ("timestamp",)  # of the csv: a local time in the zone of its writer
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
@@ -39,69 +39,69 @@ class Audit:
 
     @property
     def good(self) -> bool:
-        """Whether all that is derived follows from the ledgers."""
+        """Whether everything that is derived agrees with the ledgers."""
         return not self.problems
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run, or of stages and trials each, and the totals of all. A folder without run.json has none."""
+    """Audit a run, or each of its stages or trials and their totals. A folder without run.json has no audits."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
     audits = [audit for member in members.values() for audit in audit_runs(member)]
-    found = Audit(str(folder))
-    document = _receipt(folder, found)
-    parts = [_receipt(member, found).get("totals") or {} for member in members.values()]
+    summary = Audit(str(folder))
+    document = _receipt(folder, summary)
+    parts = [_receipt(member, summary).get("totals") or {} for member in members.values()]
     if document and document["status"] not in ("running", "killed"):
         for name in _SUMMED:
             values = [part[name] for part in parts if is_number(part.get(name)) and part.get(name) is not None]
             expected = sum(values) if values else None
-            found.problems.extend(_differences(folder / "run.json", f"totals.{name}", expected, (document.get("totals") or {}).get(name)))
-    return [*audits, found]
+            summary.problems.extend(_differences(folder / "run.json", f"totals.{name}", expected, (document.get("totals") or {}).get(name)))
+    return [*audits, summary]
 
 
 def _audit(folder: Path) -> Audit:
-    found = Audit(str(folder))
-    document = _receipt(folder, found)
+    findings = Audit(str(folder))
+    document = _receipt(folder, findings)
     try:
         attempts = attempts_of(folder)
     except OSError as error:
-        found.problems.append(f"{folder / 'carbon'}: cannot be read ({error.strerror})")
-        return found
-    chains = {one.name: one.chain for one in attempts}
-    unchained = [name for name, chain in chains.items() if chain.state == "unchained"]
-    without = [
+        findings.problems.append(f"{folder / 'carbon'}: cannot be read ({error.strerror})")
+        return findings
+    chains = {attempt.name: attempt.chain for attempt in attempts}
+    findings.notes.extend(
         f"{folder / 'carbon' / name}.jsonl: has no hashes, since an older version wrote it: changes to it cannot be detected"
-        for name in unchained
-    ]
-    found.notes.extend(without)
+        for name, chain in chains.items()
+        if chain.state == "unchained"
+    )
     behind = document.get("status") in ("running", "killed")
     if behind:
-        found.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
-    found.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
-    found.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
+        findings.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
+    findings.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
+    findings.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
     if document:
-        found.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
-    return replace(found, ledgers={name: chain.state for name, chain in chains.items()}, lines=sum(one.lines for one in chains.values()))
+        findings.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
+    states, lines = {name: chain.state for name, chain in chains.items()}, sum(chain.lines for chain in chains.values())
+    return replace(findings, ledgers=states, lines=lines)
 
 
-def _receipt(folder: Path, found: Audit) -> dict[str, Any]:
+def _receipt(folder: Path, audit: Audit) -> dict[str, Any]:
     try:
         return read_receipt(folder / "run.json")
     except (OSError, ValueError) as error:
-        found.notes.append(f"{folder / 'run.json'}: not compared ({error})")
+        audit.notes.append(f"{folder / 'run.json'}: not compared ({error})")
         return {}
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield the ledgers whose lines do not follow from each other, or whose first line refers to one that no other ledger has."""
-    texts = {one.name: (folder / "carbon" / f"{one.name}.jsonl").read_bytes().split(b"\n") for one in attempts}
+    """Yield the ledgers whose hash chain is broken, or whose first line refers to a line that no other ledger has."""
+    texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
-    for one in attempts:
-        path, chain = folder / "carbon" / f"{one.name}.jsonl", one.chain
+    for attempt in attempts:
+        path, chain = folder / "carbon" / f"{attempt.name}.jsonl", attempt.chain
         if chain.broken_at is not None:
             yield f"{path}:{chain.broken_at}: does not have the hash of the line before: one of them was changed, removed or inserted"
-        if chain.first is not None and not any(chain.first in known for name, known in hashes.items() if name != one.name):
+        if chain.first is not None and not any(chain.first in known for name, known in hashes.items() if name != attempt.name):
             yield f"{path}:1: refers to a line that no other ledger has: an earlier ledger was changed or removed"
     for path in sorted((folder / "carbon").glob("*.jsonl")):
         if path.stem not in texts and path.stat().st_size:
@@ -109,8 +109,8 @@ def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
 
 
 def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of emissions.csv; a run that lags behind has rows of the ledgers, but not all, or earlier ones."""
-    path, ours = folder / NAME, {one.header["run_id"] for one in attempts}
+    """Yield the differences of emissions.csv; a run that lags behind may lack rows of the ledgers, or have earlier ones."""
+    path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = {row.get("run_id"): row for row in csv.DictReader(file) if attempts}
@@ -147,7 +147,7 @@ def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], 
     if expected is None or not totals:
         return
     if totals.get("carbon_status") == "degraded" and expected["carbon_status"] == "ok":
-        del expected["carbon_status"]  # the meter ended early, of which the ledger knows nothing
+        del expected["carbon_status"]  # the meter ended early, which the ledger does not record
     if behind:
         for name in _SUMMED[1:]:
             recorded = totals.get(name)
@@ -160,8 +160,8 @@ def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], 
 
 
 def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the cards of checkpoints that state other grams than their run had at the end, or had at all."""
-    of_run = [one for one in attempts if one.header["run_id"] == document["run_id"]]
+    """Yield the cards of checkpoints whose grams differ from those of the run at its end, or exceed them."""
+    of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document["run_id"]]
     grams, result = reading_of(of_run).emissions_g, document.get("result") or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.get("status") == "finished" else ""
     rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_fields.py)
@@ -186,7 +186,7 @@ def _stated_grams(card: Path) -> float | None:
 
 
 def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
-    """Yield the difference of a field, of an object those of its fields."""
+    """Yield the difference of a field, or those of all fields of an object."""
     if isinstance(expected, dict) and isinstance(recorded, dict):
         for key in {**expected, **recorded}:
             yield from _differences(path, f"{name}.{key}", expected.get(key), recorded.get(key))

@@ -1,4 +1,4 @@
-"""The mean of a run's last checkpoints, as a model folder. What imports torch is imported once the checkpoints are found."""
+"""The mean of a run's last checkpoints, as a model folder. torch is imported once the checkpoints are found."""
 
 import shutil
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_mani
 if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
-_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in checkpoints of one model
-_OF_WEIGHTS = ("reward_shift", "demonstrations")  # facts of weights that are no longer these
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in all checkpoints of a model
+_OF_WEIGHTS = ("reward_shift", "demonstrations")  # facts that do not hold for the mean of the weights
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError for an `out` that is there or lies in the run, ModelError for checkpoints that are missing.
+    Raises UsageError if `out` exists or lies in the run, ModelError for missing checkpoints.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
@@ -44,7 +44,7 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
 
 
 def carbon_of(run: Path) -> CarbonSection:
-    """Return how the run was metered, by which its mean is, too; the defaults where its recipe cannot be read."""
+    """Return how the run was metered, for metering the averaging, too; the defaults if its recipe cannot be read."""
     try:
         return read_recipe(str(run / "recipe.yaml")).recipe.carbon
     except TfkitError:
@@ -54,7 +54,7 @@ def carbon_of(run: Path) -> CarbonSection:
 def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
     """Write the mean of the weights of these checkpoints to the model folder `out`.
 
-    Raises ModelError for checkpoints that are damaged or not of one run, and MachineError for a disk that does not take the folder.
+    Raises ModelError for checkpoints that are damaged or not of one run, and MachineError if the folder cannot be written.
     """
     facts = _facts_of_one_run(chosen, listener)
 
@@ -75,23 +75,23 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
 
 
 def _last(run: Path, last: int) -> list[Path]:
-    """The newest complete checkpoints by rising step. Raises ModelError if there are fewer."""
+    """Return the newest `last` complete checkpoints by rising step. Raises ModelError if there are fewer."""
     if not (run / "checkpoints").is_dir():
         raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
-    found = checkpoints(run / "checkpoints")
-    if len(found) < last:
-        there = (
-            f"complete checkpoints here are {', '.join(path.name for path in found)}" if found else "there is no complete checkpoint here"
+    saved = checkpoints(run / "checkpoints")
+    if len(saved) < last:
+        kept = (
+            f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
         )
         raise ModelError(
-            f"{run}: --last {last} of its checkpoints, but {there}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
+            f"{run}: --last {last} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
             "raise it (also for a run that is continued with --resume), or average fewer"
         )
-    return found[-last:]
+    return saved[-last:]
 
 
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
-    """The tfkit.json of the newest, once every file of all is checked. Raises ModelError if they are damaged, or of several runs."""
+    """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs."""
     from tfkit.adapters import is_adapter
     from tfkit.hub.config_json import read_facts
 

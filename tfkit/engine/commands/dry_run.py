@@ -1,4 +1,4 @@
-"""A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized, and no run folder is made."""
+"""A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized; no run folder is created."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,11 +52,11 @@ class DryRun:
             f"{format_energy(1000 * plan.energy_kwh.likely)}",
             *([f"before the first step, {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
             *([f"no learning rates are tried: {plan.no_rate_trial}"] if plan.no_rate_trial is not None else []),
-            *([f"baselines of the validation rows: {beside}"] if (beside := format_baselines(self.baselines)) else []),
+            *([f"baselines of the validation rows: {baselines}"] if (baselines := format_baselines(self.baselines)) else []),
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document of --json, but for the rows."""
+        """Return the document of --json, without the rows."""
         return {
             "recipe": self.decided.document,
             "batch_size": self.batch_size,
@@ -68,7 +68,7 @@ class DryRun:
 def dry_run(
     decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
 ) -> DryRun:
-    """Plan a training of this many ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
+    """Plan a training on `ranks` ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
@@ -83,5 +83,5 @@ def dry_run(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster
         )
     with work.stop.at_once():
-        found = first_rows(run.recipe, run.data, rows)
-        return DryRun(decided, found, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))
+        inspection = first_rows(run.recipe, run.data, rows)
+        return DryRun(decided, inspection, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))

@@ -23,14 +23,14 @@ LIBRARIES = (
 
 def describe_environment() -> dict[str, Any]:
     """Return the document of `tfkit env --json`."""
-    found = processor()
+    cpu = processor()
     return {
         "schema_version": 1,
         "tfkit": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version(name) for name in LIBRARIES},
-        "processor": {"name": found["name"], "bf16": None if found["bf16"] is None else bool(found["bf16"])},
+        "processor": {"name": cpu["name"], "bf16": None if cpu["bf16"] is None else bool(cpu["bf16"])},
         "threads": usable_cores(),
         "devices": _devices(),
         "cache": _cache(),
@@ -43,11 +43,11 @@ def _devices() -> list[str]:
         import torch
     except ImportError:
         return []
-    found = ["cpu"]
-    found += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    devices = ["cpu"]
+    devices += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices
 
 
 def _forecasts() -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _forecasts() -> dict[str, Any]:
     name = machine_name()
     try:
         return {"file": str(cache_folder() / NAME), "machine": name, **median_errors(name)}
-    except TfkitError:  # `cache` says why
+    except TfkitError:  # the field `cache` has the error
         return {"file": None, "machine": name, **median_errors(name)}
 
 
@@ -67,5 +67,5 @@ def _cache() -> dict[str, Any]:
 
     try:
         return {"folder": str(cache_folder()), "bytes": cache_size(), "error": None}
-    except TfkitError as error:  # the very thing that is reported about
+    except TfkitError as error:  # which is part of the report
         return {"folder": None, "bytes": None, "error": str(error)}

@@ -1,7 +1,7 @@
-"""The public data of bundled recipes, fetched to the paths at which the recipes look for them.
+"""The public data of bundled recipes, fetched to the paths from which the recipes read them.
 
-A file appears under its name only when it is whole, on the disk, and has the content that the recipe was run with. What a broken
-connection leaves, a hidden file beside it, is continued by the next try or the next command.
+A file gets its name only when it is complete, on the disk, and has the content that the recipe was run with. The hidden partial file that a
+broken connection leaves is continued by the next try or the next command.
 """
 
 import http.client
@@ -25,30 +25,30 @@ from tfkit.recipe.schema.data_sections import SourceSection
 
 _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without a byte
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is there now; `fetched` says whether this call brought it."""
+    """A file that is available; `fetched`: whether this call fetched it."""
 
     file: DataFile
     fetched: bool
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads and that can be fetched, in its order. Raise DataError if others cannot."""
+    """Return the data sets that a recipe reads, in its order. Raise DataError if one of them cannot be fetched."""
     paths = [path for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data) for path in _paths(section)]
-    known, found = data_sets(), dict[str, DataSet]()
+    known, used = data_sets(), dict[str, DataSet]()
     for path in paths:
         name = Path(path).parent.name
         if path not in {file.path for file in known[name].files} if name in known else True:
             raise DataError(f"{path}: cannot be fetched: it is derived from its source; the first lines of the recipe say how")
         if (origin := known[name].made_of) is not None:
-            found[origin] = known[origin]
-        found[name] = known[name]
-    return list(found.values())
+            used[origin] = known[origin]
+        used[name] = known[name]
+    return list(used.values())
 
 
 def _paths(source: SourceSection) -> Iterator[str]:
@@ -57,24 +57,25 @@ def _paths(source: SourceSection) -> Iterator[str]:
 
 
 def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
-    """Fetch the files that are not there yet, below the current folder. Raises DataError for other content, or without a network."""
-    found = []
-    for one in sets:
-        lacking = [file for file in one.files if not _is_there(file)]
-        if one.made_of is not None and lacking:
-            _make(one, Path("data", one.made_of), lacking)
-        elif one.archive is not None and lacking:
-            _fetch(one.archive, listener)
-            _make(one, Path(one.archive.path), lacking)
-            Path(one.archive.path).unlink()
+    """Fetch the missing files into the current folder. Raises DataError for other content, or without a network."""
+    fetched = []
+    for data_set in sets:
+        missing = [file for file in data_set.files if not _exists(file)]
+        if data_set.made_of is not None and missing:
+            _derive(data_set, Path("data", data_set.made_of), missing)
+        elif data_set.archive is not None and missing:
+            _fetch(data_set.archive, listener)
+            _derive(data_set, Path(data_set.archive.path), missing)
+            Path(data_set.archive.path).unlink()
         else:
-            for file in lacking:
+            for file in missing:
                 _fetch(file, listener)
-        found += [Fetched(file, file in lacking) for file in one.files]
-    return found
+        fetched += [Fetched(file, file in missing) for file in data_set.files]
+    return fetched
 
 
-def _is_there(file: DataFile) -> bool:
+def _exists(file: DataFile) -> bool:
+    """Return whether a file exists. Raises DataError if it has other content."""
     path = Path(file.path)
     if not os.path.lexists(path):
         return False
@@ -83,9 +84,9 @@ def _is_there(file: DataFile) -> bool:
     return True
 
 
-def _make(found: DataSet, origin: Path, files: list[DataFile]) -> None:
-    """Make files of a set from what is there already."""
-    texts = DERIVED[found.name](origin)
+def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
+    """Derive files of a set from its archive, or from the folder of another set."""
+    texts = DERIVED[data_set.name](origin)
     for file in files:
         path = Path(file.path)
         try:
@@ -126,7 +127,7 @@ def _unwritable(path: Path, error: OSError) -> MachineError:
 
 
 class _Position:
-    """Advances a progress to a position, however often a download begins again."""
+    """Advances a progress count to a position, even if a download starts again."""
 
     def __init__(self, bar: Progress):
         self.bar, self.shown = bar, 0
@@ -141,8 +142,8 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
         try:
             return download()
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            passing = not isinstance(error, urllib.error.HTTPError) or error.code in _PASSING
-            if pause is None or not passing:
+            transient = not isinstance(error, urllib.error.HTTPError) or error.code in _TRANSIENT
+            if pause is None or not transient:
                 reason = getattr(error, "reason", None) or error
                 raise DataError(
                     f"{url}: cannot be fetched ({reason}); check the network, then fetch again: the download continues where it ended"
@@ -152,13 +153,13 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
 
 
 def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
-    """Append to `part` what it lacks, or write it again if the server sends only whole files. Raises what urllib raises, and OSError."""
+    """Append the missing bytes to `part`, or write it again if the server sends only whole files. Raises urllib's errors and OSError."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
     try:
         response = urllib.request.urlopen(request, timeout=_TIME_OUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is lacking, or the file was never of this length: its hash decides
+        if error.code == 416:  # nothing is missing, or the file was never of this length: its hash decides
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as out:

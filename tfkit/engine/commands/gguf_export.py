@@ -1,4 +1,4 @@
-"""A language model as a GGUF file, for llama.cpp and its kin; read again and compared with the model before it is given its name."""
+"""A language model as a GGUF file, for llama.cpp and related programs. It is read again and compared with the model before it is kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfkit.hub.gguf_layout import GgufLayout
     from tfkit.tokenizer.gguf_vocabulary import GgufVocabulary
 
-TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # and how far the predictions of the file may be from the model's: the mean KL divergence, in nats
+TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest mean KL divergence, in nats, of the file's predictions from the model's
 _BLOCK = 32  # numbers of a row that share a scale in q8_0
 _TEXTS = (
     "The cat sat on the mat, and looked at 3 dogs: 1,024 of them!",
@@ -29,7 +29,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Exported:
-    """The file: its architecture in llama.cpp, tensors, bytes, and the mean KL divergence of its predictions from the model's, in nats."""
+    """A file: its architecture in llama.cpp, tensors, bytes, and the mean KL divergence of its predictions from the model's, in nats."""
 
     architecture: str
     tensors: int
@@ -40,9 +40,9 @@ class Exported:
 def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Exported:
     """Write a checkpoint to the file `out`, with matrices of the type `kind`: f16, or q8_0 (8 bits, in blocks of 32 with a scale).
 
-    Raises UsageError for a file that is there, ModelError for a model or tokenizer that llama.cpp does not have or would compute
-    otherwise, or whose numbers the type does not hold, QualityGateError if the file's predictions differ from the model's by more
-    than its type may, and MachineError without the extra or room on the disk.
+    Raises UsageError for an existing file or an unknown type; ModelError for a model or tokenizer that llama.cpp does not support or
+    computes differently, or numbers beyond the type's range; QualityGateError if the file's predictions differ from the model's by more
+    than its type allows; MachineError without the extra or room on the disk.
     """
     if kind not in TYPES:
         raise UsageError(f"--type {kind}: there is no such type; {' and '.join(TYPES)} are known")
@@ -102,9 +102,9 @@ def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "Gguf
     with listener.progress("writing", sum(tensor.numel() for tensor in state.values())) as bar:
         for name, tensor in layout.tensors(state):
             count += 1
-            found = _type_of(name, tensor, kind)
-            data = gguf.quants.quantize(tensor.contiguous().numpy(), found)
-            writer.add_tensor(name, data, raw_dtype=found)
+            stored_type = _type_of(name, tensor, kind)
+            data = gguf.quants.quantize(tensor.contiguous().numpy(), stored_type)
+            writer.add_tensor(name, data, raw_dtype=stored_type)
             bar.advance(tensor.numel())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -114,7 +114,7 @@ def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "Gguf
 
 
 def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
-    """Return the type of a tensor, as llama.cpp's own converter has it: vectors and positions stay in float32."""
+    """Return the type of a tensor, as llama.cpp's own converter chooses it: vectors and positions stay in float32."""
     import gguf
 
     types = gguf.GGMLQuantizationType
@@ -147,15 +147,15 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
 
     with torch.inference_mode(), listener.progress("comparing", 2 * len(rows)) as bar:
         loaded.model.eval()
-        before = []
+        expected = []
         for row in rows:
-            before.append(loaded.model(row).logits.float().log_softmax(-1))
+            expected.append(loaded.model(row).logits.float().log_softmax(-1))  # (1, T, V)
             bar.advance(1)
         loaded.model.load_state_dict(layout.ours(read))
         total, count = 0.0, 0
-        for row, wanted in zip(rows, before, strict=True):
-            found = loaded.model(row).logits.float().log_softmax(-1)
-            total += float((wanted.exp() * (wanted - found)).sum())
+        for row, log_probs in zip(rows, expected, strict=True):
+            stored_log_probs = loaded.model(row).logits.float().log_softmax(-1)
+            total += float((log_probs.exp() * (log_probs - stored_log_probs)).sum())
             count += row.numel()
             bar.advance(1)
     return max(0.0, total / count)  # rounding aside

@@ -18,7 +18,7 @@ from tfkit.training.device import pick_device
 class Inspection:
     """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch.
 
-    Of an objective that samples responses, the rows are the prompts of the first iteration. `readings`: how often an epoch trains on each
+    For an objective that samples responses, the rows are the prompts of the first iteration. `readings`: how often an epoch trains on each
     row, or on a response to it.
     """
 
@@ -56,7 +56,7 @@ def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
-    """Show up to `count` rows of the first step of data that are prepared."""
+    """Show up to `count` rows of the first step of prepared data."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
     size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # of an iteration
@@ -66,15 +66,16 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
     shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
     owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
-    part = "window" if data.config.head.kind == "spans" else "choice"  # of a row that is several sequences
+    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # the name of a sequence of a row with several
     named = []
     for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):
-        name = f", {part} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""
+        name = f", {sequence_name} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""
         named.append((places[owner] + name, row))
     step = loader.step(0)
     targets: Counter[str] = Counter()
-    for one in step:
-        targets.update(data.objective.counts(one))
-    totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": dict(targets), "rows_an_epoch": len(rows)}
+    for micro_batch in step:
+        targets.update(data.objective.counts(micro_batch))
+    tokens = sum(micro_batch.tokens for micro_batch in step)
+    totals = {"rows": size, "tokens": tokens, "targets": dict(targets), "rows_an_epoch": len(rows)}
     readings = rollouts.readings if rollouts is not None else 1
     return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings)

@@ -1,4 +1,4 @@
-"""A model folder on the Hugging Face Hub: what is published of it, and the upload, one commit that can be repeated."""
+"""A model folder on the Hugging Face Hub: the files that are published, and their upload in one commit, which can be repeated."""
 
 import hashlib
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.
 
 @dataclass(frozen=True)
 class Publication:
-    """The files that are published of a model folder, by their names in the repository: each a file, or the bytes in its place."""
+    """The files of a model folder that are published, by their names in the repository: each a path, or the bytes that replace it."""
 
     folder: Path
     repository: str
@@ -34,12 +34,12 @@ class Publication:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each file."""
-        return {name: len(held) if isinstance(held, bytes) else held.stat().st_size for name, held in self.files.items()}
+        return {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in self.files.items()}
 
 
 @dataclass(frozen=True)
 class Published:
-    """The address of the repository, and of the commit; `changed`: it did not hold the same files before."""
+    """The address of the repository, and the hash of the commit; `changed`: the files differed before."""
 
     url: str
     commit: str
@@ -47,9 +47,9 @@ class Published:
 
 
 def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
-    """Choose what is published of a checkpoint: the model, its card and the emissions of its run; no training state, no local path.
+    """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run; no training state, no local path.
 
-    Raises UsageError for the name of a repository, and ModelError for a checkpoint that is missing or damaged.
+    Raises UsageError for an invalid name of the repository, and ModelError for a checkpoint that is missing or damaged.
     """
     _check_name(repository)
     folder = find_checkpoint(checkpoint).resolve()
@@ -57,7 +57,7 @@ def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication
         with listener.progress("checking", recorded_bytes(folder), "bytes") as bar:
             if problems := verify(folder, advance=bar.advance):
                 raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Restore the files, or publish another checkpoint")
-        files = _of_ours(folder)
+        files = _own_files(folder)
     else:
         files = {path.name: path for pattern in _FOREIGN for path in sorted(folder.glob(pattern))}
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
@@ -77,30 +77,31 @@ def _check_name(repository: str) -> None:
         raise UsageError(f"{repository}: name the owner, too: OWNER/NAME")
 
 
-def _of_ours(folder: Path) -> dict[str, Path | bytes]:
+def _own_files(folder: Path) -> dict[str, Path | bytes]:
+    """Return the files of a model folder that tfkit wrote, with a manifest of those that are published."""
     entries = {name: entry for name, entry in read_manifest(folder).items() if not name.startswith("training_state/")}
     files: dict[str, Path | bytes] = {name: folder / name for name in entries}
     if _FACTS in entries:
-        facts = strict_json.dumps(_without_places(strict_json.loads((folder / _FACTS).read_bytes())), indent=2).encode() + b"\n"
+        facts = strict_json.dumps(_without_local_paths(strict_json.loads((folder / _FACTS).read_bytes())), indent=2).encode() + b"\n"
         entries[_FACTS] = {"size": len(facts), "sha256": hashlib.sha256(facts).hexdigest()}
         files[_FACTS] = facts
     return files | {MANIFEST: manifest_text(entries).encode()}
 
 
-def _without_places(value: Any, key: str = "") -> Any:
-    """Return a document whose paths of this machine are the last names of theirs."""
+def _without_local_paths(value: Any, key: str = "") -> Any:
+    """Return a document in which only the last part of each local path is kept."""
     if isinstance(value, dict):
-        return {name: _without_places(held, name) for name, held in value.items()}
+        return {name: _without_local_paths(held, name) for name, held in value.items()}
     if isinstance(value, list):
-        return [_without_places(held, key) for held in value]
+        return [_without_local_paths(held, key) for held in value]
     return Path(value).name if key == "path" and isinstance(value, str) and not value.startswith("hub:") else value
 
 
 def publish(publication: Publication, public: bool, listener: Listener) -> Published:
-    """Upload the files in one commit, into a repository that is made if there is none: private unless `public`.
+    """Upload the files in one commit, into a repository that is created if there is none: private unless `public`.
 
-    Weights of an earlier push that are no longer there are removed. What was uploaded before a broken connection is not sent again.
-    Raises UsageError for a repository of the other visibility, and MachineError without a network, a token, or its permission.
+    Obsolete weights of an earlier push are removed. What was uploaded before a broken connection is not sent again. Raises UsageError for a
+    repository with the other visibility, and MachineError without a network, a token, or its permission.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -109,37 +110,38 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
         raise MachineError("TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with --dry-run")
     disable_progress_bars()  # the listener shows one
     api, name, sizes = HfApi(library_name="tfkit"), publication.repository, publication.sizes()
-    found = _ask(name, lambda: _repository(api, name, public))
-    held = [one.rfilename for one in found.siblings or ()]
-    stale = [one for one in held if one.endswith((".safetensors", ".safetensors.index.json")) and one not in publication.files]
-    additions = [CommitOperationAdd(there, held if isinstance(held, bytes) else str(held)) for there, held in publication.files.items()]
+    before = _ask(name, lambda: _repository(api, name, public))
+    existing = [file.rfilename for file in before.siblings or ()]
+    stale = [file for file in existing if file.endswith((".safetensors", ".safetensors.index.json")) and file not in publication.files]
+    files = publication.files.items()
+    additions = [CommitOperationAdd(path, content if isinstance(content, bytes) else str(content)) for path, content in files]
     with listener.progress(f"uploading to {name}", sum(sizes.values()), "bytes") as bar:
-        for one in additions:
-            _ask(name, partial(api.preupload_lfs_files, name, [one], free_memory=False))
-            bar.advance(sizes[one.path_in_repo])
+        for addition in additions:
+            _ask(name, partial(api.preupload_lfs_files, name, [addition], free_memory=False))
+            bar.advance(sizes[addition.path_in_repo])
     operations = [*additions, *map(CommitOperationDelete, stale)]
     commit = _ask(name, partial(api.create_commit, name, operations, commit_message=f"{publication.folder.name}, by tfkit push"))
-    return Published(f"{api.endpoint}/{name}", commit.oid, commit.oid != found.sha)
+    return Published(f"{api.endpoint}/{name}", commit.oid, commit.oid != before.sha)
 
 
 def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
-    """Return the repository, made if there is none. Raises UsageError if it has the other visibility."""
+    """Return the repository, created if there is none. Raises UsageError if it has the other visibility."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        found = api.model_info(name)
+        info = api.model_info(name)
     except RepositoryNotFoundError:
         api.create_repo(name, private=not public)
-        found = api.model_info(name)
-    if found.private and public:
+        info = api.model_info(name)
+    if info.private and public:
         raise UsageError(f"{name}: exists and is private; change that on the Hub, or leave out --public")
-    if not found.private and not public:
+    if not info.private and not public:
         raise UsageError(f"{name}: exists and is public; confirm that with --public, or take another name")
-    return found
+    return info
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
-    """Return what the Hub answers, asked again after a transient error. Raises MachineError for what it refuses."""
+    """Return the Hub's response, retrying after a transient error. Raises MachineError for another one."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

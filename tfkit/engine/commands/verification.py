@@ -1,7 +1,4 @@
-"""Compare every file of a checkpoint, or of all of a run or runs, with its checksum, and a run's energy with its ledgers.
-
-Nothing is changed.
-"""
+"""Compare the files of checkpoints with their checksums, and the energy of runs with their ledgers. Nothing is changed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,7 +18,7 @@ from tfkit.run.safetensors_header import read_header
 
 @dataclass(frozen=True)
 class Verdict:
-    """`verdict`: good; damaged (a file is not what the manifest says); incomplete (without a valid manifest, so none of ours)."""
+    """`verdict`: good; damaged (a file is not as in the manifest); incomplete (without a valid manifest, so not a complete checkpoint)."""
 
     path: str
     verdict: str
@@ -42,7 +39,7 @@ class Verification:
 
     @property
     def error(self) -> ModelError | None:
-        """The first thing that is wrong; None: nothing is."""
+        """The first problem; None: there is none."""
         bad = [verdict.problems for verdict in self.verdicts if verdict.problems]
         problems = [problem for audit in self.audits for problem in audit.problems]
         if bad:
@@ -75,7 +72,7 @@ def verify_path(path: Path, listener: Listener) -> Verification:
 
 
 def _audits(path: Path) -> list[Audit]:
-    """Return the audits of the run that a path means: itself, or the one whose checkpoint it is."""
+    """Return the audits of the runs at a path, or of the run whose checkpoint it is."""
     path = path.resolve()
     runs = [path.parent.parent] if path.parent.name == "checkpoints" else _runs(path) or [path]
     return [audit for run in runs for audit in audit_runs(run)]
@@ -85,13 +82,13 @@ def _runs(path: Path) -> list[Path]:
     """Return the runs in a folder that holds several; none for a run, a chain, a sweep or a model folder."""
     if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
         return []
-    found = [Path(one.run) for one in list_runs(path) if one.status != "foreign"]
-    members = {member for run in found for member in member_folders(run).values()}
-    return [run for run in found if run not in members]
+    runs = [Path(entry.run) for entry in list_runs(path) if entry.status != "foreign"]
+    members = {member for run in runs for member in member_folders(run).values()}
+    return [run for run in runs if run not in members]
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders that a path means, of several runs those of all, and notes on them.
+    """Return the checkpoint folders at a path, of all runs in it, and notes on them.
 
     Raises ModelError if there are none.
     """
@@ -132,7 +129,7 @@ def _judge(folder: Path, advance: Callable[[int], object]) -> Verdict:
 
 
 def _unreadable(folder: Path) -> list[str]:
-    """Return the problems that show without checksums: JSON that is none, and weights whose header does not fit the file."""
+    """Return the problems that can be found without checksums: invalid JSON, and weights whose header does not fit the file."""
     problems = []
     for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
         if path.name == "manifest.json":
