@@ -135,7 +135,7 @@ class AssembledRun:
     def _try_out(self) -> None:
         """Compile the model if asked and, on a GPU, try the largest micro-batch, while a stop can still end this at once.
 
-        Ranks that share the weights compile in their first step, and try nothing.
+        With sharded weights, the ranks compile in their first step, and try nothing.
         """
         context, compiles = self.context, self.context.recipe.training.compile
         if context.recipe.parallel.shard > 1 or (not compiles and context.device.type == "cpu"):

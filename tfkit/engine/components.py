@@ -60,7 +60,7 @@ class Components:
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
     """Return the initial model, with random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
 
-    If `peers` will share the weights, its blocks are filled later, one by one, when they are sharded.
+    If its weights will be sharded over `peers`, its blocks are filled later, one by one.
     """
     new: tuple[str, ...] | None = None
     later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
@@ -86,8 +86,8 @@ def assemble(
     peers: Peers = ALONE,
 ) -> Components:
     """Return the components of the first step, into which a checkpoint can be restored. The model moves to the device; its parameters
-    become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together and, if the recipe
-    says so, share the weights from here on. Raises ModelError for ids beyond the vocabulary, and for ranks with different initial weights.
+    become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the
+    weights are sharded if the recipe says so. Raises ModelError for ids beyond the vocabulary, and for ranks whose initial weights differ.
     """
     for stored in (
         *(stored for stored, _ in data.train),
@@ -196,9 +196,9 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
     )
-    seen = WeightsHash()  # the ranks read all weights, and compare them before the first step
-    shares = components.weights.sharding is not None
-    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = seen.reading if shares else lambda weights: weights
+    digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
+    shards = components.weights.sharding is not None
+    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = digest.reading if shards else lambda weights: weights
     load_companion_tensors(components.stepper.companions, tensors, reading)
     latest: Mapping[str, torch.Tensor]
     mean: Mapping[str, torch.Tensor]
@@ -211,8 +211,8 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
         if state["mean_steps"]:
             components.weights.load_mean(mean, state["mean_steps"])
         components.weights.load(reading(latest))
-    if shares:
-        seen.require_same(components.stepper.peers)
+    if shards:
+        digest.require_same(components.stepper.peers)
     return Progress.from_state(state["progress"])
 
 

@@ -22,7 +22,7 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
 
 
 def _require_torch(recipe: Recipe) -> None:
-    """Raise MachineError for shared weights with a PyTorch before 2.13, which may silently lose gradients."""
+    """Raise MachineError for sharded weights with a PyTorch before 2.13, which may silently lose gradients."""
     if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
         needed = ".".join(map(str, _TORCH_OF_SHARDS))
         raise MachineError(

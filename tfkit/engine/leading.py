@@ -131,6 +131,6 @@ class Leader:
 
 
 def require_same_weights(group: ProcessGroup, components: Components) -> None:
-    """Raise ModelError on all ranks if their initial weights differ in a bit; shared weights were compared when they were sharded."""
+    """Raise ModelError on all ranks if their initial weights differ in a bit; sharded weights were compared when they were sharded."""
     if components.weights.sharding is None:
         require_same(group, weights_sha256(components.stepper))

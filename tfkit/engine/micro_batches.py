@@ -87,7 +87,7 @@ class MicroBatches:
     def row_bytes(self) -> int:
         """Bytes of the activations of the longest row, on a CPU, measured with a short one.
 
-        If ranks share the weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
+        With sharded weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
         """
         rows, loss_module = self.loader.rows, self.components.stepper.loss_module
         if self.components.weights.sharding is not None:
@@ -107,11 +107,11 @@ class MicroBatches:
             numbers = trained_numbers(self.model) + sum(trained_numbers(companion.model) for companion in companions if companion.trained)
         else:
             numbers = trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions)
-        return 4 * (numbers // shards + self._gathered_numbers)
+        return 4 * (numbers // shards + self._gathered_numel)
 
     @property
-    def _gathered_numbers(self) -> int:
-        """Elements of shared weights that are gathered at once, apart from a block: those around the blocks, and their gradients."""
+    def _gathered_numel(self) -> int:
+        """Elements of sharded weights that are gathered at once, apart from a block: those around the blocks, and their gradients."""
         if self.components.weights.sharding is None:
             return 0
         companions = self.components.stepper.objective.companions

@@ -95,7 +95,7 @@ def prepare_data(
     recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE
 ) -> TrainingData:
     """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
-    cache already. `peers`: the ranks that share the weights, also those of companions, if the recipe says so. Raises Stopped.
+    cache already. `peers`: the ranks over which weights, also those of companions, are sharded if the recipe says so. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
