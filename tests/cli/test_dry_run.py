@@ -71,7 +71,7 @@ def test_of_a_long_row_the_ends_are_shown(place: Path, monkeypatch: pytest.Monke
 
 
 def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> None:
-    reason = "the run has 2 steps, and each rate would be tried in 4"
+    reason = "the run has 2 steps, and each rate would be tried for 4"
     planned = command("finetune", *WORDS, *LATER, "training.steps=2", "--dry-run")
     assert f"\nno learning rates are tried: {reason}\n" in planned.err
     (place / "short.yaml").write_text(planned.out, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Plans for ranks and GPUs that are not here: their sums, their refusals, and what follows from the data sheets."""
+"""Plans for ranks and GPUs that this machine does not have: traffic and memory, errors, and time and energy from data sheets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from tfkit.errors import UsageError
 
 
 def near(traffic: float) -> Any:
-    """That of the weights and gradients; beside it the ranks exchange a few numbers, and pad what does not divide."""
+    """Approximate the traffic of weights and gradients: ranks also exchange a few numbers, and pad uneven shards."""
     return pytest.approx(traffic, rel=0.01)
 
 
-def rest(cluster: dict[str, Any]) -> int:
-    """The bytes of embeddings, last norm and head: they are gathered once for the forward and the backward pass."""
-    found: int = cluster["gathered_units"]["rest_bytes"]
-    return found
+def root_bytes(cluster: dict[str, Any]) -> int:
+    """Return the bytes of the root parameters: they are gathered once for the forward and the backward pass."""
+    size: int = cluster["gathered_units"]["rest_bytes"]
+    return size
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
+def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:
     document = recipe_of("causal_lm", batch_size=8, micro_batch_size=4, steps=1_000_000)
     one, four = (tfkit.plan(document, ranks=ranks, threads=1) for ranks in (1, 4))
     assert one.cluster is None
@@ -35,37 +35,39 @@ def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
     cluster = four.cluster
     assert (cluster["ranks"], cluster["rows_per_rank"], cluster["layout"], four.micro_batch_size) == (4, 2, "replicated", 2)
     assert cluster["traffic_bytes_per_step"]["replicated"] == near(2 * 0.75 * 4 * one.parameters)  # a ring of four
-    assert cluster["traffic_bytes_per_step"]["sharded"] == near(0.75 * ((4 + 2 * 4) * one.parameters - rest(cluster)))
+    assert cluster["traffic_bytes_per_step"]["sharded"] == near(0.75 * ((4 + 2 * 4) * one.parameters - root_bytes(cluster)))
     assert cluster["memory_bytes"]["sharded"] < cluster["memory_bytes"]["replicated"] == four.memory_bytes
     assert one.flops == four.flops
     assert replace(one, table_seconds={"start": 3.0, "steps": 1.0}).part_after_start == 0.25
     sent = 1_000_000 * cluster["traffic_bytes_per_step"]["replicated"] / 1.25e9  # seconds, which do not depend on this machine's speed
     assert one.seconds.likely / 4 < four.seconds.likely - sent < one.seconds.likely
-    assert four.energy_kwh.likely > one.energy_kwh.likely  # the traffic
+    assert four.energy_kwh.likely > one.energy_kwh.likely  # because of the traffic
     assert "never compared" in four.assumptions["seconds"]
 
 
-def test_the_mesh_of_the_recipe_is_planned() -> None:
+def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
     document = recipe_of("causal_lm", batch_size=8, micro_batch_size=1)
 
     def cluster(shard: int, *, reshard: bool = True) -> tuple[str, int, float, int]:
         changes = {"parallel.shard": shard, "parallel.reshard": reshard}
-        found = tfkit.plan(document, changes, ranks=4, threads=1).cluster
-        assert found is not None
-        return found["layout"], found["memory_bytes"]["sharded"], found["traffic_bytes_per_step"]["sharded"], rest(found)
+        planned = tfkit.plan(document, changes, ranks=4, threads=1).cluster
+        assert planned is not None
+        return planned["layout"], planned["memory_bytes"]["sharded"], planned["traffic_bytes_per_step"]["sharded"], root_bytes(planned)
 
     numbers = tfkit.plan(document, threads=1).parameters
     halves, quarters, kept = cluster(2), cluster(4), cluster(4, reshard=False)
-    assert [one[0] for one in (cluster(1), halves, quarters)] == ["replicated", "sharded", "sharded"]
+    assert [mesh[0] for mesh in (cluster(1), halves, quarters)] == ["replicated", "sharded", "sharded"]
     assert halves[1] - quarters[1] == pytest.approx(16 * numbers / 4, rel=0.05)  # weights, gradients and two moments
-    assert quarters[2] == near(0.75 * 2 * ((4 + 2 * 4) * numbers - quarters[3]))  # two micro-batches of a rank
-    assert halves[2] == near(0.5 * 2 * ((4 + 2 * 4) * numbers - halves[3]) + 2 * 2 * 0.5 * 4 * numbers / 2)  # and the sums of both replicas
+    assert quarters[2] == near(0.75 * 2 * ((4 + 2 * 4) * numbers - quarters[3]))  # two micro-batches per rank
+    assert halves[2] == near(
+        0.5 * 2 * ((4 + 2 * 4) * numbers - halves[3]) + 2 * 2 * 0.5 * 4 * numbers / 2
+    )  # and the all-reduce between both replicas
     assert kept[2] == near(0.75 * (4 + 2 * 4) * numbers)
     with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are no multiple of the 3"):
         cluster(3)
 
 
-def test_a_gpu_by_its_data_sheet() -> None:
+def test_a_gpu_is_planned_from_its_data_sheet() -> None:
     plan = tfkit.plan(recipe_of("causal_lm", steps=10**7), {"carbon.pue": 1.5, "carbon.intensity_g_per_kwh": 100}, gpu="h100", threads=1)
     assert plan.cluster is not None
     assert plan.cluster["fits"] is True
@@ -83,20 +85,20 @@ def test_a_gpu_by_its_data_sheet() -> None:
     assert two.cluster is not None
     sent, numbers = two.cluster["sent_bytes"]["sharded"], two.parameters
     assert sent["reduce-scatter"] == near(0.5 * 4 * numbers)
-    assert sent["all-gather"] == near(0.5 * (2 * 4 * numbers - rest(two.cluster)))  # twice but for what stays
+    assert sent["all-gather"] == near(0.5 * (2 * 4 * numbers - root_bytes(two.cluster)))  # twice, except for the root parameters
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"probe": -1}, "`probe` -1: a number of steps is at least 0"),
-        ({"ranks": 0}, "`ranks` 0: a number of ranks is at least 1"),
-        ({"gpu": "tpu"}, "`gpu` tpu: no such GPU here; the GPUs are h100, a100, l4, mi300x"),
+        ({"probe": -1}, "`probe` -1: the number of steps must be at least 0"),
+        ({"ranks": 0}, "`ranks` 0: the number of ranks must be at least 1"),
+        ({"gpu": "tpu"}, "`gpu` tpu: unknown GPU; choose one of h100, a100, l4, mi300x"),
         ({"gpu": "l4", "probe": 2}, "`gpu` l4 plans for another"),
-        ({"ranks": 3}, "a batch of 4 rows does not divide by 3 ranks; take 2 or 4 ranks"),
-        ({"ranks": 9}, "take 4 ranks"),
+        ({"ranks": 3}, "a batch of 4 rows cannot be divided evenly among 3 ranks: use 2 or 4 ranks"),
+        ({"ranks": 9}, "use 4 ranks"),
     ],
 )
-def test_what_cannot_be_planned(arguments: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_usage_errors(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tfkit.plan(recipe_of("causal_lm"), **arguments)  # type: ignore[arg-type]

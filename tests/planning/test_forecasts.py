@@ -1,4 +1,4 @@
-"""The table of this machine's speeds, the history of runs, and what later plans learn from it; whatever happens to their files."""
+"""The table of this machine's speeds, the history of runs and the corrections that plans learn from it, even with damaged files."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tfkit.engine.isolation import isolated
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast_history, machine_speed, speed_measurements
-from tfkit.engine.planning.forecast_history import NAME, PastRun, learned, median_errors, past_runs, remember
+from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.workload import RunWork, Workload, step_workload
 from tfkit.engine.run import Run
@@ -33,19 +33,19 @@ from tfkit.training.flops import ForwardShape
 CPU = torch.device("cpu")
 TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 12)
 RUN_WORK = RunWork(Workload(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3, table=forecast_history.TABLE)
+RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3, table=forecast_history.TABLE_VERSION)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+    """Give each test its own cache folder."""
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the measurements, which are real."""
+    """Count the measurements, which are real but short."""
     times: list[int] = []
     real = machine_speed.measure
 
@@ -59,7 +59,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def speed() -> MachineSpeed:
-    """As a new process would have it."""
+    """Return the speeds as a new process would get them."""
     machine_speed.machine_speed.cache_clear()
     return machine_speed.machine_speed(CPU, torch.float32, 1)
 
@@ -93,29 +93,29 @@ def test_a_cache_that_cannot_be_written_stops_nothing(cache: Path, measured: lis
     monkeypatch.setenv("TFKIT_CACHE", str(cache.parent / "file"))
     speed(), speed()
     remember(RUN)
-    assert (len(measured), past_runs(), learned("here", 1, "causal_lm", 12).time) == (2, [], None)
+    assert (len(measured), past_runs(), correction_for("here", 1, "causal_lm", 12).time_ratio) == (2, [], None)
 
 
-def test_a_width_between_two_has_a_speed_between_theirs() -> None:
+def test_the_speed_of_a_product_is_interpolated_by_its_width() -> None:
     table = replace(TABLE, products=(1e9, 4e9, 8e9, 16e9))
-    assert [table.at_width(width) for width in WIDTHS] == pytest.approx(table.products)
-    assert table.at_width(64) == pytest.approx(2e9)
-    assert table.at_width(8) == pytest.approx(0.25e9)
-    assert table.at_width(50_000) == 16e9
+    assert [table.product_speed(width) for width in WIDTHS] == pytest.approx(table.products)
+    assert table.product_speed(64) == pytest.approx(2e9)
+    assert table.product_speed(8) == pytest.approx(0.25e9)
+    assert table.product_speed(50_000) == 16e9
 
 
-def test_attention_is_as_fast_as_its_rows_are_long_and_hardly_slower_in_wide_heads() -> None:
-    """At twice the width of a head a pair takes 1.25 times as long here, and has twice the FLOPs."""
+def test_the_speed_of_attention_is_interpolated_by_length_and_time_hardly_grows_with_head_dim() -> None:
+    """With twice the head_dim, a pair takes 1.25 times as long here, and has twice the FLOPs."""
     table = replace(TABLE, attention=(1e9, 8e9, 32e9), causal_attention=(1e9, 4e9, 20e9), narrow_attention=5e9)
-    assert [table.of_attention(length, 64, False) for length in LENGTHS] == pytest.approx(table.attention)
-    assert [table.of_attention(length, 64, True) for length in LENGTHS] == pytest.approx(table.causal_attention)
-    assert table.of_attention(256, 64, False) == pytest.approx(16e9)
-    assert table.of_attention(16, 64, True) == pytest.approx(0.5e9)
-    assert [table.of_attention(128, width, False) for width in (32, 128)] == pytest.approx([5e9, 12.8e9])
-    assert replace(table, narrow_attention=1e9).of_attention(128, 32, False) == 4e9, "no more than in proportion"
+    assert [table.attention_speed(length, 64, False) for length in LENGTHS] == pytest.approx(table.attention)
+    assert [table.attention_speed(length, 64, True) for length in LENGTHS] == pytest.approx(table.causal_attention)
+    assert table.attention_speed(256, 64, False) == pytest.approx(16e9)
+    assert table.attention_speed(16, 64, True) == pytest.approx(0.5e9)
+    assert [table.attention_speed(128, width, False) for width in (32, 128)] == pytest.approx([5e9, 12.8e9])
+    assert replace(table, narrow_attention=1e9).attention_speed(128, 32, False) == 4e9, "at most proportional"
 
 
-def test_the_time_of_a_step_is_that_of_all_its_parts() -> None:
+def test_the_workload_of_a_step() -> None:
     change: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 1, "dim": 64, "num_heads": 1}
     shape = ForwardShape(2, 128, 0, 256)
     work = step_workload(_meta(change | {"dropout": {"attention": 0.0}}), shape)
@@ -127,7 +127,7 @@ def test_the_time_of_a_step_is_that_of_all_its_parts() -> None:
     assert (len(dropping.attention), dropping.products) == (0, work.products)
 
 
-def test_scores_that_are_kept_have_a_speed_of_their_own() -> None:
+def test_attention_scores_that_are_kept_have_their_own_speed() -> None:
     change: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 1, "decoder_layers": 2, "dim": 64, "num_heads": 4, "head_dim": 16}
     change |= {"dropout": {"attention": 0.0}}
     work = step_workload(_meta(change), ForwardShape(2, 10, 6, 12))
@@ -138,11 +138,11 @@ def test_scores_that_are_kept_have_a_speed_of_their_own() -> None:
     assert slow - fast == pytest.approx(work.scores)
 
 
-def test_a_text_takes_its_weights_its_blocks_and_the_draws_of_all_rows() -> None:
+def test_decoding_takes_the_time_of_weights_blocks_and_sampled_tokens() -> None:
     run = replace(RUN_WORK, decoded=10.0, decoded_bytes=100.0, decoded_blocks=3.0, sampled=40.0)
     table = replace(TABLE, bytes=50.0, written_blocks=6.0, sampled=20.0)
     assert run.seconds_by_part(table, 0.0)["writing"] == 10 * (2 + 0.5) + 2
-    quick = replace(RUN_WORK, steps=Workload(products={32: 6.0}), evaluation=0.5, beside=1.0)
+    quick = replace(RUN_WORK, steps=Workload(products={32: 6.0}), evaluation=0.5, extra=1.0)
     parts = quick.seconds_by_part(replace(TABLE, products=(2.0, 2.0, 2.0, 2.0), forward=2.0), 0.0)
     assert (parts["steps"], parts["evaluation"]) == (3 * 1.5, 0.75), "a forward alone is twice as fast"
 
@@ -153,56 +153,56 @@ def _meta(change: dict[str, Any]) -> Transformer:
         return Transformer(model_config(section, 50257))
 
 
-def test_runs_are_remembered_by_many_at_once_and_what_is_no_record_is_passed_over(cache: Path) -> None:
+def test_runs_are_recorded_concurrently_and_invalid_lines_are_skipped(cache: Path) -> None:
     writers = [threading.Thread(target=lambda: [remember(RUN) for _ in range(25)]) for _ in range(4)]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
     with (cache / NAME).open("ab") as file:
         file.write(b'not json\n[1]\n{"machine": 1}\n' + json.dumps({**RUN.__dict__, "seconds": -1}).encode() + b"\n\xff\xfe\n" + b'{"torn')
     assert past_runs() == [RUN] * 100
     remember(RUN)
-    assert len(past_runs()) in (100, 101)  # a line behind a torn one is lost with it, and no other
+    assert len(past_runs()) in (100, 101)  # only a line appended to a torn one is lost
 
 
 def test_the_history_stays_small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast_history, "_MOST_BYTES", 2000)
+    monkeypatch.setattr(forecast_history, "_MAX_BYTES", 2000)
     for seconds in range(1, 100):
         remember(replace(RUN, seconds=float(seconds)))
     assert (cache / NAME).stat().st_size < 2500
     assert past_runs()[-1].seconds == 99.0
 
 
-def test_a_ratio_is_the_median_of_the_latest_like_runs(cache: Path) -> None:
-    assert learned("here", 1, "causal_lm", 12).time is None
+def test_the_ratio_is_the_median_of_the_latest_comparable_runs(cache: Path) -> None:
+    assert correction_for("here", 1, "causal_lm", 12).time_ratio is None
     remember(RUN)
-    one = learned("here", 1, "causal_lm", 12).time
-    assert one is not None
-    assert (one.likely, one.low < 2 < one.high) == (2.0, True)
+    single = correction_for("here", 1, "causal_lm", 12).time_ratio
+    assert single is not None
+    assert (single.likely, single.low < 2 < single.high) == (2.0, True)
     for seconds in (10.0, 30.0, 30.0, 30.0, 40.0, 500.0):
         remember(replace(RUN, seconds=seconds))
     remember(replace(RUN, kind="dpo", seconds=1000.0, kwh=None))
-    remember(replace(RUN, seconds=5000.0, kwh=None, table=forecast_history.TABLE - 1))  # its ratio is to another table
+    remember(replace(RUN, seconds=5000.0, kwh=None, table=forecast_history.TABLE_VERSION - 1))  # a ratio to another table
     remember(replace(RUN, size=15, seconds=70.0))
-    found = learned("here", 1, "causal_lm", 12)
-    assert found.time is not None
-    assert (found.time.likely, found.runs) == (3.0, 7)
-    assert found.time.low == 2.0
-    assert found.time.high == 4.0  # neither the fastest nor the slowest
-    assert found.watts is not None
-    assert found.watts.likely == pytest.approx(2e-3 * 3.6e6 / 30)
+    correction = correction_for("here", 1, "causal_lm", 12)
+    assert correction.time_ratio is not None
+    assert (correction.time_ratio.likely, correction.runs) == (3.0, 7)
+    assert correction.time_ratio.low == 2.0
+    assert correction.time_ratio.high == 4.0  # neither the fastest nor the slowest
+    assert correction.watts is not None
+    assert correction.watts.likely == pytest.approx(2e-3 * 3.6e6 / 30)
     for other in (("there", 1, "causal_lm", 12), ("here", 2, "causal_lm", 12)):
-        assert learned(*other).time is None
-    nearest, far = learned("here", 1, "causal_lm", 14), learned("here", 1, "causal_lm", 18)
-    assert (nearest.time and nearest.time.likely, nearest.runs) == (7.0, 1), "a run ten times as large says more than one of a hundredth"
-    assert far.time is None, "a run of a thousandth says nothing"
-    of_size = learned("here", 1, "reward", 15).time  # of another kind, since there is none of its own
-    assert of_size is not None
-    assert of_size.likely == 7.0
+        assert correction_for(*other).time_ratio is None
+    nearest, far = correction_for("here", 1, "causal_lm", 14), correction_for("here", 1, "causal_lm", 18)
+    assert (nearest.time_ratio and nearest.time_ratio.likely, nearest.runs) == (7.0, 1), "ten times larger is nearer than a hundredth"
+    assert far.time_ratio is None, "a thousandth is too far"
+    same_size = correction_for("here", 1, "reward", 15).time_ratio  # of another kind, since there is none of this kind
+    assert same_size is not None
+    assert same_size.likely == 7.0
 
 
-def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_learn(
+def test_a_run_records_prediction_and_outcome_and_later_plans_learn_from_them(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(place)
@@ -230,13 +230,13 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     stopped = tfkit.pretrain(document, run=log.parent, threads=1, should_stop=lambda: log.exists() and '"step": 2' in log.read_text())
     assert stopped.status == "stopped"
     tfkit.resume(tmp_path / "stopped", {"training.steps": 6}, threads=1)
-    assert len(past_runs()) == 1  # of a run in two attempts nothing is learned
+    assert len(past_runs()) == 1  # a run in two attempts is not recorded
     longer = json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))
     assert longer["predicted"]["basis"] == "learned"
     assert longer["predicted"]["flops"] == pytest.approx(1.5 * predicted["flops"]) == pytest.approx(longer["actual"]["flops"])
 
 
-def test_the_start_is_as_long_as_it_took_but_for_what_a_later_command_finds_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
@@ -249,7 +249,7 @@ def test_the_start_is_as_long_as_it_took_but_for_what_a_later_command_finds_buil
     assert 400 <= ahead.table_seconds["start"] < now.table_seconds["start"] - 500
 
 
-def test_errors_are_of_this_machine_alone(cache: Path) -> None:
+def test_median_errors_are_those_of_one_machine(cache: Path) -> None:
     for run in (RUN, replace(RUN, predicted_seconds=30.0, kwh=None), replace(RUN, machine="there", predicted_seconds=1e9)):
         remember(run)
     assert median_errors("here") == {"runs": 2, "median_error_seconds": 0.5, "median_error_energy_kwh": 0.5}

@@ -1,4 +1,4 @@
-"""tfkit plan: its document and table, gates, fine-tunings without a recipe, and chains whose models are not there yet."""
+"""tfkit plan: its document and table, gates, fine-tunings without a recipe, and chains whose models do not exist yet."""
 
 import json
 import re
@@ -22,13 +22,13 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("chain.yaml").write_text(dump_document(chain()), encoding="utf-8")
 
 
-def test_the_document_has_the_numbers_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().iterdir())
     gates = ["--fail-if", "emissions_g > 1e9", "--fail-if", "seconds.high > 1"]
     code = main(["plan", "plain.yaml", "--json", "--threads", "1", *gates])
     document = json.loads(capsys.readouterr().out)
     assert sorted(Path().iterdir()) == before
-    assert [one["failed"] for one in document["gates"]] == [False, document["seconds"]["high"] > 1]
+    assert [gate["failed"] for gate in document["gates"]] == [False, document["seconds"]["high"] > 1]
     assert code == (8 if document["seconds"]["high"] > 1 else 0)
     assert (document["steps"], document["tokens"]) == (4, 4 * 4 * 32)
     assert document["parameters"] == document["trained_parameters"] > 0
@@ -40,7 +40,7 @@ def test_the_document_has_the_numbers_of_the_run(capsys: pytest.CaptureFixture[s
     assert document["carbon_status"] == "off"
 
 
-def test_the_table_is_readable_and_names_what_dominates(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_lists_the_largest_parts_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "plain.yaml", "carbon.intensity_g_per_kwh=100"]) == 0
     rows = {line[:14].strip(): line[15:].strip() for line in capsys.readouterr().out.splitlines()}
     assert rows["steps"] == "4 in micro-batches of 2 rows, 512 tokens"
@@ -64,7 +64,7 @@ def test_bad_arguments(words: list[str], message: str, capsys: pytest.CaptureFix
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_fine_tuning_is_planned_as_it_would_be_decided() -> None:
+def test_a_fine_tuning_without_a_recipe_is_planned() -> None:
     plan = tfkit.plan(start="base", data="classification.jsonl", overrides={"carbon.enabled": False})
     assert plan.steps > 0
     head = sum(parameter.numel() for parameter in tfkit.load("base").model.parameters()) + 2 * 24
@@ -72,7 +72,7 @@ def test_a_fine_tuning_is_planned_as_it_would_be_decided() -> None:
 
 
 def chain() -> dict[str, Any]:
-    """Four stages, of which none was run: each later one needs the models of earlier ones."""
+    """Return a chain of three stages, none of which was run: each later one needs the models of earlier ones."""
     shared = {"training": {"steps": 4, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}
     text = {"data": {"train": [{"path": "corpus"}]}}
     rollouts = {"rules": [{"kind": "contains", "text": "a"}], "prompts": 4, "completions": 2, "max_new_tokens": 5}
@@ -90,7 +90,7 @@ def chain() -> dict[str, Any]:
     }
 
 
-def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stages_of_a_chain_are_planned_with_models_that_do_not_exist_yet(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().iterdir())
     gates = ["--fail-if", "scores.seconds > 1e9", "--fail-if", "ppo.seconds.high > 0", "--fail-if", "steps < 12"]
     assert main(["plan", "chain.yaml", "--json", *gates]) == 8
@@ -98,22 +98,22 @@ def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(ca
     assert sorted(Path().iterdir()) == before
     stages = document["stages"]
     assert [*stages] == ["base", "scores", "ppo"]
-    assert document["steps"] == sum(one["steps"] for one in stages.values()) == 12
-    assert document["flops"]["total"] == pytest.approx(sum(one["flops"]["total"] for one in stages.values()))
+    assert document["steps"] == sum(stage["steps"] for stage in stages.values()) == 12
+    assert document["flops"]["total"] == pytest.approx(sum(stage["flops"]["total"] for stage in stages.values()))
     assert stages["ppo"]["parameters"] == stages["base"]["parameters"]
-    assert stages["scores"]["parameters"] == stages["base"]["parameters"] + 2 * 48  # its head, and an entry for padding
+    assert stages["scores"]["parameters"] == stages["base"]["parameters"] + 2 * 48  # its head, and an embedding for padding
     assert stages["ppo"]["flops"]["rollouts"] > 0
-    assert [one["failed"] for one in document["gates"]] == [False, True, False]
+    assert [gate["failed"] for gate in document["gates"]] == [False, True, False]
     assert document["assumptions"]["flops"] == stages["base"]["assumptions"]["flops"]
-    for name, one in stages.items():
-        assert f"{name}: {one['assumptions']['seconds']}" in document["assumptions"]["seconds"]
+    for name, stage in stages.items():
+        assert f"{name}: {stage['assumptions']['seconds']}" in document["assumptions"]["seconds"]
     alone = tfkit.plan("chain.yaml", {"base.training.steps": 2}, stages=["scores"])
     assert (alone.steps, [*alone.stages]) == (4, ["scores"])
     assert alone.stages["scores"].parameters == stages["scores"]["parameters"]
 
 
-def test_each_stage_of_a_chain_takes_real_steps() -> None:
-    """From weights of zeros, where an earlier stage was not run."""
+def test_each_stage_of_a_chain_is_probed() -> None:
+    """The weights of earlier stages, which were not run, are zeros."""
     plan = tfkit.plan(chain(), probe=2, threads=1)
     assert plan.basis == "probe"
-    assert [one.probe["steps"] if one.probe else 0 for one in plan.stages.values()] == [2, 2, 2]
+    assert [stage.probe["steps"] if stage.probe else 0 for stage in plan.stages.values()] == [2, 2, 2]

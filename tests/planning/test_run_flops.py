@@ -1,5 +1,7 @@
-"""The arithmetic of every objective's real steps against torch's own counter, and that of the whole run."""
+"""The FLOPs of real steps of every objective, compared with torch's own counter, and those of a whole run."""
 
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tfkit.engine.components import Components, assemble, first_model
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
-from tfkit.engine.planning.run_flops import StepFlops, sum_of
+from tfkit.engine.planning.run_flops import StepFlops
 from tfkit.engine.run import Run
 from tfkit.objectives.registry import OBJECTIVES
 from tfkit.recipe import RecipeText
@@ -31,13 +33,13 @@ def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())
 
 
-def test_every_objective_is_among_them() -> None:
+def test_the_recipes_cover_every_objective() -> None:
     assert {objective["kind"] for _, _, objective, _ in RECIPES.values()} == {*OBJECTIVES}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_matrix_products_of_a_step_as_torch_counts_them(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain kernel of attention computes whole squares; test_flops.py has the visible part. The bias of a vocabulary is left out."""
+def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain attention kernel computes all pairs; test_flops.py tests the visible ones. The vocabulary's bias is not counted."""
     monkeypatch.chdir(place)
     monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
     with isolated(), interrupts(None) as stop:
@@ -47,35 +49,37 @@ def test_matrix_products_of_a_step_as_torch_counts_them(name: str, place: Path, 
             for index, batch in enumerate(batches):
                 components.stepper.try_out(1, batch, index)
         objective, model = run.data.objective, components.stepper.model
-        found = sum_of(StepFlops.of(objective, model, batch, 2) for batch in batches)
-    assert found.forward.total + found.backward.total + found.companions_in_steps == pytest.approx(counter.get_total_flops(), rel=2e-3)
+        counted = reduce(add, (StepFlops.of(objective, model, batch, 2) for batch in batches))
+    assert counted.forward.total + counted.backward.total + counted.companions_in_steps == pytest.approx(
+        counter.get_total_flops(), rel=2e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_an_iteration_of_responses_as_torch_counts_it(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sampling, the forwards of policy, reference and value model, the scores of the responses; the plan takes the longest responses."""
+def test_the_flops_of_sampled_responses_are_those_that_torch_counts(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling, forward passes of policy, reference and value model, and scores; the plan assumes responses of maximum length."""
     monkeypatch.chdir(place)
     with isolated(), interrupts(None) as stop:
         run, components = prepared(recipe_of(name), stop)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             components.loader.step(0)
         planned = run.planned.flops
-    # The run is one iteration: two passes over eight responses, in steps of four. Shorter responses take less, the square of
-    # attention more, and so does the gold model, which reads odd bytes as several tokens.
-    value = planned["companions"] * 0.6 if name == "ppo" else 0.0  # the most that its training may be
+    # The run is one iteration: two epochs over eight responses, in steps of four. Shorter responses take fewer FLOPs; the masked pairs of
+    # attention take more, and so does the gold model, whose tokenizer splits odd bytes into several tokens.
+    value = planned["companions"] * 0.6 if name == "ppo" else 0.0  # an upper bound of its training
     assert 0.5 * (planned["rollouts"] + planned["companions"] - value) < counter.get_total_flops()
     assert counter.get_total_flops() < 1.4 * (planned["rollouts"] + planned["companions"])
 
 
-def test_the_parts_add_up_and_an_evaluation_is_a_forward(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_add_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     with isolated(), interrupts(None) as stop:
         plan = prepared(recipe_of("causal_lm") | {"generation": {"prompts": ["the cat"], "max_new_tokens": 8}}, stop)[0].planned
-        again = prepared(recipe_of("causal_lm", activation_checkpointing=True), stop)[0].planned
+        checkpointed = prepared(recipe_of("causal_lm", activation_checkpointing=True), stop)[0].planned
     parts = {name: value for name, value in plan.flops.items() if name not in ("total", "attention", "head")}
     assert plan.flops["total"] == sum(parts.values())
     assert parts["backward"] == 2 * parts["forward"]
     assert parts["samples"] > 0 == parts["recomputed"]
     assert plan.flops["attention"] + plan.flops["head"] < parts["forward"] + parts["backward"]
-    assert 0 < again.flops["recomputed"] < again.flops["forward"]
-    assert again.training_flops == plan.training_flops
+    assert 0 < checkpointed.flops["recomputed"] < checkpointed.flops["forward"]
+    assert checkpointed.training_flops == plan.training_flops

@@ -1,4 +1,4 @@
-"""The tensors and traffic of a rank in a simulated step, compared with real steps of two ranks (gloo), and with models of other depths."""
+"""Memory and traffic of simulated steps, compared with real steps of two ranks (gloo), and extrapolated from shallower models."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document
 from tfkit.training.step import Stepper
 
-# Large enough that what a plan leaves out, such as the rows that are read ahead, does not count.
+# Large enough that tensors which a plan omits, such as prefetched rows, do not matter.
 GPT2: dict[str, Any] = {
     "model": {"preset": "gpt2", "decoder_layers": 5, "dim": 96, "num_heads": 4, "context_length": 128, "dropout": {"residual": 0.1}}
 }
@@ -41,14 +41,14 @@ SMALL: dict[str, Any] = {
     "mlp": {"activation": "relu"},
 } | {"norm": {"kind": "rms"}}
 ROTARY = SMALL | {"position": {"kind": "rotary"}}
-SHARED, BF16 = {"parallel.shard": 2}, {"training.precision": "bf16"}
+SHARDED, BF16 = {"parallel.shard": 2}, {"training.precision": "bf16"}
 
 
 def measuring(path: Path) -> Callable[[], None]:
-    """Return a fault that is none: all that a rank's training holds is measured, and what it makes and sends in each step but the first.
+    """Return a fault that does no harm: it measures the tensors that a rank holds, and peak and traffic of each step but the first.
 
-    A step whose rows are of one document each needs no mask, and so less. Of alike steps the least counts: a busy thread of gloo may drop
-    what was sent late.
+    A step whose rows have one document each needs no mask, and so less memory. The minimum of equal steps counts, since a busy thread of
+    gloo may free what it sent late.
     """
 
     def before() -> None:
@@ -59,17 +59,17 @@ def measuring(path: Path) -> Callable[[], None]:
                 return take(self, step, batches, *arguments)
             with TensorMeter() as meter:
                 for weights in self.all_weights.values():
-                    for one in (*weights.master.values(), *weights.working.values(), *weights.mean.values()):
-                        meter.see(one)
-                for one in (
+                    for tensor in (*weights.master.values(), *weights.working.values(), *weights.mean.values()):
+                        meter.add(tensor)
+                for tensor in (
                     *self.optimizer.state().values(),
-                    *(tensor for each in self.companions.values() for tensor in each.optimizer.state().values()),
+                    *(state for each in self.companions.values() for state in each.optimizer.state().values()),
                     *(parameter for each in self.objective.companions for parameter in each.model.parameters()),
                 ):
-                    meter.see(one)
+                    meter.add(tensor)
                 held = meter.live
                 report = take(self, step, batches, *arguments)
-            masked, peak = any(one.document_ids is not None for one in batches), meter.mark()
+            masked, peak = any(batch.document_ids is not None for batch in batches), meter.mark()
             peaks[masked] = min(peaks.get(masked, peak), peak)
             found = {"held": held, "peak": max(peaks.values()), "sent": sum(meter.sent.values())}
             path.write_text(json.dumps(found), encoding="utf-8")
@@ -83,15 +83,15 @@ def measuring(path: Path) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("changes", "layout"),
     [
-        (GPT2 | SHARED, "sharded"),
+        (GPT2 | SHARDED, "sharded"),
         (GPT2, "replicated"),
-        (LLAMA | SHARED | BF16 | {"training.activation_checkpointing": True}, "sharded"),
+        (LLAMA | SHARDED | BF16 | {"training.activation_checkpointing": True}, "sharded"),
         pytest.param(LLAMA | BF16 | {"training.ema_decay": 0.9}, "replicated", marks=pytest.mark.slow),
-        (LLAMA | SHARED | {"optimizer": {"kind": "muon", "lr": 1e-3}, "parallel.reshard": False}, "sharded"),
+        (LLAMA | SHARDED | {"optimizer": {"kind": "muon", "lr": 1e-3}, "parallel.reshard": False}, "sharded"),
     ],
-    ids=["gpt2-shared", "gpt2", "llama-bf16-shared", "llama-bf16", "llama-muon-shared"],
+    ids=["gpt2-sharded", "gpt2", "llama-bf16-sharded", "llama-bf16", "llama-muon-sharded"],
 )
-def test_two_real_ranks_have_the_tensors_and_send_the_bytes_that_were_planned(changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
+def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     changes = STEPS | changes
     planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
@@ -104,18 +104,18 @@ def test_two_real_ranks_have_the_tensors_and_send_the_bytes_that_were_planned(ch
     assert planned["layout"] == layout
     assert first["held"] == pytest.approx(sum(tensors[name] for name in ("weights", "optimizer", "mean", "working")), rel=0.01)
     assert first["peak"] == pytest.approx(tensors["peak"], rel=0.02)
-    assert second["peak"] <= 1.02 * tensors["peak"]  # the first rank has what does not divide
+    assert second["peak"] <= 1.02 * tensors["peak"]  # rank 0 has the larger shard
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
 
 
-def test_two_real_ranks_have_the_tensors_of_a_teacher_that_were_planned(tmp_path: Path) -> None:
-    """It is larger than the student, and rounded."""
+def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path: Path) -> None:
+    """The teacher is larger than the student, and in bf16."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     teacher = tmp_path / "teacher"
     words = (f"model={json.dumps(GPT2['model'] | {'decoder_layers': 9})}", "training.steps=2", "evaluation={every: null}")
     assert pretrain(teacher, recipe, *words).code == 0
     learns = {"kind": "distillation", "teacher": str(teacher), "of": {"kind": "causal_lm"}}
-    changes = STEPS | GPT2 | SHARED | BF16 | {"objective": learns, "tokenizer": {"path": str(teacher)}}
+    changes = STEPS | GPT2 | SHARDED | BF16 | {"objective": learns, "tokenizer": {"path": str(teacher)}}
     planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
     assert planned is not None
     faults = {rank: measuring(tmp_path / f"{rank}.json") for rank in range(2)}
@@ -139,21 +139,19 @@ def test_two_real_ranks_have_the_tensors_of_a_teacher_that_were_planned(tmp_path
     ],
     ids=["windows", "adafactor", "t5"],
 )
-def test_a_deep_model_is_that_of_fewer_blocks_with_what_each_adds(
-    values: dict[str, Any], section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deep_model_is_extrapolated_exactly(values: dict[str, Any], section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig.model_validate(values)
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm") | {"optimizer": section})).read(())
     ids = torch.zeros(2, 12, dtype=torch.long)
     batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)
     mesh = Mesh(4, 2, reshard=True, micro_batches=3, dtype=torch.bfloat16)
-    fewer = simulated_step.simulate(recipe, config, CausalLM(), batch, mesh)
-    monkeypatch.setattr(simulated_step, "FEWEST", 1000)
-    assert simulated_step.simulate(recipe, config, CausalLM(), batch, mesh) == fewer
-    if section.get("kind") == "adafactor":  # whose means over rows and columns are whole on every rank
+    extrapolated = simulated_step.simulate(recipe, config, CausalLM(), batch, mesh)
+    monkeypatch.setattr(simulated_step, "MIN_BLOCKS", 1000)
+    assert simulated_step.simulate(recipe, config, CausalLM(), batch, mesh) == extrapolated
+    if section.get("kind") == "adafactor":  # whose row and column means are replicated
         quarters = simulated_step.simulate(recipe, config, CausalLM(), batch, replace(mesh, shards=4)).held
-        assert quarters["optimizer"] == pytest.approx(fewer.held["optimizer"], rel=0.05)
-        assert quarters["weights"] == pytest.approx(fewer.held["weights"] / 2, rel=0.05)
+        assert quarters["optimizer"] == pytest.approx(extrapolated.held["optimizer"], rel=0.05)
+        assert quarters["weights"] == pytest.approx(extrapolated.held["weights"] / 2, rel=0.05)
 
 
 QUICK = ("masked_lm", "span_corruption", "multiple_choice", "adapter", "ppo")
@@ -165,6 +163,6 @@ def test_every_objective_is_planned(name: str, place: Path, monkeypatch: pytest.
     plan = tfkit.plan(recipe_of(name), ranks=2, threads=1)
     assert plan.cluster is not None
     tensors = plan.cluster["tensor_bytes"]["replicated"]
-    assert tensors["weights"] == pytest.approx(4 * plan.parameters, rel=0.1)  # LoRA's are beside them
+    assert tensors["weights"] == pytest.approx(4 * plan.parameters, rel=0.1)  # plus the LoRA matrices
     assert tensors["gradients"] == pytest.approx(4 * plan.trained_parameters)
     assert tensors["peak"] >= sum(tensors[part] for part in ("weights", "gradients", "optimizer"))

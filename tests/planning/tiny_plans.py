@@ -1,4 +1,4 @@
-"""A tiny recipe for each objective, and rows for it."""
+"""Tiny recipes and rows for each objective."""
 
 from typing import Any
 
@@ -59,8 +59,8 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], 
     ),
 }
 TEXT = {"causal_lm", "masked_lm", "span_corruption", "distillation"}  # objectives that read the corpus
-# By objective, the names of a row's fields.
-WORDS_OF = (
+# Objectives with rows of their own.
+ROW_OBJECTIVES = (
     *("text_to_text", "classification", "multi_label", "tagging", "question_answering", "multiple_choice"),
     *("chat", "reward", "dpo", "ai_feedback", "grpo", "ppo"),
 )
@@ -68,7 +68,7 @@ WORDS_OF = (
 
 def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
     """Return 24 rows for an objective."""
-    found = []
+    rows = []
     for row in range(24):
         part = [word.lower() for word in words[row * 5 : row * 5 + 3 + row % 3]]
         text, label = " ".join(part), ["no", "yes"][row % 2]
@@ -91,12 +91,12 @@ def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
             "grpo": {"prompt": text},
             "ppo": {"prompt": text},
         }
-        found.append(made[name])
-    return found
+        rows.append(made[name])
+    return rows
 
 
 def recipe_of(name: str, **training: Any) -> dict[str, Any]:
-    """Return the recipe of a name above, as a document."""
+    """Return a recipe of RECIPES as a document."""
     model, tokenizer, objective, more = RECIPES[name]
     source = "corpus" if objective["kind"] in TEXT else f"{objective['kind']}.jsonl"
     steps = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32", "log_every": 1}

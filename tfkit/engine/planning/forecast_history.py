@@ -1,7 +1,7 @@
-"""The time and energy of earlier runs on this machine beside what was predicted: a line of JSON for each, in the cache folder.
+"""The history of runs on this machine: predicted and measured time and energy, one line of JSON for each run, in the cache folder.
 
-Two runs may append at once: a line is one write. Lines that are no records are passed over, and a file that cannot be read or written is
-as one that is not there: it never stops a run. Torch-free.
+Several runs may append at once, since each line is a single write. Invalid lines are skipped, and a file that cannot be read or written is
+ignored: it never stops a run. Torch-free.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from tfkit.engine.planning.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
-TABLE = 2  # the version of the table of speeds (machine_speed.py): a ratio to another one corrects nothing
-_LATEST = 9  # runs that a ratio is the median of
-_MOST_BYTES = 2**20  # beyond them the older half is dropped
-_FAR = 2  # powers of ten of FLOPs, beyond which a run says nothing of another
-_SPREAD = 1.3  # to either side, of a single run
+TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): a ratio to another version corrects nothing
+_LATEST = 9  # runs of which a ratio is the median
+_MAX_BYTES = 2**20  # of the file, beyond which the older half is dropped
+_MAX_DISTANCE = 2  # in powers of ten of FLOPs: runs farther apart are not comparable
+_SPREAD = 1.3  # factor to either side of a single run
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A finished run: the time by the table of speeds, what was predicted, and what it took."""
+    """A finished run: its time by the table of speeds, its predicted and its measured time and energy."""
 
     machine: str
     threads: int
@@ -38,33 +38,33 @@ class PastRun:
     predicted_seconds: float
     seconds: float
     predicted_kwh: float | None = None
-    kwh: float | None = None  # None: it was not metered
+    kwh: float | None = None  # None: not metered
     pue: float = 1.0
-    start_seconds: float = 0.0  # until the data were prepared: part of both times, and the same; an older version did not know it
-    table: int = 1  # the version of the table, which the first did not record
+    start_seconds: float = 0.0  # until the data were prepared, included in all three times; older versions did not record it
+    table: int = 1  # the version of the table, which version 1 did not record
 
     @property
     def ratio(self) -> float:
-        """The factor to the time of the table, of what came after the start."""
+        """The measured time after the start, divided by that of the table."""
         return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property
     def watts(self) -> float | None:
-        """The mean power of the machine, without PUE; None where it was not metered."""
+        """The mean power of the machine, without PUE; None if it was not metered."""
         return self.kwh / self.pue * 3.6e6 / self.seconds if self.kwh else None
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The lesson of earlier runs for a later one: the factor to the time of the table, and the power."""
+class Correction:
+    """The correction that earlier runs give for a later one: the ratio to the time of the table, and the power. None: no such runs."""
 
-    time: Range | None
+    time_ratio: Range | None
     watts: Range | None
-    runs: int  # that the factor is from
+    runs: int  # behind the ratio
 
 
 def remember(run: PastRun) -> None:
-    """Append a run, as far as there is a place that can be written."""
+    """Append a run, if the cache folder is writable."""
     with contextlib.suppress(TfkitError, OSError, ValueError):
         path = cache_folder() / NAME
         line = json.dumps(asdict(run), allow_nan=False).encode() + b"\n"
@@ -74,26 +74,26 @@ def remember(run: PastRun) -> None:
             size = os.fstat(file).st_size
         finally:
             os.close(file)
-        if size > _MOST_BYTES:
+        if size > _MAX_BYTES:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_atomically(path, "".join(lines[len(lines) // 2 :]))
 
 
 def past_runs() -> list[PastRun]:
-    """Return the runs, the oldest first."""
+    """Return the runs, oldest first."""
     with contextlib.suppress(TfkitError, OSError):
         lines = (cache_folder() / NAME).read_bytes().splitlines()
-        return [run for line in lines if (run := _parsed(line)) is not None]
+        return [run for line in lines if (run := _parse(line)) is not None]
     return []
 
 
-def _parsed(line: bytes) -> PastRun | None:
+def _parse(line: bytes) -> PastRun | None:
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         run = PastRun(**json.loads(line))
         numbers: list[Any] = [run.table_seconds, run.predicted_seconds, run.seconds, run.pue]
-        optional = [one for one in (run.predicted_kwh, run.kwh) if one is not None]
+        optional = [kwh for kwh in (run.predicted_kwh, run.kwh) if kwh is not None]
         if (
-            all(math.isfinite(one) and one > 0 for one in [*numbers, *optional])
+            all(math.isfinite(number) and number > 0 for number in [*numbers, *optional])
             and isinstance(run.size, int)
             and 0 <= run.start_seconds < run.table_seconds
         ):
@@ -101,35 +101,38 @@ def _parsed(line: bytes) -> PastRun | None:
     return None
 
 
-def learned(machine: str, threads: int, kind: str, size: int) -> Learned:
-    """Return what the latest runs on this machine say: those of the same kind and the nearest size, else of the size.
+def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
+    """Return the correction by the latest runs on this machine of the same kind and the nearest size, else by those of the same size.
 
-    The power is of any run with this many threads: it is the machine's.
+    The power is that of all runs with this many threads: it depends on the machine alone.
     """
-    here = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
-    like = [run for run in here if run.table == TABLE]
-    of_kind = [run for run in like if run.kind == kind and abs(run.size - size) <= _FAR]
-    nearest = min((abs(run.size - size) for run in of_kind), default=0)
-    near = [run for run in of_kind if abs(run.size - size) == nearest] or [run for run in like if run.size == size]
-    ratios = [run.ratio for run in near[-_LATEST:]]
-    watts = [run.watts for run in here if run.watts is not None][-_LATEST:]
-    return Learned(_spread(ratios), _spread(watts), len(ratios))
+    local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
+    comparable = [run for run in local if run.table == TABLE_VERSION]
+    same_kind = [run for run in comparable if run.kind == kind and abs(run.size - size) <= _MAX_DISTANCE]
+    distance = min((abs(run.size - size) for run in same_kind), default=0)
+    nearest = [run for run in same_kind if abs(run.size - size) == distance] or [run for run in comparable if run.size == size]
+    ratios = [run.ratio for run in nearest[-_LATEST:]]
+    watts = [run.watts for run in local if run.watts is not None][-_LATEST:]
+    return Correction(_spread(ratios), _spread(watts), len(ratios))
 
 
 def median_errors(machine: str) -> dict[str, Any]:
-    """Return how far the predictions on this machine were off, in the median: |predicted / actual - 1|, and of how many runs."""
-    here = [run for run in past_runs() if run.machine == machine]
-    time = [abs(run.predicted_seconds / run.seconds - 1) for run in here]
-    energy = [abs(run.predicted_kwh / run.kwh - 1) for run in here if run.predicted_kwh and run.kwh]
+    """Return the median errors of the predictions on this machine, |predicted / actual - 1|, and the number of runs. None: no such run."""
+    local = [run for run in past_runs() if run.machine == machine]
+    time = [abs(run.predicted_seconds / run.seconds - 1) for run in local]
+    energy = [abs(run.predicted_kwh / run.kwh - 1) for run in local if run.predicted_kwh and run.kwh]
     return {
-        "runs": len(here),
+        "runs": len(local),
         "median_error_seconds": round(statistics.median(time), 4) if time else None,
         "median_error_energy_kwh": round(statistics.median(energy), 4) if energy else None,
     }
 
 
 def _spread(values: Sequence[float]) -> Range | None:
-    """Return the median between the second lowest and second highest of many, or the ends of few; of one a margin. None of none."""
+    """Return the median of the values, with the second lowest and highest of five or more, or the extremes, and at least a margin.
+
+    None without values.
+    """
     if not values:
         return None
     ordered, middle = sorted(values), statistics.median(values)

@@ -1,4 +1,4 @@
-"""The memory of the models beside the one that is trained: companions, and the reference that sampled responses are compared with."""
+"""The memory of further models beside the trained one: companions, and the reference of sampled responses."""
 
 from dataclasses import dataclass
 
@@ -16,48 +16,49 @@ from tfkit.training.optimizer import state_numbers
 
 @dataclass(frozen=True)
 class FurtherModels:
-    """Bytes of the first of the ranks that share the models; of a single one, or of replicas, all of them.
+    """Bytes on rank 0 of the ranks over which the models are sharded, or on a rank that holds whole models.
 
-    `held`: weights, and of trained ones the optimizer's state. `at_work`: what is beside that in a step, gradients and gathered weights.
-    `sampling`: the largest model, of which the trained one may be, as a rank gathers it whole for its part of the responses.
+    `held`: the weights, and the optimizer state of trained models. `in_step`: additionally in a step, gradients and gathered weights.
+    `sampling`: the largest model, the trained one included, since a rank gathers one whole model at a time to sample its responses.
     """
 
     held: int
-    at_work: int
+    in_step: int
     sampling: int
 
 
 def further_models(recipe: Recipe, objective: Objective, model: Transformer, precision: torch.dtype, shards: int = 1) -> FurtherModels:
-    """Return the memory of an objective's further models, beside a model whose trained parameters are chosen."""
-    held = at_work = 0
-    for one in objective.companions:
-        numbers = sum(shape.numel() for shape in _parts(one.model, shards).values())
-        held += _held(one, numbers, recipe.optimizer, precision, shards)
-        at_work += 4 * numbers if one.trained else 0
-        if shards > 1 and (one.trained or objective.rollouts is None):
-            at_work += _gathered(one, precision)
+    """Return the memory of an objective's further models; the trained parameters of `model` are chosen already."""
+    held = in_step = 0
+    for companion in objective.companions:
+        numbers = sum(shape.numel() for shape in _shard_shapes(companion.model, shards).values())
+        held += _held_bytes(companion, numbers, recipe.optimizer, precision, shards)
+        in_step += 4 * numbers if companion.trained else 0
+        if shards > 1 and (companion.trained or objective.rollouts is None):
+            in_step += _gathered_bytes(companion, precision)
     if objective.reference_use == "throughout" and needs_copy(model):
-        held += precision.itemsize * sum(shape.numel() for shape in _parts(model, shards).values())
-    models = [model, *(one.model for one in objective.companions)] if shards > 1 and objective.rollouts is not None else []
-    sampling = max((precision.itemsize * sum(one.numel() for one in each.parameters()) for each in models), default=0)
-    return FurtherModels(held, at_work, sampling)
+        held += precision.itemsize * sum(shape.numel() for shape in _shard_shapes(model, shards).values())
+    gathered = [model, *(companion.model for companion in objective.companions)] if shards > 1 and objective.rollouts is not None else []
+    sampling = max((precision.itemsize * sum(parameter.numel() for parameter in each.parameters()) for each in gathered), default=0)
+    return FurtherModels(held, in_step, sampling)
 
 
-def _held(one: Companion, numbers: int, section: OptimizerSection, precision: torch.dtype, shards: int) -> int:
-    """Return the bytes of a companion of which a rank has so many numbers. What is gathered of shared weights is rounded as it comes."""
-    if not one.trained:
+def _held_bytes(companion: Companion, numbers: int, section: OptimizerSection, precision: torch.dtype, shards: int) -> int:
+    """Return the bytes of a companion of which a rank holds this many weights. Sharded weights are rounded as they are gathered."""
+    if not companion.trained:
         return precision.itemsize * numbers
-    is_whole = isinstance(section, AdafactorSection)  # whose means of rows and columns all ranks have
+    is_whole = isinstance(section, AdafactorSection)  # whose row and column means are replicated
     working = 0 if shards > 1 or precision == torch.float32 else precision.itemsize * numbers
-    return 4 * (numbers + state_numbers(_parts(one.model, 1 if is_whole else shards), section)) + working
+    return 4 * (numbers + state_numbers(_shard_shapes(companion.model, 1 if is_whole else shards), section)) + working
 
 
-def _gathered(one: Companion, precision: torch.dtype) -> int:
-    """Return the bytes of a companion's whole weights in a micro-batch: a block's, and of what is around the blocks with gradients."""
-    blocks = [sum(each.numel() for each in block.parameters()) for stack in one.model.stacks for block in stack.blocks]
-    return precision.itemsize * (max(blocks) + (2 if one.trained else 1) * root_numel(one.model))
+def _gathered_bytes(companion: Companion, precision: torch.dtype) -> int:
+    """Return the bytes gathered in a micro-batch: the largest block, and the root parameters with their gradients, if trained."""
+    model = companion.model
+    blocks = [sum(parameter.numel() for parameter in block.parameters()) for stack in model.stacks for block in stack.blocks]
+    return precision.itemsize * (max(blocks) + (2 if companion.trained else 1) * root_numel(model))
 
 
-def _parts(model: Transformer, shards: int) -> dict[str, torch.Size]:
-    """Return the shape of the first rank's part of each parameter: its rows are divided."""
+def _shard_shapes(model: Transformer, shards: int) -> dict[str, torch.Size]:
+    """Return the shape of rank 0's shard of each parameter, which is divided along its first dimension."""
     return {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) for name, one in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""GPUs by name: dense bf16 peak, memory bandwidth and board power, from their vendors' data sheets. Torch-free."""
+"""GPUs by name: dense bf16 peak, memory, bandwidths and board power, from the vendors' data sheets. Torch-free."""
 
 import re
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, and where its numbers are from."""
+    """A GPU, and the source of its numbers."""
 
     name: str
-    peak_flops: float  # a second, dense, bf16
+    peak_flops: float  # per second, dense, bf16
     bytes_per_second: float  # of its memory
     memory_bytes: float
     watts: float  # of the board
-    link_bytes_per_second: float  # to the others of its node, in one direction
+    link_bytes_per_second: float  # to the other GPUs of its node, in one direction
     source: str
 
 
@@ -30,8 +30,8 @@ GPUS = {
 
 
 def gpu_of(device_name: str) -> Gpu | None:
-    """Return the GPU that a driver calls by this name; None if it is not in the table."""
+    """Return the GPU that a driver reports under this name; None if it is not in the table."""
     words = re.sub(r"[^a-z0-9]+", " ", device_name.lower()).split()
-    if "pcie" in words or "nvl" in words:  # other boards, with less power
+    if "pcie" in words or "nvl" in words:  # boards with less power
         return None
     return next((gpu for name, gpu in GPUS.items() if name in words), None)

@@ -1,7 +1,7 @@
-"""The speed of this machine at what a training does, measured once in a second or two (speed_measurements.py) and kept in the cache.
+"""The speed of this machine at the operations of a training, measured once in a second or two (speed_measurements.py) and cached.
 
-One product and a fixed efficiency would be wrong by a factor of ten: a narrow product, attention in short rows, a softmax over a
-vocabulary, an optimizer's step and the calls themselves have speeds of their own.
+A single matrix product with a fixed efficiency would be wrong by a factor of ten: narrow products, attention in short rows, the softmax
+over a vocabulary, optimizer steps and call overhead each have their own speed.
 """
 
 import contextlib
@@ -21,78 +21,77 @@ import torch
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.durable import write_atomically
 from tfkit.engine.planning import speed_measurements as measured
-from tfkit.engine.planning.forecast_history import TABLE
+from tfkit.engine.planning.forecast_history import TABLE_VERSION
 from tfkit.errors import TfkitError
 from tfkit.run import strict_json
 from tfkit.run.machine import machine_name, usable_cores, version
 from tfkit.training.device import keep_freed_memory
 
-FOLDER = "machine-speed"  # below the cache folder
+FOLDER = "machine-speed"  # in the cache folder
 WIDTHS = (32, 128, 512, 1024)
-LENGTHS = (32, 128, 512)  # of rows, in attention
-HEAD_DIM = 64  # of the heads of these
+LENGTHS = (32, 128, 512)  # of rows, for attention
+HEAD_DIM = 64  # for attention
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Speeds on one device, in one precision, with one number of threads."""
+    """Speeds per second on one device, in one precision, with one number of threads; forward and backward, unless said otherwise."""
 
-    products: tuple[float, ...]  # FLOP/s of a product with its two gradients, whose smallest size is that of WIDTHS
-    attention: tuple[float, ...]  # FLOP/s of pairs, forward and backward, in rows of LENGTHS whose positions all see each other
-    causal_attention: tuple[float, ...]  # FLOP/s of visible pairs, where each position sees those before it
-    narrow_attention: float  # as `attention` in rows of the middle length, with heads of half the width
-    scores: float  # scores a second of an attention that keeps them, forward and backward
-    dropped_scores: float  # the same where they have dropout
-    forward: float  # the speed of a forward alone, as a multiple of that of forward and backward
-    elements: float  # numbers a second through a LayerNorm, an activation and a sum, forward and backward
+    products: tuple[float, ...]  # FLOP/s of a matrix product and its two gradients, by its smallest size (WIDTHS)
+    attention: tuple[float, ...]  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
+    causal_attention: tuple[float, ...]  # FLOP/s of visible pairs in causal attention, by the length of a row
+    narrow_attention: float  # as `attention` at the middle length, with heads of half the width
+    scores: float  # attention scores, where they are kept
+    dropped_scores: float  # attention scores with dropout
+    forward: float  # the speed of a forward pass alone, divided by that of forward and backward
+    elements: float  # elements through a LayerNorm, an activation and a sum
     rms_elements: float  # the same with an RMSNorm
-    logits: float  # numbers a second through a softmax in float32
-    updates: float  # numbers a second through an optimizer's step with two moments
-    blocks: float  # blocks of a model a second, forward and backward, where they compute next to nothing
-    written_blocks: float  # the same where a token is written
-    sampled: float  # tokens a second that are drawn, of a row among others
-    bytes: float  # of weights a second, where one position is multiplied by each
+    logits: float  # elements through a softmax in float32
+    updates: float  # elements through an optimizer step with two moments
+    blocks: float  # calls of tiny blocks: the overhead
+    written_blocks: float  # the same in generation, forward alone
+    sampled: float  # tokens drawn for one row of a batch
+    bytes: float  # bytes of weights, each multiplied by a single position; forward alone
 
-    def at_width(self, width: int) -> float:
-        """Return the FLOP/s of a product of this width, between those that were measured."""
-        return _between(WIDTHS, self.products, width)
+    def product_speed(self, width: int) -> float:
+        """Return the FLOP/s of a matrix product of this width, interpolated."""
+        return _interpolate(WIDTHS, self.products, width)
 
-    def of_attention(self, length: int, head_dim: int, causal: bool) -> float:
-        """Return the FLOP/s of attention in rows of this length; most of its time is that of a pair, however wide the heads are."""
+    def attention_speed(self, length: int, head_dim: int, causal: bool) -> float:
+        """Return the FLOP/s of attention in rows of this length, interpolated; the time of a pair hardly grows with `head_dim`."""
         power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
         speeds = self.causal_attention if causal else self.attention
-        return _between(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
+        return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
 
 
-def _between(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
-    """Return the speed at a size: below the smallest in proportion, above the largest as there."""
+def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
+    """Return the speed at a size: log-log between two sizes, proportional below the smallest, constant above the largest."""
     if size <= sizes[0]:
         return speeds[0] * size / sizes[0]
-    known = list(zip(sizes, speeds, strict=True))
-    for (low, slow), (high, fast) in pairwise(known):
+    for (low, slow), (high, fast) in pairwise(zip(sizes, speeds, strict=True)):
         if size <= high:
-            share = math.log(size / low) / math.log(high / low)
-            return float(slow ** (1 - share) * fast**share)
+            fraction = math.log(size / low) / math.log(high / low)
+            return float(slow ** (1 - fraction) * fast**fraction)
     return speeds[-1]
 
 
 @cache
 def machine_speed(device: torch.device, precision: torch.dtype, threads: int) -> MachineSpeed:
-    """Return the speeds, from the cache or measured now. A damaged file is measured again, and one that cannot be written is left out."""
+    """Return the speeds, from the cache or measured now. A damaged file is measured again, and an unwritable cache is ignored."""
     path = _path(device, precision, threads)
-    if path is not None and (known := _read(path)) is not None:
-        return known
-    found = measure(device, precision)
+    if path is not None and (cached := _read(path)) is not None:
+        return cached
+    speed = measure(device, precision)
     if path is not None:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, strict_json.dumps({"schema_version": TABLE, "load": _load(), **asdict(found)}))
-    return found
+            write_atomically(path, strict_json.dumps({"schema_version": TABLE_VERSION, "load": _load(), **asdict(speed)}))
+    return speed
 
 
 def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
-    """Measure the speeds; each is the best of several, since another program may be at work."""
-    keep_freed_memory()  # as a training does
+    """Measure the speeds, each as the best of several times, since other programs may be running."""
+    keep_freed_memory()  # as in a training
     with torch.enable_grad():
         full, causal = (
             tuple(measured.attention(device, precision, length, HEAD_DIM, causal=causal) for length in LENGTHS) for causal in (False, True)
@@ -116,39 +115,39 @@ def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the machine, or the GPU, whose speeds these are."""
+    """Return the name of the machine, or of the GPU, under which its speeds and runs are kept."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {version('torch')}"
     return machine_name() + ("" if device.type == "cpu" else f", {device.type}")
 
 
 def _path(device: torch.device, precision: torch.dtype, threads: int) -> Path | None:
-    about = f"{device_name(device)}\0{precision}\0{threads}"
+    key = f"{device_name(device)}\0{precision}\0{threads}"
     with contextlib.suppress(TfkitError, OSError):
-        return cache_folder() / FOLDER / f"{hashlib.blake2b(about.encode(), digest_size=12).hexdigest()}.json"
+        return cache_folder() / FOLDER / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"
     return None
 
 
 def _read(path: Path) -> MachineSpeed | None:
-    """Return what the file says; None if there is none, or it is damaged or of another version."""
+    """Return the speeds in a file; None if it is missing, damaged, of another version, or from a time when the machine was busier."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())
-        if document["schema_version"] != TABLE or float(document["load"]) > 1 > 2 * _load():  # it was busy then, and is not now
+        if document["schema_version"] != TABLE_VERSION or float(document["load"]) > 1 > 2 * _load():
             return None
-        found = MachineSpeed(**{field.name: _number_or_tuple(document[field.name]) for field in fields(MachineSpeed)})
-        several = found.products, found.attention, found.causal_attention
-        numbers = [*chain(*several), *(one for one in asdict(found).values() if not isinstance(one, tuple | list))]
-        if [*map(len, several)] == [len(WIDTHS), len(LENGTHS), len(LENGTHS)] and all(math.isfinite(one) and one > 0 for one in numbers):
-            return found
+        speed = MachineSpeed(**{field.name: _number_or_tuple(document[field.name]) for field in fields(MachineSpeed)})
+        tables = speed.products, speed.attention, speed.causal_attention
+        numbers = [*chain(*tables), *(value for value in asdict(speed).values() if not isinstance(value, tuple | list))]
+        if [*map(len, tables)] == [len(WIDTHS), len(LENGTHS), len(LENGTHS)] and all(math.isfinite(one) and one > 0 for one in numbers):
+            return speed
     return None
 
 
 def _number_or_tuple(value: Any) -> Any:
-    return tuple(float(one) for one in value) if isinstance(value, list) else float(value)
+    return tuple(float(number) for number in value) if isinstance(value, list) else float(value)
 
 
 def _load() -> float:
-    """Return the processes that want to compute for each core, by the system; 0 where it does not say."""
+    """Return the system's load average per core; 0 where it has none."""
     try:
         return os.getloadavg()[0] / usable_cores()
     except OSError:

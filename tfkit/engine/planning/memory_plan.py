@@ -1,4 +1,4 @@
-"""The memory and disk of a run before it has weights, and the micro-batch that fits."""
+"""The memory and disk that a run needs, computed before it has weights, and the micro-batch that fits."""
 
 from collections.abc import Sequence
 
@@ -19,26 +19,27 @@ from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fi
 from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
-# Of the activations of a forward on a CPU, margin included. SmolLM2-135M takes 1.2 MB a token: 3,600 tokens.
+# Activations of a micro-batch on a CPU, margin included. SmolLM2-135M takes 1.2 MB per token: 3,600 tokens.
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 SHORTEST_TEXT = 128
-LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
+LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: a step of longer rows would take minutes on a CPU
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
-    """Rows in a forward: the largest divisor of `unit` rows, dealt to the ranks, that is worth it and fits the memory; at least 1.
+    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
 
-    More than 16,384 tokens or 4 GiB of activations are no faster, and take memory. `longest`: tokens of the longest row; `row_bytes`: its
-    activations; `left`: bytes of memory for them, None where nobody knows.
+    More than 16,384 tokens or 4 GiB of activations would be no faster. `longest`: tokens of the longest row; `row_bytes`: its activations;
+    `left`: bytes of memory for activations, None if unknown.
     """
-    worth = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
-    return largest_divisor(max(1, unit // ranks), max(1, min(worth, rows_that_fit(row_bytes, left))))
+    useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
+    return largest_divisor(max(1, unit // ranks), max(1, min(useful, rows_that_fit(row_bytes, left))))
 
 
 def text_length(context_length: int, texts: int, step: int, token_bytes: int, parameters: int) -> int:
-    """Tokens of a row of text where no recipe says so: the length of the `texts`, in whole 64s, at most the context.
+    """Choose the tokens of a row of text without a recipe: the length of the `texts`, rounded up to a multiple of 64.
 
-    At most a quarter of the tokens of a `step`, and halved until the free memory holds a row. `token_bytes`: activations of a token.
+    At most the context and a quarter of the tokens of a `step`; halved until a row fits into free memory. `token_bytes`: activations of a
+    token.
     """
     length = min(context_length, LONGEST_TEXT, max(SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()
@@ -48,26 +49,29 @@ def text_length(context_length: int, texts: int, step: int, token_bytes: int, pa
 
 
 def kept_numbers(recipe: Recipe, model: Transformer) -> int:
-    """Numbers in fp32 that training keeps beside weights and gradients: the optimizer's state, and the mean of the weights."""
+    """Return the count of fp32 numbers that training keeps besides weights and gradients: optimizer state and the mean of the weights."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     mean = 0 if recipe.training.ema_decay is None else trained_numbers(model)
     return state_numbers(shapes, recipe.optimizer) + mean
 
 
 def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Companion] = ()) -> int:
-    """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
+    """Return the bytes on disk of the checkpoints in fp32: those that are kept, the one being written, and the best."""
     adapter, trained = recipe.training.adapter, trained_numbers(model)
     whole = sum(parameter.numel() for parameter in model.parameters())
-    if adapter is not None:  # the training state has the updates as they are trained; in the adapter, fused ones are up to twice as large
+    if (
+        adapter is not None
+    ):  # the training state has the LoRA matrices as trained; in the adapter's file, fused ones are up to twice as large
         whole = trained + (whole if adapter.merge else 2 * trained)
     whole += kept_numbers(recipe, model) + trained_companion_numbers(recipe, companions)
     return 4 * whole * (recipe.checkpoint.keep + 2)
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Raise MachineError if the blocks of a model from random weights do not fit the memory of this machine; the vocabulary is unknown yet.
+    """Raise MachineError if the blocks of a randomly initialized model do not fit into memory; its vocabulary is not known yet.
 
-    It comes before the data are read, and builds one block of each stack, without memory. `copies`: that this machine is to hold.
+    The check comes before the data are read, and builds one block of each stack on the meta device. `copies`: of the model on this machine,
+    less than 1 if it holds only some shards.
     """
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None or recipe.model.start is not None:
@@ -79,16 +83,16 @@ def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: floa
 
 
 def shapes_of(recipe: Recipe, config: ModelConfig) -> Transformer:
-    """Return the model of a run without memory for its parameters, those that are trained chosen. Raises UsageError."""
+    """Return the model of a run on the meta device, with its trained parameters chosen. Raises UsageError."""
     model = on_meta(config)
     choose_trained(recipe, model)
     return model
 
 
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
-    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine.
+    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this machine.
 
-    `copies`: as of `require_memory_for_blocks`.
+    `copies`: as in `require_memory_for_blocks`.
     """
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None:

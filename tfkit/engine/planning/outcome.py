@@ -1,4 +1,4 @@
-"""The prediction of a run, and its outcome: both in run.json, and the pair in the history that later plans learn from."""
+"""The prediction and the outcome of a run: both are recorded in run.json, and as a pair in the history from which later plans learn."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,13 +8,13 @@ import torch
 
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import size_class
-from tfkit.engine.planning.forecast_history import TABLE, PastRun, remember
+from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, remember
 from tfkit.engine.planning.machine_speed import device_name
 from tfkit.recipe.schema.sections import Recipe
 
 
 def predicted(plan: Estimate, recipe: Recipe) -> dict[str, Any]:
-    """Return `predicted` of run.json, made before the first step; without energy where the run is not metered. `flops`: of the steps."""
+    """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
     metered = recipe.carbon.enabled
     return {
         "seconds": asdict(plan.seconds),
@@ -27,7 +27,7 @@ def predicted(plan: Estimate, recipe: Recipe) -> dict[str, Any]:
 
 
 def actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
-    """Return `actual` of run.json, by the totals of all attempts; `flops`: of the steps, by the same count."""
+    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
     return {
         **{name: totals.get(name) for name in ("seconds", "energy_kwh", "emissions_g")},
         "memory_bytes": memory_bytes,
@@ -36,7 +36,7 @@ def actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
 
 
 def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], device: torch.device) -> None:
-    """Keep a run that was finished in one attempt beside its prediction."""
+    """Add a run that was finished in one attempt, with its prediction, to the history."""
     seconds, kwh = totals.get("seconds"), totals.get("energy_kwh")
     if not seconds:
         return
@@ -53,6 +53,6 @@ def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], 
             kwh or None,
             recipe.carbon.pue,
             plan.table_seconds.get("start", 0.0),
-            TABLE,
+            TABLE_VERSION,
         )
     )

@@ -1,4 +1,4 @@
-"""A model folder in the place of a stage that was not run: description, tokenizer, labels, and weights of zeros that take no disk."""
+"""A placeholder for the model of a stage that was not run: config, tokenizer, labels, and weights of zeros in a sparse file."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
-    """Write what a later stage reads of the model of this one, as its checkpoint would have it."""
+    """Write a model folder from which a later stage reads as from the checkpoint of this one."""
     folder.mkdir(parents=True)
     preset = recipe.model.preset
     family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

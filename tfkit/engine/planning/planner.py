@@ -1,4 +1,4 @@
-"""A plan of a training, whose data are prepared as for the run; no run folder is made. Of a chain each stage is planned, and the sum."""
+"""Plan a run, or each stage of a chain and their sum. Data are prepared as for the run; no run folder is made."""
 
 import tempfile
 import time
@@ -11,10 +11,10 @@ from tfkit.engine.beginning import Decided, require_trainable
 from tfkit.engine.listener import Listener
 from tfkit.engine.many_runs.chain_plan import of_stage
 from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
-from tfkit.engine.planning.estimate import Estimate, sum_of_stages
+from tfkit.engine.planning.estimate import Estimate, sum_stages
 from tfkit.engine.planning.placeholder_model import write_placeholder
-from tfkit.engine.planning.plan_request import Planned, PlanOptions, begin
-from tfkit.engine.planning.trial_steps import take_trial, with_trial
+from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
+from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
 from tfkit.errors import TfkitError
@@ -22,30 +22,30 @@ from tfkit.recipe import Chain
 from tfkit.training.device import pick_device
 
 
-def make_plan(planned: Planned, work: Session, options: PlanOptions) -> Estimate:
-    """Estimate the run, or every stage and their sum. Raises what a training would raise before its first step."""
+def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Estimate:
+    """Estimate the run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if planned.chain is not None:
-        return _plan_chain(planned.chain, work, options)
-    assert planned.beginning is not None
-    return _estimated(_prepared(planned.beginning.decide, work, options, work.meter.began), work, options)
+    if request.chain is not None:
+        return _plan_chain(request.chain, work, options)
+    assert request.beginning is not None
+    return _estimate(_prepare(request.beginning.decide, work, options, work.meter.began), work, options)
 
 
-def _estimated(run: Run, work: Session, options: PlanOptions) -> Estimate:
-    """Return the estimate of a prepared run, after real steps where they are asked for."""
+def _estimate(run: Run, work: Session, options: PlanOptions) -> Estimate:
+    """Return the estimate of a prepared run, with a probe if one was requested."""
     plan = run.planned
     if options.probe:
-        trial = take_trial(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
-        plan = with_trial(plan, run.recipe, trial, run.device)
+        probe = probe_run(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
+        plan = with_probe(plan, run.recipe, probe, run.device)
     if options.ranks > 1 or options.gpu is not None:
         plan = with_cluster(plan, run.recipe, run.data, options.ranks, options.gpu)
     return plan
 
 
-def _prepared(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions, began: float) -> Run:
-    """Return a run whose data are prepared; `began`: the moment from which its own command would count."""
+def _prepare(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions, began: float) -> Run:
+    """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
@@ -57,12 +57,12 @@ def _prepared(decide: Callable[[Listener], Decided], work: Session, options: Pla
 
 
 def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
-    """Plan the stages in their order: of each that a later one uses, a folder with the model that its recipe describes is made."""
+    """Plan the stages in order. Each stage that a later one uses leaves a placeholder of the model that its recipe describes."""
     wanted = [*(options.stages or chain.names)]
     used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
-    for stage in reversed(chain.stages):  # what these use themselves
+    for stage in reversed(chain.stages):  # stages that used stages depend on
         used |= {*stage.uses} if stage.name in used else set()
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
         began = work.meter.began
         for stage in chain.stages:
@@ -72,12 +72,12 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             source = stage.placed(chain.source.path, Path(folder))
             try:
                 start = source.read().model.start if stage.fine_tunes else None
-                run = _prepared(begin(source, (), start).decide, work, options, began)
+                run = _prepare(begin(source, (), start).decide, work, options, began)
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:
-                found[stage.name] = _estimated(run, work, options)
+                estimates[stage.name] = _estimate(run, work, options)
             if stage.name in used:
                 write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
             began = time.monotonic()
-    return sum_of_stages(found)
+    return sum_stages(estimates)

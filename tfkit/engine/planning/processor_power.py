@@ -1,4 +1,4 @@
-"""The power of this machine before it was ever measured: CodeCarbon's constants, by which the meter computes where there is no counter."""
+"""The power of this machine before any measurement: CodeCarbon's constants, which the meter uses, too, if there is no power counter."""
 
 import csv
 import math
@@ -12,15 +12,15 @@ from tfkit.carbon.place import codecarbon_settings
 from tfkit.run.machine import processor, threads
 
 # CodeCarbon 3.3.2: core/cpu.py (an unknown processor), external/hardware.py (load model), external/ram.py (memory modules).
-_WATTS_OF_THREAD = 4.0
+_WATTS_PER_THREAD = 4.0
 _IDLE, _LOAD_EXPONENT = 0.1, 3
-_WATTS_OF_MODULE = {"x86": 5.0, "arm": 1.5}
-_LEAST_RAM_WATTS = {"x86": 10.0, "arm": 3.0}
+_WATTS_PER_MODULE = {"x86": 5.0, "arm": 1.5}
+_MIN_RAM_WATTS = {"x86": 10.0, "arm": 3.0}
 
 
 @dataclass(frozen=True)
 class ProcessorPower:
-    """Watts of the processor under full load."""
+    """The power of a processor at full load."""
 
     name: str
     watts: float
@@ -28,46 +28,46 @@ class ProcessorPower:
 
 
 def processor_power() -> ProcessorPower:
-    """Return the thermal design power of this processor by CodeCarbon's table, else by its rule for unknown ones."""
-    found = processor()
-    name, cores = str(found["name"]), int(found["cores"] or 1)
+    """Return the thermal design power of this processor from CodeCarbon's table, or by its rule for unknown processors."""
+    facts = processor()
+    name, cores = str(facts["name"]), int(facts["cores"] or 1)
     if (forced := _forced("force_cpu_power")) is not None:
         return ProcessorPower(name, forced, "CodeCarbon's force_cpu_power")
     wanted = _words(name)
     for row, watts in _table():
         if _words(row) == wanted:
             return ProcessorPower(name, watts, "CodeCarbon's table")
-    return ProcessorPower(name, _WATTS_OF_THREAD * cores, f"CodeCarbon's {_WATTS_OF_THREAD:g} W a thread of an unknown processor")
+    return ProcessorPower(name, _WATTS_PER_THREAD * cores, f"CodeCarbon's {_WATTS_PER_THREAD:g} W per thread of an unknown processor")
 
 
 def machine_watts(busy_threads: float | None = None) -> float:
-    """Return the watts of processor and memory with this many busy threads, as CodeCarbon's load model has them."""
+    """Return the watts of processor and memory at this many busy threads, by CodeCarbon's load model. None: those that torch starts."""
     cores = int(processor()["cores"] or 1)
     load = min(1.0, (busy_threads or threads()) / cores)
     return processor_power().watts * (_IDLE + (1 - _IDLE) * load**_LOAD_EXPONENT) + memory_watts()
 
 
 def memory_watts() -> float:
-    """Return CodeCarbon's constant for the memory of this machine: watts for each module that it would have, fewer for each further one."""
+    """Return CodeCarbon's constant for the memory of this machine: watts per assumed module, fewer for each further module."""
     if (forced := _forced("force_ram_power")) is not None:
         return forced
     kind = "arm" if re.match("arm|aarch", platform.machine().lower()) else "x86"
-    modules, watts = _modules(_memory_gb()), _WATTS_OF_MODULE[kind]
-    shares = [1.0] * 4 + [0.9] * 4 + [0.8] * 8 + [0.7] * 16
-    return max(_LEAST_RAM_WATTS[kind], watts * sum(shares[:modules]))
+    modules, watts = _count_modules(_memory_gb()), _WATTS_PER_MODULE[kind]
+    weights = [1.0] * 4 + [0.9] * 4 + [0.8] * 8 + [0.7] * 16
+    return max(_MIN_RAM_WATTS[kind], watts * sum(weights[:modules]))
 
 
-def _modules(gigabytes: float) -> int:
-    """Return CodeCarbon's guess of how many modules make this memory."""
-    for most, modules in ((2, 1), (16, 2), (64, 4), (128, 8)):
-        if gigabytes <= most:
+def _count_modules(gigabytes: float) -> int:
+    """Return CodeCarbon's guess of the number of modules in this memory."""
+    for limit, modules in ((2, 1), (16, 2), (64, 4), (128, 8)):
+        if gigabytes <= limit:
             return modules
     size = next(size for size in (128, 64, 32, 16, 8, 4) if size <= gigabytes / 8)
     return min(32, math.ceil(gigabytes / size))
 
 
 def _forced(name: str) -> float | None:
-    """Return the watts that the user gave CodeCarbon."""
+    """Return the watts in the user's CodeCarbon settings; None if they are not set."""
     try:
         return float(codecarbon_settings()[name])
     except (KeyError, ValueError):
@@ -93,6 +93,6 @@ def _table() -> list[tuple[str, float]]:
 
 
 def _words(name: str) -> frozenset[str]:
-    """Return the telling words of a processor's name: `Intel(R) Core(TM) i7-1065G7 CPU @ 1.30GHz` is `intel core i7-1065g7`."""
+    """Return the identifying words of a processor's name: `Intel(R) Core(TM) i7-1065G7 CPU @ 1.30GHz` is `intel core i7-1065g7`."""
     plain = re.sub(r"\((r|tm|c)\)|@.*|\b(cpu|processor|with .*)\b|\d+-core", " ", name.lower())
     return frozenset(plain.split())

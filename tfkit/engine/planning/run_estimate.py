@@ -1,4 +1,4 @@
-"""The estimate of a run before its first step, without weights."""
+"""Estimate a run before its first step, without weights."""
 
 from collections.abc import Callable
 
@@ -20,32 +20,32 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import activation_bytes_per_row, available_bytes, likely_peak, state_bytes
 
-PROCESS_BYTES = 350_000_000  # of Python with its libraries
+PROCESS_BYTES = 350_000_000  # of Python and its libraries
 _ASSUMPTIONS = {
-    "flops": "matrix products of the batches' real shapes, padding included; attention by its visible pairs",
-    "memory_bytes": "by formula, from the model's description",
+    "flops": "matrix products of the real batches, padding included; attention between visible positions",
+    "memory_bytes": "by formula, from the model's configuration",
 }
 
 
 def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, start: Callable[[], float]) -> Estimate:
-    """Estimate a run from its recipe, its data, and the shapes of its model. `start`: the seconds until now."""
+    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since its command started."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     sizes = batch_sizes(recipe, rows)
     steps = total_steps(recipe, rows, sizes)
     mix = data.objective.pretraining
-    beside = mix.ratio * row_order(recipe, data.config).length if mix is not None else 0  # tokens of text for each row
-    tokens = round(sizes.before(steps) * (rows.mean_tokens + beside))
+    pretraining = mix.ratio * row_order(recipe, data.config).length if mix is not None else 0  # tokens of text mixed in for each row
+    tokens = round(sizes.before(steps) * (rows.mean_tokens + pretraining))
     precision = pick_precision(recipe.training.precision, device)
-    state, row_bytes = state_of(recipe, data, model, precision), bytes_of_row(data, rows, precision.itemsize, device.type == "cuda")
+    state, row_bytes = _state_bytes(recipe, data, model, precision), bytes_of_row(data, rows, precision.itemsize, device.type == "cuda")
     left = available_bytes() if device.type == "cpu" else None
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
     )
     flops, work, trial = run_flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, micro_batch), steps)
     logits = micro_batch * rows.longest * data.config.vocab_size * precision.itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
-    found = forecast(recipe, work, flops["total"], device, precision, start())
+    prediction = forecast(recipe, work, flops["total"], device, precision, start())
     return Estimate(
-        sum(one.numel() for one in model.parameters()),
+        sum(parameter.numel() for parameter in model.parameters()),
         trained_numbers(model),
         tokens,
         steps,
@@ -53,28 +53,32 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
         flops,
         likely_peak(PROCESS_BYTES, state, micro_batch * row_bytes, logits),
         planned_bytes(recipe, model, data.objective.companions),
-        found.seconds,
-        found.energy_kwh,
-        found.emissions_g,
-        found.basis,
+        prediction.seconds,
+        prediction.energy_kwh,
+        prediction.emissions_g,
+        prediction.basis,
         resolve_place(recipe.carbon).describe(),
-        {**_ASSUMPTIONS, **found.assumptions},
-        found.full_power,
-        found.table_seconds,
+        {**_ASSUMPTIONS, **prediction.assumptions},
+        prediction.full_power,
+        prediction.table_seconds,
         rate_trial=trial if isinstance(trial, RateTrialPlan) else None,
         no_rate_trial=trial.reason if isinstance(trial, NoTrial) else None,
     )
 
 
-def state_of(recipe: Recipe, data: TrainingData, model: Transformer, precision: torch.dtype) -> int:
-    """Return the bytes of weights, gradients and optimizer state, of companions and a reference, too."""
-    parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
+def _state_bytes(recipe: Recipe, data: TrainingData, model: Transformer, precision: torch.dtype) -> int:
+    """Return the bytes of weights, gradients and optimizer state, including those of companions and a reference."""
+    parameters, trained, kept = (
+        sum(parameter.numel() for parameter in model.parameters()),
+        trained_numbers(model),
+        kept_numbers(recipe, model),
+    )
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
-    beside = further_models(recipe, data.objective, model, precision)
-    return state + beside.held + beside.at_work
+    further = further_models(recipe, data.objective, model, precision)
+    return state + further.held + further.in_step
 
 
 def bytes_of_row(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
-    """Return the bytes of the activations of the longest row, with a margin."""
-    learning = [data.config, *(one.model.config for one in data.objective.companions if one.trained)]
-    return sum(activation_bytes_per_row(one, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for one in learning)
+    """Return the bytes of the activations of the longest row in all trained models, with a margin."""
+    trained = [data.config, *(companion.model.config for companion in data.objective.companions if companion.trained)]
+    return sum(activation_bytes_per_row(config, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for config in trained)

@@ -1,14 +1,16 @@
-"""The FLOPs of a run by part, from the shapes of its real batches: padding is computed, and labels decide what the head multiplies."""
+"""Count the FLOPs of a run by part, from the shapes of its real batches: padding counts, and the head reads labelled positions only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from operator import add
+from typing import Any, Literal
 
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.components import trained_numbers
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
-from tfkit.engine.planning.workload import RunWork, Workload, blocks_of, step_workload
+from tfkit.engine.planning.workload import RunWork, Workload, count_blocks, step_workload
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -20,132 +22,126 @@ from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
 
-_SAMPLED_TOKENS = 65_536  # whose shapes are looked at, from steps all over the first epoch
-_SAMPLED_STEPS = 8
-_SAMPLED_MICRO_BATCHES = 8  # of responses at once, as rollout_loader.py has them
+_SAMPLED_TOKENS = 65_536  # after which no further steps are read
+_SAMPLED_STEPS = 8  # across the first epoch
+_ROLLOUT_MICRO_BATCHES = 8  # whose responses are sampled at once, as in rollout_loader.py
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of some rows of the training: of the trained model, and of those beside it."""
+    """The FLOPs of a number of training rows, of the trained model and of further models."""
 
     rows: int
     tokens: int
     forward: Flops
     backward: Flops
     companions_in_steps: float
-    companions_before: float  # what they say of sampled responses, before the first step of an iteration
-    rollouts: float
+    companions_in_rollouts: float  # scoring sampled responses before the first step of an iteration
+    rollouts: float  # sampling, and the policy's own forward pass on the responses
     recomputed: float
-    work: Workload  # of forward and backward
+    work: Workload  # of forward and backward passes
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
-        """Return those of a micro-batch, as a step computes it; `rows`: of the training, each of which may be several sequences."""
+        """Return the FLOPs of a micro-batch in a step; `rows`: of the training data, each of which may be several sequences."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
-            return _of_text(model, batch, mix.count(batch), checkpointing=checkpointing)
+            return _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing)
         shape = trained_shape(objective, batch, model.config)
         forward = forward_flops(model, shape)
         recomputed = forward.blocks + forward.attention if checkpointing else 0.0
         if model.config.head.kind in ("lm", "masked_lm") and shape.states * model.config.vocab_size * 4 > LOGITS_BYTES:
             recomputed += forward.head
-        companions = sum(_in_step(objective, one, batch) for one in objective.companions)
-        own, beside = _of_responses(objective, model, shape) if objective.rollouts is not None else (0.0, 0.0)
-        return cls(
-            rows, batch.tokens, forward, backward_flops(model, shape), companions, beside, own, recomputed, step_workload(model, shape)
-        )
+        backward, work = backward_flops(model, shape), step_workload(model, shape)
+        companions = sum(_companion_flops(objective, companion, batch) for companion in objective.companions)
+        policy, scoring = _rollout_flops(objective, model, shape) if objective.rollouts is not None else (0.0, 0.0)
+        return cls(rows, batch.tokens, forward, backward, companions, scoring, policy, recomputed, work)
 
     def __add__(self, other: "StepFlops") -> "StepFlops":
-        """Both together."""
+        """Add two counts."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 def run_flops(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
 ) -> tuple[dict[str, float], RunWork, RateTrialPlan | NoTrial | None]:
-    """Return the FLOPs of the whole run by part, as `Estimate` describes them, the run in quantities that have a speed, and its trial."""
+    """Return the FLOPs of the whole run by part, as in `Estimate`, the workload of the run, and its learning rate trial."""
     checkpointing, objective = recipe.training.activation_checkpointing, data.objective
-    seen = sum_of(
-        StepFlops.of(objective, model, batch, rows, checkpointing=checkpointing) for batch, rows in sampled_batches(data, loader, steps)
-    )
+    batches = sampled_batches(data, loader, steps)
+    sample = reduce(add, (StepFlops.of(objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
     rows = loader.sizes.before(steps)
-    times = rows / seen.rows
-    text = _pretraining(recipe, data, model, rows, checkpointing=checkpointing)
-    forward, backward = seen.forward * times + text.forward, seen.backward * times + text.backward
-    per_token = seen.forward.total / max(1, seen.tokens)
-    held_out = sum(tokens_of(one.stored) for one in data.validation)
-    once = sum(tokens_of(stored) for stored, _ in data.train) + held_out if objective.reference_use == "once" else 0
+    scale = rows / sample.rows
+    text = _pretraining_flops(recipe, data, model, rows, checkpointing=checkpointing)
+    forward, backward = sample.forward * scale + text.forward, sample.backward * scale + text.backward
+    per_token = sample.forward.total / max(1, sample.tokens)
+    held_out = sum(tokens_of(validation.stored) for validation in data.validation)
+    reference = sum(tokens_of(stored) for stored, _ in data.train) + held_out if objective.reference_use == "once" else 0
     evaluations = evaluation_count(recipe, data, loader, steps)
     parts = {
         "forward": forward.total,
         "backward": backward.total,
-        "companions": (seen.companions_in_steps + seen.companions_before) * times + once * per_token,
-        "rollouts": seen.rollouts * times,
-        "recomputed": seen.recomputed * times + text.recomputed,
-        "evaluation": evaluations * _evaluation(recipe, data, seen, held_out),
-        "samples": (evaluations - (data.start is not None)) * _samples(recipe, model),
+        "companions": (sample.companions_in_steps + sample.companions_in_rollouts) * scale + reference * per_token,
+        "rollouts": sample.rollouts * scale,
+        "recomputed": sample.recomputed * scale + text.recomputed,
+        "evaluation": evaluations * _evaluation_flops(recipe, data, sample, held_out),
+        "samples": (evaluations - (data.start is not None)) * _sample_flops(recipe, model),
     }
     total = sum(parts.values())
     in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
     trial = plan_trial(recipe, len(loader.rows), steps, total, in_steps / max(1, steps), forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
-    of_steps = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
+    included = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
     trained = forward.total + backward.total
-    beside = (parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained  # of rollouts the sampling is decoding
-    work = run_work(recipe, data, model, loader, steps, evaluations)
-    found = replace(
-        work, steps=seen.work * times + text.work, beside=beside, evaluation=parts["evaluation"] / trained, trial=parts["trial"] / trained
+    work = replace(
+        _fixed_work(recipe, data, model, loader, steps, evaluations),
+        steps=sample.work * scale + text.work,
+        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half is decoding
+        evaluation=parts["evaluation"] / trained,
+        trial=parts["trial"] / trained,
     )
-    return {"total": total, **parts, **of_steps}, found, trial
+    return {"total": total, **parts, **included}, work, trial
 
 
-def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
-    """Return what a run does beside its steps: the optimizer, the texts that it writes token by token, checkpoints."""
+def _fixed_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
+    """Return the workload of a run without forward and backward passes: optimizer updates, decoding, checkpoints and weights."""
     decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
-        together = _SAMPLED_MICRO_BATCHES * loader.micro_batch_size
+        at_once = _ROLLOUT_MICRO_BATCHES * loader.micro_batch_size
         iterations = steps * loader.sizes.full / (rollouts.responses * rollouts.section.inner_epochs)
-        held_out = sum(len(one.stored) for one in data.validation)
-        batches = iterations * -(-rollouts.responses // together) + evaluations * -(-held_out // recipe.evaluation.batch_size)
+        held_out = sum(len(validation.stored) for validation in data.validation)
+        batches = iterations * -(-rollouts.responses // at_once) + evaluations * -(-held_out // recipe.evaluation.batch_size)
         decoded += batches * rollouts.section.max_new_tokens
         sampled += (iterations * rollouts.responses + evaluations * held_out) * rollouts.section.max_new_tokens
-    every = recipe.checkpoint.every
-    interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
-    saves = (steps // interval if interval else 0) + (not interval or steps % interval > 0)
-    models = [model, *(one.model for one in data.objective.companions)]
+    saves = _count_intervals(recipe.checkpoint.every, loader, steps)
+    models = [model, *(companion.model for companion in data.objective.companions)]
     return RunWork(
-        Workload(),
-        0.0,
-        0.0,
-        float(steps * trained_numbers(model)),
-        decoded,
-        4.0 * sum(parameter.numel() for parameter in model.parameters()),
-        blocks_of(model.config),
-        sampled,
-        saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
-        4.0 * sum(parameter.numel() for one in models for parameter in one.parameters()),
+        steps=Workload(),
+        extra=0.0,
+        evaluation=0.0,
+        updates=float(steps * trained_numbers(model)),
+        decoded=decoded,
+        decoded_bytes=4.0 * sum(parameter.numel() for parameter in model.parameters()),
+        decoded_blocks=count_blocks(model.config),
+        sampled=sampled,
+        checkpoint_bytes=saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
+        weight_bytes=4.0 * sum(parameter.numel() for each in models for parameter in each.parameters()),
     )
 
 
 def evaluation_count(recipe: Recipe, data: TrainingData, loader: StepLoader[Any], steps: int) -> int:
-    """Return how often the run evaluates: at its intervals, at its end, and before the first step of a fine-tuning."""
-    every = recipe.evaluation.every
+    """Count the evaluations of a run: at its intervals, at its end, and before the first step of a fine-tuning."""
+    return _count_intervals(recipe.evaluation.every, loader, steps) + (data.start is not None)
+
+
+def _count_intervals(every: int | Literal["epoch"] | None, loader: StepLoader[Any], steps: int) -> int:
+    """Count the intervals of a run, the last of which may be shorter; None: a single one."""
     interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
-    return (steps // interval if interval else 0) + (not interval or steps % interval > 0) + (data.start is not None)
-
-
-def sum_of(parts: Iterator[StepFlops]) -> StepFlops:
-    """Return the sum of at least one."""
-    total = next(parts)
-    for part in parts:
-        total += part
-    return total
+    return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 
 def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iterator[tuple[Batch, int]]:
-    """Yield micro-batches of steps all over the first epoch, and the rows of each; prompts have the longest responses that there may be."""
+    """Yield micro-batches of steps across the first epoch, and the rows of each; prompts get responses of the maximum length."""
     last = max(1, min(steps, loader.sizes.steps(len(loader.rows))))
     tokens = 0
     for step in dict.fromkeys(index * last // _SAMPLED_STEPS for index in range(_SAMPLED_STEPS)):
@@ -160,7 +156,7 @@ def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iter
 
 
 def _with_responses(objective: Objective, batch: Batch) -> Batch:
-    """Return prompts with responses of the longest length, as the loss reads them; another batch as it is."""
+    """Return a batch of prompts with responses of the maximum length, as the loss reads them; any other batch unchanged."""
     if objective.rollouts is None:
         return batch
     import numpy as np
@@ -172,75 +168,75 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
     return response_batch([Response(np.zeros(length, np.int64), new, {}) for length in lengths], 0)
 
 
-def _in_step(objective: Objective, one: Companion, batch: Batch) -> float:
-    """Return the FLOPs of a companion in the steps: of a frozen one a forward; of a reward model none, since it reads sampled responses."""
-    if objective.rollouts is not None and not one.trained:
+def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
+    """Return the FLOPs of a companion in a step: a backward pass only if it is trained; none for a reward model, which scores rollouts."""
+    if objective.rollouts is not None and not companion.trained:
         return 0.0
-    shape = _companion_shape(objective, one.model.config, batch)
-    forward = forward_flops(one.model, shape).total
-    return forward + (backward_flops(one.model, shape).total if one.trained else 0.0)
+    shape = _companion_shape(objective, companion.model.config, batch)
+    forward = forward_flops(companion.model, shape).total
+    return forward + (backward_flops(companion.model, shape).total if companion.trained else 0.0)
 
 
 def _companion_shape(objective: Objective, config: ModelConfig, batch: Batch) -> ForwardShape:
-    """Return the shape of a companion's forward of a batch; a value model's head reads the state of each token of a response."""
+    """Return the shape of a companion's forward pass on a batch; a value model's head reads the state of each response token."""
     shape = ForwardShape.of(batch, config, objective.companion_states(batch))
     if objective.rollouts is not None and config.head.kind == "classes":
         shape = replace(shape, states=objective.companion_states(batch))
     return shape
 
 
-def _of_responses(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
-    """Return what an iteration computes before its first step for each row that is trained on: by the policy, and by the models beside it.
+def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
+    """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
 
-    A response is sampled with a cache, which takes a forward of its tokens; policy and reference read it, and each companion.
+    Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
+    read it.
     """
     rollouts = objective.rollouts
     assert rollouts is not None
     sampling = forward_flops(model, shape).total
-    reading = forward_flops(model, replace(shape, states=2 * shape.states)).total  # for the entropies the logits are computed again
-    beside = reading + sum(
+    reading = forward_flops(model, replace(shape, states=2 * shape.states)).total  # the entropies need the logits again
+    further = reading + sum(
         forward_flops(one.model, ForwardShape(shape.rows, shape.length, 0, shape.states if one.trained else shape.rows)).total
         for one in objective.companions
     )
-    readings = rollouts.section.inner_epochs  # of each response in the steps
-    return (sampling + reading) / readings, beside / readings
+    epochs = rollouts.section.inner_epochs  # in which the steps read each response
+    return (sampling + reading) / epochs, further / epochs
 
 
-def _pretraining(recipe: Recipe, data: TrainingData, model: Transformer, rows: int, *, checkpointing: bool) -> StepFlops:
-    """Return the FLOPs of the text that the steps read behind their own rows."""
+def _pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, rows: int, *, checkpointing: bool) -> StepFlops:
+    """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: of all steps."""
     mix = data.objective.pretraining
     if mix is None:
         return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0, Workload())
     texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
     (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
-    one, times = _of_text(model, batch, mix.count(batch), checkpointing=checkpointing), mix.ratio * rows
-    return StepFlops(
-        0, batch.tokens * times, one.forward * times, one.backward * times, 0.0, 0.0, 0.0, one.recomputed * times, one.work * times
-    )
+    text, count = _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing), mix.ratio * rows
+    forward, backward, work = text.forward * count, text.backward * count, text.work * count
+    return StepFlops(0, batch.tokens * count, forward, backward, 0.0, 0.0, 0.0, text.recomputed * count, work)
 
 
-def _of_text(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:
+def _text_flops(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:
     shape = ForwardShape.of(batch, model.config, states)
     forward = forward_flops(model, shape)
     recomputed = forward.blocks + forward.attention if checkpointing else 0.0
     return StepFlops(0, batch.tokens, forward, backward_flops(model, shape), 0.0, 0.0, 0.0, recomputed, step_workload(model, shape))
 
 
-def _evaluation(recipe: Recipe, data: TrainingData, seen: StepFlops, held_out: int) -> float:
-    """Return the FLOPs of an evaluation, as a forward of its tokens; of held-out prompts a response is sampled, read and judged."""
+def _evaluation_flops(recipe: Recipe, data: TrainingData, sample: StepFlops, held_out: int) -> float:
+    """Return the FLOPs of an evaluation: a forward pass on its tokens; for held-out prompts, responses are also sampled and scored."""
     objective, most = data.objective, recipe.evaluation.max_tokens
     if objective.rollouts is None:
-        return min(held_out, most or held_out) * seen.forward.total / max(1, seen.tokens)
-    prompts = sum(len(one.stored) for one in data.validation)
+        return min(held_out, most or held_out) * sample.forward.total / max(1, sample.tokens)
+    prompts = sum(len(validation.stored) for validation in data.validation)
     whole = held_out + prompts * objective.rollouts.section.max_new_tokens
-    each = (seen.rollouts + seen.companions_before) * objective.rollouts.section.inner_epochs
-    return min(whole, most or whole) * each / max(1, seen.tokens)
+    rollouts = (sample.rollouts + sample.companions_in_rollouts) * objective.rollouts.section.inner_epochs
+    return min(whole, most or whole) * rollouts / max(1, sample.tokens)
 
 
-def _samples(recipe: Recipe, model: Transformer) -> float:
-    """Return the FLOPs of the samples of an evaluation: a forward of each new token, behind a cache."""
+def _sample_flops(recipe: Recipe, model: Transformer) -> float:
+    """Return the FLOPs of the samples of an evaluation, generated with a cache: a forward pass on each new token."""
     generation = recipe.generation
     length = min(generation.max_new_tokens, model.config.context_length)
-    both = model.config.encoder_layers > 0 and model.config.decoder_layers > 0
+    is_encoder_decoder = model.config.encoder_layers > 0 and model.config.decoder_layers > 0
     texts = len(generation.prompts) * generation.num_beams
-    return forward_flops(model, ForwardShape(texts, length, length if both else 0, texts * length)).total if texts else 0.0
+    return forward_flops(model, ForwardShape(texts, length, length if is_encoder_decoder else 0, texts * length)).total if texts else 0.0

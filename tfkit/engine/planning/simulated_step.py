@@ -1,9 +1,9 @@
-"""Steps of one rank of many, taken by the code that trains, on tensors without memory and with collectives that send nothing.
+"""Simulate steps of rank 0 with the training code, on tensors without memory and with collectives that send nothing.
 
-PyTorch's `fake` process group has this many ranks; this process is the first, whose parts are the largest. Bytes and traffic
-are those that the steps had: of tensors alone, without the allocator's own and without the libraries.
+PyTorch's `fake` process group has the planned number of ranks; this process is the first, whose shards are the largest. Only the bytes and
+the traffic of tensors are counted, without the allocator's overhead and the libraries.
 
-A deep model is taken twice with fewer blocks, and what one more block adds is added for the others: all are alike.
+A deep model is extrapolated from two models with fewer blocks, since each block adds the same.
 """
 
 import copy
@@ -39,150 +39,150 @@ from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
-FEWEST = 3  # blocks of a stack in the smaller of two models
+MIN_BLOCKS = 3  # of a stack in the smaller of two models
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Ranks, of which `shards` share each copy of the weights, and how each takes a step."""
+    """A number of ranks, with each copy of the weights sharded over `shards` of them, and the steps of a rank."""
 
     ranks: int
     shards: int
-    reshard: bool
+    reshard: bool  # free the gathered weights of a block after its forward pass
     micro_batches: int  # of each rank in a step
     dtype: torch.dtype  # of the working weights
-    has_gpus: bool = False  # whose collectives are PyTorch's own
+    has_gpus: bool = False  # then the collectives are PyTorch's own
 
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """Bytes of a rank.
+    """The bytes of a rank.
 
-    `held`: `weights` (fp32), `gradients` (where the step has them all), `optimizer`, `mean` (of the weights), `working` (a whole copy in
-    bf16), `gathered` (of shared weights, those of a block at work and of all that stays), `activations` (kept for a backward pass). The
-    peak and the traffic, but not these numbers, include the frozen companions that `has_simulated_companions` names.
+    `held`: `weights` (fp32), `gradients` (after the last backward pass), `optimizer`, `mean` (of the weights), `working` (the unsharded
+    copy in bf16), `gathered` (of sharded weights: the largest block, or all blocks, and the root parameters), `activations` (kept for a
+    backward pass). The peak and the traffic, but not these numbers, include companions if `has_simulated_companions`.
     """
 
     held: dict[str, int]
     peak: int  # the most at once in a step
     sent: dict[str, int]  # in a step, by kind of collective
-    units: dict[str, int]  # of the shared weights that are gathered at once: `blocks` of `block_bytes`, the largest, and `rest_bytes`
+    units: dict[str, int]  # of sharded weights: the number of `blocks`, `block_bytes` of the largest, `rest_bytes` of the root parameters
 
 
 def has_simulated_companions(objective: Objective) -> bool:
-    """Whether a simulated step includes the forwards of an objective's companions, as those of a teacher."""
-    return bool(objective.companions) and not _is_replaced(objective)
+    """Whether a simulated step includes the forward passes of an objective's companions, such as a teacher."""
+    return bool(objective.companions) and not _is_substituted(objective)
 
 
-def _is_replaced(objective: Objective) -> bool:
-    """Whether another loss of the same size is simulated: for trained companions, sampled responses and references."""
-    has_trained = any(one.trained for one in objective.companions)
+def _is_substituted(objective: Objective) -> bool:
+    """Whether a substitute loss is simulated: for trained companions, sampled responses and references."""
+    has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Take steps of such micro-batches as rank 0 of the mesh. Raises UsageError within a process group."""
+    """Take steps as rank 0 of the mesh, in which each micro-batch is `batch`. Raises UsageError within a process group."""
     if dist.is_initialized():
-        raise UsageError("plan: this process is one of a process group of torch.distributed already; plan from another")
+        raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depth, period = min(_depths(config).values()), len(config.attention.windows)
-    fewer = max(0, depth - FEWEST) // period * period  # so that windows take turns as in the whole
+    fewer = max(0, depth - MIN_BLOCKS) // period * period  # so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
-        return _result(_measured(recipe, config, objective, batch, mesh), config)
-    small, larger = (_measured(recipe, _shallower(config, by), objective, batch, mesh) for by in (fewer, fewer - period))
-    return _result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()}, config)
+        return _to_result(_measure(recipe, config, objective, batch, mesh), config)
+    small, larger = (_measure(recipe, _shallower(config, by), objective, batch, mesh) for by in (fewer, fewer - period))
+    return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()}, config)
 
 
-def _measured(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
-    """Return numbers of bytes, each of which grows by the same for each block: of the peak the parts of a step in which it may be."""
+def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
+    """Return numbers of bytes that are linear in the number of blocks: instead of the peak of a step, the peaks of its parts."""
     with _fake_ranks(mesh.ranks) as group, TensorMeter(fake=True) as meter:
         stepper = _stepper(recipe, config, objective, mesh, group)
-        stepper.take(1, [batch], 1.0)  # makes the optimizer's state
-        found = dict.fromkeys(("working", "gathered"), 0) | _units(stepper, mesh)
+        stepper.take(1, [batch], 1.0)  # creates the optimizer's state
+        sizes = dict.fromkeys(("working", "gathered"), 0) | _unit_bytes(stepper, mesh)
         weights, sharding = stepper.weights, stepper.weights.sharding
-        found |= {"weights": _bytes(weights.master.values()), "optimizer": _bytes(stepper.optimizer.state().values())}
-        found["mean"] = _bytes(weights.mean[name] for name in weights.trained) if weights.mean else 0
+        sizes |= {"weights": _bytes(weights.master.values()), "optimizer": _bytes(stepper.optimizer.state().values())}
+        sizes["mean"] = _bytes(weights.mean[name] for name in weights.trained) if weights.mean else 0
         if sharding is not None:
-            found["gathered"] = found["rest_bytes"] + (found["block_bytes"] if mesh.reshard else found["all_blocks"])
+            sizes["gathered"] = sizes["rest_bytes"] + (sizes["block_bytes"] if mesh.reshard else sizes["all_blocks"])
         elif weights.working is not weights.master:
-            found["working"] = _bytes(weights.working.values())
-        watch = _Watch(stepper, meter)
+            sizes["working"] = _bytes(weights.working.values())
+        recorder = _PeakRecorder(stepper, meter)
         for count in range(1, 1 + min(2, mesh.micro_batches)):
-            before, watch.parts = meter.sent.copy(), {}
+            before, recorder.peaks = meter.sent.copy(), {}
             stepper.take(1 + count, [batch] * count, 1.0)
-            watch.enter("")
+            recorder.enter("")
             further = mesh.micro_batches - count if count == 2 else 0
             sent = {kind: size - before[kind] for kind, size in meter.sent.items()}
-            found |= {
-                f"sent/{kind}": size + further * (size - found[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
+            sizes |= {
+                f"sent/{kind}": size + further * (size - sizes[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
-        stays = found["rest_bytes"] if mesh.reshard else found["rest_bytes"] + found["all_blocks"]
-        stays += sum(mesh.dtype.itemsize * root_numel(one.model) for one in stepper.objective.companions)
-        found |= {"gradients": watch.gradients, "activations": watch.kept - (stays if sharding is not None else 0)}
-        found |= {f"part/{name}": size for name, size in watch.parts.items() if name}
-        return found
+        gathered = sizes["rest_bytes"] if mesh.reshard else sizes["rest_bytes"] + sizes["all_blocks"]  # until the backward pass
+        gathered += sum(mesh.dtype.itemsize * root_numel(companion.model) for companion in stepper.objective.companions)
+        sizes |= {"gradients": recorder.gradients, "activations": recorder.kept - (gathered if sharding is not None else 0)}
+        sizes |= {f"peak/{part}": size for part, size in recorder.peaks.items() if part}
+        return sizes
 
 
-def _result(found: Mapping[str, int], config: ModelConfig) -> SimulatedStep:
-    names = ("weights", "gradients", "optimizer", "mean", "working", "gathered", "activations")
-    units = {"blocks": sum(_depths(config).values()), "block_bytes": found["block_bytes"], "rest_bytes": found["rest_bytes"]}
+def _to_result(sizes: Mapping[str, int], config: ModelConfig) -> SimulatedStep:
+    held = ("weights", "gradients", "optimizer", "mean", "working", "gathered", "activations")
+    units = {"blocks": sum(_depths(config).values()), "block_bytes": sizes["block_bytes"], "rest_bytes": sizes["rest_bytes"]}
     return SimulatedStep(
-        {name: found[name] for name in names},
-        max(size for name, size in found.items() if name.startswith("part/")),
-        {name.removeprefix("sent/"): size for name, size in found.items() if name.startswith("sent/")},
+        {name: sizes[name] for name in held},
+        max(size for name, size in sizes.items() if name.startswith("peak/")),
+        {name.removeprefix("sent/"): size for name, size in sizes.items() if name.startswith("sent/")},
         units,
     )
 
 
-class _Watch:
-    """The peaks of the parts of a step: the forward with the head's backward, each block's backward, the optimizer's step."""
+class _PeakRecorder:
+    """Records the peak of each part of a step: forward pass with the head's backward pass, backward passes of blocks, optimizer step."""
 
     def __init__(self, stepper: Stepper, meter: TensorMeter):
-        self.parts: dict[str, int] = {}
+        self.peaks: dict[str, int] = {}
         self.gradients = self.kept = 0
         self._meter, self._part, self._start = meter, "", 0
         for index, stack in enumerate(stepper.model.stacks):
-            for block, of in zip(stack.blocks, _places(len(stack.blocks)), strict=True):
-                block.register_forward_hook(partial(self._forward, f"{index} {of}"))
-        stepper.loss_module.register_forward_pre_hook(self._begin)
-        stepper.loss_module.register_forward_hook(self._end)
+            for block, part in zip(stack.blocks, _block_parts(len(stack.blocks)), strict=True):
+                block.register_forward_hook(partial(self._after_block, f"{index} {part}"))
+        stepper.loss_module.register_forward_pre_hook(self._before_loss)
+        stepper.loss_module.register_forward_hook(self._after_loss)
         step = stepper.optimizer.step
 
-        def watched(lr_factor: float) -> None:
-            self.gradients = _bytes(one.grad for one in stepper.weights.master.values() if one.grad is not None)
+        def recorded(lr_factor: float) -> None:
+            self.gradients = _bytes(parameter.grad for parameter in stepper.weights.master.values() if parameter.grad is not None)
             self.enter("optimizer")
             step(lr_factor)
 
-        stepper.optimizer.step = watched  # type: ignore[method-assign]
+        stepper.optimizer.step = recorded  # type: ignore[method-assign]
 
     def enter(self, part: str) -> None:
-        """Go on to a part."""
-        self.parts[self._part] = max(self.parts.get(self._part, 0), self._meter.mark())
+        """Record the peak of the current part, and begin another."""
+        self.peaks[self._part] = max(self.peaks.get(self._part, 0), self._meter.mark())
         self._part = part
 
-    def _begin(self, *_: object) -> None:
+    def _before_loss(self, *_: object) -> None:
         self.enter("forward")
         self._start = self._meter.live
 
-    def _end(self, *_: object) -> None:
+    def _after_loss(self, *_: object) -> None:
         self.kept = self._meter.live - self._start
 
-    def _forward(self, part: str, _block: nn.Module, _inputs: object, output: Tensor) -> None:
+    def _after_block(self, part: str, _block: nn.Module, _inputs: object, output: Tensor) -> None:
         if output.requires_grad:
             output.register_hook(lambda _: self.enter(part))
 
 
-class _AnyLoss(CausalLM):
-    """A loss of the model's own kind, in place of one that reads further models or responses."""
+class _SubstituteLoss(CausalLM):
+    """Substitutes, for an objective that needs further models or responses, a loss with tensors of the same size."""
 
     terms: Mapping[str, float] = MappingProxyType({"loss": 1.0})
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """All positions."""
+        """Count all positions."""
         return {"loss": batch.input_ids.numel()}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """As large as that of its kind of head."""
+        """Compute a loss whose tensors have the size that the kind of head implies."""
         output, ids = model(**batch.inputs()), batch.input_ids if batch.decoder_input_ids is None else batch.decoder_input_ids
         if model.config.head.kind not in ("lm", "masked_lm"):
             return {"loss": output.logits.float().sum()}
@@ -190,8 +190,8 @@ class _AnyLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble what `engine.components.assemble` does, without data, and share the weights."""
-    objective = _AnyLoss() if _is_replaced(objective) else _with_simulated_companions(objective, mesh.dtype)
+    """Assemble a stepper as `engine.components.assemble` does, without data, and shard the weights."""
+    objective = _SubstituteLoss() if _is_substituted(objective) else _with_simulated_companions(objective, mesh.dtype)
     training, model = recipe.training, Transformer(config)
     choose_trained(recipe, model)
     weights = Weights(model, mesh.dtype, training.ema_decay, whole=holds_whole_model(recipe))
@@ -201,17 +201,17 @@ def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Me
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     if mesh.shards > 1:
-        frozen = [one.model for one in objective.companions]
+        frozen = [companion.model for companion in objective.companions]
         stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
     return stepper
 
 
 def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Objective:
-    """Return a copy of an objective whose frozen companions have the same shapes, and no memory."""
+    """Return a copy of an objective whose frozen companions have the same shapes, but no memory."""
     copied = copy.copy(objective)
     for name, companion in vars(objective).items():
         if isinstance(companion, Companion):
-            torch.set_default_dtype(dtype)  # PyTorch cannot convert the parameters of a module that have no memory
+            torch.set_default_dtype(dtype)  # PyTorch cannot convert a module whose parameters are fake
             try:
                 model = Transformer(companion.model.config).requires_grad_(False)
             finally:
@@ -220,30 +220,28 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
     return copied
 
 
-def _units(stepper: Stepper, mesh: Mesh) -> dict[str, int]:
-    """Return the bytes of the working weights of the largest block, of all blocks, and of the rest."""
-    whole = mesh.dtype.itemsize * sum(one.numel() for one in stepper.model.parameters())
-    blocks = [
-        mesh.dtype.itemsize * sum(one.numel() for one in block.parameters()) for stack in stepper.model.stacks for block in stack.blocks
-    ]
-    return {"block_bytes": max(blocks), "all_blocks": sum(blocks), "rest_bytes": whole - sum(blocks)}
+def _unit_bytes(stepper: Stepper, mesh: Mesh) -> dict[str, int]:
+    """Return the bytes of working weights: of the largest block, of all blocks, and of the root parameters."""
+    itemsize, model = mesh.dtype.itemsize, stepper.model
+    blocks = [itemsize * sum(parameter.numel() for parameter in block.parameters()) for stack in model.stacks for block in stack.blocks]
+    return {"block_bytes": max(blocks), "all_blocks": sum(blocks), "rest_bytes": itemsize * root_numel(model)}
 
 
 @contextmanager
 def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
-    """A process group of this many ranks, of which this process is the first; nothing is sent."""
+    """Join, as rank 0, a fake process group of this many ranks, which sends nothing."""
     gc.collect()
     dist.init_process_group("fake", rank=0, world_size=size)
     try:
         yield ProcessGroup(Ranks(0, size, 0, size), dist.HashStore())  # type: ignore[attr-defined]
     finally:
         dist.destroy_process_group()
-        _forget_ranks()
+        _clear_sharding_cache()
 
 
-def _forget_ranks() -> None:
-    """Clear PyTorch's cache of where the parts of tensors are: a later mesh of the same shape, of which this process, or a fork of it,
-    is another rank, would get the parts of the simulated one.
+def _clear_sharding_cache() -> None:
+    """Clear PyTorch's cache of shardings: on a later mesh of the same shape, this process or a fork of it may have another rank, and would
+    get the shards of rank 0.
     """
     from torch.distributed.tensor import debug
 
@@ -252,11 +250,11 @@ def _forget_ranks() -> None:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(one.numel() * one.element_size() for one in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _depths(config: ModelConfig) -> dict[str, int]:
-    """Return the number of blocks of each stack that there is."""
+    """Return the number of blocks of each stack of a model."""
     return {name: depth for name in ("encoder_layers", "decoder_layers") if (depth := getattr(config, name))}
 
 
@@ -264,6 +262,6 @@ def _shallower(config: ModelConfig, by: int) -> ModelConfig:
     return config.model_copy(update={name: depth - by for name, depth in _depths(config).items()})
 
 
-def _places(depth: int) -> list[str]:
-    """Return the names of the parts that a stack's blocks are: the backward passes of the lowest and the highest may have the peak."""
+def _block_parts(depth: int) -> list[str]:
+    """Return the part of a step of each block of a stack: the backward pass of the lowest or the highest may have the peak."""
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

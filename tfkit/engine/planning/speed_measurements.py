@@ -1,4 +1,4 @@
-"""The measurements of machine_speed.py, each of hundredths of a second: amounts a second, by the program's own parts where it has any."""
+"""The measurements of machine_speed.py: each takes some hundredths of a second, and runs the project's own modules where it can."""
 
 import math
 import time
@@ -17,15 +17,15 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.training.flops import visible_pairs
 
-SECONDS = 0.04  # for each measurement, after a first one that is not timed
-_ROWS = 1024  # positions in a product
+SECONDS = 0.04  # for each measurement, after an untimed repetition
+_ROWS = 1024  # positions in a matrix product
 _LAYERS = 4
-_TOKENS = 4  # that are written
-_TOGETHER = 64  # rows that are written at once
+_TOKENS = 4  # generated in each row
+_BATCH = 64  # rows generated at once
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return how much of `amount` a second is done by `work`, whose result is waited for."""
+    """Return the speed, per second, of `work`, which processes `amount`; its result is waited for."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):
@@ -41,13 +41,13 @@ def _wait(result: Tensor | None) -> None:
 
 
 def product(device: torch.device, precision: torch.dtype, width: int) -> float:
-    """Return the FLOP/s of a product with the gradients of both factors."""
+    """Return the FLOP/s of a matrix product and the gradients of both factors."""
     rows, matrix, gradient = _factors(device, precision, width)
     return rate(6.0 * _ROWS * width * width, lambda: torch.autograd.grad(F.linear(rows, matrix), [rows, matrix], gradient)[1])
 
 
 def forward(device: torch.device, precision: torch.dtype) -> float:
-    """Return how many times as fast a product is without its gradients."""
+    """Return the FLOP/s of a matrix product without gradients, divided by those with them."""
     width = 512
     rows, matrix, _ = _factors(device, precision, width)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
-    """Return the FLOP/s of the pairs that see each other, forward and backward, by the kernel that is used in training."""
+    """Return the FLOP/s of visible pairs, forward and backward, in the kernel that is used in training."""
     rows, heads = max(1, _ROWS // length), 4
     inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
@@ -69,14 +69,14 @@ def attention(device: torch.device, precision: torch.dtype, length: int, head_di
 
 
 def scores(device: torch.device, precision: torch.dtype, *, dropout: float) -> float:
-    """Return the scores a second of attention with dropout, or else with a bias that learns: on a CPU no fused kernel has either."""
+    """Return the scores per second of attention with dropout or a learned bias: on a CPU no fused kernel has either."""
     rows, heads, length = 2, 4, 256
     inputs = _queries_keys_values(device, precision, rows, heads, length, 32)
     bias = None if dropout else torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
-    learned = [*inputs, *([] if bias is None else [bias])]
+    parameters = [*inputs, *([] if bias is None else [bias])]
     return rate(
         float(rows * heads * length**2),
-        lambda: torch.autograd.grad(attend(*inputs, None, dropout, bias=bias, causal=False).sum(), learned)[0],
+        lambda: torch.autograd.grad(attend(*inputs, None, dropout, bias=bias, causal=False).sum(), parameters)[0],
     )
 
 
@@ -86,7 +86,7 @@ def _queries_keys_values(device: torch.device, precision: torch.dtype, *shape: i
 
 
 def elements(device: torch.device, precision: torch.dtype, kind: Literal["layer", "rms"]) -> float:
-    """Return the numbers a second through a norm, an activation and a sum, forward and backward, in tensors as large as those of a step."""
+    """Return the elements per second through a norm, an activation and a sum, forward and backward, in tensors of the size in a step."""
     states = torch.ones(4 * _ROWS, 512, dtype=precision, device=device, requires_grad=True)
     norm = (RMSNorm(512, 1e-6) if kind == "rms" else torch.nn.LayerNorm(512)).to(device=device, dtype=precision)
 
@@ -97,13 +97,13 @@ def elements(device: torch.device, precision: torch.dtype, kind: Literal["layer"
 
 
 def logits(device: torch.device, precision: torch.dtype) -> float:
-    """Return the numbers a second through a softmax in float32, and what is subtracted of it."""
+    """Return the elements per second through a softmax in float32 and a subtraction, as for the gradient of a cross-entropy."""
     values = torch.ones(64, 8192, dtype=precision, device=device)
     return rate(values.numel(), lambda: values.log_softmax(-1, dtype=torch.float32).exp_().sub_(1e-4))
 
 
 def updates(device: torch.device) -> float:
-    """Return the numbers a second that an optimizer with two moments changes."""
+    """Return the parameters per second that an optimizer with two moments updates."""
     weights, gradient, first, second = (torch.ones(2**20, device=device) for _ in range(4))
 
     def work() -> Tensor:
@@ -115,7 +115,7 @@ def updates(device: torch.device) -> float:
 
 
 def blocks(device: torch.device, precision: torch.dtype) -> float:
-    """Return the blocks a second of a model that computes next to nothing, forward and backward; embedding and head are taken for one."""
+    """Return the blocks per second of a tiny model, forward and backward: the call overhead. Embedding and head count as one."""
     model = _tiny(device, precision)
     ids = torch.zeros(1, 8, dtype=torch.long, device=device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,30 +127,30 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return the blocks a second of the same model as it writes a text, and the tokens a second that it draws for each further text."""
+    """Return the blocks per second of the same model in generation, and the tokens per second drawn for each further row of a batch."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 
-    def write(rows: int) -> None:
+    def generate_rows(rows: int) -> None:
         generate(model, [[1, 2]] * rows, settings)
 
-    alone, together = (1.0 / rate(1.0, lambda rows=rows: write(rows)) for rows in (1, _TOGETHER))  # type: ignore[misc]
-    each = max((together - alone) / (_TOGETHER - 1), alone / 1000) / _TOKENS
-    return {"written_blocks": (_LAYERS + 1) * _TOKENS / alone, "sampled": 1.0 / each}
+    single, batch = (1.0 / rate(1.0, lambda rows=rows: generate_rows(rows)) for rows in (1, _BATCH))  # type: ignore[misc]
+    token = max((batch - single) / (_BATCH - 1), single / 1000) / _TOKENS
+    return {"written_blocks": (_LAYERS + 1) * _TOKENS / single, "sampled": 1.0 / token}
 
 
 def weight_bytes(device: torch.device, precision: torch.dtype) -> float:
-    """Return the bytes a second of weights that a single position is multiplied by."""
+    """Return the bytes of weights per second that are multiplied by a single position."""
     matrix, state = (torch.ones(rows, 2048, dtype=precision, device=device) for rows in (2048, 1))
     return rate(matrix.numel() * matrix.element_size(), lambda: F.linear(state, matrix))
 
 
 def _tiny(device: torch.device, precision: torch.dtype) -> Transformer:
     values = {"vocab_size": 16, "context_length": 16, "encoder_layers": 0, "decoder_layers": _LAYERS, "dim": 8, "num_heads": 1}
-    parts = {
+    sections = {
         "position": {"kind": "learned"},
         "norm": {"kind": "layer"},
         "mlp": {"activation": "gelu", "bias": True},
         "head": {"tied": True},
     }
-    return build(ModelConfig.model_validate(values | parts), seed=1).to(device=device, dtype=precision)
+    return build(ModelConfig.model_validate(values | sections), seed=1).to(device=device, dtype=precision)

@@ -1,7 +1,7 @@
-"""The bytes of all tensors of this process while it computes, and those that its collectives send; also of tensors without memory.
+"""Count the bytes of all tensors of a process while it computes, and the bytes that its collectives send; also for fake tensors.
 
-With `fake`, tensors of floats are PyTorch's fake ones, which have shapes and no memory, so that a step of any model can be taken on any
-machine. Whole numbers and truth values, which decide shapes, are computed for real.
+With `fake`, floating-point tensors are PyTorch's fake tensors, which have shapes and no memory, so that a step of any model can be
+simulated on any machine. Integers and booleans, which determine shapes, are computed for real.
 """
 
 from collections import Counter
@@ -22,77 +22,77 @@ _ITEM = torch.ops.aten._local_scalar_dense.default
 
 
 class TensorMeter(TorchDispatchMode):
-    """Within the context, `live` is the bytes of the storages that were seen and are not freed, `peak` their most since `mark`."""
+    """Within the context, `live` is the bytes of all counted storages that are not freed, and `peak` its maximum since `mark`."""
 
     def __init__(self, *, fake: bool = False):
         super().__init__()  # type: ignore[no-untyped-call]
         self._fake = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         self._storages: dict[int, _Storage] = {}
         self.live = self.peak = 0
-        self.sent: Counter[str] = Counter()  # by kind of collective, as rings send them
+        self.sent: Counter[str] = Counter()  # by kind of collective, with ring algorithms
 
     def __enter__(self) -> Self:
-        """Count from here on; storages that are resized, as FSDP frees gathered weights, are counted again."""
+        """Begin to count, and follow the resizing of storages, by which FSDP frees gathered weights."""
         super().__enter__()  # type: ignore[no-untyped-call]
         self._resize = torch.UntypedStorage.resize_
         torch.UntypedStorage.resize_ = self._resized  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Count no more."""
+        """Stop counting."""
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def mark(self) -> int:
-        """Return the peak since the last mark, and start again."""
-        found, self.peak = self.peak, self.live
-        return found
+        """Return the peak since the last mark, and reset it."""
+        peak, self.peak = self.peak, self.live
+        return peak
 
-    def see(self, tensor: Tensor) -> None:
-        """Count a tensor that there was before; one that was counted is not counted again."""
+    def add(self, tensor: Tensor) -> None:
+        """Count an existing tensor, unless its storage is counted already."""
         if is_traceable_wrapper_subclass(tensor):
             tensor = tensor.to_local()  # a DTensor
         self._count(tensor.untyped_storage())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it makes and sends."""
+        """Run an operation, and count the tensors that it creates and the bytes that it sends."""
         if func is _DEVICE:  # half of all operations on fake tensors
             return getattr(args[0], "fake_device", None) or args[0].device
         if any(issubclass(kind, Tensor) and hasattr(kind, "__tensor_flatten__") for kind in types):
-            return NotImplemented  # such as DTensor, whose parts come here again
+            return NotImplemented  # such as DTensor, whose local tensors are dispatched in turn
         kwargs = kwargs or {}
-        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        has_fake = any(isinstance(one, FakeTensor) for one in tensors)
-        if func is _ITEM and has_fake:  # a number that nobody knows: a loss, a norm
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        has_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
+        if func is _ITEM and has_fake:  # the value is unknown: a loss or a norm
             return torch.ones((), dtype=tensors[0].dtype).item()
         if self._fake is not None and (has_fake or (not tensors and _makes_floats(func, kwargs))):
-            if func in _INDEXING:  # a mask, which is known, selects so many
-                args = (args[0], _places(args[1]), *args[2:])
+            if func in _INDEXING:  # the size of the result depends on the mask, which is real
+                args = (args[0], _without_masks(args[1]), *args[2:])
             with self._fake:
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
         if func in collective_ops and func not in sync_ops:
             self._count_traffic(func, result, args)
-        for one in tree_leaves(result):
-            if isinstance(one, Tensor) and not is_traceable_wrapper_subclass(one) and self._is_counted(one):
-                self._count(one.untyped_storage())
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf) and self._is_counted(leaf):
+                self._count(leaf.untyped_storage())
         return result
 
     def _is_counted(self, tensor: Tensor) -> bool:
-        """Whether a tensor is one of those that are measured: beside real ones, shapes alone are none."""
+        """Whether a tensor counts: without `fake`, tensors without memory do not."""
         return self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        known = self._storages.get(storage._cdata)
-        if known is None:
-            known = self._storages[storage._cdata] = _Storage(storage, self._freed)
+        counted = self._storages.get(storage._cdata)
+        if counted is None:
+            counted = self._storages[storage._cdata] = _Storage(storage, self._on_free)
         size = storage.nbytes()
-        self.live += size - known.size
-        known.size = size
+        self.live += size - counted.size
+        counted.size = size
         self.peak = max(self.peak, self.live)
 
-    def _freed(self, address: int) -> None:
+    def _on_free(self, address: int) -> None:
         self.live -= self._storages.pop(address).size
 
     @property
@@ -106,9 +106,9 @@ class TensorMeter(TorchDispatchMode):
 
     def _count_traffic(self, func: Any, result: Any, args: Any) -> None:
         ranks = CollectiveOp.get_process_group(func, args).size()
-        size = max(_bytes_of(one) for one in (*args[:2], result))  # of the whole, which is an input, an output, or both
+        size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # of the unsharded tensor: an input, an output, or both
         name = func.name().partition("::")[2].strip("_")
-        if "scatter" in name or name == "reduce":  # of gloo a reduction to each rank in turn (parallel/in_place.py)
+        if "scatter" in name or name == "reduce":  # with gloo, a reduce to each rank in turn (parallel/in_place.py)
             kind = "reduce-scatter"
         else:
             kind = "all-reduce" if "reduce" in name else "all-gather"
@@ -116,26 +116,27 @@ class TensorMeter(TorchDispatchMode):
 
 
 class _Storage:
-    """A storage that is not freed; it calls `freed` when it is."""
+    """The counted size of a live storage; `on_free` is called with its address when it is freed."""
 
-    def __init__(self, storage: torch.UntypedStorage, freed: Callable[[int], None]):
+    def __init__(self, storage: torch.UntypedStorage, on_free: Callable[[int], None]):
         self.size, address = 0, storage._cdata
-        self._alive = ref(storage, lambda _: freed(address))
+        self._reference = ref(storage, lambda _: on_free(address))
 
 
 def _bytes_of(tensors: Any) -> int:
-    return sum(one.numel() * one.element_size() for one in tree_leaves(tensors) if isinstance(one, Tensor))
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor))
 
 
 def _makes_floats(func: Any, kwargs: Any) -> bool:
-    """Whether an operation without tensors among its arguments makes one of floats."""
+    """Whether an operation without tensor arguments creates a floating-point tensor."""
     dtype = kwargs.get("dtype")
     return "arange" not in func.name() if dtype is None else bool(dtype.is_floating_point)
 
 
-def _places(indices: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Return the indices with the places of a mask's true values in place of the mask."""
-    found: list[Tensor | None] = []
-    for one in indices:
-        found += one.nonzero().unbind(1) if one is not None and one.dtype == torch.bool and not isinstance(one, FakeTensor) else [one]
-    return found
+def _without_masks(indices: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Return the indices with each mask replaced by the positions of its true values."""
+    integers: list[Tensor | None] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+        integers += index.nonzero().unbind(1) if index is not None and is_mask else [index]
+    return integers

@@ -1,4 +1,4 @@
-"""Plans by real steps: what they report, and that nothing is left of them."""
+"""Plans with a probe of real steps: their reports, and that they leave nothing behind."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from tiny_plans import recipe_of
 
 import tfkit
 from tfkit.__main__ import main
-from tfkit.engine.planning import trial_steps
-from tfkit.engine.planning.trial_steps import Step, Trial, growth
+from tfkit.engine.planning import probe_steps
+from tfkit.engine.planning.probe_steps import Probe, ProbeStep, extrapolate_growth
 from tfkit.recipe.dump import dump_document
 
 
@@ -19,7 +19,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["causal_lm", "grpo", "adapter"])
-def test_a_plan_by_real_steps(name: str) -> None:
+def test_a_plan_with_a_probe(name: str) -> None:
     before = sorted(Path().iterdir())
     plan = tfkit.plan(recipe_of(name), probe=3, threads=1)
     assert sorted(Path().iterdir()) == before
@@ -43,9 +43,9 @@ def test_a_probe_is_no_longer_than_the_run_and_leaves_the_run_as_it_was(tmp_path
 
 
 @pytest.mark.slow
-def test_the_energy_of_the_steps_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the real meter: it is waited for, and what it finds is the power of the plan."""
-    monkeypatch.setattr(trial_steps, "_LEAST_SECONDS", 0.0)
+def test_the_energy_of_a_probe_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan waits for the real meter, and uses the power that it measures."""
+    monkeypatch.setattr(probe_steps, "_MIN_SECONDS", 0.0)
     document = recipe_of("causal_lm") | {"carbon": {"intensity_g_per_kwh": 100}}
     (tmp_path / "metered.yaml").write_text(dump_document(document), encoding="utf-8")
     assert main(["plan", str(tmp_path / "metered.yaml"), "--probe", "3", "--json", "--threads", "1"]) == 0
@@ -56,16 +56,18 @@ def test_the_energy_of_the_steps_is_measured(tmp_path: Path, monkeypatch: pytest
     assert plan["emissions_g"]["likely"] == pytest.approx(100 * plan["energy_kwh"]["likely"])
 
 
-def test_memory_grows_on_as_it_grew_until_the_kernels_are_all_there() -> None:
+def test_growth_of_memory_is_extrapolated_up_to_the_size_of_all_kernels() -> None:
     held = [100_000_000, 500_000_000, *(500_000_000 + round(10**7 * (n**0.5 - 2**0.5)) for n in range(3, 11))]
-    assert growth(held, 40) == pytest.approx(10**7 * (40**0.5 - 10**0.5), rel=1e-3)  # without the first two steps, which take memory
-    assert growth(held, 10**6) == trial_steps._KERNELS_BYTES
-    assert growth([*held[:2], *[400_000_000] * 8], 100) == growth([5], 1) == growth([0] * 3, 9) == 0
+    expected = 10**7 * (40**0.5 - 10**0.5)  # without the first two steps, which allocate memory
+    assert extrapolate_growth(held, 40) == pytest.approx(expected, rel=1e-3)
+    assert extrapolate_growth(held, 10**6) == probe_steps._KERNELS_BYTES
+    assert extrapolate_growth([*held[:2], *[400_000_000] * 8], 100) == extrapolate_growth([5], 1) == extrapolate_growth([0] * 3, 9) == 0
 
 
-def test_the_time_of_all_steps_is_by_tokens_and_of_sampling_by_iterations() -> None:
-    steps = [Step(10, 9.0, 50.0), Step(10, 9.0, 0.0), *(Step(10, 1.0, 0.0) for _ in range(2)), Step(10, 1.0, 70.0), Step(10, 1.0, 0.0)]
-    rows = Trial(steps, 2, 0.0, 1, None, 1.0, None, None).seconds_of(1_000, 100)
+def test_the_time_of_steps_scales_with_tokens_and_that_of_sampling_with_iterations() -> None:
+    measured = [(9.0, 50.0), (9.0, 0.0), (1.0, 0.0), (1.0, 0.0), (1.0, 70.0), (1.0, 0.0)]
+    steps = [ProbeStep(10, *seconds) for seconds in measured]
+    rows = Probe(steps, 2, 0.0, 1, None, 1.0, None, None).seconds_of(1_000, 100)
     assert (rows.likely, rows.low < 100 < rows.high) == (100.0, True)
-    sampled = Trial(steps, 2, 0.0, 1, None, 1.0, None, 4).seconds_of(1_000, 100)
-    assert sampled.likely == 100.0 + 25 * 70.0  # without the first one, which chooses kernels
+    sampled = Probe(steps, 2, 0.0, 1, None, 1.0, None, 4).seconds_of(1_000, 100)
+    assert sampled.likely == 100.0 + 25 * 70.0  # without the first iteration, which chooses kernels

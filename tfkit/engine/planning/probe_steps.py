@@ -1,0 +1,213 @@
+"""Probe a run: take a few real steps, and measure their time, memory and power. The weights are discarded, and nothing is written."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tfkit.alignment.rollout_loader import RolloutLoader
+from tfkit.carbon import Meter
+from tfkit.data import Loader
+from tfkit.engine.components import Components, assemble, first_model
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.planning.estimate import Estimate, Range
+from tfkit.engine.planning.forecast import Power, build_forecast, modelled_power
+from tfkit.engine.planning.forecast_history import correction_for
+from tfkit.engine.planning.machine_speed import device_name
+from tfkit.engine.planning.run_flops import evaluation_count
+from tfkit.engine.training_data import TrainingData
+from tfkit.engine.validation import score_validation
+from tfkit.errors import Stopped
+from tfkit.objectives.context import tokens_of
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.device import compile_model, eager, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.health import UnhealthyStepError
+from tfkit.training.memory import resident_bytes
+
+_START_PATIENCE_SECONDS = 30.0  # for the meter's first reading
+_KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches; it compiles some for each new shape, of 0.1 to 0.6 MB each
+_MIN_SECONDS = 2.0  # of steps, for a measurement of power
+_SPREAD = 1.2  # factor to either side of the time, at least
+
+
+@dataclass(frozen=True)
+class ProbeStep:
+    """The measurements of one step."""
+
+    tokens: int
+    seconds: float
+    loading_seconds: float  # of the rows, or of sampling an iteration's responses, in its first step
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The measurements of a probe."""
+
+    steps: Sequence[ProbeStep]
+    micro_batch_size: int
+    setup_seconds: float  # for weights and optimizer
+    memory_bytes: int
+    watts: float | None  # of the machine during the steps, without PUE; None if unknown
+    busy_threads: float  # during the steps, on average
+    energy_kwh: float | None
+    iteration_steps: int | None  # steps on each iteration of sampled responses; None without them
+    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and its fraction of a whole one
+    evaluations: int = 0  # of the whole run
+
+    @property
+    def timed(self) -> Sequence[ProbeStep]:
+        """The steps without the first ones, in which memory is allocated and kernels are chosen."""
+        return self.steps[min(2, len(self.steps) - 1) :]
+
+    def seconds_of(self, tokens: int, steps: int) -> Range:
+        """Return the time of all steps of a run."""
+        timed = self.timed
+        mean = sum(step.seconds for step in timed) / max(1, sum(step.tokens for step in timed))  # seconds per token
+        means = [step.seconds / max(1, step.tokens) for step in timed]
+        low, high = min(min(means), mean / _SPREAD), max(statistics.quantiles([*means, mean], n=10)[-1], mean * _SPREAD)
+        loading = steps * statistics.median(step.loading_seconds for step in timed)
+        if self.iteration_steps is not None:
+            sampling = [step.loading_seconds for step in self.steps[:: self.iteration_steps]]
+            loading = -(-steps // self.iteration_steps) * statistics.median(sampling[1:] or sampling)  # the first one chooses kernels, too
+        return Range(low * tokens + loading / _SPREAD, mean * tokens + loading, high * tokens + loading * _SPREAD)
+
+
+def probe_run(
+    recipe: Recipe, data: TrainingData, device: torch.device, count: int, listener: Listener, stop: StopRequest, meter: Meter
+) -> Probe:
+    """Take the first `count` steps of a run, in its micro-batches. Raises the errors that the run would raise until then, and Stopped."""
+    start = time.perf_counter()
+    make_deterministic(device)
+    keep_freed_memory()
+    model = first_model(recipe, data, listener)
+    components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, listener, stop.should_stop)
+    if recipe.training.micro_batch_size is None:
+        MicroBatches(recipe, device, listener, components, restored=False).choose()
+    if recipe.training.compile:
+        compile_model(model, by_block=False)
+    setup = time.perf_counter() - start
+    while meter.reading().status == "starting" and time.perf_counter() - start < _START_PATIENCE_SECONDS and not stop.should_stop():
+        time.sleep(0.1)
+    before, began, processor_began = meter.fresh_reading(), time.perf_counter(), time.process_time()
+    steps, held = [], []
+    for number in range(min(count, components.plan.steps)):
+        steps.append(_take_step(components, number, stop))
+        held.append((resident_bytes() or 0) if device.type == "cpu" else 0)
+    processor_seconds, seconds = time.process_time() - processor_began, time.perf_counter() - began
+    after = meter.fresh_reading()
+    energy = after.energy_wh - before.energy_wh if after.outcome == "ok" else 0.0
+    watts = energy * 3600 / seconds / recipe.carbon.pue if energy > 0 and seconds >= _MIN_SECONDS else None
+    loader = components.loader
+    if isinstance(loader, Loader):
+        # Repeat the longest rows, those of step 0: if rows differ in length, memory is fragmented by now, the tensors of the longest rows
+        # no longer fit into the gaps, and the process allocates more. In a run this happens sooner or later.
+        components.stepper.try_out(1, loader.step(0)[0])
+    evaluation = _evaluate(recipe, data, components, sum(step.tokens for step in steps), stop)
+    return Probe(
+        steps,
+        loader.micro_batch_size,
+        setup,
+        memory_bytes(device) + extrapolate_growth(held, components.plan.steps),
+        watts,
+        processor_seconds / seconds,
+        energy / 1000 if energy > 0 else None,
+        loader.steps if isinstance(loader, RolloutLoader) else None,
+        evaluation,
+        evaluation_count(recipe, data, loader, components.plan.steps),
+    )
+
+
+def extrapolate_growth(held: Sequence[int], steps: int) -> int:
+    """Return the bytes by which a run of this many steps grows further, as new shapes appear; `held`: its memory after each step so far.
+
+    Like the vocabulary of a text (Heaps 1978), the number of distinct shapes grows about with the square root of the steps.
+    """
+    before, now = min(2, len(held)), len(held)
+    if now <= before:
+        return 0
+    slope = max(0, held[-1] - held[before - 1]) / (math.sqrt(now) - math.sqrt(before))
+    return min(round(slope * (math.sqrt(steps) - math.sqrt(now))), _KERNELS_BYTES)
+
+
+def _evaluate(recipe: Recipe, data: TrainingData, components: Components, tokens: int, stop: StopRequest) -> tuple[float, float]:
+    """Score at most this many held-out tokens; return the seconds, and the fraction of a whole evaluation."""
+    held_out = sum(tokens_of(validation.stored) for validation in data.validation)
+    limit = recipe.evaluation.max_tokens
+    whole = min(held_out, limit or held_out)
+    if not whole:
+        return 0.0, 0.0
+    tokens = max(1, min(whole, tokens))
+    short = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": tokens})})
+    model, start = components.stepper.model, time.perf_counter()
+    with eager(model), components.weights.result_at_work():
+        if score_validation(short, components.data, model, stop.should_stop, components.reference) is None:
+            raise Stopped("stopped in the evaluation of the plan; nothing was lost")
+    return time.perf_counter() - start, tokens / whole
+
+
+def _take_step(components: Components, number: int, stop: StopRequest) -> ProbeStep:
+    if stop.should_stop():
+        raise Stopped("stopped in the steps of the plan; nothing was lost")
+    start = time.perf_counter()
+    batches = components.loader.step(number)
+    loaded = time.perf_counter()
+    try:
+        components.stepper.take(number + 1, batches, components.schedule.factor(number + 1), should_stop=stop.should_stop)
+    except UnhealthyStepError:
+        components.stepper.drop_gradients()
+    tokens = sum(batch.tokens for batch in batches)
+    return ProbeStep(tokens, time.perf_counter() - loaded, loaded - start)
+
+
+def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
+    """Return the power of the steps: as measured, or that of earlier runs here, or that of the meter's model at the measured load."""
+    if (watts := probe.watts) is not None:
+        return Power(Range(watts / 1.15, watts, watts * 1.15), "measured in these steps")
+    past = correction_for(device_name(device), torch.get_num_threads(), recipe.objective.kind, 0).watts
+    return Power(past, "the median of earlier runs here") if past is not None else modelled_power(device, probe.busy_threads)
+
+
+def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.device) -> Estimate:
+    """Return the plan with time, memory and energy from a probe; start, decoding and checkpoints take the time of the table."""
+    steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
+    each = evaluation_seconds / fraction if fraction else 0.0
+    evaluations = Range(1 / _SPREAD, 1.0, _SPREAD) * (probe.evaluations * each)
+    rate_trial = steps * (plan.flops["trial"] / max(1.0, plan.training_flops + plan.flops["recomputed"]))
+    rest = {name: plan.table_seconds[name] for name in ("start", "checkpoints")} | {"setup": probe.setup_seconds}
+    if probe.iteration_steps is None:
+        rest["writing"] = plan.table_seconds["writing"]
+    timed = probe.timed
+    usual, first = statistics.median(step.seconds for step in timed), len(probe.steps) - len(timed)
+    rest["first steps"] = max(0.0, sum(step.seconds for step in probe.steps[:first]) - first * usual)
+    fixed = sum(rest.values())
+    seconds = steps + evaluations + rate_trial + Range(0.7 * fixed, fixed, 2 * fixed)
+    how = {
+        "seconds": f"from {len(timed)} real steps of {usual:.3g} s (after {first} slower ones), and {probe.evaluations} evaluations of "
+        f"{each:.3g} s, extrapolated from {fraction:.0%} of one; {fixed:.3g} s for start, first steps and checkpoints",
+        "memory_bytes": f"the peak of these steps and the evaluation, plus extrapolated growth; by formula {plan.memory_bytes:,}",
+    }
+    prediction = build_forecast(recipe, seconds, _power(probe, recipe, device), "probe", plan.assumptions | how, device, plan.table_seconds)
+    cost: dict[str, Any] = {
+        "steps": len(probe.steps),
+        "seconds": sum(step.seconds + step.loading_seconds for step in probe.steps) + evaluation_seconds,
+        "energy_kwh": probe.energy_kwh,
+        "memory_bytes": probe.memory_bytes,
+        "formula_memory_bytes": plan.memory_bytes,
+    }
+    return replace(
+        plan,
+        micro_batch_size=probe.micro_batch_size,
+        memory_bytes=probe.memory_bytes,
+        seconds=prediction.seconds,
+        energy_kwh=prediction.energy_kwh,
+        emissions_g=prediction.emissions_g,
+        basis="probe",
+        assumptions=prediction.assumptions,
+        full_power=prediction.full_power,
+        probe=cost,
+    )
