@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny_plans import recipe_of
 
 import tfkit
 from tfkit.__main__ import main
+from tfkit.carbon import Reading
+from tfkit.engine.library.calls import interrupts
 from tfkit.engine.planning import probe_steps
 from tfkit.engine.planning.probe_steps import Probe, ProbeStep, extrapolate_growth
 from tfkit.recipe.dump import dump_document
@@ -46,14 +50,28 @@ def test_a_probe_is_no_longer_than_the_run_and_leaves_the_run_as_it_was(tmp_path
 def test_the_energy_of_a_probe_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan waits for the real meter, and uses the power that it measures."""
     monkeypatch.setattr(probe_steps, "_MIN_SECONDS", 0.0)
-    document = recipe_of("causal_lm") | {"carbon": {"intensity_g_per_kwh": 100}}
+    document = recipe_of("causal_lm", steps=100) | {"carbon": {"intensity_g_per_kwh": 100}}
     (tmp_path / "metered.yaml").write_text(dump_document(document), encoding="utf-8")
-    assert main(["plan", str(tmp_path / "metered.yaml"), "--probe", "3", "--json", "--threads", "1"]) == 0
+    assert main(["plan", str(tmp_path / "metered.yaml"), "--probe", "100", "--json", "--threads", "1"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["carbon_status"] == "ok"
     assert 0 < plan["probe"]["energy_kwh"] <= plan["plan_energy_kwh"]
     assert plan["assumptions"]["energy_kwh"].endswith("measured in these steps")
     assert plan["emissions_g"]["likely"] == pytest.approx(100 * plan["energy_kwh"]["likely"])
+
+
+def test_a_probe_begins_once_the_meter_knows_a_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The energy before the meter's start is added with the first power, and must not count as that of the steps."""
+    known = Reading(energy_wh=0.02, power_w=30.0, status="ok")
+    readings = iter([Reading(status="starting"), Reading(energy_wh=0.003, status="ok"), known])
+    meter: Any = SimpleNamespace(fresh_reading=lambda: next(readings))
+    monkeypatch.setattr(probe_steps.time, "sleep", lambda _: None)
+    with interrupts(None) as stop:
+        assert probe_steps._first_reading(meter, stop) == known
+        for status in ("off", "degraded"):  # a power may never come
+            unmetered = Reading(status=status)  # type: ignore[arg-type]
+            meter.fresh_reading = lambda reading=unmetered: reading
+            assert probe_steps._first_reading(meter, stop) == unmetered
 
 
 def test_growth_of_memory_is_extrapolated_up_to_the_size_of_all_kernels() -> None:

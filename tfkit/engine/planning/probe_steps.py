@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tfkit.alignment.rollout_loader import RolloutLoader
-from tfkit.carbon import Meter
+from tfkit.carbon import Meter, Reading
 from tfkit.data import Loader
 from tfkit.engine.components import Components, assemble, first_model
 from tfkit.engine.listener import Listener, StopRequest
@@ -29,7 +29,7 @@ from tfkit.training.device import compile_model, eager, keep_freed_memory, make_
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.memory import resident_bytes
 
-_START_PATIENCE_SECONDS = 30.0  # for the meter's first reading
+_START_PATIENCE_SECONDS = 30.0  # for the meter's first power
 _KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches; it compiles some for each new shape, of 0.1 to 0.6 MB each
 _MIN_SECONDS = 2.0  # of steps, for a measurement of power
 _SPREAD = 1.2  # factor to either side of the time, at least
@@ -91,9 +91,7 @@ def probe_run(
     if recipe.training.compile:
         compile_model(model, by_block=False)
     setup = time.perf_counter() - start
-    while meter.reading().status == "starting" and time.perf_counter() - start < _START_PATIENCE_SECONDS and not stop.should_stop():
-        time.sleep(0.1)
-    before, began, processor_began = meter.fresh_reading(), time.perf_counter(), time.process_time()
+    before, began, processor_began = _first_reading(meter, stop), time.perf_counter(), time.process_time()
     steps, held = [], []
     for number in range(min(count, components.plan.steps)):
         steps.append(_take_step(components, number, stop))
@@ -120,6 +118,17 @@ def probe_run(
         evaluation,
         evaluation_count(recipe, data, loader, components.plan.steps),
     )
+
+
+def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
+    """Return the meter's reading once it knows a power: by then the estimate for the time before its start is included."""
+    deadline = time.perf_counter() + _START_PATIENCE_SECONDS
+    while True:
+        reading = meter.fresh_reading()
+        is_starting = reading.status == "starting" or (reading.status == "ok" and not reading.power_w)
+        if not is_starting or time.perf_counter() > deadline or stop.should_stop():
+            return reading
+        time.sleep(0.1)
 
 
 def extrapolate_growth(held: Sequence[int], steps: int) -> int:
