@@ -155,7 +155,7 @@ def test_a_trial_is_cheap() -> None:
         ((800, 1, 1e9), "the run has 1 step, and each rate would be tried for 4"),
         ((800, 9, 1e9), "4 steps for each of 3 rates would take 178% of the run's FLOPs, and a trial may take 100%"),
         ((800, 60, 1e13), "4 steps for each of 3 rates would take 26.7% of the run's FLOPs, and a trial may take 15%"),
-        ((8000, 1000, 1e12, 2), "the model is sharded over 2 ranks, and one of them may not hold all of it"),
+        ((8000, 1000, 1e12, 2), "the model is sharded over 2 ranks, and a trial on one rank might run out of memory"),
     ],
 )
 def test_the_one_reason_why_no_rates_are_tried_is_reported_with_its_numbers(numbers: tuple[Any, ...], reason: str) -> None:

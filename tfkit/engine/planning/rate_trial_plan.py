@@ -53,7 +53,7 @@ def plan_trial(
     if others is None:
         return None
     if recipe.parallel.shard > 1:
-        return NoTrial(f"the model is sharded over {recipe.parallel.shard} ranks, and one of them may not hold all of it")
+        return NoTrial(f"the model is sharded over {recipe.parallel.shard} ranks, and a trial on one rank might run out of memory")
     if steps <= _MIN_STEPS:
         return NoTrial(f"the run has {format_number_of(steps, 'step')}, and each rate would be tried for {_MIN_STEPS}")
     rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
