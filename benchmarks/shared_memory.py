@@ -56,7 +56,7 @@ def measure(rank: int, size: int, port: int) -> dict[str, float]:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         peers = ProcessGroup.join(Ranks(rank, size, rank, size, 0, "127.0.0.1", port))
     libraries = status("VmRSS")
-    model = build(ModelConfig.model_validate(PRESETS["gpt2"][1]), seed=1, blocks_later=size > 1)
+    model = build(ModelConfig.model_validate(PRESETS["gpt2"][1]), seed=1, defer_blocks=size > 1)
     section = AdamWSection(lr=1e-4)
     weights = Weights(model, torch.float32)
     stepper = Stepper(

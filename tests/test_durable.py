@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tfkit import durable
-from tfkit.durable import comes_from_the_disk, disk_is_full, is_transient, with_retries, write_atomically
+from tfkit.durable import disk_is_full, is_os_error, is_transient, with_retries, write_atomically
 
 
 @pytest.mark.parametrize("number", sorted(durable.TRANSIENT))
@@ -76,7 +76,7 @@ def test_after_a_passing_error_the_file_is_written_anew(tmp_path: Path, monkeypa
 
 def test_the_words_of_the_rust_libraries() -> None:
     full = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert (disk_is_full(full), is_transient(full), comes_from_the_disk(full)) == (True, False, True)
+    assert (disk_is_full(full), is_transient(full), is_os_error(full)) == (True, False, True)
     passing = RuntimeError("I/O error: Input/output error (os error 5)")
-    assert (disk_is_full(passing), is_transient(passing), comes_from_the_disk(passing)) == (False, True, True)
-    assert not comes_from_the_disk(ValueError("a bug"))
+    assert (disk_is_full(passing), is_transient(passing), is_os_error(passing)) == (False, True, True)
+    assert not is_os_error(ValueError("a bug"))

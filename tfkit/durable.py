@@ -135,7 +135,7 @@ def is_transient(error: BaseException) -> bool:
     return _error_number(error) in TRANSIENT
 
 
-def comes_from_the_disk(error: BaseException) -> bool:
+def is_os_error(error: BaseException) -> bool:
     """Return whether `error` is an error of the operating system: an OSError, or one that a library's message quotes."""
     return isinstance(error, OSError) or _error_number(error) is not None
 

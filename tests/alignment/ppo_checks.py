@@ -44,7 +44,7 @@ def credit_is_in_its_place(folder: Path) -> None:
         batch = response_batch([replace(one, token_values={}) for one in responses], 0)
         with inference(world.policy):
             own = response_log_probs(world.policy, batch).double()
-        with world.reference.at_work() as reference:
+        with world.reference.in_use() as reference:
             ratios = own - response_log_probs(reference, batch).double()
         for one, k1 in zip(responses, ratios.split([len(one.ids) for one in responses]), strict=True):
             text = "".join(LETTERS[token] for token in one.ids if token != END)

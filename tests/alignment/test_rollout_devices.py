@@ -17,7 +17,7 @@ def test_an_iteration_is_that_of_the_cpu(tmp_path: Path) -> None:
     losses = [here.objective.loss(here.policy.eval(), batch) for batch in expected]
     with PretendedDevice() as device:
         there.policy.to(ELSEWHERE)
-        with there.reference.at_work() as reference:
+        with there.reference.in_use() as reference:
             reference.to(ELSEWHERE)
         there.loader.device = ELSEWHERE
         found = there.loader.step(0)

@@ -187,7 +187,7 @@ def test_the_distance_in_the_reward_is_counted_once(tmp_path: Path) -> None:
     for step in range(2):
         made.stepper.take(step + 1, made.loader.step(step), 1.0)
     experience = made.loader._of_step(2)
-    with made.reference.at_work() as reference:
+    with made.reference.in_use() as reference:
         batch = response_batch(experience.responses, 0)
         theirs = token_statistics(reference, batch, 1.0).log_probs.split([len(one.ids) for one in experience.responses])
     totals = []
@@ -242,5 +242,5 @@ def test_the_reference_stays_what_the_policy_was(tmp_path: Path) -> None:
     before = [parameter.detach().clone() for parameter in made.policy.parameters()]
     for step in range(2):
         made.stepper.take(step + 1, made.loader.step(step), 1.0)
-    with made.reference.at_work() as reference:
+    with made.reference.in_use() as reference:
         assert all(torch.equal(*pair) for pair in zip(before, reference.parameters(), strict=True))

@@ -66,7 +66,7 @@ def test_the_figure_is_an_svg_in_which_higher_is_better_and_each_decade_as_wide(
     root = ElementTree.fromstring(transfer_figure.svg(points, "accuracy", 0.5))
     lines = [line.attrib["points"] for line in root.iter(f"{SVG}polyline")]
     assert len(lines) == 2
-    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, corner.split(","))) for corner in lines[0].split())
+    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, cropped.split(","))) for cropped in lines[0].split())
     assert y0 > y1 > y2  # down the page is less
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert (y1 - y2) / (y0 - y1) == pytest.approx((0.9 - 0.85) / (0.85 - 0.75), abs=0.02)

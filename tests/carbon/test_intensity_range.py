@@ -11,7 +11,7 @@ from tfkit.carbon.intensity_range import range_of_country, range_of_world
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Totals
-from tfkit.carbon.totals import attempts_of, measuring_fields
+from tfkit.carbon.totals import attempts_of, measurement_fields
 from tfkit.engine.many_runs.chain_result import sum_totals
 from tfkit.engine.planning.estimate import Range
 from tfkit.engine.planning.forecast import emissions_of
@@ -44,12 +44,12 @@ def test_an_unknown_place_has_the_range_of_nine_of_ten_countries() -> None:
     assert found is not None
     assert found[:2] == pytest.approx((50, 950))
     assert range_of_world([], 475.0) is None
-    low, high = Place().with_range(found).ends_g_per_kwh
+    low, high = Place().with_range(found).range_g_per_kwh
     assert (low, high) == pytest.approx((50, 950))
 
 
 def test_an_intensity_that_was_given_has_no_range() -> None:
-    assert resolve_place(CarbonSection(country="FRA", intensity_g_per_kwh=7.0)).ends_g_per_kwh == (7.0, 7.0)
+    assert resolve_place(CarbonSection(country="FRA", intensity_g_per_kwh=7.0)).range_g_per_kwh == (7.0, 7.0)
 
 
 def test_a_plan_has_the_lowest_energy_at_the_lowest_intensity() -> None:
@@ -73,7 +73,7 @@ def _measured(folder: Path, places: list[Place]) -> dict[str, object]:
             tick_line(1e9, "train", 3600.0, totals, 1.0, "ok"),
         ):
             ledger.append(line)
-    return {"seconds": 3600.0 * len(places), **measuring_fields(attempts_of(folder), 3600.0 * len(places))}
+    return {"seconds": 3600.0 * len(places), **measurement_fields(attempts_of(folder), 3600.0 * len(places))}
 
 
 def test_measured_emissions_have_the_range_of_energy_and_intensity(tmp_path: Path) -> None:

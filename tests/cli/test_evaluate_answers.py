@@ -19,7 +19,7 @@ from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
-from tfkit.recipe.schema.objective_sections import OF_TEXTS, ChatSection, TextToTextSection
+from tfkit.recipe.schema.objective_sections import TEXT_METRICS, ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 
 SECTIONS = {
@@ -166,9 +166,9 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
         command = ["generate", "--from", str(place / "texts"), "--prompt", source, "--temperature", "0", *words]
         assert said[0]["text"] == run_tfkit(tmp_path, command).out.strip()
         assert result["decoding"]["num_beams"] == int(words[0][-1])
-        assert {"chrf"} == result["metrics"].keys() & OF_TEXTS.keys()
+        assert {"chrf"} == result["metrics"].keys() & TEXT_METRICS.keys()
     none = json.loads(evaluate(tmp_path, "--from", str(place / "texts"), "evaluation.text_metrics=[]", "--json").out)
-    assert not none["metrics"].keys() & OF_TEXTS.keys()
+    assert not none["metrics"].keys() & TEXT_METRICS.keys()
     assert "decoding" not in none
 
 
@@ -216,7 +216,7 @@ def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_pa
         words = ["data.validation.0.columns={instruction: text, output: answers}", "evaluation.bleu_tokenize=char"]
         found.append(judged(tmp_path, "--from", str(place / "chat"), "--data", str(tmp_path / f"{name}.jsonl"), *words))
     (whole, lines), (split, each) = found
-    for metric in OF_TEXTS:
+    for metric in TEXT_METRICS:
         assert split["metrics"][metric] == pytest.approx(whole["metrics"][metric], rel=1e-9), metric
         assert split["intervals"][metric] == pytest.approx(whole["intervals"][metric], rel=1e-9), metric
     assert (whole["examples"], split["examples"]) == (len(joined), len(apart))

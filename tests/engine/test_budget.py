@@ -76,7 +76,7 @@ class Machine:
     def reading(self) -> Reading:
         return replace(self.seen, failing=self.failing)
 
-    def carried_on(self) -> Reading:
+    def extrapolated_reading(self) -> Reading:
         more = 0.0 if self.failing else self.seen.power_w * (self.now - self.seen_at) / 3600
         energy = self.seen.energy_wh + more
         return replace(self.reading(), energy_wh=energy, emissions_g=energy * G_PER_KWH / 1000)

@@ -14,7 +14,7 @@ from tiny_runs import exact, hashes, kept
 import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
-from tfkit.data.order.part_of_rows import PartOfRows
+from tfkit.data.order.part_of_rows import RowSubset
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial, with_rate
 from tfkit.engine.resuming import _as_tried
 from tfkit.recipe import RecipeError, read_recipe
@@ -87,12 +87,12 @@ def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> N
     assert trials[0] == trials[1]
     assert hashes(base / "stopped-trial", STEPS) == hashes(base / "never-stopped", STEPS)
 
-    def goes_on() -> Any:
+    def record_resume() -> Any:
         listener = Recorder()
         tfkit.pretrain(document, RATES | {"training.steps": STEPS + 2}, run="stopped-trial", resume=True, listener=listener)
         return [event for event in listener.events if event[:2] == ["progress", TRYING]]
 
-    assert call(base, goes_on) == [], "a run that goes on has its rate"
+    assert call(base, record_resume) == [], "a run that goes on has its rate"
 
 
 def test_the_printed_recipe_goes_on_with_the_run_that_took_one_of_its_rates() -> None:
@@ -187,7 +187,7 @@ class Numbers:
 
 def test_parts_of_rows_are_apart_and_in_the_order_of_all() -> None:
     rows, numbers = Numbers(), np.array([0, 3, 4, 11, 19])
-    parts = [PartOfRows(rows, numbers), PartOfRows(rows, np.setdiff1d(np.arange(20), numbers))]
+    parts = [RowSubset(rows, numbers), RowSubset(rows, np.setdiff1d(np.arange(20), numbers))]
     read: list[Callable[[int], Any]] = [Loader(part, lambda found: found, BatchSizes(len(part)), 1).step for part in parts]
     for epoch in range(3):
         found = [np.concatenate(step(epoch)).tolist() for step in read]

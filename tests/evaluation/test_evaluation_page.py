@@ -11,7 +11,7 @@ from tfkit.engine.settings import read_settings
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.objective_sections import OF_TEXTS
+from tfkit.recipe.schema.objective_sections import TEXT_METRICS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]
@@ -38,7 +38,9 @@ def test_every_metric_is_listed_and_those_that_judge_no_training_in_brackets(sec
     documented = row.split("|")[2]
     assert set(section.metrics) <= set(re.findall(r"`([a-zA-Z0-9_]+)`", documented))
     in_brackets = set(re.findall(r"`([a-zA-Z0-9_]+)`", " ".join(re.findall(r"\(([^)]*)\)", documented))))
-    judging = set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER) - (OF_TEXTS.keys() if section.answers_in_text else set())
+    judging = (
+        set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER) - (TEXT_METRICS.keys() if section.answers_in_text else set())
+    )
     assert in_brackets & set(section.metrics) == set(section.metrics) - judging
 
 

@@ -51,7 +51,7 @@ def assert_same(found: Transformer, whole: Transformer) -> None:
 @pytest.mark.parametrize("preset", MODELS)
 @pytest.mark.parametrize("adapter", [False, True])
 def test_random_blocks(preset: str, adapter: bool) -> None:
-    whole, later = (build(config_of(preset), 3, blocks_later=part) for part in (False, True))
+    whole, later = (build(config_of(preset), 3, defer_blocks=part) for part in (False, True))
     if adapter:
         for model in (whole, later):
             add_lora(model, LoraSection(rank=2, targets=["q_proj", "down_proj"]), 1)
@@ -62,7 +62,7 @@ def test_random_blocks(preset: str, adapter: bool) -> None:
 def test_blocks_of_a_file(preset: str, tmp_path: Path) -> None:
     model = build(config_of(preset), 3)
     save_model(tmp_path, model.config, model.state_dict(), None)
-    assert_same(filled(load(tmp_path, blocks_later=True).model), load(tmp_path).model)
+    assert_same(filled(load(tmp_path, defer_blocks=True).model), load(tmp_path).model)
     with open_tensors(tmp_path) as tensors:
         assert {*tensors} == {*model.state_dict()}
         for name, tensor in model.state_dict().items():
@@ -73,7 +73,7 @@ def test_blocks_of_a_file_beside_a_new_head_and_other_tables(tmp_path: Path) -> 
     model = build(config_of("gpt2"), 3)
     save_model(tmp_path, model.config, model.state_dict(), None)
     head = ClassesHeadConfig(kind="classes", count=3, pool="last")
-    whole, later = (load(tmp_path, head=head, seed=5, blocks_later=part) for part in (False, True))
+    whole, later = (load(tmp_path, head=head, seed=5, defer_blocks=part) for part in (False, True))
     assert later.new_parameters == whole.new_parameters != ()
     assert_same(
         filled(with_fewer_positions(with_more_entries(later.model, 64, 7), 12)),

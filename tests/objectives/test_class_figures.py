@@ -25,7 +25,7 @@ def figures(found: dict[str, Any]) -> dict[str, list[float]]:
 def test_classes_are_those_of_scikit_learn() -> None:
     random = np.random.default_rng(5)
     right, predicted = (random.choice(LABELS, 60, p=p).tolist() for p in ((0.6, 0.3, 0.1), (0.5, 0.5, 0)))
-    found = classification().answer_figures([{"label": one, "predicted": other} for one, other in zip(right, predicted, strict=True)])
+    found = classification().label_metrics([{"label": one, "predicted": other} for one, other in zip(right, predicted, strict=True)])
     theirs = sklearn_metrics.classification_report(right, predicted, labels=LABELS, output_dict=True, zero_division=0)
     assert [*found["classes"]] == [*LABELS]  # in their order
     assert figures(found["classes"]) == {name: pytest.approx(row) for name, row in report({one: theirs[one] for one in LABELS}).items()}
@@ -37,10 +37,10 @@ def test_classes_are_those_of_scikit_learn() -> None:
 
 def test_only_classes_that_are_there() -> None:
     """A class that is neither a label nor a prediction has no figures; one that is only predicted has no row of the matrix."""
-    found = classification().answer_figures([{"label": "yes", "predicted": "no"}, {"label": "yes", "predicted": "yes"}])
+    found = classification().label_metrics([{"label": "yes", "predicted": "no"}, {"label": "yes", "predicted": "yes"}])
     assert figures(found["classes"]) == {"no": [0.0, 0.0, 0.0, 0], "yes": [1.0, 0.5, pytest.approx(2 / 3), 2]}
     assert found["confusion"] == {"yes": {"no": 1, "yes": 1}}
-    assert classification(labels=(), regression=True).answer_figures([{"value": 1.0, "predicted": 0.5}]) == {}
+    assert classification(labels=(), regression=True).label_metrics([{"value": 1.0, "predicted": 0.5}]) == {}
 
 
 def test_entities_are_those_of_seqeval() -> None:
@@ -50,7 +50,7 @@ def test_entities_are_those_of_seqeval() -> None:
     objective._numbers = {label: number for number, label in enumerate(objective.labels)}
     random = np.random.default_rng(2)
     rows = [tuple(random.choice(objective.labels, 9).tolist() for _ in range(2)) for _ in range(30)]
-    found = objective.answer_figures([{"tags": right, "predicted": predicted} for right, predicted in rows])
+    found = objective.label_metrics([{"tags": right, "predicted": predicted} for right, predicted in rows])
     right, predicted = ([row[side] for row in rows] for side in range(2))
     theirs = seqeval.metrics.classification_report(right, predicted, output_dict=True, zero_division=0)
     assert figures(found["entities"]) == {
@@ -64,4 +64,4 @@ def test_entities_are_those_of_seqeval() -> None:
     assert sum(count for row in found["confusion"].values() for count in row.values()) == 270
     objective.labels = ("ADJ", "NOUN")
     objective._numbers = {"ADJ": 0, "NOUN": 1}
-    assert objective.answer_figures([{"tags": ["ADJ"], "predicted": ["NOUN"]}]).keys() == {"classes", "confusion"}
+    assert objective.label_metrics([{"tags": ["ADJ"], "predicted": ["NOUN"]}]).keys() == {"classes", "confusion"}

@@ -69,7 +69,7 @@ class Toy(LabelledObjective):
         return (self.reference, *([self.critic] if self.critic else []))
 
     @property
-    def judged_by(self) -> "Toy":
+    def evaluation_objective(self) -> "Toy":
         """The same without the critic."""
         return Toy(self.section, self.tokenizer, self.length, self.reference)
 
@@ -144,7 +144,7 @@ def _answer_log_probs(model: Transformer, batch: Batch) -> Tensor:
 
 
 def open_toy(section: ToySection, context: ModelContext) -> Toy:
-    reference = open_companion(section, "reference", blocks_later=context.blocks_later)
+    reference = open_companion(section, "reference", defer_blocks=context.defer_blocks)
     if reference.model.config.vocab_size != context.config.vocab_size:
         raise UsageError("objective.reference: it has another vocabulary")
     critic = replace(open_companion(section, "critic"), lr=section.critic_lr) if section.critic is not None else None

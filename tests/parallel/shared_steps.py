@@ -104,8 +104,8 @@ def batches(case: Case, step: int) -> list[Batch]:
     return found
 
 
-def model_of(case: Case, *, blocks_later: bool = False) -> Transformer:
-    model = build(ModelConfig.model_validate({**case.values, **case.changes}), seed=3, blocks_later=blocks_later)
+def model_of(case: Case, *, defer_blocks: bool = False) -> Transformer:
+    model = build(ModelConfig.model_validate({**case.values, **case.changes}), seed=3, defer_blocks=defer_blocks)
     if case.lora:
         add_lora(model, LoraSection(rank=2, targets=["q_proj", "down_proj"]), 1)
     if case.frozen:
@@ -116,7 +116,7 @@ def model_of(case: Case, *, blocks_later: bool = False) -> Transformer:
 
 
 def stepper_of(case: Case, peers: Peers = ALONE) -> Stepper:
-    model = model_of(case, blocks_later=peers is not ALONE)
+    model = model_of(case, defer_blocks=peers is not ALONE)
     weights = Weights(model, case.dtype, case.ema_decay, whole=not case.lora)
     optimizer = Optimizer(weights.trained, case.section)
     unfreezing = Unfreezing(weights.working, case.unfreeze_every) if case.unfreeze_every else None

@@ -13,8 +13,8 @@ from tiny_runs import run_tfkit, strike, write_corpus, write_recipe
 from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
 from tfkit.__main__ import main
-from tfkit.engine.dealt_recipes import gpu_of_rank, rank_device, rank_threads, require_dealt
 from tfkit.engine.meeting import Meeting
+from tfkit.engine.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of
@@ -103,8 +103,8 @@ def test_every_objective_is_dealt() -> None:
         if source.has_stages:
             continue
         words = ["training.batch_size=32", "training.micro_batch_size=null"]
-        require_dealt(source.read(words), 2)
-        require_dealt(source.read([*words, "parallel.shard=2"]), 2)
+        require_divisible(source.read(words), 2)
+        require_divisible(source.read([*words, "parallel.shard=2"]), 2)
 
 
 def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def test_signals_are_passed_on(tmp_path: Path) -> None:
     workers = started(tmp_path, f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); {ready}")
     while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
         time.sleep(0.01)
-    workers.pass_on(signal.SIGTERM)
+    workers.forward_signal(signal.SIGTERM)
     assert workers.wait() == 143
     workers.kill()
 

@@ -38,7 +38,7 @@ def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:
     assert cluster["traffic_bytes_per_step"]["sharded"] == near(0.75 * ((4 + 2 * 4) * one.parameters - root_bytes(cluster)))
     assert cluster["memory_bytes"]["sharded"] < cluster["memory_bytes"]["replicated"] == four.memory_bytes
     assert one.flops == four.flops
-    assert replace(one, table_seconds={"start": 3.0, "steps": 1.0}).part_after_start == 0.25
+    assert replace(one, table_seconds={"start": 3.0, "steps": 1.0}).fraction_after_start == 0.25
     sent = 1_000_000 * cluster["traffic_bytes_per_step"]["replicated"] / 1.25e9  # seconds, which do not depend on this machine's speed
     assert one.seconds.likely / 4 < four.seconds.likely - sent < one.seconds.likely
     assert four.energy_kwh.likely > one.energy_kwh.likely  # because of the traffic

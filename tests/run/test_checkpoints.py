@@ -25,12 +25,12 @@ from tfkit.run.checkpoints import (
     best_checkpoint,
     checkpoints,
     clear_leftovers,
-    free_space_for,
     newest_checkpoint,
     newest_good,
     prune,
     read_best,
     record_best,
+    require_free_space,
     save_checkpoint,
     step_of,
 )
@@ -425,16 +425,16 @@ def test_neither_the_last_nor_the_best_is_ever_pruned(story: list[tuple[Any, ...
 def test_room_that_old_checkpoints_take_is_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, 1, writer("x"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    free_space_for(tmp_path, 5000)
+    require_free_space(tmp_path, 5000)
     with pytest.raises(MachineError, match="the disk has 1e-06 GB free"):
-        free_space_for(tmp_path, 6000)
+        require_free_space(tmp_path, 6000)
 
 
 def test_space_is_compared_with_the_disk(tmp_path: Path) -> None:
-    free_space_for(tmp_path / "not" / "yet", 1)
+    require_free_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(MachineError, match=r"need 1e\+09 GB, the disk has \S+ GB free"):
-        free_space_for(tmp_path / "not" / "yet", 10**18)
-    free_space_for(Path("relative/not/yet"), 1)
+        require_free_space(tmp_path / "not" / "yet", 10**18)
+    require_free_space(Path("relative/not/yet"), 1)
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from tfkit.carbon.reading import Reading
 from tfkit.errors import ModelError
 from tfkit.run.ancestors import Parent, find_ancestors, read_lineage
 from tfkit.run.card_facts import BaseCard
-from tfkit.run.lineage import Ancestor, Lineage, Own, merge_ancestors, parse_lineage, shifted, sum_inherited
+from tfkit.run.lineage import Ancestor, Lineage, OwnTotals, merge_ancestors, parse_lineage, shifted, sum_inherited
 from tfkit.run.manifest import write_manifest
 
 
-def own(grams: float | None, status: str = "ok") -> Own:
-    return Own(None if grams is None else grams / 100, grams, None if grams is None else 60.0, status, "CPU model", {"g_per_kwh": 100.0})
+def own(grams: float | None, status: str = "ok") -> OwnTotals:
+    return OwnTotals(
+        None if grams is None else grams / 100, grams, None if grams is None else 60.0, status, "CPU model", {"g_per_kwh": 100.0}
+    )
 
 
 def checkpoint(folder: Path, run_id: str, grams: float | None, *parents: Parent, status: str = "ok", card: str = "") -> Parent:
@@ -46,7 +48,7 @@ def test_a_document_is_read_as_it_was_written() -> None:
         Lineage("", (), own(None, "off"), ()),
     ):
         assert parse_lineage(json.loads(json.dumps(lineage.document()))) == lineage
-    assert Own.of(Reading(status="off"), {}).document() == own(None, "off").document() | {"provenance": "", "intensity": None}
+    assert OwnTotals.of(Reading(status="off"), {}).document() == own(None, "off").document() | {"provenance": "", "intensity": None}
 
 
 def test_the_shoulders_of_a_diamond_share_their_base(tmp_path: Path) -> None:

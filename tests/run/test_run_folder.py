@@ -220,7 +220,7 @@ def attempt_that_raises(path: Path, resumed_from: Path | None, error: Exception)
         run.begin_attempt()
         assert run.attempt == number
         if resumed_from is not None:
-            run.goes_on(resumed_from, 5)
+            run.record_resume(resumed_from, 5)
         assert receipt(path)["status"] == "running"
         raise error
 
@@ -236,7 +236,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     with open_run(tmp_path, resume=True) as run:
         run.begin_attempt(threads=2)
         assert receipt(tmp_path)["threads"] == 2
-        run.goes_on(run.checkpoints / "step-000005", 5)
+        run.record_resume(run.checkpoints / "step-000005", 5)
         run.record(threads=3, totals={"tokens": 7}, result={"loss": float("nan")})
         run.end_attempt("finished", step=9)
         assert run.result is not None
@@ -297,10 +297,10 @@ def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path
     run.begin_attempt()
     begun = receipt(tmp_path)
     time.sleep(0.12)
-    run.keep_time()  # too early
+    run.update_time()  # too early
     assert receipt(tmp_path) == begun
     monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 0.1)
-    run.keep_time()
+    run.update_time()
     run.close()  # as the kernel does it for a killed process
     with open_run(tmp_path, resume=True) as run:
         (killed,) = receipt(tmp_path)["attempts"]
@@ -379,7 +379,7 @@ def test_an_attempt_and_what_is_known_at_its_begin_and_end_are_written_at_once(t
     monkeypatch.setattr(receipts, "write_atomically", counted)
     with open_run(tmp_path) as run:
         run.begin_attempt(threads=2, kind="pre-training")
-        run.goes_on(run.checkpoints / "step-000005", 5)
+        run.record_resume(run.checkpoints / "step-000005", 5)
         run.end_attempt("finished", step=9, result={"loss": 1.5})
         run.end_attempt("failed", result={"loss": 2.5})
     opened, begun, gone_on, ended = written
@@ -418,15 +418,15 @@ def test_a_full_disk_during_the_run_only_warns_and_at_the_start_stops(tmp_path: 
 
 
 def test_the_commit_of_the_working_directory(tmp_path: Path) -> None:
-    assert machine.working_commit(tmp_path) is None
+    assert machine.checked_out_commit(tmp_path) is None
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert machine.working_commit(tmp_path) is None
+    assert machine.checked_out_commit(tmp_path) is None
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "below").mkdir()
-    assert machine.working_commit(tmp_path / "below") == head
-    assert machine.working_commit(tmp_path / "missing") is None
+    assert machine.checked_out_commit(tmp_path / "below") == head
+    assert machine.checked_out_commit(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(

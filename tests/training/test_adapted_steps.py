@@ -68,7 +68,7 @@ def test_only_what_is_trained_moves_and_is_kept_beside_the_weights(dtype: torch.
     if decay is not None:
         assert all(result[name].data_ptr() == taking.weights.master[name].data_ptr() for name in before.keys() - moved)
         assert not any(torch.equal(result[name], taking.weights.master[name]) for name in moved)
-    with taking.weights.result_at_work():
+    with taking.weights.use_result():
         at_work = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     assert all(torch.equal(at_work[name], result[name].to(dtype)) for name in before)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -42,7 +42,7 @@ def test_the_reference_says_what_the_first_model_said(made: type[Transformer], d
     for step in (1, 2):
         taking.take(step, batches(CausalLM(), 4, step - 1), 1.0)
     assert model.training
-    with reference.at_work() as frozen:
+    with reference.in_use() as frozen:
         found = response_log_probs(frozen, batch)
     assert model.training  # as it was
     assert torch.equal(found, first)

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.optimizer_sections import (
     OptimizerSection,
     ScheduleSection,
 )
-from tfkit.training.optimizer import Optimizer, state_numbers
+from tfkit.training.optimizer import Optimizer, state_numel
 from tfkit.training.schedule import Schedule
 
 MUON = MuonSection(kind="muon", lr=1e-2)
@@ -237,4 +237,4 @@ def test_the_size_of_the_state_is_computed(section: OptimizerSection) -> None:
     parameters, optimizer = with_gradients(section)
     optimizer.step(1.0)
     found = sum(tensor.numel() for name, tensor in optimizer.state().items() if not name.endswith("/step"))
-    assert state_numbers({name: parameter.shape for name, parameter in parameters.items()}, section) == found
+    assert state_numel({name: parameter.shape for name, parameter in parameters.items()}, section) == found

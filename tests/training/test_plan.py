@@ -7,9 +7,9 @@ from tiny_training import batches, fresh, stepper, stream
 from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
-from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
+from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numel
 from tfkit.engine.planning import memory_plan
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes, require_memory_for_blocks
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, planned_bytes, require_memory_for_blocks
 from tfkit.engine.weight_sharding import copies_on_machine
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
@@ -102,7 +102,7 @@ def test_of_an_adapter_only_what_is_trained_takes_room(decay: float | None, merg
     saved = state_tensors(taking.weights, taking.optimizer, factors=True)
     numbers = sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
     if merge:
-        numbers += sum(tensor.numel() for tensor in merged(model, taking.weights.result).values()) + trained_numbers(model)
+        numbers += sum(tensor.numel() for tensor in merged(model, taking.weights.result).values()) + trained_numel(model)
     else:
         peft = to_peft({name: taking.weights.result[name] for name in taking.weights.trained}, "gpt2", model.config)
         numbers += sum(tensor.numel() for tensor in peft.tensors.values())
@@ -118,5 +118,5 @@ def test_what_is_frozen_has_no_gradient_no_state_and_no_mean() -> None:
         trained = sum(
             parameter.numel() for name, parameter in model.named_parameters() if name.startswith(("decoder.blocks.1", "decoder.n"))
         )
-        assert trained_numbers(model) == trained
-        assert kept_numbers(wanted, model) == trained * (2 if decay is None else 3)
+        assert trained_numel(model) == trained
+        assert kept_numel(wanted, model) == trained * (2 if decay is None else 3)

@@ -160,11 +160,11 @@ def test_the_mean_at_work_leaves_the_training_as_it_is(dtype: torch.dtype) -> No
     taking, plain = (stepper(fresh(GPT2), dtype=dtype, ema_decay=decay) for decay in (0.7, None))
     (batch,) = batches(objective, 8)
     for step in range(4):
-        with taking.weights.result_at_work(), torch.no_grad():
+        with taking.weights.use_result(), torch.no_grad():
             for name, parameter in taking.model.named_parameters():
                 assert torch.equal(parameter, taking.weights.result[name].to(dtype)), name
             objective.loss(taking.model.eval(), batch)
-        with contextlib.suppress(KeyError), taking.weights.result_at_work():
+        with contextlib.suppress(KeyError), taking.weights.use_result():
             raise KeyError  # an evaluation that is stopped
         assert taking.take(step + 1, batches(objective, 4, step), 1.0) == plain.take(step + 1, batches(objective, 4, step), 1.0)
     assert bits(taking.weights.working) == bits(plain.weights.working)

@@ -16,7 +16,7 @@ from tfkit.engine.companions import (
     companion_tensors,
     load_companion_tensors,
     place_companions,
-    trained_companion_numbers,
+    trained_companion_numel,
 )
 from tfkit.engine.components import state_tensors
 from tfkit.engine.planning.further_models import FurtherModels, further_models
@@ -31,7 +31,7 @@ from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row
 from tfkit.training.model_sharder import root_numel
-from tfkit.training.optimizer import at_peak
+from tfkit.training.optimizer import with_peak_lr
 from tfkit.training.replay import find_first_bad, weights_sha256
 from tfkit.training.step import Stepper
 
@@ -136,7 +136,7 @@ def test_what_it_takes_of_disk_and_memory() -> None:
     companions = taking.objective.companions
     saved = state_tensors(taking.weights, taking.optimizer, taking.companions)
     numbers = sum(tensor.numel() for name, tensor in saved.items() if name.startswith(PREFIX) and tensor.dim())
-    assert trained_companion_numbers(wanted, companions) == numbers
+    assert trained_companion_numel(wanted, companions) == numbers
     more = planned_bytes(wanted, taking.model, companions) - planned_bytes(wanted, taking.model)
     assert more == 4 * numbers * (wanted.checkpoint.keep + 2)
     parameters = sum(parameter.numel() for parameter in value.model.parameters())
@@ -176,9 +176,9 @@ def test_the_activations_that_it_keeps_are_measured_with_those_of_the_model() ->
 
 
 def test_a_second_rate_of_an_optimizer_changes_by_the_same_factor() -> None:
-    found = at_peak(MuonSection(kind="muon", lr=1e-2, adamw_lr=4e-3), 5e-3)
+    found = with_peak_lr(MuonSection(kind="muon", lr=1e-2, adamw_lr=4e-3), 5e-3)
     assert isinstance(found, MuonSection)
     assert (found.lr, found.adamw_lr) == (5e-3, pytest.approx(2e-3))
-    only = at_peak(MuonSection(kind="muon", lr=1e-2), 5e-3)
+    only = with_peak_lr(MuonSection(kind="muon", lr=1e-2), 5e-3)
     assert isinstance(only, MuonSection)
     assert (only.lr, only.adamw_lr) == (5e-3, None)

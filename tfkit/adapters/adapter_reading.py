@@ -64,7 +64,7 @@ def load(
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
     verify: bool = True,
-    blocks_later: bool = False,
+    defer_blocks: bool = False,
 ) -> Loaded:
     """Load a model as `tfkit.hub.load` does; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
 
@@ -81,10 +81,10 @@ def load(
                 other_labels=other_labels,
                 changes=changes,
                 seed=seed,
-                blocks_later=blocks_later,
+                defer_blocks=defer_blocks,
             )
         with verified(folder, weights=True):
-            return _load(folder, device, dtype, head, other_labels, changes, seed, blocks_later=blocks_later)
+            return _load(folder, device, dtype, head, other_labels, changes, seed, defer_blocks=defer_blocks)
 
 
 def _load(
@@ -96,7 +96,7 @@ def _load(
     changes: Mapping[str, Any],
     seed: int,
     *,
-    blocks_later: bool,
+    defer_blocks: bool,
 ) -> Loaded:
     """Load an adapter's base with the updates added."""
     opened, described = _open(folder), describe(folder)
@@ -104,7 +104,7 @@ def _load(
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
     redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows of the labels
-    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, blocks_later=blocks_later)
+    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
     redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
@@ -123,7 +123,7 @@ def _load(
     labels, problem = base.labels, base.problem_type
     if has_own_head and opened.hf:
         labels, problem = described.labels, described.problem_type
-    model = base.model if blocks_later else base.model.to(device=device, dtype=dtype)
+    model = base.model if defer_blocks else base.model.to(device=device, dtype=dtype)
     return replace(
         base,
         model=model,

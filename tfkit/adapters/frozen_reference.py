@@ -22,14 +22,14 @@ class FrozenReference:
         self.model = _frozen_copy(model) if self.is_copy else model
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[Transformer]:
+    def in_use(self) -> Iterator[Transformer]:
         """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
         weights enter the context together; within it, each computes independently.
         """
         model, training = self.model, self.model.training
         model.eval()
         try:
-            with torch.no_grad(), without_updates(model), model.whole_at_work():
+            with torch.no_grad(), without_updates(model), model.unsharded():
                 yield model
         finally:
             model.train(training)

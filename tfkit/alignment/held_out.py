@@ -21,7 +21,7 @@ from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedResponse:
     """The response to a held-out prompt, and its contribution to the metrics."""
 
     text: str
@@ -37,7 +37,7 @@ def judge_prompts(
     seed: int,
     batch_size: int,
     work: BatchWork = UNWATCHED,
-) -> list[Judged] | None:
+) -> list[JudgedResponse] | None:
     """Sample a response to each prompt and evaluate it; without a reference there is no `kl`. Return None if the work was stopped."""
     rules = Rules(rollouts.section.rules)
     try:
@@ -50,13 +50,13 @@ def judge_prompts(
     return [_judged(response, kl, rollouts) for response, kl in zip(responses, divergences, strict=True)]
 
 
-def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> Judged:
+def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> JudgedResponse:
     values = {"reward": response.reward, "response_length": len(response.ids), "ended": response.ended}
     values |= {"accuracy": response.is_full} if rollouts.section.rules else {}
     values |= {"gold": response.gold} if response.gold is not None else {}
     values |= {"kl": kl} if kl is not None else {}
     text = response_text(rollouts, response.prompt, response.text_ids)
-    return Judged(text, {name: Sum(float(value), 1) for name, value in values.items()})
+    return JudgedResponse(text, {name: Sum(float(value), 1) for name, value in values.items()})
 
 
 def _divergences(
@@ -84,7 +84,7 @@ def _divergences(
             sizes = [len(response.ids) for response in sampled[start : start + batch_size]]
             yield from torch.tensor(values, dtype=torch.float64).split(sizes)
 
-    with inference(model), model.whole_at_work():
+    with inference(model), model.unsharded():
         policy_log_probs = [*log_probs(model)]
-    with reference.at_work() as reference_model:
+    with reference.in_use() as reference_model:
         return [float((own - other).sum()) for own, other in zip(policy_log_probs, log_probs(reference_model), strict=True)]

@@ -69,11 +69,11 @@ def initial_statistics(
                     result[index] = part
 
     # One model after the other, so that a rank gathers the shards of only one at a time.
-    with inference(policy), policy.whole_at_work():
+    with inference(policy), policy.unsharded():
         read(lambda batch: token_statistics(policy, batch, temperature), policy_log_probs, entropies)
-    with reference.at_work() as model:
+    with reference.in_use() as model:
         read(lambda batch: token_statistics(model, batch, temperature)[:1], reference_log_probs)
     if isinstance(rollouts.baseline, ValueBaseline) and (value := rollouts.baseline.model) is not None:
-        with torch.no_grad(), value.companion.model.whole_at_work():
+        with torch.no_grad(), value.companion.model.unsharded():
             read(lambda batch: [value.values(batch)], values)
     return policy_log_probs, reference_log_probs, entropies, values

@@ -70,7 +70,7 @@ def sample(
         return [response.ids for response in responses]
 
     response_ids: list[list[int]] = []
-    with model.whole_at_work():
+    with model.unsharded():
         for responses in work.deal(respond, range(0, len(ids), batch_size)):
             response_ids += responses
             work.progress(len(responses))
@@ -105,7 +105,7 @@ def _scores(
         values: list[float] = reward.scores(batch.to(reward.device)).tolist()
         return values
 
-    with torch.no_grad(), reward.companion.model.whole_at_work():
+    with torch.no_grad(), reward.companion.model.unsharded():
         scores = [value for values in deal(scores_of, range(0, len(responses), batch_size)) for value in values]
     for row, score in zip(rows, scores, strict=True):
         if not math.isfinite(score):

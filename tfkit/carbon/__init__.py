@@ -15,7 +15,7 @@ from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
 from tfkit.carbon.rework import read_rework
-from tfkit.carbon.totals import attempts_of, measuring_fields, missing_nodes, read_seconds, read_totals, reading_of
+from tfkit.carbon.totals import attempts_of, measurement_fields, missing_nodes, read_seconds, read_totals, reading_of
 
 __all__ = [
     "FINISH",
@@ -23,7 +23,7 @@ __all__ = [
     "Place",
     "Reading",
     "attempts_of",
-    "measuring_fields",
+    "measurement_fields",
     "missing_nodes",
     "read_rework",
     "read_seconds",

@@ -84,7 +84,7 @@ class Meter:
             silent = time.monotonic() - self._heard_at > self._silence and not self._ended
             return replace(self._reading, status="degraded", failing=True) if silent and self._reading.status == "ok" else self._reading
 
-    def carried_on(self) -> Reading:
+    def extrapolated_reading(self) -> Reading:
         """Return the latest totals, extrapolated to now at the latest power; unchanged if the readings are out of date."""
         reading = self.reading()
         if self._process is None or self._ended or reading.failing or not reading.energy_wh:

@@ -49,7 +49,7 @@ class Place:
         return f"{number} ({self.source})" if self.country_iso_code == WORLD else f"{self.country_iso_code}, {number} ({self.source})"
 
     @property
-    def ends_g_per_kwh(self) -> tuple[float, float]:
+    def range_g_per_kwh(self) -> tuple[float, float]:
         """The lowest and the highest intensity, which are equal if no range is known."""
         if self.low_g_per_kwh is None or self.high_g_per_kwh is None:
             return self.intensity_g_per_kwh, self.intensity_g_per_kwh

@@ -49,7 +49,7 @@ class Reading:
         return format_footprint(self.energy_wh, self.emissions_g, self.place)
 
 
-def with_others(own: Reading, others: Iterable[Reading]) -> Reading:
+def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
     """Add readings of other nodes of the same run: sums, the longest time, and degraded if one of them is not ok."""
     for other in others:
         sums = {name: getattr(own, name) + getattr(other, name) for name in SUMMED} | {"seconds": max(own.seconds, other.seconds)}

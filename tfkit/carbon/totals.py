@@ -82,7 +82,7 @@ def provenance(components: Mapping[str, str]) -> str:
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)
 
 
-def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
+def measurement_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
     """Return the ranges and sources of a run's energy, under the names of run.json's totals; None: not known.
 
     `seconds`: of all attempts, metered or not. The ranges add up over attempts.

@@ -28,7 +28,7 @@ def launch(
 
     Its comments say what to fill in. The recipe is checked first, including whether its work can be divided among these processes.
     """
-    from tfkit.engine.dealt_recipes import require_dealt
+    from tfkit.engine.rank_checks import require_divisible
     from tfkit.parallel.launch_files import FILES, LaunchedTraining
     from tfkit.recipe import open_recipe, read_recipes
 
@@ -43,7 +43,7 @@ def launch(
     source, words = open_recipe(recipe), tuple(overrides or ())
     recipes = read_recipes(source, words, ranks=nodes * processes)
     for checked in recipes:
-        require_dealt(checked, nodes * processes)
+        require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
     training = LaunchedTraining(

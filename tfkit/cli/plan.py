@@ -41,12 +41,12 @@ def plan(
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuned_recipe
-    from tfkit.engine.planning.plan_request import PlanOptions, to_plan
+    from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.session import energy_fields
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
     selected = options.stage_names(stages)
-    planned = to_plan(source, words, checkpoint, selected)
+    planned = check_plan_request(source, words, checkpoint, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.planning.planner import make_plan

@@ -99,7 +99,7 @@ def _forwarding_signals(workers: Workers) -> Iterator[None]:
     """Forward stop signals to the ranks, which save and end. Signals that are ignored on entry stay ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        workers.pass_on(number)
+        workers.forward_signal(number)
 
     previous = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -114,8 +114,8 @@ def _forwarding_signals(workers: Workers) -> Iterator[None]:
 
 def _follow(ranks: Ranks, threads: int | None) -> None:
     """Follow rank 0 to the end of the training."""
-    from tfkit.engine.dealt_recipes import rank_threads
     from tfkit.engine.following import follow
+    from tfkit.engine.rank_checks import rank_threads
 
     crash.set_folder(None)
     with StopSignals(acknowledge=console.acknowledge) as signals:

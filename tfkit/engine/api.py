@@ -170,14 +170,14 @@ def plan(
     steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start` and
     `data` are those of `finetune`.
     """
-    from tfkit.engine.planning.plan_request import PlanOptions, to_plan
+    from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.session import session
 
     source = recipe_text(recipe) if recipe is not None else None
     if source is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
-    planned = to_plan(source, words, str(start) if start is not None else None, stages)
+    planned = check_plan_request(source, words, str(start) if start is not None else None, stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.planning.planner import make_plan
 

@@ -68,7 +68,7 @@ class AssembledRun:
         }
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic, context.listener)
-            context.folder.goes_on(self.resumed_from, self.progress.step)
+            context.folder.record_resume(self.resumed_from, self.progress.step)
             self.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
@@ -80,7 +80,7 @@ class AssembledRun:
         context, components, listener = self.context, self.components, self.context.listener
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
-        if not components.schedule.reaches_its_peak:
+        if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(self.planned, self.progress))
         if baselines := format_baselines(self.baselines):
@@ -128,7 +128,7 @@ class AssembledRun:
         steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
         left = steps - self.progress.step
         likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-        fraction = planned.part_after_start * left / max(1, steps)  # the start is over, and already counted as used
+        fraction = planned.fraction_after_start * left / max(1, steps)  # the start is over, and already counted as used
         budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 

@@ -6,7 +6,7 @@ from typing import Literal
 from tfkit.engine.assembled_run import AssembledRun, no_step_yet
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.checkpointing import Checkpointer
-from tfkit.engine.components import Components, assemble, first_model, restore, trained_numbers
+from tfkit.engine.components import Components, assemble, first_model, restore, trained_numel
 from tfkit.engine.leading import Leader
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches
@@ -18,7 +18,7 @@ from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
-from tfkit.run.checkpoints import free_space_for, newest_good
+from tfkit.run.checkpoints import newest_good, require_free_space
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, peak_flops
 from tfkit.training.loop import Progress
@@ -43,7 +43,7 @@ def assemble_run(
     saved = saved_log(resumed_from, state, data.fingerprints()) if resumed_from else None
     _announce_size(model, context)
     if not force:
-        free_space_for(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
+        require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
     size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
     leader.begin(recipe, context.folder.path, resumed_from, size, device)
     with context.stop.at_once(no_step_yet(resumed_from)):
@@ -80,7 +80,7 @@ def assemble_run(
 
 def _announce_size(model: Transformer, context: RunContext) -> None:
     """Report how many parameters are trained, if some are frozen."""
-    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numbers(model)
+    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
     if trained < parameters:
         context.listener.say(f"training {trained:,} of {parameters:,} parameters")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.beginning import Beginning, Kind, TrainingRequest, kind_of, require_trainable
-from tfkit.engine.dealt_recipes import rank_device, rank_threads, require_dealt
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.meeting import Meeting
+from tfkit.engine.rank_checks import rank_device, rank_threads, require_divisible
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.starting_points import DECISIONS
@@ -145,7 +145,7 @@ def _attempt(
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
-        require_dealt(recipe, options.ranks.size)
+        require_divisible(recipe, options.ranks.size)
         budget = Budget(recipe.carbon, folder.path, stop, listener)
         return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
 
@@ -232,5 +232,5 @@ def _prepare_run(
     if not begun:
         require_long_series(recipe.carbon, estimate.seconds.low)
     for gate in gates:
-        run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
+        run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
     return run

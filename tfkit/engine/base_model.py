@@ -140,11 +140,11 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
 
 
 def start_model(
-    recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, blocks_later: bool = False
+    recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, defer_blocks: bool = False
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of `config` with the checkpoint's weights, and the names of the parameters that are drawn with the recipe's seed.
 
-    `blocks_later`: as in `tfkit.hub.load`.
+    `defer_blocks`: as in `tfkit.hub.load`.
     """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
@@ -152,7 +152,7 @@ def start_model(
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
-    options: dict[str, Any] = {"seed": recipe.training.seed, "blocks_later": blocks_later}
+    options: dict[str, Any] = {"seed": recipe.training.seed, "defer_blocks": defer_blocks}
     loaded = load(start.described.folder, head=head, other_labels=has_others, changes=changes, **options)
     model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
     if (added := config.vocab_size - loaded.config.vocab_size) <= 0:

@@ -9,7 +9,7 @@ from tfkit.data.columns.rows import Row
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import TfkitError
 from tfkit.evaluation.baselines import Baselines, baselines, has_baselines
-from tfkit.evaluation.predictions import Judged
+from tfkit.evaluation.predictions import RowPrediction
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
@@ -48,7 +48,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
     return baselines(section, None, rows, text_metrics)
 
 
-def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[Judged]]) -> Iterator[Row]:
+def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
     """Yield the rows that were judged: all rows of a source, also those that the model cannot read, or the first ones."""
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))

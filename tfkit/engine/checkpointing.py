@@ -27,7 +27,7 @@ from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
 from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
-from tfkit.run.lineage import Inherited, Lineage, Own, sum_inherited
+from tfkit.run.lineage import Inherited, Lineage, OwnTotals, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
@@ -105,7 +105,7 @@ class Checkpointer:
         self.log.sync()
         save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
         self._prune(context.recipe.checkpoint.keep)
-        context.folder.keep_time()
+        context.folder.update_time()
         context.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -124,7 +124,7 @@ class Checkpointer:
 
     def lineage(self) -> Lineage:
         """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
-        own = Own.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
+        own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
         return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:

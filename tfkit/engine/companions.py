@@ -20,7 +20,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.device import move
 from tfkit.training.memory import available_bytes
-from tfkit.training.optimizer import state_numbers
+from tfkit.training.optimizer import state_numel
 from tfkit.training.trained_model import TrainedModel, trained_model
 
 PREFIX = "companions/"  # prefix of their tensors in a training state, which no parameter has
@@ -131,11 +131,11 @@ def companion_bytes_per_row(objective: Objective, length: int) -> int:
     return sum(_forward_bytes(companion, length) for companion in objective.companions)
 
 
-def trained_companion_numbers(recipe: Recipe, companions: Iterable[Companion]) -> int:
+def trained_companion_numel(recipe: Recipe, companions: Iterable[Companion]) -> int:
     """Return the fp32 numbers of trained companions: weights and optimizer state in a checkpoint, or gradients and state in memory."""
     trained = [companion.model for companion in companions if companion.trained]
     shapes = [{name: parameter.shape for name, parameter in model.named_parameters()} for model in trained]
-    return sum(sum(shape.numel() for shape in by_name.values()) + state_numbers(by_name, recipe.optimizer) for by_name in shapes)
+    return sum(sum(shape.numel() for shape in by_name.values()) + state_numel(by_name, recipe.optimizer) for by_name in shapes)
 
 
 def _forward_bytes(companion: Companion, length: int) -> int:

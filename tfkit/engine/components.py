@@ -65,11 +65,11 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     new: tuple[str, ...] | None = None
     later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
     if data.start is not None:
-        model, new = start_model(recipe, data.start, data.config, data.labels, blocks_later=later)
+        model, new = start_model(recipe, data.start, data.config, data.labels, defer_blocks=later)
         if new:
             listener.say(f"newly initialized: {', '.join(new)}")
     else:
-        model = build(data.config, recipe.training.seed, blocks_later=later)
+        model = build(data.config, recipe.training.seed, defer_blocks=later)
     data.objective.initialize(model, new)
     choose_trained(recipe, model, new or ())
     return model
@@ -114,7 +114,7 @@ def assemble(
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
         lacks_any = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
-        with weights.latest_at_work():
+        with weights.use_latest():
             data = data_with_reference(data, model, key, recipe.evaluation.batch_size, listener, lacks_any)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
@@ -171,7 +171,7 @@ def holds_whole_model(recipe: Recipe) -> bool:
     return adapter is None or adapter.merge
 
 
-def trained_numbers(model: Transformer) -> int:
+def trained_numel(model: Transformer) -> int:
     """Return the number of elements of the parameters that are not frozen."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 

@@ -14,10 +14,10 @@ import torch
 
 from tfkit.carbon import FINISH, Meter
 from tfkit.engine.components import Components, assemble, first_model, restore
-from tfkit.engine.dealt_recipes import rank_device
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.rank_checks import rank_device
 from tfkit.engine.session import start_node_meter
 from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import prepare_data

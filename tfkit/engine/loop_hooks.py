@@ -92,6 +92,6 @@ class LoopHooks:
     def log(self, line: Log) -> None:
         """Write a line of the log."""
         self.training_log.line(line)
-        self.context.folder.keep_time()
+        self.context.folder.update_time()
         if warning := self.context.meter.warning():
             self.context.listener.warn(warning)

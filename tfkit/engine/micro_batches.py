@@ -5,12 +5,12 @@ from functools import cached_property
 import torch
 
 from tfkit.data import Loader
-from tfkit.engine.companions import companion_bytes_per_row, trained_companion_numbers
-from tfkit.engine.components import Components, trained_numbers
+from tfkit.engine.companions import companion_bytes_per_row, trained_companion_numel
+from tfkit.engine.components import Components, trained_numel
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
-from tfkit.engine.planning.run_estimate import bytes_of_row
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel
+from tfkit.engine.planning.run_estimate import longest_row_bytes
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows
@@ -91,7 +91,7 @@ class MicroBatches:
         """
         rows, loss_module = self.loader.rows, self.components.stepper.loss_module
         if self.components.weights.sharding is not None:
-            row = bytes_of_row(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
+            row = longest_row_bytes(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
             return row + companion_bytes_per_row(loss_module.objective, rows.longest)
         first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
@@ -104,9 +104,9 @@ class MicroBatches:
         recipe, companions = self.recipe, self.components.stepper.objective.companions
         shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
         if self.restored:
-            numbers = trained_numbers(self.model) + sum(trained_numbers(companion.model) for companion in companions if companion.trained)
+            numbers = trained_numel(self.model) + sum(trained_numel(companion.model) for companion in companions if companion.trained)
         else:
-            numbers = trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions)
+            numbers = trained_numel(self.model) + kept_numel(recipe, self.model) + trained_companion_numel(recipe, companions)
         return 4 * (numbers // shards + self._gathered_numel)
 
     @property

@@ -14,7 +14,7 @@ import torch
 
 from tfkit.data import Loader
 from tfkit.data.order.draws import permutation
-from tfkit.data.order.part_of_rows import PartOfRows
+from tfkit.data.order.part_of_rows import RowSubset
 from tfkit.engine.components import assemble, first_model
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.micro_batches import MicroBatches
@@ -89,11 +89,11 @@ def _trial_loss(
     if recipe.training.micro_batch_size is None:
         micro_batches.choose()
     rows, objective = components.loader.rows, components.data.objective
-    judge = objective.judged_by
+    judge = objective.evaluation_objective
     order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(rows))
     judged = rows if judge is objective else open_rows(recipe, judge, components.data.train, data.config)
-    held_out = PartOfRows(judged, np.sort(order[: plan.rows]))
-    trained = PartOfRows(rows, np.sort(order[plan.rows :]))
+    held_out = RowSubset(judged, np.sort(order[: plan.rows]))
+    trained = RowSubset(rows, np.sort(order[plan.rows :]))
     loader = Loader(trained, objective.collate, components.loader.sizes, components.loader.micro_batch_size)
     for step in range(1, plan.steps + 1):
 
@@ -117,7 +117,7 @@ def _trial_loss(
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    with components.weights.result_at_work():
+    with components.weights.use_result():
         sums = score_rows(model, judge, held_out, recipe.evaluation.batch_size, work=BatchWork(should_stop=should_stop))
     if sums is None:
         raise Stopped(_STOPPED)

@@ -13,11 +13,11 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.reading.earlier import split_as
+from tfkit.recipe.reading.earlier import split_overrides
 from tfkit.recipe.reading.overrides import LENGTH
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.folder import RunFolder, rounding_of
+from tfkit.run.folder import RunFolder, rounding_fields
 from tfkit.run.machine import describe_machine
 from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number
@@ -66,7 +66,7 @@ def resolve_resumption(folder: RunFolder, now: Given) -> Resumption:
         with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)
     else:
-        wanted = _as_tried(now.recipe.read((*split_as(begun, now.recipe.fields()), *now.overrides)), begun)
+        wanted = _as_tried(now.recipe.read((*split_overrides(begun, now.recipe.fields()), *now.overrides)), begun)
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
     changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
@@ -108,7 +108,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
     """Warn if a run continues with other threads, device, precision or machine; called before `folder` records the new ones."""
-    before, now = folder.arithmetic, arithmetic | rounding_of(describe_machine())
+    before, now = folder.arithmetic, arithmetic | rounding_fields(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
         listener.warn(f"{'; '.join(changed.values())}. So the result equals that of an uninterrupted run only up to rounding")

@@ -16,7 +16,7 @@ from tfkit.engine.leading import Leader
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import limit_batch_size
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.memory_plan import require_memory, require_memory_for_blocks, shapes_of
+from tfkit.engine.planning.memory_plan import meta_model, require_memory, require_memory_for_blocks
 from tfkit.engine.planning.rate_trial_plan import with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
@@ -47,7 +47,7 @@ class Run:
         copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
         self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.leader.peers)
-        model = shapes_of(self.recipe, self.data.config)
+        model = meta_model(self.recipe, self.data.config)
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:

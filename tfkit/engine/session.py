@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
-from tfkit.carbon.reading import SUMMED, with_others
-from tfkit.engine.dealt_recipes import rank_device, rank_threads
+from tfkit.carbon import Meter, Reading, attempts_of, measurement_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
+from tfkit.carbon.reading import SUMMED, add_readings
 from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
+from tfkit.engine.rank_checks import rank_device, rank_threads
 from tfkit.errors import DataError
 from tfkit.parallel.deal import BatchWork, Deal, in_turn
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
@@ -54,7 +54,7 @@ class Session:
     def reading(self, *, last: bool = False) -> Reading:
         """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
         others = self.end_of_other_meters()
-        return with_others(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
+        return add_readings(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
         """Record the result, and facts about its inputs, in the run folder, if there is one."""
@@ -189,7 +189,7 @@ def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -
     seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
     measured = ledger_fields(folder.path, folder.run_id, seconds)
     if measured is None or (reading.outcome == "ok" and reading.energy_wh > 1000 * (measured["energy_kwh"] or 0.0) * (1 + 1e-6)):
-        measured = energy_fields(reading) | place_fields(reading) | measuring_fields([], seconds)
+        measured = energy_fields(reading) | place_fields(reading) | measurement_fields([], seconds)
     elif reading.outcome == "degraded" and measured["carbon_status"] == "ok":
         measured["carbon_status"] = "degraded"
     folder.record(totals=folder.totals | {"seconds": seconds} | totals | measured | rework_fields(folder.path, folder.run_id))
@@ -202,7 +202,7 @@ def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, An
     except OSError:
         return None
     reading = reading_of(attempts)
-    return energy_fields(reading) | place_fields(reading) | measuring_fields(attempts, seconds) if attempts else None
+    return energy_fields(reading) | place_fields(reading) | measurement_fields(attempts, seconds) if attempts else None
 
 
 def rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.checks import unread_length
-from tfkit.recipe.reading.earlier import split_as
+from tfkit.recipe.reading.earlier import split_overrides
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
@@ -118,7 +118,7 @@ def read_settings(
         overrides = ["data.on_bad_row=error", *overrides]
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
-            overrides = [*split_as(saved.read(), recipe.fields()), *overrides]
+            overrides = [*split_overrides(saved.read(), recipe.fields()), *overrides]
     read = source.read(overrides)
     data: DataSection | None = read.data
     if scored is not None:

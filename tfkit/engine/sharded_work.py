@@ -18,7 +18,7 @@ from tfkit.hub.tensor_files import LazyTensors
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
-from tfkit.training.whole_steps import is_part
+from tfkit.training.whole_steps import is_shard_of
 
 if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion
@@ -111,7 +111,7 @@ class ShardedWork:
         return should_stop
 
     def _scores(self) -> dict[str, float] | None:
-        with eager(self.model), self.weights.result_at_work():
+        with eager(self.model), self.weights.use_result():
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 
     def _completions(self) -> "list[TextCompletion] | None":
@@ -119,7 +119,7 @@ class ShardedWork:
 
         tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
         texts, rendered = self.data.objective.prompts(self.recipe.generation.prompts)
-        with eager(self.model), self.weights.result_at_work():
+        with eager(self.model), self.weights.use_result():
             completions = complete(
                 self.model,
                 tokenizer,
@@ -133,7 +133,7 @@ class ShardedWork:
 
     def _facts(self) -> dict[str, Any]:
         stored = [one for one, _ in self.data.train]
-        with inference(self.model), self.weights.unrounded_result_at_work():
+        with inference(self.model), self.weights.use_unrounded_result():
             return self.data.objective.facts(self.model, stored, self.recipe.evaluation.batch_size)
 
     def _are_finite(self) -> bool:
@@ -181,4 +181,4 @@ class _Gathered(LazyTensors):
         """Return the unsharded shape of a tensor of which this rank holds a shard; None if it holds the whole tensor."""
         companion, name = owner_of(key)
         parameter = self._shardings[companion].parameters.get(name)
-        return parameter.shape if parameter is not None and is_part(self._local[key], parameter) else None
+        return parameter.shape if parameter is not None and is_shard_of(self._local[key], parameter) else None

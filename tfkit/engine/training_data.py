@@ -118,7 +118,7 @@ def prepare_data(
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "blocks_later": is_sharded(recipe, peers)}
+        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": is_sharded(recipe, peers)}
         context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
         objective = open_objective(recipe.objective, context)
         # Missing reward functions are reported before anything is tokenized.

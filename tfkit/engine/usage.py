@@ -35,7 +35,7 @@ class Usage:
         """Return what was used until now."""
         if self.meter is None:
             return self.earlier + self.siblings
-        return Spent.of(self.meter.carried_on(), self.earlier.seconds + self._clock() - self._started) + self.siblings
+        return Spent.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
     def spent_near(self, limits: Mapping[str, float]) -> Spent:
         """Return what was used, with a fresh reading if a limit is about a step away, at most one every `REFRESH_SECONDS`."""

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.held_out import Judged as JudgedResponse
-from tfkit.alignment.held_out import judge_prompts
+from tfkit.alignment.held_out import JudgedResponse, judge_prompts
 from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
-from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
+from tfkit.evaluation.predictions import RowPrediction, answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
 from tfkit.evaluation.token_budget import TokenBudget
@@ -38,7 +37,7 @@ def score_validation(
         seed, sets = recipe.generation.seed, data.validation
         judged = judge_responses(recipe.evaluation, order, data.objective, sets, model, reference, seed, work=work)
         return None if judged is None else response_metrics(data.objective, judged, [one.name for one in sets])
-    return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, work=work)
+    return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -46,7 +45,7 @@ def check_validation(recipe: Recipe, data: TrainingData) -> None:
 
     Raises UsageError if these rows do not have the metric of the best checkpoint.
     """
-    objective = data.objective.judged_by
+    objective = data.objective.evaluation_objective
     objective.check_metric(recipe.evaluation.metric)
     if recipe.objective.trained_for.scored_by != "text":
         for held_out in data.validation:
@@ -90,7 +89,7 @@ def score_sets(
     return join_metrics(objective.metrics(together), each, names)
 
 
-def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[Judged]) -> Sequence[Judged]:
+def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
     """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
     if held_out.source is None or not isinstance(held_out.stored, ExampleSet):
         return judged
@@ -105,9 +104,9 @@ def judge_sets(
     model: Transformer,
     *,
     work: BatchWork = UNWATCHED,
-) -> list[list[Judged]] | None:
+) -> list[list[RowPrediction]] | None:
     """Return the results of each set, row by row; None if it was stopped."""
-    results: list[list[Judged]] = []
+    results: list[list[RowPrediction]] = []
     budget = TokenBudget(settings.max_tokens)
     for stored in budget.until_spent(sets):
         rows = objective.open_rows([(stored, 1.0)], order)

@@ -9,7 +9,7 @@ import numpy as np
 from tfkit.data import ExampleSet, Row, Source, example_set
 from tfkit.data.columns.rows import BadRow, OnBadRow
 from tfkit.errors import DataError
-from tfkit.evaluation.predictions import Judged
+from tfkit.evaluation.predictions import RowPrediction
 from tfkit.evaluation.written import is_row_of, rows_of
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 
@@ -59,20 +59,20 @@ def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
     return [row for row in lost if row.before < count or count == total]
 
 
-def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[Judged]:
+def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[RowPrediction]:
     """Return the wrong results of lost rows, numbered from `first`; none for an objective without wrong answers, such as regression."""
     results = [objective.wrong(lost_row.row) for lost_row in lost]
-    return [Judged(first + number, *result) for number, result in enumerate(results) if result is not None]
+    return [RowPrediction(first + number, *result) for number, result in enumerate(results) if result is not None]
 
 
-def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[Judged]) -> list[Judged]:
+def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
     """Return the results of rows with truncated parts of answers counted as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
     rows = zip(range(max(by_number) + 1), rows_of(source, stored), strict=False)
     results = {number: objective.completed(row, RowResult(by_number[number].sums, by_number[number].prediction)) for number, row in rows}
-    return [Judged(result.number, *results[result.number]) for result in judged]
+    return [RowPrediction(result.number, *results[result.number]) for result in judged]
 
 
 def reasons(lost: Sequence[LostRow]) -> dict[str, int]:

@@ -21,7 +21,7 @@ _PROBABILITIES = "label probabilities"
 
 
 @dataclass(frozen=True)
-class Judged:
+class RowPrediction:
     """The result of one row."""
 
     number: int  # among the rows of its set
@@ -37,9 +37,9 @@ def judge_rows(
     *,
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
-) -> list[Judged] | None:
+) -> list[RowPrediction] | None:
     """Return the results of the rows that `score_rows` scores, in the order of the data; None if the work was stopped."""
-    judged: list[Judged] = []
+    judged: list[RowPrediction] = []
 
     def predict(batch: Batch) -> list[tuple[dict[str, Sum], dict[str, Any]]]:
         return [(result.sums, _packed(result.prediction)) for result in objective.predict(model, batch)]
@@ -47,7 +47,7 @@ def judge_rows(
     try:
         for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, work):
             for number, (sums, prediction) in zip(numbers, results, strict=True):
-                judged.append(Judged(int(number), {name: Sum(*value) for name, value in sums.items()}, _unpacked(prediction)))
+                judged.append(RowPrediction(int(number), {name: Sum(*value) for name, value in sums.items()}, _unpacked(prediction)))
     except Interrupted:
         return None
     return sorted(judged, key=lambda result: result.number)
@@ -71,14 +71,14 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
     return unpacked
 
 
-def answer_metrics(objective: LabelledObjective, judged: Sequence[Judged]) -> Scores:
+def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
     """Return the objective's metrics from sums, and those that are not sums over rows."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
 
 def written_metrics(
-    objective: LabelledObjective, judged: Sequence[Judged], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
+    objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
     """Return the metrics of rows whose inputs have the numbers `of_input` (N,), and the named metrics of generated texts.
 

@@ -141,13 +141,13 @@ def load(
     other_labels: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
-    blocks_later: bool = False,
+    defer_blocks: bool = False,
 ) -> Loaded:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head that config.json names, or `head`: parameters of it that the files lack are drawn with `seed`, and
     `new_parameters` names them; with `other_labels` (the classes differ from the file's), also those with a row for each class. `changes`:
-    fields of the config, such as dropout, that replace the file's. `blocks_later`: the model is in float32 on the CPU, its blocks stay on
+    fields of the config, such as dropout, that replace the file's. `defer_blocks`: the model is in float32 on the CPU, its blocks stay on
     the meta device, and its `fill_block` reads each. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its
     own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
     """
@@ -163,18 +163,18 @@ def load(
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         check_fit(weights, expected, folder)
         codec = _codec(opened)
-        blocks = UnreadBlocks(weights, family, config) if blocks_later else None
+        blocks = UnreadBlocks(weights, family, config) if defer_blocks else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
         new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
         named = {name: tensor.to(dtype) for name, tensor in (tensors | new).items()}
-        model = _fill(config, named, around_blocks=blocks_later)
+        model = _fill(config, named, around_blocks=defer_blocks)
         model.fill_block = blocks
         label_source = hf if config.head == opened.own_head and not other_labels else {}  # the file names only its own head's labels
         labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
         name = family.name if family else OWN_TYPE
         generation = read_generation(hf, folder)
         return Loaded(
-            model if blocks_later else model.to(device),
+            model if defer_blocks else model.to(device),
             codec,
             config,
             name,

@@ -46,7 +46,7 @@ class Transformer(nn.Module):
     # Loads or draws the weights of a block on the meta device, given the prefix of its parameters' names; None: all blocks have weights.
     fill_block: Callable[[str, nn.Module], None] | None = None
     # A context in which this rank holds all weights, for forward passes of its own; ranks that share the weights enter it together.
-    whole_at_work: Callable[[], AbstractContextManager[None]] = nullcontext
+    unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -146,15 +146,15 @@ class Transformer(nn.Module):
         return x
 
 
-def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, blocks_later: bool = False) -> Transformer:
+def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, defer_blocks: bool = False) -> Transformer:
     """Build a Transformer with random float32 weights, the same on every device for the same seed.
 
-    `blocks_later`: the blocks stay on the meta device, and `fill_block` draws the weights of each on demand, with the same bits.
+    `defer_blocks`: the blocks stay on the meta device, and `fill_block` draws the weights of each on demand, with the same bits.
     """
     with torch.device("meta"):  # so that no parameter is allocated or initialized twice
         model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
-    if blocks_later:
+    if defer_blocks:
         model.fill_block = RandomBlocks(model, config, generator)
         return model
     model.to_empty(device="cpu")

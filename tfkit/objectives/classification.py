@@ -17,7 +17,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import class_figures, classification_metrics
+from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
 from tfkit.recipe.schema.label_sections import ClassificationSection
@@ -124,9 +124,9 @@ class Classification(LabelledObjective):
         """Return the metrics of classes."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
-    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics of each class, and the confusion matrix."""
-        return class_figures(*self._class_numbers(predictions), self._all_labels(predictions))
+        return class_metrics(*self._class_numbers(predictions), self._all_labels(predictions))
 
     def wrong(self, row: Row) -> RowResult:
         """Return NO_LABEL as a wrong prediction."""

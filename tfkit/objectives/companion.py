@@ -36,13 +36,13 @@ class Companion:
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
-def open_companion(section: ObjectiveSection, name: str, *, blocks_later: bool = False) -> Companion:
+def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
     """Load the model that a field of the section names. Raises ModelError, also if its SHA-256 is not the one that the recipe pins.
 
-    `blocks_later`: as in `tfkit.hub.load`, for ranks that shard it.
+    `defer_blocks`: as in `tfkit.hub.load`, for ranks that shard it.
     """
     path, trained = section.companion_paths[name], section.companions[name]
-    loaded = load(path, blocks_later=blocks_later)
+    loaded = load(path, defer_blocks=defer_blocks)
     sha256 = content_hash(loaded.folder)
     if (pin := section.pins[name]) not in (None, sha256):
         raise ModelError(

@@ -42,7 +42,7 @@ class ModelContext:
     folder: Path  # from which the tokenizer was loaded, for errors
     facts: Mapping[str, Any] = field(default_factory=dict)  # the content of a finished model's tfkit.json
     sequence_length: int | None = None  # data.sequence_length
-    blocks_later: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
+    defer_blocks: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
 
     @property
     def row_length(self) -> int:

@@ -44,7 +44,7 @@ class Distillation(Objective):
         self.terms: Mapping[str, float] = MappingProxyType({term: weight for term, weight in weights.items() if weight})
 
     @property
-    def judged_by(self) -> Objective:
+    def evaluation_objective(self) -> Objective:
         """The base objective."""
         return self.base
 

@@ -34,7 +34,7 @@ class GoldModel:
 
     def scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
         """Return the score of each text, truncated to the context as in training; NaN for a text without tokens."""
-        with torch.no_grad(), self.companion.model.whole_at_work():
+        with torch.no_grad(), self.companion.model.unsharded():
             return self._scores(texts, batch_size)
 
     def _scores(self, texts: Sequence[str], batch_size: int) -> list[float]:
@@ -58,4 +58,4 @@ def open_gold_model(section: ObjectiveSection, name: str, context: ModelContext)
     """Load the gold model that a field of the section names; None if it names none. Raises ModelError."""
     if name not in section.companion_paths:
         return None
-    return GoldModel(open_companion(section, name, blocks_later=context.blocks_later))
+    return GoldModel(open_companion(section, name, defer_blocks=context.defer_blocks))

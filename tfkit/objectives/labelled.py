@@ -69,8 +69,8 @@ class LabelledObjective(Objective, Encoder, Protocol):
         """Return metrics that are not sums over rows, such as F1; none by default."""
         return []
 
-    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return details of each label, such as the `classes` and `confusion` of class_figures; none by default."""
+    def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return details of each label, such as the `classes` and `confusion` of class_metrics; none by default."""
         return {}
 
     def wrong(self, row: Row) -> RowResult | None:

@@ -106,7 +106,7 @@ class MultiLabel(LabelledObjective):
         right, predicted, all_labels = self._sets(predictions)
         return [label_set_metrics(right, predicted, len(all_labels))]
 
-    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics of each label."""
         return label_set_figures(*self._sets(predictions))
 

@@ -78,7 +78,7 @@ class Batch:
         mask = self.decoder_padding_mask
         return self.decoder_input_ids.numel() if mask is None else int(mask.sum())
 
-    def corner(self, length: int) -> "Batch":
+    def cropped(self, length: int) -> "Batch":
         """Return the first `length` positions of the first row, of a batch whose tensors are all (B, T)."""
         cut: dict[str, Any] = {name: tensor[:1, :length] for name, tensor in self.tensors()}
         return Batch(**cut)
@@ -165,7 +165,7 @@ class Objective(Protocol):
         return False
 
     @property
-    def judged_by(self) -> "Objective":
+    def evaluation_objective(self) -> "Objective":
         """The objective that evaluations use: for a distillation, the student's own."""
         return self
 

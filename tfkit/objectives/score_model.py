@@ -50,7 +50,7 @@ def open_score_model(section: ObjectiveSection, name: str, context: ModelContext
     """Load the score model that a field of the section names, for the texts of a policy; None if it names none. Raises ModelError."""
     if name not in section.companion_paths:
         return None
-    return score_model(open_companion(section, name, blocks_later=context.blocks_later), context)
+    return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)
 
 
 def score_model(companion: Companion, context: ModelContext) -> ScoreModel:

@@ -22,7 +22,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import class_figures, tag_metrics
+from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
@@ -126,10 +126,10 @@ class Tagging(LabelledObjective):
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)
         return [of_tags, *([entity_metrics(tags, _names(predicted))] if mark_spans(self.labels) else [])]
 
-    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics of each tag and, if the tags mark names, `entities`: the metrics of each kind of name."""
         tags, predicted, numbers = _columns(predictions, self.labels)
-        figures = class_figures(_flat(tags, numbers), _flat(predicted, numbers), list(numbers))
+        figures = class_metrics(_flat(tags, numbers), _flat(predicted, numbers), list(numbers))
         return figures | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
     def wrong(self, row: Row) -> RowResult:

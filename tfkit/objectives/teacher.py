@@ -26,7 +26,7 @@ _MAX_PROBLEMS = 12
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
     """Load the teacher of a student. Raises ModelError, with all reasons, if they do not fit."""
-    teacher = open_companion(section, "teacher", blocks_later=context.blocks_later)
+    teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
     if reasons := _misfits(teacher, section, context):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")

@@ -58,7 +58,7 @@ class Workers:
             os.close(reading)
         return found
 
-    def pass_on(self, number: int) -> None:
+    def forward_signal(self, number: int) -> None:
         """Forward a signal to all ranks that are still running."""
         self.signals.append(number)
         self._send(number)

@@ -59,8 +59,8 @@ def _arrow(parent: tuple[float, float], child: tuple[float, float]) -> Element:
     return element("g", path, head)
 
 
-def _box(entry: Entry, index: int, corner: tuple[float, float]) -> Element:
-    x, y = corner
+def _box(entry: Entry, index: int, cropped: tuple[float, float]) -> Element:
+    x, y = cropped
     ancestors = entry.inherited.ancestors
     if index == len(ancestors):
         name, grams, source, roles = entry.label, entry.run.amounts.emissions_g, "", "this run"

@@ -13,7 +13,7 @@ from typing import Any
 
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.carbon.rework import rework
-from tfkit.carbon.totals import has_gaps, measuring_fields, provenance, wall_seconds
+from tfkit.carbon.totals import has_gaps, measurement_fields, provenance, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.reporting.bounded_lines import read_limited
@@ -135,7 +135,7 @@ class RunFacts:
     def measurement(self) -> Mapping[str, Any]:
         """The ranges and sources of the energy (coverage, provenance, pue, intensity, ...) from `totals`, or else from the ledgers."""
         seconds = number_of(self.totals, "seconds") or sum(wall_seconds(self.attempts).values())
-        fields = measuring_fields(self.attempts, seconds) if self.attempts else {}
+        fields = measurement_fields(self.attempts, seconds) if self.attempts else {}
         is_current = self.status not in ("running", "killed")
         return fields | {name: value for name, value in self.totals.items() if value is not None and is_current}
 

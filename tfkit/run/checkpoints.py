@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tfkit.durable import comes_from_the_disk, disk_is_full, rename, temporary_sibling, with_retries, write_atomically, write_folder
+from tfkit.durable import disk_is_full, is_os_error, rename, temporary_sibling, with_retries, write_atomically, write_folder
 from tfkit.errors import MachineError, ModelError, TfkitError
 from tfkit.run import strict_json
 from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
@@ -49,7 +49,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
     except TfkitError:
         raise
     except Exception as error:
-        if comes_from_the_disk(error):
+        if is_os_error(error):
             raise _cannot_save(root, step, error) from error
         raise
 
@@ -149,7 +149,7 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def free_space_for(root: Path, needed_bytes: int) -> None:
+def require_free_space(root: Path, needed_bytes: int) -> None:
     """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free.
 
     The space of an earlier attempt's checkpoints counts as free, since the new ones replace them.

@@ -15,7 +15,7 @@ from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
-from tfkit.run.machine import describe_machine, working_commit
+from tfkit.run.machine import checked_out_commit, describe_machine
 from tfkit.run.receipt import End, Receipt
 from tfkit.run.refused_folders import (
     FILES,
@@ -33,14 +33,14 @@ from tfkit.run.refused_folders import (
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
+def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
     """Return the fields on which floating-point rounding depends, from a machine as describe_machine and run.json describe it."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
 def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
     names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
-    return {name: document.get(name) for name in names} | rounding_of(document)
+    return {name: document.get(name) for name in names} | rounding_fields(document)
 
 
 def _ignore(message: str) -> None:
@@ -142,21 +142,21 @@ class RunFolder:
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json keeps the machine that made them until `goes_on`, since this attempt may fail before.
+        If there are checkpoints, run.json keeps the machine that made them until `record_resume`, since this attempt may fail before.
         Raises MachineError if run.json cannot be written; nothing is lost yet.
         """
         if not self.has_checkpoints:
             self._receipt.forget_result()
             requested = {} if threads is None else {"threads": threads}
-            fields |= {**describe_machine(), **requested, "commit": working_commit()}
+            fields |= {**describe_machine(), **requested, "commit": checked_out_commit()}
         try:
             self._receipt.begin_attempt(fields)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
-    def goes_on(self, resumed_from: Path, step: int) -> None:
+    def record_resume(self, resumed_from: Path, step: int) -> None:
         """Record the checkpoint from which the attempt resumes, and its machine. A full disk only warns."""
-        self._write(lambda: self._receipt.goes_on(resumed_from.name, step, {**describe_machine(), "commit": working_commit()}))
+        self._write(lambda: self._receipt.record_resume(resumed_from.name, step, {**describe_machine(), "commit": checked_out_commit()}))
 
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one. A full disk only warns."""
@@ -173,9 +173,9 @@ class RunFolder:
         """Return the wall time of all attempts; `metered`: seconds by number of attempts that have a ledger, which take precedence."""
         return self._receipt.seconds(metered)
 
-    def keep_time(self) -> None:
+    def update_time(self) -> None:
         """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""
-        self._write(self._receipt.keep_time)
+        self._write(self._receipt.update_time)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
         """Write how the attempt ended, its last step, the message of its error, and fields. A second call changes nothing.

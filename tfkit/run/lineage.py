@@ -22,7 +22,7 @@ _LARGEST = 1e18  # grams, kWh or seconds: more than any real amount
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnTotals:
     """The totals of a run up to a checkpoint, over all attempts; None: not measured."""
 
     energy_kwh: float | None
@@ -33,7 +33,7 @@ class Own:
     intensity: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, reading: Reading, intensity: Mapping[str, Any]) -> "Own":
+    def of(cls, reading: Reading, intensity: Mapping[str, Any]) -> "OwnTotals":
         """Take the totals from the meter's reading; `intensity`: the carbon intensity of the emissions."""
         if reading.outcome not in ("ok", "degraded"):
             return cls(None, None, None, reading.outcome)
@@ -95,7 +95,7 @@ class Lineage:
 
     training: str  # pre-training or fine-tuning
     parents: tuple[Mapping[str, Any], ...]  # role, path, run_id and sha256 of each model that the run began with
-    own: Own | None
+    own: OwnTotals | None
     ancestors: tuple[Ancestor, ...] | None
 
     def document(self) -> dict[str, Any]:
@@ -189,13 +189,13 @@ def _merge(group: Sequence[Ancestor]) -> Ancestor:
     return replace(largest, name=group[0].name, roles=roles, run_id=run_id, sha256=sha256, others=tuple(map(str, others)))
 
 
-def _own(document: Any) -> Own:
+def _own(document: Any) -> OwnTotals:
     if not isinstance(document, dict):
         raise ValueError("lineage.own is not an object")
     energy, grams, seconds = (_amount(document.get(name), f"lineage.own.{name}") for name in ("energy_kwh", "emissions_g", "seconds"))
     status, provenance = (_text(document.get(name), f"lineage.own.{name}") for name in ("status", "provenance"))
     intensity = document.get("intensity")
-    return Own(energy, grams, seconds, status or "unknown", provenance or "", intensity if isinstance(intensity, dict) else None)
+    return OwnTotals(energy, grams, seconds, status or "unknown", provenance or "", intensity if isinstance(intensity, dict) else None)
 
 
 def _ancestors(document: Any) -> tuple[Ancestor, ...]:

@@ -63,7 +63,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def working_commit(folder: Path | None = None) -> str | None:
+def checked_out_commit(folder: Path | None = None) -> str | None:
     """Return the commit that is checked out in `folder` (None: the working directory); None outside a git repository."""
     return _output(["git", "rev-parse", "--verify", "HEAD"], folder)
 

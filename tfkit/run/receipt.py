@@ -74,7 +74,7 @@ class Receipt:
         return self._began is not None
 
     def begin_attempt(self, fields: Mapping[str, Any]) -> None:
-        """Add an attempt, which starts from step 0 unless `goes_on` is called, and set fields, as `record` does."""
+        """Add an attempt, which starts from step 0 unless `record_resume` is called, and set fields, as `record` does."""
         assert not self.running
         self._set(fields)
         self._began = time.monotonic()
@@ -98,7 +98,7 @@ class Receipt:
         self.document.pop("larger_budget", None)
         self.write()
 
-    def goes_on(self, resumed_from: str, step: int, fields: Mapping[str, Any]) -> None:
+    def record_resume(self, resumed_from: str, step: int, fields: Mapping[str, Any]) -> None:
         """Record that the running attempt continues after `step`, from the checkpoint with this name, and set fields."""
         assert self.running
         self._set(fields)
@@ -112,7 +112,7 @@ class Receipt:
         attempts = enumerate(self.document["attempts"], 1)
         return sum(metered.get(number, attempt.get("seconds") or 0.0) for number, attempt in attempts)
 
-    def keep_time(self) -> None:
+    def update_time(self) -> None:
         """Write the file if SECONDS_BETWEEN_WRITES have passed, so that a kill loses no more time than that."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()

@@ -151,7 +151,7 @@ class FreedMemory:
             self._libc = libc
             self._other_bytes = self._resident() - self._used()  # of other libraries
 
-    def give_back(self) -> None:
+    def trim(self) -> None:
         """Return free memory to the system if there is much of it while the memory in use is near its peak: their joint peak is then lower.
 
         At other times it is kept for the next tensors: its pages need not be zeroed again.

@@ -80,7 +80,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     # If each position has its label, the first tokens of a row are enough; other rows are measured whole.
     can_cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.extras
     probed = min(length, _PROBE_TOKENS) if can_cut else length
-    row = batch.corner(probed) if can_cut else batch
+    row = batch.cropped(probed) if can_cut else batch
     kept = _kept_bytes(loss_module, row) * length / probed
     encoder, decoder = (length if layers else 0 for layers in (config.encoder_layers, config.decoder_layers))
     if batch.decoder_input_ids is not None:

@@ -36,7 +36,7 @@ class ModelSharder:
         fill = self._filling(model.fill_block) if model.fill_block is not None else None
         sharding = Sharding(model, blocks, self.mesh, dtype, reshard=reshard, in_place=self.in_place, fill=fill)
         model.fill_block = None
-        model.whole_at_work = sharding.unsharded
+        model.unsharded = sharding.unsharded
         if not sharding.is_frozen:
             sharding.root.free_after(model.embedding.tokens)
         return sharding

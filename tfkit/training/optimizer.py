@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
 from tfkit.training.depth import parameter_depths
-from tfkit.training.whole_steps import is_part, step_on_whole
+from tfkit.training.whole_steps import is_shard_of, step_on_whole
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
@@ -70,13 +70,13 @@ class Optimizer:
         for key, value in tensors.items():
             name, _, state_name = key.rpartition("/")
             parameter = self.parameters[name]
-            if self.sharding is not None and is_part(value, parameter):
+            if self.sharding is not None and is_shard_of(value, parameter):
                 value = self.sharding.shard_of(name, value)
             # AdamW's step counter, too: the fused kernel needs it on the parameter's device
             owners[parameter].state[parameter][state_name] = value.to(parameter.device)
 
 
-def at_peak(section: OptimizerSection, lr: float) -> OptimizerSection:
+def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
     """Return the section with another peak learning rate; Muon's second rate changes by the same factor."""
     update = {"lr": lr}
     if isinstance(section, MuonSection) and section.adamw_lr is not None:
@@ -84,7 +84,7 @@ def at_peak(section: OptimizerSection, lr: float) -> OptimizerSection:
     return section.model_copy(update=update)
 
 
-def state_numbers(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
+def state_numel(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
     """Return the number of elements in the state of parameters of these shapes, without step counters."""
     return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())
 

@@ -98,12 +98,12 @@ class Weights:
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
-    def latest_at_work(self) -> contextlib.AbstractContextManager[None]:
+    def use_latest(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model computes with the latest weights; with sharded weights, all ranks run the same forwards together."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
     @contextlib.contextmanager
-    def result_at_work(self) -> Iterator[None]:
+    def use_result(self) -> Iterator[None]:
         """A context in which the model computes with `result`."""
         if self.sharding is not None:
             with self._shared_result(self.sharding):
@@ -114,7 +114,7 @@ class Weights:
             yield
 
     @contextlib.contextmanager
-    def unrounded_result_at_work(self) -> Iterator[None]:
+    def use_unrounded_result(self) -> Iterator[None]:
         """A context in which the model computes in fp32 with `result`, as if loaded from a checkpoint.
 
         If frozen parameters have no master, as with an adapter, it computes with the working weights, since a copy would need much memory.
@@ -122,7 +122,7 @@ class Weights:
         assert self.sharding is None or self.dtype == torch.float32, "sharded weights are rounded when they are gathered"
         result = self.result
         if self.sharding is not None or any(tensor.dtype != torch.float32 for tensor in result.values()):
-            with self.result_at_work():
+            with self.use_result():
                 yield
             return
         with _in_place(self.working, result):
@@ -160,7 +160,7 @@ class Weights:
 
     @contextlib.contextmanager
     def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
-        """`result_at_work` of sharded weights, which the model gathers from the memory of the master."""
+        """`use_result` of sharded weights, which the model gathers from the memory of the master."""
         latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
         for name in latest:
             self.master[name].data.copy_(self.mean[name])

@@ -45,7 +45,7 @@ class Schedule:
                 return _between(1.0 - self._progress(step, begin), section.final_ratio) if self.sizes.before(step) > begin else 1.0
 
     @property
-    def reaches_its_peak(self) -> bool:
+    def reaches_peak(self) -> bool:
         """Whether the warm-up ends within the run."""
         return self._warmup_rows <= self.sizes.before(self.steps)
 

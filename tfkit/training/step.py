@@ -132,7 +132,7 @@ class Stepper:
         freed = FreedMemory(max(one.numel() * one.element_size() for model in models for one in model.parameters()))
 
         def before_collective() -> None:
-            freed.give_back()
+            freed.trim()
             self.peers.go_on()
 
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)

@@ -6,7 +6,7 @@ import torch
 
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection
-from tfkit.training.optimizer import Optimizer, at_peak
+from tfkit.training.optimizer import Optimizer, with_peak_lr
 from tfkit.training.precision import Weights
 
 
@@ -22,4 +22,4 @@ class TrainedModel:
 def trained_model(model: Transformer, section: OptimizerSection, dtype: torch.dtype, lr: float | None = None) -> TrainedModel:
     """Prepare a model, on its device, for training by the run's optimizer; `lr`: its own peak learning rate, None: the run's."""
     weights = Weights(model, dtype)
-    return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else at_peak(section, lr)))
+    return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else with_peak_lr(section, lr)))

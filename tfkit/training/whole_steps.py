@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 
-def is_part(state: Tensor, parameter: Tensor) -> bool:
+def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
     """Whether a tensor of a parameter's state has the parameter's shape, so that ranks that share the parameter share it, too."""
     return state.dim() == parameter.dim()
 
@@ -34,9 +34,9 @@ def step_on_whole(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.
         shard = parameter.data
         parameter.data, parameter.grad = sharding.gather(name, shard), sharding.gather(name, gradient)
         for key, value in state.items():
-            state[key] = sharding.gather(name, value) if is_part(value, parameter) else value
+            state[key] = sharding.gather(name, value) if is_shard_of(value, parameter) else value
         optimizer.step()  # updates this parameter alone, since no other has a gradient
         for key, value in state.items():
-            state[key] = sharding.shard_of(name, value) if is_part(value, parameter) else value
+            state[key] = sharding.shard_of(name, value) if is_shard_of(value, parameter) else value
         shard.copy_(sharding.shard_of(name, parameter.data))
         parameter.grad, parameter.data = None, shard

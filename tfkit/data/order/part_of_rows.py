@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tfkit.data.order.loader import Rows
 
 
-class PartOfRows:
+class RowSubset:
     """A subset of rows, renumbered from 0, in the order in which the full set is read."""
 
     def __init__(self, rows: Rows, numbers: NDArray[np.int64]):

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.sources.asked_rows import Asked
+from tfkit.data.sources.prediction_rows import PredictionInput
 from tfkit.engine.settings import Settings
 from tfkit.evaluation.written import undrawn, write_texts
 from tfkit.generation.complete import check_vocabulary
@@ -23,7 +23,7 @@ class AnsweringModel:
     def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: Settings, deal: Deal, *, all_labels: bool):
         self.loaded, self.objective, self.settings, self.deal, self.all_labels = loaded, objective, settings, deal, all_labels
 
-    def encode(self, window: Sequence[Asked]) -> list[Encoded | BadRow]:
+    def encode(self, window: Sequence[PredictionInput]) -> list[Encoded | BadRow]:
         """Return the example of each row, or the reason why it cannot be read."""
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
         encoded = iter(self.objective.encode_unlabelled(rows) if rows else ())

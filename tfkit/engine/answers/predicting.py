@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
 from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
-from tfkit.data.sources.asked_rows import Asked, AskedColumns, asked_content, asked_rows
 from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
 from tfkit.engine.answers.opened_model import open_model, own_tokenizer
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.own_objective import own_objective
@@ -68,16 +68,16 @@ class Predictor:
         self.inputs = settings_inputs(self.settings, self.folder, checkpoint)
         self.counts = Counts()
 
-    def columns(self, section: SourceSection) -> AskedColumns:
+    def columns(self, section: SourceSection) -> PredictionColumns:
         """Return the columns that are read from a source."""
         named = section.columns | ({} if section.text is None else {"text": section.text})
-        return AskedColumns(self.section.asked_roles, named)
+        return PredictionColumns(self.section.asked_roles, named)
 
-    def open_rows(self, pipe: Pipe | None = None) -> Iterator[Asked]:
+    def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
         """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
-    def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[Asked]:
+    def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
         """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
         if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
             raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
@@ -102,7 +102,7 @@ class Predictor:
         self.loaded = loaded
         self.model = AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
 
-    def answers(self, rows: Iterable[Asked], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
+    def answers(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
         """Yield the fields of the rows with their predictions, in order, in windows, which end early if `is_ready` has no further row.
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
@@ -150,14 +150,14 @@ class Predictor:
             **place_fields(reading),
         }
 
-    def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[Asked]:
+    def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
         columns = self.columns(section)
         if section.path == "-" and pipe is not None:
             return _from_pipe(pipe, columns, section)
         # A bad row is reported when it is read, after the rows before it are answered.
-        return asked_rows(open_source(section, "all", None, "skip", columns=columns))
+        return prediction_rows(open_source(section, "all", None, "skip", columns=columns))
 
-    def _lines(self, window: Sequence[Asked], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
+    def _lines(self, window: Sequence[PredictionInput], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
         """Return the fields of each row with its prediction or error."""
         good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
         answers = self.model.answers([window[number].row for number in good], list(good.values()))
@@ -189,12 +189,12 @@ def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
     return read_settings(None, folder, [*named, *words], _SECTIONS, data)
 
 
-def _windows(rows: Iterable[Asked], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[Asked]]:
+def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
     """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
 
     An error in the source is raised after the rows before it.
     """
-    window: list[Asked] = []
+    window: list[PredictionInput] = []
     most, characters = batch_size, 0
     try:
         for asked in rows:
@@ -211,18 +211,18 @@ def _windows(rows: Iterable[Asked], batch_size: int, is_ready: Callable[[], bool
         yield window
 
 
-def _from_pipe(pipe: Pipe, columns: AskedColumns, section: SourceSection) -> Iterator[Asked]:
+def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -> Iterator[PredictionInput]:
     """Yield the rows of a pipe. Raises DataError if there are none."""
     name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
     layout, empty = Layout(name, tuple(section.header or ())), True
-    for asked in asked_content(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):
+    for asked in prediction_stream(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):
         empty = False
         yield asked
     if empty:
         raise DataError(f"{pipe.name}: there is no row; give JSON lines, csv under a header line, or a text a line")
 
 
-def _format_of(line: bytes, columns: AskedColumns) -> tuple[str, str | None]:
+def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
     """Return the format of data that begin with this line, and the delimiter of a table.
 
     The formats are JSON lines, a table whose header has the columns that are read, and a text per line.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.durable import comes_from_the_disk, with_retries, write_folder
+from tfkit.durable import is_os_error, with_retries, write_folder
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
@@ -65,7 +65,7 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
     try:
         with_retries(lambda: write_folder(out, lambda folder: _write(folder, chosen, tensors, facts)))
     except Exception as error:
-        if isinstance(error, ModelError) or not comes_from_the_disk(error):
+        if isinstance(error, ModelError) or not is_os_error(error):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise MachineError(

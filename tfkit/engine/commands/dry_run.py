@@ -9,10 +9,10 @@ import torch
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.beginning import Decided, require_trainable
 from tfkit.engine.commands.inspection import Inspection, first_rows
-from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.rank_checks import require_divisible
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
 from tfkit.evaluation.baselines import Baselines
@@ -72,7 +72,7 @@ def dry_run(
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
-    require_dealt(decided.recipe, ranks)
+    require_divisible(decided.recipe, ranks)
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter)

@@ -7,11 +7,11 @@ from typing import Any
 
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import Kind, TrainingRequest, kind_of
-from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.gate import Gate, parse_gate, training_gates
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
+from tfkit.engine.rank_checks import require_divisible
 from tfkit.engine.resuming import resolve_resumption
 from tfkit.errors import BudgetReached, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
@@ -194,7 +194,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
             beginning = planned.request.beginning()
             assert beginning.recipe is not None
             training_gates(planned.options.fail_if, beginning.recipe, fine_tuning=planned.stage.fine_tunes)
-            require_dealt(beginning.recipe, options.ranks.size)
+            require_divisible(beginning.recipe, options.ranks.size)
             beginning.inputs.refuse_folder(planned.options.run, "--run")
         except UsageError as error:
             raise of_stage(planned.name, error) from None

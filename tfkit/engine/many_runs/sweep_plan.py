@@ -7,11 +7,11 @@ from pathlib import Path
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import TrainingRequest, kind_of
 from tfkit.engine.budget import require_unspent
-from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.many_runs.sweep_result import Trial, recorded_trials
 from tfkit.engine.many_runs.sweep_search import Grid, Search, choose_search
+from tfkit.engine.rank_checks import require_divisible
 from tfkit.engine.spending import spent_in
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
@@ -128,6 +128,6 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     words = plan.words(trial)
     recipe = read_trial(plan.source, words)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
-        require_dealt(stage_recipe, options.ranks.size)
+        require_divisible(stage_recipe, options.ranks.size)
     if isinstance(recipe, Recipe):
         TrainingRequest(kind_of(recipe), plan.source, words).beginning().inputs.refuse_folder(options.run, "--run")

@@ -18,8 +18,8 @@ from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast import emissions_of
 from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.memory_plan import choose_micro_batch, shapes_of
-from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
+from tfkit.engine.planning.memory_plan import choose_micro_batch, meta_model
+from tfkit.engine.planning.run_estimate import PROCESS_BYTES, longest_row_bytes
 from tfkit.engine.planning.run_flops import sampled_batches
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
@@ -109,7 +109,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
         for layout, count in (("replicated", 1), ("sharded", shards))
     }
     steps = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
-    model = shapes_of(recipe, data.config)
+    model = meta_model(recipe, data.config)
     further = {layout: further_models(recipe, data.objective, model, dtype, mesh.shards) for layout, mesh in meshes.items()}
     is_complete = has_simulated_companions(data.objective)
     tensors = {layout: _tensor_bytes(step, further[layout], is_complete) for layout, step in steps.items()}
@@ -130,7 +130,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
     """Return a micro-batch with the most tokens, preferably one that needs a mask, and the rows that a micro-batch of a rank has."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
-    row_bytes = bytes_of_row(data, rows, dtype.itemsize, on_gpu)
+    row_bytes = longest_row_bytes(data, rows, dtype.itemsize, on_gpu)
     sizes = batch_sizes(recipe, rows)
     micro = recipe.training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)

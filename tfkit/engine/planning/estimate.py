@@ -79,7 +79,7 @@ class Estimate:
         return self.flops["total"] - sum(self.flops[name] for name in ("evaluation", "samples", "recomputed", "trial"))
 
     @property
-    def part_after_start(self) -> float:
+    def fraction_after_start(self) -> float:
         """The fraction of the time after the start and the rate trial: steps, evaluations, samples and checkpoints."""
         whole = sum(self.table_seconds.values())
         return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0

@@ -76,7 +76,7 @@ def build_forecast(
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
     """Return the emissions of an energy, with the assumption behind them: the errors of energy and intensity are fully correlated."""
-    low, high = place.ends_g_per_kwh
+    low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
         text += f"; between {low:.3g} and {high:.3g} g/kWh: {place.range_source}"

@@ -11,7 +11,7 @@ from tfkit.objectives.objective import Objective
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, OptimizerSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.model_sharder import root_numel
-from tfkit.training.optimizer import state_numbers
+from tfkit.training.optimizer import state_numel
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _held_bytes(companion: Companion, numbers: int, section: OptimizerSection, p
         return precision.itemsize * numbers
     is_whole = isinstance(section, AdafactorSection)  # whose row and column means are replicated
     working = 0 if shards > 1 or precision == torch.float32 else precision.itemsize * numbers
-    return 4 * (numbers + state_numbers(_shard_shapes(companion.model, 1 if is_whole else shards), section)) + working
+    return 4 * (numbers + state_numel(_shard_shapes(companion.model, 1 if is_whole else shards), section)) + working
 
 
 def _gathered_bytes(companion: Companion, precision: torch.dtype) -> int:

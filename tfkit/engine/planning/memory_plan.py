@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from tfkit.engine.companions import trained_companion_numbers
-from tfkit.engine.components import choose_trained, holds_whole_model, trained_numbers
+from tfkit.engine.companions import trained_companion_numel
+from tfkit.engine.components import choose_trained, holds_whole_model, trained_numel
 from tfkit.errors import MachineError
 from tfkit.hub.names import on_meta, our_shapes
 from tfkit.model.config import ModelConfig
@@ -16,7 +16,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import trained_bytes
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes
-from tfkit.training.optimizer import state_numbers
+from tfkit.training.optimizer import state_numel
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
 # Activations of a micro-batch on a CPU, margin included. SmolLM2-135M takes 1.2 MB per token: 3,600 tokens.
@@ -48,22 +48,22 @@ def text_length(context_length: int, texts: int, step: int, token_bytes: int, pa
     return length
 
 
-def kept_numbers(recipe: Recipe, model: Transformer) -> int:
+def kept_numel(recipe: Recipe, model: Transformer) -> int:
     """Return the count of fp32 numbers that training keeps besides weights and gradients: optimizer state and the mean of the weights."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
-    mean = 0 if recipe.training.ema_decay is None else trained_numbers(model)
-    return state_numbers(shapes, recipe.optimizer) + mean
+    mean = 0 if recipe.training.ema_decay is None else trained_numel(model)
+    return state_numel(shapes, recipe.optimizer) + mean
 
 
 def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Companion] = ()) -> int:
     """Return the bytes on disk of the checkpoints in fp32: those that are kept, the one being written, and the best."""
-    adapter, trained = recipe.training.adapter, trained_numbers(model)
+    adapter, trained = recipe.training.adapter, trained_numel(model)
     whole = sum(parameter.numel() for parameter in model.parameters())
     if (
         adapter is not None
     ):  # the training state has the LoRA matrices as trained; in the adapter's file, fused ones are up to twice as large
         whole = trained + (whole if adapter.merge else 2 * trained)
-    whole += kept_numbers(recipe, model) + trained_companion_numbers(recipe, companions)
+    whole += kept_numel(recipe, model) + trained_companion_numel(recipe, companions)
     return 4 * whole * (recipe.checkpoint.keep + 2)
 
 
@@ -78,11 +78,11 @@ def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: floa
         return
     shapes = {name: torch.Size(shape) for name, shape in our_shapes(model_config(recipe.model, 1)).items()}
     parameters = sum(shape.numel() for shape in shapes.values())
-    trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numbers(shapes, recipe.optimizer))
+    trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numel(shapes, recipe.optimizer))
     _require(parameters, copies * state_bytes(parameters, trained, kept, torch.float32), left)
 
 
-def shapes_of(recipe: Recipe, config: ModelConfig) -> Transformer:
+def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
     """Return the model of a run on the meta device, with its trained parameters chosen. Raises UsageError."""
     model = on_meta(config)
     choose_trained(recipe, model)
@@ -99,7 +99,7 @@ def require_memory(recipe: Recipe, model: Transformer, device: torch.device, cop
         return
     parameters = sum(parameter.numel() for parameter in model.parameters())
     precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
-    needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)
+    needed = state_bytes(parameters, trained_numel(model), kept_numel(recipe, model), precision, whole=whole)
     _require(parameters, copies * needed, left)
 
 

@@ -30,7 +30,7 @@ class PlanRequest:
     carbon: CarbonSection  # for metering the plan itself
 
 
-def to_plan(source: RecipeText | None, words: Sequence[str], checkpoint: str | None, stages: Sequence[str] = ()) -> PlanRequest:
+def check_plan_request(source: RecipeText | None, words: Sequence[str], checkpoint: str | None, stages: Sequence[str] = ()) -> PlanRequest:
     """Check the training that is to be planned. Raises UsageError.
 
     `words`: key=value, including `model.from` and `data.train`; `checkpoint`: the value of `model.from`, if given.

@@ -6,11 +6,11 @@ import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import Loader, Rows
-from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numbers
+from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numel
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import forecast
 from tfkit.engine.planning.further_models import further_models
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, planned_bytes
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.training_data import TrainingData
@@ -36,7 +36,10 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
     pretraining = mix.ratio * row_order(recipe, data.config).length if mix is not None else 0  # tokens of text mixed in for each row
     tokens = round(sizes.before(steps) * (rows.mean_tokens + pretraining))
     precision = pick_precision(recipe.training.precision, device)
-    state, row_bytes = _state_bytes(recipe, data, model, precision), bytes_of_row(data, rows, precision.itemsize, device.type == "cuda")
+    state, row_bytes = (
+        _state_bytes(recipe, data, model, precision),
+        longest_row_bytes(data, rows, precision.itemsize, device.type == "cuda"),
+    )
     left = available_bytes() if device.type == "cpu" else None
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
@@ -46,7 +49,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
     prediction = forecast(recipe, work, flops["total"], device, precision, start())
     return Estimate(
         sum(parameter.numel() for parameter in model.parameters()),
-        trained_numbers(model),
+        trained_numel(model),
         tokens,
         steps,
         micro_batch,
@@ -70,15 +73,15 @@ def _state_bytes(recipe: Recipe, data: TrainingData, model: Transformer, precisi
     """Return the bytes of weights, gradients and optimizer state, including those of companions and a reference."""
     parameters, trained, kept = (
         sum(parameter.numel() for parameter in model.parameters()),
-        trained_numbers(model),
-        kept_numbers(recipe, model),
+        trained_numel(model),
+        kept_numel(recipe, model),
     )
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
     further = further_models(recipe, data.objective, model, precision)
     return state + further.held + further.in_step
 
 
-def bytes_of_row(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
+def longest_row_bytes(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
     """Return the bytes of the activations of the longest row in all trained models, with a margin."""
     trained = [data.config, *(companion.model.config for companion in data.objective.companions if companion.trained)]
     return sum(activation_bytes_per_row(config, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for config in trained)

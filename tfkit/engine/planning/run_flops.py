@@ -7,7 +7,7 @@ from operator import add
 from typing import Any, Literal
 
 from tfkit.data import Loader, StepLoader
-from tfkit.engine.components import trained_numbers
+from tfkit.engine.components import trained_numel
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.engine.planning.workload import RunWork, Workload, count_blocks, step_workload
@@ -119,7 +119,7 @@ def _fixed_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: 
         steps=Workload(),
         extra=0.0,
         evaluation=0.0,
-        updates=float(steps * trained_numbers(model)),
+        updates=float(steps * trained_numel(model)),
         decoded=decoded,
         decoded_bytes=4.0 * sum(parameter.numel() for parameter in model.parameters()),
         decoded_blocks=count_blocks(model.config),

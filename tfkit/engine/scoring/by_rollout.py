@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.adapters import FrozenReference, load
-from tfkit.alignment.held_out import Judged
+from tfkit.alignment.held_out import JudgedResponse
 from tfkit.data import ExampleSet
 from tfkit.engine.scoring.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
 from tfkit.engine.session import WHOLE
@@ -43,7 +43,7 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
         judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
     by_set = [
-        [*responses, *(Judged("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
+        [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
         for responses, held_out in zip(judged, sets, strict=True)
     ]
     everything = [response for responses in by_set for response in responses]
@@ -77,7 +77,7 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
     return FrozenReference(initial.model)
 
 
-def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
+def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedResponse]]) -> list[dict[str, Any]]:
     """Return a line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
     lines = []
     for held_out, responses in zip(sets, judged, strict=True):

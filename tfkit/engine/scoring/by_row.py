@@ -19,7 +19,7 @@ from tfkit.engine.validation import join_metrics, judge_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
-from tfkit.evaluation.predictions import Judged, answer_metrics, written_metrics
+from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import undrawn
@@ -209,7 +209,7 @@ def _score_labelled(
     predictions = [row.prediction for rows in judged for row in rows]
     if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
         work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
-    facts = objective.answer_figures(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
+    facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)
     with work.stop.at_once(WHOLE):
@@ -250,12 +250,12 @@ def _metrics(
     settings: Settings,
     objective: LabelledObjective,
     names: Sequence[str],
-    judged: Sequence[Sequence[Judged]],
+    judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
     """Return the metrics, the same as a function of the units' weights, and the number of units: inputs of generated texts, else rows."""
 
-    def scores_of(sets: Sequence[Sequence[Judged]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
+    def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]
         if not shared:
             return answer_metrics(objective, rows), len(rows)

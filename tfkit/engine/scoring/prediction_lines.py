@@ -5,7 +5,7 @@ from typing import Any
 
 from tfkit.data import ExampleSet, Source
 from tfkit.engine.training_data import ValidationSet
-from tfkit.evaluation.predictions import Judged
+from tfkit.evaluation.predictions import RowPrediction
 from tfkit.evaluation.written import rows_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.objective import weighted_loss
@@ -17,7 +17,7 @@ def prediction_lines(
     objective: LabelledObjective,
     sources: Sequence[Source],
     sets: Sequence[ValidationSet],
-    judged: Sequence[Sequence[Judged]],
+    judged: Sequence[Sequence[RowPrediction]],
 ) -> list[dict[str, Any]]:
     """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
     lines = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfkit.data import ExampleSet, Source
 from tfkit.engine.settings import Settings
-from tfkit.evaluation.predictions import Judged
+from tfkit.evaluation.predictions import RowPrediction
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
@@ -54,11 +54,11 @@ def with_texts(
     settings: Settings,
     objective: WritingObjective,
     stored: ExampleSet,
-    judged: Sequence[Judged],
+    judged: Sequence[RowPrediction],
     inputs: Sequence[SharedInput],
     loaded: "Loaded",
     work: BatchWork,
-) -> list[Judged]:
+) -> list[RowPrediction]:
     """Return the same rows with the text that the model generates for the input of each, and its references."""
     examples = [stored[shared.rows[0]] for shared in inputs]
     decoding, size = undrawn(settings.generation), settings.evaluation.batch_size

@@ -43,7 +43,7 @@ def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores
     return lambda weights: words(weights[rows])
 
 
-def class_figures(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
+def class_metrics(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
     """Return the metrics of each class that is a target or a prediction, from class numbers, (N,) each.
 
     `classes`: the `ratios` of each class; `confusion`: the counts of predictions for each target class, without zeros.

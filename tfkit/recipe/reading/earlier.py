@@ -15,6 +15,6 @@ def add_later_fields(recipe: Mapping) -> None:
         data.set("split_by", Scalar(data.place, "row", "row"), data.place)
 
 
-def split_as(begun: Recipe, written: Collection[str]) -> list[str]:
+def split_overrides(begun: Recipe, written: Collection[str]) -> list[str]:
     """Return the overrides that make a recipe with these written fields split its rows as the run `begun`, unless it sets the split."""
     return [] if "data.split_by" in written else [f"data.split_by={begun.data.split_by}"]

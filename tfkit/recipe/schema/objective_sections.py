@@ -28,7 +28,7 @@ _TARGET_NAMES = (
 )
 _ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
 
-OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that selects each
+TEXT_METRICS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that selects each
     "exact_match": "exact_match",
     "bleu": "bleu",
     "chrf": "chrf",
@@ -39,8 +39,8 @@ OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text
 
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
-    """Return the metrics of the texts that an objective generates, as OF_TEXTS; empty if it generates none."""
-    return OF_TEXTS if section.answers_in_text else {}
+    """Return the metrics of the texts that an objective generates, as TEXT_METRICS; empty if it generates none."""
+    return TEXT_METRICS if section.answers_in_text else {}
 
 
 @declared
@@ -144,7 +144,7 @@ class TextToTextSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *OF_TEXTS)
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *TEXT_METRICS)
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ class ChatSection(ObjectiveSection):
     )
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", *OF_TEXTS)
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", *TEXT_METRICS)
 
     @property
     def judged_alone(self) -> Self:

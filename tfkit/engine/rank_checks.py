@@ -12,7 +12,7 @@ from tfkit.run.machine import usable_cores
 _TORCH_OF_SHARDS = (2, 13)
 
 
-def require_dealt(recipe: Recipe, ranks: int) -> None:
+def require_divisible(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError for a recipe whose steps cannot be divided among the ranks, MachineError for a PyTorch that is too old."""
     if ranks == 1:
         require_mesh(recipe, 1)

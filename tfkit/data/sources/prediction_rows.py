@@ -12,7 +12,7 @@ from tfkit.data.sources.local_files import FileSource
 from tfkit.recipe.schema.roles import Role
 
 
-class Asked(NamedTuple):
+class PredictionInput(NamedTuple):
     """A record's fields, empty if it could not be read, and its row or the error in it."""
 
     fields: Mapping[str, Any]
@@ -20,12 +20,12 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AskedColumns(Columns):
+class PredictionColumns(Columns):
     """Columns that keep the whole record with its row."""
 
     def take(self, record: Record) -> Row:
-        """Return a row whose only value is the record's Asked, which holds the row or the BadRow."""
-        return Row("", record.place, {"": Asked(record.values, super().take(record))})
+        """Return a row whose only value is the record's PredictionInput, which holds the row or the BadRow."""
+        return Row("", record.place, {"": PredictionInput(record.values, super().take(record))})
 
     def select_kept(self, available: Iterable[str]) -> list[str]:
         """Return all columns."""
@@ -35,20 +35,20 @@ class AskedColumns(Columns):
         """Return the setting of a prediction that names the column of a role, for error messages."""
         return f"data.validation.0.columns={{{role.name}: NAME}}"
 
-    def of_texts(self) -> "AskedColumns":
+    def of_texts(self) -> "PredictionColumns":
         """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None else replace(self, named={role: "text"})
 
-    def asked(self, value: Mapping[str, Any] | str, place: str) -> Asked:
-        """Return the Asked for the fields of a record, or for a plain text."""
+    def asked(self, value: Mapping[str, Any] | str, place: str) -> PredictionInput:
+        """Return the PredictionInput for the fields of a record, or for a plain text."""
         if isinstance(value, str):
             return _asked(self.of_texts().take(Record({"text": value}, place)))
         return _asked(self.take(Record(value, place)))
 
 
-def asked_rows(source: Source) -> Iterator[Asked]:
-    """Yield the rows of a source that has AskedColumns; for files, also those that could not be read."""
+def prediction_rows(source: Source) -> Iterator[PredictionInput]:
+    """Yield the rows of a source that has PredictionColumns; for files, also those that could not be read."""
     if not isinstance(source, FileSource):
         yield from map(_asked, source.rows())
         return
@@ -56,12 +56,12 @@ def asked_rows(source: Source) -> Iterator[Asked]:
         yield from map(_asked, read_rows(path, source.columns, source.layout, number))
 
 
-def asked_content(content: Content, columns: AskedColumns, layout: Layout, delimiter: str | None) -> Iterator[Asked]:
+def prediction_stream(content: Content, columns: PredictionColumns, layout: Layout, delimiter: str | None) -> Iterator[PredictionInput]:
     """Yield the rows of a stream that can be read only once, such as standard input; in the format `lines`, skip blank lines."""
     rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 
 
-def _asked(row: Row | BadRow) -> Asked:
-    asked: Asked = row.values[""] if isinstance(row, Row) else Asked({}, row)
+def _asked(row: Row | BadRow) -> PredictionInput:
+    asked: PredictionInput = row.values[""] if isinstance(row, Row) else PredictionInput({}, row)
     return asked
