@@ -62,7 +62,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
     refused = run_tfkit(base, ["resume", str(run)])
     assert refused.code == 2
-    assert f"{run}: carbon.budget_g: 3." in refused.err
+    assert f"{run}: carbon.budget_g: 3" in refused.err
     assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
     more = run_tfkit(base, ["resume", str(run), "carbon.budget_g=1"], before=slowly(base))
     assert more.code == 0, more.err

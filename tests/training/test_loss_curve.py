@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,9 @@ def plain(folder: Path) -> tuple[list[float], list[float]]:
     rows = PackedRows([(stream(), 1.0)], LENGTH, seed=9)
     losses, norms = [], []
     for step in range(1, STEPS + 1):
-        places = range((step - 1) * BATCH, step * BATCH)
-        ids = torch.stack([torch.from_numpy(rows[divmod(place, len(rows))].ids) for place in places])
+        epochs, places = np.divmod(np.arange((step - 1) * BATCH, step * BATCH), len(rows))
+        numbers = np.array([rows.order(epoch)[place] for epoch, place in zip(epochs.tolist(), places, strict=True)])
+        ids = torch.from_numpy(rows.gather(epochs, numbers).ids)
         loss = F.cross_entropy(model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
