@@ -26,8 +26,11 @@ STEP_TOKENS = 2**22  # 4 million, as Llama 2 was trained (arXiv 2307.09288, sect
 MODELS = ("llama2-7b", "llama2-70b", "gpt3-175b")
 MEASURED = {  # two ranks of GPT-2 on this machine; the rows of a micro-batch are one
     "87M, each with all weights": ("model={preset: gpt2, context_length: 128}", "parallel.shard=1"),
-    "87M, shared": ("model={preset: gpt2, context_length: 128}", "parallel.shard=2"),
-    "20M, shared, 512 tokens": ("model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_length: 512}", "parallel.shard=2"),
+    "87M, sharded": ("model={preset: gpt2, context_length: 128}", "parallel.shard=2"),
+    "20M, sharded, 512 tokens": (
+        "model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_length: 512}",
+        "parallel.shard=2",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """The speed of two ranks of one thread beside one process of two threads, in the same steps, in turns within one run.
 
-    python benchmarks/scaling.py --rounds 8                    # replicas and shared weights beside one process
+    python benchmarks/scaling.py --rounds 8                    # replicas and sharded weights beside one process
     python benchmarks/scaling.py --steps 4 --precision fp32    # longer turns
 
 Each setup has its processes from the beginning to the end; one of them works at a time, the others wait for their turn without using a
@@ -20,10 +20,10 @@ from typing import Any
 
 SHAPE = {"decoder_layers": 6, "dim": 384, "num_heads": 6, "context_length": 256}
 VOCABULARY, ROWS, MICRO_BATCHES = 8192, 4, 8
-SETUPS = {  # ranks, threads of each, ranks that share the weights
+SETUPS = {  # ranks, threads of each, ranks with sharded weights
     "1 rank x 2 threads": (1, 2, 1),
     "2 ranks x 1 thread, replicas": (2, 1, 1),
-    "2 ranks x 1 thread, shared": (2, 1, 2),
+    "2 ranks x 1 thread, sharded": (2, 1, 2),
 }
 GOAL = 0.95
 
@@ -58,7 +58,7 @@ def work(setup: str, steps: int, precision: str) -> None:
 
 
 def stepper(config: Any, shards: int, precision: str) -> Any:
-    """Return a model with AdamW, ready for its first step, shared where that is asked for."""
+    """Return a model with AdamW, ready for its first step, sharded if asked."""
     import torch
 
     from tfkit.model.transformer import build

@@ -1,4 +1,4 @@
-"""Measure the peak memory of steps of GPT-2 124M by one process, and by two that share its weights: `python benchmarks/shared_memory.py`.
+"""Measure the peak memory of steps of GPT-2 124M by one process, and by two with sharded weights: `python benchmarks/shared_memory.py`.
 
 Both take the same rows, in fp32. The peak of a process is that of Linux (VmHWM), libraries included; beside it is what the process
 held when these were imported, before there was a model.

@@ -1,4 +1,4 @@
-"""The same steps by one process and by ranks that share the weights: models of several families, optimizers, and what else is trained."""
+"""The same steps by one process and by ranks with sharded weights: models of several families, optimizers, and what else is trained."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The tensors of ranks that share the weights are little more than their parts, from the beginning on: what is whole does not stay."""
+"""The tensors of ranks with sharded weights are little more than their parts, from the beginning on: what is whole does not stay."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ranks that share the weights take the steps of one process: to the bit where each adds up no more than two numbers."""
+"""Ranks with sharded weights take the steps of one process: to the bit where each adds up no more than two numbers."""
 
 import json
 from collections.abc import Mapping

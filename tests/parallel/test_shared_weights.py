@@ -134,7 +134,7 @@ def test_two_one_four_and_two_ranks_take_the_same_steps(base: Path, tmp_path: Pa
     [
         (
             ["parallel.shard=2"],
-            "parallel.shard: 1 rank is no multiple of the 2 that are to share each copy of the weights: start 2 with --ranks",
+            "parallel.shard: 1 rank is not a multiple of the 2 over which each copy of the weights is sharded: start 2 with --ranks",
         ),
         (
             ["parallel.replicas=2"],

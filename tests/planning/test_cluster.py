@@ -63,7 +63,7 @@ def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
         0.5 * 2 * ((4 + 2 * 4) * numbers - halves[3]) + 2 * 2 * 0.5 * 4 * numbers / 2
     )  # and the all-reduce between both replicas
     assert kept[2] == near(0.75 * (4 + 2 * 4) * numbers)
-    with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are no multiple of the 3"):
+    with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are not a multiple of the 3"):
         cluster(3)
 
 

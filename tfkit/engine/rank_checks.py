@@ -26,7 +26,7 @@ def _require_torch(recipe: Recipe) -> None:
     if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
         needed = ".".join(map(str, _TORCH_OF_SHARDS))
         raise MachineError(
-            f"parallel.shard: ranks that share weights need PyTorch {needed}, and this is {version('torch')}: upgrade it, or give 1"
+            f"parallel.shard: ranks with sharded weights need PyTorch {needed}, and this is {version('torch')}: upgrade it, or give 1"
         )
 
 

@@ -32,7 +32,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
     """
     if stepper.objective.has_facts and stepper.weights.dtype != torch.float32:
         raise UsageError(
-            f"parallel.shard: {recipe.objective.kind} reads its checkpoints in fp32, and ranks that share weights gather them in bf16: "
+            f"parallel.shard: {recipe.objective.kind} reads its checkpoints in fp32, and ranks with sharded weights gather them in bf16: "
             "give training.precision=fp32, or parallel.shard=1"
         )
     weights_hash = WeightsHash()

@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
     # Loads or draws the weights of a block on the meta device, given the prefix of its parameters' names; None: all blocks have weights.
     fill_block: Callable[[str, nn.Module], None] | None = None
-    # A context in which this rank holds all weights, for forward passes of its own; ranks that share the weights enter it together.
+    # A context in which this rank holds all weights, for forward passes of its own; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, config: ModelConfig):

@@ -16,7 +16,7 @@ TESTED = "2.13"  # the version of PyTorch that has these names
 def _unknown(names: Iterable[str]) -> MachineError:
     major, minor = map(int, TESTED.split("."))
     return MachineError(
-        f"parallel.shard: ranks that share weights need names of PyTorch {TESTED} that {torch.__version__} lacks ({', '.join(names)}): "
+        f"parallel.shard: ranks with sharded weights need names of PyTorch {TESTED} that {torch.__version__} lacks ({', '.join(names)}): "
         f"install 'torch>={TESTED},<{major}.{minor + 1}', or give 1"
     )
 

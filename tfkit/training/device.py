@@ -133,7 +133,7 @@ def keep_freed_memory() -> None:
 
 
 class FreedMemory:
-    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks that share weights. They allocate and free whole
+    """A limit on the freed memory that the C library keeps (Linux, glibc), for ranks with sharded weights. They allocate and free whole
     tables and gradients between shards that stay, so that much of the free memory is fragmented.
     """
 

@@ -85,7 +85,7 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it. `whole` returns weights that this rank shares."""
+    """Describe a step that was not taken; the weights are still those before it. `whole` returns sharded weights."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -118,8 +118,8 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, including trained companions. `whole`: as in `describe_step`; None: ranks
-    that share weights gather them, and call this together.
+    """Return the SHA-256 of the names and bytes of all weights, including trained companions. `whole`: as in `describe_step`; None: sharded
+    weights are gathered, which all ranks do together.
     """
 
     def gathered(companion: str, name: str) -> Tensor:

@@ -199,6 +199,6 @@ def _fitting_together() -> Iterator[None]:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise MachineError(
-            f"out of memory in a micro-batch ({reason}), and ranks that share weights cannot make it smaller in the middle of a step: "
+            f"out of memory in a micro-batch ({reason}), and ranks with sharded weights cannot make it smaller in the middle of a step: "
             "continue with a larger parallel.shard or training.activation_checkpointing=true, or lower training.micro_batch_size"
         ) from error

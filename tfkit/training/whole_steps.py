@@ -1,4 +1,4 @@
-"""Steps, on weights that ranks share, of optimizers that need whole parameters: Muon orthogonalizes matrices, Adafactor reads means over
+"""Steps on sharded weights, for optimizers that need whole parameters: Muon orthogonalizes matrices, Adafactor reads means over
 rows and columns.
 
 One parameter at a time, all ranks gather its weights, gradient and state, compute the same update, and keep their own shard of it. The
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's state has the parameter's shape, so that ranks that share the parameter share it, too."""
+    """Whether a tensor of a parameter's state has the parameter's shape, so that it is sharded like the parameter."""
     return state.dim() == parameter.dim()
 
 

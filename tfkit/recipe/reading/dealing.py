@@ -59,8 +59,8 @@ def _mesh_problems(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
     if ranks % shard:
         yield (
             ("parallel", "shard"),
-            f"{ranks:,} {'ranks are' if ranks > 1 else 'rank is'} no multiple of the {shard:,} that are to share each copy of the weights: "
-            f"start {shard * -(-ranks // shard):,} with --ranks, or give 1",
+            f"{ranks:,} {'ranks are' if ranks > 1 else 'rank is'} not a multiple of the {shard:,} over which each copy of the weights is "
+            f"sharded: start {shard * -(-ranks // shard):,} with --ranks, or give 1",
         )
     elif replicas not in ("auto", ranks // shard):
         yield (

@@ -1,4 +1,4 @@
-"""The section for the ranks of a training: how they share the work and the model. Torch-free."""
+"""The section for the ranks of a training: how they divide the work and shard the model. Torch-free."""
 
 from typing import Literal
 
@@ -13,13 +13,14 @@ class ParallelSection(Data):
 
     shard: Count = Field(
         1,
-        description="Ranks that share the weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all.",
+        description="Ranks with sharded weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all.",
     )
     replicas: Count | Literal["auto"] = Field(
         "auto", description="Copies of the model; replicas times shard is the number of ranks. auto: ranks / shard."
     )
     reshard: bool | Literal["auto"] = Field(
         "auto",
-        description="Of shared weights, free a block's after its forward, and add up gradients after every micro-batch: least memory. "
-        "false: keep both until the backward pass, or the step, is over: least traffic. auto: true.",
+        description="With sharded weights, free those of a block after its forward pass, and sum gradients after every micro-batch: least "
+        "memory. "
+        "false: keep both until the end of the backward pass, or of the step: least traffic. auto: true.",
     )
