@@ -37,8 +37,8 @@ demo: $(VENV)/.installed ## train a small model on Python's standard library, sc
 test: $(VENV)/.installed-dev ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
-faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, slow ones too, and random walks; writes docs/faults.md
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/faults tests/walks tests/alignment/test_grpo_runs.py tests/alignment/test_ppo_runs.py --write-table --kills $(KILLS) --draws $(DRAWS) --walks $(WALKS)
+faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, training on ranks, random walks, slow tests too; writes docs/faults.md
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/faults tests/walks tests/parallel tests/alignment/test_grpo_runs.py tests/alignment/test_ppo_runs.py --write-table --kills $(KILLS) --draws $(DRAWS) --walks $(WALKS)
 
 slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -m slow

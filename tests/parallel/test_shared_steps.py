@@ -12,6 +12,8 @@ from shared_steps import ADAFACTOR, ADAMW, BERT, GPT2, LLAMA, MUON, T5, UNTIED, 
 from tiny_runs import Process
 from two_ranks import free_port
 
+from tfkit.families import PRESETS
+
 BF16 = torch.bfloat16
 EXACT = {
     "gpt2": Case(GPT2),
@@ -60,14 +62,28 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tu
             assert first[name]["held"] == pytest.approx(alone["held"] / 2, rel=0.05), name
 
 
+# One preset of each family, some with two kinds of it, with and without a tied head.
+FAMILIES = (
+    *("transformer-2017-base", "gpt", "bert-base", "distilbert-base", "gpt2", "gpt3-125m", "t5-small", "t5-v1.1-small"),
+    *("llama-7b", "llama3-8b", "mistral-7b-v0.1", "gemma2-2b", "smollm2-135m"),
+)
+
+
+def tiny(preset: str, *, tied: bool) -> Case:
+    values = PRESETS[preset][1]
+    sizes: dict[str, Any] = {name: 2 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
+    sizes |= {"vocab_size": 64, "context_length": 12, "dim": 32, "num_heads": 4, "head_dim": 8, "hidden_dim": 48, "init": {"std": 0.3}}
+    sizes |= {"num_kv_heads": 2} if values.get("num_kv_heads") else {}
+    attention = dict(values.get("attention", {}))
+    attention |= {"windows": [window and 4 for window in attention["windows"]]} if "windows" in attention else {}
+    head = {name: value for name, value in values["head"].items() if name != "next_sentence"}
+    head |= {"next_sentence": False} if values["head"]["kind"] == "masked_lm" else {}  # this loss does not read it
+    return Case({**values, **sizes, "attention": attention, "head": head | {"tied": tied}}, micro_batches=4)
+
+
 STEP_1 = {
-    "gpt2": Case(GPT2, micro_batches=4),
-    "gpt2-untied": Case(GPT2, changes=UNTIED, micro_batches=4),
+    **{f"{preset}-{'tied' if tied else 'untied'}": tiny(preset, tied=tied) for preset in FAMILIES for tied in (True, False)},
     "gpt2-kept": Case(GPT2, micro_batches=8, reshard=False),
-    "llama": Case(LLAMA, micro_batches=4),
-    "t5": Case(T5, micro_batches=4),
-    "t5-untied": Case(T5, changes=UNTIED, micro_batches=4),
-    "bert": Case(BERT, micro_batches=4),
 }
 
 

@@ -1,6 +1,13 @@
-"""Tiny recipes and rows for each objective."""
+"""Tiny recipes, rows and models for each objective."""
 
+import json
+from pathlib import Path
 from typing import Any
+
+import pytest
+from tiny_runs import write_corpus
+
+import tfkit
 
 DECODER: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 2, "dim": 24, "num_heads": 3, "context_length": 32, "init": {"std": 0.1}}
 ENCODER: dict[str, Any] = {
@@ -103,3 +110,20 @@ def recipe_of(name: str, **training: Any) -> dict[str, Any]:
     document: dict[str, Any] = {"model": model} | ({"tokenizer": tokenizer} if tokenizer else {})
     document |= {"data": {"train": [{"path": source}], "validation": 0.3, **more.get("data", {})}, "objective": objective}
     return document | {"training": steps | more.get("training", {}) | training, "carbon": {"enabled": False}}
+
+
+def write_place(folder: Path) -> Path:
+    """Make rows for each objective in a folder, a language model, a reward model and a classifier; return the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        corpus = write_corpus(folder / "corpus")
+        words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
+        for name in ROW_OBJECTIVES:
+            Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(name, words)), encoding="utf-8")
+        short: dict[str, Any] = {"training": {"steps": 1, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}
+        base = {"model": DECODER, "tokenizer": {"vocab_size": 300}, "data": {"train": [{"path": "corpus"}]}, **short}
+        tfkit.pretrain(base, run="base", threads=1)
+        for kind, name in (("reward", "scores"), ("classification", "judge")):
+            recipe = {"data": {"train": [{"path": f"{kind}.jsonl"}]}, "objective": {"kind": kind}, **short}
+            tfkit.finetune(recipe, start="base", run=name, threads=1)
+    return folder
