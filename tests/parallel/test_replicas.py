@@ -1,5 +1,6 @@
 """Two ranks, each a process on gloo, take the steps that one process takes; what happens to one of them, all hear."""
 
+import itertools
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
-from two_ranks import ONE_EACH, raise_in_loader, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
+from two_ranks import ONE_EACH, assert_close_checkpoints, raise_in_loader, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.parallel import collectives, heartbeat
 
@@ -50,6 +51,24 @@ def test_more_micro_batches_are_the_same_step_up_to_the_order_of_sums(base: Path
             assert together["tokens"] == alone["tokens"]
             assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
             assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
+
+
+def test_a_batch_that_grows_is_dealt_to_the_ranks_in_every_step(base: Path, tmp_path: Path) -> None:
+    """By documents that are packed into rows; a run of two ranks goes on as one process while the batch still grows."""
+    words = ("training.batch_size=8", "training.micro_batch_size=1", "training.batch_ramp={start: 2, tokens: 600}", "optimizer={lr: 1e-3}")
+    words += ("training.precision=fp32", "checkpoint={every: 2, keep: 9}")
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    stopped = run_ranks(tmp_path / "two", base / "tiny.yaml", *words, faults={1: strike(signal.SIGTERM, 4)})
+    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    assert pretrain(tmp_path / "two", base / "tiny.yaml", *words, "--resume").code == 0
+    one, two = (records(tmp_path / name) for name in ("one", "two"))
+    tokens = [record["tokens"] for record in one if "loss" in record]
+    assert len({after - before for before, after in itertools.pairwise(tokens)}) > 1, "the batch grows"
+    for alone, together in zip(one, two, strict=True):
+        if "loss" in alone:
+            assert together["tokens"] == alone["tokens"]
+            assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert_close_checkpoints(*(tmp_path / name / "checkpoints" / f"step-{STEPS:06d}" for name in ("one", "two")))
 
 
 def test_a_signal_to_one_rank_stops_all_and_other_numbers_of_ranks_go_on(base: Path, tmp_path: Path) -> None:
