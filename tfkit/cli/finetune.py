@@ -1,5 +1,6 @@
 """tfkit finetune: a model trained from the weights of a checkpoint, by a recipe or for the task that the data show."""
 
+from functools import partial
 from pathlib import Path
 
 from tfkit.cli import options
@@ -27,11 +28,12 @@ def finetune(
     from tfkit.cli.train import option_words, start_training, to_run_options, tuned_recipe
     from tfkit.engine.beginning import TrainingRequest, recognition_of
 
-    if (ranks := join_training(attempt.ranks, attempt.threads, planned=dry_run)) is None:
+    open_tuned = partial(tuned_recipe, "finetune", recipe, overrides, checkpoint, data)
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given, planned=dry_run)) is None:
         return
-    tuned = tuned_recipe("finetune", recipe, overrides, checkpoint, data)
+    tuned = open_tuned()
     folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else recognition_of(tuned.words).run_name)
     request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint)
     command = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
-    run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages)
+    run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, tuned.given)
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

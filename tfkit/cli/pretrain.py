@@ -24,11 +24,12 @@ def pretrain(
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
     from tfkit.engine.beginning import TrainingRequest
+    from tfkit.engine.given import Given
     from tfkit.recipe import open_recipe
 
-    if (ranks := join_training(attempt.ranks, attempt.threads, planned=dry_run)) is None:
+    words = tuple(overrides or ())
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: Given(open_recipe(recipe), words), planned=dry_run)) is None:
         return
-    source, words = open_recipe(recipe), tuple(overrides or ())
-    run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages)
-    request = TrainingRequest("pre-training", source, words)
+    request = TrainingRequest("pre-training", source := open_recipe(recipe), words)
+    run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages, request.given)
     start_training(request, ["pretrain", recipe, *words], run_options, dry_run=dry_run, as_json=json)

@@ -19,15 +19,19 @@ from tfkit.parallel.workers import Workers
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
+    from tfkit.engine.given import Given
     from tfkit.engine.session import Session
 
 
-def join_training(requested: int | None, threads: int | None, *, planned: bool = False) -> Ranks | None:
+def join_training(
+    requested: int | None, threads: int | None, given: "Callable[[], Given] | None" = None, *, planned: bool = False
+) -> Ranks | None:
     """Return the ranks of a training if this process leads it; None if its part is done.
 
     With --ranks N (`requested`), a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
-    first follow it. Raises AlreadyReportedError with the exit code of the started processes. `planned`: the training is only planned, and
-    no process is started: return the ranks as rank 0 will see them.
+    first follow it, and warn if the recipe of their command, which `given` opens, is not rank 0's. Raises AlreadyReportedError with the
+    exit code of the started processes. `planned`: the training is only planned, and no process is started: return the ranks as rank 0
+    will see them.
     """
     if planned:
         ranks = find_ranks()
@@ -35,7 +39,7 @@ def join_training(requested: int | None, threads: int | None, *, planned: bool =
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
     if (started := _find_or_start(requested)) is None or started.is_first:
         return started
-    _follow(started, threads)
+    _follow(started, threads, given)
     return None
 
 
@@ -112,14 +116,18 @@ def _forwarding_signals(workers: Workers) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _follow(ranks: Ranks, threads: int | None) -> None:
+def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], Given] | None") -> None:
     """Follow rank 0 to the end of the training."""
     from tfkit.engine.following import follow
     from tfkit.engine.rank_checks import rank_threads
 
     crash.set_folder(None)
+    own = None
+    if given is not None:
+        with contextlib.suppress(UsageError):  # a rank needs no recipe
+            own = given()
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, write_into)
+            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, write_into, own)
         except Stopped as stopped:
             raise Stopped(str(stopped), signals.requested or stopped.exit_code - 128) from None

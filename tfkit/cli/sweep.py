@@ -1,5 +1,6 @@
 """tfkit sweep: one recipe with several values of some fields, compared by their scores on held-out rows."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,13 +35,14 @@ def sweep(
     from tfkit.cli.train import option_words, to_run_options, train, tuned_recipe
     from tfkit.engine.many_runs.sweeping import sweep as run_sweep
 
-    if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
+    open_tuned = partial(tuned_recipe, "sweep", recipe, overrides, checkpoint, data)
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given)) is None:
         return
-    source, words, arguments = tuned_recipe("sweep", recipe, overrides, checkpoint, data)
+    source, words, arguments = tuned = open_tuned()
     if source is None:
         raise UsageError("sweep: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     folder = run or Path("runs") / f"{source.name}-sweep"
     given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
     resume_words = ["sweep", *arguments, *given, "--run", str(folder), "--resume"]
-    run_options = to_run_options(attempt, ranks, folder, resume)
+    run_options = to_run_options(attempt, ranks, folder, resume, given=tuned.given)
     train(lambda signals: run_sweep(source, words, trials, run_options, console, signals), run_options, resume_words, as_json=json)

@@ -14,6 +14,7 @@ from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import TrainingRequest
 from tfkit.engine.gate import failed_gates
+from tfkit.engine.given import Given
 from tfkit.engine.many_runs.chain_plan import first_stage
 from tfkit.engine.meeting import Meeting
 from tfkit.engine.settings import quoted
@@ -67,11 +68,17 @@ def start_training(request: TrainingRequest, words: Sequence[str], options: RunO
 
 
 def to_run_options(
-    attempt: Attempt, ranks: Ranks, run: Path, resume: bool, fail_if: Sequence[str] | None = None, stages: str | None = None
+    attempt: Attempt,
+    ranks: Ranks,
+    run: Path,
+    resume: bool,
+    fail_if: Sequence[str] | None = None,
+    stages: str | None = None,
+    given: Given | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
-    meeting = Meeting(ranks)
+    meeting = Meeting(ranks, given=given)
     return RunOptions(
         run, resume, attempt.exact, attempt.force, attempt.device, attempt.threads, command, fail_if or (), stage_names(stages), meeting
     )
@@ -83,6 +90,11 @@ class TunedRecipe(NamedTuple):
     source: RecipeText | None
     words: list[str]  # key=value, with those of --from and --data
     arguments: list[str]  # the recipe and the changes as they were given
+
+    @property
+    def given(self) -> Given:
+        """The recipe and the changes, to be compared with those of other ranks."""
+        return Given(self.source, tuple(self.words))
 
 
 def tuned_recipe(

@@ -45,8 +45,8 @@ def assemble_run(
     if not force:
         require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
     size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
-    leader.begin(recipe, context.folder.path, resumed_from, size, device)
     with context.stop.at_once(no_step_yet(resumed_from)):
+        leader.begin(recipe, data, context.folder.path, resumed_from, size, device)
         components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
     data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()

@@ -14,15 +14,18 @@ import torch
 
 from tfkit.carbon import FINISH, Meter
 from tfkit.engine.components import Components, assemble, first_model, restore
+from tfkit.engine.given import Given
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.rank_checks import rank_device
+from tfkit.engine.rank_inputs import inputs_on_rank, require_same_inputs
 from tfkit.engine.session import start_node_meter
 from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.sections import Recipe
@@ -43,14 +46,21 @@ class _Begun:
     restored: bool
 
 
-def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
+def follow(
+    ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, joined: Callable[[Path], None], given: Given | None = None
+) -> None:
     """Take part in the trainings that rank 0 leads, to their end. `joined` is called with each run folder, once it is known.
+
+    `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.
 
     Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if it ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
     with stop.at_once("no step was taken yet"):
-        group = ProcessGroup.join(ranks)
+        group = ProcessGroup.join(ranks, given=given.sha256() if given else "")
+    if given and group.given_by_first not in ("", given.sha256()):
+        source = given.recipe.path if given.recipe else "the command"
+        listener.warn(f"rank {ranks.rank}: {source} or its key=value differ from those of rank 0, whose recipe is trained")
     unhealthy: UnhealthyError | None = None
     meter = Meter()
     try:
@@ -99,15 +109,19 @@ def _take_part(
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
-    """Prepare the data, from the cache that rank 0 has filled, and assemble the same components as rank 0."""
+    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0."""
     recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
-    data = prepare_data(recipe, device, listener, stop, meter, group)
+    checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
+    work = CommonWork(group)
+    with work.sharing_errors():
+        data = prepare_data(recipe, device, listener, stop, meter, group)
+        inputs = [*inputs_on_rank(recipe, data, checkpoint)]
+    require_same_inputs(inputs, work.exchange)
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener, group)
-    checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
     tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
     components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
     progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()

@@ -4,6 +4,7 @@ run.json keeps it, since only a comparison with it shows what a resume changes: 
 key=value that is left out the second time is not. Torch-free.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Given:
         """Return the document for run.json."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
         return {"recipe": path, "text": text, "overrides": list(self.overrides)}
+
+    def sha256(self) -> str:
+        """Return a hash that is the same for all ranks with the same recipe and overrides."""
+        text = json.dumps([self.recipe.text if self.recipe else None, self.overrides])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def followed_by(self, now: "Given") -> "Given":
         """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""

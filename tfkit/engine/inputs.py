@@ -26,6 +26,11 @@ class Inputs:
     sources: tuple[str, ...] = ()  # files, folders and globs
     models: tuple[Path, ...] = ()  # folders
 
+    def found_files(self) -> dict[str, Path]:
+        """Return the files of the sources and, in the folders of models, all files, by path."""
+        walked = (Path(place, name) for folder in self.models for place, _, names in os.walk(folder) for name in names)
+        return {str(file): file for file in (*(file for source in self.sources for file in _find(source)), *walked)}
+
     def refuse_file(self, path: Path, option: str) -> None:
         """Raise UsageError if a file to be written is an input, also by another name or a link, or would be read as one."""
         for file in self.files:

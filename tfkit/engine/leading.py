@@ -12,10 +12,13 @@ import torch
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
+from tfkit.engine.rank_inputs import inputs_on_rank, require_same_inputs
+from tfkit.engine.training_data import TrainingData
 from tfkit.engine.weight_sharding import require_same
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.common_work import CommonWork
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -104,12 +107,17 @@ class Leader:
         self.peers = peers
         self._group = peers if isinstance(peers, ProcessGroup) else None
 
-    def begin(self, recipe: Recipe, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device) -> None:
-        """Announce the run: its resolved recipe, the checkpoint that it continues from, and the kind of the device."""
+    def begin(
+        self, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
+    ) -> None:
+        """Announce the run: its resolved recipe, the checkpoint that it continues from, and the kind of the device. Then wait until the
+        other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input of one of them differs.
+        """
         if self._group is not None:
             document = recipe_document(recipe, None)
             where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
             self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size, "device": device.type})
+            require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(self._group).exchange)
 
     def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
         """Announce that the steps begin, and return the hooks with which rank 0 takes them."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.given import Given
 from tfkit.errors import PeerLostError, UsageError
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
 
 class Meeting:
-    """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come."""
+    """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come.
 
-    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None):
-        self.ranks, self._watch = ranks, watch
+    `given`: the recipe of its command, which is trained whatever that of the others is.
+    """
+
+    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: Given | None = None):
+        self.ranks, self._watch, self._given = ranks, watch, given
         self._group: ProcessGroup | None = None
 
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
@@ -61,5 +65,7 @@ class Meeting:
     def _join(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
         from tfkit.parallel.collectives import ProcessGroup  # which imports torch
 
-        self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch, say=say)
+        self._group = self._group or ProcessGroup.join(
+            self.ranks, watch=self._watch, say=say, given=self._given.sha256() if self._given else ""
+        )
         return self._group

@@ -42,6 +42,7 @@ class ProcessGroup:
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
+        self.given_by_first = ""  # what rank 0 gave to `join`
         self._longest = 0.0  # step of any rank, in seconds
         self._heartbeat: Heartbeat | None = None
 
@@ -53,8 +54,11 @@ class ProcessGroup:
         step_seconds: float = STEP_SECONDS,
         watch: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
+        given: str = "",
     ) -> Self:
         """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
+
+        `given`: a hash of what this rank's command was given; rank 0's is `given_by_first` on all ranks.
 
         Raises PeerLostError if one of them does not come.
         """
@@ -67,11 +71,13 @@ class ProcessGroup:
                 _await_server(ranks, step_seconds)
             tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
+            store.set(f"here/{ranks.rank}", given)
             _await_all(store, ranks, step_seconds, watch, say)
             backends = backends_of(torch.cuda.is_available() and dist.is_nccl_available())
             dist.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         group = cls(ranks, store)
         group._heartbeat = Heartbeat(store) if ranks.is_first else None
+        group.given_by_first = store.get("here/0").decode()
         return group
 
     def close(self) -> None:
@@ -230,7 +236,6 @@ def _await_server(ranks: Ranks, seconds: float) -> None:
 
 def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> None:
     """Wait until all ranks have connected, obeying signals and naming the missing ones. Raises RuntimeError after the time-out."""
-    store.set(f"here/{ranks.rank}", "")
     names = [f"here/{rank}" for rank in range(ranks.size)]
     began = time.monotonic()
     while not store.check(names):

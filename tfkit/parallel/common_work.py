@@ -41,16 +41,22 @@ class CommonWork:
             except TfkitError as error:  # raised by the list of items, hence on all ranks: the items before it are computed
                 refused = error
             if part:
-                try:
+                with self.sharing_errors():
                     own = compute(part[rank]) if rank < len(part) else None
-                except Exception as error:
-                    self._gathered(_described(error))
-                    self._is_over = True
-                    raise
                 yield from self.exchange(own)[: len(part)]
             elif refused is None:
                 return
         raise refused
+
+    @contextmanager
+    def sharing_errors(self) -> Iterator[None]:
+        """Enclose work that an `exchange` follows on all ranks: there, an error of this rank's work is raised on the others, too."""
+        try:
+            yield
+        except Exception as error:
+            self._gathered(_described(error))
+            self._is_over = True
+            raise
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
