@@ -21,10 +21,11 @@ from tfkit.training.model_sharder import root_numel
 from tfkit.units import format_energy, format_seconds
 
 
-def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int = 1) -> Recipe:
+def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
     """Return the recipe with a batch of at most the available rows, with a warning: a larger one would read them several times a step.
 
-    Sampled responses are not limited: those to the same prompt are different rows. Raises UsageError if there are fewer rows than ranks.
+    It is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
+    UsageError if it cannot be divided evenly among the ranks.
     """
     training = recipe.training
     if (
@@ -33,11 +34,14 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
         or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config)))
     ):
         return recipe
-    if rows < ranks:
-        raise UsageError(f"--ranks {ranks}: there are only {rows:,} rows to train on, and every rank needs one; start fewer")
-    micro = training.micro_batch_size and min(training.micro_batch_size, rows // ranks)
-    batch = rows // (ranks * (micro or 1)) * ranks * (micro or 1)
-    listener.warn(f"training.batch_size is {training.batch_size:,}, and there are {rows:,} rows to train on: a step has {batch:,} rows")
+    micro = training.micro_batch_size and min(training.micro_batch_size, rows)
+    batch, whole = rows - rows % (micro or 1), ranks * (micro or 1)
+    limited = f"training.batch_size is {training.batch_size:,}, and there are {rows:,} rows to train on: a step has {batch:,} rows"
+    if batch % whole:
+        beside = f" in micro-batches of {micro:,}" if micro else ""
+        remedy = f"give training.batch_size={rows - rows % whole}, or start" if rows >= whole else "start"
+        raise UsageError(f"{limited}, which cannot be divided evenly among {ranks:,} ranks{beside}: {remedy} fewer ranks")
+    listener.warn(limited)
     return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})})
 
 

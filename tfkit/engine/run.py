@@ -38,11 +38,11 @@ class Run:
         self.began, self._built = meter.began, BuildingTime.seconds
         self.assembled: AssembledRun | None = None
 
-    def prepare(self, *, begun: bool = False, ahead: bool = False) -> Estimate:
+    def prepare(self, *, begun: bool = False, ahead: bool = False, ranks: int | None = None) -> Estimate:
         """Read and tokenize the data, train or load the tokenizer, describe the base model, and estimate the run, without weights.
 
         `begun`: the run has taken steps, so its recipe is kept as it is. `ahead`: the run starts later, and finds in the cache what is
-        built now. Raises MachineError.
+        built now; `ranks`: how many will train it, by default those of this run. Raises MachineError, UsageError.
         """
         copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
@@ -51,7 +51,7 @@ class Run:
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
-                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
+                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.leader.peers.ranks.size)
             self.planned = estimate_run(self.recipe, self.data, model, self.device, lambda: self._seconds_so_far(ahead=ahead))
         return self.planned
 

@@ -52,7 +52,7 @@ def _prepare(decide: Callable[[Listener], Decided], work: Session, options: Plan
     require_ranks(decided.recipe, options.ranks)
     run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter)
     run.began = began
-    run.prepare(ahead=True)
+    run.prepare(ahead=True, ranks=options.ranks)
     return run
 
 
