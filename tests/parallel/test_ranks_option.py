@@ -16,7 +16,9 @@ WORDS = ("training.micro_batch_size=2", "--threads", "1")
 
 def start(run: Path, recipe: Path, *words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tfkit", "pretrain", str(recipe), "--run", str(run), "--ranks", "2", *WORDS, *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    (run.parent / "tmp").mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(run.parent / "tmp")}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path: Path) -> None:
@@ -48,7 +50,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="counts processes by /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Even the launcher's own end: the ranks see it, save, and leave no orphan."""
+    """Even the launcher's own end: the ranks see it, save, and leave no orphan and no temporary files."""
     run = tmp_path / "run"
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     with start(run, recipe, "training.steps=100000", "checkpoint={every: 2, keep: 1}", "evaluation={every: null}") as process:
@@ -60,6 +62,7 @@ def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(tmp_path: Path, num
         assert time.monotonic() < deadline, alive(run)
         time.sleep(0.05)
     assert len(kept(run)) == 1
+    assert not list((tmp_path / "tmp").glob("tfkit*"))
     assert '"status": "stopped"' in (run / "run.json").read_text(encoding="utf-8")
 
 

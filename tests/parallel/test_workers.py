@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,8 +16,8 @@ NAP = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
 HANG = "time.sleep(600)"
 
 
-def started(folder: Path, script: str, size: int = 2) -> Workers:
-    return Workers.start([sys.executable, "-S", "-E", "-c", NAP + script], size, folder)
+def started(script: str, size: int = 2) -> Workers:
+    return Workers.start([sys.executable, "-S", "-E", "-c", NAP + script], size)
 
 
 @pytest.mark.parametrize(
@@ -35,32 +36,30 @@ def started(folder: Path, script: str, size: int = 2) -> Workers:
         ("sys.exit(2) if rank == 0 else " + HANG, 2, (0,)),
     ],
 )
-def test_the_code_is_that_of_the_rank_that_failed_first_and_nothing_hangs(
-    tmp_path: Path, script: str, code: int, culprits: tuple[int | None, ...]
-) -> None:
-    workers = started(tmp_path, script)
+def test_the_code_is_that_of_the_rank_that_failed_first_and_nothing_hangs(script: str, code: int, culprits: tuple[int | None, ...]) -> None:
+    workers = started(script)
     assert workers.wait() == code
     assert workers.culprit in culprits
     assert all(process.poll() is not None for process in workers.processes.values()), "no orphan is left"
     workers.kill()
 
 
-def test_a_rank_0_that_was_killed_is_reported_for_it(tmp_path: Path) -> None:
-    workers = started(tmp_path, "sys.exit(9) if rank else os.kill(os.getpid(), signal.SIGKILL)")
+def test_a_rank_0_that_was_killed_is_reported_for_it() -> None:
+    workers = started("sys.exit(9) if rank else os.kill(os.getpid(), signal.SIGKILL)")
     workers.wait()
     assert not workers.has_reported(0)
     assert workers.report(0) == "rank 0 of 2 was killed by SIGKILL (by a person, or by the system for lack of memory)"
     workers.kill()
-    refused = started(tmp_path, "sys.exit(9 if rank else 2)")
+    refused = started("sys.exit(9 if rank else 2)")
     assert refused.wait() == 2
     assert refused.has_reported(0)
     refused.kill()
 
 
-def test_each_process_finds_its_place_and_writes_into_its_file(tmp_path: Path) -> None:
+def test_each_process_finds_its_place_and_writes_into_its_file() -> None:
     names = "('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_RANK', 'MASTER_ADDR', 'MASTER_PORT')"
     script = f"print(repr({{name: os.environ[name] for name in {names}}}))"
-    workers = started(tmp_path, script, size=3)
+    workers = started(script, size=3)
     assert workers.wait() == 0
     assert workers.output_of(0) == ""
     places = [find_ranks(eval(workers.output_of(rank))) for rank in (1, 2)]
@@ -74,7 +73,7 @@ def test_each_process_finds_its_place_and_writes_into_its_file(tmp_path: Path) -
 
 def test_signals_are_passed_on(tmp_path: Path) -> None:
     ready = f"open(os.path.join({str(tmp_path)!r}, f'ready-{{rank}}'), 'w').close(); time.sleep(600)"
-    workers = started(tmp_path, f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); {ready}")
+    workers = started(f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); {ready}")
     while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
         time.sleep(0.01)
     workers.forward_signal(signal.SIGTERM)
@@ -83,14 +82,17 @@ def test_signals_are_passed_on(tmp_path: Path) -> None:
 
 
 def test_the_pipe_ends_with_the_launcher(tmp_path: Path) -> None:
-    """A rank that reads it is reported the launcher's end, however that came."""
+    """A rank that reads it is reported the launcher's end, however that came. The launcher leaves no files of its own."""
+    (own_files := tmp_path / "tmp").mkdir()
     launcher = os.fork()
     if launcher == 0:
+        tempfile.tempdir = str(own_files)
         script = f"os.read(int(os.environ['TFKIT_LAUNCHER_PIPE']), 1); open(os.path.join({str(tmp_path)!r}, f'end-{{rank}}'), 'w').close()"
-        started(tmp_path, script)
+        started(script)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(launcher, 0)
     deadline = time.monotonic() + 120
     while not all((tmp_path / f"end-{rank}").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert list(own_files.iterdir()) == []

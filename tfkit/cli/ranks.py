@@ -3,9 +3,7 @@
 import contextlib
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -86,16 +84,15 @@ def _find_or_start(requested: int | None) -> Ranks | None:
 def _run_workers(size: int) -> int:
     """Start the ranks, wait for them, and return the exit code."""
     command = [sys.executable, "-m", "tfkit", *crash.words]
-    with tempfile.TemporaryDirectory(prefix="tfkit-ranks-") as folder:
-        workers = Workers.start(command, size, Path(folder))
-        try:
-            with _forwarding_signals(workers):
-                code = workers.wait()
-        finally:
-            workers.kill()
+    workers = Workers.start(command, size)
+    try:
+        with _forwarding_signals(workers):
+            code = workers.wait()
         if (culprit := workers.culprit) is not None and not workers.has_reported(culprit):
             console.error(workers.report(culprit))
         return code
+    finally:
+        workers.kill()
 
 
 @contextlib.contextmanager

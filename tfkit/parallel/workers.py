@@ -5,10 +5,12 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from tfkit.parallel.launched_rank import rank_environment, read_output
 
@@ -31,7 +33,7 @@ class Workers:
     port: int
     pipe: int
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    outputs: dict[int, Path | None] = field(default_factory=dict)
+    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # without that of rank 0
     ended: dict[int, int] = field(default_factory=dict)  # exit code by rank, in order of exit; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
     _since: dict[str, float] = field(default_factory=dict)  # times of the first failure and of the end of rank 0
@@ -39,18 +41,17 @@ class Workers:
     _killed: set[int] = field(default_factory=set)  # ranks that this process killed
 
     @classmethod
-    def start(
-        cls, command: Sequence[str], size: int, folder: Path, environment: Mapping[str, str] = os.environ, *, first: int = 0
-    ) -> "Workers":
-        """Start the ranks `first` to `size` - 1 with the same command. The output of all but rank 0 goes into `folder`."""
+    def start(cls, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ, *, first: int = 0) -> "Workers":
+        """Start the ranks `first` to `size` - 1 with the same command. The output of all but rank 0 goes into files without a name."""
         reading, writing = os.pipe()
         found = cls(size, _free_port(), writing)
         try:
             for rank in range(first, size):
-                output = folder / f"rank-{rank}.log" if rank else None
+                if rank:
+                    found.outputs[rank] = tempfile.TemporaryFile()  # noqa: SIM115
+                output = found.outputs[rank].fileno() if rank else None
                 own = {**environment, **rank_environment(rank, size, found.port, reading, output)}
                 found.processes[rank] = _started(command, on_loopback(own), reading, output)
-                found.outputs[rank] = output
         except BaseException:
             found.kill()
             raise
@@ -96,12 +97,14 @@ class Workers:
         return rank == 0 and self.ended[rank] > 0
 
     def kill(self) -> None:
-        """Kill all ranks that are still running."""
+        """Kill all ranks that are still running, and close their pipe and outputs."""
         self._send(signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
         with contextlib.suppress(OSError):
             os.close(self.pipe)
+        for output in self.outputs.values():
+            output.close()
 
     @property
     def culprit(self) -> int | None:
@@ -127,8 +130,7 @@ class Workers:
 
     def output_of(self, rank: int) -> str:
         """Return the output of a rank; empty for rank 0, which writes to this process's output."""
-        first = self.outputs[rank]
-        return read_output(first) if first is not None else ""
+        return read_output(self.outputs[rank].fileno()) if rank in self.outputs else ""
 
     def _look(self) -> None:
         for rank, process in self.processes.items():
@@ -174,19 +176,17 @@ class Workers:
                     process.send_signal(number)
 
 
-def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: Path | None) -> "subprocess.Popen[bytes]":
-    """Start the process of a rank, which inherits the reading end of a pipe. `output` None: this process's output."""
-    with contextlib.ExitStack() as stack:
-        to = stack.enter_context(output.open("wb")) if output is not None else None
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=None if output is None else subprocess.DEVNULL,
-            stdout=to,
-            stderr=to,
-            pass_fds=[pipe],
-            start_new_session=True,  # Ctrl-C then reaches it once, forwarded by this process
-        )
+def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: int | None) -> "subprocess.Popen[bytes]":
+    """Start the process of a rank, which inherits the reading end of a pipe and its output. `output` None: this process's output."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=None if output is None else subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=[pipe] if output is None else [pipe, output],
+        start_new_session=True,  # Ctrl-C then reaches it once, forwarded by this process
+    )
 
 
 def _free_port() -> int:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,20 +32,19 @@ def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[Meeting]:
         raise UsageError("--ranks: this process is one of a process group of torch.distributed already; leave it out, or call from another")
     command = [sys.executable, "-m", "tfkit", "resume", str(run), *(["--threads", str(threads)] if threads is not None else [])]
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    with tempfile.TemporaryDirectory(prefix="tfkit-ranks-") as folder:
-        workers = Workers.start(command, size, Path(folder), {**os.environ, "PYTHONPATH": imports}, first=1)
+    workers = Workers.start(command, size, {**os.environ, "PYTHONPATH": imports}, first=1)
 
-        def watch() -> None:
-            if (lost := workers.lost()) is not None:
-                raise PeerLostError(lost)
+    def watch() -> None:
+        if (lost := workers.lost()) is not None:
+            raise PeerLostError(lost)
 
-        try:
-            on_loopback(os.environ)
-            meeting = Meeting(Ranks(0, size, 0, size, port=workers.port), watch)
-            with meeting.held():
-                yield meeting
-        except PeerLostError as error:
-            lost = workers.lost(_PATIENCE_SECONDS)
-            raise PeerLostError(f"{error}\n{lost}" if lost and lost != str(error) else str(error)) from error
-        finally:
-            workers.kill()
+    try:
+        on_loopback(os.environ)
+        meeting = Meeting(Ranks(0, size, 0, size, port=workers.port), watch)
+        with meeting.held():
+            yield meeting
+    except PeerLostError as error:
+        lost = workers.lost(_PATIENCE_SECONDS)
+        raise PeerLostError(f"{error}\n{lost}" if lost and lost != str(error) else str(error)) from error
+    finally:
+        workers.kill()
