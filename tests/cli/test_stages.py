@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -302,3 +303,93 @@ def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(w
     deleted = json.loads(good("runs", "pruned", "--delete-unfinished", "--yes", "--json").out)["deleted"]
     assert deleted == ["pruned/other/base", "pruned/other"]
     assert Path("pruned/chain/base/checkpoints").exists()
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights missing": lambda checkpoint: (checkpoint / "model.safetensors").unlink(),
+    "weights truncated": lambda checkpoint: truncate(checkpoint / "model.safetensors"),
+    "weights flipped": lambda checkpoint: flip(checkpoint / "model.safetensors"),
+    "tokenizer missing": lambda checkpoint: (checkpoint / "tokenizer.json").unlink(),
+    "tokenizer flipped": lambda checkpoint: flip(checkpoint / "tokenizer.json"),
+    "state missing": lambda checkpoint: (checkpoint / "training_state" / "state.json").unlink(),
+    "manifest missing": lambda checkpoint: (checkpoint / "manifest.json").unlink(),
+    "manifest flipped": lambda checkpoint: flip(checkpoint / "manifest.json"),
+    "folder missing": shutil.rmtree,
+}
+ONE_STEP = [f"{stage}.{field}" for stage in ("tune", "small") for field in ("training.steps=1", "schedule.warmup_steps=0")]
+
+
+@pytest.fixture(scope="module")
+def first_stages(place: Path) -> dict[int, Path]:
+    """The first stage of the chain, finished, by the step of its best checkpoint: the last one, or an earlier one."""
+    worse = ["base.evaluation.every=2", "base.optimizer={lr: 1.0, clip_norm: null}", "base.schedule={kind: constant, warmup_steps: 6}"]
+    runs = {6: place / "first-6", 2: place / "first-2"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for step, run in runs.items():
+            good("pretrain", "chain.yaml", "--run", str(run), "--stages", "base", *(worse if step == 2 else []))
+            assert json.loads((run / "base/checkpoints/best.json").read_text())["step"] == step
+    return runs
+
+
+def damaged(whole: Path, run: Path, damage: Callable[[Path], object]) -> Path:
+    """Copy a run to another place, and damage the best checkpoint of its first stage."""
+    shutil.copytree(whole, run)
+    root = run / "base" / "checkpoints"
+    damage(root / f"step-{json.loads((root / 'best.json').read_text())['step']:06d}")
+    return run
+
+
+def parent(run: Path) -> Any:
+    """Return the hash of the model that the stage `tune` started from."""
+    return json.loads((run / "tune/checkpoints/step-000001/tfkit.json").read_text())["lineage"]["parents"][0]["sha256"]
+
+
+@pytest.mark.parametrize("name", [*DAMAGES, "best.json missing"])
+@pytest.mark.parametrize("words", [["resume", "--stages", "tune"], ["resume", "--stages", "small"], ["resume"]])
+def test_no_stage_starts_from_another_checkpoint_than_the_best(
+    first_stages: dict[int, Path], tmp_path: Path, words: list[str], name: str
+) -> None:
+    """The last checkpoint of the first stage is intact, and so the stage is finished."""
+    damage = DAMAGES.get(name, lambda checkpoint: (checkpoint.parent / "best.json").unlink())
+    run = damaged(first_stages[2], tmp_path / "run", damage)
+    done = tfkit(words[0], str(run), *words[1:], *ONE_STEP)
+    used_by = "small" if "small" in words else "tune"
+    assert done.code == 4, done.err
+    message = done.err.splitlines()[-1]
+    assert message.startswith(f"stage {used_by}: the stage base is damaged: {run}/base/checkpoints/"), message
+    assert message.endswith(f"Restore it, or delete {run}/base to train that stage again"), message
+    assert not list(run.glob(f"{used_by}/checkpoints/step-*"))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued_with_the_others(
+    first_stages: dict[int, Path], tmp_path: Path, name: str
+) -> None:
+    run = damaged(first_stages[6], tmp_path / "run", DAMAGES[name])
+    refused = tfkit("resume", str(run), "--stages", "tune", *ONE_STEP)
+    assert (refused.code, "the stage base is damaged" in refused.err) == (4, True), refused.err
+    good("resume", str(run), "--stages", "base,tune", *ONE_STEP)
+    shutil.copytree(first_stages[6], tmp_path / "whole")
+    good("resume", str(tmp_path / "whole"), "--stages", "tune", *ONE_STEP)
+    assert parent(run) == parent(tmp_path / "whole")
+
+
+def test_a_finished_chain_needs_its_first_stage_no_more(first_stages: dict[int, Path], tmp_path: Path) -> None:
+    shutil.copytree(first_stages[2], tmp_path / "run")
+    result = json.loads(good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").out)
+    run = damaged(tmp_path / "run", tmp_path / "moved", shutil.rmtree)
+    again = json.loads(good("resume", str(run), "--json").out)
+    assert {name: one["evaluation"] for name, one in again["stages"].items()} == {
+        name: one["evaluation"] for name, one in result["stages"].items()
+    }

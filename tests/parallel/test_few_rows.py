@@ -108,7 +108,7 @@ REFUSAL = (
 
 
 def test_rows_that_two_ranks_cannot_divide_are_refused_also_by_plans(place: Path) -> None:
-    """What the message names is then trained by both."""
+    """Both then train with the batch size that the message names."""
     write_rows(5)
     command = ["pretrain", "few.yaml", "--threads", "1", "--run", "two"]
     for planned in ([*command, "--dry-run", "--ranks", "2"], ["plan", "few.yaml", "--ranks", "2"]):

@@ -29,7 +29,7 @@ class RankInput:
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
-    """Yield the inputs of a training. What another one is computed from comes first, since it is then the cause of both differences.
+    """Yield the inputs of a training. An input from which another one is computed comes first: it is the cause if both differ.
 
     `checkpoint`: that the run continues from. Raises ModelError if it is incomplete.
     """

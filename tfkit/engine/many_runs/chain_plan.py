@@ -12,12 +12,14 @@ from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.rank_checks import require_divisible
-from tfkit.engine.resuming import resolve_resumption
-from tfkit.errors import BudgetReached, OtherVersionError, TfkitError, UsageError
+from tfkit.engine.resuming import is_training_result, resolve_resumption
+from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.run.chain_folder import stage_folders
+from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
+from tfkit.run.manifest import verify
 from tfkit.run.receipt import read_receipt
 
 TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
@@ -45,6 +47,25 @@ class PlannedStage:
     def missing_stage(self) -> str | None:
         """Return an earlier stage that this one uses and that has no model yet; None: all have one."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
+
+    def require_intact_stages(self) -> None:
+        """Raise ModelError if a stage that this one uses has lost the checkpoint that its result names, or if that is damaged: another
+        checkpoint of that stage never takes its place. A stage that is finished does not use them again.
+        """
+        if read_run(self.options.run).status == "finished":
+            return
+        for name in self.stage.uses:
+            run = self.options.run.parent / name
+            result, root = read_receipt(run / "run.json").get("result"), run / "checkpoints"
+            if not is_training_result(result):
+                problems = [f"{run / 'run.json'}: has no result of a training"]
+            elif not (problems := verify(used := root / Path((result.get("best") or result)["checkpoint"]).name)):
+                found = best_checkpoint(root) or newest_checkpoint(root)
+                problems = [] if found == used else [f"{root / 'best.json'}: does not name {used.name}, the best checkpoint"]
+            if problems:
+                raise ModelError(
+                    f"the stage {name} is damaged: {'; '.join(problems)}. Restore it, or delete {run} to train that stage again"
+                )
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def _run_stage(planned: PlannedStage, done: int, plan: ChainPlan, listener: List
     try:
         stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")
         listener.say(f"stage {planned.name}, {done + 1} of {todo}")
+        planned.require_intact_stages()
         with isolated():
             return attempt.train(planned.request, planned.options, listener, stop)
     except (Stopped, TfkitError) as error:
