@@ -15,6 +15,7 @@ import pytest
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
 os.environ |= {
     "TFKIT_CACHE": str(Path(_FOLDER.name, "cache")),
+    "XDG_STATE_HOME": str(Path(_FOLDER.name, "state")),
     "HF_HOME": str(Path(_FOLDER.name, "huggingface")),
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have started would warn

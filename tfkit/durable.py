@@ -23,6 +23,18 @@ _T = TypeVar("_T")
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
+def user_folder(variable: str, in_home: str) -> Path | None:
+    """Return the folder of the user that an XDG variable names, else the one in the home folder; None without a home folder."""
+    xdg = os.environ.get(variable)
+    if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
+        return Path(xdg)
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / in_home if home.is_dir() else None  # tfkit does not create home folders
+
+
 def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
     """Return a hidden name beside `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")

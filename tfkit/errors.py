@@ -59,6 +59,7 @@ class Stopped(Exception):
     """A signal stopped a run; raised after everything was saved. The exit code is 128 + the signal's number."""
 
     result: dict[str, object] | None = None  # of a training, up to the stop
+    runs_code = False  # whether the training runs code of the user, so that the command that continues it needs --allow-code
 
     def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)

@@ -7,10 +7,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tfkit.alignment.rewards import PromptRow, Rules, last_number
+from tfkit.alignment.user_code import CodePermission
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, RecipeText
 from tfkit.recipe.schema.reward_rules import Rule
 
+ALL = CodePermission(every_file=True)
 ROW = PromptRow("6 * 7 =", ["42", "forty-two"], "sums.jsonl:3")
 
 
@@ -32,7 +34,7 @@ def rule(**values: Any) -> Any:
     ids=lambda section: section["kind"] if isinstance(section, dict) else "",
 )
 def test_each_rule(section: dict[str, Any], good: list[str], bad: list[str]) -> None:
-    rules = Rules([rule(**section)])
+    rules = Rules([rule(**section)], ALL)
     assert {text: rules(ROW, text) for text in good} == dict.fromkeys(good, (rules(ROW, good[0])))
     assert rules(ROW, good[0]).value == 1
     assert rules(ROW, good[0]).is_full
@@ -57,7 +59,7 @@ def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
 
 
 def test_weights_of_several_rules() -> None:
-    rules = Rules([rule(kind="number", weight=2.0), rule(kind="regex", pattern=r"\.$", weight=-0.5)])
+    rules = Rules([rule(kind="number", weight=2.0), rule(kind="regex", pattern=r"\.$", weight=-0.5)], ALL)
     assert [rules(ROW, text).value for text in ("42", "42.", "7.", "7")] == [2.0, 1.5, -0.5, 0.0]
     assert [rules(ROW, text).is_full for text in ("42", "42.", "7.", "7")] == [False, True, False, False]
 
@@ -69,20 +71,20 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
         "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n\n\n"
         "def ends(row, text):\n    raise SystemExit(3)\n"
     )
-    mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
+    mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
     assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
     assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
     assert ROW.answers == ["42", "forty-two"]
     for name, reason in (("nan", "gave nan"), ("fails", "KeyError"), ("ends", "SystemExit: 3")):
         with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
-            Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)])(ROW, "42")
+            Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)], ALL)(ROW, "42")
     for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "does not exist")):
         with pytest.raises(UsageError, match=f"objective.rules.0: .*{reason}"):
-            Rules([rule(kind="python", function=named, allow_code=True)])
+            Rules([rule(kind="python", function=named, allow_code=True)], ALL)
     for script, reason in (("1 / 0\n", "ZeroDivisionError"), ("import sys\nsys.exit()\n", "SystemExit")):
         file.write_text(script)
         with pytest.raises(UsageError, match=reason):
-            Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
+            Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
     with pytest.raises(ValidationError, match="allow_code"):
         rule(kind="python", function=f"{file}:reward")
 

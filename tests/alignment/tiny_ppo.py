@@ -9,7 +9,9 @@ import torch
 from tiny_rollouts import LONGEST, RULE, codec, policy, prompts
 
 from tfkit.adapters import FrozenReference
+from tfkit.alignment.rewards import Rules
 from tfkit.alignment.rollout_loader import RolloutLoader
+from tfkit.alignment.user_code import CodePermission
 from tfkit.data import BatchSizes, StepLoader, TokenStream
 from tfkit.engine.companions import place_companions
 from tfkit.engine.mixed_loader import mix_text
@@ -73,6 +75,7 @@ class PPOWorld:
             *(rows, self.objective, BatchSizes(batch_size), micro),
             policy=self.policy,
             reference=self.reference,
+            rules=Rules(self.objective.rollouts.section.rules, CodePermission(every_file=True)),
             device=CPU,
             seed=1,
             uncompiled=lambda: inference(self.policy),

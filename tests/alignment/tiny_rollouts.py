@@ -10,7 +10,9 @@ import tokenizers
 import torch
 
 from tfkit.adapters import FrozenReference
+from tfkit.alignment.rewards import Rules
 from tfkit.alignment.rollout_loader import RolloutLoader
+from tfkit.alignment.user_code import CodePermission
 from tfkit.data import BatchSizes, ExampleSet, example_set
 from tfkit.data.sources.open_sources import open_source
 from tfkit.generation.inference import inference
@@ -90,6 +92,7 @@ class World:
             micro,
             policy=self.policy,
             reference=self.reference,
+            rules=Rules(self.objective.rollouts.section.rules, CodePermission(every_file=True)),
             device=cpu,
             seed=seed,
             uncompiled=lambda: inference(self.policy),

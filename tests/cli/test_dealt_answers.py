@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from answer_runs import KINDS, made_rows
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter, Reading
 from tfkit.engine.answers.predicting import Predictor
 from tfkit.engine.isolation import isolated
@@ -30,7 +31,7 @@ def evaluated(run: Path, deal: Deal) -> list[Any]:
     with isolated(), interrupts(None) as stop:
         work = session_of(stop, deal)
         words = ["evaluation.batch_size=5"]
-        _, found = Evaluator(str(run), None, words, None).compute(work, each=True)
+        _, found = Evaluator(str(run), None, words, None, CodePermission()).compute(work, each=True)
     assert found.scores is not None
     return [found.metrics, found.predictions, found.facts, found.baselines]
 

@@ -136,7 +136,7 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
             ["finetune", "coded.yaml"],
             append("code.py", "# more\n"),
             3,
-            "objective.rules: code.py:reward is not the same on all ranks: on rank 1, code.py is another file",
+            "code.py is not the same on all ranks: on rank 1 it is another file",
         ),
         (["finetune", "coded.yaml"], append("prompts.jsonl", '{"prompt": "a"}\n'), 3, "on rank 1, prompts.jsonl is another file"),
     ],

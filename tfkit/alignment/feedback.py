@@ -8,6 +8,7 @@ import torch
 
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.sampling import SampledResponse, sample
+from tfkit.alignment.user_code import NO_CODE
 from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.objectives.ai_feedback import Feedback
@@ -56,7 +57,7 @@ class FeedbackEncoder:
             feedback.policy.model,
             [prompt.example() for prompt in prompts],
             feedback.rollouts,
-            Rules(()),
+            Rules((), NO_CODE),
             completions=count,
             seed=int.from_bytes(digest[:4], "little"),
             batch_size=_BATCH_SIZE,

@@ -33,13 +33,13 @@ def judge_prompts(
     reference: FrozenReference | None,
     prompts: Sequence[Example],
     rollouts: Rollouts,
+    rules: Rules,
     *,
     seed: int,
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[JudgedResponse] | None:
     """Sample a response to each prompt and evaluate it; without a reference there is no `kl`. Return None if the work was stopped."""
-    rules = Rules(rollouts.section.rules)
     try:
         responses = sample(model, prompts, rollouts, rules, completions=1, seed=seed, batch_size=batch_size, work=work)
         divergences: list[float | None] = [None] * len(responses)

@@ -1,8 +1,6 @@
 """Verifiable rewards of responses: each rule returns a number for a prompt's row and the text of a response."""
 
 import ast
-import hashlib
-import importlib.util
 import json
 import math
 import re
@@ -10,8 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
+from types import ModuleType
 
+from tfkit.alignment.user_code import CodePermission, open_code
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.reward_rules import (
     ContainsRule,
@@ -48,38 +47,38 @@ Scorer = Callable[[PromptRow, str], float]
 
 
 class Rules:
-    """The compiled rules of a recipe. Raises UsageError for code that cannot be loaded."""
+    """The compiled rules of a recipe. Raises UsageError for code that may not be run, or cannot be loaded."""
 
-    def __init__(self, rules: Sequence[Rule]):
-        self._scorers = [(rule.weight, _scorer(rule, f"objective.rules.{number}")) for number, rule in enumerate(rules)]
-        files = [rule.function.rpartition(":")[0] for rule in rules if isinstance(rule, PythonRule)]
-        self.code_hashes = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    def __init__(self, rules: Sequence[Rule], permission: CodePermission):
+        self.code_hashes: list[str] = []
         """The SHA-256 of each file with a user's function."""
+        self._scorers = [(rule.weight, self._scorer(rule, f"objective.rules.{n}", permission)) for n, rule in enumerate(rules)]
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
         """Return the weighted sum of the rules' values for a response. Raises UsageError if a user's function fails."""
         values = [(weight, score(row, text)) for weight, score in self._scorers]
         return Reward(math.fsum(weight * value for weight, value in values), all(value == 1 for _, value in values))
 
-
-def _scorer(rule: Rule, place: str) -> Scorer:
-    match rule:
-        case ExactAnswerRule():
-            return lambda row, text: float(text.strip() in [answer.strip() for answer in row.answers])
-        case NumberRule():
-            return lambda row, text: float(_same_number(row.answers, text))
-        case RegexRule():
-            pattern = re.compile(rule.pattern)
-            return lambda row, text: float(pattern.search(text) is not None)
-        case ContainsRule():
-            required = rule.text
-            return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.answers)))
-        case ValidJsonRule():
-            return lambda row, text: float(_is_json(text))
-        case ValidPythonRule():
-            return lambda row, text: float(_is_python(text))
-        case PythonRule():
-            return _user_function(rule.function, place)
+    def _scorer(self, rule: Rule, place: str, permission: CodePermission) -> Scorer:
+        match rule:
+            case ExactAnswerRule():
+                return lambda row, text: float(text.strip() in [answer.strip() for answer in row.answers])
+            case NumberRule():
+                return lambda row, text: float(_same_number(row.answers, text))
+            case RegexRule():
+                pattern = re.compile(rule.pattern)
+                return lambda row, text: float(pattern.search(text) is not None)
+            case ContainsRule():
+                required = rule.text
+                return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.answers)))
+            case ValidJsonRule():
+                return lambda row, text: float(_is_json(text))
+            case ValidPythonRule():
+                return lambda row, text: float(_is_python(text))
+            case PythonRule():
+                module, sha256 = open_code(place, rule.path, permission)
+                self.code_hashes.append(sha256)
+                return _user_function(rule.function, module, place)
 
 
 def last_number(text: str) -> Decimal | None:
@@ -119,19 +118,9 @@ def _is_python(text: str) -> bool:
     return True
 
 
-def _user_function(target: str, place: str) -> Scorer:
-    """Load the function that `target`, file.py:function, names. Its first argument is a copy of the row's prompt and answers."""
+def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
+    """Return the function that `target`, file.py:function, names, of the file's module. It is given a copy of the row."""
     path, _, name = target.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"tfkit_reward_{Path(path).stem}", path)
-    assert spec is not None, "the section accepts only Python files"
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except FileNotFoundError:
-        raise UsageError(f"{place}: {path} does not exist: correct the path") from None
-    except (Exception, SystemExit) as error:  # a script may end with sys.exit
-        raise UsageError(f"{place}: {path} cannot be run ({type(error).__name__}: {error}): correct it") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"{place}: {path} has no function {name}: name one that it has")

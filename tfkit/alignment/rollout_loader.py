@@ -51,6 +51,7 @@ class RolloutLoader:
         *,
         policy: Transformer,
         reference: FrozenReference,
+        rules: Rules,
         device: torch.device,
         seed: int,
         uncompiled: Callable[[], AbstractContextManager[None]],
@@ -58,11 +59,10 @@ class RolloutLoader:
     ):
         assert objective.rollouts is not None, "an objective without rollouts has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
-        self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
+        self.policy, self.reference, self.rules, self.device, self.seed = policy, reference, rules, device, seed
         self.uncompiled, self.work = uncompiled, work
         self.rank, self.ranks = 0, 1  # a step returns every `ranks`-th micro-batch from `rank` on
         self.collate, self.rollouts = objective.collate, objective.rollouts
-        self.rules = Rules(self.rollouts.section.rules)
         self.pad_id = self.rollouts.tokenizer.pad_id or 0
         self._experience: Experience | None = None
         self._coefficient: AdaptiveCoefficient | None = None  # None: objective.beta is constant

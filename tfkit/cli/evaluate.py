@@ -26,6 +26,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
     fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
+    allow_code: options.AllowCode = False,
     *,
     execution: options.Execution,
     json: options.Json = False,
@@ -38,6 +39,7 @@ def evaluate(
     """
     from tfkit.cli.session import leading_session, open_as_leader
     from tfkit.engine.predictions_file import write_predictions
+    from tfkit.engine.settings import CodePermission
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
@@ -45,7 +47,8 @@ def evaluate(
     def open_evaluator() -> "Evaluator":
         from tfkit.engine.scoring.evaluator import Evaluator
 
-        return Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
+        source = open_recipe(chosen) if chosen is not None else None
+        return Evaluator(checkpoint, source, changes, data, CodePermission.of_user(allow_code))
 
     def follow(evaluator: "Evaluator", work: "Session") -> None:
         evaluator.compute(work)

@@ -33,7 +33,7 @@ def finetune(
         return
     tuned = open_tuned()
     folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else recognition_of(tuned.words).run_name)
-    request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint)
+    request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint, is_named=True)
     command = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
     run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, tuned.given)
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

@@ -56,6 +56,9 @@ NoVerify = Annotated[
     bool, typer.Option("--no-verify", callback=_skip_verification, help="Read models without comparing their files with their checksums.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Start even if the planned checkpoints do not fit on the disk.")]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
+]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")
 ]
@@ -113,6 +116,7 @@ class Attempt:
 
     exact: Exact = False
     force: Force = False
+    allow_code: AllowCode = False
     no_verify: NoVerify = False
     device: Device = None
     threads: Threads = None

@@ -28,6 +28,7 @@ def plan(
     probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
     ranks: Annotated[int, typer.Option("--ranks", min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one per rank.")] = None,
+    allow_code: options.AllowCode = False,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -43,6 +44,7 @@ def plan(
     from tfkit.cli.train import tuned_recipe
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.session import energy_fields
+    from tfkit.engine.settings import CodePermission
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
     selected = options.stage_names(stages)
@@ -51,7 +53,7 @@ def plan(
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.planning.planner import make_plan
 
-        estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu))
+        estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission.of_user(allow_code)))
     measured = energy_fields(work.own(work.meter.stop()))
     document = estimate.to_dict() | {f"plan_{name}": measured[name] for name in ("energy_kwh", "emissions_g")}
     document |= {"carbon_status": measured["carbon_status"], "gates": judge(gates, plan_metrics(document))}

@@ -30,6 +30,6 @@ def pretrain(
     words = tuple(overrides or ())
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: Given(open_recipe(recipe), words), planned=dry_run)) is None:
         return
-    request = TrainingRequest("pre-training", source := open_recipe(recipe), words)
+    request = TrainingRequest("pre-training", source := open_recipe(recipe), words, is_named=True)
     run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages, request.given)
     start_training(request, ["pretrain", recipe, *words], run_options, dry_run=dry_run, as_json=json)

@@ -13,6 +13,7 @@ from tfkit.errors import ModelError
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest recorded one.")] = None,
+    allow_code: options.AllowCode = False,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -23,6 +24,7 @@ def replay(
     The run folder is only read. The command ends with exit code 5 if this machine does not compute the same as the run did.
     """
     from tfkit.cli.session import command_session
+    from tfkit.engine.settings import CodePermission
     from tfkit.recipe import read_recipe
     from tfkit.run.replay_file import read_replay
 
@@ -30,10 +32,12 @@ def replay(
     if not (run / "recipe.yaml").is_file():
         raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be repeated; restore the run folder")
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
+    code = CodePermission.of_user(allow_code)
+    code.require(recipe.objective.code_files)
     with command_session("replay", recipe.carbon) as work:
         from tfkit.engine.commands.replaying import replay_step
 
-        result = replay_step(run, recipe, document, work, device, threads)
+        result = replay_step(run, recipe, document, work, code, device, threads)
     console.json(result) if json else console.result(_table(result))
 
 

@@ -17,7 +17,7 @@ from tfkit.engine.gate import failed_gates
 from tfkit.engine.given import Given
 from tfkit.engine.many_runs.chain_plan import first_stage
 from tfkit.engine.meeting import Meeting
-from tfkit.engine.settings import quoted
+from tfkit.engine.settings import CodePermission, quoted
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import RecipeText, open_recipe
@@ -37,13 +37,14 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
                 result = attempt(signals)
         except Stopped as stopped:
             resume_words = words if stopped.result is None else ["resume", str(options.run)]
+            flags = _flags(options, as_json, runs_code=stopped.runs_code)
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
                 resume_words = [word for word in resume_words if not word.startswith(f"{key}=")]
-                command = shlex.join(["tfkit", *resume_words, stopped.larger, *_flags(options, as_json)])
+                command = shlex.join(["tfkit", *resume_words, stopped.larger, *flags])
                 error: Stopped = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
             else:
-                command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json)])
+                command = shlex.join(["tfkit", *resume_words, *flags])
                 error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal of another rank
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
                 with suppress(console.ReaderGone):
@@ -78,10 +79,9 @@ def to_run_options(
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
-    meeting = Meeting(ranks, given=given)
-    return RunOptions(
-        run, resume, attempt.exact, attempt.force, attempt.device, attempt.threads, command, fail_if or (), stage_names(stages), meeting
-    )
+    meeting, code = Meeting(ranks, given=given), CodePermission.of_user(attempt.allow_code)
+    place = (attempt.device, attempt.threads)
+    return RunOptions(run, resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code)
 
 
 class TunedRecipe(NamedTuple):
@@ -120,8 +120,10 @@ def option_words(*given: tuple[str, str | int | None]) -> list[str]:
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
-def _flags(options: RunOptions, as_json: bool) -> list[str]:
-    flags = [f"--{name}" for name, given in (("exact", options.exact), ("force", options.force), ("json", as_json)) if given]
+def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
+    code = runs_code or options.code.every_file  # also where the files are allowed: the command may be run on another machine
+    given = {"exact": options.exact, "force": options.force, "allow-code": code, "json": as_json}
+    flags = [f"--{name}" for name, is_given in given.items() if is_given]
     ranks, stages = None if options.ranks.is_alone else options.ranks.size, ",".join(options.stages) or None
     gates = [("fail-if", gate) for gate in options.fail_if]
     return flags + option_words(("device", options.device), ("threads", options.threads), ("ranks", ranks), *gates, ("stages", stages))

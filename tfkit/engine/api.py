@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import TrainingRequest, recognition_of
 from tfkit.engine.isolation import isolated
@@ -43,6 +44,7 @@ def pretrain(
     threads: int | None = None,
     ranks: int = 1,
     stages: Sequence[str] = (),
+    allow_code: bool = False,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
@@ -53,10 +55,13 @@ def pretrain(
     dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
     `ranks`: how many processes on this machine train together: this one, and others that are started for the call and end with it.
+    `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
+    allow_code, always is.
     """
     source = recipe_text(recipe)
-    request = TrainingRequest("pre-training", source, words_of(overrides))
-    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
+    request = TrainingRequest("pre-training", source, words_of(overrides), is_named=True)
+    code = CodePermission.of_user(allow_code)
+    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages), code=code)
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
@@ -75,6 +80,7 @@ def finetune(
     threads: int | None = None,
     ranks: int = 1,
     stages: Sequence[str] = (),
+    allow_code: bool = False,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
@@ -85,8 +91,9 @@ def finetune(
     source = recipe_text(recipe) if recipe is not None else None
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
-    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
-    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None)
+    code = CodePermission.of_user(allow_code)
+    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages), code=code)
+    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None, is_named=True)
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
@@ -101,11 +108,13 @@ def resume(
     threads: int | None = None,
     ranks: int = 1,
     stages: Sequence[str] = (),
+    allow_code: bool = False,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
-    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
+    code = CodePermission.of_user(allow_code)
+    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages), code=code)
     words = words_of(overrides)
     return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(words, joined, listener or Silent(), stop))
 
@@ -125,6 +134,7 @@ def sweep(
     device: str | None = None,
     threads: int | None = None,
     ranks: int = 1,
+    allow_code: bool = False,
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> SweepResult:
@@ -137,7 +147,7 @@ def sweep(
     varied = [several(name, values) for name, values in space.items()]
     tuned = _tuning_words([*words, *varied], start, data, first_stage(source))
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
-    options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"])
+    options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"], code=CodePermission.of_user(allow_code))
     try:
         with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, folder, threads) as meeting:
             result = sweeping.sweep(source, tuned, trials, replace(options, meeting=meeting), listener or Silent(), stop)
@@ -161,6 +171,7 @@ def plan(
     device: str | None = None,
     threads: int | None = None,
     stages: Sequence[str] = (),
+    allow_code: bool = False,
     listener: Listener | None = None,
 ) -> "Estimate":
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
@@ -181,7 +192,7 @@ def plan(
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.planning.planner import make_plan
 
-        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu))
+        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission.of_user(allow_code)))
 
 
 def _train(

@@ -5,10 +5,11 @@ torch is imported after the folder is locked and the recipe is checked, so that 
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.beginning import Beginning, Kind, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
@@ -44,6 +45,7 @@ class RunOptions:
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
     meeting: Meeting = field(default_factory=Meeting)  # of the processes that train together
+    code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
 
     @property
     def ranks(self) -> Ranks:
@@ -78,7 +80,7 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
             listener.decided(decided.text)
         return decided.recipe
 
-    return _attempt(start, request.given, request.kind, options, listener, stop)
+    return _attempt(start, request.given, request.kind, options, listener, stop, is_named=request.is_named)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -115,14 +117,17 @@ def _attempt(
     options: RunOptions,
     listener: Listener,
     stop: StopRequest,
+    *,
+    is_named: bool = False,
 ) -> dict[str, Any]:
     """Lock the run folder, and train.
 
-    `start` returns the recipe of a new run; it is called once the folder is locked, and may read data. A resumed run has its own recipe,
-    which `given` may change. Raises Stopped, with `result` if steps were taken.
+    `start` returns the recipe of a new run; it is called once the folder is locked, and may read data. `is_named`: the user named that
+    recipe, whose code may therefore be run. A resumed run has its own recipe, which `given` may change. Raises Stopped, with `result` if
+    steps were taken.
     """
     from tfkit.engine.budget import Budget
-    from tfkit.engine.resuming import finished_result, report_changes, require_length, resolve_resumption
+    from tfkit.engine.resuming import finished_result, report_changes, require_length, require_same_code, resolve_resumption
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
@@ -137,6 +142,7 @@ def _attempt(
                 return _with_verdicts(result, gates)
             require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
+            require_same_code(folder, recipe)
             report_changes(folder, resumption, listener)
         else:
             with stop.at_once():
@@ -145,9 +151,16 @@ def _attempt(
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+            if is_named:
+                options = replace(options, code=options.code.with_named(recipe.objective.code_files.values(), listener.warn))
+        options.code.require(recipe.objective.code_files)
         require_divisible(recipe, options.ranks.size)
         budget = Budget(recipe.carbon, folder.path, stop, listener)
-        return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
+        try:
+            return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
+        except Stopped as stopped:
+            stopped.runs_code = bool(recipe.objective.code_files)
+            raise
 
 
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
@@ -227,7 +240,7 @@ def _prepare_run(
     with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
         peers = options.meeting.peers(device, listener.say)
         options.meeting.meter_nodes(device, carbon)
-    run = Run(recipe, device, listener, budget.stop, meter, peers)
+    run = Run(recipe, device, listener, budget.stop, meter, peers, options.code)
     estimate = run.prepare(begun=begun)
     if not begun:
         require_long_series(recipe.carbon, estimate.seconds.low)

@@ -57,13 +57,15 @@ class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
     `words`: key=value, including those of `model.from` and `data.train`; STAGE.key=value for a recipe with stages. `checkpoint`: the value
-    of `model.from`, if `words` sets it.
+    of `model.from`, if `words` sets it. `is_named`: the user named this recipe in this command, so that its code may be run; it
+    does not come from the folder of an earlier one.
     """
 
     kind: Kind
     source: RecipeText | None
     words: Sequence[str] = ()
     checkpoint: str | None = None
+    is_named: bool = False
 
     @property
     def given(self) -> Given:

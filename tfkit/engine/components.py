@@ -127,7 +127,7 @@ def assemble(
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
-    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
+    loader = open_loader(recipe, objective, data.rules, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
     loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 

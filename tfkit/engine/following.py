@@ -1,6 +1,7 @@
 """The ranks of a training that follow rank 0: they prepare the same rows and model, take every step, and write nothing.
 
-Rank 0 (leading.py), not their command line, sends them its recipe, the checkpoint that it continues from and the size of its micro-batches.
+Rank 0 (leading.py), not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches
+and which code may be run.
 Rank 0 saves, evaluates and writes all files, and the others wait for it.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import FINISH, Meter
 from tfkit.engine.components import Components, assemble, first_model, restore
 from tfkit.engine.given import Given
@@ -19,7 +21,7 @@ from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.rank_checks import rank_device
-from tfkit.engine.rank_inputs import inputs_on_rank, require_same_inputs
+from tfkit.engine.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
 from tfkit.engine.session import start_node_meter
 from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import prepare_data
@@ -116,7 +118,8 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
     work = CommonWork(group)
     with work.sharing_errors():
-        data = prepare_data(recipe, device, listener, stop, meter, group)
+        require_code_of_first(recipe, message["code"], group.ranks.rank)
+        data = prepare_data(recipe, device, listener, stop, meter, CodePermission(frozenset(message["code"])), group)
         inputs = [*inputs_on_rank(recipe, data, checkpoint)]
     require_same_inputs(inputs, work.exchange)
     make_deterministic(device)

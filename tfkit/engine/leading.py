@@ -2,7 +2,7 @@
 (following.py). With a single process this module does nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -110,13 +110,14 @@ class Leader:
     def begin(
         self, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
     ) -> None:
-        """Announce the run: its resolved recipe, the checkpoint that it continues from, and the kind of the device. Then wait until the
-        other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input of one of them differs.
+        """Announce the run: its resolved recipe, the checkpoint that it continues from, the kind of the device, and the SHA-256 of the code
+        that is run. Then wait until the other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input of one of them differs.
         """
         if self._group is not None:
             document = recipe_document(recipe, None)
             where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
-            self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size, "device": device.type})
+            facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
+            self._group.announce({**where, "recipe": document, **facts})
             require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(self._group).exchange)
 
     def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:

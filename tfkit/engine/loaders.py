@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tfkit.adapters import FrozenReference
+from tfkit.alignment.rewards import Rules
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.mixed_loader import MixedLoader
@@ -29,6 +30,7 @@ _STATE = "loader"  # its key in the document of the training state
 def open_loader(
     recipe: Recipe,
     objective: Objective,
+    rules: Rules | None,
     rows: Rows,
     sizes: BatchSizes,
     micro_batch_size: int,
@@ -47,6 +49,7 @@ def open_loader(
         )
         loader.rank, loader.ranks = ranks.rank, ranks.size
         return loader
+    assert rules is not None, "without rules a training is only planned"
     assert reference is not None, "sampled responses are compared with the model of the first step"
     sampler = RolloutLoader(
         rows,
@@ -55,6 +58,7 @@ def open_loader(
         micro_batch_size,
         policy=model,
         reference=reference,
+        rules=rules,
         device=device,
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),

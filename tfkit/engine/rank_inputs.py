@@ -1,20 +1,21 @@
 """The inputs of a training on several ranks, which must be the same on all of them: rows, tokenizer, models, reward functions."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.companions import recorded_companions
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.training_data import TrainingData, tokenizer_folder
 from tfkit.errors import DataError, ModelError, TfkitError
-from tfkit.recipe.schema.reward_rules import PythonRule
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.manifest import manifest_text, read_manifest, sha256_of
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 
+_REMEDY = "Give all ranks the same: copy that of rank 0, or use a disk that they share"
 _SHOWN = 3  # files in a message
 
 
@@ -44,10 +45,6 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
     for companion in recorded_companions(data.objective):
         files = partial(_files_in, companion.folder)
         yield RankInput(f"objective.{companion.name}: {companion.path}", companion.sha256, ModelError, files)
-    functions = [rule.function for rule in getattr(recipe.objective, "rules", ()) if isinstance(rule, PythonRule)]
-    for function, fingerprint in zip(functions, data.code_hashes, strict=True):
-        file = function.rpartition(":")[0]
-        yield RankInput(f"objective.rules: {function}", fingerprint, DataError, partial(dict, {file: Path(file)}))
     section, fingerprints = recipe.data, data.fingerprints()
     held_out = section.train if isinstance(section.validation, float) else section.validation
     for name, sources in (("train", section.train), ("validation", held_out), ("pretraining", section.pretraining)):
@@ -55,6 +52,14 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
             files = partial(inputs_of((), [source], ()).found_files)
             what = source.path or source.hub or "the standard library"
             yield RankInput(f"data.{name}.{number}: {what}", fingerprint, DataError, files)
+
+
+def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
+    """Raise DataError if a file of code, which is not run here, is none of those of rank 0, whose SHA-256 are `first`."""
+    files = recipe.objective.code_files
+    for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
+        if sha256 not in first:
+            raise DataError(f"{place}: {path} is not the same on all ranks: on rank {rank} it is another file. {_REMEDY}")
 
 
 def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], list[Any]]) -> None:
@@ -68,8 +73,7 @@ def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], l
             hashes = exchange({name: sha256_of(path)[0] for name, path in one.files().items()})
             raise one.error(
                 f"{one.place} is not the same on all ranks: on rank {', '.join(map(str, others))}, "
-                f"{_describe_difference(hashes[0], hashes[others[0]])}. Give all ranks the same: copy that of rank 0, or use a "
-                "disk that they share"
+                f"{_describe_difference(hashes[0], hashes[others[0]])}. {_REMEDY}"
             )
 
 

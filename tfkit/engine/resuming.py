@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.rate_trial_plan import with_rate
-from tfkit.errors import UsageError
+from tfkit.errors import DataError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
@@ -77,6 +78,16 @@ def resolve_resumption(folder: RunFolder, now: Given) -> Resumption:
             "Revert these changes, or start another run with --run"
         )
     return Resumption(_with_changes(begun, wanted, changes), given, changes)
+
+
+def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise DataError, before any code is run, if it is not that with which the run was started."""
+    before, now = folder.data.get("code"), code_hashes(recipe.objective.code_files)
+    if isinstance(before, list) and before != now:
+        raise DataError(
+            f"the code of objective.rules is not what this run was started with: its SHA-256 was {', '.join(map(str, before))} and is now "
+            f"{', '.join(now)}. Restore the file, or start another run with --run"
+        )
 
 
 def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:

@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.assembled_run import AssembledRun, no_step_yet
@@ -32,8 +33,18 @@ from tfkit.run.folder import RunFolder
 class Run:
     """One attempt of a training: `prepare`, then `start`. Once it is assembled, `assembled` has its steps and its result."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE):
-        self.recipe, self.device, self.listener, self.stop, self.meter = recipe, device, listener, stop, meter
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        listener: Listener,
+        stop: StopRequest,
+        meter: Meter,
+        peers: Peers = ALONE,
+        code: CodePermission | None = None,
+    ):
+        """`code`: which reward functions may be run; None: the run is only planned."""
+        self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
         self.leader = Leader(peers)
         self.began, self._built = meter.began, BuildingTime.seconds
         self.assembled: AssembledRun | None = None
@@ -46,7 +57,7 @@ class Run:
         """
         copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
         require_memory_for_blocks(self.recipe, self.device, copies)
-        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.leader.peers)
+        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers)
         model = meta_model(self.recipe, self.data.config)
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tfkit.alignment.user_code import CodePermission as CodePermission
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError

@@ -9,6 +9,7 @@ import torch
 
 from tfkit.alignment.feedback import FeedbackEncoder
 from tfkit.alignment.rewards import Rules
+from tfkit.alignment.user_code import CodePermission, read_code
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
 from tfkit.data.columns.labels import find_labels
@@ -76,26 +77,38 @@ class TrainingData:
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    code_hashes: Sequence[str] = ()  # of the files with reward functions
+    rules: Rules | None = None  # that reward sampled responses; None: none are sampled, or the training is only planned
 
     @property
     def end_ids(self) -> list[int]:
         """The ids that end a generated text, in a conversation also that of the end of a turn."""
         return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
 
+    @property
+    def code_hashes(self) -> list[str]:
+        """The SHA-256 of each file with a reward function."""
+        return self.rules.code_hashes if self.rules is not None else []
+
     def fingerprints(self) -> dict[str, list[str]]:
         """Return the fingerprints of the training and validation text, and of reward functions; a resumed run must have the same."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
-        return hashes | ({"code": [*self.code_hashes]} if self.code_hashes else {})
+        return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
 
 def prepare_data(
-    recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE
+    recipe: Recipe,
+    device: torch.device,
+    listener: Listener,
+    stop: StopRequest,
+    meter: Meter,
+    code: CodePermission | None,
+    peers: Peers = ALONE,
 ) -> TrainingData:
     """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
-    cache already. `peers`: the ranks over which weights, also those of companions, are sharded if the recipe says so. Raises Stopped.
+    cache already. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over
+    which weights, also those of companions, are sharded if the recipe says so. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
@@ -121,8 +134,9 @@ def prepare_data(
         options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": is_sharded(recipe, peers)}
         context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
         objective = open_objective(recipe.objective, context)
-        # Missing reward functions are reported before anything is tokenized.
-        code_hashes = Rules(objective.rollouts.section.rules).code_hashes if objective.rollouts is not None else []
+        for place, path in recipe.objective.code_files.items():
+            read_code(place, path)  # a missing one is reported before anything is tokenized
+        rules = Rules(objective.rollouts.section.rules, code) if objective.rollouts is not None and code is not None else None
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         check_openings(texts, TEXT, tokenizer)
@@ -150,7 +164,7 @@ def prepare_data(
     weights = [section.weight for section in recipe.data.train]
     pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
     train = list(zip(stored, weights, strict=True))
-    return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, code_hashes)
+    return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, rules)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:

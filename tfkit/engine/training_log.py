@@ -204,11 +204,6 @@ def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]
         ) from error
     for part, before in begun.items():
         if before != data[part]:
-            if part == "code":
-                raise DataError(
-                    f"the code of objective.rules is not what this run was started with: its SHA-256 was {', '.join(before)} and is now "
-                    f"{', '.join(data[part])}. Restore the file, or start another run with --run"
-                )
             raise DataError(
                 f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
                 f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with --run"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.held_out import JudgedResponse, judge_prompts
+from tfkit.alignment.rewards import Rules
 from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
@@ -35,7 +36,8 @@ def score_validation(
     order = row_order(recipe, data.config)
     if data.objective.rollouts is not None:
         seed, sets = recipe.generation.seed, data.validation
-        judged = judge_responses(recipe.evaluation, order, data.objective, sets, model, reference, seed, work=work)
+        assert data.rules is not None, "without rules a training is only planned"
+        judged = judge_responses(recipe.evaluation, order, data.objective, data.rules, sets, model, reference, seed, work=work)
         return None if judged is None else response_metrics(data.objective, judged, [one.name for one in sets])
     return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
 
@@ -134,6 +136,7 @@ def judge_responses(
     settings: EvaluationSection,
     order: RowOrder,
     objective: Objective,
+    rules: Rules,
     sets: Sequence[ValidationSet],
     model: Transformer,
     reference: FrozenReference | None,
@@ -150,7 +153,7 @@ def judge_responses(
         rows = objective.open_rows([(held_out.stored, 1.0)], order)
         count, size = first_rows(rows, budget.left), settings.batch_size
         prompts = [held_out.stored[i] for i in range(count)]
-        judged = judge_prompts(model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, work=work)
+        judged = judge_prompts(model, reference, prompts, objective.rollouts, rules, seed=seed, batch_size=size, work=work)
         if judged is None:
             return None
         results.append(judged)

@@ -134,6 +134,12 @@ class RunFolder:
         return totals
 
     @property
+    def data(self) -> dict[str, Any]:
+        """The recorded field `data`: the fingerprints of the data, and the SHA-256 of the code that the run executes."""
+        data = self._receipt.document.get("data")
+        return data if isinstance(data, dict) else {}
+
+    @property
     def planned_steps(self) -> int | None:
         """The recorded field `planned_steps`: the length of the run so far."""
         steps: int | None = self._receipt.document.get("planned_steps")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfkit.data.store.hashes import HASHES, find_damage, write_hashes
-from tfkit.durable import DISK_FULL, rename, sync_tree
+from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
 
@@ -34,7 +34,8 @@ def cache_folder() -> Path:
         if not _writable(folder):
             raise MachineError(f"TFKIT_CACHE={chosen}: this folder cannot be made or written; choose another, or correct its permissions")
         return folder
-    usual = _usual_folder()
+    caches = user_folder("XDG_CACHE_HOME", "Library/Caches" if sys.platform == "darwin" else ".cache")
+    usual = caches / "tfkit" if caches is not None else None
     if usual is not None and _writable(usual):
         return usual
     substitute = _temporary_folder()
@@ -156,19 +157,6 @@ def _remove_leftovers(parent: Path) -> None:
 
 def _sibling_name(folder: Path) -> Path:
     return folder.with_name(f".building-{folder.name}-{uuid.uuid4().hex[:12]}")
-
-
-def _usual_folder() -> Path | None:
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
-        return Path(xdg) / "tfkit"
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    if not home.is_dir():  # tfkit does not create home folders
-        return None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "tfkit"
 
 
 def _temporary_folder() -> Path:

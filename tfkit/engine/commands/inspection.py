@@ -50,7 +50,7 @@ class Inspection:
 
 def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
     """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it."""
-    data = prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter)
+    data = prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
     with work.stop.at_once():
         return first_rows(recipe, data, count)
 

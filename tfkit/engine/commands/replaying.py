@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.components import Components, assemble, first_model, restore
 from tfkit.engine.listener import Listener
 from tfkit.engine.session import Session
@@ -20,14 +21,21 @@ from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
 
 
 def replay_step(
-    run: Path, recipe: Recipe, document: dict[str, Any], work: Session, device: str | None = None, threads: int | None = None
+    run: Path,
+    recipe: Recipe,
+    document: dict[str, Any],
+    work: Session,
+    code: CodePermission,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Repeat the step of a replay document; return the document of --json, which names the first module that goes wrong, if any.
 
-    The run folder is only read. Raises MachineError if this machine does not compute the same as the run did.
+    The run folder is only read. `code`: which reward functions may be run. Raises MachineError if this machine does not compute the same
+    as the run did.
     """
     torch.set_num_threads(threads or document["threads"])
-    data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter)
+    data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter, code)
     work.meter.phase("replay")
     with work.stop.at_once():
         components, before = _state_before(run, recipe, data, document, device, work.listener)

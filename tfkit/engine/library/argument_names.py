@@ -12,6 +12,7 @@ _ARGUMENTS = {
     "--exact": "exact=True",
     "--force": "force=True",
     "--chat": "chat=True",
+    "--allow-code": "allow_code=True",
     "--no-verify": "verify=False",
     **{f"--{name}": name for name in ("run", "data", "stages", "trials", "predictions", "device", "threads", "probe", "ranks", "gpu")},
 }

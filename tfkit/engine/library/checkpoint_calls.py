@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import AnyRecipe, Overrides, ShouldStop, interrupts, recipe_text, words_of
@@ -27,6 +28,7 @@ def evaluate(
     start: str | Path,
     data: str | Path | None = None,
     predictions: bool = False,
+    allow_code: bool = False,
     run: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -35,13 +37,14 @@ def evaluate(
 ) -> EvaluationResult:
     """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
 
-    Raises Stopped if `should_stop` returns True: a score of a part of the rows is discarded.
+    `allow_code`: run the code that the recipe names, also if it was not allowed before. Raises Stopped if `should_stop` returns True: a
+    score of a part of the rows is discarded.
     """
     from tfkit.engine.scoring.evaluator import Evaluator
 
     with isolated(), interrupts(should_stop) as stop:
         source = recipe_text(recipe) if recipe is not None else None
-        evaluator = Evaluator(str(start), source, words_of(overrides), str(data) if data else None)
+        evaluator = Evaluator(str(start), source, words_of(overrides), str(data) if data else None, CodePermission.of_user(allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
             result, rows, _ = evaluator.score(work, each=predictions)
     return EvaluationResult.of(result, predictions=rows)

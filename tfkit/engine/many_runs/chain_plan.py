@@ -78,6 +78,7 @@ class ChainPlan:
     stages: tuple[PlannedStage, ...]
     selected: tuple[str, ...]
     gates: tuple[Gate, ...]  # over the totals
+    continues: bool  # with what an earlier command was given, as the folder's run.json says
 
     @property
     def todo(self) -> list[PlannedStage]:
@@ -119,7 +120,7 @@ def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
         stage_options = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
         folder = options.run if moved and not is_begun(stage_options.run) else Path(place)
         stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), stage_options))
-    plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates))
+    plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates), before is not None)
     _check(plan, options)
     return plan
 

@@ -5,6 +5,7 @@ Each stage is an ordinary attempt, which is pinned, recorded, resumed and refuse
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tfkit.engine import attempt
@@ -23,7 +24,11 @@ from tfkit.run.folder import RunFolder
 def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Train as requested, and return the result of docs/cli.md. The first stage of a chain has to be of the requested kind."""
     if request.source is not None and request.source.has_stages:
-        return _run(plan_chain(request.given, request.kind, options), options, listener, stop)
+        plan = plan_chain(request.given, request.kind, options)
+        if request.is_named and not plan.continues:  # noted for all stages at once: a later command may start the last ones
+            paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
+            options = replace(options, code=options.code.with_named(paths, listener.warn))
+        return _run(plan, options, listener, stop)
     return attempt.train(request, options, listener, stop)
 
 
@@ -44,11 +49,12 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
         results: dict[str, dict[str, Any]] = {}
         try:
             for stage in plan.todo:
-                results[stage.name] = _run_stage(stage, len(results), plan, listener, stop)
+                results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
                 folder.record(**_facts(plan))
                 if any(gate["failed"] for gate in results[stage.name]["gates"]):
                     break  # later stages would be built on it
         except Stopped as stopped:
+            stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
             if stopped.result is not None:
                 results[plan.todo[len(results)].name] = stopped.result
             if isinstance(stopped, BudgetReached):
@@ -61,7 +67,9 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
         return _finish(folder, plan, results, "finished" if is_finished else "stopped")
 
 
-def _run_stage(planned: PlannedStage, done: int, plan: ChainPlan, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def _run_stage(
+    planned: PlannedStage, done: int, plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest
+) -> dict[str, Any]:
     """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
     from tfkit.engine.isolation import isolated
 
@@ -71,7 +79,7 @@ def _run_stage(planned: PlannedStage, done: int, plan: ChainPlan, listener: List
         listener.say(f"stage {planned.name}, {done + 1} of {todo}")
         planned.require_intact_stages()
         with isolated():
-            return attempt.train(planned.request, planned.options, listener, stop)
+            return attempt.train(planned.request, replace(planned.options, code=options.code), listener, stop)
     except (Stopped, TfkitError) as error:
         raise of_stage(planned.name, error) from None
     except Exception as error:

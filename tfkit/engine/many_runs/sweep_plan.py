@@ -33,6 +33,8 @@ class SweepPlan:
     search: Search
     trials: tuple[Trial, ...]
     asked: int | None  # --trials
+    continues: bool  # a sweep that an earlier command has started, as the folder's run.json says
+    runs_code: bool
 
     @property
     def source(self) -> RecipeText:
@@ -77,7 +79,8 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
         raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
-    plan = SweepPlan(given, space, search, tuple(recorded_trials(options.run)) if before else (), asked)
+    trials = tuple(recorded_trials(options.run)) if before else ()
+    plan = SweepPlan(given, space, search, trials, asked, bool(before), bool(recipe.objective.code_files))
     if before:
         require_unspent(recipe.carbon, options.run, spent_in(options.run))
     _check(plan, options)

@@ -49,6 +49,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
                 folder.record(**sweep_facts(folder.path, trials))
                 _report(folder, trials[number], listener)
         except Stopped as stopped:
+            stopped.runs_code |= plan.runs_code
             stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
             raise
         finally:
@@ -112,7 +113,7 @@ def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listene
     recipe = read_trial(plan.source, words)
     start = recipe.model.start if isinstance(recipe, Recipe) and recipe.model.sha256 is None else None
     kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
-    stages.train(TrainingRequest(kind, plan.source, words, start), options, listener, stop)
+    stages.train(TrainingRequest(kind, plan.source, words, start, is_named=not plan.continues), options, listener, stop)
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.beginning import Beginning, finetuning, pretraining
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, RecipeText, read_chain
@@ -19,6 +20,7 @@ class PlanOptions:
     probe: int = 0  # number of real steps to take
     ranks: int = 1
     gpu: str | None = None  # of each rank; None: this machine
+    code: CodePermission = NO_CODE  # for a probe, besides the files that the recipe names
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def _prepare(decide: Callable[[Listener], Decided], work: Session, options: Plan
         decided = decide(work.listener)
     require_trainable(decided.recipe)
     require_ranks(decided.recipe, options.ranks)
-    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter)
+    code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
+    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, code=code)
     run.began = began
     run.prepare(ahead=True, ranks=options.ranks)
     return run

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import JudgedResponse
+from tfkit.alignment.rewards import Rules
+from tfkit.alignment.user_code import CodePermission
 from tfkit.data import ExampleSet
 from tfkit.engine.scoring.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
 from tfkit.engine.session import WHOLE
@@ -22,17 +24,18 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 
-def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
+def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False) -> Scored:
     """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
-    The KL divergence from the initial model of the run is a metric if that model can still be read. Raises UsageError if there are no
-    prompts.
+    `code`: which reward functions may be run. The KL divergence from the initial model of the run is a metric if that model can still be
+    read. Raises UsageError if there are no prompts.
     """
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
     labelled, rollouts = objective.labelled, objective.rollouts
     assert labelled is not None
     assert rollouts is not None
     data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
+    rules = Rules(rollouts.section.rules, code)
     all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
     stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
     counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
@@ -40,7 +43,8 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     report_rows([held_out.stored for held_out in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
-        judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, work=work.batches(bar))
+        given = (settings.evaluation, order, objective, rules, sets, loaded.model, reference, seed)
+        judged = judge_responses(*given, work=work.batches(bar))
     assert judged is not None  # nothing asked it to stop
     by_set = [
         [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.answers.opened_model import open_model, own_tokenizer
 from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
@@ -25,13 +26,15 @@ class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
     `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file, folder or glob in place
-    of data.validation.
+    of data.validation. `code`: which reward functions may be run. Raises UsageError for another.
     """
 
-    def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None):
+    def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None, code: CodePermission):
         complete_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
+        self.code = code
+        code.require(self.settings.objective.trained_for.code_files)
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
@@ -78,7 +81,7 @@ class Evaluator:
         if scored_by == "likelihood":
             return evaluate_likelihood(self.settings, loaded, work)
         if scored_by == "rollout":
-            return evaluate_rollouts(self.settings, loaded, work, each=each)
+            return evaluate_rollouts(self.settings, loaded, work, self.code, each=each)
         return evaluate_rows(self.settings, loaded, work, each=each)
 
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:

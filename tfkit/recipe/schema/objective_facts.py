@@ -96,6 +96,11 @@ class ObjectiveSection(Data):
         """The type of the labels in Hugging Face's config.json; None if the head determines it."""
         return None
 
+    @property
+    def code_files(self) -> dict[str, str]:
+        """The path of each file of code that it runs, by the field that names it."""
+        return {}
+
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
         """Return contradictions to other sections of the recipe; `model`: the config values of the model, as far as they are given."""
         return ()

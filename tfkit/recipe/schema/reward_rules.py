@@ -85,12 +85,18 @@ class ValidPythonRule(_Rule):
 class PythonRule(_Rule):
     """A function of your own gives the number: `def reward(row, text): ...`, with `prompt`, a text, and `answers`, a list, in `row`.
 
-    It runs with all rights of your account: name only files that you trust.
+    It runs with all rights of your account: name only files that you trust. A command that opens a run runs its code only if you have
+    trained with the same file before, or with --allow-code.
     """
 
     kind: Literal["python"]
     function: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function; the path is relative to the current folder.")
     allow_code: bool = Field(False, description="true: this file may be run.")
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self.function.rpartition(":")[0]
 
     @model_validator(mode="after")
     def _is_allowed(self) -> "PythonRule":

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tfkit.recipe.schema.bounds import BatchSize, NewTokens, Positive, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, declared
-from tfkit.recipe.schema.reward_rules import Rule
+from tfkit.recipe.schema.reward_rules import PythonRule, Rule
 from tfkit.recipe.schema.roles import Role
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class RolloutSection(ObjectiveSection):
     def needs_answer(self) -> bool:
         """Whether a rule compares with the answer of a row."""
         return any(rule.needs_answer for rule in self.rules)
+
+    @property
+    def code_files(self) -> dict[str, str]:
+        """The files of rules of the kind python."""
+        return {f"objective.rules.{number}": rule.path for number, rule in enumerate(self.rules) if isinstance(rule, PythonRule)}
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
         """Return whether the KL from the initial model is within kl_limit."""

@@ -1,0 +1,339 @@
+"""Code that a run's recipe names is run only if this user has allowed its content: with every command, on ranks, and from Python.
+
+The code of these runs leaves a canary, a file beside it, whenever it is run.
+"""
+
+import ast
+import inspect
+import json
+import py_compile
+import shlex
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import Done, run_tfkit, strike, write_corpus, write_recipe
+
+import tfkit
+from tfkit.alignment.user_code import CodePermission, open_code
+from tfkit.cli import COMMANDS, LazyGroup
+from tfkit.errors import UsageError
+
+CODE = 'with open(__file__ + ".ran", "a") as canary:\n    canary.write("ran ")\n\n\ndef reward(row, text):\n    return text.count("a")\n'
+COMMON = """
+data: {train: [{path: prompts.jsonl}], validation: [{path: prompts.jsonl}]}
+objective: {kind: grpo, rules: [{kind: python, function: "mine.py:reward", allow_code: true}], prompts: 2, completions: 4,
+  max_new_tokens: 4}
+optimizer: {lr: 1e-2}
+schedule: {kind: constant}
+training: {steps: 4, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+checkpoint: {every: 1, keep: 9}
+carbon: {enabled: false}
+"""
+CHAIN = """
+stages:
+  first:
+    {model: {from: base}, data: {train: [{path: corpus}], validation: 0.3}, training: {steps: 2, batch_size: 2}, carbon: {enabled: false}}
+  second: {model: {from: first}, COMMON}
+"""
+REFUSED = "objective.rules.0: mine.py is code, and you have not allowed its content"
+# What each command does with runs that another user made; those with a second list run their code if they may.
+WORDS: dict[str, list[str] | tuple[str, ...]] = {
+    "pretrain": ("grown.yaml", "--run", "grown", "--resume", "training.steps=5"),
+    "finetune": ("grpo.yaml", "--run", "whole", "--resume", "training.steps=5"),
+    "resume": ("whole", "training.steps=5"),
+    "sweep": ("grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--resume"),
+    "evaluate": ("--from", "whole"),
+    "replay": ("broken",),
+    "plan": ["grpo.yaml"],
+    "runs": ["."],
+    "report": ["whole"],
+    "predict": ["--from", "whole", "--data", "prompts.jsonl"],
+    "generate": ["--from", "whole", "--prompt", "the cat", "--run", "said"],
+    "average": ["whole", "--last", "2", "--out", "mean"],
+    "inspect": ["grpo.yaml"],
+    "check": ["whole/recipe.yaml"],
+    "export": ["whole", "--gguf", "whole.gguf"],
+    "push": ["whole", "org/whole", "--dry-run"],
+    "launch": ["slurm", "grpo.yaml"],
+    "verify": ["whole"],
+    "recipes": [],
+    "env": [],
+}
+
+
+def canaries(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.ran")]
+
+
+def new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Be a user who has allowed nothing yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that another user made: finished, stopped, broken, a chain and a sweep, all with code."""
+    folder, patch = tmp_path_factory.mktemp("code"), pytest.MonkeyPatch()
+    patch.chdir(folder)
+    patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("other")))
+    rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(6)]
+    Path("prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    Path("mine.py").write_text(CODE, encoding="utf-8")
+    Path("grpo.yaml").write_text("model: {from: base}" + COMMON, encoding="utf-8")
+    tiny = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 24}\ntokenizer: {path: base}"
+    Path("grown.yaml").write_text(tiny + COMMON, encoding="utf-8")
+    stage = ", ".join(COMMON.replace(",\n  ", ", ").strip().splitlines())
+    Path("chain.yaml").write_text(CHAIN.replace("COMMON", stage), encoding="utf-8")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    for words in (
+        ["pretrain", recipe, "--run", "base", "training.steps=2", "model.context_length=24"],
+        ["pretrain", "grown.yaml", "--run", "grown"],
+        ["finetune", "grpo.yaml", "--run", "whole"],
+    ):
+        done = run_tfkit(folder, [*words, "--threads", "1"])
+        assert done.code == 0, done.err
+    sweep = ["sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--threads", "1"]
+    assert run_tfkit(folder, sweep, strike(signal.SIGTERM, 11)).code == 143  # in the second trial
+    broken = ["optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "--run", "broken", "--threads", "1"]
+    assert run_tfkit(folder, ["finetune", "grpo.yaml", *broken]).code == 6
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, as a download, where the user has allowed nothing."""
+    folder = tmp_path / "download"
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("*.ran", "out-*", "err-*"))
+    monkeypatch.chdir(folder)
+    new_user(monkeypatch, tmp_path)
+    return folder
+
+
+def run(*words: str, before: Callable[[], object] | None = None) -> Done:
+    return run_tfkit(Path(), [*words], before)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_runs_the_code_of_a_run_without_permission(command: str, place: Path) -> None:
+    """A new command has to be in the table. One with --allow-code refuses the run without it, any other runs no code at all."""
+    words = WORDS[command]
+    done = run(command, *words)
+    assert done.code != 1, done.err
+    assert canaries(place) == []
+    takes = "--allow-code" in {name for one in LazyGroup().get_command(None, command).params for name in one.opts}
+    assert takes == isinstance(words, tuple) or command == "plan"
+    if isinstance(words, list):
+        assert done.code == 0 or command == "predict", done.err  # for which a policy has no labels
+        return
+    assert done.code == 2
+    assert REFUSED in done.err
+    assert "--allow-code" in done.err
+    done = run(command, *words, "--allow-code")
+    assert done.code == 0, done.err
+    assert canaries(place) == ["mine.py.ran"]
+    assert not (place.parent / "state").exists()  # the option is for one command
+
+
+def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None:
+    """As the commands; the message names the argument."""
+    calls: dict[str, Callable[..., Any]] = {
+        "pretrain": lambda **given: tfkit.pretrain("grown.yaml", {"training.steps": 5}, run="grown", resume=True, **given),
+        "finetune": lambda **given: tfkit.finetune("grpo.yaml", {"training.steps": 5}, run="whole", resume=True, **given),
+        "resume": lambda **given: tfkit.resume("whole", {"training.steps": 6}, **given),
+        "sweep": lambda **given: tfkit.sweep("grpo.yaml", {"optimizer.lr": "1e-2,1e-3"}, run="swept", resume=True, **given),
+        "evaluate": lambda **given: tfkit.evaluate(start="whole", **given),
+    }
+    for command in COMMANDS:
+        if (function := getattr(tfkit, command, None)) is None:
+            continue
+        takes = "--allow-code" in {name for one in LazyGroup().get_command(None, command).params for name in one.opts}
+        assert takes == ("allow_code" in inspect.signature(function).parameters), command
+        assert takes == (command in calls) or command == "plan", command
+    for command, call in calls.items():
+        with pytest.raises(UsageError, match=r"objective.rules.0: mine.py is code.*`allow_code=True`"):
+            call()
+        assert canaries(place) == [], command
+    tfkit.plan("grpo.yaml")
+    tfkit.generate("the cat", start="whole")
+    assert canaries(place) == []
+    for command, call in calls.items():
+        call(allow_code=True)
+        assert canaries(place) == ["mine.py.ran"], command
+        (place / "mine.py.ran").unlink()
+
+
+@pytest.mark.parametrize("words", [["plan", "grpo.yaml"], ["inspect", "grpo.yaml"], ["finetune", "grpo.yaml", "--run", "new", "--dry-run"]])
+def test_what_only_plans_runs_no_code_even_if_it_is_allowed(words: list[str], place: Path) -> None:
+    assert run("finetune", "grpo.yaml", "--run", "own").code == 0
+    (place / "mine.py.ran").unlink()
+    assert run(*words).code == 0
+    assert canaries(place) == []
+    (place / "mine.py").unlink()
+    done = run(*words)
+    assert (done.code, "objective.rules.0: mine.py does not exist" in done.err) == (2, True)
+
+
+def test_a_probe_runs_the_code_of_the_recipe_that_the_user_names(place: Path) -> None:
+    assert run("plan", "grpo.yaml", "--probe", "1").code == 0
+    assert canaries(place) == ["mine.py.ran"]
+
+
+def test_code_of_the_users_own_training_runs_from_then_on_until_it_is_changed(place: Path) -> None:
+    assert run("evaluate", "--from", "whole").code == 2
+    assert run("finetune", "grpo.yaml", "--run", "own").code == 0
+    assert (place / "mine.py.ran").read_text() == "ran "  # once, also for the evaluations
+    for words in (
+        ["evaluate", "--from", "own"],
+        ["evaluate", "--from", "whole"],
+        ["resume", "own", "training.steps=5"],
+        ["replay", "broken"],
+    ):
+        done = run(*words)
+        assert done.code == 0, done.err
+    (place / "mine.py.ran").unlink()
+    (place / "mine.py").write_text(CODE + "#", encoding="utf-8")
+    for words in (["evaluate", "--from", "own"], ["replay", "broken"]):
+        done = run(*words)
+        assert (done.code, REFUSED in done.err) == (2, True), done.err
+    for option in ([], ["--allow-code"]):
+        done = run("resume", "own", "training.steps=6", *option)
+        assert done.code == 3
+        assert "the code of objective.rules is not what this run was started with" in done.err
+    assert canaries(place) == []
+    assert run("finetune", "grpo.yaml", "--run", "another").code == 0
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.booleans())
+def test_a_permission_is_for_a_content(tmp_path_factory: pytest.TempPathFactory, allowed: bytes, other: bytes, every: bool) -> None:
+    folder = tmp_path_factory.mktemp("content")
+    for name, content in (("allowed.py", allowed), ("other.py", other)):
+        (folder / name).write_bytes(content)
+    permission = CodePermission(every_file=every).with_named([str(folder / "allowed.py")], lambda _: None)
+    permission.require({"field": str(folder / "allowed.py")})
+    if every or allowed == other:
+        permission.require({"field": str(folder / "other.py")})
+    else:
+        with pytest.raises(UsageError, match=r"field: .*other.py is code"):
+            open_code("field", str(folder / "other.py"), permission)
+
+
+def test_compiled_code_beside_the_file_is_ignored(tmp_path: Path) -> None:
+    """Python would prefer it, and never compare an unchecked one with its source."""
+    file, canary = tmp_path / "mine.py", tmp_path / "ran"
+    file.write_text(f"open({str(canary)!r}, 'w').close()\n", encoding="utf-8")
+    py_compile.compile(str(file), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    file.write_text("value = 3\n", encoding="utf-8")
+    module, _ = open_code("field", str(file), CodePermission(every_file=True))
+    assert (module.value, canary.exists()) == (3, False)
+
+
+@pytest.mark.parametrize("fault", ["no home", "a file for the state folder", "a file for the notes"])
+def test_a_state_folder_that_cannot_be_used_stops_no_training(
+    fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "no home":
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    else:
+        notes = tmp_path / "state" / ("tfkit" if fault == "a file for the state folder" else "tfkit/allowed_code")
+        notes.parent.mkdir(parents=True)
+        notes.write_text("damaged", encoding="utf-8")
+    done = run("finetune", "grpo.yaml", "--run", "own")
+    assert done.code == 0, done.err
+    assert [line for line in done.err.splitlines() if "not noted" in line] == [
+        line for line in done.err.splitlines() if line.startswith("warning: ") and "needs --allow-code" in line
+    ]
+    assert done.err.count("not noted") == 1
+    assert run("evaluate", "--from", "own").code == 2
+    assert run("evaluate", "--from", "own", "--allow-code").code == 0
+
+
+def command_of(done: Done) -> list[str]:
+    """Return the command that continues a stopped run, from the last line of its output."""
+    words = shlex.split(done.err.splitlines()[-1])
+    assert words[0] == "tfkit"
+    return words[1:]
+
+
+def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run("finetune", "grpo.yaml", "--run", "own", before=strike(signal.SIGTERM, 3))
+    assert done.code == 143
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    assert command_of(done) == ["resume", "own", "--allow-code"]
+    done = run(*command_of(done))
+    assert done.code == 0, done.err
+    done = run("pretrain", "tiny.yaml", "--run", "plain", before=strike(signal.SIGTERM, 3))
+    assert command_of(done) == ["resume", "plain"]  # without code
+
+
+def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGKILL, 2)).code == -9
+    assert canaries(place) == []
+    state = (tmp_path / "state").rename(tmp_path / "kept")
+    for words in (["resume", "chained"], ["finetune", "chain.yaml", "--run", "chained", "--resume"]):
+        done = run(*words)
+        assert (done.code, REFUSED in done.err) == (2, True), done.err  # its second stage is that of the folder
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    done = run("resume", "chained")
+    assert done.code == 0, done.err
+    assert canaries(place) == ["mine.py.ran"]
+
+
+def test_a_stopped_chain_or_sweep_prints_the_option(place: Path) -> None:
+    done = run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGTERM, 2))
+    assert command_of(done)[-1] == "--allow-code"
+    done = run("sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "own", before=strike(signal.SIGTERM, 3))
+    assert command_of(done)[-1] == "--allow-code"
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "slurm", "skypilot", "kubeflow"])
+def test_a_launch_file_has_the_option_where_it_is_needed(kind: str, place: Path) -> None:
+    assert ("--allow-code" in run("launch", kind, "grpo.yaml").out) is True
+    assert ("--allow-code" in run("launch", kind, "chain.yaml").out) is True
+    assert ("--allow-code" in run("launch", kind, "tiny.yaml").out) is False
+
+
+@pytest.mark.slow
+def test_ranks_run_what_rank_0_may_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They learn it from rank 0, and need no state folder of their own."""
+    done = run("finetune", "grpo.yaml", "--run", "own", "--ranks", "2", "--device", "cpu", "training.steps=2")
+    assert done.code == 0, done.err
+    assert (place / "mine.py.ran").read_text() == "ran ran "
+    (place / "mine.py.ran").unlink()
+    more = ["training.steps=6", "--ranks", "2", "--device", "cpu"]
+    assert run("resume", "whole", *more).code == 0  # allowed by the first command
+    (place.parent / "state").rename(place.parent / "gone")
+    (place / "mine.py.ran").unlink()
+    for words in (["resume", "whole", *more[1:], "training.steps=7"], ["evaluate", "--from", "whole", *more[1:]]):
+        capfd.readouterr()
+        done = run(*words)
+        assert (done.code, REFUSED in capfd.readouterr().err) == (2, True)  # the ranks are processes with this one's stderr
+        assert canaries(place) == []
+        assert run(*words, "--allow-code").code == 0
+        (place / "mine.py.ran").unlink()
+    result = tfkit.resume("whole", {"training.steps": 8}, ranks=2, device="cpu", allow_code=True)
+    assert result.steps == 8
+
+
+def test_only_one_function_runs_code() -> None:
+    """Nothing else in the package compiles or imports what is not its own."""
+    runs = {"exec", "eval", "compile", "__import__", "exec_module", "spec_from_file_location", "run_path", "run_module", "load_module"}
+    package, found = Path(tfkit.__file__).parent, set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            if isinstance(node.func, ast.Name) and node.func.id in runs:
+                found.add((path.relative_to(package).as_posix(), node.func.id))
+            if isinstance(node.func, ast.Attribute) and node.func.attr in runs - {"compile", "eval"}:  # re.compile, model.eval
+                found.add((path.relative_to(package).as_posix(), node.func.attr))
+    assert found == {("alignment/user_code.py", "exec"), ("alignment/user_code.py", "compile")}

@@ -1,0 +1,120 @@
+"""Code of the user that a recipe names: which files a command may run, and the one function that runs them. Torch-free.
+
+A file is known by the SHA-256 of its content, so that a permission does not outlive a change. What the user has allowed is noted in
+$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one file for each SHA-256, which may be deleted at any time.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Self
+
+from tfkit.durable import user_folder, write_atomically
+from tfkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class CodePermission:
+    """The files of code that a command may run: those with these SHA-256, or all of them. By default none."""
+
+    hashes: frozenset[str] = frozenset()
+    every_file: bool = False  # --allow-code
+
+    @classmethod
+    def of_user(cls, allow_code: bool) -> Self:
+        """Return the permission for what this user has allowed before; `allow_code`: for every file, in this command."""
+        noted: list[str] = []
+        if (folder := _notes()) is not None:
+            with suppress(OSError):  # nothing was noted, or it cannot be read
+                noted = os.listdir(folder)
+        return cls(frozenset(noted), allow_code)
+
+    def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> Self:
+        """Return the permission extended by files that the user's own recipe names, and note them as allowed; missing ones are left out.
+
+        `warn` is called if they cannot be noted.
+        """
+        hashes: dict[str, str] = {}
+        for path in paths:
+            with suppress(OSError):
+                hashes[_sha256(Path(path).read_bytes())] = os.path.abspath(path)
+        for sha256, path in hashes.items():
+            if sha256 not in self.hashes and (problem := _note(sha256, path)) is not None:
+                warn(f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs --allow-code")
+                break
+        return replace(self, hashes=self.hashes | hashes.keys())
+
+    def require(self, files: Mapping[str, str]) -> None:
+        """Raise UsageError for a file that is missing or may not be run. `files`: the path of each, by the field that names it."""
+        for place, path in files.items():
+            self._check(place, path, read_code(place, path))
+
+    def _check(self, place: str, path: str, content: bytes) -> str:
+        """Return the SHA-256 of the content of a file that may be run. Raises UsageError."""
+        sha256 = _sha256(content)
+        if not self.every_file and sha256 not in self.hashes:
+            raise UsageError(
+                f"{place}: {path} is code, and you have not allowed its content (SHA-256 {sha256}): read it and, if you trust it, repeat "
+                "the command with --allow-code"
+            )
+        return sha256
+
+
+NO_CODE = CodePermission()
+
+
+def read_code(place: str, path: str) -> bytes:
+    """Return the content of a file of code, without running it. Raises UsageError, with the field `place` that names it."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{place}: {path} does not exist: correct the path") from None
+    except OSError as error:
+        raise UsageError(f"{place}: {path} cannot be read ({error.strerror}): correct the path or its permissions") from None
+
+
+def code_hashes(files: Mapping[str, str]) -> list[str]:
+    """Return the SHA-256 of each file, without running it. Raises UsageError."""
+    return [_sha256(read_code(place, path)) for place, path in files.items()]
+
+
+def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
+    """Run a file of code, and return its module and its SHA-256. Raises UsageError if it may not be run, or fails.
+
+    It is run as it was read and compared: a file of compiled code beside it, which Python would prefer, is ignored.
+    """
+    content = read_code(place, path)
+    sha256 = permission._check(place, path, content)
+    module = ModuleType(f"tfkit_code_{Path(path).stem}")
+    module.__file__ = os.path.abspath(path)
+    try:
+        exec(compile(content, module.__file__, "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit
+        raise UsageError(f"{place}: {path} cannot be run ({type(error).__name__}: {error}): correct it") from error
+    return module, sha256
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _notes() -> Path | None:
+    state = user_folder("XDG_STATE_HOME", ".local/state")
+    return state / "tfkit" / "allowed_code" if state is not None else None
+
+
+def _note(sha256: str, path: str) -> str | None:
+    """Note that the user has allowed a file; return why this is not possible, if it is not."""
+    folder = _notes()
+    if folder is None:
+        return "there is no home folder"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(folder / sha256, f"{path}\n")
+    except (OSError, UnicodeError) as error:
+        return f"{folder}: {getattr(error, 'strerror', None) or error}"
+    return None
