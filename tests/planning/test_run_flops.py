@@ -11,6 +11,7 @@ from tiny_plans import RECIPES, recipe_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tfkit.alignment.user_code import NO_CODE
 from tfkit.carbon import Meter
 from tfkit.engine.components import Components, assemble, first_model
 from tfkit.engine.isolation import isolated
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 
 def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     """Return a run with its weights, ready for its first step."""
-    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter())
+    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), code=NO_CODE)
     run.prepare()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())
 
