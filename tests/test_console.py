@@ -1,8 +1,10 @@
 import builtins
+import contextlib
 import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit import console
-from tfkit.console.characters import ascii_only, fit
+from tfkit.cli.text_columns import align_columns, align_facts
+from tfkit.console.characters import ascii_only, fit, visible, visible_line
 
 ROOT = Path(__file__).parent.parent
 FIELDS = {
@@ -165,7 +168,8 @@ TERMINAL = """
 import sys
 import time
 from tfkit import console
-from tfkit.console.characters import ascii_only, fit
+from tfkit.cli.text_columns import align_columns, align_facts
+from tfkit.console.characters import ascii_only, fit, visible, visible_line
 with console.live() as line:
     for step in (120, 121):
         line.update(dict({fields}, step=step))
@@ -324,3 +328,59 @@ def test_ipython_in_a_pipe_is_no_notebook(
     with console.live() as line:
         line.update({"step": 121, "loss": 2.5})
     assert capsys.readouterr().err == "step 121  loss 2.5\n"
+
+
+ESC = st.sampled_from("\x1b\x07\x08\r\x00\x7f\x85\x9b\x9d\u202e\u202a\u2066\u2069")
+HOSTILE = st.lists(ESC | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join)
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # by a terminal; line breaks and tabs are tfkit's own
+
+
+@given(HOSTILE)
+def test_nothing_that_is_printed_is_obeyed_by_a_terminal(text: str) -> None:
+    """Names, labels and messages of a folder of somebody else's, by each way out, are shown with escape sequences."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        console.result(text)
+        console.result_parts([(text, "bold"), (text, "")])
+        console.result(align_columns([[text, "1"], ["b", text]]))
+        console.result(align_facts({"name": f"x{text}"}))
+        console.json({text: [text]})
+        for write in (console.say, console.decided, console.warn, console.error):
+            write(text)
+        with console.progress(text, 2) as bar:
+            bar.due = 0.0
+            bar.advance()
+    assert not OBEYED.search(out.getvalue() + err.getvalue())
+    assert json.loads([line for line in out.getvalue().split("\n") if line.startswith("{") and line.endswith("]}")][-1]) == {text: [text]}
+
+
+@given(HOSTILE)
+def test_escape_sequences_replace_only_what_a_terminal_obeys(text: str) -> None:
+    shown = visible(text)
+    assert shown == text or OBEYED.search(text)
+    assert [one for one in shown if one in "\n\t"] == [one for one in text if one in "\n\t"]
+    assert OBEYED.sub("", text) == re.sub(r"\\x[01789][0-9a-f]|\\u20[26][0-9a-f]", "", shown) or "\\" in text
+    assert "\n" not in visible_line(text)
+
+
+def test_generated_text_is_data_in_a_file_and_escaped_on_a_terminal(tmp_path: Path) -> None:
+    script = "from tfkit import console; console.piece('a\\x1b[2Jb\\u202e\\n')"
+    plain = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert plain.stdout.decode() == "a\x1b[2Jb\u202e\n"
+    leader, follower = pty.openpty()
+    subprocess.run([sys.executable, "-c", script], stdout=follower, cwd=ROOT, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True)
+    os.close(follower)
+    assert os.read(leader, 1000).decode() == "a\\x1b[2Jb\\u202e\r\n"
+    os.close(leader)
+
+
+def test_the_live_line_shows_no_control_characters_of_a_name() -> None:
+    script = "from tfkit import console\nwith console.progress('a\\x1b]0;title\\x07\\x9b2J', 2) as bar:\n    bar.due = 0\n    bar.advance()"
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "99"}
+    subprocess.run([sys.executable, "-c", script], stderr=follower, cwd=ROOT, env=environment, check=True)
+    os.close(follower)
+    shown = os.read(leader, 9999).decode()
+    os.close(leader)
+    assert r"a\x1b]0;title\x07\x9b2J" in shown
+    assert not {"\x1b]", "\x07", "\x9b"} & {*shown, "\x1b]" * ("\x1b]" in shown)}

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import transformers
+import yaml  # of YAML 1.1; the Hub's library reads with it
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from transformers.models.auto import modeling_auto as auto
 
@@ -37,6 +40,7 @@ BESIDE = {
 OLD = "T5WithLMHeadModel"  # what old files call T5ForConditionalGeneration, and none that are written
 KINDS = [(one.name, name) for one in FAMILIES.values() if one.model_type is not None for name in one.architectures if name != OLD]
 
+GPT2 = ModelConfig.model_validate(PRESETS["gpt2"][1])
 
 ROWS = CardData(["rows.jsonl"], validation={"": "rows.jsonl (held out)"})
 
@@ -194,3 +198,34 @@ def test_licence_and_languages_come_from_the_base_s_card(front: str, card: BaseC
     assert BaseCard.read(tmp_path) == BaseCard()
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n\n# A model\nlicense: gpl\n", encoding="utf-8")
     assert BaseCard.read(tmp_path) == card
+
+
+WORDS = st.sampled_from(
+    ["no", "on", "y", "1e3", "0x1f", "012", "1_0", "1:30", ".inf", "~", "null", "2020-01-01", "=", "<<", "- a", "a: b", "#"]
+)
+TEXTS = WORDS | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(TEXTS, TEXTS, TEXTS, TEXTS)
+def test_every_text_of_the_metadata_is_read_back_as_that_text(licence: str, base: str, name: str, metric: str) -> None:
+    """By readers of YAML 1.1, as the Hub's library is, and of 1.2."""
+    data = CardData(["rows"], [f"org/{name}"], {"": name}, languages=[licence])
+    start = CardBase(f"hub:{base}@main", BaseCard(licence, (licence,)))
+    card = card_of(GPT2, "gpt2", start=start, data=data, evaluation={f"x{metric}": 0.5})
+    front = card.removeprefix("---\n").split("\n---\n", 1)[0]
+    for about in (YAML(typ="safe").load(front), yaml.safe_load(front)):
+        [model] = about["model-index"]
+        [result] = model["results"]
+        assert about["license"] == licence
+        assert about["base_model"] == last_name(f"hub:{base}@main")
+        assert (about["language"], about["datasets"]) == ([licence], [f"org/{name}"])
+        assert result["dataset"] == {"name": name, "type": name}
+        assert [one["type"] for one in result["metrics"]] == ([] if metric.endswith("target_tokens") else [f"x{metric}"])
+
+
+@pytest.mark.parametrize("licence", ["no", "on", "1e3", "apache-2.0"])
+def test_the_licence_of_a_base_model_is_passed_on(licence: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f'---\nlicense: "{licence}"\n---\n', encoding="utf-8")
+    card = card_of(GPT2, "gpt2", start=CardBase("base", BaseCard.read(tmp_path)))
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert BaseCard.read(tmp_path).license == front_matter(card)["license"] == licence

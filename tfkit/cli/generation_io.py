@@ -62,7 +62,7 @@ def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], t
             template = stack.enter_context(generator.template()) if generator.chat else None
         if text is not None and generator.fills_masks:
             [filling] = generator.fill([text])
-            console.result(filling.text)
+            console.piece(f"{filling.text}\n")
             return 1, len(filling.candidates)
         if text is not None:
             [rendered] = prompt_texts(generator, template, next(batches))
@@ -89,6 +89,6 @@ def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
     if live:
         console.result("")
     elif completion.finish != "interrupted":
-        console.result(shown + completion.text)
+        console.piece(f"{shown}{completion.text}\n")
     generator.work.stop.raise_if_requested("the continuation is not complete")
     return completion.tokens

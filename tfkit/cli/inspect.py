@@ -1,7 +1,7 @@
 """tfkit inspect: the first rows of a training as the model will see them, token by token."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +96,7 @@ def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]
             words = [token.token if token.label is None else f"{token.token}->{token.label}" for token in run]
             if kind == "padding":
                 words = [f"{words[0]} x {len(words)}".strip()]
-            for line in _wrap(words, width - len(_GUTTER[kind]) - 2):
+            for line in _wrap(map(console.visible_line, words), width - len(_GUTTER[kind]) - 2):
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
 
 
@@ -111,7 +111,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
     yield from lines[-last:]
 
 
-def _wrap(words: list[str], width: int) -> Iterator[str]:
+def _wrap(words: Iterable[str], width: int) -> Iterator[str]:
     """Yield the words as lines of at most `width` columns; a longer word gets a line of its own."""
     line = ""
     for word in words:

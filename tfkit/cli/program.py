@@ -1,5 +1,6 @@
 """Run a command, and turn the exceptions that it raises into the exit codes of docs/cli.md."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ def _report(error: Exception) -> int:
             return error.exit_code
         return console.fail("completion: this shell is not supported; run it in bash, zsh, fish or PowerShell", MachineError.exit_code)
     if isinstance(error, _ClickException):
-        error.show()  # type: ignore[attr-defined]
+        usage = io.StringIO()
+        error.show(usage)  # type: ignore[attr-defined]
+        console.error(usage.getvalue().rstrip("\n"))
         console.error_result(error.format_message(), 2)  # type: ignore[attr-defined]
         return 2
     if is_out_of_memory(error):

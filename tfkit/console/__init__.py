@@ -1,5 +1,7 @@
 """The only place that prints. The result goes to stdout, and nothing else does; messages, warnings and progress go to stderr.
 
+Texts hold names and labels from folders of others: what is written for people shows control characters as escape sequences.
+
 On a terminal and in a notebook, progress is a live line (rich, imported when the first is drawn); elsewhere it is plain lines. Where the
 locale is C or the stream cannot encode a character, messages are ASCII; a result is data and stays as it is, its JSON escaped.
 """
@@ -12,16 +14,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
-from tfkit.console.characters import ascii_only, is_terminal, supports_unicode
+from tfkit.console.characters import OBEYED, ascii_only, is_terminal, supports_unicode, visible
 from tfkit.console.characters import columns_of as columns_of
+from tfkit.console.characters import visible_line as visible_line
 from tfkit.console.live_line import Counter, LiveLine, line_display
 from tfkit.error_document import error_document
 from tfkit.errors import MachineError, Stopped, TfkitError
 
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
-# JSON allows them in a string, but readers split lines at them.
-_LINE_SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+# JSON allows them in a string, but readers split lines at the separators, and terminals obey the others.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*OBEYED, 0x2028, 0x2029)}
 _quiet = False
 _json_wanted = False  # an error is then a document on stdout, too
 _json_written = False
@@ -50,20 +53,21 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """Write a line of the result. Raises ReaderGone for a broken pipe, MachineError if it cannot be written (a full disk)."""
-    _write_result(text + "\n")
+    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, MachineError if it cannot be written (a full disk)."""
+    _write_result(visible(text) + "\n")
 
 
 def piece(text: str) -> None:
-    """Write a part of a result that is still being generated, without a line break."""
-    _write_result(text)
+    """Write a part of a result that is data, such as a generated text, without a line break: it stays as it is, except on a terminal."""
+    _write_result(visible(text) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
     """Write a line of the result from (text, style) pairs. The styles red, yellow, green, dim, bold and "" show on a terminal only."""
     styled = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
     ascii_wanted = not supports_unicode(sys.stdout)
-    texts = ((ascii_only(text) if ascii_wanted else text, style) for text, style in parts)
+    lines = ((visible_line(text), style) for text, style in parts)
+    texts = ((ascii_only(line) if ascii_wanted else line, style) for line, style in lines)
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
 
 
@@ -79,7 +83,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
         document = {**error_document(error.exit_code, str(error)), **document}
     _json_written = True
     text = json_module.dumps(document, ensure_ascii=not supports_unicode(sys.stdout), allow_nan=False)
-    _write_result(text.translate(_LINE_SEPARATORS) + "\n")
+    _write_result(text.translate(_JSON_ESCAPES) + "\n")
 
 
 def error_result(text: str, code: int) -> None:
@@ -160,7 +164,7 @@ def _write_line(text: str, colour: str = "") -> None:
     stream = sys.stderr
     if stream is None:
         return
-    line = text if supports_unicode(stream) else ascii_only(text)
+    line = visible(text) if supports_unicode(stream) else ascii_only(visible(text))
     if colour and is_terminal(stream) and not os.environ.get("NO_COLOR"):
         line = f"{colour}{line}{_RESET}"
     try:

@@ -57,7 +57,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
     library = "tfkit" if architecture is None else "peft" if adapter else "transformers"
     front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
     front += _list("language", data.languages or base_card.languages)
-    front += [f"license: {base_card.license}"] if base_card.license else []
+    front += [f"license: {_yaml(base_card.license)}"] if base_card.license else []
     front += [f"base_model: {_yaml(base)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if base else []
     front += _list("datasets", data.hub)
     front += _impact_front(impact, training.kind)
@@ -206,7 +206,10 @@ def _use(config: ModelConfig) -> tuple[str, str]:
 
 
 def _yaml(value: Any) -> str:
-    """Return a scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; text in quotes."""
+    """Return a scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; any text in quotes, so that a licence `no` is
+    no truth value, with its unprintable characters as escape sequences.
+    """
     if isinstance(value, float):
         return f"{value:.10f}".rstrip("0").rstrip(".")
-    return json.dumps(str(value), ensure_ascii=False)
+    quoted = json.dumps(str(value), ensure_ascii=False)
+    return "".join(character if character.isprintable() else f"\\U{ord(character):08x}" for character in quoted)
