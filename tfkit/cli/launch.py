@@ -46,9 +46,8 @@ def launch(
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    code = (
-        ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
-    )  # nodes know nothing of what is allowed here
+    # Submitted again it resumes, and a node need not know what is allowed here.
+    code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
     launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
     training = LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None)
     console.result(FILES[kind](training).rstrip("\n"))
