@@ -2,7 +2,7 @@
 (following.py). With a single process this module does nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -110,8 +110,8 @@ class Leader:
     def begin(
         self, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
     ) -> None:
-        """Announce the run: its resolved recipe, the checkpoint that it continues from, the kind of the device, and the SHA-256 of the code
-        that is run. Then wait until the other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input of one of them differs.
+        """Announce the run: its resolved recipe, the checkpoint that it continues from, the device, and the code that is run.
+        Then wait until the other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input differs.
         """
         if self._group is not None:
             document = recipe_document(recipe, None)
