@@ -91,8 +91,19 @@ def parts(example: Encoded) -> list[tuple[list[int], int]]:
     return found
 
 
-def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: Path) -> None:
-    made = feedback(place)
+@pytest.fixture(scope="module")
+def many_ends(place: Path) -> Path:
+    """The policy, with a third of its vocabulary as ends in generation_config.json."""
+    loaded = load(place / "base")
+    loaded.special_ids["eos_token_id"] = [*loaded.eos_ids, *range(100, 200)]
+    loaded.save(place / "ends")
+    return place / "ends"
+
+
+@pytest.mark.parametrize("name", ["base", "ends"])
+def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: Path, many_ends: Path, name: str) -> None:
+    made = feedback(place, policy=str(place / name))
+    assert made.rollouts.end_ids == {*load(place / name).eos_ids}
     rows = rows_of(place)
     tokenizer, judge = made.rollouts.tokenizer, made.judge
     found = encoder(made).encode(rows)

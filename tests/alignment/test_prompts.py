@@ -61,7 +61,7 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
     turn = objective(tmp_path, TALKER, chat=True)
     assert ids(encoded(tmp_path, turn, {"prompt": "the cat", "answer": 1})[0]) == ids(rows[0])
     assert turn.fingerprint() != made.fingerprint()
-    assert {*made.end_ids} == {TALKER.eos_id, TALKER.backend.token_to_id("<|im_end|>")}
+    assert {*made.rollouts.end_ids} == {TALKER.eos_id, TALKER.backend.token_to_id("<|im_end|>")}
 
 
 def test_a_policy_without_a_template_or_an_end_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.conversations import end_ids
 
 Section = dict[str, Any]
 
@@ -218,7 +219,7 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     assert made.texts.encode([PromptCompletion("here", MESSAGES)]) == [(ids[:prompt], prompt)]
     assert codec.decode(ids[prompt:]) == "sat on<|im_end|>"
     assert codec.decode(ids[:prompt]).endswith("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")
-    assert made.texts.end_ids[-1] == ids[-1]
+    assert end_ids(codec)[-1] == ids[-1]
     said = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{HUMAN} sat on", "rejected": f"{HUMAN} ran"})[0]
     assert said["input_ids"].tolist() == one["input_ids"].tolist()  # a dialogue of HH-RLHF is the same conversation
     bad = encoder(codec, 200).encode([Row("", "here", {"prompt": MESSAGES, "chosen": [answer("<|im_end|>")], "rejected": [answer("b")]})])

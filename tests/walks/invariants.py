@@ -57,9 +57,9 @@ class Run:
         """
         plain = [word for word in self.command.words if word not in ("--resume", "--json")]
         plain[plain.index("--run") + 1] = name
-        commands = [Command([*plain, *words])]
+        commands = [Command([*plain, *words], ends=self.command.ends)]
         if stop:
-            commands = [Command([*plain, *words], stop, 2), Command([*plain, *words, "--resume"])]
+            commands = [Command([*plain, *words], stop, 2), Command([*plain, *words, "--resume"], ends=self.command.ends)]
         for command in commands:
             done = run_command(command, self.folder, **options)
         if done.code and not (may_diverge and done.code == 6):

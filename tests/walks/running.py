@@ -5,8 +5,10 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,9 @@ from pathlib import Path
 from tiny_runs import Done, run_tfkit, strike
 
 from tfkit import console
+from tfkit.adapters import load
+from tfkit.run.checkpoints import checkpoints
+from tfkit.run.manifest import write_manifest
 from tfkit.training.memory import resident_bytes
 from walks.data_files import write
 from walks.scenario import Command, Walk
@@ -117,7 +122,22 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
         if before is not None:
             before()
 
-    return run_tfkit(folder, command.words, start)
+    done = run_tfkit(folder, command.words, start)
+    if done.code == 0 and command.ends:
+        for checkpoint in checkpoints(folder / str(command.run) / "checkpoints"):
+            _state_ends(checkpoint, command.ends)
+    return done
+
+
+def _state_ends(checkpoint: Path, ends: list[int]) -> None:
+    """Let a checkpoint's config.json and generation_config.json state further ids that end a text."""
+    loaded = load(checkpoint)
+    loaded.special_ids["eos_token_id"] = [*dict.fromkeys([*loaded.eos_ids, *(end % loaded.config.vocab_size for end in ends)])]
+    with tempfile.TemporaryDirectory() as saved:
+        loaded.save(saved)
+        for name in ("config.json", "generation_config.json"):
+            shutil.copyfile(Path(saved, name), checkpoint / name)
+    write_manifest(checkpoint)
 
 
 def _recorded(error: Callable[[str], None]) -> Callable[[str], None]:

@@ -47,6 +47,9 @@ class _Drawer:
             self.finetune(recipe, kind, stacks)
         if stacks == "decoder" and kind == "causal_lm" and self.dice.random() < 0.8:
             self.chain(recipe)
+        if "third.yaml" in self.made.recipes:  # a policy, which samples
+            pretraining = next(command for command in reversed(self.made.commands) if command.run == "first")
+            pretraining.ends = self.dice.sample(range(40, 200), self.dice.choice([0, 3, 80]))
         return self.made
 
     def add(self, *words: str) -> None:

@@ -18,13 +18,12 @@ from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
 from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_objective, read_problem_type
 from tfkit.hub.find import ADAPTER
-from tfkit.hub.ids import check_tokenizer, read_ids
+from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
 from tfkit.hub.names import label_tensors, rules_of
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, unverified, verified
-from tfkit.tokenizer import load_tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
@@ -45,10 +44,8 @@ def describe(path: str | Path) -> Described:
     with verified(folder, weights=False):
         opened = _open(folder)
         labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
-        if (codec := load_tokenizer(folder)) is not None:
-            check_tokenizer(codec, opened.config.vocab_size, folder)
-        codec = codec or opened.base.codec
         ids = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids
+        codec = with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids)
         generation = read_generation(opened.hf, folder) or opened.base.generation
         problem = read_problem_type(opened.hf) if opened.hf else opened.base.problem_type
         return Described(folder, opened.config, codec, opened.family, ids, labels, generation, problem, *read_objective(folder))

@@ -33,6 +33,7 @@ class FeedbackEncoder:
         feedback, section = self.feedback, self.feedback.rollouts.section
         about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
         about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
+        about.append(sorted(feedback.rollouts.end_ids))
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:

@@ -29,6 +29,7 @@ from tfkit.run.card_impact import CardImpact
 from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
 from tfkit.run.lineage import Inherited, Lineage, OwnTotals, sum_inherited
 from tfkit.run.machine import processor
+from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 
@@ -53,7 +54,7 @@ def write_model(
     adapter = recipe.training.adapter
     options: dict[str, Any] = {
         "family": family,
-        "end_ids": data.end_ids,
+        "end_ids": end_ids(data.tokenizer),
         "labels": data.labels,
         "problem_type": recipe.objective.problem_type,
         "facts": facts,

@@ -17,6 +17,7 @@ from tfkit.generation.inference import inference
 from tfkit.hub.tensor_files import LazyTensors
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import eager
 from tfkit.training.whole_steps import is_shard_of
 
@@ -125,7 +126,7 @@ class ShardedWork:
                 tokenizer,
                 encode_prompts(self.model, tokenizer, texts, rendered=rendered),
                 self.recipe.generation,
-                eos_ids=self.data.end_ids,
+                eos_ids=end_ids(tokenizer),
                 start_id=tokenizer.start_id,
                 should_stop=should_stop,
             )

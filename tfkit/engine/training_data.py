@@ -80,11 +80,6 @@ class TrainingData:
     rules: Rules | None = None  # that reward sampled responses; None: none are sampled, or the training is only planned
 
     @property
-    def end_ids(self) -> list[int]:
-        """The ids that end a generated text, in a conversation also that of the end of a turn."""
-        return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
-
-    @property
     def code_hashes(self) -> list[str]:
         """The SHA-256 of each file with a reward function."""
         return self.rules.code_hashes if self.rules is not None else []

@@ -3,7 +3,7 @@
 They are decoded greedily or by beam search, as configured in the recipe's `generation`, never by sampling.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -16,6 +16,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import GenerationSection
+from tfkit.tokenizer.conversations import end_ids
 
 
 def undrawn(settings: GenerationSection) -> GenerationSection:
@@ -29,13 +30,12 @@ def write_texts(
     examples: Sequence[Example],
     settings: GenerationSection,
     batch_size: int,
-    eos_ids: Collection[int],
     work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """Generate the model's answer to each example. `eos_ids` end a text, in addition to the objective's `end_ids`."""
+    """Generate the model's answer to each example."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
-    ends, start_id = {*eos_ids, *objective.end_ids}, objective.start_id
+    ends, start_id = end_ids(tokenizer), objective.start_id
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # groups similar lengths, longest first
     texts = [""] * len(prompts)
 

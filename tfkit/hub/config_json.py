@@ -103,9 +103,14 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return `ids`, completed from generation_config.json; the eos ids of both are merged."""
     further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
-    ends = [end for source in (ids, further) for end in _as_list(source.get(_EOS, []))]
+    ends = [end for source in (ids, further) for end in stated_ends(source)]
     merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
     return further | dict(ids) | merged
+
+
+def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the eos ids in the result of `read_special_ids`."""
+    return (*_as_list(special_ids.get(_EOS, [])),)
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Check that every id in a model folder's files is in the vocabulary: an id outside it has no embedding."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tfkit.errors import ModelError
-from tfkit.hub.config_json import LIMIT, read_special_ids
+from tfkit.hub.config_json import LIMIT, read_special_ids, stated_ends
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named
-from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer import Tokenizer, load_tokenizer
 
 _NAMES = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"),
@@ -43,13 +44,23 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
     return {key: value for key, value in read_special_ids(stated, folder).items() if key not in defaults or defaults[key] != value}
 
 
-def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
-    """Raise ModelError for a tokenizer with more entries than the model has embeddings."""
-    if tokenizer.size > vocab_size:
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+    """Return a model folder's tokenizer, if it has one. Raise ModelError if it has more entries than the model has embeddings."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is not None and tokenizer.size > vocab_size:
         raise ModelError(
             f"{folder / 'tokenizer.json'}: {tokenizer.size:,} entries, but vocab_size in config.json is {vocab_size:,}; put the model's "
             "own tokenizer there, or remove the entries that were added without the model"
         )
+    return tokenizer
+
+
+def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
+    """Return the tokenizer with the ids of `read_ids` that start a decoder and end a text."""
+    if tokenizer is None:
+        return None
+    start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
+    return replace(tokenizer, decoder_start_id=start, stated_end_ids=stated_ends(special_ids))
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,10 @@ from tfkit.hub.config_json import (
     read_labels,
     read_objective,
     read_problem_type,
+    stated_ends,
 )
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.ids import check_tokenizer, read_ids
+from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
 from tfkit.hub.later_reading import NamedTensors, UnreadBlocks, read_ours
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
@@ -44,7 +45,8 @@ from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, verified
-from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
+from tfkit.tokenizer import Backend, Tokenizer
+from tfkit.tokenizer.conversations import end_ids
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,8 @@ class Loaded:
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text: those of config.json and generation_config.json, which may be several, or else the tokenizer's."""
-        eos = self.special_ids.get("eos_token_id")
-        if eos is None and self.codec is not None:
-            eos = self.codec.eos_id
-        return [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
+        """The ids that end a text, as everywhere (`tokenizer.conversations.end_ids`); without a tokenizer those that the files state."""
+        return [*(stated_ends(self.special_ids) if self.codec is None else end_ids(self.codec))]
 
     @property
     def start_id(self) -> int | None:
@@ -211,11 +210,7 @@ class _Opened:
 
 
 def _codec(opened: _Opened) -> Tokenizer | None:
-    """Return the tokenizer, with the id with which the model's decoder starts."""
-    codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
-    if codec is not None:
-        check_tokenizer(codec, opened.config.vocab_size, opened.folder)
-    return codec if codec is None or start is None else replace(codec, decoder_start_id=start)
+    return with_model_ids(read_tokenizer(opened.folder, opened.config.vocab_size), opened.special_ids)
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:

@@ -4,7 +4,7 @@ The objective is the one that learns from them; this module describes how its ex
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfkit.errors import ModelError
 from tfkit.objectives import reward
@@ -18,6 +18,7 @@ from tfkit.objectives.score_model import gives_same_ids
 from tfkit.recipe.schema.preference_sections import AIFeedbackSection, RewardSection
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.conversations import end_ids
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
     sampled = {name: getattr(section, name) for name in ("completions", "temperature", "max_new_tokens")}
     rollout = GRPOSection(kind="grpo", chat=section.of.chat, **sampled)
     prompts, judge = PromptEncoder(rollout, context), GoldModel(open_companion(section, "judge"))
-    rollouts = Rollouts(rollout, context.tokenizer, prompts.end_ids, GroupBaseline(is_scaled=False), gold=judge)
+    assert policy.tokenizer is not None, "it was checked"
+    writer = replace(context.tokenizer, stated_end_ids=end_ids(policy.tokenizer))  # a text ends where the policy ends it, too
+    rollouts = Rollouts(rollout, writer, GroupBaseline(is_scaled=False), gold=judge)
     objective.feedback = Feedback(policy, judge, prompts, rollouts, context.seed)
     return objective
 

@@ -59,11 +59,6 @@ class Chat(TokenTargets, WritingObjective):
         self.conversations = Conversations(tokenizer, form, section.system, folder)
 
     @property
-    def end_ids(self) -> list[int]:
-        """The id that ends a turn, alone."""
-        return [self.conversations.end_id]
-
-    @property
     def reads_special_tokens(self) -> bool:
         """True: `checked_text` rejects them anywhere in a message."""
         return True

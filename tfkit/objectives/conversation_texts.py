@@ -57,12 +57,6 @@ class ConversationTexts:
             encoded |= dict(zip(texts, self._texts([items[number] for number in texts]), strict=True))
         return [encoded[number] for number in range(len(items))]
 
-    @property
-    def end_ids(self) -> list[int]:
-        """The ids that end a completion: eos and, with a chat template, the end of a turn."""
-        turn = [self._conversations.end_id] if self.tokenizer.chat_template is not None else []
-        return list(dict.fromkeys([*([] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]), *turn]))
-
     def _is_chat(self, item: PromptCompletion) -> bool:
         return self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)
 

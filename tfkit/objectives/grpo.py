@@ -36,7 +36,7 @@ class GRPO(RolloutObjective):
     @property
     def rollouts(self) -> Rollouts:
         """Groups of responses to each prompt."""
-        return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline, self.reward, self.gold)
+        return Rollouts(self.section, self.tokenizer, self._baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of response tokens."""

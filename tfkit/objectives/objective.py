@@ -214,11 +214,6 @@ class Objective(Protocol):
         """Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token."""
         return False
 
-    @property
-    def end_ids(self) -> Sequence[int]:
-        """The ids that end a generated text, in addition to the tokenizer's own."""
-        return ()
-
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
         """Return the prompts that ask the model to answer these texts, and whether special tokens are spelled out in them."""
         return list(texts), False

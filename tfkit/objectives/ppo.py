@@ -74,7 +74,7 @@ class PPO(RolloutObjective):
         """Responses with advantages from the value model."""
         section = self.section
         baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
-        return Rollouts(section, self.tokenizer, self.end_ids, baseline, self.reward, self.gold)
+        return Rollouts(section, self.tokenizer, baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Return the number of response tokens, or of targets in a batch of text."""

@@ -162,7 +162,7 @@ def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: 
     ends = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.sep_id}
     pad = PAD if tokenizer.unk_id is None or tokenizer.unk_id in ends else token_text(tokenizer.settings["unk_token"]) or PAD
     padded = tokenizer.with_special_tokens([pad])
-    return Tokenizer.from_json(padded.tokenizer_json, {**padded.settings, "pad_token": pad}, padded.chat_template)
+    return padded.changed(padded.tokenizer_json, {**padded.settings, "pad_token": pad}, padded.chat_template)
 
 
 def read_shift(facts: Mapping[str, Any], place: str) -> float:

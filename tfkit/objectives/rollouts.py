@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.conversations import end_ids
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,15 @@ class Rollouts:
     """How the responses of an objective are sampled and scored."""
 
     section: RolloutSection
-    tokenizer: Tokenizer
-    end_ids: Sequence[int]  # the tokens that end a response
+    tokenizer: Tokenizer  # of the policy, whose end tokens end a response
     baseline: GroupBaseline | ValueBaseline
     reward: ScoreModel | None = None  # its score is added to the reward of the rules
     gold: GoldModel | None = None  # its score is only reported
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end a response."""
+        return frozenset(end_ids(self.tokenizer))
 
     @property
     def responses(self) -> int:
@@ -132,11 +138,6 @@ class RolloutObjective(LabelledObjective, Protocol):
         """Throughout: every iteration reads the reference."""
         return "throughout"
 
-    @property
-    def end_ids(self) -> Sequence[int]:
-        """The tokens that end a response."""
-        return self.prompt_encoder.end_ids
-
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
         """Return rows of one prompt each; an iteration has prompts of similar lengths."""
         return example_rows(stored, RowOrder(order.length, order.seed, self.section.prompts, order.length_groups))
@@ -179,8 +180,7 @@ class PromptEncoder:
                 f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in a row of "
                 f"{context.row_length:,}: lower it, or {LONGER_ROWS}"
             )
-        self.end_ids = self.texts.end_ids
-        if not self.end_ids:
+        if not end_ids(context.tokenizer):
             raise ModelError(f"{context.folder}: the tokenizer has no token that ends a text, so no response would end: take one that has")
 
     def fingerprint(self) -> str:

@@ -71,11 +71,6 @@ class TextToText(TokenTargets, WritingObjective):
         """The id of bos or pad, which begins the decoder's input."""
         return self._start_id
 
-    @property
-    def end_ids(self) -> list[int]:
-        """The id that ends a target."""
-        return [self.eos_id]
-
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids of the source."""
         ids: list[int] = example["source"].tolist()

@@ -7,8 +7,8 @@ special tokens in it are parsed, and none is added. Character offsets show which
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -187,12 +187,26 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
     )
 
 
+@lru_cache(maxsize=2)  # a template is rendered in a process of its own
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that end a generated text, wherever it is generated: eos, the end of a turn in the chat template, and those that the
+    model's config.json and generation_config.json state.
+
+    A template that cannot be trained on has no known end.
+    """
+    ends = [tokenizer.eos_id]
+    if tokenizer.chat_template is not None:
+        with suppress(ModelError, UsageError):
+            ends.append(Conversations(tokenizer, resolve_format("auto", tokenizer, None), None, Path("tokenizer")).end_id)
+    return tuple(end for end in dict.fromkeys([*ends, *tokenizer.stated_end_ids]) if end is not None)
+
+
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
     """Return the tokenizer of a chat checkpoint: with the format's template, and with special tokens in texts parsed, since a template
     writes them there.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
-    return Tokenizer.from_json(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
+    return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
 
 
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:

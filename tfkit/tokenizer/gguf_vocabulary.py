@@ -40,10 +40,9 @@ class GgufVocabulary:
         else:
             writer.add_token_scores(self.scores)
             writer.add_add_space_prefix(self.adds_space)
-        eos = end_ids[0] if end_ids else tokenizer.eos_id
         for add, token_id in (
             (writer.add_bos_token_id, tokenizer.bos_id),
-            (writer.add_eos_token_id, eos),
+            (writer.add_eos_token_id, end_ids[0] if end_ids else None),
             (writer.add_eot_token_id, end_ids[1] if len(end_ids) > 1 else None),
             (writer.add_unk_token_id, tokenizer.unk_id),
             (writer.add_pad_token_id, tokenizer.pad_id),

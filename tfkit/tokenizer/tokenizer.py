@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -38,6 +38,7 @@ class Tokenizer:
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
     decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
+    stated_end_ids: tuple[int, ...] = ()  # from the model's config.json and generation_config.json; see conversations.end_ids
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
@@ -53,6 +54,11 @@ class Tokenizer:
         bos, eos, pad = (_special_id(backend, settings, role) for role in ("bos_token", "eos_token", "pad_token"))
         size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         return cls(backend, bos, eos, pad, size, text, dict(settings), chat_template)
+
+    def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
+        """Build a tokenizer for the same model from changed files: it keeps the ids of the model's configuration."""
+        changed = Tokenizer.from_json(text, settings, chat_template)
+        return replace(changed, decoder_start_id=self.decoder_start_id, stated_end_ids=self.stated_end_ids)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
@@ -113,7 +119,7 @@ class Tokenizer:
             return self
         backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
         backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in lacking])
-        return Tokenizer.from_json(backend.to_str(pretty=True), self.settings, self.chat_template)
+        return self.changed(backend.to_str(pretty=True), self.settings, self.chat_template)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids, as AutoTokenizer's decode does; bytes of incomplete characters become U+FFFD."""

@@ -36,7 +36,7 @@ class AnsweringModel:
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
         if objective.writer is not None:
             settings = undrawn(self.settings.generation)
-            texts = write_texts(model, objective.writer, examples, settings, size, self.loaded.eos_ids, BatchWork(deal=self.deal))
+            texts = write_texts(model, objective.writer, examples, settings, size, BatchWork(deal=self.deal))
             return [Answer(text) for text in texts]
         device = next(model.parameters()).device
         order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)

@@ -67,14 +67,13 @@ class TextGenerator:
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
         """Continue each text; in a chat each is that of a conversation. `first_row`: the number of the first one, for the draws."""
-        ends = [*self.loaded.eos_ids, *([self.codec.eos_id] if self.chat else [])]  # some chat models end a turn with eos
         return complete(
             self.loaded.model,
             self.codec,
             encode_prompts(self.loaded.model, self.codec, texts, rendered=self.chat),
             self.decided.settings,
             constraints=self.decided.constraints,
-            eos_ids=[end for end in dict.fromkeys(ends) if end is not None],
+            eos_ids=self.loaded.eos_ids,
             start_id=self.loaded.start_id,
             should_stop=should_stop or self.work.should_stop,
             first_row=first_row,

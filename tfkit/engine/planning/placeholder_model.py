@@ -11,6 +11,7 @@ from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
 from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.tokenizer.conversations import end_ids
 
 
 def write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
@@ -24,7 +25,7 @@ def write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
         None,
         data.tokenizer,
         family=family,
-        end_ids=data.end_ids,
+        end_ids=end_ids(data.tokenizer),
         labels=data.labels,
         problem_type=recipe.objective.problem_type,
         facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},

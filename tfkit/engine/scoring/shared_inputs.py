@@ -62,7 +62,7 @@ def with_texts(
     """Return the same rows with the text that the model generates for the input of each, and its references."""
     examples = [stored[shared.rows[0]] for shared in inputs]
     decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
-    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, work)
+    texts = write_texts(loaded.model, objective, examples, decoding, size, work)
     predictions = {
         number: {"text": text, "references": shared.references}
         for shared, text in zip(inputs, texts, strict=True)
