@@ -177,6 +177,7 @@ def test_rooms_beside_the_line_know_no_torch() -> None:
         ("datasets", {"data"}),
         ("tokenizers", {"tokenizer"}),
         ("jinja2", {"tokenizer"}),
+        ("regex", {"alignment"}),
         ("rich", {"console"}),
         ("optuna", {"engine"}),
         ("typer", {"cli", "__main__"}),

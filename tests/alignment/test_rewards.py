@@ -1,11 +1,18 @@
 """Rewards by rules: each on texts for which it holds and texts for which it does not."""
 
+import re
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from tfkit.alignment import rewards
+from tfkit.alignment.patterns import compile_limited
 from tfkit.alignment.rewards import PromptRow, Rules, last_number
 from tfkit.alignment.user_code import CodePermission
 from tfkit.errors import UsageError
@@ -93,6 +100,89 @@ def test_an_unknown_rule_is_told_the_known_ones() -> None:
     text = "model: {preset: gpt2}\ndata: {train: [{path: a}]}\ntraining: {steps: 1}\nobjective: {kind: grpo, rules: [{kind: nummber}]}\n"
     with pytest.raises(RecipeError, match=r"r.yaml:4:40: objective.rules.0.kind: 'nummber' is none of exact_answer, number, .*mean number"):
         RecipeText(Path("r.yaml"), text).read()
+
+
+ATOMS = [
+    "a",
+    "b",
+    "A",
+    ".",
+    "^",
+    "$",
+    "*",
+    "+",
+    "?",
+    "*?",
+    "(",
+    ")",
+    "(?:",
+    "|",
+    "(?=",
+    "(?!",
+    "(?<=a)",
+    "(?i:",
+    "(?P<n>a)",
+    "(?#[)",
+    "(?x)",
+]
+ATOMS += [
+    "[ab]",
+    "[^a]",
+    "[\\w-]",
+    "[^\\W\\d_]",
+    "[\\S^]",
+    "[[a]",
+    "[a[:b]",
+    "[]a]",
+    "[",
+    "]",
+    "{",
+    "}",
+    "{e}",
+    "{}",
+    "{1,2}",
+    "{2}",
+    "{,2}",
+    "#",
+    " ",
+]
+ATOMS += [f"\\{letter}" for letter in "wWsSdDbBAZn1[{"] + ["²", "é"]
+
+
+@settings(max_examples=1000)
+@given(
+    st.lists(st.sampled_from(ATOMS), min_size=1, max_size=7).map("".join),
+    st.lists(st.sampled_from([*"abAB 1_²é{e}[:\n\x1c#-]\u0301"]), max_size=8).map("".join),
+)
+@pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning", "ignore:Possible set:FutureWarning")
+def test_a_pattern_has_the_meaning_that_it_has_in_re(pattern: str, text: str) -> None:
+    try:
+        found = re.search(pattern, text)
+    except (re.error, OverflowError):
+        with pytest.raises(ValidationError, match="is no regular expression"):
+            rule(kind="regex", pattern=pattern)
+        return
+    assert Rules([rule(kind="regex", pattern=pattern)])(ROW, text).is_full == (found is not None)
+
+
+@pytest.mark.parametrize("pattern", [r"\w", r"\s", r"\d", r"[^\W_]", r"(?a)\w", "."])
+def test_a_class_has_the_characters_that_it_has_in_re(pattern: str) -> None:
+    """Except those that are assigned in one version of Unicode only."""
+    theirs, ours = re.compile(pattern), compile_limited(pattern)
+    characters = (
+        chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000 and unicodedata.category(chr(code)) != "Cn"
+    )
+    assert [one for one in characters if bool(theirs.search(one)) != bool(ours.search(one))] == []
+
+
+def test_a_pattern_that_takes_for_ever_is_an_error_that_names_rule_and_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "SECONDS", 0.2)
+    rules = Rules([rule(kind="number"), rule(kind="regex", pattern="(a|aa)+$")])
+    assert rules(ROW, "a" * 60).value == 1
+    with pytest.raises(
+        UsageError, match=r"sums.jsonl:3: objective.rules.1: '\(a\|aa\)\+\$' needs more than 0.2 s for a response of 61 characters"
+    ):
+        rules(ROW, "a" * 60 + "b")
 
 
 def test_a_pattern_that_is_none_is_an_error_of_the_recipe() -> None:

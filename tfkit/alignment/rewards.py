@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from types import ModuleType
 
+import regex
+
+from tfkit.alignment.patterns import SECONDS, compile_limited
 from tfkit.alignment.user_code import CodePermission, open_code
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.reward_rules import (
@@ -66,8 +69,7 @@ class Rules:
             case NumberRule():
                 return lambda row, text: float(_same_number(row.answers, text))
             case RegexRule():
-                pattern = re.compile(rule.pattern)
-                return lambda row, text: float(pattern.search(text) is not None)
+                return _search(rule.pattern, place)
             case ContainsRule():
                 required = rule.text
                 return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.answers)))
@@ -79,6 +81,24 @@ class Rules:
                 module, sha256 = open_code(place, rule.path, permission)
                 self.code_hashes.append(sha256)
                 return _user_function(rule.function, module, place)
+
+
+def _search(pattern: str, place: str) -> Scorer:
+    try:
+        compiled = compile_limited(pattern)
+    except regex.error as error:
+        raise UsageError(f"{place}: {pattern!r} cannot be compiled ({error}): write it in another way") from None
+
+    def score(row: PromptRow, text: str) -> float:
+        try:
+            return float(compiled.search(text, timeout=SECONDS) is not None)
+        except TimeoutError:
+            raise UsageError(
+                f"{row.place}: {place}: {pattern!r} needs more than {SECONDS:g} s for a response of {len(text):,} characters: rewrite it "
+                "without repeated alternatives or repetition within repetition, such as (a|aa)+"
+            ) from None
+
+    return score
 
 
 def last_number(text: str) -> Decimal | None:
