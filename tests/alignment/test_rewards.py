@@ -65,6 +65,21 @@ def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
     assert found == (None if number is None else type(found)(number))  # type: ignore[misc]
 
 
+@given(
+    st.lists(st.text("a1 \n\t", max_size=3), min_size=1, max_size=3),
+    st.text("a1 \n", max_size=5),
+    st.sampled_from(["exact_answer", "number", "contains"]),
+)
+def test_answers_are_compared_without_white_space_and_blank_ones_never_match(answers: list[str], text: str, kind: str) -> None:
+    rules = Rules([rule(kind=kind)])
+    value = rules(PromptRow("", answers), text).value
+    stripped = [answer.strip() for answer in answers if answer.strip()]
+    assert value == rules(PromptRow("", stripped), text).value == rules(PromptRow("", [*answers, " ", ""]), text).value
+    assert rules(PromptRow("", ["", "\n"]), text).value == 0
+    if kind == "contains":
+        assert value == any(answer in text for answer in stripped)
+
+
 def test_weights_of_several_rules() -> None:
     rules = Rules([rule(kind="number", weight=2.0), rule(kind="regex", pattern=r"\.$", weight=-0.5)], ALL)
     assert [rules(ROW, text).value for text in ("42", "42.", "7.", "7")] == [2.0, 1.5, -0.5, 0.0]

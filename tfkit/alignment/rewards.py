@@ -37,6 +37,11 @@ class PromptRow:
     answers: Sequence[str]  # the accepted answers; may be empty
     place: str = ""  # for errors
 
+    @property
+    def stripped_answers(self) -> list[str]:
+        """The answers without white space at their ends; a blank one is none."""
+        return [stripped for answer in self.answers if (stripped := answer.strip())]
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -65,14 +70,14 @@ class Rules:
     def _scorer(self, rule: Rule, place: str, permission: CodePermission) -> Scorer:
         match rule:
             case ExactAnswerRule():
-                return lambda row, text: float(text.strip() in [answer.strip() for answer in row.answers])
+                return lambda row, text: float(text.strip() in row.stripped_answers)
             case NumberRule():
                 return lambda row, text: float(_same_number(row.answers, text))
             case RegexRule():
                 return _search(rule.pattern, place)
             case ContainsRule():
                 required = rule.text
-                return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.answers)))
+                return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.stripped_answers)))
             case ValidJsonRule():
                 return lambda row, text: float(_is_json(text))
             case ValidPythonRule():

@@ -20,7 +20,7 @@ class _Rule(Data):
 
 
 class ExactAnswerRule(_Rule):
-    """The response is the row's answer, apart from white space at both ends; of several answers any."""
+    """The response is the row's answer, apart from white space at both ends; of several answers any that is not blank."""
 
     kind: Literal["exact_answer"]
 
@@ -62,7 +62,11 @@ class ContainsRule(_Rule):
     """The response contains a text, in the same letters."""
 
     kind: Literal["contains"]
-    text: str | None = Field(None, min_length=1, description="The text; null: the row's answer, or any of several.")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        description="The text; null: the row's answer, without white space at its ends, or any of several that is not blank.",
+    )
 
     @property
     def needs_answer(self) -> bool:
