@@ -91,13 +91,19 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
     file.write_text(
         "def reward(row, text):\n    row['answers'].clear()\n    return len(text) / 4\n\n\n"
         "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n\n\n"
-        "def ends(row, text):\n    raise SystemExit(3)\n"
+        "def ends(row, text):\n    raise SystemExit(3)\n\n\nclass Own(BaseException):\n    pass\n\n\n"
+        "def raises(row, text):\n    raise Own('beyond Exception')\n\n\ndef leaves(row, text):\n    raise GeneratorExit\n\n\n"
+        "def huge(row, text):\n    return -1e308\n\n\ndef whole(row, text):\n    return 10 ** 400\n\n\n"
+        "def large(row, text):\n    return 1e6\n"
     )
     mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
     assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
     assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
     assert ROW.answers == ["42", "forty-two"]
-    for name, reason in (("nan", "gave nan"), ("fails", "KeyError"), ("ends", "SystemExit: 3")):
+    assert Rules([rule(kind="python", function=f"{file}:large", allow_code=True)])(ROW, "42").value == 1e6
+    reasons = {"nan": "gave nan", "huge": r"gave -1e\+308 .* at most 1,000,000", "whole": "OverflowError", "fails": "KeyError"}
+    reasons |= {"ends": "SystemExit: 3", "raises": "Own: beyond Exception", "leaves": "GeneratorExit"}
+    for name, reason in reasons.items():
         with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
             Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)], ALL)(ROW, "42")
     for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "does not exist")):
@@ -109,6 +115,15 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
             Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
     with pytest.raises(ValidationError, match="allow_code"):
         rule(kind="python", function=f"{file}:reward")
+
+
+def test_the_output_of_a_users_function_is_not_that_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "loud.py"
+    file.write_text(
+        "import sys\n\nprint('loaded')\n\n\ndef reward(row, text):\n    print('called')\n    sys.stdout.write(text)\n    return 1\n"
+    )
+    assert Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])(ROW, "42").is_full
+    assert capsys.readouterr() == ("", "loaded\ncalled\n42")
 
 
 def test_an_unknown_rule_is_told_the_known_ones() -> None:

@@ -159,3 +159,14 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> 
     objective = multi_label()
     stored = examples(tmp_path, ROWS, MultiLabelSection.roles, objective)
     assert_same_steps(CONFIG, stored, objective)
+
+
+def test_a_probability_of_exactly_one_half_is_not_enough(tmp_path: Path) -> None:
+    objective, undecided = multi_label(), model(CONFIG).eval()
+    undecided.head.classes.requires_grad_(False).weight.zero_()
+    undecided.head.classes.bias.zero_()
+    batch = whole(tmp_path, ROWS, objective)
+    with torch.no_grad():
+        found = list(objective.predict(undecided, batch))
+    assert {float(value) for row in found for value in row.prediction["probabilities"].values} == {0.5}
+    assert all(row.prediction["predicted"] == [] for row in found)

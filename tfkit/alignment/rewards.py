@@ -13,8 +13,9 @@ from types import ModuleType
 import regex
 
 from tfkit.alignment.patterns import SECONDS, compile_limited
-from tfkit.alignment.user_code import CodePermission, open_code
+from tfkit.alignment.user_code import CodePermission, open_code, running_code
 from tfkit.errors import UsageError
+from tfkit.recipe.schema.bounds import LARGEST_REWARD
 from tfkit.recipe.schema.reward_rules import (
     ContainsRule,
     ExactAnswerRule,
@@ -151,12 +152,10 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
         raise UsageError(f"{place}: {path} has no function {name}: name one that it has")
 
     def score(row: PromptRow, text: str) -> float:
-        try:
+        with running_code(f"{row.place}: {target} failed for a response to it"):
             value = float(function({"prompt": row.prompt, "answers": list(row.answers)}, text))
-        except (Exception, SystemExit) as error:
-            raise UsageError(f"{row.place}: {target} failed for a response to it ({type(error).__name__}: {error}): correct it") from error
-        if not math.isfinite(value):
-            raise UsageError(f"{row.place}: {target} gave {value} for a response to it: return a finite number")
+        if not abs(value) <= LARGEST_REWARD:
+            raise UsageError(f"{row.place}: {target} gave {value} for a response to it: return a number of at most {LARGEST_REWARD:,}")
         return value
 
     return score

@@ -16,6 +16,7 @@ from tfkit.generation.partial_text import context_of, text_after
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
 from tfkit.parallel.deal import UNWATCHED, BatchWork, Deal
+from tfkit.recipe.schema.bounds import LARGEST_REWARD
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -50,7 +51,7 @@ def sample(
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
     Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on the batch size, except for ties in
-    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score that is not finite.
+    rounding. Raises Stopped if the work is stopped, UsageError if a user's rule fails, ModelError for a score of no or absurd size.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -94,7 +95,7 @@ def _scores(
 ) -> list[float]:
     """Return the reward model's score of each prompt with its response, including the end token; 0 without a reward model.
 
-    Raises ModelError for a score that is not finite.
+    Raises ModelError for a score that is not finite, or beyond LARGEST_REWARD.
     """
     if (reward := rollouts.reward) is None:
         return [0.0] * len(response_ids)
@@ -108,7 +109,7 @@ def _scores(
     with torch.no_grad(), reward.companion.model.unsharded():
         scores = [value for values in deal(scores_of, range(0, len(responses), batch_size)) for value in values]
     for row, score in zip(rows, scores, strict=True):
-        if not math.isfinite(score):
+        if not abs(score) <= LARGEST_REWARD:
             path = reward.companion.path
             raise ModelError(f"{row.place}: the reward model {path} gives a response to it {score}: take another reward model")
     return scores

@@ -6,8 +6,9 @@ $XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one file for e
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -91,11 +92,21 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
     sha256 = permission._check(place, path, content)
     module = ModuleType(f"tfkit_code_{Path(path).stem}")
     module.__file__ = os.path.abspath(path)
-    try:
+    with running_code(f"{place}: {path} cannot be run"):
         exec(compile(content, module.__file__, "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:  # a script may end with sys.exit
-        raise UsageError(f"{place}: {path} cannot be run ({type(error).__name__}: {error}): correct it") from error
     return module, sha256
+
+
+@contextmanager
+def running_code(failure: str) -> Iterator[None]:
+    """A context for a user's code: its prints go to stderr, and whatever it raises is a UsageError that begins with `failure`."""
+    try:
+        with redirect_stdout(sys.stderr):  # stdout carries the result of the command
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script may end with sys.exit
+        raise UsageError(f"{failure} ({type(error).__name__}: {error}): correct it") from error
 
 
 def _sha256(content: bytes) -> str:

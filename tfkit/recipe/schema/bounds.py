@@ -27,6 +27,8 @@ LearningRate = Annotated[float, Field(gt=0, le=1e30)]
 # Factors and divisors: their square and cube fit float32.
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+LARGEST_REWARD = 1_000_000  # in absolute value: far beyond any use, and far from an overflow of sums and squares
+RewardValue = Annotated[float, Field(ge=-LARGEST_REWARD, le=LARGEST_REWARD)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 # The rank of an update: a matrix has no more than its width, and the widest published have 65,536.
 Rank = Annotated[int, Field(gt=0, le=1 << 16)]

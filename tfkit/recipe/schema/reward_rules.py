@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from tfkit.model.config import Data
+from tfkit.recipe.schema.bounds import RewardValue
 
 
 class _Rule(Data):
     """A rule gives a response a number: except for `python`, 1 if the rule holds, and else 0."""
 
-    weight: float = Field(1.0, ge=-1_000_000, le=1_000_000, description="Weight of this rule in the reward.")
+    weight: RewardValue = Field(1.0, description="Weight of this rule in the reward.")
 
     @property
     def needs_answer(self) -> bool:

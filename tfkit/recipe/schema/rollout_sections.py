@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tfkit.recipe.schema.bounds import BatchSize, NewTokens, Positive, Weight
+from tfkit.recipe.schema.bounds import BatchSize, NewTokens, Positive, RewardValue, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, declared
 from tfkit.recipe.schema.reward_rules import PythonRule, Rule
 from tfkit.recipe.schema.roles import Role
@@ -48,10 +48,8 @@ class RolloutSection(ObjectiveSection):
     inner_epochs: Annotated[int, Field(ge=1, le=1_000)] = Field(1, description="Passes over the responses of an iteration.")
     temperature: Positive = Field(1.0, description="Divides the logits in sampling, and in all log-probabilities of the training.")
     max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
-    no_eos_reward: float | None = Field(
+    no_eos_reward: RewardValue | None = Field(
         None,
-        ge=-1_000_000,
-        le=1_000_000,
         description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
     )
     beta: Weight = Field(
@@ -149,10 +147,8 @@ class PPOSection(RolloutSection):
     value_lr: Positive | None = Field(None, description="Peak learning rate of the value model; null: optimizer.lr.")
     prompts: BatchSize = Field(64, description="Prompts of an iteration, for which responses are sampled before its first step.")
     completions: BatchSize = Field(1, description="Responses to each prompt.")
-    no_eos_reward: float | None = Field(
+    no_eos_reward: RewardValue | None = Field(
         -1.0,
-        ge=-1_000_000,
-        le=1_000_000,
         description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
     )
     beta: Weight = Field(
