@@ -1,6 +1,7 @@
 """Regular expressions of Python's `re`, matched within a time limit by the `regex` library, which reads some syntax differently."""
 
 import re
+from functools import partial
 
 import regex
 
@@ -17,35 +18,27 @@ _PARTS = r"(?s)(?P<comment>\(\?#[^)]*\)%s)|\[(?P<negated>\^?)(?P<set>\]?(?:\\.|[
 
 
 def compile_limited(pattern: str) -> "regex.Pattern[str]":
-    """Compile a pattern that is valid for `re`, with the same meaning. Its search needs `timeout=SECONDS`; raises regex.error."""
+    """Compile a pattern that is valid for `re`, with the same meaning. Its search needs `timeout=SECONDS`. Raises regex.error."""
     flags = re.compile(pattern).flags
-    if flags & re.ASCII:
-        return regex.compile(_translated(pattern, flags, {}, {}, {}), regex.V0)
-    return regex.compile(_translated(pattern, flags, _SETS, _COMPLEMENTS, _OUTSIDE_SETS), regex.V0)
+    parts = _PARTS % (r"|#[^\n]*" if flags & re.VERBOSE else "")
+    return regex.compile(re.sub(parts, partial(_translated, is_ascii=bool(flags & re.ASCII)), pattern), regex.V0)
 
 
-def _translated(pattern: str, flags: int, sets: dict[str, str], complements: dict[str, str], outside: dict[str, str]) -> str:
-    """Return the pattern in the syntax of `regex`, where `{e}` and `[[:alpha:]]` have a meaning of their own."""
-
-    def part(match: re.Match[str]) -> str:
-        if match["comment"] is not None:
-            return match[0]
-        if match["escaped"] is not None:
-            return outside.get(match["escaped"], match[0])
-        if match["set"] is None:
-            return match[0].replace("{", r"\{")
-        found: list[str] = []
-
-        def member(inner: re.Match[str]) -> str:
-            if inner[1] in complements:
-                found.append(complements[inner[1]])
-                return ""
-            return sets.get(inner[1], inner[0]) if inner[1] else r"\["
-
-        content = re.sub(r"(?s)\\(.)|\[", member, match["set"])
-        if not found:
-            return f"[{match['negated']}{content}]"
-        either = "|".join([*([f"[\\{content}]" if content[0] in "^]" else f"[{content}]"] if content else []), *found])
-        return f"(?:(?!{either})(?s:.))" if match["negated"] else f"(?:{either})"
-
-    return re.sub(_PARTS % (r"|#[^\n]*" if flags & re.VERBOSE else ""), part, pattern)
+def _translated(part: re.Match[str], is_ascii: bool) -> str:
+    """Return a part of a pattern in the syntax of `regex`, where `{e}` and `[[:alpha:]]` have a meaning of their own."""
+    if part["comment"] is not None:
+        return part[0]
+    if part["escaped"] is not None:
+        return part[0] if is_ascii else _OUTSIDE_SETS.get(part["escaped"], part[0])
+    if part["set"] is None:
+        return part[0].replace("{", r"\{")
+    content = re.sub(r"(?s)(\\.)|\[", lambda member: member[1] or r"\[", part["set"])
+    if is_ascii:
+        return f"[{part['negated']}{content}]"
+    complements = [_COMPLEMENTS[letter] for letter in re.findall(r"(?s)\\(.)", content) if letter in _COMPLEMENTS]
+    content = re.sub(r"(?s)\\(.)", lambda member: "" if member[1] in _COMPLEMENTS else _SETS.get(member[1], member[0]), content)
+    if not complements:
+        return f"[{part['negated']}{content}]"
+    rest = [f"[\\{content}]" if content[0] in "^]" else f"[{content}]"] if content else []
+    either = "|".join([*rest, *complements])  # a set may not hold the complement of a set
+    return f"(?:(?!{either})(?s:.))" if part["negated"] else f"(?:{either})"
