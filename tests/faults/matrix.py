@@ -122,4 +122,7 @@ MATRIX = {
         "no half export; refused with the difference",
         "5, 143, 130, 137, 8, 0, 4",
     ),
+    "F53": Row(
+        "the cache is deleted at random moments while data are prepared", "it is built again, *same*; or TFKIT_CACHE is named", "0, 5"
+    ),
 }

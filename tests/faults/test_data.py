@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tiny_runs import WORDS, Done, pretrain, write_recipe
+from tiny_runs import WORDS, Done, Process, hashes, pretrain, write_corpus, write_recipe
 
 import tfkit.data.store.token_stream
 import tfkit.tokenizer.interruptible
@@ -548,3 +548,34 @@ def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tm
     assert done.code == 3, done.err
     assert "repeating.parquet: unpacks to more than 250 times its 0." in done.err
     assert "write it as JSON lines" in done.err
+
+
+# ---------------------------------------------------------------------------------------------------------- a deleted cache
+
+
+@pytest.mark.parametrize("pause", [0.03, 0.1, 0.3])
+def test_f53_the_cache_is_deleted_at_random_moments(tmp_path: Path, pause: float) -> None:
+    recipe, cache = write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), tmp_path / "cache"
+    assert pretrain(tmp_path / "undisturbed", recipe, "training.steps=2").code == 0
+    expected = hashes(tmp_path / "undisturbed", 2)
+    random = np.random.default_rng(int(pause * 100))
+    for trial in range(4):
+        shutil.rmtree(cache)
+        run, ended = tmp_path / f"run-{trial}", threading.Event()
+        process = Process(tmp_path, ["pretrain", str(recipe), "--run", str(run), "--threads", "1", "training.steps=2"])
+
+        def delete(ended: threading.Event = ended) -> None:
+            while not ended.wait(random.uniform(0, pause)):
+                shutil.rmtree(cache, ignore_errors=True)
+
+        deleting = threading.Thread(target=delete)
+        deleting.start()
+        done = process.wait()
+        ended.set()
+        deleting.join()
+        cache.mkdir(exist_ok=True)
+        assert done.code in (0, 5), done.err
+        if done.code == 0:
+            assert hashes(run, 2) == expected
+        else:
+            assert "TFKIT_CACHE" in done.err

@@ -18,7 +18,7 @@ from typing import IO, Any
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.sources.hub_datasets import class_names, load_dataset, with_class_names
-from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_cache import cache_folder, reading_cache
 from tfkit.data.store.folder_index import indexed_folder, read_index, write_index
 from tfkit.errors import DataError
 
@@ -100,7 +100,7 @@ class StreamedSource:
         records = self._records()
         content = _content_hash(records["classes"])
         for name in records["files"]:
-            with (self.folder / name).open("rb") as file:
+            with reading_cache(self.folder), (self.folder / name).open("rb") as file:
                 for line in file:
                     content.update(line)
                     yield self._row(next(numbers), line, records["classes"])

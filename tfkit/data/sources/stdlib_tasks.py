@@ -20,7 +20,7 @@ from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fi
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows
 from tfkit.data.sources.stdlib import StdlibSource
-from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_cache import cache_folder, reading_cache
 from tfkit.data.store.folder_index import indexed_folder, write_index
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
@@ -45,7 +45,7 @@ class StdlibTask:
         files = StdlibSource.find(Part("all", part.fraction), "error", root)
         content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
         folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-        index, _ = indexed_folder(folder, TASKS_VERSION, lambda path: _write(path, task, files))
+        index, _, _ = indexed_folder(folder, TASKS_VERSION, lambda path: _write(path, task, files))
         return cls(task, columns, part, on_bad_row, folder, index)
 
     @property
@@ -98,7 +98,7 @@ class StdlibTask:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         path = self.folder / _RECORDS
-        with reading(path), path.open(encoding="utf-8") as file:
+        with reading_cache(self.folder), path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tfkit.data.store.example_sets import ExampleSet
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.folder_index import indexed_folder, is_built, write_index
-from tfkit.data.store.hashes import HashedFiles
 
 _VERSION = 1
 
@@ -44,6 +43,6 @@ def with_computed_values(
         (path / "values.bin").write_bytes(values.astype("<f4").tobytes())
         write_index(path, _VERSION, {})
 
-    indexed_folder(folder, _VERSION, write)
-    values = HashedFiles(folder).array("values.bin", "<f4")
+    _, files, _ = indexed_folder(folder, _VERSION, write)
+    values = files.array("values.bin", "<f4")
     return replace(stored, arrays={**stored.arrays, name: (values, starts)})

@@ -130,10 +130,10 @@ def example_set(
     content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "examples" / fingerprint
-    index, built = indexed_folder(
+    index, files, built = indexed_folder(
         folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)
     )
-    return _load(folder, index, fingerprint, cached=not built)
+    return _load(index, files, fingerprint, cached=not built)
 
 
 def _write(
@@ -159,6 +159,7 @@ def _write(
                 first_truncated = first_truncated or (row.place if encoded.truncated else "")
                 unread += encoded.unread
                 max_id = max([max_id, *(max(encoded.arrays[name], default=0) for name in encoder.ids)])
+            folder.stat()  # FileNotFoundError now, not after the last row, if the cache was deleted
             if progress is not None:
                 progress(sum(len(row.text.encode()) for row in rows))
         if not writers.examples:
@@ -251,9 +252,7 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
     return np.array(numbers, "<i4")
 
 
-def _load(folder: Path, index: dict[str, Any], fingerprint: str, cached: bool) -> ExampleSet:
-    files = HashedFiles(folder)
-
+def _load(index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
     def verified(name: str, dtype: str) -> NDArray[Any]:
         return files.verified_array(f"{name}.bin", dtype)
 

@@ -1,4 +1,4 @@
-"""Folders of the cache: each is built once, is either complete or absent, and may be deleted at any time.
+"""Folders of the cache: each is built once, is either complete or absent, and may be deleted at any time: then it is built again.
 
 A process builds a folder under a hidden name beside it and holds a lock on it (flock on the folder itself), so that later processes can
 distinguish the leftovers of a dead process, which they remove, from work in progress. The lock ends with its process, however that ends.
@@ -16,10 +16,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tfkit.data.store.hashes import HASHES, find_damage, write_hashes
 from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
+
+ATTEMPTS = 5  # at a folder that is deleted again and again
+_Opened = TypeVar("_Opened")
 
 
 def cache_folder() -> Path:
@@ -61,6 +65,41 @@ def cache_size() -> int:
             with contextlib.suppress(OSError):  # deleted meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
+
+
+def build_and_open(
+    folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None], open_folder: Callable[[Path], _Opened | None]
+) -> tuple[_Opened, bool]:
+    """Return what `open_folder` reads or maps of a folder that `build_once` ensures, and whether this call built it.
+
+    If the cache is deleted before all is read, the work begins again; after `ATTEMPTS` such deletions, MachineError. `open_folder` returns
+    None, or raises FileNotFoundError, if a file is missing.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            built = build_once(folder, is_whole, build)
+            if (opened := open_folder(folder)) is not None:
+                return opened, built
+        except (FileNotFoundError, FileExistsError) as error:  # FileExistsError: of mkdir, if the folder is gone when it looks again
+            if error.filename is None or not Path(error.filename).is_relative_to(folder.parent):
+                raise
+    raise _deleted(folder)
+
+
+@contextlib.contextmanager
+def reading_cache(folder: Path) -> Iterator[None]:
+    """Read files of a folder of the cache: MachineError if they were deleted since the folder was ensured."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _deleted(folder) from error
+
+
+def _deleted(folder: Path) -> MachineError:
+    return MachineError(
+        f"{folder}: this part of the cache was deleted while it was used; start or resume the run again, "
+        "and delete the cache only between runs, or set TFKIT_CACHE to a folder that nothing else deletes"
+    )
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
@@ -171,8 +210,14 @@ def _temporary_folder() -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    for _ in range(ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST) or folder.exists():
+                return False
+        if os.access(folder, os.W_OK | os.X_OK):
+            return True
+        if folder.exists():
+            break  # else it was deleted just now
+    return False

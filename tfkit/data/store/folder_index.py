@@ -5,18 +5,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkit.data.store.folder_cache import build_once
-from tfkit.data.store.hashes import find_damage
+from tfkit.data.store.folder_cache import build_and_open
+from tfkit.data.store.hashes import HashedFiles, find_damage
 
 INDEX = "index.json"
 
 
-def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], bool]:
-    """Return the index of a cache folder, and whether this call built it: with `build`, which ends with `write_index`."""
-    built = build_once(folder, lambda path: read_index(path, version) is not None, build)
-    index = read_index(folder, version)
-    assert index is not None, f"{folder} was complete a moment ago"
-    return index, built
+def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], HashedFiles, bool]:
+    """Return index and files of a cache folder, and whether this call built it: with `build`, which ends with `write_index`."""
+
+    def open_folder(path: Path) -> tuple[dict[str, Any], HashedFiles] | None:
+        index = read_index(path, version)
+        return None if index is None else (index, HashedFiles(path))
+
+    (index, files), built = build_and_open(folder, lambda path: read_index(path, version) is not None, build, open_folder)
+    return index, files, built
 
 
 def is_built(folder: Path, version: int) -> bool:

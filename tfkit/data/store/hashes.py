@@ -55,9 +55,8 @@ def read_hashes(folder: Path) -> dict[str, FileHashes]:
 class HashedArray:
     """The array of a memory-mapped file; each block is verified when it is first read. Raises DataError on damage."""
 
-    def __init__(self, path: Path, dtype: DTypeLike, blocks: list[str]):
-        self._path, self._blocks = path, blocks
-        self._numbers = np.memmap(path, dtype=dtype, mode="r")
+    def __init__(self, path: Path, numbers: NDArray[Any], blocks: list[str]):
+        self._path, self._numbers, self._blocks = path, numbers, blocks
         self._unread = np.ones(len(blocks), np.bool_)
 
     @property
@@ -100,17 +99,19 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder as arrays, after build_once has verified the folder."""
+    """The files of a cache folder as arrays, after build_once has verified the folder. All are mapped at once, and outlive its deletion."""
 
     def __init__(self, folder: Path):
         self._folder, self._hashes = folder, read_hashes(folder)
+        self._mapped = {
+            name: np.memmap(folder / name, mode="r") if size else np.empty(0, np.uint8) for name, (size, _) in self._hashes.items()
+        }
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any] | HashedArray:
         """Return a file as a memory-mapped array; a file over `WHOLE` bytes is verified as it is read."""
         size, blocks = self._hashes[name]
-        if size > WHOLE:
-            return HashedArray(self._folder / name, dtype, blocks)
-        return np.memmap(self._folder / name, dtype=dtype, mode="r") if size else np.empty(0, dtype)
+        numbers = self._mapped[name].view(dtype)
+        return HashedArray(self._folder / name, numbers, blocks) if size > WHOLE else numbers
 
     def verified_array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
         """Return a file as a memory-mapped array, verified as a whole. Raises DataError on damage."""

@@ -1,5 +1,6 @@
 """Overlap of held-out and training rows, which inflates scores."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.store.folder_cache import cache_folder
-from tfkit.data.store.folder_index import INDEX
 from tfkit.data.store.hashes import HashedFiles
 
 Hashes = NDArray[Any]  # (rows,) uint64
@@ -31,7 +31,7 @@ def cached_hashes(fingerprint: str) -> Hashes | None:
     """Return the hashes of a source's texts from the cache, by the fingerprint of its set or stream; None if it is not in the cache."""
     for kind in ("examples", "streams"):
         folder = cache_folder() / kind / fingerprint
-        if (folder / INDEX).is_file():
+        with contextlib.suppress(FileNotFoundError):
             return HashedFiles(folder).verified_array("texts.bin", "<u8")
     return None
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tfkit.data.columns.rows import Skipped, Source, describe_skipped
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.folder_index import indexed_folder
-from tfkit.data.store.hashes import HashedArray, HashedFiles
+from tfkit.data.store.hashes import HashedArray
 from tfkit.data.store.token_writer import SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
@@ -87,8 +87,7 @@ def token_stream(
     content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "streams" / fingerprint
-    index, built = indexed_folder(folder, STREAM_VERSION, lambda path: write_stream(path, source, tokenizer, progress, sentences))
-    files = HashedFiles(folder)
+    index, files, built = indexed_folder(folder, STREAM_VERSION, lambda path: write_stream(path, source, tokenizer, progress, sentences))
     return TokenStream(
         name=index["source"],
         tokens=files.array("tokens.bin", index["dtype"]),

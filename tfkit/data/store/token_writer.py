@@ -40,6 +40,7 @@ def write_stream(
         for texts in batches((row.text for row in source.rows(skipped) if row.text), len, BATCH):
             writer.append(texts)
             hashes.write(b"".join(map(text_hash, texts)))
+            folder.stat()  # FileNotFoundError now, not after the last text, if the cache was deleted
             if progress is not None:
                 progress(writer.last_bytes)
         if not writer.documents:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.columns.rows import Row, Source
-from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.folder_cache import build_and_open, cache_folder
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
@@ -27,10 +27,7 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
     def build(path: Path) -> None:
         save_tokenizer(train_tokenizer(section, _Sample(sources, section.sample_bytes), progress), path)
 
-    build_once(folder, _is_whole, build)
-    tokenizer = load_tokenizer(folder)
-    assert tokenizer is not None, f"{folder} was complete a moment ago"
-    return tokenizer
+    return build_and_open(folder, lambda path: _load(path) is not None, build, _load)[0]
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:
         yield from source.rows()
 
 
-def _is_whole(folder: Path) -> bool:
+def _load(folder: Path) -> Tokenizer | None:
     try:
-        return load_tokenizer(folder) is not None
+        return load_tokenizer(folder)
     except ModelError:
-        return False
+        return None
