@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,17 +58,20 @@ def with_retries(
     return work()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole or not at all; a link is replaced, not followed. Raises OSError after the last attempt."""
+def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
+    """Write `text` (UTF-8) to `path`, whole or not at all; a link is replaced, not followed. Raises OSError after the last attempt.
+
+    A text that is too long for the memory is a function that returns its parts, and is called in each attempt.
+    """
     with_retries(lambda: write_once(path, text))
 
 
-def write_once(path: Path, text: str, unless: Callable[[], bool] = lambda: False) -> bool:
+def write_once(path: Path, text: str | Callable[[], Iterable[str]], unless: Callable[[], bool] = lambda: False) -> bool:
     """Do the same in one attempt. Return False, with `path` unchanged, if `unless` is true once the text is on disk; otherwise True."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text())
             file.flush()
             os.fsync(file.fileno())
         if unless():

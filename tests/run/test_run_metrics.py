@@ -2,6 +2,8 @@
 
 import json
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_runs import Process, Strike, pretrain, write_corpus, write_recipe
 
 from tfkit.run import strict_json
 from tfkit.run.metrics import MetricsLog, read_metrics
@@ -169,7 +172,33 @@ def test_numbers_that_are_not_finite_are_read_back(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl", pytest.fail)
     log.append({"step": 1, "loss": float("inf"), "lr": 0.5})
     log.append({"step": 1, "evaluation": {"loss": 2.0, "perplexity": float("inf"), "a.loss": float("-inf")}})
-    assert read_metrics(log.path) == [
+    assert [*read_metrics(log.path)] == [
         {"step": 1, "loss": float("inf"), "lr": 0.5},
         {"step": 1, "evaluation": {"loss": 2.0, "perplexity": float("inf"), "a.loss": float("-inf")}},
     ]
+
+
+def test_resuming_needs_no_more_memory_for_more_records(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    run = tmp_path / "run"
+    stopped = pretrain(run, recipe, "checkpoint.every=4", "training.log_every=1", before=Strike(signal.SIGTERM, 6))
+    assert stopped.code == 143, stopped.err
+    shutil.copytree(run, tmp_path / "long")
+    begin, *_, last = (run / "metrics.jsonl").read_text().splitlines()
+    late = json.dumps(json.loads(last) | {"step": 11}) + "\n"
+    (tmp_path / "long" / "metrics.jsonl").write_text((begin + "\n") * 60_000 + late * 40_000)
+    short, long = (Process(tmp_path, ["resume", str(folder), "--threads", "1"]).wait() for folder in (run, tmp_path / "long"))
+    assert short.code == long.code == 0, long.err
+    assert long.peak_bytes < short.peak_bytes + 30_000_000, "100,000 records would be 200 MB"
+    with (tmp_path / "long" / "metrics.jsonl").open() as file:
+        assert sum(json.loads(line)["step"] <= 5 for line in file) == 60_000
+
+
+@pytest.mark.parametrize("length", [0, 1, 65535, 65536, 65537, 200_000])
+@pytest.mark.parametrize("whole", [b"", b'{"step": 1}\n'])
+def test_a_torn_line_of_any_length_is_dropped(tmp_path: Path, whole: bytes, length: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(whole + b"x" * length)
+    log = MetricsLog(path, pytest.fail)
+    log.append({"step": 2})
+    assert path.read_bytes() == whole + b'{"step": 2}\n'

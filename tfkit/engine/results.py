@@ -91,7 +91,7 @@ class TrainingResult(_Result):
         """
         if self.stages:
             return [*self.stages.values()][-1].history
-        return read_metrics(Path(self.run) / "metrics.jsonl")
+        return [*read_metrics(Path(self.run) / "metrics.jsonl")]
 
 
 @dataclass(frozen=True)

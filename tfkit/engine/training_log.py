@@ -61,13 +61,19 @@ class TrainingLog:
         self.flops_per_token, self.peak_flops = flops_per_token, peak
         self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
         self._metrics.cut_back(progress.step)
-        records = read_metrics(context.folder.metrics)
-        steps = [record for record in records if "loss" in record]
-        self.latest: dict[str, Any] = steps[-1] if steps else {}
-        self.evaluations: dict[int, dict[str, Any]] = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
-        self.sampled = {record["step"] for record in records if "samples" in record}
+        self.latest: dict[str, Any] = {}
+        self.evaluations: dict[int, dict[str, Any]] = {}
+        self.sampled: set[int] = set()
         self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
-        self._lines = len(steps)
+        self._lines = 0
+        for record in read_metrics(context.folder.metrics):
+            if "loss" in record:
+                self.latest = record
+                self._lines += 1
+            if "evaluation" in record:
+                self.evaluations[record["step"]] = record["evaluation"]
+            if "samples" in record:
+                self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
         self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn)

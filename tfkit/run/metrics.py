@@ -1,7 +1,8 @@
 """metrics.jsonl: one line of strict JSON per record, cut back to the checkpoint on resume. Its errors never stop training."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from tfkit.durable import NO_FOLLOW, write_atomically
 from tfkit.errors import MachineError
 from tfkit.run import strict_json
 from tfkit.units import format_number_of
+
+_BLOCK = 1 << 16  # bytes that are read at once from the end
 
 
 class MetricsLog:
@@ -45,18 +48,21 @@ class MetricsLog:
         Lines that are not records are removed with a warning, a partial last line, which a kill leaves, without one.
         """
         self.close()
+        dropped = foreign = first_foreign = 0
         try:
-            old = self.path.read_bytes()
-            lines = old.splitlines(keepends=True)
-            records = [parse_record(line) for line in lines]
-            pairs = [*zip(lines, records, strict=True)]
-            if foreign := [number for number, (line, record) in enumerate(pairs, 1) if not record and _is_complete(line)]:
+            for number, (line, record) in enumerate(_read_lines(self.path), 1):
+                dropped += record is None or record["step"] > step
+                if record is None and _is_complete(line):
+                    foreign += 1
+                    first_foreign = first_foreign or number
+            if foreign:
                 self._warn(
-                    f"{self.path}:{foreign[0]}: not a record of a training; {format_number_of(len(foreign), 'line')} of this kind left out"
+                    f"{self.path}:{first_foreign}: not a record of a training; {format_number_of(foreign, 'line')} of this kind left out"
                 )
-            kept = b"".join(line for line, record in pairs if record and record["step"] <= step)
-            if kept != old:
-                write_atomically(self.path, kept.decode())
+            if dropped:
+                write_atomically(
+                    self.path, lambda: (line.decode() for line, record in _read_lines(self.path) if record and record["step"] <= step)
+                )
         except FileNotFoundError:
             return
         except OSError as error:
@@ -119,8 +125,14 @@ def _open_after_last_line(path: Path) -> int:
     """Open for appending, and remove a partial last line, which a killed writer leaves."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
     try:
-        end = path.read_bytes().rfind(b"\n") + 1
-        if end != os.fstat(descriptor).st_size:
+        size = end = os.fstat(descriptor).st_size
+        newline = -1
+        while end and newline < 0:
+            begin = max(0, end - _BLOCK)
+            os.lseek(descriptor, begin, os.SEEK_SET)
+            newline = os.read(descriptor, end - begin).rfind(b"\n")
+            end = begin + newline + 1
+        if end != size:
             os.ftruncate(descriptor, end)
     except BaseException:
         os.close(descriptor)
@@ -139,10 +151,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
         raise
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl, without the lines that are not records; none if the file does not exist."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    return [record for line in lines if (record := parse_record(line)) is not None]
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl, without the lines that are not records; none if the file does not exist."""
+    with suppress(FileNotFoundError):
+        yield from (record for _, record in _read_lines(path) if record is not None)
+
+
+def _read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each line with its record: a long training has millions of them, which would not fit the memory together."""
+    with path.open("rb") as file:
+        for line in file:
+            yield line, parse_record(line)
