@@ -1,9 +1,11 @@
 """Intensities over time: strict files, exact integrals, and a run whose grid changes under it."""
 
 import json
+import os
 import random
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
@@ -66,6 +68,18 @@ def test_no_file_and_no_csv(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read as csv"):
         read_series(tmp_path / "bytes")
+
+
+def test_what_has_no_end_or_is_too_long_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for path in ("/dev/zero", tmp_path / "link", tmp_path / "pipe", tmp_path):
+        with pytest.raises(DataError, match=r"cannot be read as csv \((not a regular file|Is a directory)\)"):
+            read_series(Path(path))
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"long: cannot be read as csv \(larger than 16,777,216 bytes\)"):
+        read_series(tmp_path / "long")
 
 
 @pytest.mark.parametrize("month", [3, 10])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from written_runs import write_ledger, write_run
 
-from tfkit.reporting import bounded_lines, metric_lines
+from tfkit import regular_files
+from tfkit.reporting import metric_lines
 from tfkit.reporting.bounded_lines import ThinnedSeries
 from tfkit.reporting.run_facts import Amounts, read_facts, sum_amounts
 from tfkit.run.lock import FolderLock
@@ -153,4 +154,4 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(path.rglob("*"))}
     read_facts(path)
     assert {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(path.rglob("*"))} == before
-    assert bounded_lines.read_limited(path / "run.json", 1 << 20)
+    assert regular_files.read_limited(path / "run.json", 1 << 20)

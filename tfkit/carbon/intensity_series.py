@@ -5,6 +5,7 @@ local time an hour would occur twice, or be missing, when the clocks change.
 """
 
 import csv
+import io
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfkit.errors import DataError
+from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
 MOST_G_PER_KWH = 100_000.0  # as for carbon.intensity_g_per_kwh
+_MOST_BYTES = 16 << 20  # five years of values for each five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 
@@ -52,8 +55,8 @@ class IntensitySeries:
 def read_series(path: Path) -> IntensitySeries:
     """Read a series. Raises DataError, with file and line, if the file does not strictly follow the format."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), 1) if row]
+        lines = io.StringIO(read_limited(path, _MOST_BYTES).decode("utf-8-sig"), newline="")
+        rows = [(number, row) for number, row in enumerate(csv.reader(lines, strict=True), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path}: cannot be read as csv ({reason}); give a file with the columns {','.join(COLUMNS)}") from error

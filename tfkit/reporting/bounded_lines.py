@@ -1,9 +1,6 @@
-"""Reading lines of untrusted files of any size: only regular files; long lines are skipped, and long series thinned out evenly."""
+"""Reading lines of untrusted files of any size: long lines are skipped, and long series thinned out evenly."""
 
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -35,24 +32,6 @@ class ThinnedSeries(Generic[_T]):
         """The kept items, in order."""
         has_last = self._last is None or (self._kept and self._kept[-1] is self._last)
         return [*self._kept] if has_last or self._last is None else [*self._kept, self._last]
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError for anything else, since a pipe would block and a device never ends."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(0, "not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
-def read_limited(path: Path, limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes. Raises OSError, also for a larger file."""
-    with open_regular(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(0, f"larger than {limit:,} bytes")
-    return content
 
 
 def complete_lines(file: BinaryIO, start: int, end: int, longest: int) -> Iterator[bytes | None]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines, open_regular
+from tfkit.regular_files import open_regular
+from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines
 from tfkit.run.metrics import parse_record
 
 MOST_BYTES = 64 << 20  # to read; of a larger file, in windows over its whole length

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, UsageError
-from tfkit.reporting.bounded_lines import open_regular
+from tfkit.regular_files import open_regular
 from tfkit.reporting.html_page import GENERATOR
 from tfkit.run.manifest import NAME
 from tfkit.run.refused_folders import WRITTEN

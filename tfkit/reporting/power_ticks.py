@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines, open_regular
+from tfkit.regular_files import open_regular
+from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines
 
 MOST_FILES = 200
 MOST_TICKS = 4_000  # per ledger

@@ -16,7 +16,7 @@ from tfkit.carbon.rework import rework
 from tfkit.carbon.totals import has_gaps, measurement_fields, provenance, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
-from tfkit.reporting.bounded_lines import read_limited
+from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
 from tfkit.reporting.power_ticks import Tick, read_ticks
