@@ -149,6 +149,13 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     assert not Path("none").exists()
 
 
+def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", "whole", "carbon.country=FRA"]) == 0
+    assert "whole: finished, so these changes have no effect:\n  carbon.country=FRA" in capsys.readouterr().err
+    assert main(["resume", "whole"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:
     folder = Path("nothing-finished")
     folder.mkdir()

@@ -274,6 +274,12 @@ FREE = {
     "carbon={enabled: true, budget_g: 1000, budget_kwh: 1000, on_meter_failure: stop}": "an earlier attempt was not measured completely",
     "carbon={enabled: false, embodied_g_per_device_hour: 3, embodied_source: a data sheet}": None,
 }
+HARMLESS = (  # to the length of a training
+    "training.max_skipped_steps=3",
+    "training.loss_jump_sigmas=50",
+    "training.log_every=2",
+    "training.tensorboard=true",
+)
 SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"parallel.shard"}  # one process shares with none: tests/parallel/test_shared_weights.py changes it
 SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes with a causal student
@@ -370,6 +376,25 @@ def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str)
     warned = [line for line in done.err.splitlines() if line.startswith("warning: ") and "CodeCarbon" not in line]
     assert len(warned) == (warning is not None), done.err
     assert warning is None or warning in warned[0]
+
+
+@pytest.fixture(scope="module")
+def finished(stopped: Path) -> Path:
+    """A run of its full length."""
+    done = pretrain(stopped / "finished", stopped / "tiny.yaml", *GPT)
+    assert done.code == 0, done.err
+    return stopped / "finished"
+
+
+@pytest.mark.parametrize("change", [change for change in FREE if not change.startswith("training") or change in HARMLESS])
+def test_f39_a_finished_run_repeats_its_result_and_says_that_a_change_comes_too_late(finished: Path, change: str) -> None:
+    result = json.loads((finished / "run.json").read_text())["result"]
+    done = run_here(arguments(finished, finished.parent / "tiny.yaml", *GPT, change, "--resume", "--json"))
+    assert (done.code, json.loads(done.out)["checkpoint"]) == (0, result["checkpoint"]), done.err
+    assert f"warning: {finished}: finished, so these changes have no effect:\n" in done.err
+    assert any(f"\n  {field}" in done.err for field in fields(change))
+    again = run_here(["resume", finished])
+    assert (again.code, "warning" in again.err) == (0, False), again.err
 
 
 def test_f39_the_schedule_that_does_not_depend_on_the_length_has_no_warning(stopped: Path, tmp_path: Path) -> None:

@@ -127,7 +127,14 @@ def _attempt(
     steps were taken.
     """
     from tfkit.engine.budget import Budget
-    from tfkit.engine.resuming import finished_result, report_changes, require_length, require_same_code, resolve_resumption
+    from tfkit.engine.resuming import (
+        finished_result,
+        report_changes,
+        require_length,
+        require_same_code,
+        resolve_resumption,
+        warn_without_effect,
+    )
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
@@ -138,6 +145,7 @@ def _attempt(
             recipe, given = resumption.recipe, resumption.given
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
             if resumption.same_end and (result := finished_result(folder)) is not None:
+                warn_without_effect(folder.path, resumption.changes.values(), listener)
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
                 return _with_verdicts(result, gates)
             require_trainable(recipe)

@@ -1,6 +1,6 @@
 """The recipe with which a run continues, and the result of a finished one. Torch-free: a refusal is quick."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,13 @@ def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener
         listener.warn(f"{judged}. From now on the best checkpoint is chosen by the new one")
     if scored := changes.get("evaluation.max_tokens"):
         listener.warn(f"{scored}. Scores from now on cannot be compared with earlier ones, nor with that of the best checkpoint so far")
+
+
+def warn_without_effect(folder: Path, changes: Collection[str], listener: Listener) -> None:
+    """Warn of changes that come after the end of a run or a sweep, which only repeats its result."""
+    if changes:
+        lines = "\n  ".join(changes)
+        listener.warn(f"{folder}: finished, so these changes have no effect:\n  {lines}")
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:

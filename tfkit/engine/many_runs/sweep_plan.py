@@ -1,6 +1,6 @@
 """The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class SweepPlan:
     asked: int | None  # --trials
     continues: bool  # a sweep that an earlier command has started, as the folder's run.json says
     runs_code: bool
+    changes: tuple[str, ...]  # to the recipe since the sweep was started, as it names them in messages
 
     @property
     def source(self) -> RecipeText:
@@ -66,7 +67,8 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = asked if asked is not None else before.get("asked")
     space = read_space(given.recipe, given.overrides)
-    if differences := _differences(earlier, given):
+    changes = _changes(earlier, given)
+    if differences := _refused_changes(earlier, given, changes):
         raise UsageError(
             f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
             "another folder with --run"
@@ -80,7 +82,7 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     trials = tuple(recorded_trials(options.run)) if before else ()
-    plan = SweepPlan(given, space, search, trials, asked, bool(before), bool(recipe.objective.code_files))
+    plan = SweepPlan(given, space, search, trials, asked, bool(before), bool(recipe.objective.code_files), changes)
     if before:
         require_unspent(recipe.carbon, options.run, spent_in(options.run))
     _check(plan, options)
@@ -98,17 +100,24 @@ def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
 
 
-def _differences(before: Given | None, now: Given) -> list[str]:
-    """Return the changes that make this a different sweep, as key=value: those of place and budget do not."""
+def _changes(before: Given | None, now: Given) -> tuple[str, ...]:
+    """Return the fields of the recipe's file that have changed, and the new key=value."""
     if before is None or before.recipe is None or now.recipe is None:
-        return []
-    old, new = (read_space(given.recipe, given.overrides) for given in (before, now) if given.recipe is not None)
+        return ()
     fields, earlier = now.recipe.fields(), before.recipe.fields()
     changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
-    words = [word for word in now.overrides if word not in before.overrides]
+    return (*changed, *(word for word in now.overrides if word not in before.overrides))
+
+
+def _refused_changes(before: Given | None, now: Given, changes: Iterable[str]) -> list[str]:
+    """Return the changes that make this a different sweep: those of place and budget do not, nor does another form of the same values."""
+    refused = [change for change in changes if not is_free(change)]
+    if before is None or before.recipe is None or now.recipe is None or not refused:
+        return []
+    old, new = (read_space(given.recipe, given.overrides) for given in (before, now) if given.recipe is not None)
     if old.axes == new.axes and all(is_free(word) for word in {*old.fixed} ^ {*new.fixed}):
-        return [name for name in changed if not is_free(name)]
-    return words
+        return [change for change in refused if change not in now.overrides]
+    return refused
 
 
 def is_free(name: str) -> bool:

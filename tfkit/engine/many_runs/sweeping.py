@@ -12,6 +12,7 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.many_runs import stages
 from tfkit.engine.many_runs.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep, read_trial
 from tfkit.engine.many_runs.sweep_result import Trial, sweep_facts, sweep_result
+from tfkit.engine.resuming import warn_without_effect
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
 from tfkit.run.chain_folder import SWEEP
@@ -44,10 +45,13 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
         folder.begin_attempt(options.threads, kind=SWEEP, given=plan.given.document(), asked=plan.asked, **facts)
         folder.write_recipe(plan.source.text)
         try:
-            while (number := _next(plan, folder, trials)) is not None:
+            if (number := _next(plan, folder, trials)) is None:
+                warn_without_effect(folder.path, plan.changes, listener)
+            while number is not None:
                 trials[number] = _run_trial(plan, trials[number], options, listener, stop)
                 folder.record(**sweep_facts(folder.path, trials))
                 _report(folder, trials[number], listener)
+                number = _next(plan, folder, trials)
         except Stopped as stopped:
             stopped.runs_code |= plan.runs_code
             stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
