@@ -1,6 +1,7 @@
 """Budgets of grams, energy and time, by real runs; the power is made up: 36 W at 100 g/kWh, which is 10 mWh and 1 mg a second."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,9 @@ def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: 
 def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
     done = train(base, "time", "carbon.budget_seconds=1.5")
     assert done.code == 7, done.err
-    assert "s of 1.5 s are used: stopped after step " in done.err
+    assert re.search(r"s of 1\.5 s are used(, and the next step would take some .*)?: stopped after step ", done.err)
     assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
-    assert 1.5 <= totals(base / "time")["seconds"] < 1.5 + STEP_SECONDS + 1.0
+    assert 1.5 - 3 * STEP_SECONDS <= totals(base / "time")["seconds"] < 1.5 + STEP_SECONDS + 1.0
     assert "checkpoint" in done.out, "the result so far"
 
 

@@ -55,6 +55,7 @@ class Machine:
     seen: Reading = field(default_factory=lambda: Reading(status="ok"))
     seen_at: float = 0.0
     failing: bool = False
+    seconds_to_stop: float = 0.0
 
     def work(self, seconds: float, power_w: float) -> None:
         end = self.now + seconds
@@ -155,6 +156,30 @@ def test_a_step_that_is_longer_than_a_tick_is_not_begun_beyond_the_limit(tmp_pat
         budget.stepped(10**6 - done)
     assert done == steps
     assert (" and the next step would take some 600 mWh" in str(budget.ending(Stopped("x")))) == (seconds == 60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(5, 100), st.lists(st.floats(0.05, 2.0), min_size=1, max_size=100), st.floats(0, 3), st.floats(0, 3), st.integers(1, 5))
+def test_a_budget_of_time_covers_the_end_of_the_run(
+    tmp_path_factory: Any, limit: float, steps: list[float], save: float, stop: float, every: int
+) -> None:
+    """Where no step is longer than the mean of those before it, and a save has been measured."""
+    machine = Machine(5.0, seconds_to_stop=stop)
+    budget = attempt(machine, tmp_path_factory.mktemp("run") / "run", budget_seconds=limit)
+    steps.sort(reverse=True)
+    budget.begin_steps(len(steps), {"seconds": 0.0})
+    for done, seconds in enumerate(steps, 1):
+        machine.work(seconds, 36)
+        if saved := done % every == 0:
+            with budget.saving():
+                machine.now += save
+        budget.stepped(len(steps) - done)
+        if budget.should_end():
+            break
+    if done < len(steps):
+        assert machine.now * (1 + 1 / done) + save + stop > limit, "another step would have exceeded it"
+    if done > every:
+        assert machine.now + (0 if saved else save) + stop <= limit + 1e-6
 
 
 def test_it_warns_once_at_80_percent_and_once_of_the_forecast(tmp_path: Path) -> None:

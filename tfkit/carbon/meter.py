@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
+STOP_SECONDS = 3.0  # for which a stop waits: until CodeCarbon has started, to have a measured power
+LAST_READING_SECONDS = 0.5  # which a stop takes once it has started
 SILENCE_SECONDS = 90.0  # after this time and three ticks without a message, the reading is out of date
 
 
@@ -106,7 +108,14 @@ class Meter:
             self._changed.wait_for(lambda: self._answered >= token or self._ended, timeout)
         return self.reading()
 
-    def stop(self, timeout: float = 3.0) -> Reading:
+    @property
+    def seconds_to_stop(self) -> float:
+        """The time that `stop` may take from now on."""
+        if self._process is None or self._ended:
+            return 0.0
+        return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
+
+    def stop(self, timeout: float = STOP_SECONDS) -> Reading:
         """End the last phase and the sidecar, which writes its files or is killed after `timeout`; return the totals. Idempotent."""
         process = self._process
         if process is None or self._forked:

@@ -1,12 +1,12 @@
 """The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
 
 It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or after which
-the next one would exceed it by more than is used between two readings of the meter.
+the next one would exceed it: a time with the end of the attempt, an energy by more than is used between two readings of the meter.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -104,13 +104,14 @@ class Budget:
         return self.check() or self.should_end()
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step, by more than a reading's interval."""
+        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step and the end of the attempt."""
         if not self.limits or self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
         for name, limit in self.limits.items():
             used = asdict(spent)[name]
-            if used >= limit or (next_step and used + self._usage.per_step(name) > limit + self._usage.per_reading(name)):
+            more = self._usage.per_step(name) + self._usage.to_end(name) - self._usage.per_reading(name)
+            if used >= limit or (next_step and used + more > limit):
                 self._reach(name, used, limit)
                 break
             if used >= NEAR * limit:
@@ -143,7 +144,12 @@ class Budget:
             return
         used = asdict(self._usage.stepped())
         if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
-            self._forecast({name: used[name] + left * self._usage.per_step(name) for name in self.limits}, "by the steps so far")
+            totals = {name: used[name] + left * self._usage.per_step(name) + self._usage.to_end(name) for name in self.limits}
+            self._forecast(totals, "by the steps so far")
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Measure a save within the block."""
+        return self._usage.saving()
 
     def ending(self, stopped: Stopped) -> Stopped:
         """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""
@@ -157,6 +163,8 @@ class Budget:
         self._problem = _used(name, used, limit)
         if used < limit:
             self._problem += f", and the next step would take some {format_amount(name, self._usage.per_step(name))}"
+            if (ending := self._usage.to_end(name)) > 0:
+                self._problem += f" and the end of the run {format_amount(name, ending)}"
         self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:

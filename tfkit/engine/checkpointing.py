@@ -104,8 +104,9 @@ class Checkpointer:
                 "Another run may get past it with a lower optimizer.lr"
             )
         self.log.sync()
-        save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
-        self._prune(context.recipe.checkpoint.keep)
+        with context.budget.saving():
+            save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
+            self._prune(context.recipe.checkpoint.keep)
         context.folder.update_time()
         context.meter.phase("train", progress.step)
 

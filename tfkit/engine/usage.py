@@ -1,7 +1,8 @@
 """The amounts that a run has used so far, as its budget counts them: its attempts, its sibling runs, and its mean step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Usage:
         self.meter: Meter | None = None
         self.began: Spent | None = None  # what was used before the first step of this attempt
         self.steps = 0  # of this attempt
-        self._started, self._refreshed, self._after_step = 0.0, -math.inf, Spent()
+        self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Spent(), 0.0
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""
@@ -70,11 +71,26 @@ class Usage:
         """The wall time of the steps so far."""
         return 0.0 if self.began is None else self._after_step.seconds - self.began.seconds
 
-    def per_reading(self, name: str) -> float:
-        """Return what is used between two readings: a budget may be exceeded by as much."""
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure a save: the attempt ends with one that takes as long."""
+        began = self._clock()
+        yield
+        self._longest_save = max(self._longest_save, self._clock() - began)
+
+    def to_end(self, name: str) -> float:
+        """Return the seconds that the attempt takes after its last step: a save, as the longest so far, and the meter's stop.
+
+        Its energy is little, and covered by that between two readings.
+        """
         assert self.meter is not None
+        return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
+
+    def per_reading(self, name: str) -> float:
+        """Return what is used between two readings: a budget may be exceeded by as much. The time is known without a reading."""
         if name == "seconds":
-            return self._every
+            return 0.0
+        assert self.meter is not None
         reading = self.meter.reading()
         kwh = reading.power_w * self._every / 3.6e6
         return kwh if name == "kwh" else kwh * (reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else 0.0)
