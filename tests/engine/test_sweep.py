@@ -1,11 +1,12 @@
 """Sweeps: trials of a tiny recipe, compared, stopped, resumed and refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import exact, hashes, write_corpus
+from tiny_runs import WORDS, exact, hashes, records, write_corpus
 
 import tfkit
 from tfkit.__main__ import main
@@ -147,6 +148,30 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="too many"):
         tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")
     assert not Path("none").exists()
+
+
+def test_a_better_evaluation_that_was_not_saved_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a single run and of the trials of a sweep alike: the scores that are compared are those of checkpoints."""
+    Path("recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
+    rows = [{"text": f"{WORDS[n % 7]} {WORDS[n % 5]}", "label": ["no", "yes"][n % 3 % 2]} for n in range(60)]
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    long = ["training.steps=8", "evaluation.every=2", "schedule.kind=constant", "--threads", "1", "--quiet"]
+    classes = ["objective={kind: classification}", "data.train=[{path: labelled.jsonl}]", "evaluation.metric=accuracy"]
+    assert main(["sweep", "recipe.yaml", *long, "optimizer.lr=3,1e-3", "--run", "unsaved"]) == 0
+    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=3", "--run", "unsaved-alone"]) == 0
+    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=3", "--run", "saved", "checkpoint.every=2"]) == 0
+    assert main(["pretrain", "recipe.yaml", *long, "optimizer.lr=0.5", "--run", "by-accuracy", *classes]) == 0
+    said = capsys.readouterr().err
+    for run, metric, sign in (
+        *(("unsaved/trial-001", "loss", 1), ("unsaved/trial-002", "loss", 1), ("unsaved-alone", "loss", 1)),
+        *(("saved", "loss", 1), ("by-accuracy", "accuracy", -1)),
+    ):
+        scores = {line["step"]: sign * line["evaluation"][metric] for line in records(Path(run)) if "evaluation" in line}
+        best = min(scores, key=lambda step: scores[step])
+        warned = re.search(rf"^warning: \S*{run}: {metric} was best in step (\d), .* best checkpoint is of step 8, ", said, re.MULTILINE)
+        is_lost = scores[best] < scores[8] and run != "saved"
+        assert (warned is not None and warned[1]) == (is_lost and str(best)), run
+    assert said.count("was best in step") >= 2, "the rate is too high for a last step that is the best"
 
 
 def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any, capsys: pytest.CaptureFixture[str]) -> None:

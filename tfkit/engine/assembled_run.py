@@ -113,6 +113,8 @@ class AssembledRun:
         result = self.result("finished")
         if (improvement := result["improvement"]) is not None and improvement < 0:
             self.context.listener.warn(self.checkpointer.best.describe_deterioration())
+        if unsaved := self.checkpointer.best.describe_unsaved():
+            self.context.listener.warn(unsaved)
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
         if folder.attempt == 1 and not result["stopped_early"]:

@@ -51,6 +51,22 @@ class BestCheckpoint:
         path, best = best_checkpoint(self.root), read_best(self.root)
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
+    def describe_unsaved(self) -> str | None:
+        """Describe an evaluation that was better than that of the best checkpoint, in a step that was not saved; None if there is none."""
+        best, sign = self.document(), -1 if self.metric in HIGHER else 1
+        if best is None or best["metric"] != self.metric:
+            return None
+        scores = {step: self.score(metrics) for step, metrics in self.log.evaluations.items()}
+        better = {step: sign * score for step, score in scores.items() if sign * score < sign * best["value"]}
+        if not better:
+            return None
+        step = min(better, key=lambda step: better[step])
+        return (
+            f"{self.context.folder.path}: {self.metric} was best in step {step:,}, {scores[step]:.4g}, but that step was not saved; the "
+            f"best checkpoint is of step {best['step']:,}, {best['value']:.4g}. To save each evaluated step, set checkpoint.every to "
+            "evaluation.every"
+        )
+
     def improvement(self) -> float | None:
         """Return how much the best checkpoint improves on the model before the first step, by the metric that chose it; None: unknown."""
         before, best = (self.log.before or {}).get(self.metric), self.document()
