@@ -1,6 +1,7 @@
 """The range of an intensity, and of the emissions that were charged at it."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -105,3 +106,22 @@ def test_stages_have_the_range_of_their_intensities(tmp_path: Path) -> None:
     assert [intensity[name] for name in ("g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")] == pytest.approx([300, 250, 350])
     assert sum_totals([coal, coal])["intensity"]["low_g_per_kwh"] == pytest.approx(400)
     assert "low_g_per_kwh" not in sum_totals([user])["intensity"]
+
+
+def test_a_printed_range_contains_the_printed_intensity() -> None:
+    for code, row in TABLE.items():
+        if row.get("carbon_intensity") is not None:
+            place = resolve_place(CarbonSection(country=code))
+            text = emissions_of(Range(1.0, 1.0, 1.0), place)[1]["emissions_g"]
+            used = float(re.search(r"([\d.e+]+) g/kWh \(", text)[1])  # type: ignore[index]
+            for low, high in re.findall(r"between ([\d.e+]+) and ([\d.e+]+) g/kWh", text):
+                assert float(low) <= used <= float(high), text
+
+
+def test_the_documentation_has_the_ranges_of_the_table() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "carbon.md").read_text(encoding="utf-8").split())
+    france = resolve_place(CarbonSection(country="FRA"))
+    low, high = france.range_g_per_kwh
+    assert f"{low:.0f} to {high:.0f} g/kWh for France's {france.intensity_g_per_kwh:.0f}" in page
+    low, high = resolve_place(CarbonSection()).range_g_per_kwh
+    assert f"({low:.0f} to {high:.0f} g/kWh)" in page

@@ -77,6 +77,23 @@ def test_every_run_is_listed_as_what_it_is(folder: Path) -> None:
     assert [one["run"] for one in alone] == [str(folder / "finished")]
 
 
+def test_a_run_without_its_run_json_is_said_to_lack_it(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder / "finished", other / "lost")
+    (other / "lost" / "run.json").unlink()
+    for given in (other, other / "lost"):
+        (found,) = json.loads(runs(given, "--json").out)["runs"]
+        assert (Path(found["run"]).name, found["status"], found["checkpoints"] > 0) == ("lost", "damaged", True)
+        assert found["problem"].startswith("its run.json is missing")
+    kept = sorted((other / "lost").rglob("*"))
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    for words in (["resume", other / "lost"], ["pretrain", recipe, "--run", other / "lost"], ["report", other]):
+        done = run_tfkit(tmp_path, words)
+        assert (done.code, "its run.json is missing" in done.err, "not written by tfkit" in done.err) == (2, True, False), done.err
+    assert run_tfkit(tmp_path, ["runs", other, "--delete-unfinished", "--with-checkpoints", "--yes"]).code == 0
+    assert sorted((other / "lost").rglob("*")) == kept
+
+
 @pytest.mark.parametrize("command", ["runs", "evaluate", "generate"])
 def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: str) -> None:
     run = folder / "killed"

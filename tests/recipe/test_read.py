@@ -5,6 +5,7 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, find_recipe, read_recipe
+from tfkit.recipe.reading.fields import section_types, tags
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 from tfkit.recipe.schema.sections import Recipe
 
@@ -101,6 +102,20 @@ fo: 1
         "r.yaml:21:1: evaluation: is empty: give it fields, or leave it out",
         f"r.yaml:22:1: fo: unknown; the fields here are {SECTIONS}",
     ]
+
+
+def test_a_field_of_another_kind_is_named_with_its_kinds(tmp_path: Path) -> None:
+    for section in ("objective", "optimizer"):
+        kinds = {tag: types.model_fields for types in section_types(Recipe.model_fields[section].annotation) for tag in tags(types)}
+        assert len(kinds) > 3
+        for kind, own in kinds.items():
+            for name in {name for fields in kinds.values() for name in fields} - own.keys():
+                found = errors(tmp_path, MINIMAL, f"{section}={{kind: {kind}}}", f"{section}.{name}=1")
+                (line,) = [line for line in found if f": {section}.{name}: " in line]
+                having = [other for other, fields in kinds.items() if name in fields]
+                words = f"it belongs to the kind{'s' * (len(having) > 1)} {', '.join(having)} of {section}"
+                assert f"unknown here; {words}" in line or "did you mean" in line
+                assert not line.endswith(f"to {section}")
 
 
 def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:

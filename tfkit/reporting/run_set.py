@@ -12,6 +12,7 @@ from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, read_facts, sum_amounts, text_of
 from tfkit.run.chain_folder import CHAIN
+from tfkit.run.refused_folders import lost_receipt
 
 MOST_RUNS = 2_000
 _DEEPEST = 8
@@ -150,7 +151,7 @@ def _runs_below(folder: Path) -> list[Path]:
     runs: list[Path] = []
     base = len(folder.parts)
     for parent, names, files in os.walk(folder):
-        if "run.json" in files:
+        if "run.json" in files or lost_receipt(Path(parent)):
             runs.append(Path(parent))
             names[:] = [name for name in names if name not in _INSIDE_A_RUN]
         names[:] = sorted(name for name in names if not name.startswith(".")) if len(Path(parent).parts) - base < _DEEPEST else []

@@ -14,6 +14,7 @@ from tfkit.run.checkpoints import newest_step, read_best, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
 from tfkit.run.receipt import read_receipt
+from tfkit.run.refused_folders import lost_receipt
 
 _TAIL_BYTES = 1 << 16  # of metrics.jsonl: only its end is read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
@@ -46,7 +47,7 @@ class ListedRun:
 
 def list_runs(folder: Path) -> list[ListedRun]:
     """Return the runs and other folders in a folder, by name, or the single run if `folder` is one. Raises OSError if it cannot be read."""
-    if (folder / "run.json").exists():
+    if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder))]
     runs: list[ListedRun] = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -79,10 +80,13 @@ def read_run(path: Path) -> ListedRun:
     try:
         receipt = read_receipt(path / "run.json")
     except FileNotFoundError:
-        return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit")
+        if (problem := lost_receipt(path)) is None:
+            return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit")
     except (OSError, ValueError) as error:  # ValueError includes OtherVersionError
-        return ListedRun(str(path), "damaged", problem=f"run.json: {error}", checkpoints=len(step_folders(path / "checkpoints")))
-    return _describe(path, receipt)
+        problem = f"run.json: {error}"
+    else:
+        return _describe(path, receipt)
+    return ListedRun(str(path), "damaged", problem=problem, checkpoints=len(step_folders(path / "checkpoints")))
 
 
 def _describe(path: Path, receipt: dict[str, Any]) -> ListedRun:

@@ -48,13 +48,24 @@ def refuse_obstacles(path: Path) -> None:
             raise PermissionError(errno.EACCES, f"{name} cannot be written: {os.strerror(errno.EACCES)}")
 
 
+def lost_receipt(path: Path) -> str | None:
+    """Return the problem of a run that has lost its run.json; None for another folder. Its checkpoints or ledgers show that it is one."""
+    if any((path / name).exists() for name in ("run.json", "run.json.damaged")):
+        return None
+    if not any((*(path / "checkpoints").glob("step-*"), *(path / "carbon").glob("*.jsonl"))):
+        return None
+    return (
+        "its run.json is missing, without which the run cannot continue and has no totals. Restore that file; or use a checkpoint of "
+        "this run with --from, and give another folder with --run"
+    )
+
+
 def refuse_foreign_files(path: Path) -> None:
     """Raise UsageError for the user's own files. tfkit writes run.json first, so without it a recipe.yaml is the user's."""
     present = [name for name in FILES if (path / name).exists()]
     if present and "run.json" not in present and not (path / "run.json.damaged").exists():
-        raise UsageError(
-            f"{path}: holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
-        )
+        foreign = f"holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
+        raise UsageError(f"{path}: {lost_receipt(path) or foreign}")
 
 
 def refuse_checkpoints(path: Path, resume: bool) -> None:

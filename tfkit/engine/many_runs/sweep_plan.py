@@ -1,6 +1,7 @@
 """The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     if asked is None and (space.size is None or space.size > MOST_TRIALS):
         many = "a range has any number of values" if space.size is None else f"{space.size:,} combinations are too many to try all"
         raise UsageError(f"sweep: {many}; give a number of trials with --trials")
-    recipe = _last_recipe(given.recipe, [*space.fixed, *(f"{axis.key}={axis.first}" for axis in space.axes)])
+    first = Trial("", {axis.key: axis.first for axis in space.axes})
+    with _of_trial(first):
+        recipe = _last_recipe(given.recipe, [*space.fixed, *first.words])
     if not recipe.data.validation:
         raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
@@ -129,10 +132,17 @@ def _check(plan: SweepPlan, options: RunOptions) -> None:
     inputs_of([plan.source.path], [], []).refuse_folder(options.run, "--run")
     for values in plan.search.combinations() if isinstance(plan.search, Grid) else []:
         trial = Trial("", values)
-        try:
+        with _of_trial(trial):
             check_trial(plan, trial, options)
-        except UsageError as error:
-            raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
+
+
+@contextmanager
+def _of_trial(trial: Trial) -> Iterator[None]:
+    """Let errors of a recipe name the trial."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:

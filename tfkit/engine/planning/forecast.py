@@ -79,7 +79,7 @@ def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
-        text += f"; between {low:.3g} and {high:.3g} g/kWh: {place.range_source}"
+        text += f"; between {low:.4g} and {high:.4g} g/kWh: {place.range_source}"
     return Range(energy.low * low, energy.likely * place.intensity_g_per_kwh, energy.high * high), {"emissions_g": text}
 
 

@@ -85,12 +85,13 @@ def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
     return next((section.model_fields[path[-1]] for section in types if path[-1] in section.model_fields), None)
 
 
-def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
-    """Return every kind that is allowed at a path."""
+def kinds_at(root: type[BaseModel], path: Path, data: Any, name: str | None = None) -> list[str]:
+    """Return every kind that is allowed at a path; with `name`, those that have a field of this name."""
     while path and isinstance(path[-1], int):  # an entry of a list, whose field declares the kinds
         path = path[:-1]
     field = field_at(root, path, data)
-    return [tag for section in section_types(field.annotation) for tag in tags(section)] if field else []
+    sections = section_types(field.annotation) if field else ()
+    return [tag for section in sections if name is None or name in section.model_fields for tag in tags(section)]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

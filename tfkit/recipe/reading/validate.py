@@ -41,7 +41,7 @@ def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
         return f"unknown, did you mean {meant}"
     if elsewhere:
         named = f", as {FOREIGN_NAMES[name]}" if name in FOREIGN_NAMES else ""
-        return f"unknown here; it belongs to {' or '.join(elsewhere)}{named}"
+        return f"unknown here; it belongs to {' or to '.join(elsewhere)}{named}"
     return f"unknown; the fields here are {', '.join(known)}" if known else "unknown; this section has no fields"
 
 
@@ -132,8 +132,11 @@ def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: An
 def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
     sections = section_types_at(schema, path[:-1], data)
     known = {name for section in sections for name in section.model_fields}
-    name = str(path[-1])
-    return unknown(name, known, sections_with(Recipe, name) or [name for name in Recipe.model_fields if name == path[-1] and len(path) > 1])
+    name, here = str(path[-1]), path[:-1]
+    kinds = kinds_at(schema, here, data, name)
+    elsewhere = [f"the kind{'s' * (len(kinds) > 1)} {', '.join(kinds)} of {'.'.join(map(str, here))}"] if kinds else []
+    elsewhere += [section for section in sections_with(Recipe, name) if here != (section,)]
+    return unknown(name, known, elsewhere or [section for section in Recipe.model_fields if section == name and here])
 
 
 def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
