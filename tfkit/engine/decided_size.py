@@ -102,11 +102,11 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
     because += adapter_reason
-    others = rates_beside(rate)
+    others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # compared by a loss, which sampled responses do not have
     if "lr" not in given.get("optimizer", {}):
-        rates = " and ".join(f"{other:g}" for other in others)
+        trial = f", unless a trial of {' and '.join(f'{other:g}' for other in others)} shows a better one" if others else ""
         trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
-        because += f"; rate {rate:g}, for {trained}, unless a trial of {rates} shows a better one"
+        because += f"; rate {rate:g}, for {trained}{trial}"
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
@@ -132,6 +132,6 @@ def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str
     """Return the adapter for a decoder whose training would not fit the free memory, and the reason; new tokens need all weights."""
     left, needed = available_bytes(), trained_bytes(model.parameters)
     speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
-    if left is None or needed <= left or not speaks or "adapter" in training:
+    if left is None or needed <= left or not speaks or {"adapter", "frozen", "unfreeze_every"} & training.keys():
         return None, ""
     return LORA, f"; a training of all weights needs {needed / 1e9:.3g} GB, and {left / 1e9:.3g} are free, so LoRA's"

@@ -28,7 +28,7 @@ from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.sections import LENGTHS
+from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
@@ -37,6 +37,7 @@ from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
+_DECIDED = "the recipe of what was seen"  # the name of the file that it would be, in messages
 _SAMPLE = 200  # rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
 _LABELLED = (
@@ -65,6 +66,8 @@ class Recognition:
     def of(cls, words: Sequence[str]) -> "Recognition":
         """Parse a command line; nothing is read yet. `words`: key=value, also of --from and --data. Raises UsageError if one is missing."""
         given = _given(words)
+        if any(word.partition("=")[0].strip() == "data" for word in words):
+            given.get("data", {}).setdefault("validation", None)  # a whole section replaces the decided one, with its held-out rows
         sources = given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError("what should be learned? Give a RECIPE, or --data F")
@@ -94,7 +97,7 @@ class Recognition:
         tokens = _row_tokens(self.source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
         size = decide_size(seen, model, kind, self.given, tokens)
         words = (*self.words, *_columns_of(task, self.given))
-        recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", words)
+        recipe, document = _fitting_recipe(_document(task, size, self.given), words)
         return Decided(recipe, document, _header(seen, model, task, size))
 
 
@@ -228,7 +231,8 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     log = {"log_every": size.log_every} if size.log_every else {}
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
-    tried = {} if is_given else {"trial_rates": size.trial_rates}
+    tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # its best checkpoint is saved
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
@@ -236,9 +240,26 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
         "optimizer": optimizer,
         "schedule": schedule,
         "training": {**length, "batch_size": size.batch_size, **tried, **({"adapter": size.adapter} if size.adapter else {}), **log},
-        "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
+        "checkpoint": {"every": every, "keep": 1} if held_out else {},
         "evaluation": {"every": "epoch", **judged} if held_out else {},
     }
+
+
+def _fitting_recipe(decided: dict[str, Any], words: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """Return the decided recipe with the changes of the command line, and its document, without decided fields that these make invalid."""
+    while True:
+        try:
+            return read_document(decided, _DECIDED, words)
+        except RecipeError as error:
+            misfits = [problem.path for problem in error.problems if problem.place.file == _DECIDED and problem.path[:1] != ("objective",)]
+            if not any(_remove(decided, path) for path in misfits):
+                raise
+
+
+def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
+    """Remove a field from a document, and return whether it was there."""
+    section = document.get(str(path[0])) if len(path) == 2 else None
+    return isinstance(section, dict) and section.pop(str(path[1]), None) is not None
 
 
 def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:

@@ -1,0 +1,82 @@
+"""A fine-tuning without a recipe decides no field that is invalid with the command line: an error names only the user's fields."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tfkit.engine.decided_size import RowTokens, decide_size
+from tfkit.engine.recognition import Recognition, _document, _fitting_recipe
+from tfkit.recipe import RecipeError
+from tfkit.recipe.reading.tree import COMMAND_LINE
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.tasks import Kind, Seen, decide
+
+SEEN = Seen("rows.jsonl", ("text",), frozenset(["causal_lm"]), 60, count=60, characters=6_000)
+REQUIRED = {
+    "grpo": "rules: [{kind: exact_answer}], max_new_tokens: 4",
+    "ppo": "reward: judge, max_new_tokens: 4",
+    "ai_feedback": "policy: sampler, judge: judge, max_new_tokens: 4, of: {kind: dpo}",
+    "distillation": "teacher: teacher, of: {kind: causal_lm}",
+}
+DATA = [
+    "data.train=[{path: rows.jsonl}]",
+    "data={train: [{path: rows.jsonl}]}",
+    "data={train: [{path: rows.jsonl}], validation: null}",
+    "data={train: [{path: rows.jsonl}], validation: 0.2}",
+    "data={train: [{path: rows.jsonl}], validation: [{path: other.jsonl}]}",
+]
+CHANGES = [
+    *("", "data.validation=null", "data.validation=[{path: other.jsonl}]", "data.sequence_length=8", "data.on_bad_row=skip"),
+    *("evaluation={}", "evaluation.every=null", "evaluation.every=3", "evaluation.every=epoch", "evaluation={max_tokens: 9}"),
+    *("evaluation.metric=loss", "evaluation.metric=accuracy", "evaluation={metric: loss, every: 2}"),
+    *("training={steps: 3}", "training={}", "training.steps=3", "training.tokens=99", "training.patience=2", "training.batch_size=2"),
+    *("training.frozen=['embedding.*']", "training.unfreeze_every=2", "training.adapter={kind: lora}", "training.trial_rates=[0.1]"),
+    *("optimizer={kind: muon}", "optimizer.kind=adafactor", "optimizer.lr=0.1", "optimizer={}", "optimizer.weight_decay=0"),
+    *("schedule={}", "schedule.kind=constant", "schedule.kind=noam", "schedule.kind=inverse_sqrt", "schedule.warmup_tokens=9"),
+    *("schedule.warmup_steps=2", "schedule={kind: wsd, warmup_steps: 1}", "checkpoint={every: 3}", "checkpoint.every=null"),
+    *("model.context_length=16", "generation={prompts: [the]}", "carbon.enabled=false"),
+]
+
+
+def decided(words: list[str], stacks: Any, parameters: int) -> Any:
+    """The recipe for a model of these stacks, or what the command line makes invalid."""
+    given = Recognition.of(words).given
+    model = Kind("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
+    task = decide(SEEN, model, given.get("objective", {}))
+    size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))
+    return _fitting_recipe(_document(task, size, given), words)[0]
+
+
+def words_for(kind: str, data: str, *changes: str) -> list[str]:
+    section = "{" + f"kind: {kind}, {REQUIRED.get(kind, '')}" + "}"
+    return ["model.from=m", data, f"objective={section}", *(change for change in changes if change)]
+
+
+def cases(kind: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield stacks, parameters and command lines: each change, and with other forms of the data those that concern held-out rows."""
+    stacks = SECTIONS[kind].stacks
+    for change in CHANGES:
+        for one in stacks:
+            yield one, 10**6, words_for(kind, DATA[0], change)
+        if change.startswith(("training", "model")):
+            yield stacks[0], 10**13, words_for(kind, DATA[0], change)  # too large for the memory: an adapter is decided for some
+        if change.startswith(("data", "evaluation", "checkpoint", "training.patience")) or not change:
+            for data in DATA[1:]:
+                yield stacks[0], 10**6, words_for(kind, data, change)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood"])
+def test_what_is_decided_fits_what_is_given(kind: str) -> None:
+    for stacks, parameters, words in cases(kind):
+        changed = {word.partition("=")[0].partition(".")[0] for word in words[3:]}
+        try:
+            recipe, problems = decided(words, stacks, parameters), []
+        except RecipeError as error:
+            recipe, problems = None, error.problems
+        for problem in problems:  # of a field of the user, or of a section from which one of them is missing
+            assert problem.place == COMMAND_LINE or (len(problem.path) == 1 and problem.path[0] in changed), (words, str(problem))
+        if recipe is not None:
+            assert recipe.objective.kind in (kind, "reward")
+            if not any("validation" in word for word in words):
+                assert bool(recipe.data.validation) == (words[1] == DATA[0]), words
