@@ -1,5 +1,8 @@
 """Plans for ranks and GPUs that this machine does not have: traffic and memory, errors, and time and energy from data sheets."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,8 @@ import pytest
 from tiny_plans import recipe_of
 
 import tfkit
-from tfkit.errors import UsageError
+from tfkit.errors import MachineError, UsageError
+from tfkit.training import memory
 
 
 def near(traffic: float) -> Any:
@@ -65,6 +69,37 @@ def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
     assert kept[2] == near(0.75 * (4 + 2 * 4) * numbers)
     with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are not a multiple of the 3"):
         cluster(3)
+
+
+def test_a_plan_for_other_machines_is_not_bound_by_the_memory_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of the model takes 16 bytes a weight, of which this machine has 10: a quarter fits."""
+    document = recipe_of("causal_lm", batch_size=8, micro_batch_size=1)
+    weights = tfkit.plan(document, threads=1).parameters
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text(f"MemAvailable: {10 * weights // 1024} kB\n", encoding="ascii")
+    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    for changes, ranks in (({}, 1), ({}, 4), ({"parallel.shard": 1}, 2)):
+        with pytest.raises(MachineError, match="weights need .* GB of memory with their gradients"):
+            tfkit.plan(document, changes, ranks=ranks, threads=1)
+    assert tfkit.plan(document, {"parallel.shard": 4}, ranks=4, threads=1).cluster is not None
+    for changes, ranks in (({}, 1), ({}, 4), ({"parallel.shard": 2}, 4)):
+        assert tfkit.plan(document, changes, ranks=ranks, gpu="h100", threads=1).cluster is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_plan_of_a_large_model_needs_little_memory(tmp_path: Path, place: Path) -> None:
+    """104 GB of weights, gradients and optimizer state, planned for GPUs within the 0.4 GB that docs/cluster.md promises."""
+    recipe = {**recipe_of("causal_lm", batch_size=8), "model": {"preset": "llama2-7b", "context_length": 32}, "parallel": {"shard": 4}}
+    recipe["tokenizer"] = {"variant": "smollm2", "vocab_size": 320}
+    (tmp_path / "large.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    words = ["plan", tmp_path / "large.yaml", "--gpu", "h100", "--ranks", "4", "--json"]
+    code = "import sys; from pathlib import Path; from tfkit.__main__ import main; done = main(sys.argv[1:]); "
+    code += "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0], file=sys.stderr); sys.exit(done)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters"] > 6e9
+    assert int(done.stderr.split()[-1]) * 1024 < 0.5e9
 
 
 def test_a_gpu_is_planned_from_its_data_sheet() -> None:

@@ -49,15 +49,16 @@ class Run:
         self.began, self._built = meter.began, BuildingTime.seconds
         self.assembled: AssembledRun | None = None
 
-    def prepare(self, *, begun: bool = False, ahead: bool = False, ranks: int | None = None) -> Estimate:
+    def prepare(self, *, begun: bool = False, ahead: bool = False, ranks: int | None = None, copies: float | None = None) -> Estimate:
         """Read and tokenize the data, train or load the tokenizer, describe the base model, and estimate the run, without weights.
 
         `begun`: the run has taken steps, so its recipe is kept as it is. `ahead`: the run starts later, and finds in the cache what is
-        built now; `ranks`: how many will train it, by default those of this run. Raises MachineError, UsageError.
+        built now; `ranks`: how many will train it, by default those of this run. `copies`: of each model, that this machine must have the
+        memory for; None: as the ranks hold them. Raises MachineError, UsageError.
         """
-        copies = copies_on_machine(self.recipe, self.leader.peers.ranks)
+        copies = copies_on_machine(self.recipe, self.leader.peers.ranks) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
-        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers)
+        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers, copies)
         model = meta_model(self.recipe, self.data.config)
         require_memory(self.recipe, model, self.device, copies)
         with self.stop.at_once("nothing was trained yet"):

@@ -100,16 +100,17 @@ def prepare_data(
     meter: Meter,
     code: CodePermission | None,
     peers: Peers = ALONE,
+    copies: float | None = None,
 ) -> TrainingData:
     """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
     cache already. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over
-    which weights, also those of companions, are sharded if the recipe says so. Raises Stopped.
+    which weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
-        require_memory_for_companions(recipe, copies_on_machine(recipe, peers.ranks))
+        require_memory_for_companions(recipe, copies_on_machine(recipe, peers.ranks) if copies is None else copies)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         texts = pretraining_sources(recipe.data)

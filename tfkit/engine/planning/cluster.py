@@ -83,6 +83,11 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
         )
 
 
+def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
+    """Return the copies of the model for which this machine must have the memory: none for a GPU, else those of a machine like this one."""
+    return 0.0 if gpu is not None else 1 / recipe.parallel.shard
+
+
 def _batch_unit(recipe: Recipe) -> int:
     """Return the number of rows that divides the batch of every step."""
     ramp = recipe.training.batch_ramp

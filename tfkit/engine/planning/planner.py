@@ -10,7 +10,7 @@ import torch
 from tfkit.engine.beginning import Decided, require_trainable
 from tfkit.engine.listener import Listener
 from tfkit.engine.many_runs.chain_plan import of_stage
-from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
+from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.estimate import Estimate, sum_stages
 from tfkit.engine.planning.placeholder_model import write_placeholder
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
@@ -53,7 +53,9 @@ def _prepare(decide: Callable[[Listener], Decided], work: Session, options: Plan
     code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
     run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, code=code)
     run.began = began
-    run.prepare(ahead=True, ranks=options.ranks)
+    is_here = options.gpu is None and options.ranks == 1
+    copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
+    run.prepare(ahead=True, ranks=options.ranks, copies=copies)
     return run
 
 
