@@ -79,7 +79,7 @@ def test_a_plan_for_other_machines_is_not_bound_by_the_memory_of_this_one(tmp_pa
     (tmp_path / "proc" / "meminfo").write_text(f"MemAvailable: {10 * weights // 1024} kB\n", encoding="ascii")
     monkeypatch.setattr(memory, "_ROOT", tmp_path)
     for changes, ranks in (({}, 1), ({}, 4), ({"parallel.shard": 1}, 2)):
-        with pytest.raises(MachineError, match="weights need .* GB of memory with their gradients"):
+        with pytest.raises(MachineError, match=r"weights need .* GB of memory with their gradients"):
             tfkit.plan(document, changes, ranks=ranks, threads=1)
     assert tfkit.plan(document, {"parallel.shard": 4}, ranks=4, threads=1).cluster is not None
     for changes, ranks in (({}, 1), ({}, 4), ({"parallel.shard": 2}, 4)):
