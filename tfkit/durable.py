@@ -86,6 +86,11 @@ def write_once(path: Path, text: str | Callable[[], Iterable[str]], unless: Call
     return True
 
 
+def is_replaceable(path: Path) -> bool:
+    """Return whether a new file may replace the path: not a device, a pipe or a link, which are written directly."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
+
+
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
     """Create the folder `final` with the content that `fill` writes into an empty temporary folder, whole or not at all.
 

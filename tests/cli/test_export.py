@@ -64,10 +64,11 @@ def make(folder: Path, preset: str, changes: dict[str, Any], codec: Tokenizer, *
 def test_transformers_reads_the_same_model(tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     preset, changes, variant = MODELS[name]
     folder = make(tmp_path / "model", preset, changes, tokenizer(variant))
-    assert main(["export", str(folder), "--gguf", str(folder / "m.gguf"), "--type", kind, "--json"]) == 0
+    assert main(["export", str(folder), "--gguf", str(tmp_path / "m.gguf"), "--type", kind, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["architecture"] == {"gpt2": "gpt2", "gemma2": "gemma2"}.get(name, "llama")
-    assert document["bytes"] == (folder / "m.gguf").stat().st_size
+    assert document["bytes"] == (tmp_path / "m.gguf").stat().st_size
+    (tmp_path / "m.gguf").rename(folder / "m.gguf")  # where transformers looks for it
     # transformers does not read all of a file's fields, and knows no file of Mistral, which is as Llama's
     config = {} if name == "mistral" else {"config": transformers.AutoConfig.from_pretrained(folder)}
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, **config, gguf_file="m.gguf", dtype=torch.float32).eval()

@@ -221,9 +221,10 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
     (checkpoint / "manifest.json").write_text("{}")
     for path, words in {
         other: "exists, and is not a page",
-        runs / "base" / "metrics.jsonl": "belongs to the run",
-        runs / "base" / "carbon" / "page.html": "belongs to the run",
-        checkpoint / "page.html": "is in a checkpoint",
+        runs / "base" / "metrics.jsonl": "exists, and is not a page",
+        runs / "base" / "page.html": "where nothing else belongs",
+        runs / "base" / "carbon" / "page.html": "where nothing else belongs",
+        checkpoint / "page.html": "where nothing else belongs",
         tmp_path: "is a folder",
         tmp_path / "none" / "page.html": "there is no folder",
     }.items():

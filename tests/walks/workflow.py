@@ -138,7 +138,8 @@ class _Drawer:
             source = self.recipes.source(maker, f"{run}-other", 6)
             odd = maker.names != {role.name: role.columns[0] for role in maker.roles}  # named by the run's recipe, and so expected here
             said = [f"data.validation=[{json.dumps(source)}]"] if odd or len(source) > 1 else ["--data", source["path"]]
-            said += [] if SECTIONS[kind].reads_text and kind != "causal_lm" else ["--predictions", f"{run}.jsonl"]
+            out = self.dice.choice([*[f"{run}.jsonl"] * 4, f"{run}/run.json", f"{run}/metrics.jsonl", f"{run}/checkpoints/new.jsonl"])
+            said += [] if SECTIONS[kind].reads_text and kind != "causal_lm" else ["--predictions", out]
             self.add("evaluate", "--from", run, *said, *COMMON, *QUIET, *self.maybe("--json"))
         if SECTIONS[kind].head in WRITES:
             for _ in range(self.dice.choice([0, 1, 1, 2])):

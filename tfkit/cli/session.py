@@ -43,7 +43,7 @@ def open_as_leader(
         require_writable(out, option)
     opened = open_checkpoint()
     if out is not None:
-        opened.inputs.refuse_file(out, option)
+        opened.inputs.refuse_output(out, option, execution.run)
     if execution.run is not None:
         opened.inputs.refuse_folder(execution.run, "--run")
     return opened

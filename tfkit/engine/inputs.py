@@ -1,4 +1,4 @@
-"""The inputs of a command, which its outputs must not replace or be written into. Torch-free."""
+"""The inputs of a command, which its outputs must not replace, and the folders in which no output belongs. Torch-free."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tfkit.data.sources.local_files import find_files, is_read_by
 from tfkit.errors import DataError, UsageError
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
 # The files of a run that a folder, or a glob, of data could match.
@@ -31,8 +33,12 @@ class Inputs:
         walked = (Path(place, name) for folder in self.models for place, _, names in os.walk(folder) for name in names)
         return {str(file): file for file in (*(file for source in self.sources for file in _find(source)), *walked)}
 
-    def refuse_file(self, path: Path, option: str) -> None:
-        """Raise UsageError if a file to be written is an input, also by another name or a link, or would be read as one."""
+    def refuse_output(self, path: Path, option: str, run: Path | None = None) -> None:
+        """Raise UsageError for an output that is an input, would be read as one, or lies in a run folder or a model folder.
+
+        The one rule for every option that names an output, which holds for its path and for where its links lead, also hard links. `run`:
+        the run folder of the command.
+        """
         for file in self.files:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads, and would be replaced")
@@ -45,6 +51,11 @@ class Inputs:
             files = (Path(place, name) for place, _, names in os.walk(folder) for name in names) if path.exists() else ()
             if found := next((file for file in files if _are_same(path, file)), None):
                 raise _refusal(path, option, f"is {found} itself, which this command reads, and would be replaced")
+        own = [Path(os.path.realpath(folder)) for folder in (*self.models, run) if folder is not None]
+        for place in (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent):
+            for folder in (place, *place.parents):
+                if folder in own or _is_run_or_model(folder):
+                    raise _refusal(path, option, f"lies in {folder}, a run folder or a model folder, where nothing else belongs")
 
     def refuse_folder(self, path: Path, option: str) -> None:
         """Raise UsageError if a folder to be written is an input, or inside one, or if its files would be read as data."""
@@ -62,7 +73,12 @@ class Inputs:
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
     """Return the inputs of a recipe, with these files."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
-    return inputs_of(files, sections_of(recipe.data), models)
+    return inputs_of([*files, *files_of(recipe.objective, recipe.carbon)], sections_of(recipe.data), models)
+
+
+def files_of(objective: ObjectiveSection, carbon: CarbonSection) -> list[Path]:
+    """Return the files that these sections name: a user's functions, and the carbon intensity."""
+    return [Path(name).expanduser() for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
 
 
 def sections_of(data: DataSection) -> list[SourceSection]:
@@ -77,6 +93,15 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
     folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
     folders = [folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder for folder in folders]
     return Inputs(tuple(files), tuple(sources), tuple(folder for folder in folders if folder.is_dir()))
+
+
+def _is_run_or_model(folder: Path) -> bool:
+    """Whether a folder is that of a run, or a model folder of tfkit, Hugging Face or the peft library."""
+    if any(os.path.isfile(folder / name) for name in ("run.json", "tfkit.json", "adapter_config.json")):
+        return True
+    with suppress(OSError), open(folder / "config.json", "rb") as file:  # a common name: only with the field of every Hugging Face model
+        return b'"model_type"' in file.read(1 << 20)
+    return False
 
 
 def _are_same(path: Path, other: Path) -> bool:
@@ -100,4 +125,4 @@ def _find(source: str) -> list[Path]:
 
 
 def _refusal(path: Path, option: str, reason: str) -> UsageError:
-    return UsageError(f"{option} {path}: {reason}. Give another place with {option}")
+    return UsageError(f"{option} {path}: {reason}; give another place with {option}")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from tfkit.durable import sync_file, sync_folder, temporary_sibling
+from tfkit.durable import is_replaceable, sync_file, sync_folder, temporary_sibling
 from tfkit.engine.listener import StopRequest
 from tfkit.errors import DataError, MachineError
 from tfkit.run.strict_json import finite
@@ -28,7 +28,7 @@ def require_writable(path: Path, option: str = "--predictions") -> None:
             raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
         if path.is_dir():
             raise MachineError(f"{path}: is a folder; {option} takes the name of a file")
-        written = path if path.exists() and not _is_replaceable(path) else path.resolve().parent
+        written = path if path.exists() and not is_replaceable(path) else path.resolve().parent
         if not written.exists():
             raise FileNotFoundError(errno.ENOENT, f"it leads to {path.resolve()}, and there is no such folder")
         if not os.access(written, os.W_OK):
@@ -54,7 +54,7 @@ def lines_file(
     have no reader yet, or a slow one, and a signal ends the wait. `further_columns`: columns of a table that its first rows may lack.
     Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
-    is_new = _is_replaceable(path)
+    is_new = is_replaceable(path)
     temporary = temporary_sibling(path) if is_new else path
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
     try:
@@ -154,8 +154,3 @@ def _cell(value: Any) -> Any:
 
 def _unwritable(path: Path, error: OSError, option: str) -> MachineError:
     return MachineError(f"{path}: cannot be written ({error.strerror}); give another place for {option}")
-
-
-def _is_replaceable(path: Path) -> bool:
-    """Whether a new file may replace the path: not a device, a pipe or a link."""
-    return not path.is_symlink() and (path.is_file() or not path.exists())

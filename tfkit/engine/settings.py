@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tfkit.alignment.user_code import CodePermission as CodePermission
 from tfkit.data.sources.split_files import evaluated_files
-from tfkit.engine.inputs import Inputs, inputs_of, sections_of
+from tfkit.engine.inputs import Inputs, files_of, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
@@ -77,8 +77,9 @@ class _Sections(Data):
 
 def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
     """Return the inputs of a command with these settings, and these models."""
-    files = [settings.path] if settings.path is not None else []
-    return inputs_of(files, sections_of(settings.data) if settings.data is not None else [], models)
+    files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
+    sections = sections_of(settings.data) if settings.data is not None else []
+    return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

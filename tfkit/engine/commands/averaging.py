@@ -39,7 +39,7 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
-    Inputs(models=(run / "checkpoints",)).refuse_folder(out, "--out")
+    Inputs(models=(run / "checkpoints",)).refuse_output(out, "--out")
     return _last(run, last)
 
 

@@ -59,7 +59,7 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
     from tfkit.tokenizer.gguf_vocabulary import gguf_vocabulary
 
     folder = find_checkpoint(checkpoint)
-    Inputs(models=(folder,)).refuse_file(out, "--gguf")
+    Inputs(models=(folder,)).refuse_output(out, "--gguf")
     described = adapters.describe(folder)
     if described.codec is None:
         raise ModelError(f"{folder}: has no tokenizer, without which llama.cpp opens no model")
