@@ -1,6 +1,9 @@
 """tfkit push: what is sent of a model folder, to a hub of our own on this machine, and what is refused."""
 
+import hashlib
 import json
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,11 @@ import pytest
 from local_hub import Hub, ask, serving
 from tiny_runs import Done, run_tfkit, write_corpus, write_recipe
 
+from tfkit import load
 from tfkit.__main__ import main
+from tfkit.engine.commands.gguf_export import export_gguf
+from tfkit.engine.commands.publishing import prepare
+from tfkit.engine.listener import Silent
 from tfkit.network import _PAUSES
 
 # of httpx, by the way in which the hub's client uploads a file
@@ -126,3 +133,87 @@ def test_what_cannot_be_pushed_is_refused(
     assert "damaged" in capsys.readouterr().err
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
     assert main(["push", run, "org/tiny"]) == 5
+
+
+# -- nothing of this machine
+
+USER = "ada-of-this-machine"
+LORA = "training.adapter={kind: lora, rank: 2}"
+DISTILLED = "objective={kind: distillation, teacher: run, of: {kind: causal_lm}}"
+ABSOLUTE = re.compile(rb"""(?:^|[\s"'=(,:`])((?:/|[A-Z]:\\|~/)[\w.-]+[/\\][\w./\\-]+)""", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of several kinds and other model folders, all named by absolute paths, in the folder of `base`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USER", "LOGNAME", "USERNAME"):
+            patch.setenv(name, USER)
+        make_kinds(base, tmp_path_factory)
+    return base
+
+
+def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    hub_cache = tmp_path_factory.mktemp("cache")
+    recipe, run, more = str(base / "tiny.yaml"), str(base / "run"), ["training.steps=2", "checkpoint.every=1", "carbon.enabled=true"]
+    tune = ["finetune", "--data", str(base / "corpus"), *more]
+    commands = {
+        "distilled": ["pretrain", recipe, DISTILLED.replace("run", run), f"tokenizer={{path: {run}}}", *more],
+        "lora": [*tune, "--from", run, LORA],
+        "merged": [*tune, "--from", run, LORA.replace("2}", "2, merge: true}")],
+    }
+    for name, words in commands.items():
+        done = run_tfkit(base, [*words, "--run", str(base / name)])
+        assert done.code == 0, done.err
+    with serving(base / "run" / "checkpoints" / "step-000002") as hub:
+        words = [*tune, "--from", "hub:org/tiny", LORA, "--run", str(base / "lora-of-hub")]
+        done = run_tfkit(base, words, ask(hub, hub_cache))
+        assert done.code == 0, done.err
+    done = run_tfkit(base, ["average", str(base / "distilled"), "--last", "2", "--out", str(base / "mean")])
+    assert done.code == 0, done.err
+    load(base / "lora").save(base / "whole")
+    foreign = base / "foreign"
+    foreign.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / "run" / "checkpoints" / "step-000002" / name, foreign / name)
+    for name, field in (("config.json", "_name_or_path"), ("tokenizer_config.json", "name_or_path")):
+        document = json.loads((foreign / name).read_text(encoding="utf-8"))
+        (foreign / name).write_text(json.dumps(document | {field: str(base / "run")}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["run", "tuned", "distilled", "merged", "lora-of-hub", "mean", "whole", "foreign"])
+def test_no_file_that_is_sent_names_this_machine(kinds: Path, name: str) -> None:
+    sent = prepare(str(kinds / name), "org/tiny", Silent()).files
+    contents = {file: held if isinstance(held, bytes) else held.read_bytes() for file, held in sent.items()}
+    assert {"config.json", "tokenizer.json"} <= contents.keys()
+    if "adapter" not in "".join(contents) and name != "foreign":
+        assert export_gguf(str(kinds / name), kinds / f"{name}.gguf", "f16", Silent()).tensors
+        contents["gguf"] = (kinds / f"{name}.gguf").read_bytes()
+    for file, content in contents.items():
+        for secret in (str(kinds), kinds.parent.name, str(Path.home() / "x")[:-1], USER):
+            assert secret.encode() not in content, (file, secret)
+        if file.endswith((".json", ".md", ".csv", ".jinja")):
+            assert not ABSOLUTE.findall(content), file
+            assert platform.node() not in re.split(r"[^\w-]+", content.decode()), file
+    if "manifest.json" in contents:
+        entries = json.loads(contents["manifest.json"])["files"]
+        assert {file: entry["sha256"] for file, entry in entries.items()} == {
+            file: hashlib.sha256(contents[file]).hexdigest() for file in entries
+        }
+
+
+def test_the_scan_finds_what_it_looks_for() -> None:
+    for text in (b'"base": "/home/ada/x"', b"a,/root/run/y,b", b"C:\\Users\\ada", b"from ~/data/rows.csv"):
+        assert ABSOLUTE.search(text), text
+    for text in (b"https://example.org/a/b", b"3/4 g/kWh", b"a and/or b", b'"./checkpoints/step"'):
+        assert not ABSOLUTE.search(text), text
+
+
+def test_an_adapter_names_its_base_on_the_hub_or_is_refused(kinds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sent = prepare(str(kinds / "lora-of-hub"), "org/tiny", Silent()).files["adapter_config.json"]
+    assert isinstance(sent, Path)
+    assert json.loads(sent.read_text(encoding="utf-8"))["base_model_name_or_path"] == "org/tiny"
+    assert main(["push", str(kinds / "lora"), "org/tiny"]) == 4
+    err = capsys.readouterr().err
+    assert "merge them, python -c" in err
+    assert ".save('WHOLE')" in err

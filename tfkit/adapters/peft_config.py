@@ -130,7 +130,7 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
     existing = next((path for path in candidates if _is_folder(path)), None)
     if existing is not None:
         base = find_checkpoint(existing)
-    elif _HUB_NAME.fullmatch(config.base):
+    elif is_hub_name(config.base):
         base = find_checkpoint(f"hub:{config.base}" + (f"@{config.revision}" if config.revision else ""))
     else:
         raise ModelError(
@@ -144,6 +144,11 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
             f"and is now {now}. Restore the base, or set base_model_name_or_path in {ADAPTER} to the path of the right model"
         )
     return base
+
+
+def is_hub_name(base: object) -> bool:
+    """Return whether the name of a base model can be a repository of the Hub."""
+    return isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
 
 
 def how_to_merge(folder: Path) -> str:

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
-from tfkit.hub.find import find_checkpoint
+from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.network import is_offline, status_of, with_retries
 from tfkit.run import strict_json
 from tfkit.run.manifest import NAME as MANIFEST
 from tfkit.run.manifest import manifest_text, read_manifest, recorded_bytes, verify
+from tfkit.run.model_files import read_object
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
 
 Result = TypeVar("Result")
 
-_FACTS = "tfkit.json"
 _FOREIGN = ("*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model")  # of a folder that others wrote
+_PATHS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")  # fields of Hugging Face's files that may hold a local path
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication
                 raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Restore the files, or publish another checkpoint")
         files = _own_files(folder)
     else:
-        files = {path.name: path for pattern in _FOREIGN for path in sorted(folder.glob(pattern))}
+        files = {path.name: _published(path) for pattern in _FOREIGN for path in sorted(folder.glob(pattern))}
+    if ADAPTER in files:
+        _refuse_local_base(folder)
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     files |= {path.name: path for path in (folder / "README.md", run / "emissions.csv") if path.is_file()}
     return Publication(folder, repository, files)
@@ -80,12 +83,21 @@ def _check_name(repository: str) -> None:
 def _own_files(folder: Path) -> dict[str, Path | bytes]:
     """Return the files of a model folder that tfkit wrote, with a manifest of those that are published."""
     entries = {name: entry for name, entry in read_manifest(folder).items() if not name.startswith("training_state/")}
-    files: dict[str, Path | bytes] = {name: folder / name for name in entries}
-    if _FACTS in entries:
-        facts = strict_json.dumps(_without_local_paths(strict_json.loads((folder / _FACTS).read_bytes())), indent=2).encode() + b"\n"
-        entries[_FACTS] = {"size": len(facts), "sha256": hashlib.sha256(facts).hexdigest()}
-        files[_FACTS] = facts
+    files = {name: _published(folder / name) for name in entries}
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            entries[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return files | {MANIFEST: manifest_text(entries).encode()}
+
+
+def _published(path: Path) -> Path | bytes:
+    """Return a file, or its content without local paths if it names any."""
+    try:
+        document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
+    except ValueError:  # of a folder that others wrote
+        return path
+    published = _without_local_paths(document)
+    return path if published == document else strict_json.dumps(published, indent=2).encode() + b"\n"
 
 
 def _without_local_paths(value: Any, key: str = "") -> Any:
@@ -94,7 +106,21 @@ def _without_local_paths(value: Any, key: str = "") -> Any:
         return {name: _without_local_paths(held, name) for name, held in value.items()}
     if isinstance(value, list):
         return [_without_local_paths(held, key) for held in value]
-    return Path(value).name if key == "path" and isinstance(value, str) and not value.startswith("hub:") else value
+    is_path = isinstance(value, str) and not value.startswith("hub:") and (key == "path" or (key in _PATHS and Path(value).is_absolute()))
+    return Path(value).name if is_path else value
+
+
+def _refuse_local_base(folder: Path) -> None:
+    """Raise ModelError for an adapter whose base model is a folder of this machine, which nobody else has."""
+    from tfkit.adapters.peft_config import how_to_merge, is_hub_name
+    from tfkit.hub.config_json import LIMIT
+
+    base = read_object(folder / ADAPTER, LIMIT).get("base_model_name_or_path")
+    if not is_hub_name(base):
+        raise ModelError(
+            f"{folder}: an adapter whose base model, {base}, is a folder of this machine, without which nobody can use it: merge them, "
+            f"{how_to_merge(folder)}, and push WHOLE; or start the training from a model on the Hub, --from hub:OWNER/NAME"
+        )
 
 
 def publish(publication: Publication, public: bool, listener: Listener) -> Published:
