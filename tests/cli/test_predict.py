@@ -292,6 +292,17 @@ def test_a_reader_of_a_named_pipe_that_has_had_enough_ends_it(answers: Path) -> 
     assert (program.returncode, out, err) == (0, b"", b"")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_the_fields_of_a_table_are_those_of_the_rows(answers: Path, suffix: str) -> None:
+    """Also those that look like formulas, or hold delimiters, quotes and any line end: a reader of tables gets them back."""
+    odd = ["=1+1", "+1", "-1", "@x", "'=x", "\tx", "\rx", "x\ry", "x\ny", "x\r\ny", 'x"y', "x,y;z\tw", "\r", "\u2028", "-", "x\\y", "=\r"]
+    rows = write_rows(Path("odd.jsonl"), [row | {"note": note} for row, note in zip(unlabelled("classes") * 9, odd, strict=False)])
+    done = predict("--from", answers / "classes", "--data", rows, "--out", f"out.{suffix}")
+    assert done.code == 0, done.err
+    with open(f"out.{suffix}", encoding="utf-8", newline="") as file:
+        assert [row["note"] for row in csv.DictReader(file, delimiter="," if suffix == "csv" else "\t")] == odd
+
+
 def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
 

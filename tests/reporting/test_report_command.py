@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from written_runs import write_run
 
 from tfkit.__main__ import main
@@ -82,6 +85,19 @@ def test_csv_has_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture
     assert [float(row["emissions_g"]) for row in rows] == [6.0, 48.0, 96.0, 12.0, 3.0, 24.0, 192.0]
     assert rows[0]["run"] == "'=cmd()"
     assert (rows[2]["metric"], rows[2]["score"]) == ("loss", "2.25")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.tuples(st.sampled_from([*"=+-@\t\r\n＝＋－＠a", "-7", "-1.5", "-1.5.", "-1\n"]), st.text("=-+@1.a \t", max_size=4)).map("".join))
+def test_no_cell_of_the_csv_begins_like_a_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    write_run(tmp_path / "runs" / name)
+    write_run(tmp_path / "runs" / "other")
+    text = report(capsys, str(tmp_path / "runs"), "--format", "csv")
+    assert "\r\n" not in text
+    cells = {row["run"] for row in csv.DictReader(io.StringIO(text, newline=""))}
+    is_harmless = name[0] not in "=+-@\t\r\n＝＋－＠" or re.fullmatch(r"-[0-9]+(\.[0-9]+)?", name)
+    assert cells == {"other", name if is_harmless else f"'{name}"}
 
 
 def test_places_hosts_and_commands_are_left_out_unless_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

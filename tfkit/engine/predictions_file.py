@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from tfkit.durable import is_replaceable, sync_file, sync_folder, temporary_sibling
@@ -115,7 +116,9 @@ class _Table:
     """Writes rows under a header: the fields of the first row with a prediction, until which rows are held back, and `further_columns`."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
-        self.writer, self.further_columns = csv.writer(file, delimiter=delimiter, lineterminator="\n"), further_columns
+        rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
+        self.writer = csv.writer(rows, delimiter=delimiter)  # whose line end \r\n makes it quote fields with either character
+        self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ _COLUMNS = (
     *("run", "kind", "status", "steps", "planned_steps", "metric", "score"),
     *(*Amounts.__dataclass_fields__, "is_lower_bound", "inherited_g", "inherited_is_lower_bound", "served", "place", "provenance"),
 )
-_FORMULA = ("=", "+", "-", "@")  # a spreadsheet interprets a cell that begins with one of these as a formula
+_FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")  # the beginning of what a spreadsheet may take for a formula; not -1.5
 
 
 def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
@@ -42,14 +43,14 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 def report_csv(runs: RunSet, *, full: bool) -> str:
     """Return the runs as CSV with a header; cells of unknown values are empty."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # whose line end \r\n makes it quote cells with either character
     writer.writeheader()
     for entry in runs.entries:
         row = _run(entry, full)
         best = row["best"] or dict(zip(("metric", "value"), next(iter(row["metrics"].items()), (None, None)), strict=True))
         cells = row | {"metric": best["metric"], "score": best["value"]}
         writer.writerow({name: _cell(value) for name, value in cells.items()})
-    return table.getvalue()
+    return table.getvalue().replace("\r\n", "\n")
 
 
 def _run(entry: Entry, full: bool) -> dict[str, Any]:
@@ -81,4 +82,5 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """Return a value for a cell: text that begins like a formula follows an apostrophe (OWASP, "CSV Injection")."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
