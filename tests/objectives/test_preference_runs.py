@@ -149,12 +149,28 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
     assert facts["demonstrations"] == 24
 
 
-def test_the_shift_is_of_its_weights_alone(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
+def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
+    """Its demonstrations average 0 to first order: far closer to it than without a shift, or than the checkpoints' are to each other."""
     if run[0] != "reward":
         return
-    assert run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean"]).code == 0
+    done = run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean", "--json"])
+    assert done.code == 0, done.err
     facts = json.loads((place / "mean" / "tfkit.json").read_text())
-    assert (facts["objective"], "reward_shift" in facts, "demonstrations" in facts) == ("reward", False, False)
+    newest, before = (
+        json.loads((path / "tfkit.json").read_text()) for path in sorted((run[1] / "checkpoints").glob("step-*"), reverse=True)[:2]
+    )
+    shifts = [newest["reward_shift"], before["reward_shift"]]
+    assert facts["reward_shift"] == json.loads(done.out)["reward_shift"] == sum(shifts) / 2
+    derived = ("averaged", "lineage", "reward_shift")
+    assert {name: fact for name, fact in facts.items() if name not in derived} == {
+        name: fact for name, fact in newest.items() if name not in derived
+    }
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()][: facts["demonstrations"]]
+    asked = "".join(json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) + "\n" for row in rows)
+    (place / "shown.jsonl").write_text(asked, encoding="utf-8")
+    done = tfkit("predict", "--from", "mean", "--data", "shown.jsonl", "carbon.enabled=false")
+    mean = abs(np.mean([json.loads(line)["prediction"] for line in done.out.splitlines()]))
+    assert mean < 0.2 * min(abs(shifts[0] - shifts[1]), abs(facts["reward_shift"])), (mean, shifts)
 
 
 @pytest.mark.parametrize("words", [["training.adapter={rank: 2}"], ["training.precision=bf16"], ["model.context_length=24"]])

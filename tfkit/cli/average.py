@@ -30,6 +30,12 @@ def average(
     if json:
         measured = energy_fields(reading) | place_fields(reading)
         facts = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
+        facts |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}
         console.json({"schema_version": 1, **facts, "seconds": round(seconds, 3), **measured})
-    else:
-        console.result(f"{out}: the mean of {', '.join(done.checkpoints)}")
+        return
+    console.result(f"{out}: the mean of {', '.join(done.checkpoints)}")
+    if done.reward_shift is not None:
+        console.result(
+            f"reward_shift is {done.reward_shift:.4g}, the mean of theirs: the scores of the best completions of the first training rows "
+            "average about 0"
+        )

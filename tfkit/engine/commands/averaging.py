@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
 _SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in all checkpoints of a model
-_OF_WEIGHTS = ("reward_shift", "demonstrations")  # facts that do not hold for the mean of the weights
+_SHIFT = "reward_shift"
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The checkpoints whose mean was written, by rising step, and the step of the newest."""
+    """The checkpoints whose mean was written, by rising step, the step of the newest, and the mean shift of a reward model's scores."""
 
     checkpoints: list[str]
     step: int
+    reward_shift: float | None
 
 
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
@@ -71,7 +72,7 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
         raise MachineError(
             f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another --out"
         ) from error
-    return Averaged([path.name for path in chosen], facts["step"])
+    return Averaged([path.name for path in chosen], facts["step"], facts.get(_SHIFT))
 
 
 def _last(run: Path, last: int) -> list[Path]:
@@ -91,9 +92,14 @@ def _last(run: Path, last: int) -> list[Path]:
 
 
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
-    """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs."""
+    """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs.
+
+    The shift of a reward model is the mean of theirs: that of the mean weights to first order, as their scores are the mean scores.
+    Computed anew it would need the training data.
+    """
     from tfkit.adapters import is_adapter
     from tfkit.hub.config_json import read_facts
+    from tfkit.objectives.reward import read_shift
 
     with listener.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
         for path in chosen:
@@ -114,6 +120,8 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
             raise ModelError(
                 f"{path}: is not of the same run as {chosen[-1].name}: {', '.join(other)} differ; average a run's own checkpoints"
             )
+    if all(_SHIFT in fact for fact in facts):
+        facts[-1][_SHIFT] = sum(read_shift(fact, str(path)) for path, fact in zip(chosen, facts, strict=True)) / len(facts)
     return facts[-1]
 
 
@@ -132,7 +140,7 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
     lineage = facts.get("lineage", {})
     lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
-    document = {name: fact for name, fact in facts.items() if name not in _OF_WEIGHTS} | {"averaged": averaged, "lineage": lineage}
+    document = facts | {"averaged": averaged, "lineage": lineage}
     (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if (newest / "README.md").is_file():
         card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
