@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from tiny_examples import ENCODER, assert_same_steps, batches, examples, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -68,7 +70,7 @@ def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) 
     plain, weighted, ours = classification(), classification(class_weights="balanced"), model(CONFIG).eval()
     assert plain.fingerprint() == weighted.fingerprint()
     stored = examples(tmp_path, rows, ClassificationSection.roles, plain)
-    weighted.prepare([stored])
+    weighted.prepare([(stored, 1.0)])
     (batch,) = batches(stored, weighted, 16, batch_size=16)
     weights = compute_class_weight("balanced", classes=np.arange(3), y=[LABELS.index(row["label"]) for row in rows])
     with torch.no_grad():
@@ -79,6 +81,50 @@ def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) 
     assert plain.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; objective.class_weights=balanced weights them"]
     assert weighted.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; each counts in inverse proportion"]
     assert not plain.notes([examples(tmp_path, ROWS, ClassificationSection.roles, plain)])
+
+
+SOURCES = st.lists(
+    # whole passes of any rows, or a part of the rows of one class, of which every draw has as many
+    st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.sampled_from([1.0, 2.0, 3.0, 10.0]))
+    | st.tuples(st.integers(0, 2).flatmap(lambda label: st.just([label] * 4)), st.sampled_from([0.25, 0.5, 1.5, 2.75])),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SOURCES, st.integers(0, 3))
+def test_balanced_classes_are_balanced_as_they_are_read(tmp_path: Path, sources: list[tuple[list[int], float]], epoch: int) -> None:
+    """The weights of the labels that an epoch really reads have the mean 1, and each class that is read has the same part of their sum."""
+    objective = classification(class_weights="balanced")
+    sets = []
+    for number, (labels, weight) in enumerate(sources):
+        rows = [{"text": f"{number} {i}", "label": LABELS[label]} for i, label in enumerate(labels)]
+        sets.append((examples(tmp_path, rows, ClassificationSection.roles, objective), weight))
+    objective.prepare(sets)
+    rows = ExampleRows(sets, 1, batch_size=2)
+    numbers = rows.order(epoch)
+    read = objective.collate(rows.gather(np.full(len(numbers), epoch), numbers)).labels
+    assert len(read) == sum(len(labels) * weight for labels, weight in sources)
+    weights = objective._weights[read].double()
+    assert weights.mean() == pytest.approx(1, rel=1e-6)
+    parts = [float(weights[read == label].sum()) for label in set(read.tolist())]
+    assert parts == pytest.approx([len(read) / len(parts)] * len(parts), rel=1e-6)
+
+
+def test_balanced_classes_of_a_random_part_are_balanced_on_average(tmp_path: Path) -> None:
+    objective = classification(class_weights="balanced")
+    labels = [[0] * 10 + [1] * 7 + [2] * 3, [2] * 12 + [1] * 7 + [0]]
+    rows = [[{"text": f"{k} {i}", "label": LABELS[label]} for i, label in enumerate(part)] for k, part in enumerate(labels)]
+    sets = [
+        (examples(tmp_path, part, ClassificationSection.roles, objective), weight) for part, weight in zip(rows, (0.3, 1.6), strict=True)
+    ]
+    objective.prepare(sets)
+    order = ExampleRows(sets, 1, batch_size=2)
+    read = torch.tensor([*labels[0], *labels[1]])[np.concatenate([order.order(epoch) for epoch in range(4000)])]
+    weights = objective._weights[read].double()
+    parts = [float(weights[read == label].sum() / len(read)) for label in range(3)]
+    assert parts == pytest.approx([1 / 3] * 3, rel=0.01)
 
 
 def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:

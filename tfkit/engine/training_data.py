@@ -152,14 +152,13 @@ def prepare_data(
     report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
-    objective.prepare(stored)
+    train = list(zip(stored, [section.weight for section in recipe.data.train], strict=True))
+    objective.prepare(train)
     for warning in objective.warnings(stored, tokenizer, context.row_length, is_finished=is_finished):
         listener.warn(warning)
     for note in objective.notes(stored):
         listener.say(note)
-    weights = [section.weight for section in recipe.data.train]
     pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
-    train = list(zip(stored, weights, strict=True))
     return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, rules)
 
 

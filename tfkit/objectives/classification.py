@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
+from tfkit.data.order.weighted_order import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer
@@ -78,11 +79,16 @@ class Classification(LabelledObjective):
         """Return `loss` and `accuracy`."""
         return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
-    def prepare(self, stored: Sequence[Stored]) -> None:
-        """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1."""
+    def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
+        """Set class weights of N / (classes * rows of the class), as scikit-learn's `balanced`: their mean over rows is 1.
+
+        Rows count as often as an epoch reads them, by the weights of their sources; of a random part of a source, as often as on average.
+        """
         if self.section.class_weights is not None:
-            counts = self._class_counts(stored)
-            self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * counts.clip(min=1))).float()
+            repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]
+            read = [(passes + extra / len(stored)) * self._class_counts([stored]) for stored, passes, extra in repeats]
+            counts = np.sum(read, axis=0)
+            self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * np.where(counts > 0, counts, 1.0))).float()
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
         """Report that a class has more than three times the rows of another."""

@@ -218,8 +218,8 @@ class Objective(Protocol):
         """Return the prompts that ask the model to answer these texts, and whether special tokens are spelled out in them."""
         return list(texts), False
 
-    def prepare(self, stored: "Sequence[Stored]") -> None:
-        """Compute what the loss needs to know of the training rows, such as class frequencies."""
+    def prepare(self, train: "Sequence[tuple[Stored, float]]") -> None:
+        """Compute what the loss needs to know of the training rows, with the weights of their sources, such as class frequencies."""
         return
 
     def initialize(self, model: Any, new: Sequence[str] | None) -> None:
