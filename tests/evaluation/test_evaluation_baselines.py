@@ -1,10 +1,13 @@
 """The baselines against scikit-learn, and against what is counted by hand; also where no training row is known."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score, f1_score
@@ -12,7 +15,7 @@ from sklearn.naive_bayes import MultinomialNB
 
 from tfkit.data.columns.rows import Row
 from tfkit.evaluation import baselines as module
-from tfkit.evaluation.baselines import NaiveBayes, baselines, has_baselines
+from tfkit.evaluation.baselines import LabelNaiveBayes, NaiveBayes, baselines, has_baselines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
 WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "Fast", "slow", "red"]
@@ -78,6 +81,71 @@ def test_each_label_has_its_own_naive_bayes() -> None:
         "exact_match": pytest.approx(1 / 3),
     }
     assert [*baselines(section, None, scored)] == ["most_frequent_labels_of_scored_rows"]
+
+
+def exact_odds(train: list[tuple[str, set[int]]], words: str, label: int) -> Fraction:
+    """The probability of a label, divided by that of its absence, by the definition of multinomial naive Bayes."""
+    has, lacks = ([text for text, labels in train if (label in labels) == wanted] for wanted in (True, False))
+    odds = Fraction(len(has), len(lacks)) if lacks else Fraction(10**9)
+    vocabulary = set("".join(text for text, _ in train))
+    for word in filter(vocabulary.__contains__, words):
+        of, other = ("".join(part) for part in (has, lacks))
+        odds *= Fraction(of.count(word) + 1, len(of) + len(vocabulary)) / Fraction(other.count(word) + 1, len(other) + len(vocabulary))
+    return odds
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.text("abcde", max_size=6), st.sets(st.integers(0, 4), max_size=4)), min_size=1, max_size=12),
+    st.lists(st.text("abcdef", max_size=6), max_size=6),
+)
+def test_labels_together_are_as_likely_as_each_by_the_definition(train: list[tuple[str, set[int]]], texts: list[str]) -> None:
+    """Each letter is a word. Also as the classifier of two classes says of each label; of equally likely ones either may be said."""
+    together = LabelNaiveBayes(5)
+    for text, labels in train:
+        together.learn(text, sorted(labels))
+    found = list(together.classify(texts))
+    for label in range(5):
+        alone = NaiveBayes()
+        for text, labels in train:
+            alone.learn(text, str(label in labels))
+        for text, labels, one in zip(texts, found, alone.classify(texts), strict=True):
+            odds = exact_odds(train, text, label)
+            if odds != 1:
+                assert (label in labels) == (odds > 1) == (one == "True")
+
+
+def many_labels(count: int) -> list[Row]:
+    """As many labels as rows: each has a word of its own, and one of all."""
+    return rows(*({"text": f"word{number} all", "labels": [f"label{number}", "all"]} for number in range(count)))
+
+
+def test_thousands_of_labels_take_a_pass_together_not_one_each() -> None:
+    learned = 0
+
+    class Counted(LabelNaiveBayes):
+        def learn(self, words: Any, labels: Any) -> None:
+            nonlocal learned
+            learned += 1
+            super().learn(words, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LabelNaiveBayes", Counted)
+        patch.setattr(NaiveBayes, "learn", None)
+        scored = many_labels(3000)
+        found = baselines(SECTIONS["multi_label"](kind="multi_label"), scored, scored)
+    assert learned == 3000
+    assert found["naive_bayes"]["recall"] >= 0.5  # of the label that all have
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "classification"])
+def test_a_naive_bayes_of_too_many_operations_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = many_labels(40) if kind == "multi_label" else rows(*({"text": f"word{i}", "label": str(i)} for i in range(40)))
+    section = SECTIONS[kind](kind=kind)
+    assert "naive_bayes" in baselines(section, data, data)
+    monkeypatch.setattr(module, "MAX_OPERATIONS", 1000)
+    with pytest.warns(UserWarning, match="naive Bayes is left out of the baselines: it would take"):
+        assert [*baselines(section, data, data)] == ["most_frequent_labels" if kind == "multi_label" else "most_frequent_class"]
 
 
 def test_each_word_has_its_most_frequent_tag() -> None:

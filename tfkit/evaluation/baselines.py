@@ -1,10 +1,12 @@
 """Baselines without a Transformer, on the same rows and metrics, for models of labels, tags, numbers or texts.
 
-They take one pass over the training rows, counting at most 100,000 distinct words, and one over the scored rows.
+They take one pass over the training rows, counting at most 100,000 distinct words, and one over the scored rows, and at most
+MAX_OPERATIONS beyond.
 """
 
 import math
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -29,7 +31,8 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
 MAX_WORDS = 100_000  # distinct words; later ones are unknown
-MAX_LABEL_SETS = 100_000  # training rows with sets of labels; each label takes a pass over them
+MAX_LABEL_SETS = 100_000  # training rows with sets of labels
+MAX_OPERATIONS = 200_000_000  # of a naive Bayes classifier, which take a few seconds; beyond them it is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -77,6 +80,57 @@ class NaiveBayes:
         return self._gains[word]
 
 
+class LabelNaiveBayes:
+    """A NaiveBayes for each label, of the rows that have it and of the others, from the counts of words in the rows that have it."""
+
+    def __init__(self, labels: int) -> None:
+        self._rows, self._words = np.zeros(labels), np.zeros(labels)  # with each label; the words of these rows
+        self._all_rows, self._totals = 0, Counter[str]()  # of each word
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # of each word, by label
+        self._gains: dict[str, tuple[Numbers | slice, Numbers]] = {}
+
+    def learn(self, words: Iterable[str], labels: Sequence[int]) -> None:
+        """Count the words of a row."""
+        numbers, count = np.array(labels, np.int64), 0
+        for word in words:
+            if word in self._counts or len(self._counts) < MAX_WORDS:
+                self._counts[word].update(labels)
+                self._totals[word] += 1
+                count += 1
+        self._all_rows += 1
+        self._rows[numbers] += 1
+        self._words[numbers] += count
+
+    def operations(self, rows: Iterable[Iterable[str]]) -> int:
+        """Return the number of additions by which `classify` finds the labels of these rows."""
+        return sum(len(self._rows) + sum(len(self._counts[word]) for word in words if word in self._counts) for words in rows)
+
+    def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[list[int]]:
+        """Yield the labels of each row that are likelier than not, ignoring unknown words. `learn` must not be called afterwards."""
+        with np.errstate(divide="ignore"):  # of a label that all rows have
+            prior = np.log(self._rows) - np.log(self._all_rows - self._rows)  # (labels,)
+        vocabulary = len(self._counts) or 1
+        normalizer = np.log(self._words + vocabulary) - np.log(self._totals.total() - self._words + vocabulary)  # (labels,)
+        for words in rows:
+            known = [word for word in words if word in self._counts]
+            scores = prior - len(known) * normalizer - sum(math.log1p(self._totals[word]) for word in known)
+            for word in known:
+                labels, gains = self._gain(word)
+                scores[labels] += gains
+            yield np.flatnonzero(scores > 0).tolist()
+
+    def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
+        """Return the labels that rows with a word have, and what it adds to their scores beyond those of the other labels."""
+        if word not in self._gains:
+            labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
+            total = self._totals[word]
+            gains = np.log1p(counts) - np.log1p(total - counts) + np.log1p(total)
+            dense = np.zeros(len(self._rows))
+            dense[labels] = gains
+            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # whichever is faster
+        return self._gains[word]
+
+
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
     """Whether an objective has baselines; one with generated texts only with text metrics."""
     return section.kind in (*_OF_KIND, "multi_label") or (section.kind == "text_to_text" and bool(text_metrics))
@@ -105,10 +159,10 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
     bayes = NaiveBayes()
     for row in train:
         bayes.learn(_words(row.values), str(row.values["label"]))
-    return {
-        "most_frequent_class": _class_scores(targets, _most_frequent(bayes.rows, len(targets))),
-        "naive_bayes": _class_scores(targets, list(bayes.classify(_words(row.values) for row in rows))),
-    }
+    found = {"most_frequent_class": _class_scores(targets, _most_frequent(bayes.rows, len(targets)))}
+    if _is_affordable(len(rows) * len(bayes.rows)):
+        found["naive_bayes"] = _class_scores(targets, list(bayes.classify(_words(row.values) for row in rows)))
+    return found
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
@@ -119,13 +173,15 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
     constant = _set_scores([labels for _, labels in rows], [frequent] * len(rows))
     if train is None:
         return {"most_frequent_labels_of_scored_rows": constant}
-    predictions: list[set[str]] = [set() for _ in rows]
-    for label in sorted(set[str]().union(*(labels for _, labels in known))):
-        bayes = NaiveBayes()
-        for words, labels in known:
-            bayes.learn(words, str(label in labels))
-        for labels, applies in zip(predictions, bayes.classify(words for words, _ in rows), strict=True):
-            labels |= {label} if applies == "True" else set()
+    names = sorted(set[str]().union(*(labels for _, labels in known)))
+    numbers, bayes, texts = {name: number for number, name in enumerate(names)}, LabelNaiveBayes(len(names)), [words for words, _ in rows]
+    if not _is_affordable(sum(len(words) * len(labels) for words, labels in known)):
+        return {"most_frequent_labels": constant}
+    for words, labels in known:
+        bayes.learn(words, [numbers[label] for label in labels])
+    if not _is_affordable(bayes.operations(texts)):
+        return {"most_frequent_labels": constant}
+    predictions = [{names[number] for number in labels} for labels in bayes.classify(texts)]
     return {"most_frequent_labels": constant, "naive_bayes": _set_scores([labels for _, labels in rows], predictions)}
 
 
@@ -202,6 +258,13 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
     "reward": preference_baselines,
     "dpo": preference_baselines,
 }
+
+
+def _is_affordable(operations: int) -> bool:
+    """Whether a naive Bayes classifier is trained and used; warn if not."""
+    if operations > MAX_OPERATIONS:
+        warnings.warn(f"naive Bayes is left out of the baselines: it would take {operations:,} operations", stacklevel=1)
+    return operations <= MAX_OPERATIONS
 
 
 def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:

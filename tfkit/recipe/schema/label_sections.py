@@ -66,8 +66,8 @@ class ClassificationSection(ObjectiveSection):
     regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
     class_weights: Literal["balanced"] | None = Field(
         None,
-        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows as "
-        "they are read, by the weights of their sources; evaluations are not weighted. null: each row counts 1.",
+        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows "
+        "as they are read, by the weights of their sources; evaluations are not weighted. null: each row counts 1.",
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
