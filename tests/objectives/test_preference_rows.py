@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_chat_tokenizers import chat_codec
 from tiny_examples import tokenizer
 
@@ -131,8 +133,23 @@ def test_many_completions_of_a_prompt_are_several_rows_with_good_and_bad_ones(tm
     assert [len(one.completions) for one in found] == [8, 8, 7, 7]
     assert sorted(int(text) for one in found for text in one.completions) == [*range(30)]
     assert all({*one.ranks} == {0, 1} for one in found)
-    [lonely] = read(tmp_path, *(row | {"label": number == 3} for number, row in enumerate(rows)))  # one good one is compared with all
-    assert lonely.ranks == [0, *[1] * 29]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 60) | st.just(200), st.booleans())
+def test_a_row_of_single_completions_has_about_eight_and_misses_none(tmp_path: Path, rarer: int, other: int, is_good: bool) -> None:
+    """At most one more for each kind than eight, each row with both kinds; none is repeated unless it must be, and all are compared."""
+    flags = [is_good] * rarer + [not is_good] * other
+    rows = [{"prompt": "p", "completion": f"{number}", "label": flag} for number, flag in enumerate(flags)]
+    found = read(tmp_path, *rows)
+    assert max(len(one.completions) for one in found) <= 9
+    assert all({*one.ranks} == {0, 1} for one in found)
+    texts = [int(text) for one in found for text in one.completions]
+    assert {*texts} == {*range(len(rows))}
+    repeated = {number for number in texts if texts.count(number) > 1}
+    fewest = min((True, False), key=flags.count)
+    assert all(flags[number] is fewest for number in repeated)
+    assert bool(repeated) == (-(-len(rows) // 8) > min(rarer, other))
 
 
 def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tfkit.recipe.schema.roles import Role
 
 UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
 COMPLETIONS = 8  # in a joined row, approximately
-_VERSION = 1
+_VERSION = 2
 
 
 def with_joined_rows(source: Source, roles: Sequence[Role]) -> Source:
@@ -27,7 +27,8 @@ class JoinedRows:
     """A source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for each prompt.
 
     A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
-    are compared. Rows are in the order in which their prompts first occur. A source with rows of another shape is passed on as a stream.
+    are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur. A
+    source with rows of another shape is passed on as a stream.
     """
 
     source: Source
@@ -76,13 +77,19 @@ def _split_prompt(row: Row) -> Row:
 
 
 def _divide(rows: list[Row]) -> list[list[Row]]:
-    """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row."""
+    """Divide the rows of a prompt into groups of about COMPLETIONS, each with at least one good and one bad row.
+
+    If there are fewer rows of one kind than groups, they are in several groups, one in each.
+    """
     flags = [read_flag(str(row.values["label"])) for row in rows]
-    good, bad = ([row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False))
-    count = min(-(-len(rows) // COMPLETIONS), len(good), len(bad))
-    if count < 2 or None in flags:
+    kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
+    rarer, other = sorted(map(len, kinds))
+    count = -(-len(rows) // COMPLETIONS)
+    if count < 2 or not rarer or None in flags:
         return [rows]
-    return [[*good[number::count], *bad[number::count]] for number in range(count)]
+    if count > rarer:
+        count = -(-other // (COMPLETIONS - 1))
+    return [[row for kind in kinds for row in kind[number::count] or [kind[number % len(kind)]]] for number in range(count)]
 
 
 def _join(rows: list[Row]) -> Row:
