@@ -108,7 +108,7 @@ def _without_offsets(step: Any) -> Any:
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
     """Raise ModelError if two entries form an entry without a merge: llama.cpp merges whatever pair forms an entry."""
     known = {*merges}
-    for piece in {merge.replace(" ", "") for merge in merges}:
+    for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):
             if left in vocab and right in vocab and f"{left} {right}" not in known:
                 raise ModelError(
