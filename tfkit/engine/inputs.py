@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tfkit.data.sources.local_files import find_files, is_read_by
@@ -39,18 +40,12 @@ class Inputs:
         The one rule for every option that names an output, which holds for its path and for where its links lead, also hard links. `run`:
         the run folder of the command.
         """
-        for file in self.files:
-            if _are_same(path, file):
-                raise _refusal(path, option, f"is {file} itself, which this command reads, and would be replaced")
         for source in self.sources:
             if is_read_by(path, source):
                 raise _refusal(path, option, f"is among the data that this command reads from {source}, or would be from now on")
-            if path.exists() and any(_are_same(path, file) for file in _find(source)):
-                raise _refusal(path, option, f"is a file that this command reads from {source}, and would be replaced")
-        for folder in self.models:
-            files = (Path(place, name) for place, _, names in os.walk(folder) for name in names) if path.exists() else ()
-            if found := next((file for file in files if _are_same(path, file)), None):
-                raise _refusal(path, option, f"is {found} itself, which this command reads, and would be replaced")
+        read = chain(self.files, chain.from_iterable(map(_find, self.sources)), *(folder.rglob("*") for folder in self.models))
+        if path.exists() and (same := next((file for file in read if _are_same(path, file)), None)) is not None:
+            raise _refusal(path, option, f"is {same} itself, which this command reads, and would be replaced")
         own = [Path(os.path.realpath(folder)) for folder in (*self.models, run) if folder is not None]
         for place in (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent):
             for folder in (place, *place.parents):

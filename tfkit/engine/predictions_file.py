@@ -124,29 +124,24 @@ class _Table:
 
     def write(self, line: Mapping[str, Any]) -> None:
         self.waiting.append(line)
-        if self.header is None and line["prediction"] is None:
-            return
-        if self.header is None:
-            self._begin(line)
-        for row in self.waiting:
-            self._write(row, self.header or [])
-        self.waiting.clear()
+        if self.header is not None or line["prediction"] is not None:
+            self._write_waiting(line)
 
     def finish(self) -> None:
         """Write the rows that are still held back, since no row has a prediction."""
-        if self.waiting and self.header is None:
-            self._begin(self.waiting[0])
+        if self.waiting:
+            self._write_waiting(self.waiting[0])
+
+    def _write_waiting(self, first: Mapping[str, Any]) -> None:
+        """Write the rows that are held back; before the first of the table a header with the fields of the row `first`."""
+        if self.header is None:
+            self.header = [*first, *(name for name in self.further_columns if name not in first)]
+            self.writer.writerow(self.header)
         for row in self.waiting:
-            self._write(row, self.header or [])
-
-    def _begin(self, line: Mapping[str, Any]) -> None:
-        self.header = [*line, *(name for name in self.further_columns if name not in line)]
-        self.writer.writerow(self.header)
-
-    def _write(self, line: Mapping[str, Any], header: list[str]) -> None:
-        if unknown := next((name for name in line if name not in header), None):
-            raise DataError(f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: --out F.jsonl")
-        self.writer.writerow([_cell(line.get(name)) for name in header])
+            if unknown := next((name for name in row if name not in self.header), None):
+                raise DataError(f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: --out F.jsonl")
+            self.writer.writerow([_cell(row.get(name)) for name in self.header])
+        self.waiting.clear()
 
 
 def _cell(value: Any) -> Any:
