@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from tfkit.data.sources.local_files import find_files, is_read_by
@@ -43,8 +42,8 @@ class Inputs:
         for source in self.sources:
             if is_read_by(path, source):
                 raise _refusal(path, option, f"is among the data that this command reads from {source}, or would be from now on")
-        read = chain(self.files, chain.from_iterable(map(_find, self.sources)), *(folder.rglob("*") for folder in self.models))
-        if path.exists() and (same := next((file for file in read if _are_same(path, file)), None)) is not None:
+        read = [*self.files, *self.found_files().values()] if path.exists() else []
+        if (same := next((file for file in read if _are_same(path, file)), None)) is not None:
             raise _refusal(path, option, f"is {same} itself, which this command reads, and would be replaced")
         own = [Path(os.path.realpath(folder)) for folder in (*self.models, run) if folder is not None]
         for place in (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent):
