@@ -213,7 +213,7 @@ def test_files_of_functions_are_inputs(place: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(place)
     Path("rule.py").write_text(RULE, encoding="utf-8")
     objective = "objective={kind: grpo, rules: [{kind: python, function: 'rule.py:reward', allow_code: true}], max_new_tokens: 4}"
-    words = ["evaluate", "--from", "run", "--data", "mine.jsonl", objective, "--predictions", "rule.py", "--threads", "1"]
+    words = ["evaluate", "--from", "run", "--data", "mine.jsonl", objective, "--predictions", "rule.py", "--threads", "1", "--allow-code"]
     done = run_tfkit(place.parent, words)
     assert (done.code, Path("rule.py").read_text(encoding="utf-8")) == (2, RULE)
     assert "is rule.py itself, which this command reads" in done.err, done.err
