@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from tuned_starts import train
 
+from tfkit.errors import UsageError
 from tfkit.hub import load
+from tfkit.objectives.context import piece_length
+from tfkit.recipe.presets import model_config
+from tfkit.recipe.schema.sections import ModelSection
 
 LLAMA = "model={preset: llama2-7b, decoder_layers: 2, dim: 16, num_heads: 2, num_kv_heads: 1, hidden_dim: 32, context_length: 64}"
 LENGTH = "data.sequence_length"
@@ -56,9 +62,35 @@ def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) ->
     losses, shorter = ([one for one in records(Path(run)) if "loss" in one or "evaluation" in one] for run in ("kept", "cut"))
     assert [one.get("loss", one.get("evaluation")) for one in losses] == [one.get("loss", one.get("evaluation")) for one in shorter]
     best = min((one["evaluation"] for one in losses if "evaluation" in one), key=lambda metrics: float(metrics["loss"]))
-    alone = evaluate("--from", "kept")
+    alone = evaluate("--from", "kept", f"{LENGTH}=16")
     assert (alone["metrics"], alone["context_length"], alone["sequence_length"]) == (best, 64, 16)
-    assert evaluate("--from", "kept", f"{LENGTH}=null")["metrics"]["loss"] != best["loss"]
+    result = json.loads((Path("kept") / "run.json").read_bytes())["result"]
+    assert (result["sequence_length"], result["evaluation"].keys() == best.keys()) == (16, True)
+
+
+def test_a_tuned_model_and_its_base_are_scored_in_pieces_of_the_same_length(place: Path) -> None:
+    assert finetune(place, "llama", "corpus", "tuned", "training.steps=1", f"{LENGTH}=16").code == 0
+    data = ("--data", str(place / "corpus"))
+    of_both = [evaluate("--from", start, *data, *words) for words in ([], [f"{LENGTH}=8"]) for start in ("tuned", str(place / "llama"))]
+    assert [one["sequence_length"] for one in of_both] == [64, 64, 8, 8]
+    assert len({one["metrics"]["target_tokens"] for one in of_both}) == 1
+    assert evaluate("--from", "tuned")["sequence_length"] == 64, "its own held-out texts, too"
+
+
+@given(st.integers(1, 10**5), st.none() | st.integers(1, 10**5))
+def test_pieces_are_of_the_context_at_most_1024_or_of_the_given_length(context: int, given_length: int | None) -> None:
+    config = model_config(ModelSection.model_validate({"preset": "llama2-7b", "context_length": context}), 300)
+    if given_length is not None and given_length > context:
+        with pytest.raises(UsageError, match=r"data.sequence_length is"):
+            piece_length(given_length, config)
+    else:
+        assert piece_length(given_length, config) == (given_length or min(1024, context))
+
+
+def test_a_tuned_checkpoint_still_reads_its_whole_context(place: Path) -> None:
+    assert finetune(place, "llama", "corpus", "kept", "training.steps=1", f"{LENGTH}=16").code == 0
+    assert finetune(place, "llama", "corpus", "cut", "training.steps=1", "model.context_length=16").code == 0
+    kept, cut = load("kept"), load("cut")
     assert "| trained on rows of | 16 tokens at most |" in (kept.folder / "README.md").read_text(encoding="utf-8")
     assert "trained on rows of" not in (cut.folder / "README.md").read_text(encoding="utf-8")
     theirs = AutoModelForCausalLM.from_pretrained(kept.folder)

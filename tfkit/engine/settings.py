@@ -118,6 +118,8 @@ def read_settings(
         overrides = [*_defaults_of_other_objectives(), *overrides]
     if recipe is None and "data.on_bad_row" not in names:  # a training may skip rows, but a score may not
         overrides = ["data.on_bad_row=error", *overrides]
+    if recipe is None and scored is not None:  # the run's limit is of its own validation rows; what is named here is scored whole
+        overrides = ["evaluation.max_tokens=null", *overrides]
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
             overrides = [*split_overrides(saved.read(), recipe.fields()), *overrides]
@@ -127,6 +129,9 @@ def read_settings(
         data = _read_as_trained(read.data, scored)
     elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
         data = None
+    own_length = recipe is None and "data.sequence_length" not in names  # of the run that made the checkpoint
+    if data is not None and own_length and read.objective.trained_for.scored_by == "text":
+        data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
     return Settings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
 

@@ -10,6 +10,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
+MOST_PIECE = 1024  # tokens of a piece of text that is scored, unless a longer one is asked for
 LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
 
 Stored = TokenStream | ExampleSet  # the cached form of a source
@@ -29,6 +30,14 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
             "or leave it out"
         )
     return length
+
+
+def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
+    """Return the number of tokens of the pieces in which a text is scored: `sequence_length`, else the model's context, at most 1,024.
+
+    How a checkpoint was trained has no influence, so that the scores of a tuned model and of its base can be compared.
+    """
+    return row_length(sequence_length or min(MOST_PIECE, config.context_length), config)
 
 
 @dataclass(frozen=True)

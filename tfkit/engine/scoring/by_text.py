@@ -12,7 +12,7 @@ from tfkit.errors import ModelError
 from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
 from tfkit.evaluation.token_budget import TokenBudget
-from tfkit.objectives.context import row_length
+from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     data, sources = scored_sources(settings, TEXT, "texts to score")
     with work.first_alone():
         streams = _streams(sources, loaded, work)
-    scores = _score(loaded, streams, settings, work)
+    length = piece_length(settings.sequence_length, loaded.config)
+    scores = _score(loaded, streams, length, settings, work)
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
@@ -46,7 +47,8 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
             lines = _text_predictions(sources, scores)
     rows, used = len(whole.targets), streams[: len(scores)]
     texts = [stream.texts[: len(score.targets)] for stream, score in zip(used, scores, strict=True)]
-    return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, texts=texts)
+    facts = {"sequence_length": length}
+    return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, facts, texts)
 
 
 def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[TokenStream]:
@@ -61,14 +63,14 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
     return streams
 
 
-def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", work: "Session") -> list[TextScore]:
+def _score(loaded: "Loaded", streams: list[TokenStream], length: int, settings: "Settings", work: "Session") -> list[TextScore]:
     limit = settings.evaluation.max_tokens
     bar = work.listener.progress("scoring", _targets_within(streams, limit), "tokens")
     with bar as shown, work.stop.at_once(WHOLE):
         scores = score_streams(
             loaded.model,
             streams,
-            row_length(settings.sequence_length, loaded.config),
+            length,
             settings.evaluation.batch_size,
             max_tokens=limit,
             work=work.batches(shown),
