@@ -156,7 +156,7 @@ def test_settings_of_generation_config(capsys, tmp_path):
         assert run("--from", folder, "--prompt", "the cat", "--json", *arguments) == 0
         out, err = capsys.readouterr()
         assert lines(out) == expected(folder, ["the cat"], **settings)
-        assert err.count("settings of the checkpoint's generation_config.json: ") == 1
+        assert err.count(": by the checkpoint's generation_config.json, unless options") == 1
         assert err.count("generation_config.json: not supported and ignored: diversity_penalty\n") == 1
     [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=6)
     [made] = load(folder).codec.encode_bare([free["completion"]])

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, LlamaConfig, MarianConfig, T5Config
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, GPT2Config, LlamaConfig, MarianConfig, T5Config
 
 from tfkit.errors import ModelError
-from tfkit.generation.config_file import checkpoint_settings
+from tfkit.generation.config_file import checkpoint_settings, stated_settings
 from tfkit.generation.decoding import generate
 from tfkit.hub import describe, load, save_model
 from tfkit.recipe.schema.sections import GenerationSection
@@ -114,24 +116,65 @@ def decide(stated: dict[str, Any], *given: str, encodes: bool = False, **setting
 
 def test_the_command_line_wins() -> None:
     stated = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 50, "num_beams": None}
-    assert decide(stated).taken == {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 50}
+    assert decide(stated).taken == {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "max_new_tokens": 50}
     decided = decide(stated, "temperature", "max_new_tokens", temperature=0, max_new_tokens=5)
-    assert decided.taken == {"top_p": 0.9}
+    assert decided.taken == {"top_k": 50, "top_p": 0.9}
     assert (decided.settings.temperature, decided.settings.max_new_tokens) == (0, 5)
     assert decide({"do_sample": False}).settings.temperature == 0
     assert decide({"do_sample": False}, "top_p", top_p=0.5).settings.temperature == 1
-    assert decide({"temperature": 0.6, "top_p": 0.9}).taken == {}  # which transformers ignores without do_sample, too
+    assert decide({"temperature": 0.6, "top_p": 0.9}).taken == {"temperature": 0.0}  # transformers ignores them without do_sample, too
     assert decide({"num_beams": 4}, "temperature", temperature=0.5).settings.num_beams == 1
     limited = decide({"max_length": 30}, "max_new_tokens", max_new_tokens=100)
     assert limited.constraints.limit(25, limited.settings.max_new_tokens) == 100
     assert decide({"max_length": 30}).constraints.limit(25, 30) == 5
 
 
-def test_a_recipe_wins_but_what_constrains_every_text_stays() -> None:
-    stated = {"num_beams": 4, "min_length": 3, "bad_words_ids": [[PAD]], "max_length": 9}
-    decided = checkpoint_settings(stated, GenerationSection(), None, encodes=True, vocab_size=VOCABULARY, folder=Path("folder"))
-    assert (decided.settings, decided.taken) == (GenerationSection(), {})
-    assert (decided.constraints.bad_words, decided.constraints.min_length, decided.constraints.max_length) == (((PAD,),), 0, None)
+def test_without_do_sample_the_likeliest_token_is_taken_and_with_it_50_are_drawn_from() -> None:
+    """As transformers does."""
+    assert decide({}).settings.temperature == 0
+    assert decide({"temperature": 0.6, "top_k": 5}).settings.temperature == 0
+    assert decide({"do_sample": True}).settings.top_k == 50
+    assert decide({"do_sample": True, "top_k": 0}).settings.top_k is None
+    assert decide({}, "temperature", temperature=0.7).settings.top_k is None, "an option says all of it"
+
+
+SECTIONS = st.builds(
+    GenerationSection,
+    max_new_tokens=st.integers(1, 300),
+    temperature=st.sampled_from([0.0, 0.7, 1.0, 2.5]),
+    top_k=st.none() | st.integers(1, 60),
+    top_p=st.sampled_from([1.0, 0.9]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    no_repeat_ngram=st.none() | st.integers(1, 4),
+    num_beams=st.integers(1, 3),
+    length_penalty=st.sampled_from([1.0, 0.6]),
+    early_stopping=st.sampled_from(["full", "likely", "never"]),
+)
+
+
+@given(SECTIONS, st.booleans())
+def test_a_trained_model_writes_as_its_recipe_says_also_in_transformers(section: GenerationSection, tuned: bool) -> None:
+    base = {"do_sample": True, "temperature": 0.31, "top_k": 7, "a key of tomorrow": 1} if tuned else None
+    stated = stated_settings(section, base)
+    theirs = GenerationConfig.from_dict(stated)
+    assert bool(theirs.do_sample) == (section.num_beams == 1 and stated["do_sample"])
+    read = checkpoint_settings(stated, GenerationSection(), (), encodes=False, vocab_size=VOCABULARY, folder=Path("folder")).settings
+    sampling = {name: getattr(section, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    if tuned and sampling == {"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": 0.0}:
+        sampling = {"temperature": 0.31, "top_k": 7}
+    assert (stated.get("a key of tomorrow") == 1) == tuned
+    if section.num_beams == 1:
+        for name, value in sampling.items() if sampling["temperature"] else [("temperature", 0.0)]:
+            assert getattr(read, name) == value, name
+    for name in ("max_new_tokens", "repetition_penalty", "no_repeat_ngram", "num_beams", "length_penalty", "early_stopping"):
+        assert getattr(read, name) == getattr(section, name)
+
+
+def test_a_model_that_was_tuned_from_one_without_settings_is_greedy() -> None:
+    assert stated_settings(GenerationSection(), {}) == {}
+    assert stated_settings(GenerationSection(), None) == {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    assert stated_settings(GenerationSection(temperature=0), None) == {"do_sample": False}
 
 
 def test_what_is_not_supported_is_named_where_it_matters() -> None:

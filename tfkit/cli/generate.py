@@ -58,8 +58,10 @@ def generate(
     """Continue text.
 
     With --prompt the output is the prompt with its continuation (with --json a JSON line); with --input or - it is one JSON line per
-    prompt, in order, batch by batch. An encoder-decoder writes only its own text. Default settings are those of the run that made the
-    checkpoint, or else those of its generation_config.json. --run keeps the energy in a run folder, in emissions.csv.
+    prompt, in order, batch by batch. An encoder-decoder writes only its own text. --run keeps the energy in a run folder, in emissions.csv.
+
+    Settings are those of the checkpoint's generation_config.json, with transformers' meaning: without do_sample, the likeliest token is
+    taken each time. Options change them, and a line on stderr says what holds. A model that tfkit trained from random weights samples.
 
     A masked language model fills the [MASK]s of each prompt with the most likely tokens; nothing is sampled, and JSON lines have the
     other candidates.

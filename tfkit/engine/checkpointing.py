@@ -19,6 +19,7 @@ from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
+from tfkit.generation.config_file import stated_settings
 from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import Recipe
@@ -58,7 +59,7 @@ def write_model(
         "labels": data.labels,
         "problem_type": recipe.objective.problem_type,
         "facts": facts,
-        "generation": data.start.described.generation if data.start is not None else None,
+        "generation": stated_settings(recipe.generation, data.start.described.generation if data.start is not None else None),
     }
     if adapter is None or data.start is None or adapter.merge:
         save_model(folder, model.config, merged(model, result), data.tokenizer, **options)

@@ -12,8 +12,6 @@ from tfkit.engine.planning.memory_plan import LONGEST_TEXT, text_length
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (
-    ENOUGH_CHARACTERS,
-    ENOUGH_ROWS,
     HELD_OUT,
     LORA,
     StartingPoint,
@@ -90,11 +88,11 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     batch = training.get("batch_size")
     if not isinstance(batch, int):
         batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
-    epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
+    epochs = point.epochs_for(rows, batch, len(seen.labels) if kind == "classification" else 0)
     rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
     shorter = length if length < model.context_length and length != fixed else None
     longer = length if length > model.context_length and length != fixed else None
-    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
+    because = f"{'about' if seen.is_counted else 'at least'} {rows:,} {unit}"
     if shorter is not None:
         because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
     if longer is not None:

@@ -1,8 +1,9 @@
 """Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tfkit.adapters import describe
 from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
-from tfkit.data.sources.first_records import count_rows, first_records
+from tfkit.data.sources.first_records import all_records, first_records
 from tfkit.engine.beginning import Decided
 from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.engine.inputs import Inputs, inputs_of
@@ -21,15 +22,15 @@ from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
-from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.overrides import given_sections
 from tfkit.recipe.reading.read import read_document, slug
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
-from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS
+from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
 from tfkit.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ class Recognition:
     @classmethod
     def of(cls, words: Sequence[str]) -> "Recognition":
         """Parse a command line; nothing is read yet. `words`: key=value, also of --from and --data. Raises UsageError if one is missing."""
-        given = _given(words)
+        given = given_sections(words)
         if any(word.partition("=")[0].strip() == "data" for word in words):
             given.get("data", {}).setdefault("validation", None)  # a whole section replaces the decided one, with its held-out rows
         sources = given.get("data", {}).get("train")
@@ -101,15 +102,6 @@ class Recognition:
         return Decided(recipe, document, _header(seen, model, task, size))
 
 
-def _given(words: Sequence[str]) -> dict[str, Any]:
-    """Return the command line as an incomplete recipe."""
-    tree = Mapping(COMMAND_LINE)
-    if problems := apply_overrides(tree, words):
-        raise RecipeError(problems)
-    given: dict[str, Any] = plain(tree)
-    return {name: section for name, section in given.items() if isinstance(section, dict)}
-
-
 def _source(values: Any) -> SourceSection:
     try:
         return SourceSection.model_validate_json(json.dumps(values), strict=True)
@@ -136,17 +128,20 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
         reads = {kind: reads[kind] for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
-    count, characters = _size(section, on_bad_row, records)
+    with_classes = [kind for kind in fitting if kind in ("classification", "tagging")]
+    readers = {str(kind): Columns(SECTIONS[kind].roles, given[kind]) for kind in with_classes}
+    counts = _count(section, on_bad_row, records, readers)
     like_labels = tuple(name for name in columns if name != "text" and few_values(values[name]))
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
         frozenset(fitting),
         len(records),
-        count=count,
-        characters=characters,
-        labels=tuple(row.values["label"] for row in fitting.get("classification", ())),
-        tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
+        count=counts.rows,
+        is_counted=counts.are_all,
+        characters=counts.characters,
+        labels=counts.labels,
+        tags=counts.tags,
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
         like_labels=like_labels,
         reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
@@ -163,13 +158,36 @@ def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str 
     return all(name in named or column in roles[name].columns for name, column in reads.items())
 
 
-def _size(section: SourceSection, on_bad_row: Any, records: Sequence[Record]) -> tuple[int, int]:
-    """Count the rows of the source and their characters, up to as many as a decision may depend on. Raises DataError."""
-    if len(records) < FIRST_ROWS:
-        return len(records), sum(len(str(value)) for record in records for value in record.values.values())
-    if section.streamed:  # no further rows are downloaded
-        return section.rows or ENOUGH_ROWS, ENOUGH_CHARACTERS
-    return count_rows(section, on_bad_row, ENOUGH_ROWS, ENOUGH_CHARACTERS)
+@dataclass
+class _Counts:
+    """Counts of all rows of a source, as far as a decision may depend on them."""
+
+    rows: int = 0
+    characters: int = 0
+    are_all: bool = True
+    labels: Counter[str] = field(default_factory=Counter)
+    tags: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record, readers: dict[str, Columns]) -> None:
+        self.rows += 1
+        self.characters += sum(len(str(value)) for value in record.values.values())
+        read = {kind: row.values for kind, columns in readers.items() if isinstance(row := columns.take(record), Row)}
+        self.labels.update([values["label"] for values in (read.get("classification"),) if values])
+        self.tags.update(read.get("tagging", {}).get("tags", ()))
+
+
+def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> _Counts:
+    """Count the rows of the source, their characters, and their labels and tags. Raises DataError."""
+    counts = _Counts()
+    is_whole = len(first) < FIRST_ROWS
+    for record in first if is_whole or section.streamed else all_records(section, on_bad_row, ENOUGH_ROWS):
+        counts.add(record, readers)
+        if counts.characters >= ENOUGH_CHARACTERS:
+            break
+    counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
+    if section.streamed and not is_whole:  # no further rows are downloaded
+        counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
+    return counts
 
 
 def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:

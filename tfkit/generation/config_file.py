@@ -1,4 +1,8 @@
-"""Read generation_config.json: generation settings, and the checkpoint's constraints on every text."""
+"""Read and write generation_config.json: generation settings, and the checkpoint's constraints on every text.
+
+The keys have transformers' meaning: without `do_sample` the likeliest token is taken, and with it the 50 likeliest are drawn from unless
+`top_k` is 0 or another number.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,7 +15,9 @@ from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
 from tfkit.recipe.schema.sections import GenerationSection
 
+SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # fields that a description of the settings has
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_DEFAULT_TOP_K = 50  # of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
 _SETTINGS = (
     "max_new_tokens",
@@ -57,16 +63,17 @@ class CheckpointSettings:
 
 
 def checkpoint_settings(
-    content: Mapping[str, Any], settings: GenerationSection, given: Collection[str] | None, *, encodes: bool, vocab_size: int, folder: Path
+    content: Mapping[str, Any], settings: GenerationSection, given: Collection[str], *, encodes: bool, vocab_size: int, folder: Path
 ) -> CheckpointSettings:
     """Merge `content`, that of generation_config.json, into the settings.
 
-    `given`: the fields that the command line sets, which take precedence; None if a recipe sets all fields, so that only constraints are
-    read from the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError, with the key, for an invalid value.
+    `given`: the fields that the command line sets, which take precedence. `encodes`: whether the model is an encoder-decoder.
+
+    Raises ModelError, with the key, for an invalid value.
     """
     values = {name: value for name, value in content.items() if value is not None}
     path = folder / "generation_config.json"
-    taken = {} if given is None else _taken(values, given, encodes)
+    taken = _taken(values, given, encodes)
     try:
         merged = GenerationSection.model_validate(settings.model_dump() | taken, strict=True)
     except ValidationError as error:
@@ -81,7 +88,7 @@ def checkpoint_settings(
         suppressed_first=_ids(values, "begin_suppress_tokens", path, vocab_size),
         forced_first=next(iter(_ids(values, "forced_bos_token_id", path, vocab_size)), None),
         forced_last=_ids(values, "forced_eos_token_id", path, vocab_size),
-        **({} if given is None else lengths),
+        **lengths,
     )
     samples = values.get("do_sample") is True
     known = _UNSUPPORTED | (_UNSUPPORTED_SAMPLING if samples else {})
@@ -90,6 +97,41 @@ def checkpoint_settings(
         unsupported.append("do_sample with num_beams")
     changed = {name: value for name, value in taken.items() if value != getattr(settings, name)}
     return CheckpointSettings(merged, changed, constraints, sorted(unsupported))
+
+
+def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the keys of generation_config.json that a trained model gets, beside its token ids.
+
+    A model from random weights has all settings of its recipe. A fine-tuned one has those of its `base`, changed by the fields of the
+    recipe that differ from their defaults.
+    """
+    values = settings.model_dump()
+    defaults = GenerationSection().model_dump()
+    changed = {name for name in values if values[name] != defaults[name]}
+    stated: dict[str, Any] = dict(base or {})
+    if base is None or changed & {*_SAMPLING}:
+        samples = settings.temperature > 0
+        stated = {name: value for name, value in stated.items() if name not in _SAMPLING} | {"do_sample": samples}
+        stated |= {"temperature": settings.temperature, "top_k": settings.top_k or 0} if samples else {}
+        stated |= {name: values[name] for name in changed & {"top_p", "min_p"} if samples}
+    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # which need a tokenizer in transformers
+    stated |= {name: values[field] for field, name in names.items() if field in changed}
+    if "early_stopping" in changed:
+        stated["early_stopping"] = next(theirs for theirs, ours in _EARLY_STOPPING.items() if ours == settings.early_stopping)
+    if stated.get("num_beams", 1) > 1:
+        stated["do_sample"] = False
+    return stated
+
+
+def describe(settings: GenerationSection) -> str:
+    """Describe how tokens are chosen: `sampling at temperature 0.7 from the 50 likeliest tokens`."""
+    if settings.num_beams > 1:
+        return f"beam search with {settings.num_beams} beams"
+    if settings.temperature == 0:
+        return "greedy, the likeliest token each time"
+    likeliest = f" from the {settings.top_k} likeliest tokens" if settings.top_k else ""
+    fractions = [f"{name} {value:g}" for name, value in (("top_p", settings.top_p % 1), ("min_p", settings.min_p)) if value]
+    return ", ".join([f"sampling at temperature {settings.temperature:g}{likeliest}", *fractions])
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
@@ -102,8 +144,8 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
         if encodes and type(values["max_length"]) is int:
             taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # without the decoder's start token
     if values.get("do_sample") is True:
-        taken |= {name: values[name] for name in _SAMPLING if name in values}
-    elif values.get("do_sample") is False and not set(_SAMPLING) & set(given):
+        taken |= {"top_k": _DEFAULT_TOP_K} | {name: values[name] for name in _SAMPLING if name in values}
+    elif not set(_SAMPLING) & set(given):
         taken["temperature"] = 0.0
     for name in ("no_repeat_ngram", "top_k"):
         if taken.get(name) == 0:

@@ -18,7 +18,8 @@ LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_pr
 # A smaller batch is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # that are counted: more change no decision
+MANY_ROWS = 4000  # the rows of a data set that is not counted, since it would be downloaded
 
 
 def step_tokens(parameters: int) -> int:

@@ -13,6 +13,7 @@ from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 
 FEW = 5  # minimum mean number of rows per class: a column with fewer holds names or numbers, not classes
+UNEQUAL = 0.6  # fraction of the rows with the most frequent class beyond which accuracy says little
 _LONG, _SPACES = 60, 6  # minimum median numbers of characters and spaces in a column of longer texts
 _CONTAINED = 20  # minimum characters of a text that another contains not just by chance
 _MAX_LISTED = 20
@@ -27,9 +28,10 @@ class Seen:
     kinds: frozenset[str]  # the objectives whose roles match the columns
     rows: int  # number of rows that were read
     count: int = 0  # number of all rows, up to ENOUGH_ROWS
+    is_counted: bool = True  # there are no more rows than `count`
     characters: int = 0  # in these `count` rows
-    labels: tuple[str, ...] = ()  # of classification, one per row
-    tags: tuple[str, ...] = ()  # of tagging
+    labels: Mapping[str, int] = field(default_factory=dict)  # of classification: how many of these rows have each
+    tags: Mapping[str, int] = field(default_factory=dict)  # of tagging: how many words have each
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     like_labels: tuple[str, ...] = ()  # columns beside a text with few distinct short values
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each role
@@ -91,9 +93,8 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         return _multi_label(seen.label_sets)
     if kind == "tagging":
         names = any(tag.startswith(("B-", "I-")) for tag in seen.tags)
-        return Task(
-            {"kind": kind}, "f1" if names else "accuracy", "tokens and their tags" + (", which are parts of names" if names else "")
-        )
+        metric = "f1" if names else "f1_macro" if is_unequal(seen.tags) else "accuracy"
+        return Task({"kind": kind}, metric, "tokens and their tags" + (", which are parts of names" if names else ""))
     if kind == "question_answering":
         some = "; some questions have none" if seen.unanswerable else ""
         section = {"kind": kind} | ({"unanswerable": True} if some else {})
@@ -214,17 +215,27 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     if given.get("regression"):
         return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
     numbers = [read_number(label) for label in seen.labels]
-    different = len({*seen.labels})
+    different, rows = len(seen.labels), sum(seen.labels.values())
     if numbers and all(number is not None for number in numbers) and not given:
         if any(number is not None and not number.is_integer() for number in numbers):
             return Task({"kind": "classification", "regression": True}, "rmse", "a text, and a number with fractions for it")
-        if different > 2 and different * FEW > len(numbers):
+        if different > 2 and different * FEW > rows:
             raise UsageError(
-                f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: a class, or a "
+                f"{seen.name}: the label is a whole number, with {different:,} different ones in {rows:,} rows: a class, or a "
                 "number to predict? Set objective.kind=classification, or objective={kind: classification, regression: true}"
             )
     shown = f"one of {different:,} classes" if different else "a class"
-    return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")
+    because = f"a text, and a label: {shown} in these rows"
+    if is_unequal(seen.labels):
+        most = max(seen.labels, key=lambda label: seen.labels[label])
+        because += f", of which {seen.labels[most] / rows:.0%} have {most!r}; the best checkpoint is that with the best f1_macro"
+        return Task({"kind": "classification"}, "f1_macro", because)
+    return Task({"kind": "classification"}, "accuracy", because)
+
+
+def is_unequal(counts: Mapping[str, int]) -> bool:
+    """Return whether one class has so many of the rows that always answering it has a good accuracy."""
+    return len(counts) > 1 and max(counts.values()) > UNEQUAL * sum(counts.values())
 
 
 def _multi_label(sets: LabelSets | None) -> Task:

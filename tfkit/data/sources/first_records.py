@@ -30,25 +30,12 @@ class _AllColumns(Columns):
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
     """Return the first `most` records, or all if there are fewer. Raise DataError."""
-    return [Record(row.values or {"text": row.text}, row.place) for row in islice(_rows(section, on_bad_row, most), most)]
+    return [*all_records(section, on_bad_row, most)]
 
 
-def count_rows(section: SourceSection, on_bad_row: OnBadRow, most_rows: int, most_characters: int) -> tuple[int, int]:
-    """Count the rows of a source and their characters, until either reaches its limit. Raise DataError."""
-    rows = characters = 0
-    for row in _rows(section, on_bad_row, most_rows):
-        rows, characters = rows + 1, characters + _characters(row)
-        if rows >= most_rows or characters >= most_characters:
-            break
-    return rows, characters
-
-
-def _characters(row: Row) -> int:
-    return len(row.text) if not row.values else sum(len(str(value)) for value in row.values.values())
-
-
-def _rows(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Row]:
+def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
+    """Yield the records of a source, at most `most`. Raise DataError."""
     if section.streamed:  # download no more rows than are read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "train", None, on_bad_row, columns=_AllColumns(named={"": "everything"}))
-    return source.rows()
+    return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))

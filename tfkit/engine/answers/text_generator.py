@@ -13,8 +13,9 @@ from tfkit.engine.results import Completion
 from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
-from tfkit.generation.config_file import CheckpointSettings, checkpoint_settings
+from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
 from tfkit.hub import find_checkpoint
+from tfkit.recipe.reading.overrides import given_sections
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
@@ -150,15 +151,19 @@ class TextGenerator:
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,
-            None if self.settings.has_recipe else self.settings.generation.model_fields_set,
+            given_sections(self.words).get("generation", {}),
             encodes=self.loaded.model.encoder is not None,
             vocab_size=self.loaded.config.vocab_size,
             folder=self.loaded.folder,
         )
         listener = self.work.listener
-        if decided.taken and not self.fills_masks:
-            taken = ", ".join(f"{name}={json.dumps(value)}" for name, value in decided.taken.items())
-            listener.say(f"settings of the checkpoint's generation_config.json: {taken}; options and generation.key=value override them")
+        if not self.fills_masks:
+            others = {name: value for name, value in decided.taken.items() if name not in SHOWN}
+            taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())
+            listener.say(
+                f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
+                "generation_config.json, unless options such as --temperature say otherwise"
+            )
         if decided.unsupported and not self.fills_masks:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
         return decided

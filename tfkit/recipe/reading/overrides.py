@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Arguments
+from typing import Any
 
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
 from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain
 from tfkit.recipe.schema.sections import LENGTHS
 
 LENGTH = tuple(f"training.{name}" for name in LENGTHS)
@@ -20,6 +21,14 @@ def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
         except RecipeError as error:
             problems += error.problems
     return problems
+
+
+def given_sections(overrides: Arguments[str]) -> dict[str, dict[str, Any]]:
+    """Return the overrides as an incomplete recipe, by section. Raises RecipeError."""
+    tree = Mapping(COMMAND_LINE)
+    if problems := apply_overrides(tree, overrides):
+        raise RecipeError(problems)
+    return {name: section for name, section in plain(tree).items() if isinstance(section, dict)}
 
 
 def _apply(root: Mapping, override: str) -> None:
