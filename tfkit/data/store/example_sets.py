@@ -133,7 +133,7 @@ def example_set(
     index, files, built = indexed_folder(
         folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)
     )
-    return _load(index, files, fingerprint, cached=not built)
+    return _load(source.name, index, files, fingerprint, cached=not built)
 
 
 def _write(
@@ -252,12 +252,12 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
     return np.array(numbers, "<i4")
 
 
-def _load(index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
+def _load(name: str, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
     def verified(name: str, dtype: str) -> NDArray[Any]:
         return files.verified_array(f"{name}.bin", dtype)
 
     return ExampleSet(
-        name=index["source"],
+        name=name,
         arrays={name: (files.array(f"{name}.bin", index["dtypes"][name]), verified(f"{name}.starts", "<i8")) for name in index["arrays"]},
         lengths=verified("lengths", "<i4"),
         texts=verified("texts", "<u8"),

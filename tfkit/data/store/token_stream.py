@@ -89,7 +89,7 @@ def token_stream(
     folder = cache_folder() / "streams" / fingerprint
     index, files, built = indexed_folder(folder, STREAM_VERSION, lambda path: write_stream(path, source, tokenizer, progress, sentences))
     return TokenStream(
-        name=index["source"],
+        name=source.name,
         tokens=files.array("tokens.bin", index["dtype"]),
         starts=files.verified_array("starts.bin", "<i8"),
         text_bytes=files.verified_array("text_bytes.bin", "<i8"),
