@@ -1,7 +1,9 @@
 """Numbers formatted for people: a short run emits a milligram of CO2, a long one a tonne."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
@@ -92,11 +94,34 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
 
 # The metric by which baselines are shown: the first of these that one of them has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
+_COUNTS = ("target_tokens", "majority", "predicted_classes")  # metrics for programs: what they say to people is said in words
 
 
-def format_baselines(baselines: Mapping[str, Mapping[str, float]]) -> str:
+def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the metrics that are shown to people, without an f1_micro that is the accuracy, as it is where each row has one class."""
+
+    def same(name: str) -> bool:
+        of_set, _, metric = name.rpartition(".")
+        return metric == "f1_micro" and metrics[name] == metrics.get(f"{of_set}.accuracy" if of_set else "accuracy")
+
+    return {name: value for name, value in metrics.items() if name.rpartition(".")[2] not in _COUNTS and not same(name)}
+
+
+def format_metrics(metrics: Mapping[str, float | None]) -> str:
+    """Format the metrics of a model in a line: `loss 0.4817  accuracy 0.8109`. None is a number that is not finite."""
+    shown = shown_metrics(metrics).items()
+    return "  ".join(f"{name} {'not finite' if value is None else format(value, '.4g')}" for name, value in shown)
+
+
+def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str | None:
+    """Return the metric by which baselines are compared: `preferred` if one of them has it; None without baselines."""
+    names = (preferred, *_BASELINE_METRICS)
+    return next((name for name in names if name and any(name in scores for scores in baselines.values())), None)
+
+
+def format_baselines(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str:
     """Format the baselines of a result by one metric: `accuracy 0.520 most frequent class, 0.781 naive bayes`; empty if there are none."""
-    metric = next((name for name in _BASELINE_METRICS if any(name in scores for scores in baselines.values())), None)
+    metric = baseline_metric(baselines, preferred)
     if metric is None:
         return ""
     return f"{metric} " + ", ".join(

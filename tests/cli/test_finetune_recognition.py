@@ -103,7 +103,7 @@ RECOGNISED = [
     ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),
     ("bert", "asked", {"kind": "question_answering", "unanswerable": True}, "f1", "the answers in them; some questions have none."),
     ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
-    ("bert", "parts", {"kind": "tagging"}, "accuracy", "tokens and their tags."),
+    ("bert", "parts", {"kind": "tagging"}, "f1_macro", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "magpie", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),

@@ -52,6 +52,16 @@ class LazyGroup(TyperGroup):
         single.command(cmd_name, epilog=epilog(cmd_name), context_settings=settings)(flatten_options(function))
         return typer.main.get_command(single)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, with what --install-completion changes."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.name == "install_completion":
+                param.help = (
+                    "Install completion for the current shell: writes a script to your home folder, and for bash a line to ~/.bashrc."
+                )
+        return params
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Refuse an unknown command, and suggest the name that was probably meant."""
         if args and not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):

@@ -7,11 +7,11 @@ import typer
 
 from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
-from tfkit.cli.results import show_judged
+from tfkit.cli.results import beside_baseline, show_judged
 from tfkit.cli.text_columns import align_facts
-from tfkit.engine.gate import gate_error, judge
+from tfkit.engine.gate import gate_error, gate_metrics, judge
 from tfkit.errors import UsageError
-from tfkit.units import format_baselines, format_number_of
+from tfkit.units import format_baselines, format_number_of, shown_metrics
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -60,8 +60,9 @@ def evaluate(
         raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
     with leading_session("evaluate", evaluator, execution) as work:
         result, rows, reading = evaluator.score(work, each=predictions is not None)
-        result["gates"] = judge(gates, result["metrics"])
-        error = gate_error(gates, result["metrics"])
+        judged = gate_metrics(result)
+        result["gates"] = judge(gates, judged)
+        error = gate_error(gates, judged)
         show_judged(result, _table(result, reading), error, as_json=json)
         if predictions is not None:
             write_predictions(predictions, rows, work.stop)
@@ -81,13 +82,14 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         scored += f", in pieces of at most {result['sequence_length']:,}"
     digits = {"perplexity": 2, "bleu": 2, "chrf": 2}
     rows = {}
-    for name, value in metrics.items():
+    for name, value in shown_metrics(metrics).items():
         places = digits.get(name.rpartition(".")[2], 4)
         low, high = result["intervals"].get(name, (value, value))
         spread = f"  (95 %: {low:.{places}f} to {high:.{places}f})" if low < high else ""
         rows[name.replace("_", " ")] = f"{value:.{places}f}{units.get(name, '')}{spread}"
     rows |= {
         "baselines": format_baselines(result["baselines"]),
+        "verdict": beside_baseline(result),
         "scored": scored,
         "data": ", ".join(entry["name"] for entry in result["data"]),
         "checkpoint": result["checkpoint"],

@@ -7,7 +7,16 @@ from tfkit import console
 from tfkit.cli.text_columns import align_columns, align_facts, format_amounts
 from tfkit.errors import Stopped, TfkitError
 from tfkit.run import strict_json
-from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_number_of, format_range, format_seconds
+from tfkit.units import (
+    format_baselines,
+    format_count,
+    format_energy,
+    format_mass,
+    format_metrics,
+    format_number_of,
+    format_range,
+    format_seconds,
+)
 
 
 def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *, as_json: bool) -> None:
@@ -77,20 +86,48 @@ def _lines(result: dict[str, Any]) -> str:
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     rows = {
         "checkpoint": result["checkpoint"],
-        "best": f"step {best['step']:,}, {best['metric']} {_number(best['value'])}" if best and best["step"] != result["steps"] else "",
+        "best": f"step {best['step']:,}" if best and best["step"] != result["steps"] else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
-        "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
-        "before": "  ".join(f"{name} {_number(value)}" for name, value in (result.get("before") or {}).items() if name != "target_tokens"),
-        "baselines": format_baselines(result.get("baselines") or {}),
+        "validation": format_metrics(evaluation) + _pieces(result),
+        "before": format_metrics(result.get("before") or {}) + (", with a head of random weights" if result.get("new_head") else ""),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
     rows["measured"] = _measured(result)
     rows["lineage"] = _lineage(result)
-    if (gain := result.get("improvement")) is not None and best:
-        change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
-        rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
+    # The lines that decide are the last ones.
+    rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)
+    rows["result"] = "; ".join(part for part in (beside_baseline(result), _since_before(result)) if part)
     return align_facts(rows)
+
+
+def _pieces(result: dict[str, Any]) -> str:
+    """Return the length in which validation texts were scored, for a language model: another one gives other scores."""
+    length = result.get("sequence_length")
+    return f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in result["evaluation"] else ""
+
+
+def beside_baseline(result: dict[str, Any]) -> str:
+    """Compare the best checkpoint with the best baseline; empty without baselines."""
+    best = result.get("best_baseline")
+    if not best:
+        return ""
+    name = best["name"].replace("_", " ")
+    other = f"always answering the {name}" if name.startswith("most frequent") and not name.endswith("of word") else name
+    verb = "beats" if result["beats_baseline"] else "does NOT beat"
+    return f"{best['metric']} {_number(best['score'])} {verb} {other}: {_number(best['value'])}"
+
+
+def _since_before(result: dict[str, Any]) -> str:
+    """Compare the best checkpoint with the model before the first step; empty if that is unknown, or its head was new."""
+    gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
+    if gain is None or not best:
+        return ""
+    score = "" if shown and shown["metric"] == best["metric"] else f"{best['metric']} {_number(best['value'])}, "
+    if result.get("new_head"):
+        return "" if shown else f"{score}with a head that was random before the first step"
+    change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
+    return f"{score}{change} than before the first step"
 
 
 def _measured(result: dict[str, Any]) -> str:

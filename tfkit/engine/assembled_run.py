@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tfkit.carbon import FINISH
+from tfkit.engine.base_model import has_new_head
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.leading import Leader
@@ -22,6 +23,7 @@ from tfkit.engine.training_log import TrainingLog
 from tfkit.engine.validator import Validator
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.evaluation.baselines import Baselines
+from tfkit.objectives.context import row_length
 from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
@@ -83,7 +85,7 @@ class AssembledRun:
         if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(self.planned, self.progress))
-        if baselines := format_baselines(self.baselines):
+        if baselines := format_baselines(self.baselines, self.checkpointer.best.metric):
             listener.say(f"baselines of the validation rows: {baselines}")
         self._try_out()
         with self.log:
@@ -105,16 +107,16 @@ class AssembledRun:
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
-        folder, steps = self.context.folder, self.components.plan.steps
-        return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines)
+        folder, steps, data = self.context.folder, self.components.plan.steps, self.data
+        is_new = data.start is not None and has_new_head(data.start, data.config, data.labels)
+        facts = {"new_head": is_new, "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config)}
+        return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines, facts)
 
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
-        if (improvement := result["improvement"]) is not None and improvement < 0:
-            self.context.listener.warn(self.checkpointer.best.describe_deterioration())
-        if unsaved := self.checkpointer.best.describe_unsaved():
-            self.context.listener.warn(unsaved)
+        for warning in self.checkpointer.best.warnings(self.baselines, len(self.data.labels)):
+            self.context.listener.warn(warning)
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
         if folder.attempt == 1 and not result["stopped_early"]:

@@ -89,6 +89,11 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
     return bool(labels) and tuple(labels) != known and not are_unnamed(known)
 
 
+def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
+    """Whether a model of `config` has a head that the checkpoint lacks, and that therefore begins with random weights."""
+    return config.head != start.described.config.head or has_other_labels(start, config.head, labels)
+
+
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
     """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for tokens that it adds.
 

@@ -1,11 +1,13 @@
 """The best checkpoint of a run, by the metric of its recipe: recorded next to the checkpoints, so that it is not deleted as an old one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfkit.engine.training_data import RunContext
 from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.verdict import Comparison, advice, compare, predicts_one_class
+from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, record_best, step_of
 
@@ -26,7 +28,7 @@ class BestCheckpoint:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a step's checkpoint. An error of the disk is only a warning."""
         try:
-            record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER)
+            self._record(step, metrics)
         except OSError as error:
             self.context.listener.warn(
                 f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training continues"
@@ -38,13 +40,20 @@ class BestCheckpoint:
             return
         complete = {step_of(path) for path in checkpoints(self.root)}
         for step, metrics in sorted(self.log.evaluations.items()):
-            if step in complete and not math.isnan(value := self.score(metrics)):
-                record_best(self.root, step, self.metric, value, self.metric in HIGHER)
+            if step in complete:
+                self._record(step, metrics)
         if best := read_best(self.root) if best_checkpoint(self.root) else None:
             self.context.listener.warn(
                 f"{self.root}: no complete checkpoint was recorded as the best; according to the "
                 f"evaluations so far it is that of step {best.step}"
             )
+
+    def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Record the scores. Of equal ones, such as an F1 of 0, those with the lower loss are better. Raises OSError."""
+        old, loss = read_best(self.root), metrics.get("loss")
+        known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
+        lower = loss is not None and known is not None and loss < known
+        record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER, wins_ties=lower)
 
     def document(self) -> dict[str, Any] | None:
         """Return the best checkpoint and its score, as in the result of docs/cli.md."""
@@ -74,7 +83,31 @@ class BestCheckpoint:
             return None
         return float(best["value"] - before if self.metric in HIGHER else before - best["value"])
 
-    def describe_deterioration(self) -> str:
+    def scores(self) -> dict[str, float | None]:
+        """Return all metrics of the best checkpoint; empty if there is none."""
+        best = self.document()
+        return {} if best is None else {**self.log.evaluations.get(best["step"], {}), best["metric"]: best["value"]}
+
+    def comparison(self, baselines: Baselines) -> Comparison | None:
+        """Compare the best checkpoint with the baselines; None without either."""
+        return compare(baselines, self.scores(), self.metric)
+
+    def warnings(self, baselines: Baselines, classes: int) -> Iterator[str]:
+        """Describe a result that is of no use, and what to try. `classes`: how many the model can tell apart."""
+        if predicts_one_class(self.scores(), classes):
+            yield "the best checkpoint predicts the same class for every validation row: it has not learned to tell the classes apart"
+        comparison = self.comparison(baselines)
+        if comparison is not None and not comparison.beats:
+            losses = {step: metrics.get("loss") for step, metrics in self.log.evaluations.items()}
+            optimizer, training = self.context.recipe.optimizer, self.context.recipe.training
+            remedy = advice(self.log.before or {}, losses, optimizer.lr, training.epochs)
+            yield f"this run does not beat its best baseline. {remedy}"
+        if (gain := self.improvement()) is not None and gain < 0:
+            yield self._describe_deterioration()
+        if unsaved := self.describe_unsaved():
+            yield unsaved
+
+    def _describe_deterioration(self) -> str:
         """Describe a fine-tuning that made the model worse."""
         before, best = self.log.before or {}, self.document()
         assert best is not None

@@ -65,6 +65,7 @@ def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -
     scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
     known = [*metrics_of_sets(scored, recipe.data), "loss", "seconds"]
     known += ["improvement"] if fine_tuning and scored else []
+    known += ["beats_baseline"] if scored and section.has_baselines else []
     known += ["energy_kwh", "emissions_g"] if recipe.carbon.enabled else []
     return parse_gates(texts, known)
 
@@ -95,7 +96,13 @@ def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     scores = {
         name: float(nonfinite.get(f"evaluation.{name}", "nan")) if value is None else value for name, value in result["evaluation"].items()
     }
-    return {name: result.get(name) for name in ("loss", "improvement", "seconds", "energy_kwh", "emissions_g")} | scores
+    return {name: result.get(name) for name in ("loss", "improvement", "beats_baseline", "seconds", "energy_kwh", "emissions_g")} | scores
+
+
+def gate_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of an evaluation's result for its gates."""
+    verdict = result["beats_baseline"]
+    return {**result["metrics"], **({} if verdict is None else {"beats_baseline": verdict})}
 
 
 def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitError | None:

@@ -7,21 +7,27 @@ separate phase of the ledger. A run that continues from a checkpoint has the rat
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from tfkit.data import Loader
+from tfkit.data import Loader, Rows
 from tfkit.data.order.draws import permutation
 from tfkit.data.order.part_of_rows import RowSubset
 from tfkit.engine.components import assemble, first_model
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.micro_batches import MicroBatches
-from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, with_rate
+from tfkit.engine.planning.rate_trial_plan import RARE_METRICS, RateTrialPlan, with_rate
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import Stopped
+from tfkit.evaluation.predictions import answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import score_rows
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.metrics import unit_weights
+from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import open_rows
 from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
@@ -29,36 +35,85 @@ from tfkit.training.device import allow_nondeterministic, is_nondeterministic, k
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import fit
 
-_CLEAR = 0.05  # fraction of the loss by which another rate has to be better: less is the noise of so short a training
+_CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
+_MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
 _DRAW = 0x7261746573  # with the seed, draws the rows that are held out
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """The scores of a short training on the held-out rows. A loss that is not finite is infinite."""
+
+    loss: float
+    f1: float | None = None  # where classes are unequal: the metric of the run's best checkpoint
+
+    def is_clearly_better(self, other: "_Outcome") -> bool:
+        if self.f1 is not None and other.f1 is not None and math.isfinite(other.loss):
+            return self.f1 > other.f1 + _CLEAR
+        return self.loss < (1 - _CLEAR) * other.loss or not math.isfinite(other.loss)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return -(self.f1 or 0.0), self.loss
+
+
 def try_rates(
     recipe: Recipe, data: TrainingData, plan: RateTrialPlan, device: torch.device, listener: Listener, should_stop: Callable[[], bool]
-) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe with the best rate, and the trial's entry in run.json. Raises Stopped.
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """Return the recipe with the best rate, and the trial's entry in run.json; None if its rows cannot decide. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
+    always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.
     """
     make_deterministic(device)
     keep_freed_memory()
-    losses: dict[float, float] = {}
+    own, rare = recipe.optimizer.lr, _rare_labels(recipe, data, plan)
+    if rare is not None and rare < _MIN_RARE:
+        listener.decided(
+            f"no learning rates are tried: of {plan.rows:,} training rows to score on, {rare} have another class than the most frequent "
+            f"one, and {_MIN_RARE} are needed. Chosen: {own:g}\n"
+        )
+        return with_rate(recipe, own), None
+    judged_by = None if rare is None else recipe.evaluation.metric
+    tried: dict[float, _Outcome] = {}
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
         for rate in plan.rates:
-            losses[rate] = _trial_loss(_trial_recipe(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance)
+            tried[rate] = _try_rate(_trial_recipe(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance, judged_by)
             gc.collect()  # the model and its optimizer, before the next trial
-    own = recipe.optimizer.lr
-    best = min(losses, key=lambda rate: losses[rate])
-    chosen = best if losses[best] < (1 - _CLEAR) * losses[own] or not math.isfinite(losses[own]) else own
-    shown = ", ".join(f"{rate:g} {losses[rate]:.4g}" for rate in sorted(losses))
+    best = min(tried, key=lambda rate: tried[rate].rank)
+    chosen = best if tried[best].is_clearly_better(tried[own]) else own
+    scores = {rate: outcome.loss if outcome.f1 is None else outcome.f1 for rate, outcome in sorted(tried.items())}
+    shown = ", ".join(f"{rate:g} {score:.4g}" for rate, score in scores.items())
     why = "the best" if chosen == best else f"{best:g} is not clearly better"
     listener.decided(
-        f"learning rates tried in {plan.steps:,} steps each, {plan.factor:.2g} times higher since these are few, and their loss on "
-        f"{plan.rows:,} rows held out of the training rows: {shown}. Chosen: {chosen:g} ({why})\n"
+        f"learning rates tried in {plan.steps:,} steps each, {plan.factor:.2g} times higher since these are few, and their "
+        f"{judged_by or 'loss'} on {plan.rows:,} rows held out of the training rows: {shown}. Chosen: {chosen:g} ({why})\n"
     )
-    facts = {"losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()}, "lr": chosen}
-    return with_rate(recipe, chosen), facts | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}
+    losses = {f"{rate:g}": outcome.loss if math.isfinite(outcome.loss) else None for rate, outcome in tried.items()}
+    facts: dict[str, Any] = {"losses": losses, "lr": chosen, "steps": plan.steps, "rows": plan.rows, "factor": plan.factor}
+    facts |= {} if judged_by is None else {judged_by: {f"{rate:g}": outcome.f1 for rate, outcome in tried.items()}}
+    return with_rate(recipe, chosen), facts | {"flops": plan.flops}
+
+
+def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
+    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if an F1 need not decide."""
+    objective = data.objective.labelled
+    if recipe.evaluation.metric not in RARE_METRICS or objective is None:
+        return None
+    rows = open_rows(recipe, objective, data.train, data.config)
+    held_out, _ = _divided(recipe, len(rows), plan)
+    labels = objective.class_numbers(objective.collate(rows.gather(np.zeros(len(held_out), np.int64), held_out)))
+    if labels is None:
+        return None
+    counts = np.bincount(labels)
+    return int(counts.sum() - counts.max())
+
+
+def _divided(recipe: Recipe, rows: int, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the rows to score on, and of those to train on."""
+    order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), rows)
+    return np.sort(order[: plan.rows]), np.sort(order[plan.rows :])
 
 
 def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
@@ -73,7 +128,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     )
 
 
-def _trial_loss(
+def _try_rate(
     recipe: Recipe,
     data: TrainingData,
     plan: RateTrialPlan,
@@ -81,8 +136,9 @@ def _trial_loss(
     listener: Listener,
     should_stop: Callable[[], bool],
     advance: Callable[[int], None],
-) -> float:
-    """Return the loss on the held-out rows after a short training; infinity if it is not finite."""
+    judged_by: str | None,
+) -> _Outcome:
+    """Return the scores on the held-out rows after a short training. `judged_by`: a metric besides the loss."""
     model = first_model(recipe, data, Silent())
     components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
     micro_batches = MicroBatches(recipe, device, listener, components, restored=False)
@@ -90,10 +146,9 @@ def _trial_loss(
         micro_batches.choose()
     rows, objective = components.loader.rows, components.data.objective
     judge = objective.evaluation_objective
-    order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), len(rows))
     judged = rows if judge is objective else open_rows(recipe, judge, components.data.train, data.config)
-    held_out = RowSubset(judged, np.sort(order[: plan.rows]))
-    trained = RowSubset(rows, np.sort(order[plan.rows :]))
+    scored, learned = _divided(recipe, len(rows), plan)
+    held_out, trained = RowSubset(judged, scored), RowSubset(rows, learned)
     loader = Loader(trained, objective.collate, components.loader.sizes, components.loader.micro_batch_size)
     for step in range(1, plan.steps + 1):
 
@@ -111,15 +166,28 @@ def _trial_loss(
                 allow_nondeterministic()
                 fit(take, components.stepper, micro_batches.halve)
         except UnhealthyStepError:
-            return math.inf
+            return _Outcome(math.inf, None if judged_by is None else 0.0)
         except Stopped:
             raise Stopped(_STOPPED) from None
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
     with components.weights.use_result():
-        sums = score_rows(model, judge, held_out, recipe.evaluation.batch_size, work=BatchWork(should_stop=should_stop))
-    if sums is None:
+        metrics = _score(
+            components.stepper.model, judge, held_out, recipe.evaluation.batch_size, BatchWork(should_stop=should_stop), judged_by
+        )
+    if metrics is None:
         raise Stopped(_STOPPED)
-    loss = judge.metrics(sums)["loss"]
-    return loss if math.isfinite(loss) else math.inf
+    loss = metrics["loss"]
+    return _Outcome(loss if math.isfinite(loss) else math.inf, None if judged_by is None else metrics[judged_by])
+
+
+def _score(
+    model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None
+) -> dict[str, float] | None:
+    """Return the metrics of the rows; those of answers, too, if one of them is needed. None if it was stopped."""
+    if judged_by is None or judge.labelled is None:
+        sums = score_rows(model, judge, rows, batch_size, work=work)
+        return None if sums is None else judge.metrics(sums)
+    judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
+    return None if judged is None else answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))

@@ -49,6 +49,10 @@ class TrainingResult(_Result):
     before: dict[str, float | None] | None  # the same metrics before the first step of a fine-tuning
     improvement: float | None  # of the best checkpoint on `before`, by the metric that chose it; positive is better
     baselines: dict[str, dict[str, float]]  # by name: scores of the validation rows that need no model
+    beats_baseline: int | None  # 1: the best checkpoint is better than each baseline; 0: it is not; None: there is none
+    best_baseline: dict[str, Any] | None  # name, metric, value, and the model's score
+    new_head: bool | None  # the head was random before the first step, and so `before` says nothing about the checkpoint
+    sequence_length: int | None  # tokens of a row, and of the pieces in which validation texts are scored
     best: dict[str, Any] | None
     stopped_early: bool
     stopped_by: str | None  # the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
@@ -122,6 +126,8 @@ class EvaluationResult(_Result):
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]  # by name: scores of the same rows that need no model
+    beats_baseline: int | None  # 1: the model is better than each of them; 0: it is not; None: there is none
+    best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]
     bootstrap: int | None
     examples: int

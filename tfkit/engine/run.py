@@ -102,5 +102,6 @@ class Run:
         self.meter.phase("trial")
         recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.check_and_should_end)
         self.meter.phase("setup")
-        folder.record(rate_trial=trial)
+        if trial is not None:
+            folder.record(rate_trial=trial)
         return recipe

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.results import MEASURED
 from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.verdict import comparison_fields
 from tfkit.evaluation.baselines import Baselines
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder
@@ -30,8 +31,9 @@ def training_result(
     log: TrainingLog,
     checkpointer: Checkpointer,
     baselines: Baselines,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the result of docs/cli.md; the totals must have been recorded. `steps`: the planned number."""
+    """Return the result of docs/cli.md; the totals must have been recorded. `steps`: the planned number; `facts`: further fields."""
     result: dict[str, Any] = {
         "schema_version": 1,
         "run": str(folder.path),
@@ -44,6 +46,8 @@ def training_result(
         "before": log.before,
         "improvement": checkpointer.best.improvement(),
         "baselines": baselines,
+        **comparison_fields(checkpointer.best.comparison(baselines)),
+        **facts,
         "best": checkpointer.best.document(),
         "stopped_early": progress.step < steps,
         "stopped_by": None,

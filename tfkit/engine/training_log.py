@@ -14,6 +14,7 @@ from tfkit.errors import DataError, ModelError
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log, Plan, Progress
+from tfkit.units import format_metrics
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class TrainingLog:
 
     def _show_scores(self, step: int, when: str, metrics: dict[str, float]) -> None:
         self._track(step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        self.context.listener.say(f"{when}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.context.listener.say(f"{when}: validation {format_metrics(metrics)}")
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
         """Append the generated texts, and show them: after the prompt if they continue it, else as separate texts."""

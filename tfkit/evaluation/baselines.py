@@ -133,7 +133,7 @@ class LabelNaiveBayes:
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
     """Whether an objective has baselines; one with generated texts only with text metrics."""
-    return section.kind in (*_OF_KIND, "multi_label") or (section.kind == "text_to_text" and bool(text_metrics))
+    return section.has_baselines or (section.kind == "text_to_text" and bool(text_metrics))
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data import ExampleRows
+from tfkit.data import Rows
 from tfkit.evaluation.row_scores import judged_batches
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.generation.inference import Interrupted
@@ -32,7 +32,7 @@ class RowPrediction:
 def judge_rows(
     model: Transformer,
     objective: LabelledObjective,
-    rows: ExampleRows,
+    rows: Rows,
     batch_size: int,
     *,
     max_tokens: int | None = None,

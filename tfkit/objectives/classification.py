@@ -134,6 +134,10 @@ class Classification(LabelledObjective):
         """Return the metrics of each class, and the confusion matrix."""
         return class_metrics(*self._class_numbers(predictions), self._all_labels(predictions))
 
+    def class_numbers(self, batch: Batch) -> NDArray[np.int64]:
+        """Return the class of each row."""
+        return batch.labels.cpu().numpy()
+
     def wrong(self, row: Row) -> RowResult:
         """Return NO_LABEL as a wrong prediction."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})

@@ -73,6 +73,10 @@ class LabelledObjective(Objective, Encoder, Protocol):
         """Return details of each label, such as the `classes` and `confusion` of class_metrics; none by default."""
         return {}
 
+    def class_numbers(self, batch: Batch) -> NDArray[np.int64] | None:
+        """Return the number of the right class of each row or word of a batch, (N,); None for answers that are not classes."""
+        return None
+
     def wrong(self, row: Row) -> RowResult | None:
         """Return the result of a row that cannot be encoded: a wrong answer. None by default: a number is neither right nor wrong."""
         return None

@@ -132,6 +132,10 @@ class Tagging(LabelledObjective):
         figures = class_metrics(_flat(tags, numbers), _flat(predicted, numbers), list(numbers))
         return figures | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
+    def class_numbers(self, batch: Batch) -> NDArray[np.int64]:
+        """Return the tag of each word."""
+        return batch.labels[batch.labels != IGNORED].cpu().numpy()
+
     def wrong(self, row: Row) -> RowResult:
         """Return NO_LABEL for every word."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))

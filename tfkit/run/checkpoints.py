@@ -173,17 +173,19 @@ class Best:
     value: float
 
 
-def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False) -> bool:
+def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False, *, wins_ties: bool = False) -> bool:
     """Record the checkpoint of `step` as the best if its `value` is better than the record, and return whether it is. Raises OSError.
 
-    A value that is not finite is never recorded. A finite one always is if the record has another metric or the same step (after
-    resuming before it), or if its checkpoint no longer exists or is damaged.
+    `wins_ties`: also if it is equal. A value that is not finite is never recorded. A finite one always is if the record has another
+    metric or the same step (after resuming before it), or if its checkpoint no longer exists or is damaged.
     """
     if not math.isfinite(value):
         return False
     old = read_best(root) if best_checkpoint(root) else None
-    if old and old.metric == metric and old.step != step and (value <= old.value if higher_is_better else value >= old.value):
-        return False
+    if old and old.metric == metric and old.step != step:
+        is_better = value > old.value if higher_is_better else value < old.value
+        if not (is_better or (wins_ties and value == old.value)):
+            return False
     write_atomically(root / _BEST, strict_json.dumps(asdict(Best(step, metric, float(value)))) + "\n")
     return True
 

@@ -11,10 +11,14 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.units import format_number_of
 
 _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
-_CHEAP_FLOPS = 2e13  # a minute or two on a processor: always allowed, up to the FLOPs of the run
+_CHEAP_FLOPS = 2e13  # a minute or two on a processor: allowed up to half of the FLOPs of the run
 _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate; at most a sixth of the run's
 _MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and at most the rows of this many steps
+_MANY_HELD_OUT = 256  # rows, where an F1 decides: of rare classes there are only a few among 64
 _EXPONENT = 0.32
+
+
+RARE_METRICS = ("f1", "f1_macro")  # by which a run is judged whose classes are unequal
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ def plan_trial(
     if steps <= _MIN_STEPS:
         return NoTrial(f"the run has {format_number_of(steps, 'step')}, and each rate would be tried for {_MIN_STEPS}")
     rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
-    held_out = min(_MAX_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size, rows // 4)
+    most = min(_MAX_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size)
+    held_out = min(_MANY_HELD_OUT if recipe.evaluation.metric in RARE_METRICS else most, rows // 4)
     if held_out < _MIN_HELD_OUT:
         return NoTrial(f"a trial needs {4 * _MIN_HELD_OUT} rows, a quarter of them to score on, and the run trains on {rows:,}")
-    budget = max(_MAX_FRACTION * run_flops, min(run_flops, _CHEAP_FLOPS))
+    budget = max(_MAX_FRACTION * run_flops, min(run_flops / 2, _CHEAP_FLOPS))
     affordable = int((budget / len(rates) - held_out * row_flops) / max(1.0, step_flops))
     count = min(affordable, max(_MIN_STEPS, steps // _SHORTENING), _MAX_STEPS)
     if count < _MIN_STEPS:

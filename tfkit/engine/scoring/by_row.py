@@ -16,6 +16,7 @@ from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.validation import join_metrics, judge_sets, score_sets
+from tfkit.engine.verdict import predicts_one_class
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
@@ -209,6 +210,8 @@ def _score_labelled(
     predictions = [row.prediction for rows in judged for row in rows]
     if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
         work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
+    elif predicts_one_class(metrics, 2):
+        work.listener.warn("the model predicts the same class for every row: it does not tell the classes apart")
     facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)

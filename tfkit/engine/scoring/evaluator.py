@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap
+_MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond which a score is no longer one of unseen texts
 
 
 class Evaluator:
@@ -44,6 +45,7 @@ class Evaluator:
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
         names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
+        names += ["beats_baseline"] if section.has_baselines else []
         if section.scored_by == "likelihood" or self.settings.data is None:
             return [parse_gate(text, names) for text in texts]
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
@@ -57,8 +59,10 @@ class Evaluator:
             reading = work.reading(last=True)  # waits for a first measurement
             result = self._result(loaded, scored, reading)
         if result["trained_on"]:
-            what = f"{result['trained_on']:,} of the {sum(map(len, scored.texts)):,} texts that were scored"
-            work.listener.warn(f"{what} are among those that the run was trained on: the metrics say little about other texts")
+            trained_on, all_texts = result["trained_on"], sum(map(len, scored.texts))
+            what = f"{trained_on:,} of the {all_texts:,} texts that were scored are among those that the run was trained on"
+            many = ": the metrics say little about other texts" if trained_on > _MANY_TRAINED * all_texts else ""
+            work.listener.warn(what + many)
         work.finish(result, data=result["data"])
         return result, scored.predictions, reading
 
@@ -87,6 +91,7 @@ class Evaluator:
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.engine.scoring.trained_rows import count_trained_rows
         from tfkit.engine.session import energy_fields, place_fields
+        from tfkit.engine.verdict import compare, comparison_fields
         from tfkit.evaluation.bootstrap import intervals
         from tfkit.objectives.context import row_length
 
@@ -97,6 +102,7 @@ class Evaluator:
             "schema_version": 1,
             "metrics": scored.metrics,
             "baselines": scored.baselines,
+            **comparison_fields(compare(scored.baselines, scored.metrics, self.settings.evaluation.metric)),
             "intervals": spread,
             "bootstrap": resamples if spread else None,
             "examples": scored.examples,

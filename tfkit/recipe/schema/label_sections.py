@@ -49,7 +49,7 @@ _LABEL_NAMES = (
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
-_CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
+_CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority", "predicted_classes")
 
 
 @declared
@@ -78,6 +78,7 @@ class ClassificationSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "rmse", "pearson", "spearman")
 
     @property
@@ -128,6 +129,7 @@ class TaggingSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
     head: ClassVar[str] = "tags"
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_CLASS_METRICS, "precision", "recall", "f1")
 
     @property
@@ -156,6 +158,7 @@ class MultipleChoiceSection(ObjectiveSection):
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
 
     @property

@@ -31,6 +31,7 @@ class MultiLabelSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ClassificationSection.stacks
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "f1_micro", "f1_macro", "precision", "recall", "exact_match")
 
     @property

@@ -28,6 +28,7 @@ class ObjectiveSection(Data):
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # of the models that it trains or evaluates
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    has_baselines: ClassVar[bool] = False  # scores of the same rows that need no model (evaluation/baselines.py)
     needs_start: ClassVar[bool] = False  # never random weights, only a finished model
     answers_in_text: ClassVar[bool] = False  # each row has a reference for a generated text
     scored_by: ClassVar[ScoredBy] = "row"  # rollout: by sampled responses. likelihood: for evaluation only

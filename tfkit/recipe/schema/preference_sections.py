@@ -76,6 +76,7 @@ class RewardSection(ObjectiveSection):
     roles: ClassVar[tuple[Role, ...]] = PREFERENCE_ROLES
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "calibration")
 
     @property
@@ -105,6 +106,7 @@ class DPOSection(ObjectiveSection):
 
     roles: ClassVar[tuple[Role, ...]] = PREFERENCE_ROLES
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     needs_start: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected")
 

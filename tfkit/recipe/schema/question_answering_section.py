@@ -39,6 +39,7 @@ class QuestionAnsweringSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
     head: ClassVar[str] = "spans"
     reads_text: ClassVar[bool] = False
+    has_baselines: ClassVar[bool] = True
     needed_alone: ClassVar[frozenset[str]] = frozenset({"unanswerable", "doc_stride", "max_answer_tokens"})
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "exact_match", "f1"),

@@ -1,0 +1,61 @@
+"""Whether a model beats its baselines, and what is said of one that learned nothing."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkit.engine.verdict import advice, compare, comparison_fields, predicts_one_class
+
+scores = st.floats(0, 1)
+
+
+@given(st.dictionaries(st.sampled_from(["most_frequent_class", "naive_bayes", "other"]), scores, min_size=1), scores)
+def test_a_model_beats_its_baselines_if_it_is_better_than_each(of_baselines: dict[str, float], score: float) -> None:
+    for metric, sign in (("accuracy", 1), ("rmse", -1)):
+        found = compare({name: {metric: value} for name, value in of_baselines.items()}, {metric: score})
+        assert found is not None
+        assert found.beats == all(sign * score > sign * value for value in of_baselines.values())
+        assert found.value == (max if sign > 0 else min)(of_baselines.values())
+        assert of_baselines[found.baseline] == found.value
+
+
+def test_the_metric_is_the_one_that_chooses_the_best_checkpoint_if_the_baselines_have_it() -> None:
+    baselines = {"most_frequent_class": {"accuracy": 0.9, "f1_macro": 0.47}}
+    metrics = {"loss": 0.1, "accuracy": 0.9, "f1_macro": 0.6}
+    of_f1, of_loss = compare(baselines, metrics, "f1_macro"), compare(baselines, metrics, "loss")
+    assert of_f1 is not None
+    assert of_loss is not None
+    assert (of_f1.metric, of_f1.beats) == ("f1_macro", True)
+    assert (of_loss.metric, of_loss.beats) == ("accuracy", False), "an equal score does not beat it"
+    assert compare({}, metrics) is None
+    assert comparison_fields(None) == {"beats_baseline": None, "best_baseline": None}
+    assert comparison_fields(of_loss)["beats_baseline"] == 0
+
+
+def test_a_score_that_is_not_a_number_beats_nothing() -> None:
+    found = compare({"mean": {"rmse": 1.0}}, {"rmse": None})
+    assert found is not None
+    assert math.isnan(found.score)
+    assert not found.beats
+
+
+def test_one_class_for_all_rows_is_noticed() -> None:
+    assert predicts_one_class({"predicted_classes": 1.0}, 2)
+    assert not predicts_one_class({"predicted_classes": 2.0}, 2)
+    assert not predicts_one_class({"predicted_classes": 1.0}, 1), "there is no other class"
+    assert not predicts_one_class({"rmse": 1.0}, 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ({}, "Try optimizer.lr=0.0001"),
+        ({10: 0.7, 20: 0.699}, "hardly fell (0.7 to 0.699): try optimizer.lr=0.0001, or training.epochs=6"),
+        ({10: 0.6, 20: 0.5}, "was still falling at the end (0.5): try training.epochs=6"),
+        ({10: 0.4, 20: 0.5, 30: None}, "was lowest in step 10 (0.4) and 0.5 at the end: more rows help most"),
+    ],
+)
+def test_the_advice_has_the_numbers(losses: dict[int, float | None], words: str) -> None:
+    assert words in advice({"loss": 0.7}, losses, 3e-4, 3)

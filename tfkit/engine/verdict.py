@@ -1,0 +1,72 @@
+"""The verdict on a training: whether its best checkpoint beats the baselines, and if not, what to try."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tfkit.evaluation.baselines import Baselines
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.units import baseline_metric
+
+Metrics = Mapping[str, float | None]
+_HARDLY = 0.02  # fraction of the first loss by which it must have fallen at least, to have learned anything
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model's score beside the best baseline, by one metric."""
+
+    metric: str
+    score: float
+    baseline: str  # its name
+    value: float  # of the baseline
+
+    @property
+    def beats(self) -> bool:
+        """Whether the model is better than the baseline; not if it is equal."""
+        return self.score > self.value if self.metric in HIGHER else self.score < self.value
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a result."""
+        best = {"name": self.baseline, "metric": self.metric, "value": self.value, "score": self.score}
+        return {"beats_baseline": int(self.beats), "best_baseline": best}
+
+
+def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None) -> Comparison | None:
+    """Compare a model's metrics with the best baseline, by `preferred` if the baselines have it; None without baselines."""
+    metric = baseline_metric(baselines, preferred)
+    if metric is None or metric not in metrics:
+        return None
+    known = {name: scores[metric] for name, scores in baselines.items() if metric in scores}
+    best = (max if metric in HIGHER else min)(known, key=lambda name: known[name])
+    score = metrics[metric]
+    return Comparison(metric, math.nan if score is None else score, best, known[best])
+
+
+def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
+    """Return the fields of a result, also without baselines."""
+    return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
+
+
+def predicts_one_class(metrics: Metrics, classes: int) -> bool:
+    """Whether a model of several classes predicted one of them for all rows."""
+    return classes > 1 and metrics.get("predicted_classes") == 1
+
+
+def advice(before: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:
+    """Return what to try after a run that does not beat its baselines. `losses`: the validation loss of each evaluated step."""
+    known = {step: loss for step, loss in sorted(losses.items()) if loss is not None and math.isfinite(loss)}
+    longer = f"training.epochs={2 * epochs:g}" if epochs else "twice the steps"
+    if not known:
+        return f"Try optimizer.lr={lr / 3:.2g}"
+    least, last = min(known, key=lambda step: known[step]), max(known)
+    first = before.get("loss") or known[min(known)]
+    if known[least] > (1 - _HARDLY) * first:
+        return f"Its validation loss hardly fell ({first:.4g} to {known[least]:.4g}): try optimizer.lr={lr / 3:.2g}, or {longer}"
+    if least == last:
+        return f"Its validation loss was still falling at the end ({known[last]:.4g}): try {longer}"
+    return (
+        f"Its validation loss was lowest in step {least:,} ({known[least]:.4g}) and {known[last]:.4g} at the end: more rows help most; "
+        f"or try optimizer.lr={lr / 3:.2g}"
+    )
