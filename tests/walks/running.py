@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,10 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=2)
         if command.signal:
             strike(getattr(signal, command.signal), command.micro_batch)()
+        if command.cache_lost is not None:
+            deletion = threading.Timer(command.cache_lost, shutil.rmtree, [folder / "cache"], {"ignore_errors": True})
+            deletion.daemon = True
+            deletion.start()
         if before is not None:
             before()
 
@@ -152,7 +157,7 @@ def _recorded(error: Callable[[str], None]) -> Callable[[str], None]:
 
 def judge(command: Command, done: Done, folder: Path) -> list[Failure]:
     """Return what is wrong with a command's end."""
-    allowed = CODES[command.name] | _stopped(command)
+    allowed = CODES[command.name] | _stopped(command) | ({5} if command.cache_lost is not None else set())
     if "--predictions" in command.words and "/" in command.words[command.words.index("--predictions") + 1]:
         allowed = {2}  # in a run folder
     if done.code == -signal.SIGXCPU or ("Timeout (" in done.err and done.code == 1):

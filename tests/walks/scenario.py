@@ -23,13 +23,14 @@ class Command:
     """The words after `tfkit`, and a signal that the process gets as its n-th micro-batch begins.
 
     A command that trains and is stopped is followed by one that resumes it. `ends`: further ids that end a text, which the checkpoints of
-    its run state afterwards, as those of a chat model do.
+    its run state afterwards, as those of a chat model do. `cache_lost`: the seconds after which another process deletes the cache.
     """
 
     words: list[str]
     signal: str | None = None
     micro_batch: int = 0
     ends: list[int] = field(default_factory=list)
+    cache_lost: float | None = None
 
     @property
     def name(self) -> str:

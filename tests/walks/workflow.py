@@ -50,6 +50,9 @@ class _Drawer:
         if "third.yaml" in self.made.recipes:  # a policy, which samples
             pretraining = next(command for command in reversed(self.made.commands) if command.run == "first")
             pretraining.ends = self.dice.sample(range(40, 200), self.dice.choice([0, 3, 80]))
+        for command in self.made.commands:
+            if command.name in ("pretrain", "finetune", "evaluate") and self.dice.random() < 0.1:
+                command.cache_lost = round(self.dice.random() / 2, 3)
         return self.made
 
     def add(self, *words: str) -> None:
