@@ -16,6 +16,7 @@ from tiny_runs import run_tfkit
 from tfkit.adapters import load
 from tfkit.alignment.rewards import PromptRow, Reward, Rules
 from tfkit.alignment.sampling import sample
+from tfkit.alignment.user_code import NO_CODE
 from tfkit.data import Encoded, Row
 from tfkit.hub import save_model
 from tfkit.objectives import chat, reward
@@ -50,7 +51,7 @@ class ReadingRules(Rules):
     """Rules that keep what they read, and give each text the same."""
 
     def __init__(self) -> None:
-        super().__init__([])
+        super().__init__([], NO_CODE)
         self.texts: list[str] = []
 
     def __call__(self, row: PromptRow, text: str) -> Reward:

@@ -71,7 +71,7 @@ def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
     st.sampled_from(["exact_answer", "number", "contains"]),
 )
 def test_answers_are_compared_without_white_space_and_blank_ones_never_match(answers: list[str], text: str, kind: str) -> None:
-    rules = Rules([rule(kind=kind)])
+    rules = Rules([rule(kind=kind)], ALL)
     value = rules(PromptRow("", answers), text).value
     stripped = [answer.strip() for answer in answers if answer.strip()]
     assert value == rules(PromptRow("", stripped), text).value == rules(PromptRow("", [*answers, " ", ""]), text).value
@@ -100,7 +100,7 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
     assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
     assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
     assert ROW.answers == ["42", "forty-two"]
-    assert Rules([rule(kind="python", function=f"{file}:large", allow_code=True)])(ROW, "42").value == 1e6
+    assert Rules([rule(kind="python", function=f"{file}:large", allow_code=True)], ALL)(ROW, "42").value == 1e6
     reasons = {"nan": "gave nan", "huge": r"gave -1e\+308 .* at most 1,000,000", "whole": "OverflowError", "fails": "KeyError"}
     reasons |= {"ends": "SystemExit: 3", "raises": "Own: beyond Exception", "leaves": "GeneratorExit"}
     for name, reason in reasons.items():
@@ -122,7 +122,7 @@ def test_the_output_of_a_users_function_is_not_that_of_the_command(tmp_path: Pat
     file.write_text(
         "import sys\n\nprint('loaded')\n\n\ndef reward(row, text):\n    print('called')\n    sys.stdout.write(text)\n    return 1\n"
     )
-    assert Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])(ROW, "42").is_full
+    assert Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)(ROW, "42").is_full
     assert capsys.readouterr() == ("", "loaded\ncalled\n42")
 
 
@@ -192,7 +192,7 @@ def test_a_pattern_has_the_meaning_that_it_has_in_re(pattern: str, text: str) ->
         with pytest.raises(ValidationError, match="is no regular expression"):
             rule(kind="regex", pattern=pattern)
         return
-    assert Rules([rule(kind="regex", pattern=pattern)])(ROW, text).is_full == (found is not None)
+    assert Rules([rule(kind="regex", pattern=pattern)], ALL)(ROW, text).is_full == (found is not None)
 
 
 @pytest.mark.parametrize("pattern", [r"\w", r"\s", r"\d", r"[^\W_]", r"(?a)\w", "."])
@@ -207,7 +207,7 @@ def test_a_class_has_the_characters_that_it_has_in_re(pattern: str) -> None:
 
 def test_a_pattern_that_takes_for_ever_is_an_error_that_names_rule_and_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "SECONDS", 0.2)
-    rules = Rules([rule(kind="number"), rule(kind="regex", pattern="(a|aa)+$")])
+    rules = Rules([rule(kind="number"), rule(kind="regex", pattern="(a|aa)+$")], ALL)
     assert rules(ROW, "a" * 60).value == 1
     with pytest.raises(
         UsageError, match=r"sums.jsonl:3: objective.rules.1: '\(a\|aa\)\+\$' needs more than 0.2 s for a response of 61 characters"
