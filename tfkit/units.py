@@ -94,7 +94,7 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
 
 # The metric by which baselines are shown: the first of these that one of them has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
-_COUNTS = ("target_tokens", "majority", "predicted_classes")  # metrics for programs: what they say to people is said in words
+_COUNTS = ("target_tokens", "majority")  # metrics for programs: people read the number of texts, and the baselines
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:

@@ -63,6 +63,10 @@ def test_the_document(base: Path, run: Path) -> None:
         *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "before", "improvement"),
         *(
             "baselines",
+            "beats_baseline",
+            "best_baseline",
+            "new_head",
+            "sequence_length",
             "best",
             "stopped_early",
             "stopped_by",

@@ -73,7 +73,9 @@ def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base:
     again = last_line(run_tfkit(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)))
     assert again == f"tfkit resume {run} --force --json --threads 1"
     done = run_tfkit(base, shlex.split(again)[1:])
-    assert (done.code, "changes" in done.err, "warning" in done.err) == (0, False, False), done.err
+    warnings = {line for line in done.err.splitlines() if line.startswith("warning")}
+    assert (done.code, "changes" in done.err) == (0, False), done.err
+    assert warnings <= {*straight.err.splitlines()}, "of a model that has hardly been trained"
     assert hashes(run, 6) == hashes(whole, 6)
     assert exact(run) == exact(whole)
     names = ("steps", "tokens", "loss", "evaluation")

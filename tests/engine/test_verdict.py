@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit.engine.verdict import advice, compare, comparison_fields, predicts_one_class
+from tfkit.objectives.metrics import unit_weights
+from tfkit.objectives.metrics.classes import classification_metrics
 
 scores = st.floats(0, 1)
 
@@ -41,11 +44,12 @@ def test_a_score_that_is_not_a_number_beats_nothing() -> None:
     assert not found.beats
 
 
-def test_one_class_for_all_rows_is_noticed() -> None:
-    assert predicts_one_class({"predicted_classes": 1.0}, 2)
-    assert not predicts_one_class({"predicted_classes": 2.0}, 2)
-    assert not predicts_one_class({"predicted_classes": 1.0}, 1), "there is no other class"
-    assert not predicts_one_class({"rmse": 1.0}, 0)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.data())
+def test_one_class_for_all_rows_is_noticed(targets: list[int], data: st.DataObject) -> None:
+    predictions = data.draw(st.lists(st.integers(0, 3), min_size=len(targets), max_size=len(targets)) | st.just([0] * len(targets)))
+    metrics = classification_metrics(np.array(targets), np.array(predictions))(unit_weights(len(targets)))
+    right_sometimes = len({*targets}) > 1 and predictions[0] in targets
+    assert predicts_one_class(metrics) == (len({*predictions}) == 1 and right_sometimes)
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,13 @@ def pipe_to_head(base: Path, command: str, words: list[str], lines: int) -> Done
 
 @pytest.mark.parametrize("lines", [0, 1])
 def test_f07_a_reader_that_leaves(base: Path, lines: int) -> None:
-    done = pipe_to_head(base, "generate", ["--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8"], lines)
+    done = pipe_to_head(base, "generate", ["--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8", "--quiet"], lines)
     assert (done.code, done.err) == (0, "")
 
 
 def test_f07_stdout_is_closed(base: Path) -> None:
     """Nobody reads, from the start: the program as a shell runs it. With `head` it is below."""
-    words = f"{sys.executable} -m tfkit generate --from model --input prompts.jsonl --max-new-tokens 8 carbon.enabled=false"
+    words = f"{sys.executable} -m tfkit generate --from model --input prompts.jsonl --max-new-tokens 8 --quiet carbon.enabled=false"
     done = subprocess.run(["bash", "-c", f"{words} >&-"], capture_output=True, text=True, check=False, cwd=base)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -257,7 +257,7 @@ class Pipe:
 def test_f07_a_line_is_answered_while_the_pipe_is_open(base: Path, words: list[str]) -> None:
     """Whatever comes at once; half a line waits for its end; and the answers are those of all lines given at once."""
     prompts = ["the cat", "a dog", "a", "the mat", "on"]
-    pipe = Pipe(base, *words)
+    pipe = Pipe(base, *words, "--quiet")
     pipe.give("the cat\n")
     found = [pipe.line()]
     pipe.give("a dog\na\n\nthe ")
@@ -310,7 +310,7 @@ def test_f07_an_error_in_a_line_comes_after_the_lines_before_it(
 
 
 def test_f07_the_first_answers_to_an_endless_pipe(base: Path) -> None:
-    words = f"{sys.executable} -m tfkit generate --from model --max-new-tokens 4 carbon.enabled=false -"
+    words = f"{sys.executable} -m tfkit generate --from model --max-new-tokens 4 --quiet carbon.enabled=false -"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -v 8000000; yes the cat | {words} | head -3; echo ${{PIPESTATUS[1]}}"],
         capture_output=True,

@@ -72,7 +72,7 @@ def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count
     write_rows(count)
     source = open_recipe("few.yaml")
     with StopSignals() as stop:
-        data = prepare_data(source.read(), torch.device("cpu"), Silent(), stop, Meter())
+        data = prepare_data(source.read(), torch.device("cpu"), Silent(), stop, Meter(), None)
     for batch in (1, 2, 4, 5, 6, 8, 12, 24, 36):
         for micro in (micro for micro in (None, 1, 2, 3, 4, 6) if batch % (micro or 1) == 0):
             recipe = source.read([f"training.batch_size={batch}", f"training.micro_batch_size={json.dumps(micro)}"])

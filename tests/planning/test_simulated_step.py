@@ -31,7 +31,7 @@ LLAMA: dict[str, Any] = {
     "model": {"preset": "llama2-7b", "decoder_layers": 3, "dim": 96, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 160}
     | {"context_length": 128}
 }
-STEPS = {"training.steps": 8, "training.batch_size": 8, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
+STEPS = {"training.steps": 8, "training.batch_size": 4, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
     "head": {"tied": True},

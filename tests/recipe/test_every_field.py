@@ -641,7 +641,7 @@ TABLE = {
     "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
     "training.precision": Change("training.precision=bf16", precision),
     "training.ema_decay": Change("training.ema_decay=0.9", evaluation),
-    "training.trial_rates": Change("training.trial_rates=[0.1]", lr, "optimizer.lr=1e-6 | training.steps=12"),
+    "training.trial_rates": Change("training.trial_rates=[0.1]", lr, "optimizer.lr=1e-6 | training.steps=26"),
     "training.adapter.rank": Change("training.adapter.rank=3", shapes, ADAPTED),
     "training.adapter.alpha": Change("training.adapter.alpha=30", curve, ADAPTED),
     "training.adapter.dropout": Change("training.adapter.dropout=0.5", curve, ADAPTED),

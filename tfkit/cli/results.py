@@ -124,7 +124,7 @@ def _since_before(result: dict[str, Any]) -> str:
     if gain is None or not best:
         return ""
     score = "" if shown and shown["metric"] == best["metric"] else f"{best['metric']} {_number(best['value'])}, "
-    if result.get("new_head"):
+    if result.get("new_head") and gain >= 0:
         return "" if shown else f"{score}with a head that was random before the first step"
     change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
     return f"{score}{change} than before the first step"

@@ -92,10 +92,10 @@ class BestCheckpoint:
         """Compare the best checkpoint with the baselines; None without either."""
         return compare(baselines, self.scores(), self.metric)
 
-    def warnings(self, baselines: Baselines, classes: int) -> Iterator[str]:
-        """Describe a result that is of no use, and what to try. `classes`: how many the model can tell apart."""
-        if predicts_one_class(self.scores(), classes):
-            yield "the best checkpoint predicts the same class for every validation row: it has not learned to tell the classes apart"
+    def warnings(self, baselines: Baselines) -> Iterator[str]:
+        """Describe a result that is of no use, and what to try."""
+        if predicts_one_class(self.scores()):
+            yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)
         if comparison is not None and not comparison.beats:
             losses = {step: metrics.get("loss") for step, metrics in self.log.evaluations.items()}

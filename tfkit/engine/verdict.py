@@ -49,9 +49,16 @@ def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
     return {"beats_baseline": None, "best_baseline": None} if comparison is None else comparison.fields()
 
 
-def predicts_one_class(metrics: Metrics, classes: int) -> bool:
-    """Whether a model of several classes predicted one of them for all rows."""
-    return classes > 1 and metrics.get("predicted_classes") == 1
+def predicts_one_class(metrics: Metrics) -> bool:
+    """Whether a model of classes predicted the same one for all rows, as its metrics show.
+
+    Then there is no correlation, and of k classes one alone has an F1: 2a / (1 + a), as its recall is 1 and its precision the accuracy a.
+    """
+    accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
+    if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
+        return False
+    classes = 2 * accuracy / (1 + accuracy) / f1_macro
+    return round(classes) > 1 and math.isclose(classes, round(classes), rel_tol=1e-9)
 
 
 def advice(before: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:

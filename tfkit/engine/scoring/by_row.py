@@ -210,8 +210,8 @@ def _score_labelled(
     predictions = [row.prediction for rows in judged for row in rows]
     if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
         work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
-    elif predicts_one_class(metrics, 2):
-        work.listener.warn("the model predicts the same class for every row: it does not tell the classes apart")
+    elif predicts_one_class(metrics):
+        work.listener.warn("the model predicts the same class for every row: it does not distinguish the classes")
     facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
     if writer is not None:
         facts |= _generation_facts(settings, units, inputs)

@@ -13,8 +13,8 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
     """Return the metrics of class numbers, (N,) each.
 
     `accuracy`; `f1_macro`, the unweighted mean over classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
-    each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class);
-    `majority`: the accuracy of always predicting the most frequent class of the whole set; and `predicted_classes`, how many there are.
+    each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
+    `majority`: the accuracy of always predicting the most frequent class of the whole set.
     """
     count = int(max(targets.max(), predictions.max())) + 1
     most = int(np.bincount(targets).argmax())
@@ -32,7 +32,6 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
             "f1_micro": accuracy,
             "matthews": _matthews(float(hits.sum()), is_target, is_predicted, total),
             "majority": float(is_target[most]) / total,
-            "predicted_classes": float(np.count_nonzero(is_predicted)),
         }
 
     return scores

@@ -49,7 +49,7 @@ _LABEL_NAMES = (
     *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
 )
 _TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
-_CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority", "predicted_classes")
+_CLASS_METRICS = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 
 
 @declared
