@@ -1,6 +1,7 @@
 """Every form of data file: what its rows are, and what is said of those that are wrong."""
 
 import gzip
+import io
 import json
 import struct
 import tracemalloc
@@ -11,12 +12,15 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Row
 from tfkit.data.formats import parquet
-from tfkit.data.formats.file_content import content_of
+from tfkit.data.formats.file_content import Content, content_of
+from tfkit.data.formats.json_files import read_json
 from tfkit.data.formats.parquet import read_parquet
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -72,6 +76,27 @@ def test_json_is_the_same_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.
     file = write(tmp_path / "a.json", json.dumps({"n": 12.5, "rows": items, "m": -1e-3}, ensure_ascii=chunk % 2 == 0, indent=chunk % 3))
     monkeypatch.setattr("tfkit.data.formats.json_files._CHUNK", chunk)
     assert texts(file) == [item["text"] for item in items]
+
+
+JSON_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=5)  # also halves of surrogate pairs
+JSON_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | JSON_TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JSON_TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(JSON_TEXT, JSON_VALUE, max_size=3), min_size=1, max_size=4).map(json.dumps), st.integers(1, 40))
+@example('[{"a": 1, "a": 2}]', 7)
+@example('[{"a": 1e400, "b": -0, "c": -0.0, "d": 1.0, "e": 12345678901234567890123, "f": 1E5}]', 7)
+@example('[{"a": "\\ud800", "b": "\\udc00\\ud800", "c": "\\ud83d\\ude42", "d": "\\u0000"}]', 7)
+@example(f'[{{"a": {"9" * 4300}}}]', 7)
+def test_the_items_of_a_json_file_are_those_of_the_json_module(text: str, chunk: int) -> None:
+    content = Content("a.json", ".json", "", lambda: io.BytesIO(text.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfkit.data.formats.json_files._CHUNK", chunk)
+        found = [record.values for record in read_json(content, Columns()) if isinstance(record, Record)]
+    assert repr(found) == repr(json.loads(text))
 
 
 def test_a_json_file_is_not_held_in_memory(tmp_path: Path) -> None:

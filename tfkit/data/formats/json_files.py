@@ -1,4 +1,8 @@
-"""Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item."""
+"""Readers of JSON lines, with an object a line, and of JSON, with an array of objects or of arrays that is read item by item.
+
+The package ijson would not do: an integer of 4301 digits ends the process (3.6.0), half a surrogate pair silently becomes "?", and a byte
+that is not UTF-8 ends the file, not its item.
+"""
 
 import codecs
 import json
@@ -60,7 +64,6 @@ def read_json(
                 text.expect("[")
                 yield from _rows(_items(text), columns, header, numbered=numbered)
             case "{":
-                text.expect("{")
                 yield from _members(text, columns, header, keys, numbered=numbered)
             case _:
                 raise text.broken("begins with neither [ nor {", _LINES)
@@ -80,24 +83,10 @@ def arrays_in(content: Content) -> Arrays:
     objects, arrays = Arrays([], []), Arrays([], [])
     with opened(content) as file:
         text = _JsonStream(file, content.name)
-        more = text.peek() == "{"
-        if more:
-            text.expect("{")
-            more = text.peek() != "}"
-        while more:
-            _, name = text.value(text.name)
-            text.expect(":", f"after {name!r}")
-            if text.peek() == "[":
-                text.expect("[")
-                kind = text.peek()
-                items = _items(text)
-                if kind == "[":
-                    arrays.first_rows.extend(_texts(islice(items, _HEADER_ROWS)))
-                {"{": objects, "[": arrays}.get(kind, Arrays([], [])).keys.append(str(name))
-                deque(items, maxlen=0)
-            else:
-                text.value(text.name)
-            more = text.take_comma("}", f"after the value of {name!r}")
+        for name, kind, items in _arrays(text) if text.peek() == "{" else ():
+            if kind == "[":
+                arrays.first_rows.extend(_texts(islice(items, _HEADER_ROWS)))
+            {"{": objects, "[": arrays}.get(kind, Arrays([], [])).keys.append(name)
     return objects if objects.keys else arrays
 
 
@@ -125,6 +114,27 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
         yield _Item(value, place, None if written.isascii() else _not_utf8(written, place))
         more = text.take_comma("]", f"after item {number}")
     text.expect("]")
+
+
+def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
+    """Yield the arrays in an object: key, first character of the first item, items, of which those that the caller leaves are skipped.
+
+    `named`: the places of the items hold the key.
+    """
+    text.expect("{")
+    more = text.peek() != "}"
+    while more:
+        _, name = text.value(text.name)
+        text.expect(":", f"after {name!r}")
+        if text.peek() == "[":
+            text.expect("[")
+            items = _items(text, f"{name} " if named else "")
+            yield str(name), text.peek(), items
+            deque(items, maxlen=0)
+        else:
+            text.value(text.name)
+        more = text.take_comma("}", f"after the value of {name!r}")
+    text.expect("}")
 
 
 def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
@@ -163,29 +173,16 @@ def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
 
 
 def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the rows under the keys of an object whose opening brace was read; without keys, those of its only array of objects."""
+    """Yield the rows under the keys of an object; without keys, those of its only array of objects."""
     arrays: list[str] = []
-    more = text.peek() != "}"
-    while more:
-        _, name = text.value(text.name)
-        text.expect(":", f"after {name!r}")
-        if text.peek() != "[":
-            text.value(text.name)
-        else:
-            text.expect("[")
-            is_rows = name in keys if keys else text.peek() == "{"
-            arrays += [str(name)] * is_rows
+    for name, kind, items in _arrays(text, named=bool(keys)):
+        if name in keys if keys else kind == "{":
+            arrays.append(name)
             if len(arrays) > 1 and not keys:
                 raise DataError(
                     f"{text.name}: holds several arrays of objects ({', '.join(arrays)}); name the one with the rows: field: NAME"
                 )
-            items = _items(text, f"{name} " if keys else "")
-            if is_rows:
-                yield from _rows(items, columns, header, numbered=numbered)
-            else:
-                deque(items, maxlen=0)
-        more = text.take_comma("}", f"after the value of {name!r}")
-    text.expect("}")
+            yield from _rows(items, columns, header, numbered=numbered)
     if not arrays:
         wanted = f"no array under {', '.join(map(repr, keys))}" if keys else "one object, without an array of objects in it"
         raise DataError(f"{text.name}: {wanted}; {_LINES}")
