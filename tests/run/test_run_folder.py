@@ -108,6 +108,7 @@ def test_without_kernel_locks_the_owner_is_looked_up(tmp_path: Path, monkeypatch
         (os.getppid(), here, True),
         (dead.pid, here, False),
         (os.getpid(), here, False),
+        (10**30, here, False),
         (dead.pid, "elsewhere", True),
     ]:
         (tmp_path / "lock").write_text(json.dumps({"pid": pid, "host": host, "started_utc": "2026-01-01T00:00:00+00:00"}))

@@ -1,6 +1,7 @@
 """The exclusive lock of a run folder, which names its owner and is released when the owner exits.
 
-The package filelock would not do: it does not name the owner, and fails on file systems without locks (ENOLCK).
+The package filelock would not do: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for writing
+also to test it, which another user's folder refuses.
 """
 
 import errno
@@ -105,7 +106,7 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
         return False  # an earlier process with our pid, before the machine or container was restarted
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
