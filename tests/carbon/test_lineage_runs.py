@@ -197,7 +197,7 @@ def test_an_adapter_its_saved_merge_and_a_mean_have_the_ancestors_of_their_run(p
 
     assert main(["average", "tuned", "--last", "2", "--out", "mean"]) == 0
     assert verify(Path("mean")) == []
-    assert [parent["role"] for parent in lineage(Path("mean")).parents] == ["start", "averaged", "averaged"]
+    assert [parent.role for parent in lineage(Path("mean")).parents] == ["start", "averaged", "averaged"]
     found = behind(Path("mean")).ancestors
     assert described(found) == [("mean", ("start",), (1,)), ("base", ("start",), ())]
     assert (found[0].run_id, found[0].emissions_g) == (run_id_of(tuned()), own_grams(tuned()))
@@ -212,7 +212,7 @@ def test_a_policy_has_each_model_behind_it_once(place: Path) -> None:
     policy = trained(
         "policy", "finetune", "--from", "tuned", PPO, "data={train: [{path: prompts.jsonl}], validation: [{path: prompts.jsonl}]}"
     )
-    roles = [(parent["role"], parent["path"]) for parent in lineage(policy).parents]
+    roles = [(parent.role, parent.path) for parent in lineage(policy).parents]
     assert roles == [("start", "tuned"), ("reward", "scores"), ("value", "critic")]
     expected = [("tuned", ("start",), (2,)), ("scores", ("reward", "value"), (2,)), ("base", ("start",), ())]
     assert described(ancestors(policy)) == expected

@@ -1,6 +1,7 @@
 """Ancestors that are counted once, whatever leads to them; totals of cards; and folders of others, which may say anything."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tfkit.carbon.reading import Reading
 from tfkit.errors import ModelError
 from tfkit.run.ancestors import Parent, find_ancestors, read_lineage
 from tfkit.run.card_facts import BaseCard
-from tfkit.run.lineage import Ancestor, Lineage, OwnTotals, merge_ancestors, parse_lineage, shifted, sum_inherited
+from tfkit.run.lineage import Ancestor, Lineage, OwnTotals, ParentEntry, merge_ancestors, parse_lineage, shifted, sum_inherited
 from tfkit.run.manifest import write_manifest
 
 
@@ -27,7 +28,7 @@ def checkpoint(folder: Path, run_id: str, grams: float | None, *parents: Parent,
     """Write a checkpoint with the lineage that a run with these parents gives it, and return it as a parent of others."""
     folder.mkdir()
     ancestors = find_ancestors(parents, run_id).ancestors
-    lineage = Lineage("fine-tuning", tuple(one.document() for one in parents), own(grams, status), ancestors)
+    lineage = Lineage("fine-tuning", tuple(ParentEntry(**one.document()) for one in parents), own(grams, status), ancestors)
     (folder / "tfkit.json").write_text(json.dumps({"schema_version": 1, "run_id": run_id, "lineage": lineage.document()}))
     if card:
         (folder / "README.md").write_text(card)
@@ -41,7 +42,7 @@ def names(found: tuple[Ancestor, ...]) -> dict[str, tuple[str, ...]]:
 
 def test_a_document_is_read_as_it_was_written() -> None:
     ancestors = (Ancestor("a", ("start", "teacher"), "r", "s", ("t",), 0.1, 12.5, "ledger", "degraded", (1,)), Ancestor("b", ("start",)))
-    parents = ({"role": "start", "path": "runs/a", "run_id": "r", "sha256": "s"},)
+    parents = (ParentEntry("start", "runs/a", "r", "s"),)
     for lineage in (
         Lineage("pre-training", parents, own(3.0), ancestors),
         Lineage("", (), None, None),
@@ -183,13 +184,18 @@ GOOD: dict[str, Any] = {"name": "a", "roles": ["start"], "source": "ledger", "st
     ("change", "said"),
     [
         ({"parents": [3]}, "lineage.ancestors[0].parents are not positions"),
-        ({"parents": [True]}, "lineage.ancestors[0].parents are not positions"),
-        ({"emissions_g": -1}, "lineage.ancestors[0].emissions_g is -1, and not an amount"),
-        ({"emissions_g": 1e300}, "and not an amount"),
-        ({"emissions_g": "much"}, "and not an amount"),
-        ({"name": "x" * 2000}, "and not a text"),
-        ({"roles": "start"}, "lineage.ancestors[0].roles is not a list of texts"),
-        ({"source": "heaven"}, "source is 'heaven', and not ledger, card or unknown"),
+        ({"parents": [True]}, "lineage.ancestors[0].parents[0] is True: Input should be a valid integer"),
+        ({"parents": [-1]}, "lineage.ancestors[0].parents[0] is -1: Input should be greater than or equal to 0"),
+        ({"parents": "1"}, "lineage.ancestors[0].parents is '1': Input should be a valid tuple"),
+        ({"emissions_g": -1}, "lineage.ancestors[0].emissions_g is -1: Input should be greater than or equal to 0"),
+        ({"emissions_g": 1e300}, "emissions_g is 1e+300: Input should be less than or equal to 1"),
+        ({"emissions_g": 10**400}, "lineage.ancestors[0].emissions_g is 1000"),
+        ({"emissions_g": "1"}, "lineage.ancestors[0].emissions_g is '1': Input should be a valid number"),
+        ({"emissions_g": True}, "lineage.ancestors[0].emissions_g is True: Input should be a valid number"),
+        ({"name": "x" * 2000}, "lineage.ancestors[0].name is 'xxx"),
+        ({"name": 1}, "lineage.ancestors[0].name is 1: Input should be a valid string"),
+        ({"roles": "start"}, "lineage.ancestors[0].roles is 'start': Input should be a valid tuple"),
+        ({"source": "heaven"}, "source is 'heaven': Input should be 'ledger', 'card' or 'unknown'"),
     ],
 )
 def test_a_lineage_that_is_none_is_reported_and_counts_as_unknown(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -201,6 +207,38 @@ def test_a_lineage_that_is_none_is_reported_and_counts_as_unknown(tmp_path: Path
     found = find_ancestors([Parent("start", "x", tmp_path, "r", "s")], "new")
     assert [(one.source, one.emissions_g) for one in found.ancestors] == [("unknown", None)]
     assert said in found.problems[0]
+
+
+@pytest.mark.parametrize("field", ["parents", "roles", "others", None])
+def test_a_list_of_a_hundred_thousand_errors_is_refused_in_little_memory(field: str | None) -> None:
+    bad = {"ancestors": [GOOD | {field: [True] * 100_000}] if field else [GOOD | {"name": 1}] * 100_000}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"lineage.ancestors"):
+        parse_lineage(bad)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*GOOD, "seconds", "intensity", "path"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+FIELDS = st.sampled_from(["training", "parents", "own", "ancestors"])
+
+
+@given(st.dictionaries(FIELDS, ANY_JSON) | ANY_JSON, st.dictionaries(st.sampled_from([*GOOD, "sha256", "others"]), ANY_JSON, max_size=2))
+def test_whatever_a_lineage_holds_it_is_refused_or_read_as_it_is_written(document: Any, change: dict[str, Any]) -> None:
+    if isinstance(document, dict):
+        document = {"ancestors": [GOOD | change, GOOD]} | document
+    try:
+        lineage = parse_lineage(document)
+    except ValueError:
+        return
+    assert parse_lineage(json.loads(json.dumps(lineage.document()))) == lineage
+    merge_ancestors(lineage.ancestors or ())
 
 
 def test_an_edited_file_is_reported_and_counts_as_unknown(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
 from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
-from tfkit.run.lineage import Inherited, Lineage, OwnTotals, sum_inherited
+from tfkit.run.lineage import Inherited, Lineage, OwnTotals, ParentEntry, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.checkpoint import save_training_state
@@ -128,7 +128,7 @@ class Checkpointer:
     def lineage(self) -> Lineage:
         """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
         own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
-        return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
+        return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.

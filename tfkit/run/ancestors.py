@@ -65,13 +65,13 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
         lineage = read_lineage(child.folder) if child.folder is not None else None
     except (ModelError, OSError):  # _add reports it
         return
-    recorded = {entry["path"]: entry for entry in lineage.parents} if lineage is not None else {}
+    recorded = {entry.path: entry for entry in lineage.parents} if lineage is not None else {}
     for parent in parents:
         then = recorded.get(parent.path)
-        if then is None or parent.folder != Path(parent.path) or then["sha256"] in (None, parent.sha256):
+        if then is None or parent.folder != Path(parent.path) or then.sha256 in (None, parent.sha256):
             continue
         yield (
-            f"{parent.path}: has changed since {child.path} was made from it: the SHA-256 of its weights was {then['sha256']} and is now "
+            f"{parent.path}: has changed since {child.path} was made from it: the SHA-256 of its weights was {then.sha256} and is now "
             f"{parent.sha256}. Restore it, or move the present model to a folder of its own"
         )
 
@@ -133,12 +133,12 @@ def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ances
     """Append the ancestors that the lineage of a parent records, and return the indices of the parent's own parents."""
     if lineage is None:
         return []
-    direct = [entry for entry in lineage.parents if entry["role"] != _AVERAGED or entry["run_id"] != parent.run_id]
+    direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]
     first = len(ancestors)
     if lineage.ancestors is None:  # written by a version that recorded only the parents
         for entry in direct:
-            ancestors.append(Ancestor(last_name(entry["path"] or "?"), (entry["role"] or "?",), entry["run_id"], entry["sha256"]))
+            ancestors.append(Ancestor(last_name(entry.path or "?"), (entry.role or "?",), entry.run_id, entry.sha256))
         return list(range(first, len(ancestors)))
     ancestors += shifted(lineage.ancestors, first)
-    positions = (position(lineage.ancestors, entry["run_id"], entry["sha256"]) for entry in direct)
+    positions = (position(lineage.ancestors, entry.run_id, entry.sha256) for entry in direct)
     return [index + first for index in dict.fromkeys(positions) if index is not None]

@@ -10,26 +10,29 @@ Each ancestor is listed once, however many paths lead to it, so the list is comp
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tfkit.carbon.reading import Reading
 
 Source = Literal["ledger", "card", "unknown"]
-_MOST_ANCESTORS = 10_000
-_LONGEST = 1000  # characters of a name, a path or an identity
-_LARGEST = 1e18  # grams, kWh or seconds: more than any real amount
+Text = Annotated[str, Field(max_length=1000)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e18)]  # grams, kWh or seconds; no real amount is larger
+_ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would list a million errors
+Texts = Annotated[tuple[Text, ...], _ENTRIES]
 
 
 @dataclass(frozen=True)
 class OwnTotals:
     """The totals of a run up to a checkpoint, over all attempts; None: not measured."""
 
-    energy_kwh: float | None
-    emissions_g: float | None
-    seconds: float | None
-    status: str  # ok; degraded: a lower bound; failed, off: not measured
-    provenance: str = ""
+    energy_kwh: Amount | None
+    emissions_g: Amount | None
+    seconds: Amount | None
+    status: Text  # ok; degraded: a lower bound; failed, off: not measured
+    provenance: Text = ""
     intensity: Mapping[str, Any] | None = None
 
     @classmethod
@@ -49,16 +52,16 @@ class OwnTotals:
 class Ancestor:
     """A run or a published model from which a model was made. `parents` are positions in the same list."""
 
-    name: str
-    roles: tuple[str, ...]
-    run_id: str | None = None
-    sha256: str | None = None  # of the weights and the configuration
-    others: tuple[str, ...] = ()  # SHA-256 of further checkpoints of the same run
-    energy_kwh: float | None = None
-    emissions_g: float | None = None
+    name: Text
+    roles: Texts
+    run_id: Text | None = None
+    sha256: Text | None = None  # of the weights and the configuration
+    others: Texts = ()  # SHA-256 of further checkpoints of the same run
+    energy_kwh: Amount | None = None
+    emissions_g: Amount | None = None
     source: Source = "unknown"
-    status: str = "unknown"  # ok; degraded: a lower bound; any other: not measured
-    parents: tuple[int, ...] = ()
+    status: Text = "unknown"  # ok; degraded: a lower bound; any other: not measured
+    parents: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], _ENTRIES] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -90,19 +93,32 @@ class Inherited:
 
 
 @dataclass(frozen=True)
+class ParentEntry:
+    """A model that the run began with."""
+
+    role: Text | None = None
+    path: Text | None = None
+    run_id: Text | None = None
+    sha256: Text | None = None
+
+
+@dataclass(frozen=True)
 class Lineage:
     """The lineage of one checkpoint. `own` and `ancestors` are None in files of older versions, which recorded only the parents."""
 
-    training: str  # pre-training or fine-tuning
-    parents: tuple[Mapping[str, Any], ...]  # role, path, run_id and sha256 of each model that the run began with
-    own: OwnTotals | None
-    ancestors: tuple[Ancestor, ...] | None
+    training: Text = ""  # pre-training or fine-tuning
+    parents: Annotated[tuple[ParentEntry, ...], _ENTRIES] = ()
+    own: OwnTotals | None = None
+    ancestors: Annotated[tuple[Ancestor, ...], _ENTRIES] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the entry in tfkit.json."""
         own = {"own": self.own.document()} if self.own is not None else {}
         ancestors = {"ancestors": [ancestor.document() for ancestor in self.ancestors]} if self.ancestors is not None else {}
-        return {"training": self.training, "parents": [dict(parent) for parent in self.parents], **own, **ancestors}
+        return {"training": self.training, "parents": [asdict(parent) for parent in self.parents], **own, **ancestors}
+
+
+_LINEAGE = TypeAdapter(Lineage)
 
 
 def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:
@@ -149,21 +165,17 @@ def position(ancestors: Sequence[Ancestor], run_id: Any, sha256: Any) -> int | N
 
 def parse_lineage(document: Any) -> Lineage:
     """Read the field `lineage` of a tfkit.json, of this version or an older one. Raises ValueError if it is invalid."""
-    if not isinstance(document, dict):
-        raise ValueError("lineage is not an object")
-    parents = document.get("parents", [])
-    if not isinstance(parents, list) or not all(isinstance(parent, dict) for parent in parents) or len(parents) > _MOST_ANCESTORS:
-        raise ValueError("lineage.parents is not a list of objects")
-    fields = ("role", "path", "run_id", "sha256")
-    checked = [{name: _text(parent.get(name), f"lineage.parents: {name}") for name in fields} for parent in parents]
-    own, ancestors = document.get("own"), document.get("ancestors")
-    training = document.get("training")
-    return Lineage(
-        training if isinstance(training, str) else "",
-        tuple(checked),
-        None if own is None else _own(own),
-        None if ancestors is None else _ancestors(ancestors),
-    )
+    try:
+        lineage = _LINEAGE.validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+        raise ValueError(f"lineage{place} is {first['input']!r:.80}: {first['msg']}") from None
+    ancestors = lineage.ancestors or ()
+    for index, ancestor in enumerate(ancestors):
+        if any(parent >= len(ancestors) for parent in ancestor.parents):
+            raise ValueError(f"lineage.ancestors[{index}].parents are not positions in the list of ancestors")
+    return lineage
 
 
 def _hashes(ancestor: Ancestor) -> list[str]:
@@ -187,53 +199,3 @@ def _merge(group: Sequence[Ancestor]) -> Ancestor:
     sha256, *others = dict.fromkeys(sha256 for entry in (largest, *group) for sha256 in _hashes(entry)) or (None,)
     roles = tuple(dict.fromkeys(role for entry in group for role in entry.roles))
     return replace(largest, name=group[0].name, roles=roles, run_id=run_id, sha256=sha256, others=tuple(map(str, others)))
-
-
-def _own(document: Any) -> OwnTotals:
-    if not isinstance(document, dict):
-        raise ValueError("lineage.own is not an object")
-    energy, grams, seconds = (_amount(document.get(name), f"lineage.own.{name}") for name in ("energy_kwh", "emissions_g", "seconds"))
-    status, provenance = (_text(document.get(name), f"lineage.own.{name}") for name in ("status", "provenance"))
-    intensity = document.get("intensity")
-    return OwnTotals(energy, grams, seconds, status or "unknown", provenance or "", intensity if isinstance(intensity, dict) else None)
-
-
-def _ancestors(document: Any) -> tuple[Ancestor, ...]:
-    if not isinstance(document, list) or len(document) > _MOST_ANCESTORS:
-        raise ValueError(f"lineage.ancestors is not a list of at most {_MOST_ANCESTORS:,} objects")
-    return tuple(_ancestor(entry, f"lineage.ancestors[{index}]", len(document)) for index, entry in enumerate(document))
-
-
-def _ancestor(document: Any, where: str, count: int) -> Ancestor:
-    if not isinstance(document, dict):
-        raise ValueError(f"{where} is not an object")
-    name, run_id, sha256, status = (_text(document.get(field), f"{where}.{field}") for field in ("name", "run_id", "sha256", "status"))
-    source = document.get("source")
-    parents = document.get("parents", [])
-    if source not in ("ledger", "card", "unknown"):
-        raise ValueError(f"{where}.source is {source!r:.80}, and not ledger, card or unknown")
-    if not isinstance(parents, list) or not all(type(parent) is int and 0 <= parent < count for parent in parents):
-        raise ValueError(f"{where}.parents are not positions in the list of ancestors")
-    energy, grams = (_amount(document.get(field), f"{where}.{field}") for field in ("energy_kwh", "emissions_g"))
-    roles, others = (_texts(document.get(field, []), f"{where}.{field}") for field in ("roles", "others"))
-    return Ancestor(name or "", roles, run_id, sha256, others, energy, grams, source, status or "unknown", tuple(parents))
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and len(text) <= _LONGEST for text in value):
-        raise ValueError(f"{where} is not a list of texts")
-    return tuple(value)
-
-
-def _text(value: Any, where: str) -> str | None:
-    if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST):
-        raise ValueError(f"{where} is {value!r:.80}, and not a text")
-    return value
-
-
-def _amount(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{where} is {value!r:.80}, and not an amount")
-    return float(value)
