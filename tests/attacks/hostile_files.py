@@ -23,7 +23,9 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-BY_THE_LIBRARY = "Error while deserializing header: "  # the message of safetensors, whose further words are its own
+BY_THE_LIBRARY = (
+    "it is damaged or was cut off (Error while deserializing header: "  # the message of safetensors, whose further words are its own
+)
 
 # name: the content of the file, and a part of the error message
 SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {

@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, SafetensorError) as error:
-        reason = cut(str(error), _MAX_REASON)
+        reason = cut(f"it is damaged or was cut off ({error})" if isinstance(error, SafetensorError) else str(error), _MAX_REASON)
         raise ModelError(f"{path}: is not a readable safetensors file: {reason}; copy it again from its origin") from None
 
 
