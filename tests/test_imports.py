@@ -178,7 +178,7 @@ def test_rooms_beside_the_line_know_no_torch() -> None:
         ("codecarbon", {"carbon"}),
         ("datasets", {"data"}),
         ("tokenizers", {"tokenizer"}),
-        ("jinja2", {"tokenizer"}),
+        ("jinja2", {"tokenizer", "reporting"}),
         ("regex", {"alignment"}),
         ("rich", {"console"}),
         ("optuna", {"engine"}),

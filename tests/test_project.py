@@ -96,7 +96,9 @@ def test_the_wheel_holds_the_recipes(tmp_path: Path) -> None:
     recipes = {f"tfkit/recipes/{path.relative_to(ROOT / 'recipes').as_posix()}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert recipes
     assert {*recipes, "tfkit/recipes/data.json"} <= held
-    assert {f"tfkit/{path.relative_to(ROOT / 'tfkit').as_posix()}" for path in (ROOT / "tfkit").rglob("*.py")} <= held
+    files = [path for path in (ROOT / "tfkit").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert "page.html.jinja" in {path.name for path in files}
+    assert {f"tfkit/{path.relative_to(ROOT / 'tfkit').as_posix()}" for path in files} <= held
     assert not [name for name in held if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from written_runs import write_run
 
 from tfkit.__main__ import main
 from tfkit.reporting.chart_scales import thin, ticks, time_ticks
-from tfkit.reporting.html_elements import element, render
-from tfkit.reporting.html_page import html_page
-from tfkit.reporting.page_style import STYLE
+from tfkit.reporting.html_page import environment, html_page
 from tfkit.reporting.report_document import report_csv, report_document
 from tfkit.reporting.run_set import open_runs
 from tfkit.reporting.terminal_report import terminal_report
@@ -101,7 +101,7 @@ def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
     assert text.startswith("<!DOCTYPE html>\n<html lang=")
     assert found.tags.count("svg") >= found.attributes.count(("role", "img")) > 10
     assert found.tags.count("h1") == 1
-    assert all(name in STYLE for name in ("prefers-color-scheme: dark", "@media print"))
+    assert all(name in text for name in ("prefers-color-scheme: dark", "@media print"))
 
 
 def test_places_are_left_out_unless_asked(runs: Path) -> None:
@@ -180,13 +180,25 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
     ]
 
 
-def test_texts_are_escaped_and_elements_checked() -> None:
-    assert render(element("p", "<a&b>", class_='"')) == '<p class="&quot;">&lt;a&amp;b&gt;</p>'
-    assert render(element("line", x1=1.04, stroke_width=2)) == '<line x1="1" stroke-width="2"></line>'
-    with pytest.raises(AssertionError):
-        element("p><script", "x")
-    with pytest.raises(AssertionError):
-        render(element("style", "</style><script>"))
+@given(st.text() | st.text(alphabet=HOSTILE))
+@example(HOSTILE)
+def test_every_text_of_a_template_is_shown_as_it_is_in_content_and_attributes(text: str) -> None:
+    """Also one that has passed through a macro; control characters are shown as codes."""
+    source = "{% macro quoted(a) %}<p title=\"{{ a }}\">{{ a | short(1000) }}</p>{% endmacro %}{{ quoted(text) }}<br class='{{ text }}'>"
+    found = Page(environment().from_string(source).render(text=text))
+    shown = visible(text, lines=True)
+    assert found.tags == ["p", "br"]
+    assert found.attributes == [("title", shown), ("class", shown)]
+    assert "".join(found.texts) == shown
+
+
+def test_the_template_marks_no_text_as_safe_and_rounds_coordinates() -> None:
+    loader = environment().loader
+    assert loader is not None
+    source = loader.get_source(environment(), "page.html.jinja")[0]
+    assert not re.search(r"\bsafe\b|autoescape|Markup|\w=\{\{", source)  # an attribute without quotes would not be protected
+    template = environment().from_string("{{ a }} {{ a * 2 }} {{ b }} {{ [(b, a)] | corners }} {{ 'abcde' | short(4) }}")
+    assert template.render(a=1.04, b=1234567) == "1 2.1 1234567 1234567.0,1.0 a..."
     assert visible("a\tb\nc\x7f\u2028d é 🙂") == "a b c\\x7f\\u2028d é 🙂"
 
 

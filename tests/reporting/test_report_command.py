@@ -16,8 +16,7 @@ from written_runs import write_run
 
 from tfkit.__main__ import main
 from tfkit.reporting.run_set import open_runs
-from tfkit.reporting.terminal_report import terminal_report
-from tfkit.reporting.text_curve import text_curve
+from tfkit.reporting.terminal_report import terminal_report, text_curve
 
 
 @pytest.fixture

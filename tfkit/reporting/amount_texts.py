@@ -2,11 +2,13 @@
 
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of
-from tfkit.reporting.run_set import RunSet
+from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.score_curve import Cost
 from tfkit.reporting.visible_text import visible
 from tfkit.run.listing import ListedRun
 from tfkit.units import format_energy, format_mass, format_seconds
+
+FORECAST_WORDS = {"seconds": "time", "energy_kwh": "energy", "emissions_g": "CO2e"}
 
 
 def format_field(name: str, value: float) -> str:
@@ -26,10 +28,32 @@ def format_amount(amounts: Amounts, name: str, is_lower_bound: bool) -> str:
     return f"{'>= ' if is_lower_bound else ''}{format_field(name, value)}{spread}"
 
 
+def run_cells(entry: Entry, least: str) -> list[str]:
+    """Return the steps, score, time, energy, emissions, those inherited, of repeated work, and forecast. `least`: before a lower bound."""
+    run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited
+    bound = least if inherited.sums.is_lower_bound else ""
+    grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
+    return [
+        steps(run.listed),
+        score(run.listed),
+        "" if amounts.seconds is None else format_seconds(amounts.seconds),
+        format_amount(amounts, "energy_kwh", run.is_lower_bound),
+        format_amount(amounts, "emissions_g", run.is_lower_bound),
+        grams if inherited.ancestors else "",
+        format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
+        format_forecast(run, "emissions_g"),
+    ]
+
+
+def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
+    """Return the likely, low and high forecast of a field; None: not recorded."""
+    predicted = mapping_of(run.predicted, name)
+    return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
+
+
 def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
     """Return the forecast of a field with its range, with `measured` also the measured value; empty without a forecast."""
-    predicted = mapping_of(run.predicted, name)
-    likely, low, high = (number_of(predicted, end) for end in ("likely", "low", "high"))
+    likely, low, high = forecast_of(run, name)
     if likely is None:
         return ""
     spread = f" ({format_field(name, low)} to {format_field(name, high)})" if low is not None and high is not None else ""
@@ -65,18 +89,11 @@ def format_statuses(runs: RunSet) -> str:
     )
 
 
-def cost_field(comparison: Comparison) -> str:
-    """Return the field of Cost that a comparison shows: emissions_g if all runs have one place, else energy_kwh; seconds if unknown."""
-    costs = [cost for level in comparison.levels for cost in level.reached.values() if cost is not None]
-    places = {entry.run.place for entry in comparison.entries}
-    fields = ("emissions_g", "energy_kwh") if len(places) == 1 else ("energy_kwh",)
-    return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
-
-
-def format_cost(comparison: Comparison, label: str, cost: Cost | None, name: str) -> str:
-    """Return a field of the cost until a level, with that of the ancestors added in brackets; `never reached` for None."""
+def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
+    """Return the compared field of the cost until a level, with that of the ancestors added in brackets; `never reached` for None."""
     if cost is None:
         return "never reached"
+    name = comparison.field
     value = getattr(cost, name)
     if value is None:
         return f"step {cost.step:,.0f}"

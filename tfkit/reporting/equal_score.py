@@ -7,6 +7,7 @@ metric that does not depend on the vocabulary.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from tfkit.recipe.schema.best_metric import HIGHER
@@ -34,6 +35,23 @@ class Comparison:
     curves: Mapping[str, Sequence[CurvePoint]]  # by label
     levels: tuple[Level, ...]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def field(self) -> str:
+        """The field of Cost to show: emissions_g if all runs have one place, else energy_kwh; seconds if these are not known."""
+        costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
+        fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
+        return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
+
+    @property
+    def words(self) -> str:
+        """The name of the field that is shown."""
+        return {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[self.field]
+
+    @property
+    def has_inherited(self) -> bool:
+        """Whether a run has ancestors, whose costs are shown, too."""
+        return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
         """Return the field `energy_kwh` or `emissions_g` of a cost plus that of all ancestors of the run; None without or if unknown."""

@@ -29,6 +29,17 @@ class Sample:
     prompt_characters: int
     completion_characters: int
 
+    @property
+    def caption(self) -> str:
+        """The step, and the real length of what is truncated."""
+        lengths = (("prompt", self.prompt_characters), ("text", self.completion_characters))
+        truncated = [
+            f"{name} of {length:,} characters, of which {MOST_CHARACTERS:,} are shown"
+            for name, length in lengths
+            if length > MOST_CHARACTERS
+        ]
+        return f"step {self.step:,}" + (f": {'; '.join(truncated)}" if truncated else "")
+
 
 @dataclass(frozen=True)
 class MetricLines:

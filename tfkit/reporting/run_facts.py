@@ -100,6 +100,12 @@ class RunFacts:
         return sorted({str(attempt["host"]) for attempt in self.recorded_attempts if attempt.get("host")})
 
     @property
+    def command_line(self) -> str:
+        """The words of the command that started the run; empty if it was not recorded."""
+        command = self.receipt.get("command")
+        return " ".join(map(str, command)) if isinstance(command, list) else ""
+
+    @property
     def totals(self) -> Mapping[str, Any]:
         """The recorded field `totals`; {} until an attempt has ended."""
         return mapping_of(self.receipt, "totals")

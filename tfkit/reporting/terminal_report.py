@@ -3,16 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import cost_field, format_amount, format_cost, format_forecast, format_statuses, score, steps
+from tfkit.reporting.amount_texts import format_amount, format_cost, format_forecast, format_statuses, run_cells, score, steps
+from tfkit.reporting.chart_scales import Points, drawable
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.text_curve import text_curve
 from tfkit.reporting.visible_text import visible
 from tfkit.units import format_energy, format_mass, format_seconds
 
 _HEAD = ("run", "status", "steps", "score", "time", "energy", "CO2e", "inherited", "rework", "forecast")
 _OPTIONAL = {"inherited", "rework", "forecast"}  # columns that are omitted if they are empty
+_CURVE_HEIGHT = 10  # lines, without its axis
+_LEAST_WIDTH, _MOST_WIDTH = 8, 72
 
 Width = Callable[[str], int]
 
@@ -41,21 +43,10 @@ def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: in
     return ["  ".join(row[name] + " " * (widths[name] - width_of(row[name])) for name in head).rstrip() for row in table]
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    run, amounts, least = entry.run, entry.run.amounts, entry.inherited.sums.is_lower_bound
-    inherited = entry.inherited.emissions_g
-    return (
-        visible(entry.label),
-        visible(run.status) + (f" (for {visible(entry.served)})" if entry.served else ""),
-        steps(run.listed),
-        score(run.listed),
-        "" if amounts.seconds is None else format_seconds(amounts.seconds),
-        format_amount(amounts, "energy_kwh", run.is_lower_bound),
-        format_amount(amounts, "emissions_g", run.is_lower_bound),
-        "" if not entry.inherited.ancestors else "unknown" if inherited is None else (">= " if least else "") + format_mass(inherited),
-        format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
-        format_forecast(run, "emissions_g"),
-    )
+def _cells(entry: Entry) -> list[str]:
+    run = entry.run
+    status = visible(run.status) + (f" (for {visible(entry.served)})" if entry.served else "")
+    return [visible(entry.label), status, *run_cells(entry, ">= ")]
 
 
 def _details(entry: Entry, columns: int | None) -> list[str]:
@@ -108,6 +99,32 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
     return ["", f"loss: {', '.join(names)}", *lines] if lines else []
 
 
+def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "step") -> list[str]:
+    """Return the lines of a plot with a character for each series, the later series over the earlier; none without two points.
+
+    `columns`: the width of the terminal; None: no limit. Points that are not finite are omitted.
+    """
+    drawn = {mark: drawable(points) for mark, points in series.items()}
+    every = [point for points in drawn.values() for point in points]
+    if len({x for x, _ in every}) < 2:
+        return []
+    left, right = min(x for x, _ in every), max(x for x, _ in every)
+    low, high = min(y for _, y in every), max(y for _, y in every)
+    labels = {0: f"{high:.4g}", _CURVE_HEIGHT - 1: f"{low:.4g}"}  # by row
+    margin = max(map(len, labels.values()))
+    width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
+    cells = [[" "] * width for _ in range(_CURVE_HEIGHT)]
+    for mark, points in drawn.items():
+        for x, y in points:
+            row = round((high - y) / (high - low) * (_CURVE_HEIGHT - 1)) if high > low else _CURVE_HEIGHT // 2
+            cells[row][round((x - left) / (right - left) * (width - 1))] = mark
+    lines = [f"{labels.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
+    first, last = f"{left:,.0f}", f"{right:,.0f}"
+    room = width - len(first) - len(last)
+    axis = f"{first}{unit + 's':^{room}}{last}" if room > len(unit) + 4 else f"{first}-{last}"
+    return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {axis}"]
+
+
 def _sums(runs: RunSet) -> list[str]:
     """Return the sums over all runs, also by status, and those of the best run."""
     if len(runs.entries) < 2:
@@ -128,23 +145,19 @@ def _sums(runs: RunSet) -> list[str]:
 
 def _comparison(comparison: Comparison, columns: int | None, width_of: Width) -> list[str]:
     """Return the cost of each run until it reached the best score of another run."""
-    name = cost_field(comparison)
-    words = {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[name]
     first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
     labels = {entry.label: visible(entry.label) for entry in comparison.entries}
     rows = [
         {
             first: f"{level.value:.4g}",
-            **{labels[label]: format_cost(comparison, label, cost, name) for label, cost in level.reached.items()},
+            **{labels[label]: format_cost(comparison, label, cost) for label, cost in level.reached.items()},
         }
         for level in comparison.levels
     ]
     lines = _aligned(rows, [first, *labels.values()], columns, width_of)
-    with_inherited = (
-        " (with what was inherited)" if name != "seconds" and any(entry.inherited.ancestors for entry in comparison.entries) else ""
-    )
+    inherited = " (with what was inherited)" if comparison.has_inherited else ""
     notes = [f"note: {note}" for note in comparison.notes]
-    return ["", f"{words} until a validation score was reached{with_inherited}:", *lines, *notes]
+    return ["", f"{comparison.words} until a validation score was reached{inherited}:", *lines, *notes]
 
 
 def _problems(runs: RunSet) -> list[str]:

@@ -238,9 +238,8 @@ def _settings(run: RunFacts) -> dict[str, str]:
 
 
 def _places(run: RunFacts) -> dict[str, str]:
-    command = run.receipt.get("command")
-    words = " ".join(str(word) for word in command) if isinstance(command, list) else ""
-    return {name: value for name, value in (("hosts", ", ".join(run.hosts)), ("command", words), ("folder", str(run.path))) if value}
+    places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
+    return {name: value for name, value in places.items() if value}
 
 
 def _whole(value: Any) -> int | None:
