@@ -30,8 +30,8 @@ def format_amount(amounts: Amounts, name: str, is_lower_bound: bool) -> str:
 
 def run_cells(entry: Entry, least: str) -> list[str]:
     """Return the steps, score, time, energy, emissions, those inherited, of repeated work, and forecast. `least`: before a lower bound."""
-    run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited
-    bound = least if inherited.sums.is_lower_bound else ""
+    run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
+    bound = least if inherited.is_lower_bound else ""
     grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
     return [
         steps(run.listed),
@@ -39,7 +39,7 @@ def run_cells(entry: Entry, least: str) -> list[str]:
         "" if amounts.seconds is None else format_seconds(amounts.seconds),
         format_amount(amounts, "energy_kwh", run.is_lower_bound),
         format_amount(amounts, "emissions_g", run.is_lower_bound),
-        grams if inherited.ancestors else "",
+        grams if entry.inherited.ancestors else "",
         format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
         format_forecast(run, "emissions_g"),
     ]

@@ -14,7 +14,7 @@ class ThinnedSeries(Generic[_T]):
         assert limit >= 4
         self._limit = limit
         self._kept: list[_T] = []
-        self._last: _T | None = None
+        self._last: list[_T] = []
         self.every = 1
         self.added = 0
 
@@ -24,14 +24,13 @@ class ThinnedSeries(Generic[_T]):
             self._kept.append(item)
             if len(self._kept) > self._limit:
                 self._kept, self.every = self._kept[::2], 2 * self.every
-        self._last = item
+        self._last = [item]
         self.added += 1
 
     @property
     def items(self) -> list[_T]:
         """The kept items, in order."""
-        has_last = self._last is None or (self._kept and self._kept[-1] is self._last)
-        return [*self._kept] if has_last or self._last is None else [*self._kept, self._last]
+        return [*self._kept, *(self._last if (self.added - 1) % self.every else [])]
 
 
 def complete_lines(file: BinaryIO, start: int, end: int, longest: int) -> Iterator[bytes | None]:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tfkit.errors import ModelError
-from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, step_of
+from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.manifest import Entry, read_manifest
 from tfkit.run.model_files import MIB, find_file, read_object
 from tfkit.run.safetensors_header import read_header
@@ -21,18 +22,28 @@ class CheckpointFacts:
     """The best complete checkpoint of a run, or else its newest."""
 
     path: Path
-    step: int
-    is_best: bool
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json
     facts: Mapping[str, Any] = field(default_factory=dict)  # tfkit.json
     files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
-    parameters: int | None = None  # in its weights; for an adapter, without those of its base model
     problems: tuple[str, ...] = ()
 
     @property
     def is_adapter(self) -> bool:
         """Whether it holds only an adapter, without the weights of its base model."""
         return "adapter_config.json" in self.files
+
+    @property
+    def weights(self) -> dict[str, Entry]:
+        """The files of its weights, without those of its training state."""
+        return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """The parameters in its weights, for an adapter without those of its base model; None if a file is missing or damaged."""
+        try:
+            return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
+        except ModelError:
+            return None
 
     @property
     def lineage(self) -> Mapping[str, Any]:
@@ -43,14 +54,11 @@ class CheckpointFacts:
 
 def read_checkpoint(root: Path) -> CheckpointFacts | None:
     """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
+    path = None
     with suppress(OSError):
-        best = best_checkpoint(root)
-        path = best or newest_checkpoint(root)
-        return None if path is None else _read(path, best is not None)
-    return None
-
-
-def _read(path: Path, is_best: bool) -> CheckpointFacts:
+        path = best_checkpoint(root) or newest_checkpoint(root)
+    if path is None:
+        return None
     problems: list[str] = []
     documents: dict[str, dict[str, Any]] = {}
     for name in ("config.json", "tfkit.json"):
@@ -62,13 +70,4 @@ def _read(path: Path, is_best: bool) -> CheckpointFacts:
     with suppress(ModelError, OSError):
         files = read_manifest(path)
     config, facts = (documents.get(name, {}) for name in ("config.json", "tfkit.json"))
-    return CheckpointFacts(path, step_of(path), is_best, config, facts, files, _parameters(path, files), tuple(problems))
-
-
-def _parameters(path: Path, files: Mapping[str, Entry]) -> int | None:
-    """Return the number of parameters in the weights; None if a file of weights is missing or damaged."""
-    weights = [name for name in files if name.endswith(".safetensors") and not name.startswith("training_state/")]
-    try:
-        return sum(math.prod(tensor.shape) for name in weights for tensor in read_header(path / name).values()) if weights else None
-    except ModelError:
-        return None
+    return CheckpointFacts(path, config, facts, files, tuple(problems))

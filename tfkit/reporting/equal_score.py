@@ -55,23 +55,17 @@ class Comparison:
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
         """Return the field `energy_kwh` or `emissions_g` of a cost plus that of all ancestors of the run; None without or if unknown."""
-        inherited = next(entry.inherited for entry in self.entries if entry.label == label)
-        amounts = getattr(inherited, name, None), getattr(cost, name)
-        return None if not inherited.ancestors or None in amounts else sum(amounts)
+        inherited = next(getattr(entry.inherited.sums, name, None) for entry in self.entries if entry.label == label)
+        own = getattr(cost, name)
+        return None if inherited is None or own is None else inherited + own
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as a JSON document."""
-        levels = [
-            {
-                "value": level.value,
-                "best_of": level.best_of,
-                "reached": {
-                    label: None if cost is None else {**asdict(cost), "with_inherited_g": self.with_inherited(label, cost, "emissions_g")}
-                    for label, cost in level.reached.items()
-                },
-            }
-            for level in self.levels
-        ]
+        levels = [asdict(level) for level in self.levels]
+        for level, document in zip(self.levels, levels, strict=True):
+            for label, cost in level.reached.items():
+                if cost is not None:
+                    document["reached"][label]["with_inherited_g"] = self.with_inherited(label, cost, "emissions_g")
         return {"metric": self.metric, "runs": [entry.label for entry in self.entries], "levels": levels, "notes": list(self.notes)}
 
 

@@ -28,42 +28,32 @@ def finished_card(run: RunFacts, *, full: bool) -> str:
 
 
 def _impact(run: RunFacts) -> CardImpact:
-    ancestry = ancestry_of(run)
+    ancestry, amounts, measurement = ancestry_of(run), run.amounts, run.measurement
     tokens, flops = (number_of(run.totals, name) or 0 for name in ("tokens", "train_flops"))
+    record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
+    processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
+    reading = Reading()
+    if amounts.energy_kwh is not None and amounts.emissions_g is not None:
+        parts = mapping_of(run.totals, "energy_kwh_parts")
+        cpu, gpu, ram = (1000 * (number_of(parts, part) or 0.0) for part in ("cpu", "gpu", "ram"))
+        reading = Reading(
+            1000 * amounts.energy_kwh,
+            amounts.emissions_g,
+            seconds=amounts.seconds or 0.0,
+            status="degraded" if run.is_lower_bound else "ok",
+            place=run.place or "",
+            provenance=run.provenance,
+            cpu_wh=cpu,
+            gpu_wh=gpu,
+            ram_wh=ram,
+        )
     return CardImpact(
-        _reading(run),
-        _hardware(run),
+        reading,
+        ", ".join(filter(None, (text_of(record, "gpu_model"), processor))),
         int(tokens),
         float(flops),
         ancestry.sums if ancestry.ancestors else None,
-        number_of(run.measurement, "pue"),
-        mapping_of(run.measurement, "intensity"),
-        {name: run.measurement.get(name) for name in ("coverage", "rework_g", "train_flops")},
+        number_of(measurement, "pue"),
+        mapping_of(measurement, "intensity"),
+        {name: measurement.get(name) for name in ("coverage", "rework_g", "train_flops")},
     )
-
-
-def _reading(run: RunFacts) -> Reading:
-    """Return the amounts of the run as a reading of the meter."""
-    amounts = run.amounts
-    if amounts.energy_kwh is None or amounts.emissions_g is None:
-        return Reading()
-    parts = mapping_of(run.totals, "energy_kwh_parts")
-    cpu, gpu, ram = (1000 * (number_of(parts, part) or 0.0) for part in ("cpu", "gpu", "ram"))
-    return Reading(
-        1000 * amounts.energy_kwh,
-        amounts.emissions_g,
-        seconds=amounts.seconds or 0.0,
-        status="degraded" if run.is_lower_bound else "ok",
-        place=run.place or "",
-        provenance=run.provenance,
-        cpu_wh=cpu,
-        gpu_wh=gpu,
-        ram_wh=ram,
-    )
-
-
-def _hardware(run: RunFacts) -> str:
-    """Return the names of the GPUs that the meter found, and of the processor."""
-    record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
-    processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
-    return ", ".join(filter(None, (text_of(record, "gpu_model"), processor)))

@@ -25,7 +25,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
     """Return the page. `full`: with paths, host names and command lines, which a page to be shared should not contain."""
     comparisons = compare_runs(runs)
     drawn = _entries_to_draw(runs, comparisons)
-    recipes = [(entry.label, _recipe(entry.run.recipe_text, full)) for entry in drawn if entry.run.recipe_text]
+    texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
     template = environment().get_template("page.html.jinja")
     page = template.render(
         {"runs": runs, "drawn": drawn, "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
@@ -43,7 +43,8 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
         provenance=page_tables.provenance_table(runs.entries),
         problems=_problems(runs, full),
         differences=page_tables.differences_table(drawn, full),
-        recipes=recipes,
+        recipes=[(label, shareable(text[:_LONGEST_RECIPE], full=full), len(text)) for label, text in texts],
+        longest_recipe=_LONGEST_RECIPE,
     )
     return f"{page.strip()}\n"
 
@@ -79,7 +80,7 @@ def _sums(runs: RunSet) -> list[str]:
     least = "at least " if runs.is_lower_bound else ""
     energy, grams = format_energy(1000 * total.energy_kwh), format_mass(total.emissions_g)
     sentences = [f"All runs: {least}{energy} and {grams} CO2e ({format_statuses(runs)})."]
-    if runs.best is not None and (own := runs.cost_of(runs.best).emissions_g) is not None and runs.selection_factor is not None:
+    if runs.best is not None and (own := runs.best_g) is not None and runs.selection_factor is not None:
         words = f"Best run: {runs.best.label}, {score(runs.best.run.listed)}, {format_mass(own)}; "
         sentences.append(f"{words}all runs emitted {runs.selection_factor:.3g} times as much.")
     return sentences
@@ -90,8 +91,3 @@ def _problems(runs: RunSet, full: bool) -> list[str]:
     errors = [f"{entry.label}: {entry.run.status}: {entry.run.listed.problem}" for entry in runs.entries if entry.run.listed.problem]
     problems = [*(f"{entry.label}: {problem}" for entry in runs.entries for problem in entry.run.problems), *runs.problems]
     return list(dict.fromkeys(shareable(line, full=full) for line in (*errors, *problems)))
-
-
-def _recipe(text: str, full: bool) -> str:
-    end = f"\n... ({len(text):,} characters)" if len(text) > _LONGEST_RECIPE else ""
-    return shareable(text[:_LONGEST_RECIPE], full=full) + end

@@ -1,30 +1,21 @@
 """The ancestors of a run with their energy and emissions, from the lineage of its checkpoint, or else from the other runs of the report."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from tfkit.reporting.run_facts import RunFacts, text_of
 from tfkit.run.card_facts import last_name
-from tfkit.run.lineage import Ancestor, Inherited, merge_ancestors, parse_lineage, position, shifted, sum_inherited
+from tfkit.run.lineage import Ancestor, Inherited, Source, merge_ancestors, parse_lineage, position, shifted, sum_inherited
 
 
 @dataclass(frozen=True)
 class Ancestry:
     """The distinct ancestors of a run over all generations, the positions of its own parents among them, and their sums."""
 
-    ancestors: tuple[Ancestor, ...] = ()
-    parents: tuple[int, ...] = ()
-    sums: Inherited = field(default_factory=lambda: sum_inherited(()))
-
-    @property
-    def emissions_g(self) -> float | None:
-        """The known emissions of all ancestors: 0 without ancestors, None if no ancestor's are known."""
-        return self.sums.emissions_g if self.ancestors else 0.0
-
-    @property
-    def energy_kwh(self) -> float | None:
-        """The known energy of all ancestors: 0 without ancestors, None if no ancestor's is known."""
-        return self.sums.energy_kwh if self.ancestors else 0.0
+    ancestors: tuple[Ancestor, ...]
+    parents: tuple[int, ...]
+    sums: Inherited
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
@@ -47,7 +38,9 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
     """Append the ancestors of a run, not merged yet, and return the positions of its parents. `descendants`: run ids, to stop at cycles."""
-    recorded = _recorded_ancestors(run)
+    recorded = None
+    with suppress(ValueError):  # it cannot be read
+        recorded = parse_lineage(run.checkpoint.lineage).ancestors if run.checkpoint else None
     if recorded is not None:
         first = len(ancestors)
         ancestors += shifted(recorded, first)
@@ -57,34 +50,14 @@ def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ances
     for parent in run.parents[:100]:
         run_id = text_of(parent, "run_id")
         known = by_id.get(run_id) if run_id and run_id not in descendants and len(descendants) < 100 else None
-        index = len(ancestors)
+        parents.append(len(ancestors))
         name = known.name if known else last_name(text_of(parent, "path") or "unknown")
-        ancestors.append(Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256")))
+        ancestor = Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256"))
+        ancestors.append(ancestor)
         if known:
-            ancestors[index] = _with_amounts(ancestors[index], known, _collect(known, by_id, ancestors, {*descendants, run_id or ""}))
-        parents.append(index)
+            inner = tuple(_collect(known, by_id, ancestors, {*descendants, run_id or ""}))
+            energy, grams = known.amounts.energy_kwh, known.amounts.emissions_g
+            status = "unknown" if grams is None else "degraded" if known.is_lower_bound else "ok"
+            source: Source = "unknown" if grams is None else "ledger"
+            ancestors[parents[-1]] = replace(ancestor, energy_kwh=energy, emissions_g=grams, source=source, status=status, parents=inner)
     return parents
-
-
-def _recorded_ancestors(run: RunFacts) -> tuple[Ancestor, ...] | None:
-    """Return the ancestors in the checkpoint's tfkit.json; None if it has none, or they cannot be read."""
-    try:
-        return parse_lineage(run.checkpoint.lineage).ancestors if run.checkpoint else None
-    except ValueError:
-        return None
-
-
-def _with_amounts(ancestor: Ancestor, run: RunFacts, parents: list[int]) -> Ancestor:
-    grams, is_known = run.amounts.emissions_g, run.amounts.emissions_g is not None
-    status = "degraded" if run.is_lower_bound else "ok"
-    return Ancestor(
-        ancestor.name,
-        ancestor.roles,
-        ancestor.run_id,
-        ancestor.sha256,
-        energy_kwh=run.amounts.energy_kwh,
-        emissions_g=grams,
-        source="ledger" if is_known else "unknown",
-        status=status if is_known else "unknown",
-        parents=tuple(parents),
-    )

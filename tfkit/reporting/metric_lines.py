@@ -53,53 +53,35 @@ class MetricLines:
 
 def read_metric_lines(path: Path) -> MetricLines:
     """Read a metrics.jsonl. A missing file has no records; what could not be read is listed in `problems`."""
-    reader = _Reader()
+    steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
+    samples: list[Sample] = []
+    foreign, problems = 0, []
     try:
         with open_regular(path) as file:
-            reader.read(file)
+            size = file.seek(0, 2)
+            for line in _lines(file, size):
+                record = parse_record(line or b"")
+                if record is None or not 0 <= (step := record["step"]) < _LATEST_STEP:
+                    foreign += 1
+                elif "evaluation" in record:
+                    evaluations.add((step, _numbers(record["evaluation"])))
+                elif "samples" in record:
+                    samples += [_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)]
+                    samples = samples[-MOST_SAMPLES:]
+                elif record.get("loss") is not None:
+                    steps.add(_numbers(record))
     except FileNotFoundError:
         return MetricLines()
     except OSError as error:
         return MetricLines(problems=(f"metrics.jsonl: {error.strerror or error}",))
-    return reader.result()
-
-
-class _Reader:
-    def __init__(self) -> None:
-        self.steps = ThinnedSeries[dict[str, float]](MOST_RECORDS)
-        self.evaluations = ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
-        self.samples: list[Sample] = []
-        self.foreign = 0
-        self.problems: list[str] = []
-
-    def read(self, file: BinaryIO) -> None:
-        size = file.seek(0, 2)
-        for line in _lines(file, size):
-            if line is None or (record := parse_record(line)) is None or not 0 <= record["step"] < _LATEST_STEP:
-                self.foreign += 1
-            else:
-                self._add(record)
-        if size > MOST_BYTES:
-            self.problems.append(f"metrics.jsonl: of {size:,} bytes {MOST_BYTES:,} were read, in {_WINDOWS} windows over the file")
-
-    def _add(self, record: dict[str, Any]) -> None:
-        step = record["step"]
-        if "evaluation" in record:
-            self.evaluations.add((step, _numbers(record["evaluation"])))
-        elif "samples" in record:
-            samples = [_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)]
-            self.samples = [*self.samples, *samples][-MOST_SAMPLES:]
-        elif record.get("loss") is not None:
-            self.steps.add(_numbers(record))
-
-    def result(self) -> MetricLines:
-        if self.foreign:
-            lines = "1 line that is not a record" if self.foreign == 1 else f"{self.foreign:,} lines that are not records"
-            self.problems.append(f"metrics.jsonl: skipped {lines} of a training")
-        for series in (self.steps, self.evaluations):
-            if series.every > 1:
-                self.problems.append(f"metrics.jsonl: of {series.added:,} records every {series.every}th is used")
-        return MetricLines(tuple(self.steps.items), tuple(self.evaluations.items), tuple(self.samples), tuple(self.problems))
+    if size > MOST_BYTES:
+        problems.append(f"metrics.jsonl: of {size:,} bytes {MOST_BYTES:,} were read, in {_WINDOWS} windows over the file")
+    if foreign:
+        lines = "1 line that is not a record" if foreign == 1 else f"{foreign:,} lines that are not records"
+        problems.append(f"metrics.jsonl: skipped {lines} of a training")
+    thinned = [(series.added, series.every) for series in (steps, evaluations) if series.every > 1]
+    problems += [f"metrics.jsonl: of {added:,} records every {every}th is used" for added, every in thinned]
+    return MetricLines(tuple(steps.items), tuple(evaluations.items), tuple(samples), tuple(problems))
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:

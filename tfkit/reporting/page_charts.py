@@ -21,7 +21,7 @@ _STEP_METRICS = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_pe
 _MOST_SCORES = 5  # charts of validation scores
 
 Chart = Mapping[str, Any]
-Series = Sequence[tuple[str, Points]]  # a label and its points; the index is the colour
+Series = Sequence[tuple[int, str, Points]]  # the number of the colour, the label, and the points
 Format = Callable[[float], str]
 
 
@@ -31,21 +31,25 @@ def learning_charts(entries: Sequence[Entry]) -> list[Chart]:
     chosen = sorted((name for name in scores if name != "target_tokens"), key=lambda name: name != "loss")[:_MOST_SCORES]
     charts = [_lines("training loss", "step", _steps(entries, "loss"))]
     for name in chosen:
-        evaluated = [(entry.label, [(point.cost.step, point.value) for point in score_curve(entry.run, name)]) for entry in entries]
-        charts.append(_lines(f"validation {name.replace('_', ' ')}", "step", evaluated, marked=True))
+        curves = [[(point.cost.step, point.value) for point in score_curve(entry.run, name)] for entry in entries]
+        charts.append(_lines(f"validation {name.replace('_', ' ')}", "step", _series(entries, curves), marked=True))
     for name, words in _STEP_METRICS.items():
         charts.append(_lines(words, "step", _steps(entries, name), format_count if name == "tokens_per_second" else _number))
     return [chart for chart in charts if chart]
 
 
 def _steps(entries: Sequence[Entry], name: str) -> Series:
-    return [(entry.label, [(record["step"], record[name]) for record in entry.run.metrics.steps if name in record]) for entry in entries]
+    return _series(entries, [[(one["step"], one[name]) for one in entry.run.metrics.steps if name in one] for entry in entries])
+
+
+def _series(entries: Sequence[Entry], curves: Sequence[Points]) -> Series:
+    return [(colour, entry.label, points) for colour, (entry, points) in enumerate(zip(entries, curves, strict=True))]
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
     """Return charts of power and emissions over the wall time of all attempts, and of the emissions by phase."""
-    curves = [(entry.label, _power_and_emissions(entry.run.ticks)) for entry in entries]
-    power, grams = ([(label, [(point[0], point[axis]) for point in curve]) for label, curve in curves] for axis in (1, 2))
+    curves = [_power_and_emissions(entry.run.ticks) for entry in entries]
+    power, grams = (_series(entries, [[(point[0], point[axis]) for point in curve] for curve in curves]) for axis in (1, 2))
     phases = {entry.label: {name: sums["emissions_g"] for name, sums in entry.run.phases.items()} for entry in entries if entry.run.phases}
     charts = [
         _lines("power", "time", power, lambda watts: f"{watts:g} W", format_seconds),
@@ -72,14 +76,13 @@ def _power_and_emissions(ticks: Sequence[Tick]) -> list[tuple[float, float, floa
 def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Chart]:
     """Return a chart of the score of each run over its cost, in its colour among `drawn`."""
     name, labels = comparison.field, [entry.label for entry in drawn]
-    series = [
-        (label, [(value, point.value) for point in curve if (value := getattr(point.cost, name)) is not None])
-        for label, curve in comparison.curves.items()
-    ]
-    colours = [labels.index(label) if label in labels else index for index, label in enumerate(comparison.curves)]
+    series = []
+    for index, (label, curve) in enumerate(comparison.curves.items()):
+        points = [(value, point.value) for point in curve if (value := getattr(point.cost, name)) is not None]
+        series.append((labels.index(label) if label in labels else index, label, points))
     words = comparison.words + ("" if name == "seconds" else " spent")
     title = f"{comparison.metric} over {words}"
-    chart = _lines(title, words, series, format_x=partial(format_field, name), marked=True, colours=colours)
+    chart = _lines(title, words, series, format_x=partial(format_field, name), marked=True)
     return [chart] if chart else []
 
 
@@ -87,12 +90,8 @@ def forecast_charts(entries: Sequence[Entry]) -> list[Chart]:
     """Return charts of time, energy and emissions, with the range of each forecast and the measured value."""
     charts = []
     for name, words in FORECAST_WORDS.items():
-        rows = [(entry.label, *forecast_of(entry.run, name), getattr(entry.run.amounts, name)) for entry in entries]
-        known = [
-            (label, low, likely, high, actual)
-            for label, likely, low, high, actual in rows
-            if likely is not None and low is not None and high is not None and min(low, likely, high) >= 0
-        ]
+        rows = [(entry.label, [*forecast_of(entry.run, name), getattr(entry.run.amounts, name)]) for entry in entries]
+        known = [row for row in rows if all(value is not None and value >= 0 for value in row[1][:3])]
         charts.append(_ranges(f"forecast and measured {words}", known, partial(format_field, name)))
     return [chart for chart in charts if chart]
 
@@ -103,18 +102,10 @@ def _number(value: float) -> str:
 
 
 def _lines(
-    title: str,
-    x_name: str,
-    series: Series,
-    format_y: Format = _number,
-    format_x: Format = _number,
-    *,
-    marked: bool = False,
-    colours: Sequence[int] | None = None,
+    title: str, x_name: str, series: Series, format_y: Format = _number, format_x: Format = _number, marked: bool = False
 ) -> Chart | None:
     """Return a chart with a line for each series; None if there are no two points with different x. `marked`: with a dot at each point."""
-    numbered = zip(colours or range(len(series)), series, strict=True)
-    drawn = [(colour % COLOURS, label, drawable(points)) for colour, (label, points) in numbered]
+    drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
     drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and marked)]
     every = [point for _, _, points in drawn for point in points]
     if len({x for x, _ in every}) < 2:
@@ -156,14 +147,14 @@ def _parts(title: str, rows: Mapping[str, Mapping[str, float]], format_value: Fo
     return {"kind": "parts", "title": title, "width": _WIDTH, "bars": bars, "names": [*colours.items()]}
 
 
-def _ranges(title: str, rows: Sequence[tuple[str, float, float, float, float | None]], format_value: Format) -> Chart | None:
-    """Return a chart with a line for each (label, low, likely, high, actual); None if all are zero."""
-    most = max((value for row in rows for value in row[1:] if value is not None), default=0.0)
+def _ranges(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], format_value: Format) -> Chart | None:
+    """Return a chart with a line for each label with its likely, low, high and actual value; None if all are zero."""
+    most = max((value for _, values in rows for value in values if value is not None), default=0.0)
     if not most > 0:
         return None
     bars = []
-    for label, *values in rows:
-        low, likely, high, actual = ("" if value is None else format_value(value) for value in values)
+    for label, values in rows:
+        likely, low, high, actual = ("" if value is None else format_value(value) for value in values)
         words = f"{likely} ({low} to {high})" + (f", measured {actual}" if actual else "")
         bars.append((label, words, *(None if value is None else 6 + value / most * (_WIDTH - 12) for value in values)))
     return {"kind": "ranges", "title": title, "width": _WIDTH, "bars": bars}

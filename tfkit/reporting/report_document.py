@@ -31,7 +31,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
             **asdict(runs.amounts),
             "is_lower_bound": runs.is_lower_bound,
             "by_status": {status: {"runs": count, **asdict(amounts)} for status, (count, amounts) in runs.by_status().items()},
-            "best": None if best is None else {"run": best.label, "emissions_g": runs.cost_of(best).emissions_g},
+            "best": None if best is None else {"run": best.label, "emissions_g": runs.best_g},
             "selection_factor": runs.selection_factor,
         },
         "comparisons": [comparison.document() for comparison in compare_runs(runs)],
@@ -54,8 +54,7 @@ def report_csv(runs: RunSet, *, full: bool) -> str:
 
 
 def _run(entry: Entry, full: bool) -> dict[str, Any]:
-    run, listed, inherited = entry.run, entry.run.listed, entry.inherited
-    has_ancestors = bool(inherited.ancestors)  # null without any, as in the result of the run
+    run, listed = entry.run, entry.run.listed
     document = {
         "run": str(run.path) if full else entry.label,
         "kind": run.kind,
@@ -66,9 +65,7 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "best": listed.best,
         **asdict(run.amounts),
         "is_lower_bound": run.is_lower_bound,
-        "inherited_g": inherited.emissions_g if has_ancestors else None,
-        "inherited_kwh": inherited.energy_kwh if has_ancestors else None,
-        "inherited_is_lower_bound": inherited.sums.is_lower_bound,
+        **entry.inherited.sums.fields(),
         "planned": dict(run.predicted) or None,
         "phases": run.phases,
         "served": entry.served,

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.carbon.ledger import Attempt
 from tfkit.carbon.rework import rework
-from tfkit.carbon.totals import has_gaps, measurement_fields, provenance, wall_seconds
+from tfkit.carbon.totals import attempts_of, has_gaps, measurement_fields, provenance, reading_of, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
@@ -118,24 +118,20 @@ class RunFacts:
         recorded = Amounts(**{name: number_of(self.totals, name) for name in Amounts.__dataclass_fields__})
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
-            return replace(recorded, seconds=recorded.seconds if recorded.seconds is not None else self._attempt_seconds())
+            seconds = [number_of(attempt, "seconds") or 0.0 for attempt in self.receipt.get("attempts") or []]
+            return recorded if recorded.seconds is not None or not seconds else replace(recorded, seconds=sum(seconds))
         measured = self._ledger_amounts()
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
             return recorded  # ledgers were lost
         return measured
 
     def _ledger_amounts(self) -> Amounts:
-        sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("energy_wh", "emissions_g")}
-        repeated = rework([*self.attempts])
+        reading, repeated = reading_of(self.attempts), rework([*self.attempts])
         ranges = {name: number_of(self.measurement, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
-        return Amounts(
-            seconds=sum(wall_seconds(self.attempts).values()),
-            energy_kwh=sums["energy_wh"] / 1000 if sums["energy_wh"] else None,
-            emissions_g=sums["emissions_g"] if sums["energy_wh"] else None,
-            **ranges,
-            rework_kwh=repeated["energy_wh"] / 1000,
-            rework_g=repeated["emissions_g"],
-        )
+        known = Amounts(reading.seconds, rework_kwh=repeated["energy_wh"] / 1000, rework_g=repeated["emissions_g"], **ranges)
+        if not reading.energy_wh:
+            return known
+        return replace(known, energy_kwh=reading.energy_wh / 1000, emissions_g=reading.emissions_g)
 
     @cached_property
     def measurement(self) -> Mapping[str, Any]:
@@ -144,10 +140,6 @@ class RunFacts:
         fields = measurement_fields(self.attempts, seconds) if self.attempts else {}
         is_current = self.status not in ("running", "killed")
         return fields | {name: value for name, value in self.totals.items() if value is not None and is_current}
-
-    def _attempt_seconds(self) -> float | None:
-        attempts = self.receipt.get("attempts") or []
-        return sum(number_of(attempt, "seconds") or 0.0 for attempt in attempts) if attempts else None
 
     @property
     def place(self) -> str | None:
@@ -209,19 +201,9 @@ def read_facts(path: Path) -> RunFacts:
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
     members = tuple(read_facts(member) for member in _members(path)) if receipt else ()
     problems += [*metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
-    return RunFacts(
-        path,
-        listed,
-        receipt,
-        recipe_text,
-        recipe,
-        metrics,
-        attempts,
-        tuple(read_ticks(path / "carbon")),
-        checkpoint,
-        members,
-        tuple(problem.replace(f"{path}/", "") for problem in problems),
-    )
+    shown = tuple(problem.replace(f"{path}/", "") for problem in problems)
+    ticks = tuple(read_ticks(path / "carbon"))
+    return RunFacts(path, listed, receipt, recipe_text, recipe, metrics, attempts, ticks, checkpoint, members, shown)
 
 
 def _members(path: Path) -> list[Path]:
@@ -250,7 +232,7 @@ def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...]
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > 4 * _MOST_BYTES or not all(path.is_file() for path in paths):
             return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
-        attempts = [attempt for attempt in LedgerReader(folder).attempts() if run_id in (None, attempt.header["run_id"])]
+        attempts = attempts_of(folder.parent, run_id)
     except OSError as error:
         return (), [f"carbon: {_reason(error)}"]
     dropped = sum(attempt.lines_dropped for attempt in attempts)

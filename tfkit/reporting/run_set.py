@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +46,7 @@ class RunSet:
     @property
     def trained(self) -> list[Entry]:
         """The runs that trained, with stages and trials as separate runs instead of the folder that holds them."""
-        runs = [(entry, entry.run) for entry in self.entries]
-        return [entry for entry, run in runs if run.kind in _TRAINING or (run.kind is None and run.metrics.steps)]
+        return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
     @cached_property
     def amounts(self) -> Amounts:
@@ -60,10 +59,6 @@ class RunSet:
         for entry in self._counted():
             amounts.setdefault(entry.run.status, []).append(entry.run.amounts)
         return {status: (len(group), sum_amounts(group)) for status, group in sorted(amounts.items())}
-
-    def cost_of(self, entry: Entry) -> Amounts:
-        """Return the amounts of a run and of the evaluations, generations and probes that belong to it."""
-        return sum_amounts([other.run.amounts for other in self.entries if other is entry or other.served == entry.label])
 
     @property
     def is_lower_bound(self) -> bool:
@@ -81,10 +76,16 @@ class RunSet:
         return min(scored, key=lambda entry: sign * (entry.run.listed.best or {})["value"])
 
     @property
+    def best_g(self) -> float | None:
+        """The emissions of the best run, and of the evaluations, generations and probes that belong to it; None: not known."""
+        best = self.best
+        own = [entry.run.amounts for entry in self.entries if best is not None and (entry is best or entry.served == best.label)]
+        return sum_amounts(own).emissions_g
+
+    @property
     def selection_factor(self) -> float | None:
         """The emissions of all runs divided by those of the best run; None: not known."""
-        own = self.cost_of(self.best).emissions_g if self.best else None
-        return self.amounts.emissions_g / own if own and self.amounts.emissions_g is not None else None
+        return self.amounts.emissions_g / self.best_g if self.best_g and self.amounts.emissions_g is not None else None
 
     def of_one_model(self) -> RunFacts:
         """Return the run of the single model of this report: for a recipe with stages its last stage, for a sweep its best trial.
@@ -166,9 +167,8 @@ def _copies(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[str]:
     notes = []
     for run, label in zip(runs, labels, strict=True):
         if run.run_id is not None and first.setdefault(run.run_id, label) != label:
-            notes.append(
-                f"{label}: is a copy of {first[run.run_id]} (they have one run id), and the sums count both; leave one of them out"
-            )
+            original = first[run.run_id]
+            notes.append(f"{label}: is a copy of {original} (they have one run id), and the sums count both; leave one of them out")
     return notes
 
 
@@ -186,21 +186,19 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _owners(runs: Sequence[RunFacts], labels: Sequence[str]) -> dict[str, str]:
-    """Return, for each run without training whose result names a checkpoint, the label of the run that owns this checkpoint, by label."""
+    """Return, for each run without training whose result names a checkpoint, the label of the run that owns this checkpoint, by label.
+
+    The owner is found by path, or for a path of another machine by a unique name of its folder.
+    """
     folders = {label: run.path.resolve() for run, label in zip(runs, labels, strict=True)}
     owners: dict[str, str] = {}
     for run, label in zip(runs, labels, strict=True):
         checkpoint = text_of(run.receipt.get("result"), "checkpoint")
         if checkpoint is not None and run.kind not in (*_TRAINING, None) and not run.is_group:
-            owner = _owner(checkpoint, {other: path for other, path in folders.items() if other != label})
-            owners |= {label: owner} if owner is not None else {}
+            path = Path(checkpoint)
+            folder = path.parent.parent if path.parent.name == "checkpoints" else path
+            by_path = [other for other, path in folders.items() if other != label and path == folder.absolute()]
+            by_name = [other for other, path in folders.items() if other != label and path.name == folder.name]
+            if by_path or len(by_name) == 1:
+                owners[label] = (by_path or by_name)[0]
     return owners
-
-
-def _owner(checkpoint: str, folders: Mapping[str, Path]) -> str | None:
-    """Return the label of the run that owns a checkpoint, by path, or for a path of another machine by a unique folder name; else None."""
-    path = Path(checkpoint)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path
-    by_path = [label for label, run in folders.items() if run == folder.absolute()]
-    by_name = [label for label, run in folders.items() if run.name == folder.name]
-    return by_path[0] if by_path else by_name[0] if len(by_name) == 1 else None

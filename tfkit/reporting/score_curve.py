@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 
@@ -19,16 +19,9 @@ class Cost:
 
     def interpolate(self, other: "Cost", fraction: float) -> "Cost":
         """Return the cost at a fraction of the way to `other`; a field is None if it is None in either."""
-
-        def between(start: float | None, end: float | None) -> float | None:
-            return None if start is None or end is None else start + fraction * (end - start)
-
-        return Cost(
-            self.step + fraction * (other.step - self.step),
-            between(self.seconds, other.seconds),
-            between(self.energy_kwh, other.energy_kwh),
-            between(self.emissions_g, other.emissions_g),
-        )
+        ends = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        between = (None if start is None or end is None else start + fraction * (end - start) for start, end in ends)
+        return Cost(self.step + fraction * (other.step - self.step), *between)
 
 
 @dataclass(frozen=True)

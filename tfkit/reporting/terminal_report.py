@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import format_amount, format_cost, format_forecast, format_statuses, run_cells, score, steps
+from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_cells, score
 from tfkit.reporting.chart_scales import Points, drawable
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.run_facts import RunFacts, number_of
@@ -51,29 +51,22 @@ def _cells(entry: Entry) -> list[str]:
 
 def _details(entry: Entry, columns: int | None) -> list[str]:
     """Return the facts of one run, a line for each."""
-    run, amounts = entry.run, entry.run.amounts
-    inherited = entry.inherited
-    rows: dict[str, str] = {
+    run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
+    steps, _, seconds, energy, grams, *_ = run_cells(entry, "")
+    scores = (f"{visible(name)} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
+    phases = (f"{visible(name)} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items())
+    forecasts = (format_forecast(run, name, measured=True) for name in ("seconds", "energy_kwh", "emissions_g"))
+    rows = {
         "run": f"{visible(entry.label)}: {visible(run.kind or 'run')}, {visible(run.status)}",
-        "steps": steps(run.listed),
-        "score": ", ".join(
-            f"{visible(name)} {value:.4g}" for name in run.listed.metrics if (value := number_of(run.listed.metrics, name)) is not None
-        ),
-        "time": "" if amounts.seconds is None else format_seconds(amounts.seconds),
-        "energy": " ".join(
-            filter(None, (format_amount(amounts, "energy_kwh", run.is_lower_bound), run.provenance and f"({run.provenance})"))
-        ),
-        "CO2e": " ".join(
-            filter(None, (format_amount(amounts, "emissions_g", run.is_lower_bound), run.place and f"({visible(run.place)})"))
-        ),
-        "phases": ", ".join(
-            f"{visible(name)} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items()
-        ),
+        "steps": steps,
+        "score": ", ".join(scores),
+        "time": seconds,
+        "energy": " ".join(filter(None, (energy, run.provenance and f"({run.provenance})"))),
+        "CO2e": " ".join(filter(None, (grams, run.place and f"({visible(run.place)})"))),
+        "phases": ", ".join(phases),
         "rework": f"{format_energy(1000 * (amounts.rework_kwh or 0))}, {format_mass(amounts.rework_g or 0)}" if amounts.has_rework else "",
-        "inherited": _inherited(entry) if inherited.ancestors else "",
-        "forecast": "; ".join(
-            filter(None, (format_forecast(run, name, measured=True) for name in ("seconds", "energy_kwh", "emissions_g")))
-        ),
+        "inherited": _inherited(entry) if entry.inherited.ancestors else "",
+        "forecast": "; ".join(filter(None, forecasts)),
     }
     width = max(len(name) for name, value in rows.items() if value)
     return [f"{name:<{width}}  {value}" for name, value in rows.items() if value]
@@ -81,11 +74,11 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
 
 def _inherited(entry: Entry) -> str:
     """Return the emissions of the ancestors, and the sum with those of the run."""
-    inherited, own = entry.inherited, entry.run.amounts.emissions_g
-    names = ", ".join(visible(ancestor.name) for ancestor in inherited.ancestors)
+    inherited, own = entry.inherited.sums, entry.run.amounts.emissions_g
+    names = ", ".join(visible(ancestor.name) for ancestor in entry.inherited.ancestors)
     if inherited.emissions_g is None:
         return f"unknown, of {names}"
-    least = "at least " if inherited.sums.is_lower_bound else ""
+    least = "at least " if inherited.is_lower_bound else ""
     total = f"; with its own {least}{format_mass(inherited.emissions_g + own)}" if own is not None else ""
     return f"{least}{format_mass(inherited.emissions_g)}, of {names}{total}"
 
@@ -99,7 +92,7 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
     return ["", f"loss: {', '.join(names)}", *lines] if lines else []
 
 
-def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "step") -> list[str]:
+def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
     """Return the lines of a plot with a character for each series, the later series over the earlier; none without two points.
 
     `columns`: the width of the terminal; None: no limit. Points that are not finite are omitted.
@@ -121,7 +114,7 @@ def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "s
     lines = [f"{labels.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
     first, last = f"{left:,.0f}", f"{right:,.0f}"
     room = width - len(first) - len(last)
-    axis = f"{first}{unit + 's':^{room}}{last}" if room > len(unit) + 4 else f"{first}-{last}"
+    axis = f"{first}{'steps':^{room}}{last}" if room > 8 else f"{first}-{last}"
     return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {axis}"]
 
 
@@ -135,11 +128,9 @@ def _sums(runs: RunSet) -> list[str]:
     if total.energy_kwh is not None and total.emissions_g is not None:
         sums = f"{least}{format_energy(1000 * total.energy_kwh)}, {format_mass(total.emissions_g)} CO2e"
     lines = ["", f"all runs: {sums} ({format_statuses(runs)})"]
-    if runs.best is not None and (own := runs.cost_of(runs.best).emissions_g) is not None and runs.selection_factor is not None:
-        lines.append(
-            f"best run: {visible(runs.best.label)}, {score(runs.best.run.listed)}: {format_mass(own)}; all runs emitted {least}"
-            f"{runs.selection_factor:.3g} times as much"
-        )
+    if runs.best is not None and (own := runs.best_g) is not None and runs.selection_factor is not None:
+        best = f"best run: {visible(runs.best.label)}, {score(runs.best.run.listed)}: {format_mass(own)}"
+        lines.append(f"{best}; all runs emitted {least}{runs.selection_factor:.3g} times as much")
     return lines
 
 
@@ -147,13 +138,8 @@ def _comparison(comparison: Comparison, columns: int | None, width_of: Width) ->
     """Return the cost of each run until it reached the best score of another run."""
     first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
     labels = {entry.label: visible(entry.label) for entry in comparison.entries}
-    rows = [
-        {
-            first: f"{level.value:.4g}",
-            **{labels[label]: format_cost(comparison, label, cost) for label, cost in level.reached.items()},
-        }
-        for level in comparison.levels
-    ]
+    costs = [{labels[label]: format_cost(comparison, label, cost) for label, cost in level.reached.items()} for level in comparison.levels]
+    rows = [{first: f"{level.value:.4g}", **reached} for level, reached in zip(comparison.levels, costs, strict=True)]
     lines = _aligned(rows, [first, *labels.values()], columns, width_of)
     inherited = " (with what was inherited)" if comparison.has_inherited else ""
     notes = [f"note: {note}" for note in comparison.notes]

@@ -5,7 +5,6 @@ import unicodedata
 
 from tfkit.run.card_facts import last_name
 
-_KEPT = {"\n", "\t"}
 # A path begins a word or follows a quote, an equals sign or a bracket; URLs and fractions such as 3/4 are not paths. A relative path must
 # end with a suffix that begins with a letter, since `org/name` may be a repository of the Hub.
 _PATH = re.compile(
@@ -24,7 +23,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def _visible(character: str, lines: bool) -> str:
-    if character in _KEPT:
+    if character in "\n\t":
         return character if lines else " "
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d":  # the joiner in emoji
         return f"\\u{ord(character):04x}" if ord(character) > 0xFF else f"\\x{ord(character):02x}"
@@ -32,10 +31,5 @@ def _visible(character: str, lines: bool) -> str:
 
 
 def shareable(text: str, *, full: bool) -> str:
-    """Return a text without its paths; unchanged with `full`."""
-    return text if full else without_paths(text)
-
-
-def without_paths(text: str) -> str:
-    """Shorten each path in a text to its last name: `/home/ada/runs/x: no such folder` becomes `x: no such folder`."""
-    return _PATH.sub(lambda match: last_name(match[0]), text)
+    """Return a text, unless `full` with each path shortened to its last name: `x: no such folder` for `/home/ada/x: no such folder`."""
+    return text if full else _PATH.sub(lambda match: last_name(match[0]), text)

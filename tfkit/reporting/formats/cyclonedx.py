@@ -3,7 +3,7 @@
 https://cyclonedx.org/docs/1.6/json/. Energy in kWh and CO2e in tonnes, for each activity; the energy provider is explicitly "unknown".
 """
 
-import uuid
+import re
 from typing import Any
 
 from tfkit.reporting.formats.model_facts import ModelFacts, decimal, describe_model
@@ -20,8 +20,8 @@ def cyclonedx(run: RunFacts, *, full: bool) -> dict[str, Any]:
     """Return the document. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     document: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
-    if model.run_id is not None and _is_uuid(model.run_id):
-        document["serialNumber"] = f"urn:uuid:{model.run_id}"
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run.run_id or ""):
+        document["serialNumber"] = f"urn:uuid:{run.run_id}"
     tool = {"type": "application", "name": "tfkit", "version": model.versions.get("tfkit", "unknown")}
     document["metadata"] = {"tools": {"components": [tool]}} | ({"timestamp": model.ended} if model.ended else {})
     document["components"] = [_component(model)]
@@ -35,8 +35,8 @@ def _component(model: ModelFacts) -> dict[str, Any]:
     ancestors = [_ancestor(parent) for parent in model.parents]
     return {
         "type": "machine-learning-model",
-        "bom-ref": model.run_id or model.name,
-        "name": model.name,
+        "bom-ref": model.run.run_id or model.run.name,
+        "name": model.run.name,
         "version": model.version or "no checkpoint",
         "modelCard": {
             "modelParameters": _parameters(model),
@@ -76,18 +76,15 @@ def _parameters(model: ModelFacts) -> dict[str, Any]:
 
 
 def _energy(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the energy of each activity; a single entry if the phases do not add up, none if nothing was measured."""
+    """Return the energy of each activity; none if nothing was measured."""
     training = "training" if model.training == "pre-training" else "fine-tuning"
-    if model.amounts.energy_kwh is None:
+    if model.run.amounts.energy_kwh is None:
         return []
     sums: dict[str, tuple[float, float]] = {}
-    for name, phase in model.phases.items():
+    for name, (kwh, grams) in model.phases.items():
         activity = _ACTIVITIES.get(name, training)
-        energy, grams = sums.get(activity, (0.0, 0.0))
-        sums[activity] = energy + phase["energy_wh"] / 1000, grams + phase["emissions_g"]
-    total = sum(energy for energy, _ in sums.values())
-    if abs(total - model.amounts.energy_kwh) > 0.001 * model.amounts.energy_kwh:  # ledgers were lost
-        sums = {training: (model.amounts.energy_kwh, model.amounts.emissions_g or 0.0)}
+        energy, emissions = sums.get(activity, (0.0, 0.0))
+        sums[activity] = energy + kwh, emissions + grams
     return [_consumption(activity, *amounts, model) for activity, amounts in sums.items()]
 
 
@@ -100,13 +97,13 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
         "energyProviders": [provider],
         "activityEnergyCost": energy,
         "co2CostEquivalent": {"value": grams * 1e-6, "unit": "tCO2eq"},
-        "properties": _properties({"provenance": model.measured, "lower bound": "yes" if model.is_lower_bound else "no"}),
+        "properties": _properties({"provenance": model.measured, "lower bound": "yes" if model.run.is_lower_bound else "no"}),
     }
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
     """Return the facts for which the standard has no field."""
-    amounts, ancestry = model.amounts, model.ancestry
+    amounts = model.run.amounts
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in model.devices.items()}
     return {
         "parameters": model.parameters,
@@ -121,7 +118,7 @@ def _footprint(model: ModelFacts) -> dict[str, Any]:
         "PUE, included": model.pue,
         "intensity in g/kWh": model.intensity.get("g_per_kwh"),
         "intensity, source": model.intensity.get("source"),
-        "inherited emissions in g": ancestry.emissions_g if ancestry.ancestors else None,
+        "inherited emissions in g": model.ancestry.sums.emissions_g,
         **{f"gap {number}": gap for number, gap in enumerate(model.gaps(), 1)},
         **model.places,
     }
@@ -131,10 +128,3 @@ def _properties(facts: dict[str, Any]) -> list[dict[str, str]]:
     known = {name: value for name, value in facts.items() if value not in (None, "")}
     texts = {name: decimal(value, 6) if isinstance(value, float) else str(value) for name, value in known.items()}
     return [{"name": f"tfkit:{name}", "value": text} for name, text in texts.items()]
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 from tfkit.reporting.formats.model_facts import BOUNDARY, ModelFacts, describe_model
-from tfkit.reporting.run_facts import RunFacts
+from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.visible_text import visible
 
 _SIZES = (
@@ -45,8 +45,8 @@ def _general(model: ModelFacts) -> Iterator[tuple[str, str]]:
     hashes = [f"{name} SHA-256 {sha256}" for name, sha256 in sorted(model.weights.items())]
     hashed = [(parent, f", content SHA-256 {parent.sha256}" if parent.sha256 else "") for parent in model.parents]
     parents = [f"{parent.name} ({', '.join(parent.roles)}{sha256})" for parent, sha256 in hashed]
-    yield "Model name", model.name
-    yield "Model version", " ".join(part for part in (model.version, f"of run {model.run_id}" if model.run_id else "") if part)
+    yield "Model name", model.run.name
+    yield "Model version", " ".join(part for part in (model.version, f"of run {model.run.run_id}" if model.run.run_id else "") if part)
     yield "Secure hash of the weights", "; ".join(hashes)
     yield "Date", (model.ended or "")[:10]
     yield "Model it modifies or is made from", "; ".join(parents) or "N/A, trained from random weights"
@@ -61,7 +61,8 @@ def _properties(model: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "Total number of parameters", f"{_power(count)} ({count:,})" if count is not None else ""
     yield "Range of parameters", _bin(float(count), _SIZES) if count is not None else ""
     yield "Input and output modalities", "text"
-    yield "Maximum input size", f"{model.context_length:,} tokens" if model.context_length else ""
+    length = number_of(model.run.recipe, "model.context_length")
+    yield "Maximum input size", f"{length:,} tokens" if length else ""
     settings = ", ".join(f"{name} {value}" for name, value in model.settings.items())
     yield "Training process", f"{model.training}; {settings}" if settings else model.training
 
@@ -73,63 +74,45 @@ def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
 
 
 def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
-    seconds = model.amounts.seconds
+    seconds = model.run.amounts.seconds
     hardware = "; ".join(f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in model.devices.items())
-    yield (
-        "Training time, wall-clock days (AI Office)",
-        f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else "",
-    )
+    days = f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else ""
+    yield "Training time, wall-clock days (AI Office)", days
     yield "Training time, hardware days (AI Office)", hardware
     yield "Training time, range (national authorities)", _bin(seconds / _DAY, _MONTHS) if seconds is not None else ""
     yield "Amount of computation used for training (AI Office)", f"{_power(model.flops)} FLOP" if model.flops else ""
-    yield (
-        "Amount of computation used for training (national authorities)",
-        f"10^{math.floor(math.log10(model.flops))} FLOP" if model.flops else "",
-    )
-    yield "Measurement methodology of the computation", _computation_method(model)
-    if model.flops and model.flops_bound:
-        utilization = model.flops / model.flops_bound
-        peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
-        bound = f"at most {_power(model.flops_bound)} FLOP, {peak}; the count by the architecture is {utilization:.2%} of it"
-        yield "Computation according to the hardware, for comparison", bound
-
-
-def _computation_method(model: ModelFacts) -> str:
-    if not model.flops:
-        return ""
-    return (
+    order = f"10^{math.floor(math.log10(model.flops))} FLOP" if model.flops else ""
+    yield "Amount of computation used for training (national authorities)", order
+    method = (
         "In the absence of a delegated act under Article 53(5), counted by the architecture (Guidelines, Annex A.2.2): "
         f"{model.flops_basis}; all operations count alike, whatever their precision; evaluations, failed and repeated work are not included"
     )
+    yield "Measurement methodology of the computation", method if model.flops else ""
+    if model.flops and model.flops_at_peak:
+        peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
+        bound = f"at most {_power(model.flops_at_peak)} FLOP, {peak}"
+        count = f"the count by the architecture is {model.flops / model.flops_at_peak:.2%} of it"
+        yield "Computation according to the hardware, for comparison", f"{bound}; {count}"
 
 
 def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
-    amounts, least = model.amounts, "at least " if model.is_lower_bound else ""
+    amounts, least = model.run.amounts, "at least " if model.run.is_lower_bound else ""
     low, high = amounts.energy_kwh_low, amounts.energy_kwh_high
     spread = f", between {_power(low / 1000)} and {_power(high / 1000)} MWh" if low is not None and high is not None else ""
-    yield (
-        "Amount of energy used for training",
-        f"{least}{_power(amounts.energy_kwh / 1000)} MWh{spread}" if amounts.energy_kwh is not None else "",
-    )
+    energy = f"{least}{_power(amounts.energy_kwh / 1000)} MWh{spread}" if amounts.energy_kwh is not None else ""
+    yield "Amount of energy used for training", energy
     yield "Measurement methodology of the energy", _energy_method(model)
     yield "Emissions, beyond the form", _emissions(model)
-    if model.parameters is None:
-        yield "Benchmarked amount of computation used for inference", ""
-        return
-    per_token = 2.0 * model.parameters
-    tokens = f"{_BENCHMARK_TOKENS:,}"
-    yield (
-        "Benchmarked amount of computation used for inference",
-        f"{_power(per_token * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written",
-    )
-    yield (
-        "Measurement methodology of the benchmark",
-        f"2 operations for each parameter and token ({_power(per_token)} FLOP per token), attention not counted",
-    )
+    per_token = 2.0 * (model.parameters or 0)
+    flops = f"{_power(per_token * _BENCHMARK_TOKENS)} FLOP for {_BENCHMARK_TOKENS:,} tokens, read or written"
+    yield "Benchmarked amount of computation used for inference", flops if model.parameters is not None else ""
+    if model.parameters is not None:
+        rule = f"2 operations for each parameter and token ({_power(per_token)} FLOP per token), attention not counted"
+        yield "Measurement methodology of the benchmark", rule
 
 
 def _energy_method(model: ModelFacts) -> str:
-    if model.amounts.energy_kwh is None:
+    if model.run.amounts.energy_kwh is None:
         return ""
     parts = [
         f"measured with CodeCarbon {model.versions.get('codecarbon', '')}".strip(),
@@ -137,21 +120,20 @@ def _energy_method(model: ModelFacts) -> str:
         f"{model.coverage:.1%} of the time measured, the rest at the same power" if model.coverage is not None else "",
         f"PUE {model.pue:g}, included" if model.pue is not None else "no PUE stated",
         f"within: {BOUNDARY}",
-        f"repeated work of {_power(model.amounts.rework_kwh / 1000)} MWh included" if model.amounts.rework_kwh else "",
+        f"repeated work of {_power(model.run.amounts.rework_kwh / 1000)} MWh included" if model.run.amounts.rework_kwh else "",
     ]
     return "; ".join(part for part in parts if part)
 
 
 def _emissions(model: ModelFacts) -> str:
-    grams, intensity = model.amounts.emissions_g, model.intensity.get("g_per_kwh")
+    grams, intensity = model.run.amounts.emissions_g, model.intensity.get("g_per_kwh")
     if grams is None:
         return ""
     source = ", ".join(str(model.intensity[name]) for name in ("source", "year", "kind") if model.intensity.get(name))
-    ancestry = model.ancestry
-    inherited = ""
-    if ancestry.ancestors:
-        least = "at least " if ancestry.sums.is_lower_bound else ""
-        amount = "not known" if ancestry.emissions_g is None else f"{least}{_power(ancestry.emissions_g)} g CO2e"
+    inherited, sums = "", model.ancestry.sums
+    if model.ancestry.ancestors:
+        least = "at least " if sums.is_lower_bound else ""
+        amount = "not known" if sums.emissions_g is None else f"{least}{_power(sums.emissions_g)} g CO2e"
         inherited = f"; of the models from which it was made: {amount}"
     return f"{_power(grams)} g CO2e at {intensity} g/kWh ({source or 'source not recorded'}){inherited}"
 
@@ -166,7 +148,7 @@ def _open_fields(model: ModelFacts) -> Iterator[str]:
         "licences, distribution channels, acceptable use",
     ):
         yield f"{field}: {_PROVIDER}"
-    if not model.flops_bound:
+    if not model.flops_at_peak:
         yield "computation by the hardware (units x seconds x peak x utilization, Annex A.2.1): the peak of the device is not known"
     if model.tokens is None:
         yield "tokens: not recorded"

@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.reporting.inherited import Ancestry, ancestry_of
-from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of, text_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.run.card_facts import is_repository, source_name
 from tfkit.run.lineage import Ancestor
 
@@ -31,28 +31,21 @@ class DataSource:
 class ModelFacts:
     """A trained model and its footprint. None, or empty: not known."""
 
-    name: str
-    run_id: str | None
+    run: RunFacts
     training: str  # pre-training or fine-tuning
-    status: str
     version: str  # the name of the checkpoint: step-000500
     started: str | None  # ISO 8601 in UTC
     ended: str | None
-    amounts: Amounts
-    is_lower_bound: bool
-    phases: Mapping[str, Mapping[str, float]]
     ancestry: Ancestry
     parameters: int | None = None
     adapter_parameters: int | None = None  # of an adapter, without its base model
     architecture: str = ""
     layers: int | None = None
-    context_length: int | None = None
     objective: str = ""
-    steps: int | None = None
     tokens: int | None = None
     flops: float | None = None
     flops_basis: str = ""
-    flops_bound: float | None = None  # of the device at its peak, in the time of the steps
+    flops_at_peak: float | None = None  # of the device, in the time of the steps
     devices: Mapping[str, float] = field(default_factory=dict)  # seconds of each kind
     provenance: Mapping[str, str] = field(default_factory=dict)  # cpu, gpu, ram: counter, model, constant, user
     coverage: float | None = None
@@ -65,16 +58,19 @@ class ModelFacts:
     settings: Mapping[str, str] = field(default_factory=dict)  # of the optimizer and the training
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's record of it
-    utilization: Mapping[str, float] = field(default_factory=dict)  # percent, means of the last attempt
-    device_hours: float | None = None  # of the GPUs, or of the machine if it trained on its processor
-    embodied_g_per_device_hour: float | None = None  # the user's figure
-    embodied_source: str | None = None
     places: Mapping[str, str] = field(default_factory=dict)  # only with `full`: hosts, command, folder
 
     @property
     def parents(self) -> list[Ancestor]:
         """The models that this one was made from."""
         return [self.ancestry.ancestors[index] for index in self.ancestry.parents]
+
+    @property
+    def phases(self) -> dict[str, tuple[float, float]]:
+        """The kWh and grams of each phase; those of the training as a whole if ledgers were lost, so that the phases do not add up."""
+        total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
+        phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
+        return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}
 
     @property
     def measured(self) -> str:
@@ -86,8 +82,8 @@ class ModelFacts:
         return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
 
     def _gaps_of_the_run(self) -> Iterator[str]:
-        if self.status != "finished":
-            yield f"the run is {self.status}: its numbers are those until now"
+        if self.run.status != "finished":
+            yield f"the run is {self.run.status}: its numbers are those until now"
         if self.adapter_parameters is not None:
             yield f"parameters: the checkpoint is an adapter of {self.adapter_parameters:,} parameters, without those of its base model"
         elif self.parameters is None:
@@ -98,16 +94,16 @@ class ModelFacts:
             yield "inherited emissions: a lower bound, because those of some ancestors are unknown"
 
     def _gaps_of_the_energy(self) -> Iterator[str]:
-        if self.amounts.energy_kwh is None:
+        if self.run.amounts.energy_kwh is None:
             yield "energy and emissions: not measured"
             return
-        if self.is_lower_bound:
+        if self.run.is_lower_bound:
             yield "energy and emissions: a lower bound, because a part of the run was not measured"
         if self.country is None and self.intensity.get("kind") != "user":
             yield "place: unknown, so the world's average intensity is used"
         if self.coverage is not None and self.coverage < 0.99:
             yield f"measured time: {self.coverage:.1%}; the rest is estimated"
-        if self.amounts.energy_kwh_low is None:
+        if self.run.amounts.energy_kwh_low is None:
             yield "range of the energy: not recorded"
         yield "water, network and storage: not included"
 
@@ -120,48 +116,40 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         raise UsageError(f"{run.path}: this format describes a trained model, and this run is {kind}; name the folder of one training")
     totals, checkpoint, attempts = run.totals, run.checkpoint, run.recorded_attempts
     flops, basis = _flops(run)
+    settings = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
+    devices = mapping_of(run.measurement, "device_seconds")
+    places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
     provenance = {part: str(source) for part, source in mapping_of(run.measurement, "provenance").items() if source}
     country = str(run.attempts[-1].place.get("country_iso_code") or "") if run.attempts else ""
     return ModelFacts(
-        name=run.name,
-        run_id=run.run_id,
+        run=run,
         training=training,
-        status=run.status,
         version=checkpoint.path.name if checkpoint else "",
         started=text_of(attempts[0], "started_utc") if attempts else None,
         ended=text_of(attempts[-1], "ended_utc") if attempts else None,
-        amounts=run.amounts,
-        is_lower_bound=run.is_lower_bound,
-        phases=run.phases,
         ancestry=ancestry_of(run),
         parameters=checkpoint.parameters if checkpoint and not checkpoint.is_adapter else None,
         adapter_parameters=checkpoint.parameters if checkpoint and checkpoint.is_adapter else None,
         architecture=_architecture(run),
         layers=_layers(run),
-        context_length=_whole(run.recipe.get("model.context_length")),
         objective=str(run.recipe.get("objective.kind") or ""),
-        steps=run.listed.steps,
         tokens=_whole(totals.get("tokens")),
         flops=flops,
         flops_basis=basis,
-        flops_bound=number_of(totals, "hardware_flops_bound"),
-        devices=_devices(run),
+        flops_at_peak=number_of(totals, "hardware_flops_bound"),
+        devices={str(name): float(seconds) for name, seconds in devices.items() if type(seconds) in (int, float)},
         provenance=provenance,
         coverage=number_of(run.measurement, "coverage"),
         pue=number_of(run.measurement, "pue"),
         intensity=mapping_of(run.measurement, "intensity"),
         country=country if country not in ("", "WLD") else None,
         data=tuple(_sources(run, full)),
-        weights=_weights(run),
+        weights={name: file["sha256"] for name, file in checkpoint.weights.items()} if checkpoint else {},
         metrics={name: value for name, value in run.listed.metrics.items() if value is not None and name != "target_tokens"},
-        settings=_settings(run),
+        settings={name: str(value) for name in settings if (value := run.recipe.get(name)) is not None},
         versions={str(name): str(version) for name, version in mapping_of(run.receipt, "versions").items()},
-        machine=run.attempts[-1].machine.get("record", {}) if run.attempts else {},
-        utilization=_utilization(run),
-        device_hours=_device_hours(run),
-        embodied_g_per_device_hour=number_of(run.recipe, "carbon.embodied_g_per_device_hour"),
-        embodied_source=text_of(run.recipe, "carbon.embodied_source"),
-        places=_places(run) if full else {},
+        machine=mapping_of(run.attempts[-1].machine, "record") if run.attempts else {},
+        places={name: value for name, value in places.items() if value and full},
     )
 
 
@@ -188,58 +176,16 @@ def _layers(run: RunFacts) -> int | None:
     return sum(known) if known else None
 
 
-def _devices(run: RunFacts) -> dict[str, float]:
-    recorded = mapping_of(run.measurement, "device_seconds")
-    return {str(name): float(seconds) for name, seconds in recorded.items() if type(seconds) in (int, float)}
-
-
-def _device_hours(run: RunFacts) -> float | None:
-    """Return the hours of all GPUs together, or of the machine if it trained on its processor; None if they are not known."""
-    if run.receipt.get("device") == "cpu":
-        seconds = run.amounts.seconds
-        return None if seconds is None else seconds / 3600
-    processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
-    gpu_seconds = [seconds for name, seconds in _devices(run).items() if name not in processors]
-    return sum(gpu_seconds) / 3600 if gpu_seconds else None
-
-
-def _utilization(run: RunFacts) -> Mapping[str, float]:
-    phases = run.attempts[-1].phases.values() if run.attempts else ()
-    return max(phases, key=lambda phase: phase.ended_at).utilization if phases else {}
-
-
-def _weights(run: RunFacts) -> dict[str, str]:
-    files = run.checkpoint.files if run.checkpoint else {}
-    return {
-        name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")
-    }
-
-
 def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
     for section in ("data.train", "data.pretraining"):
         sources = run.recipe.get(section)
         for source in sources if isinstance(sources, list) else ():
             if isinstance(source, dict):
-                path, hub, stdlib = (
-                    text_of(source, "path"),
-                    text_of(source, "hub"),
-                    text_of(source, "stdlib") or source.get("stdlib") is True,
-                )
-                fields: dict[str, Any] = {"path": path, "hub": hub, "stdlib": stdlib}
-                name = source_name(SourceSection.model_construct(**fields))
+                path, hub = text_of(source, "path"), text_of(source, "hub")
+                stdlib: Any = text_of(source, "stdlib") or source.get("stdlib") is True
+                name = source_name(SourceSection.model_construct(path=path, hub=hub, stdlib=stdlib))
                 is_public = bool(stdlib) or (hub is not None and is_repository(hub))
                 yield DataSource(name, is_public, (path or hub or "") if full else "")
-
-
-def _settings(run: RunFacts) -> dict[str, str]:
-    """Return the settings of the training that formats contain, except those that the recipe does not set."""
-    names = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
-    return {name: str(value) for name in names if (value := run.recipe.get(name)) is not None}
-
-
-def _places(run: RunFacts) -> dict[str, str]:
-    places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
-    return {name: value for name, value in places.items() if value}
 
 
 def _whole(value: Any) -> int | None:

@@ -7,7 +7,7 @@ carbon.embodied_g_per_device_hour in the recipe; without it they are "not includ
 from typing import Any
 
 from tfkit.reporting.formats.model_facts import BOUNDARY, ModelFacts, describe_model
-from tfkit.reporting.run_facts import RunFacts
+from tfkit.reporting.run_facts import RunFacts, number_of, text_of
 from tfkit.run import strict_json
 
 SCHEMA_VERSION = 1
@@ -16,19 +16,17 @@ _UNIT = 1_000_000  # tokens
 
 def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
     """Return the document. Raises UsageError for a run that is not the training of one model."""
-    return strict_json.finite(_document(describe_model(run, full=full)))
-
-
-def _document(model: ModelFacts) -> dict[str, Any]:
+    model = describe_model(run, full=full)
     units = model.tokens / _UNIT if model.tokens else None
-    amounts, embodied = model.amounts, _embodied(model)
-    sums = (_with_embodied(getattr(amounts, f"emissions_g{end}"), embodied) for end in ("", "_low", "_high"))
+    amounts, hours, rate = run.amounts, _device_hours(model), number_of(run.recipe, "carbon.embodied_g_per_device_hour")
+    embodied = None if rate is None or hours is None else rate * hours
+    emissions = (amounts.emissions_g, amounts.emissions_g_low, amounts.emissions_g_high)
+    sums = [None if grams is None else grams + (embodied or 0.0) for grams in emissions]
     likely, low, high = (None if grams is None or not units else grams / units for grams in sums)
-    gaps = [gap for gap in model.gaps() if embodied is None or not gap.startswith("embodied")]
-    return {
+    document = {
         "schema_version": SCHEMA_VERSION,
-        "model": model.name,
-        "run_id": model.run_id,
+        "model": run.name,
+        "run_id": run.run_id,
         "energy_kwh": amounts.energy_kwh,
         "pue": model.pue,
         "pue_included": None if model.pue is None else True,
@@ -38,27 +36,28 @@ def _document(model: ModelFacts) -> dict[str, Any]:
         "intensity_kind": model.intensity.get("kind"),
         "emissions_g": amounts.emissions_g,
         "embodied_g": embodied,
-        "embodied_device_hours": model.device_hours,
-        "embodied_source": "not included" if embodied is None else model.embodied_source,
+        "embodied_device_hours": hours,
+        "embodied_source": "not included" if embodied is None else text_of(run.recipe, "carbon.embodied_source"),
         "functional_unit": "million trained tokens",
         "functional_units": units,
         "sci_g_per_unit": likely,
         "low": low,
         "high": high,
-        "whole_training_g": _with_embodied(amounts.emissions_g, embodied),
+        "whole_training_g": sums[0],
         "boundary": BOUNDARY,
         "provenance": dict(model.provenance),
-        "gaps": gaps,
+        "gaps": [gap for gap in model.gaps() if embodied is None or not gap.startswith("embodied")],
         **({"places": dict(model.places)} if model.places else {}),
     }
+    return strict_json.finite(document)
 
 
-def _embodied(model: ModelFacts) -> float | None:
-    """Return the embodied emissions of the training in grams; None without a value per hour, or if the device hours are not known."""
-    if model.embodied_g_per_device_hour is None or model.device_hours is None:
-        return None
-    return model.embodied_g_per_device_hour * model.device_hours
-
-
-def _with_embodied(grams: float | None, embodied: float | None) -> float | None:
-    return None if grams is None else grams + (embodied or 0.0)
+def _device_hours(model: ModelFacts) -> float | None:
+    """Return the hours of all GPUs together, or of the machine if it trained on its processor; None if they are not known."""
+    run = model.run
+    if run.receipt.get("device") == "cpu":
+        seconds = run.amounts.seconds
+        return None if seconds is None else seconds / 3600
+    processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
+    gpu_seconds = [seconds for name, seconds in model.devices.items() if name not in processors]
+    return sum(gpu_seconds) / 3600 if gpu_seconds else None

@@ -36,7 +36,7 @@ def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
     ]
     elements = [package, *data, *parents, *(link for link in links if link["to"])]
     agent = _element("SoftwareAgent", f"{prefix}#tfkit", f"tfkit {model.versions.get('tfkit', '')}".strip())
-    document = _element("SpdxDocument", f"{prefix}#document", f"bill of materials of {model.name}")
+    document = _element("SpdxDocument", f"{prefix}#document", f"bill of materials of {model.run.name}")
     document |= {"profileConformance": ["core", "software"], "rootElement": [package["spdxId"]]}
     document["element"] = [item["spdxId"] for item in (agent, *elements)]
     info = {"type": "CreationInfo", "@id": _INFO, "specVersion": "3.0.1", "created": created, "createdBy": [agent["spdxId"]]}
@@ -44,7 +44,9 @@ def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 
 def _package(model: ModelFacts, identity: str, created: str) -> dict[str, Any]:
-    package = _element("ai_AIPackage", identity, model.name, comment=_comment(model))
+    places = [f"{name}: {value}" for name, value in model.places.items()]
+    comment = "; ".join(["the supplier and the download location are to be stated by the publisher", *places])
+    package = _element("ai_AIPackage", identity, model.run.name, comment)
     package |= {"software_primaryPurpose": "model", "software_packageVersion": model.version or "no checkpoint", "releaseTime": created}
     if model.weights:
         package["verifiedUsing"] = [
@@ -55,27 +57,19 @@ def _package(model: ModelFacts, identity: str, created: str) -> dict[str, Any]:
     package["ai_hyperparameter"] = [_entry(name, value) for name, value in model.settings.items()]
     package["ai_metric"] = [_entry(name, f"{value:.6g}") for name, value in model.metrics.items()]
     package["ai_limitation"] = "; ".join(model.gaps())
-    if model.amounts.energy_kwh is not None:
+    if model.run.amounts.energy_kwh is not None:
+        kind = {"type": "ai_EnergyConsumptionDescription", "ai_energyUnit": "kilowattHour"}
+        energies = [{**kind, "ai_energyQuantity": decimal(energy, 12)} for energy, _ in model.phases.values()]
         role = "training" if model.training == "pre-training" else "finetuning"
-        package["ai_energyConsumption"] = {"type": "ai_EnergyConsumption", f"ai_{role}EnergyConsumption": _quantities(model)}
+        package["ai_energyConsumption"] = {"type": "ai_EnergyConsumption", f"ai_{role}EnergyConsumption": energies}
     return package
 
 
-def _quantities(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the energy of each phase, or the total if the phases do not add up to it."""
-    total = model.amounts.energy_kwh or 0.0
-    phases = [phase["energy_wh"] / 1000 for phase in model.phases.values()]
-    if abs(sum(phases) - total) > 0.001 * total:
-        phases = [total]
-    kind = {"type": "ai_EnergyConsumptionDescription", "ai_energyUnit": "kilowattHour"}
-    return [{**kind, "ai_energyQuantity": decimal(energy, 12)} for energy in phases]
-
-
 def _training(model: ModelFacts) -> str:
-    amounts, intensity = model.amounts, model.intensity.get("g_per_kwh")
+    amounts, intensity = model.run.amounts, model.intensity.get("g_per_kwh")
     parts = [
         model.training,
-        f"{model.steps:,} steps" if model.steps is not None else "",
+        f"{model.run.listed.steps:,} steps" if model.run.listed.steps is not None else "",
         f"{model.tokens:,} tokens" if model.tokens is not None else "",
         f"{model.parameters:,} parameters" if model.parameters is not None else "",
         f"{model.flops:.3g} FLOP ({model.flops_basis})" if model.flops is not None else "",
@@ -85,11 +79,6 @@ def _training(model: ModelFacts) -> str:
         f"PUE {model.pue:g}, included" if model.pue is not None else "",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _comment(model: ModelFacts) -> str:
-    places = [f"{name}: {value}" for name, value in model.places.items()]
-    return "; ".join(["the supplier and the download location are to be stated by the publisher", *places])
 
 
 def _relation(identity: str, source: dict[str, Any], kind: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
@@ -109,9 +98,9 @@ def _entry(name: str, value: str) -> dict[str, str]:
 def _identity(model: ModelFacts) -> str:
     """Return the UUID of the run, or one derived from its name."""
     try:
-        return str(uuid.UUID(model.run_id or ""))
+        return str(uuid.UUID(model.run.run_id or ""))
     except ValueError:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"tfkit:{model.run_id}:{model.name}"))
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"tfkit:{model.run.run_id}:{model.run.name}"))
 
 
 def _time(text: str | None) -> str | None:
