@@ -67,6 +67,7 @@ def test_the_document(base: Path, run: Path) -> None:
             "best_baseline",
             "new_head",
             "sequence_length",
+            "rate_trial",
             "best",
             "stopped_early",
             "stopped_by",

@@ -96,6 +96,8 @@ def _lines(result: dict[str, Any]) -> str:
     rows["measured"] = _measured(result)
     rows["lineage"] = _lineage(result)
     # The lines that decide are the last ones.
+    if trial := result.get("rate_trial"):
+        rows["rate"] = f"{trial['lr']:g}, of {', '.join(sorted(trial['losses'], key=float))}, which were tried"
     rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)
     rows["result"] = "; ".join(part for part in (beside_baseline(result), _since_before(result)) if part)
     return align_facts(rows)

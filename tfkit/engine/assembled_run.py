@@ -109,7 +109,8 @@ class AssembledRun:
         """Return the result of docs/cli.md; the totals must have been recorded."""
         folder, steps, data = self.context.folder, self.components.plan.steps, self.data
         is_new = data.start is not None and has_new_head(data.start, data.config, data.labels)
-        facts = {"new_head": is_new, "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config)}
+        length, trial = row_length(self.context.recipe.data.sequence_length, data.config), folder.rate_trial
+        facts = {"new_head": is_new, "sequence_length": length, "rate_trial": trial}
         return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines, facts)
 
     def finish(self) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class TrainingResult(_Result):
     best_baseline: dict[str, Any] | None  # name, metric, value, and the model's score
     new_head: bool | None  # the head was random before the first step, and so `before` says nothing about the checkpoint
     sequence_length: int | None  # tokens of a row, and of the pieces in which validation texts are scored
+    rate_trial: dict[str, Any] | None  # the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
     stopped_early: bool
     stopped_by: str | None  # the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished

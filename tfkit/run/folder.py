@@ -140,6 +140,12 @@ class RunFolder:
         return data if isinstance(data, dict) else {}
 
     @property
+    def rate_trial(self) -> dict[str, Any] | None:
+        """The recorded field `rate_trial`: the learning rates that were tried, and the chosen one."""
+        trial: dict[str, Any] | None = self._receipt.document.get("rate_trial")
+        return trial
+
+    @property
     def planned_steps(self) -> int | None:
         """The recorded field `planned_steps`: the length of the run so far."""
         steps: int | None = self._receipt.document.get("planned_steps")
