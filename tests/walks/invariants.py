@@ -173,6 +173,7 @@ def an_evaluation_afterwards_reports_the_same(run: Run) -> Iterator[str]:
         return
     more = ["evaluation.text_metrics=[]"] if SECTIONS[run.recipe["objective"]["kind"]].answers_in_text else []
     more += [f"data.on_bad_row={found}"] if (found := run.recipe["data"].get("on_bad_row")) else []  # which is not inherited
+    more += [f"data.sequence_length={found}"] if (found := run.recipe["data"].get("sequence_length")) else []  # texts are scored by another
     after = json.loads(run.result("evaluate", "--from", str(folder.relative_to(run.folder)), "--json", *more))["metrics"]
     for name in during.keys() & after.keys():
         if isinstance(during[name], float) and not math.isclose(during[name], after[name], rel_tol=1e-4, abs_tol=1e-5):
