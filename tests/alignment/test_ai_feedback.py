@@ -13,7 +13,7 @@ from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_rec
 
 from tfkit.adapters import load
 from tfkit.alignment.feedback import FeedbackEncoder
-from tfkit.alignment.sampling import response_text
+from tfkit.alignment.response_sampling import response_text
 from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError

@@ -14,8 +14,8 @@ from tiny_rollouts import policy
 from tiny_runs import run_tfkit
 
 from tfkit.adapters import load
+from tfkit.alignment.response_sampling import sample
 from tfkit.alignment.rewards import PromptRow, Reward, Rules
-from tfkit.alignment.sampling import sample
 from tfkit.alignment.user_code import NO_CODE
 from tfkit.data import Encoded, Row
 from tfkit.hub import save_model

@@ -11,7 +11,7 @@ from tiny_rollouts import END
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment import rollout_loader, sampling
+from tfkit.alignment import response_sampling, rollout_loader
 from tfkit.objectives import grpo
 from tfkit.objectives.objective import IGNORED, Batch
 
@@ -69,19 +69,19 @@ def baseline_of_all_prompts(patch: Patch) -> None:
 
 def draws_of_a_batch(patch: Patch) -> None:
     """Each batch that is sampled begins with the same draws, so that its size changes the responses."""
-    right = sampling.generate
-    patch.setattr(sampling, "generate", lambda *given, first_row, **options: right(*given, first_row=0, **options))
+    right = response_sampling.generate
+    patch.setattr(response_sampling, "generate", lambda *given, first_row, **options: right(*given, first_row=0, **options))
 
 
 def penalty_instead_of_replacement(patch: Patch) -> None:
     """A response without an end keeps its reward, and the constant is added."""
-    right = sampling._rewarded
+    right = response_sampling._rewarded
 
-    def added(prompt: list[int], ids: list[int], *given: Any) -> sampling.SampledResponse:
+    def added(prompt: list[int], ids: list[int], *given: Any) -> response_sampling.SampledResponse:
         found = right(prompt, ids, *given)
         return found if found.ended else replace(found, reward=found.reward + 1)
 
-    patch.setattr(sampling, "_rewarded", added)
+    patch.setattr(response_sampling, "_rewarded", added)
 
 
 def reference_that_follows(patch: Patch) -> None:

@@ -14,8 +14,8 @@ from test_enumerated_world import BETA, REWARD, rewards
 from tiny_ppo import PPOWorld, critic, text
 from tiny_rollouts import END, LETTERS, codec, policy, probabilities
 
-from tfkit.alignment.sampling import SampledResponse, sample
-from tfkit.alignment.token_credit import token_credit
+from tfkit.alignment.advantages import token_credit
+from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.data import PackedRows
 from tfkit.engine.companions import companion_tensors, load_companion_tensors
 from tfkit.errors import ModelError

@@ -11,7 +11,7 @@ import torch
 from tiny_rollouts import END
 from torch import Tensor
 
-from tfkit.alignment import rollout_loader, token_credit
+from tfkit.alignment import advantages, rollout_loader
 from tfkit.objectives import ppo
 from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.objective import IGNORED, Batch
@@ -27,24 +27,24 @@ def reward_on_padding(patch: Patch) -> None:
         place = real.sum(dim=1).clamp(max=real.shape[1] - 1)
         return torch.zeros(real.shape, dtype=scores.dtype).scatter(1, place[:, None], scores[:, None])
 
-    patch.setattr(token_credit, "at_ends", behind)
+    patch.setattr(advantages, "at_ends", behind)
 
 
 def doubled_kl(patch: Patch) -> None:
     """The distance is subtracted twice (OpenRLHF, issue 768)."""
-    right = token_credit.token_credit
+    right = advantages.token_credit
     patch.setattr(rollout_loader, "token_credit", lambda *given, beta, **fields: right(*given, beta=2 * beta, **fields))
 
 
 def uncentred_whitening(patch: Patch) -> None:
     """Advantages are only scaled (torchtune's `whiten`)."""
-    patch.setattr(token_credit, "whiten", lambda values, real: (values / values[real].std(correction=0)).masked_fill(~real, 0.0))
+    patch.setattr(advantages, "whiten", lambda values, real: (values / values[real].std(correction=0)).masked_fill(~real, 0.0))
 
 
 def whitening_of_padding(patch: Patch) -> None:
     """Padding counts as tokens of advantage 0."""
-    right = token_credit.whiten
-    patch.setattr(token_credit, "whiten", lambda values, real: right(values, torch.ones_like(real)))
+    right = advantages.whiten
+    patch.setattr(advantages, "whiten", lambda values, real: right(values, torch.ones_like(real)))
 
 
 def masked_end(patch: Patch) -> None:

@@ -12,7 +12,7 @@ from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, wr
 from two_ranks import assert_close_checkpoints, start_ranks, write_prompts_and_pairs
 
 from tfkit.__main__ import main
-from tfkit.alignment import sampling
+from tfkit.alignment import response_sampling
 from tfkit.parallel.in_place import GatherInPlace
 from tfkit.parallel.sharding import Sharding
 
@@ -120,7 +120,7 @@ def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monk
     monkeypatch.chdir(place)
 
     def full() -> None:
-        generate, calls = sampling.generate, [0]
+        generate, calls = response_sampling.generate, [0]
 
         def struck(*arguments: object, **options: object) -> object:
             calls[0] += 1
@@ -128,7 +128,7 @@ def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monk
                 raise MemoryError("no more")
             return generate(*arguments, **options)  # type: ignore[arg-type]
 
-        sampling.generate = struck  # type: ignore[assignment]
+        response_sampling.generate = struck  # type: ignore[assignment]
 
     words = ["finetune", "grpo.yaml", "--threads", "1", "evaluation.every=null", "training.steps=2", "--run", "full"]
     words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.alignment.rewards import Rules
-from tfkit.alignment.sampling import SampledResponse, sample
 from tfkit.alignment.user_code import NO_CODE
 from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow

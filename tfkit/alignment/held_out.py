@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.policy_forward import token_statistics
+from tfkit.alignment.response_sampling import SampledResponse, response_text, sample
 from tfkit.alignment.rewards import Rules
-from tfkit.alignment.sampling import SampledResponse, response_text, sample
 from tfkit.data import Example
 from tfkit.errors import Stopped
 from tfkit.generation.inference import inference

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.sampling import SampledResponse
+from tfkit.alignment.response_sampling import SampledResponse
 from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head

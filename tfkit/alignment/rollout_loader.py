@@ -9,8 +9,8 @@ An iteration depends only on the weights before its first step, and a checkpoint
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,22 +18,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.advantages import group_advantages
-from tfkit.alignment.experience import Experience
-from tfkit.alignment.iteration_metrics import iteration_metrics
-from tfkit.alignment.kl import AdaptiveCoefficient
+from tfkit.alignment.advantages import group_advantages, token_credit
+from tfkit.alignment.kl import AdaptiveCoefficient, k3
 from tfkit.alignment.policy_forward import initial_statistics
+from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.alignment.rewards import Rules
-from tfkit.alignment.sampling import sample
-from tfkit.alignment.token_credit import token_credit
 from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.data.order.draws import permutation
+from tfkit.errors import UnhealthyError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
-from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
+from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 _SAMPLED_MICRO_BATCHES = 8  # per batch of the sampling, which needs less memory than training, without a backward pass
+_TOKEN_VALUES = "of_tokens/"
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The responses of an iteration, in the order of sampling, and its metrics."""
+
+    iteration: int
+    numbers: NDArray[np.int64]  # (N,): the row numbers of the prompts
+    responses: Sequence[Response]  # N of them
+    observed: Mapping[str, float]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything but `state` for the training state of a checkpoint."""
+        sequences = {"prompts": [response.prompt for response in self.responses], "ids": [response.ids for response in self.responses]}
+        tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in sequences.items()}
+        tensors |= {f"{name}.sizes": torch.tensor([len(array) for array in arrays]) for name, arrays in sequences.items()}
+        for name in self.responses[0].token_values:
+            values = np.concatenate([response.token_values[name] for response in self.responses])
+            tensors[f"{_TOKEN_VALUES}{name}"] = torch.from_numpy(values)
+        return tensors | {"numbers": torch.from_numpy(self.numbers)}
+
+    def state(self) -> dict[str, Any]:
+        """Return the iteration and its metrics, as JSON values."""
+        return {"iteration": self.iteration, "observed": dict(self.observed)}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Self:
+        """Restore the results of `tensors` and `state`. Raises KeyError, TypeError or ValueError for other content."""
+        sizes = tensors["ids.sizes"].tolist()
+        prompts = _split(tensors["prompts"], tensors["prompts.sizes"].tolist())
+        ids = _split(tensors["ids"], sizes)
+        names = [name for name in tensors if name.startswith(_TOKEN_VALUES)]
+        token_values = {name.removeprefix(_TOKEN_VALUES): _split(tensors[name], sizes) for name in names}
+        responses = [
+            Response(prompt, response, {name: parts[i] for name, parts in token_values.items()})
+            for i, (prompt, response) in enumerate(zip(prompts, ids, strict=True))
+        ]
+        observed = {str(name): float(value) for name, value in state["observed"].items()}
+        return cls(int(state["iteration"]), tensors["numbers"].numpy(), responses, observed)
+
+
+def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
+    if sum(sizes) != len(values):
+        raise ValueError(f"{len(values)} numbers for sizes that sum up to {sum(sizes)}")
+    return np.split(values.numpy(), np.cumsum(sizes)[:-1])
 
 
 class RolloutLoader:
@@ -146,7 +190,7 @@ class RolloutLoader:
         )
         pairs = zip(log_probs, reference_log_probs, strict=True)
         log_ratios = [policy.double() - reference.double() for policy, reference in pairs]  # k1 of each token
-        observed = iteration_metrics(self.rollouts, iteration * self.steps + 1, sampled, log_ratios, entropies)
+        observed = _iteration_metrics(self.rollouts, iteration * self.steps + 1, sampled, log_ratios, entropies)
         rewards = torch.tensor([response.reward for response in sampled], dtype=torch.float64)
         match self.rollouts.baseline:
             case GroupBaseline() as baseline:
@@ -185,3 +229,30 @@ class RolloutLoader:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)
         return group_advantages(groups, "group" if baseline.is_scaled else "none").flatten()
+
+
+def _iteration_metrics(
+    rollouts: Rollouts, step: int, sampled: Sequence[SampledResponse], log_ratios: Sequence[Tensor], entropies: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return the metrics for the log. `step`: the iteration's first, from 1; `log_ratios`: k1 of the tokens of each response (n,).
+
+    Raises UnhealthyError if the mean KL exceeds objective.kl_stop.
+    """
+    section = rollouts.section
+    kl = float(torch.stack([ratios.sum() for ratios in log_ratios]).mean())
+    if section.kl_stop is not None and not kl <= section.kl_stop:
+        raise UnhealthyError(
+            f"step {step}: the KL of the policy from the initial model is {kl:.4g} nats per response, more than the {section.kl_stop:g} of "
+            "objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
+        )
+    gold = [response.gold for response in sampled if response.gold is not None]
+    return {
+        "reward": sum(response.reward for response in sampled) / len(sampled),
+        **({"accuracy": sum(response.is_full for response in sampled) / len(sampled)} if section.rules else {}),
+        **({"gold": sum(gold) / len(gold)} if gold else {}),
+        "kl": kl,
+        "kl_k3": float(torch.stack([k3(ratios).sum() for ratios in log_ratios]).mean()),
+        "entropy": float(torch.cat(list(entropies)).double().mean()),
+        "response_length": sum(len(response.ids) for response in sampled) / len(sampled),
+        "ended": sum(response.ended for response in sampled) / len(sampled),
+    }
