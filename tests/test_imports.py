@@ -23,7 +23,6 @@ PURE = {
     "families",
     "recipe",
     "carbon.reading",
-    "carbon.card_fields",
     "regular_files",
     "units",
     "error_document",

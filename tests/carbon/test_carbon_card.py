@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
+from tfkit.run.card_impact import CardImpact
 
 
 def reading(grams, status="ok"):
@@ -18,7 +18,7 @@ def reading(grams, status="ok"):
 @given(st.floats(1e-4, 1e12))
 def test_grams_are_written_so_that_the_hub_reads_them(tmp_path_factory, grams):
     """The Hub takes the first number in the text, and knows no exponent."""
-    block = co2_block(reading(grams), "pre-training", "2 cores")
+    block = CardImpact(reading(grams), "2 cores").front("pre-training")
     path = tmp_path_factory.mktemp("card") / "card.yaml"
     yaml = YAML()
     yaml.dump({"co2_eq_emissions": block}, path)
@@ -28,7 +28,7 @@ def test_grams_are_written_so_that_the_hub_reads_them(tmp_path_factory, grams):
 
 
 def test_a_block_has_the_five_keys_of_the_hub():
-    block = co2_block(reading(12.5), "fine-tuning", "1 x Abacus")
+    block = CardImpact(reading(12.5), "1 x Abacus").front("fine-tuning")
     assert block == {
         "emissions": 12.5,
         "source": "CodeCarbon via tfkit; CPU model, RAM constant",
@@ -39,14 +39,18 @@ def test_a_block_has_the_five_keys_of_the_hub():
 
 
 def test_no_block_where_there_is_nothing_to_state():
-    assert co2_block(reading(0.99e-4), "pre-training", "x") == {}
-    assert co2_block(Reading(), "pre-training", "x") == {}
-    assert co2_block(reading(1.0, "starting"), "pre-training", "x") == {}
+    assert CardImpact(reading(0.99e-4), "x").front("pre-training") == {}
+    assert CardImpact(Reading(), "x").front("pre-training") == {}
+    assert CardImpact(reading(1.0, "starting"), "x").front("pre-training") == {}
 
 
 def test_the_sentence_says_how_the_number_was_had():
     place = "(FRA, 56 g/kWh (2023 mean, carbon.country), CPU model, RAM constant)"
-    assert co2_sentence(reading(2e-5)) == f"Training took 0.2 mWh of electricity and emitted 20 ug of CO2e {place}."
-    assert co2_sentence(reading(1234.0, "degraded")).startswith("Training took at least 12.3 kWh of electricity and emitted 1.2 kg of CO2e")
-    assert co2_sentence(Reading()) == "Energy and emissions were not measured."
-    assert co2_sentence(Reading(status="degraded")) == "Energy and emissions could not be measured."
+    assert CardImpact(reading(2e-5), "x").sentence() == f"Training took 0.2 mWh of electricity and emitted 20 ug of CO2e {place}."
+    assert (
+        CardImpact(reading(1234.0, "degraded"), "x")
+        .sentence()
+        .startswith("Training took at least 12.3 kWh of electricity and emitted 1.2 kg of CO2e")
+    )
+    assert CardImpact(Reading(), "x").sentence() == "Energy and emissions were not measured."
+    assert CardImpact(Reading(status="degraded"), "x").sentence() == "Energy and emissions could not be measured."

@@ -9,8 +9,7 @@ from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.reading import SUMMED, Totals
-from tfkit.carbon.rework import read_rework
-from tfkit.carbon.totals import read_seconds, read_totals
+from tfkit.carbon.totals import read_rework, read_seconds, read_totals
 
 HEADER = {
     "kind": "header",

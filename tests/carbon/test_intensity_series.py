@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from scripted_probe import G_PER_KWH, POWER_W
 
 from tfkit.carbon import Meter
-from tfkit.carbon.intensity_correction import IntensityCorrection
-from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
+from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
 from tfkit.carbon.place import resolve_place
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, measurement_fields

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.carbon.chain import line_hash
+from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.reading import Totals

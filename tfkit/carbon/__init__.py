@@ -5,8 +5,8 @@ Meter (meter.py)            in the trainer: starts the process, sends it the pha
 sidecar.py                  the process: a tick every few seconds, a last one when the trainer has exited
   gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
   ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick; ledger_writer.py writes it
-  chain.py                  the hash chain over the lines of the ledgers
-  totals.py                 the sums over attempts, with their ranges (ranges.py) and repeated work (rework.py)
+  hash_chain.py             the hash chain over the lines of the ledgers
+  totals.py                 the sums over attempts, with their ranges and repeated work
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
@@ -14,8 +14,7 @@ from tfkit.carbon.ledger import FINISH
 from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
-from tfkit.carbon.rework import read_rework
-from tfkit.carbon.totals import attempts_of, measurement_fields, missing_nodes, read_seconds, read_totals, reading_of
+from tfkit.carbon.totals import attempts_of, measurement_fields, missing_nodes, read_rework, read_seconds, read_totals, reading_of
 
 __all__ = [
     "FINISH",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from tfkit.carbon.chain import FIELD, last_hash, line_hash
+from tfkit.carbon.hash_chain import FIELD, last_hash, line_hash
 from tfkit.carbon.ledger import ENERGIES
 from tfkit.carbon.reading import Totals
 from tfkit.durable import sync_folder

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.attempt_files import AttemptFiles
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.intensity_correction import IntensityCorrection
+from tfkit.carbon.intensity_series import IntensityCorrection
 from tfkit.carbon.ledger import ENERGIES
 from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.probe import Probe

@@ -1,4 +1,12 @@
-"""The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers."""
+"""The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers.
+
+The range of an attempt's energy depends on how that of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
+CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. Its constant for
+memory is 5 W for each of an estimated number of modules, whose real power is between 2 W (idle) and 8 W (busy). A memory power that the
+user gives is exact; a processor power that the user gives is the TDP of the model. The components are assumed to err in the same
+direction, so the range of the total is the sum of their ranges. The range of the emissions is that of the energy times that of the
+intensity, if it has one (place.py).
+"""
 
 import contextlib
 import re
@@ -7,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.ledger import SUMS, Attempt, LedgerReader
-from tfkit.carbon.ranges import PARTS, emissions_range, energy_range, intensity_factors
 from tfkit.carbon.reading import Reading
 
 _MODELLED = ("model", "constant")
 _MOST_NODES = 100_000  # a damaged ledger may contain any number
+_PARTS = ("cpu", "gpu", "ram")
+_COUNTER_MARGIN = 0.05  # NVML: 5 % of the board (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
+_MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # of CodeCarbon's 5 W; its rule before version 3, 3 W for 8 GB, is within the range
+_IDLE_FRACTION = 0.1  # of the TDP, at no load
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None) -> list[Attempt]:
@@ -89,10 +100,10 @@ def measurement_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str,
     """
     reading = reading_of(attempts)
     energy = reading.energy_wh
-    ranges = [energy_range(attempt) for attempt in attempts]
+    ranges = [_energy_range(attempt) for attempt in attempts]
     low, high = (sum(ends) for ends in zip(*ranges, strict=True)) if ranges else (0.0, 0.0)
-    grams = [emissions_range(attempt) for attempt in attempts]
-    modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in PARTS if attempt.components.get(part) in _MODELLED)
+    grams = [_emissions_range(attempt) for attempt in attempts]
+    modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in _PARTS if attempt.components.get(part) in _MODELLED)
     measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
     node_seconds = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # summed over nodes
     return {
@@ -102,7 +113,7 @@ def measurement_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str,
         "emissions_g_high": sum(high for _, high in grams) if energy else None,
         "coverage": round(min(1.0, measured_seconds / node_seconds), 4) if seconds and attempts else None,
         "modelled_share": round(modelled / energy, 4) if energy else None,
-        "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in PARTS} if energy else None,
+        "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in _PARTS} if energy else None,
         "pue": _number(attempts[-1].header.get("pue")) if attempts else None,
         "intensity": _intensity(attempts, reading),
         "device_seconds": _device_seconds(attempts) or None,
@@ -141,7 +152,7 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] 
 
 def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, float]:
     """Return the range of the intensity, averaged over the attempts by emissions; {} if no place has a range."""
-    factors = [intensity_factors(attempt.place) for attempt in attempts]
+    factors = [_intensity_factors(attempt.place) for attempt in attempts]
     if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
         return {}
     grams = [attempt.sums["emissions_g"] for attempt in attempts]
@@ -185,3 +196,77 @@ def _idle_watts(attempt: Attempt) -> float | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 else None
+
+
+def _energy_range(attempt: Attempt) -> tuple[float, float]:
+    """Return the lowest and highest energy of an attempt, in Wh; its recorded sum is always in between."""
+    ranges = [_part_range(attempt, part) for part in _PARTS]
+    total, parts = attempt.sums["energy_wh"], sum(attempt.sums[f"{part}_wh"] for part in _PARTS)
+    rest = max(0.0, total - parts)  # 0, except in a ledger of another probe
+    return min(total, rest + sum(low for low, _ in ranges)), max(total, rest + sum(high for _, high in ranges))
+
+
+def _emissions_range(attempt: Attempt) -> tuple[float, float]:
+    """Return the lowest and highest emissions of an attempt, in grams."""
+    grams, energy = attempt.sums["emissions_g"], attempt.sums["energy_wh"]
+    if not energy:
+        return grams, grams
+    (low, high), (low_factor, high_factor) = _energy_range(attempt), _intensity_factors(attempt.place)
+    return grams * low / energy * low_factor, grams * high / energy * high_factor
+
+
+def _intensity_factors(place: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the lowest and highest intensity of a place relative to its intensity; 1 and 1 if it has no range."""
+    values = [place.get(name) for name in ("intensity_g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")]
+    mean, low, high = (value if isinstance(value, int | float) and 0 <= value < 1e300 else None for value in values)
+    if not mean or low is None or high is None:
+        return 1.0, 1.0
+    return min(1.0, low / mean), max(1.0, high / mean)
+
+
+def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
+    energy, source = attempt.sums[f"{part}_wh"], attempt.components.get(part)
+    if source == "counter":
+        return energy * (1 - _COUNTER_MARGIN), energy * (1 + _COUNTER_MARGIN)
+    if part == "cpu" and source in ("model", "user"):
+        full_load = _full_load_energy(attempt)
+        return min(energy, _IDLE_FRACTION * full_load), max(energy, full_load)
+    if part == "ram" and source == "constant":
+        return energy * _MODULE_LOW, energy * _MODULE_HIGH
+    return energy, energy
+
+
+def _full_load_energy(attempt: Attempt) -> float:
+    """Return the energy of the processor at its TDP for the whole attempt, in Wh; an unknown TDP follows from the model and its energy."""
+    tdp, pue = attempt.machine.get("tdp_w"), attempt.header.get("pue")
+    if tdp:
+        hours = (attempt.measured_seconds + attempt.estimate["seconds"]) / 3600
+        return float(tdp) * hours * (float(pue) if isinstance(pue, int | float) else 1.0)
+    load = min(max(attempt.utilization["cpu_percent"] / 100, 0.0), 1.0)
+    return attempt.sums["cpu_wh"] / (_IDLE_FRACTION + (1 - _IDLE_FRACTION) * load**3)
+
+
+def rework(attempts: list[Attempt]) -> dict[str, float]:
+    """Return the sums that a run used for work that was lost and repeated: the cost of kills, included in the totals.
+
+    Lost are the steps and evaluations of an attempt after the checkpoint from which a later attempt resumed. Start-up, and the end of an
+    attempt that had saved its last step, do not count.
+    """
+    sums = dict.fromkeys(SUMS, 0.0)
+    for attempt in attempts:
+        later = [other for other in attempts if other.resume_points and other.header["attempt"] > attempt.header["attempt"]]
+        if attempt.resume_points and later:
+            resumed_step = min(other.resume_points[0].step for other in later)
+            kept = [point for point in attempt.resume_points if point.step <= resumed_step]
+            for name, value in attempt.work_since(kept[-1] if kept else attempt.resume_points[0]).items():
+                sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value  # nodes work at the same time
+    return sums
+
+
+def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
+    """Return `rework` of a run from its ledgers; None if there are none, or they cannot be read."""
+    try:
+        attempts = attempts_of(run_folder, run_id)
+    except OSError:
+        return None
+    return rework(attempts) if attempts else None

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.carbon.chain import parse_line
+from tfkit.carbon.hash_chain import parse_line
 from tfkit.regular_files import open_regular
 from tfkit.reporting.bounded_lines import ThinnedSeries, complete_lines
 

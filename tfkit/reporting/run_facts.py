@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.ledger import Attempt
-from tfkit.carbon.rework import rework
-from tfkit.carbon.totals import attempts_of, has_gaps, measurement_fields, provenance, reading_of, wall_seconds
+from tfkit.carbon.totals import attempts_of, has_gaps, measurement_fields, provenance, reading_of, rework, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
 from tfkit.run.lineage import Inherited
-from tfkit.units import format_mass, format_seconds
+from tfkit.units import format_energy, format_mass, format_seconds
 
 _UNKNOWN = "not stated"
+_SMALLEST_GRAMS = 1e-4  # smaller numbers need an exponent, and the Hub reads 1.2e-05 as 1.2
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,32 @@ class CardImpact:
     totals: Mapping[str, Any] = field(default_factory=dict)
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`; empty if there is nothing to state."""
-        return co2_block(self.reading, training_type, self.hardware)
+        """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if too little was measured to write it without an exponent.
+
+        `training_type` is "pre-training" or "fine-tuning".
+        """
+        reading = self.reading
+        if reading.status in ("off", "starting") or reading.emissions_g < _SMALLEST_GRAMS:
+            return {}
+        return {
+            "emissions": _plain(reading.emissions_g),
+            "source": "CodeCarbon via tfkit" + (f"; {reading.provenance}" if reading.provenance else ""),
+            "training_type": training_type,
+            "geographical_location": reading.place or "place unknown",
+            "hardware_used": self.hardware,
+        }
 
     def sentence(self) -> str:
-        """Return the energy and emissions as one sentence."""
-        return co2_sentence(self.reading)
+        """Return the energy and emissions as one sentence, in suitable units; also without measured values."""
+        reading = self.reading
+        if reading.status == "off":
+            return "Energy and emissions were not measured."
+        if reading.energy_wh == 0:
+            return "Energy and emissions could not be measured."
+        least = "at least " if reading.status == "degraded" else ""
+        basis = ", ".join(part for part in (reading.place, reading.provenance) if part)
+        amounts = f"{format_energy(reading.energy_wh)} of electricity and emitted {format_mass(reading.emissions_g)} of CO2e"
+        return f"Training took {least}{amounts}" + (f" ({basis})." if basis else ".")
 
     def rows(self) -> dict[str, str]:
         """Return the known values of the table by label; none if nothing was measured."""
@@ -74,6 +94,11 @@ class CardImpact:
         least = "at least " if inherited.is_lower_bound else ""
         grams, total = format_mass(inherited.emissions_g), format_mass(inherited.emissions_g + self.reading.emissions_g)
         return f"{least}{grams} CO2e from the models behind this one; with this run {least}{total}"
+
+
+def _plain(grams: float) -> float:
+    """Round to four significant digits or four decimals, whichever is finer: a float from 1e-4 to 1e16 is written without an exponent."""
+    return round(grams, 4) if grams >= 1 else float(f"{grams:.4g}")
 
 
 def _region(place: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon import attempts_of, missing_nodes, read_seconds, reading_of
-from tfkit.carbon.chain import line_hash
 from tfkit.carbon.emissions_file import NAME, emission_rows
+from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import Attempt
 from tfkit.engine.session import ledger_fields, rework_fields
 from tfkit.run.chain_folder import member_folders
@@ -164,7 +164,7 @@ def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], b
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document["run_id"]]
     grams, result = reading_of(of_run).emissions_g, document.get("result") or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.get("status") == "finished" else ""
-    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_fields.py)
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_impact.py)
     exact = not behind and (document.get("totals") or {}).get("carbon_status") == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
         stated = _stated_grams(checkpoint / "README.md")
