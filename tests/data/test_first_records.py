@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfkit.data.sources.first_records import all_records, first_records
+from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.recipe.schema.data_sections import SourceSection
 
 

@@ -13,9 +13,8 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, Row, Skipped
 from tfkit.data.sources import hub_stream
-from tfkit.data.sources.first_records import first_records
 from tfkit.data.sources.hub_stream import StreamedSource
-from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.open_sources import first_records, open_source
 from tfkit.errors import DataError
 from tfkit.objectives.conversation_rows import conversation
 from tfkit.objectives.multiple_choice import right_choice

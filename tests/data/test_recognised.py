@@ -10,8 +10,7 @@ import pytest
 from tfkit.data import Row, open_source
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.sources.first_records import first_records
-from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection

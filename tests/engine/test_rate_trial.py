@@ -14,8 +14,8 @@ from tiny_runs import exact, hashes, kept
 import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
-from tfkit.data.order.part_of_rows import RowSubset
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial, with_rate
+from tfkit.engine.rate_trial import RowSubset
 from tfkit.engine.resuming import _as_tried
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.read import read_document

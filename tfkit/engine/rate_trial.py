@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from tfkit.data import Loader, Rows
 from tfkit.data.order.draws import permutation
-from tfkit.data.order.part_of_rows import RowSubset
 from tfkit.engine.components import assemble, first_model
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.micro_batches import MicroBatches
@@ -191,3 +190,33 @@ def _score(
         return None if sums is None else judge.metrics(sums)
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
     return None if judged is None else answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
+
+
+class RowSubset:
+    """A subset of rows, renumbered from 0, in the order in which the full set is read."""
+
+    def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
+        """`numbers`: the numbers of the rows to keep, ascending."""
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def mean_tokens(self) -> float:
+        """The mean number of tokens in a row of the full set, approximately that of the subset."""
+        return self._rows.mean_tokens
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens in the longest row of the full set."""
+        return self._rows.longest
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
+        order = self._rows.order(epoch)
+        return np.searchsorted(self._numbers, order[np.isin(order, self._numbers)])
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
+        """Return the rows with these numbers."""
+        return self._rows.gather(epochs, self._numbers[numbers])

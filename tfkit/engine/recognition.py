@@ -13,7 +13,7 @@ from tfkit.adapters import describe
 from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
-from tfkit.data.sources.first_records import all_records, first_records
+from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.beginning import Decided
 from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.engine.inputs import Inputs, inputs_of

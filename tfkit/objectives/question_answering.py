@@ -26,7 +26,7 @@ from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
-from tfkit.objectives.metrics.squad import answer_scores
+from tfkit.objectives.metrics.answer_scores import answer_scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection

@@ -4,15 +4,13 @@ A name is a column, a path into a column (`instances.0.input`), or a template of
 a list of names (`[sol1, sol2]`) gives the list of their values.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns.column_aliases import find_alias, uses_alias
-from tfkit.data.columns.column_errors import no_column, no_shape, unfit
 from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate
-from tfkit.data.columns.row_shapes import roles_of_shape, shapes_of
 from tfkit.data.columns.row_text import input_key, row_text
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
@@ -29,6 +27,7 @@ class Record(NamedTuple):
 
 
 Records = Iterator[Record | BadRow]
+_MAX_NAMES = 20  # of columns, in an error
 _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 
@@ -46,7 +45,7 @@ class Columns:
         values: dict[str, Any] = {}
         roles = self._roles_of(record.values)
         if roles is None:
-            return no_shape(shapes_of(self.roles, self.named), record.values, record.place)
+            return self._no_shape(record.values, record.place)
         for role in roles:
             value, column = self._read(role, record.values)
             if value is MISSING:
@@ -54,7 +53,11 @@ class Columns:
                     return self.missing(role, record.values, record.place)
                 continue
             if isinstance(value, Unfit):
-                return unfit(value, column, record.place, self.remedy(role))
+                problem = f"{value.found}, not {value.wanted}"
+                return BadRow(
+                    problem,
+                    f"{record.place}: column {column!r} holds {problem}; name another column with {self.remedy(role)}, remove the row",
+                )
             if position := find_surrogate(value):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
@@ -76,9 +79,9 @@ class Columns:
             enough = all if role.name in self.named else any
             return enough(name in names or _root(name) in names for name in self._names(role)) or self._alias(role, names) is not None
 
-        roles = roles_of_shape(self.roles, self.named, has)
+        roles = self._matching_roles(has)
         if roles is None:
-            raise DataError(no_shape(shapes_of(self.roles, self.named), names, place).message)
+            raise DataError(self._no_shape(names, place).message)
         for role in roles:
             if role.required and not has(role):
                 raise DataError(self.missing(role, names, place).message)
@@ -119,7 +122,23 @@ class Columns:
             absent = [name for name in names if name not in available and _root(name) not in available]
             names = absent or [name for name in names if look_up(name, available) is MISSING]
         template = next((name for name in self._given_names(role) if "{" in name), None)
-        return no_column(role, names, available, place, all_of_them=is_named, template=template, remedy=self.remedy(role))
+        wanted = (" and " if is_named else " or ").join(map(repr, names))
+        for_template = "" if template is None else f" for the {role.name} {template!r}"
+        return BadRow(
+            f"no column {wanted}",
+            f"{place}: no column {wanted}{for_template}; columns found: {_list_names(available)}; "
+            f"name the one that holds the {role.name} with {self.remedy(role)}",
+        )
+
+    def _no_shape(self, available: Mapping[str, Any], place: str) -> BadRow:
+        """Error for a record whose columns match none of the shapes."""
+        needed = [[role.name for role in roles if role.required] for roles in self._shapes()]
+        wanted = ", nor for ".join(" and ".join(names) for names in needed)
+        remedies = " or ".join("columns: {" + ", ".join(f"{name}: NAME" for name in names) + "}" for names in needed)
+        return BadRow(
+            f"no columns for {wanted}",
+            f"{place}: no columns for {wanted}; columns found: {_list_names(available)}; name them with {remedies}",
+        )
 
     def remedy(self, role: Role) -> str:
         """Return the recipe field that names the column of a role, for error messages."""
@@ -136,7 +155,26 @@ class Columns:
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
         """Return the roles of a record, by its shape; None if it matches no shape."""
-        return roles_of_shape(self.roles, self.named, lambda role: self._find(role, values)[0] is not MISSING)
+        return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
+
+    def _shapes(self) -> list[tuple[Role, ...]]:
+        """Return the roles of each shape, such as a conversation, or a prompt with its completion; only of the shapes whose columns the
+        recipe names, if it names any. Empty if roles have no shapes.
+        """
+        by_shape: dict[str, list[Role]] = {}
+        for role in self.roles:
+            if role.shape is not None:
+                by_shape.setdefault(role.shape, []).append(role)
+        chosen = [shape for shape, members in by_shape.items() if any(role.name in self.named for role in members)]
+        return [tuple(by_shape[shape]) for shape in chosen or by_shape]
+
+    def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
+        """Return the roles of the first shape whose required columns are there, and those outside any shape. None if no shape fits."""
+        shapes = self._shapes()
+        if not shapes:
+            return self.roles
+        match = next((shape for shape in shapes if all(has(role) for role in shape if role.required)), None)
+        return None if match is None else tuple(role for role in self.roles if role.shape is None or role in match)
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)
@@ -181,6 +219,11 @@ class Columns:
         if isinstance(value, Unfit) and not role.required and (raw is None or is_unrelated):
             return MISSING, column
         return value, column
+
+
+def _list_names(available: Mapping[str, Any]) -> str:
+    """Return the names of the available columns, at most `_MAX_NAMES`."""
+    return ", ".join(map(str, list(available)[:_MAX_NAMES])) + (", ..." if len(available) > _MAX_NAMES else "") or "none"
 
 
 def _root(name: str) -> str:

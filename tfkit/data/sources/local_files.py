@@ -1,8 +1,9 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format."""
+"""Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format; few texts are cut inside."""
 
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,11 +16,14 @@ from tfkit.data.formats.file_content import BOM, content_of, opened, reading
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
 from tfkit.data.formats.suffixes import KINDS, is_hidden, is_readme, is_searched, is_zip, suffix_of
 from tfkit.data.sources.archives import count_members
-from tfkit.data.sources.cut_texts import MAX_TEXTS, cut_text, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
 _CHUNK = 1 << 20
+_MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
+# Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
+_BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
+_TOLERANCE = 0.25  # of the held-out part's length: how far the cut may be from the exact fraction
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class FileSource:
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
-        part = describe_cut(self.part) if self.by_position else self.part.describe()
+        part = _describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
         archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_zip(path)]
         if archives:
@@ -84,7 +88,7 @@ class FileSource:
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part, file after file."""
         rows = good_rows(self._all_rows(), self.on_bad_row, skipped)
-        return (text for row in rows if (text := cut_text(row, self.part))) if self.by_position else self.part.select(rows)
+        return (text for row in rows if (text := _cut_text(row, self.part))) if self.by_position else self.part.select(rows)
 
     @cached_property
     def by_position(self) -> bool:
@@ -92,7 +96,7 @@ class FileSource:
         if (
             self.part.by != "input"
             or not self.part.is_split
-            or len(self.paths) > MAX_TEXTS
+            or len(self.paths) > _MAX_TEXTS
             or not are_texts(self.paths, self.columns, self.layout)
         ):
             return False
@@ -241,3 +245,28 @@ def _common_folder(paths: Sequence[Path]) -> Path:
     while not all(path.is_relative_to(folder) for path in paths):
         folder = folder.parent
     return folder
+
+
+def _cut_text(row: Row, part: Part) -> Row | None:
+    """Return a part of a row that is one text; None if it is empty. The place of a held-out part includes its first line."""
+    assert part.fraction is not None, "only a fraction is cut off"
+    position = _find_cut(row.text, part.fraction)
+    text = row.text[position:] if part.name == "held_out" else row.text[:position]
+    place = f"{row.place}:{row.text.count(chr(10), 0, position) + 1}" if part.name == "held_out" else row.place
+    return row._replace(text=text, place=place, values={**row.values, "text": text} if row.values else row.values) if text else None
+
+
+def _describe_cut(part: Part) -> str:
+    """Describe a part of the text."""
+    assert part.fraction is not None, "only a fraction is cut off"
+    return f"{'' if part.name == 'held_out' else 'all but '}the last {part.fraction:.2%} of the text"
+
+
+def _find_cut(text: str, fraction: float) -> int:
+    """Return the position at which the held-out part begins, near `fraction` of the characters before the end."""
+    exact, tolerance = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _TOLERANCE))
+    for pattern in _BREAKS:
+        ends = [match.end() for match in pattern.finditer(text, max(0, exact - tolerance), min(len(text), exact + tolerance))]
+        if ends:
+            return min(ends, key=lambda end: abs(end - exact))
+    return exact
