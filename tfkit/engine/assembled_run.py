@@ -1,4 +1,7 @@
-"""An assembled run, ready for its first step or for the step after its checkpoint: it records itself, trains and finishes."""
+"""An assembled run: its weights, optimizer, loader and hooks, as new or as its newest good checkpoint has them.
+
+It is ready for its next step: it records itself, trains and finishes.
+"""
 
 import warnings
 from dataclasses import dataclass
@@ -9,22 +12,31 @@ import torch
 
 from tfkit.carbon import FINISH
 from tfkit.engine.base_model import has_new_head
+from tfkit.engine.baseline_scores import training_baselines
+from tfkit.engine.beginning import Kind
 from tfkit.engine.checkpointing import Checkpointer
-from tfkit.engine.components import Components
+from tfkit.engine.components import Components, assemble, first_model, restore, trained_numel
 from tfkit.engine.leading import Leader
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
-from tfkit.engine.resuming import warn_of_other_rounding
-from tfkit.engine.run_result import step_totals, training_result
+from tfkit.engine.results import MEASURED
+from tfkit.engine.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.training_data import RunContext, TrainingData
-from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
+from tfkit.engine.verdict import comparison_fields
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.evaluation.baselines import Baselines
+from tfkit.families import PRESETS
+from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import row_length
-from tfkit.training.device import memory_bytes
+from tfkit.run import strict_json
+from tfkit.run.checkpoints import newest_good, require_free_space
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes, peak_flops
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
@@ -54,8 +66,14 @@ class AssembledRun:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds, tokens and FLOPs of all steps, including those of earlier attempts."""
-        return step_totals(self.progress, self.log.flops_per_token, self.log.peak_flops)
+        """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
+
+        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
+        computed in that time at its peak: that of a GPU's data sheet, elsewhere as measured.
+        """
+        seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
+        totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token}
+        return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
     def record(self) -> None:
         """Record how this attempt computes, and what it continues from; the result of an earlier attempt is dropped."""
@@ -107,11 +125,35 @@ class AssembledRun:
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
-        folder, steps, data = self.context.folder, self.components.plan.steps, self.data
-        is_new = data.start is not None and has_new_head(data.start, data.config, data.labels)
-        length, trial = row_length(self.context.recipe.data.sequence_length, data.config), folder.rate_trial
-        facts = {"new_head": is_new, "sequence_length": length, "rate_trial": trial}
-        return training_result(status, folder, self.progress, steps, self.log, self.checkpointer, self.baselines, facts)
+        folder, progress, data, best = self.context.folder, self.progress, self.data, self.checkpointer.best
+        result: dict[str, Any] = {
+            "schema_version": 1,
+            "run": str(folder.path),
+            "checkpoint": str(folder.checkpoints / f"step-{progress.step:06d}"),
+            "status": status,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "loss": self.log.latest.get("loss"),
+            "evaluation": self.log.evaluations.get(progress.step, {}),
+            "before": self.log.before,
+            "improvement": best.improvement(),
+            "baselines": self.baselines,
+            **comparison_fields(best.comparison(self.baselines)),
+            "new_head": data.start is not None and has_new_head(data.start, data.config, data.labels),
+            "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config),
+            "rate_trial": folder.rate_trial,
+            "best": best.document(),
+            "stopped_early": progress.step < self.components.plan.steps,
+            "stopped_by": None,
+            "seconds": folder.totals["seconds"],
+            "train_seconds": round(progress.seconds, 3),
+            "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+            **{name: folder.totals.get(name) for name in MEASURED},
+            **self.checkpointer.inherited.fields(),
+            "gates": [],  # those of the command that asks for the result
+        }
+        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
+        return document
 
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
@@ -151,3 +193,81 @@ class AssembledRun:
             if compiles:
                 context.listener.say("compiling the model")
             try_out(self.components.stepper, self.components.loader, self.hooks, self.progress)
+
+
+def assemble_run(
+    context: RunContext, data: TrainingData, planned: Estimate, leader: Leader, kind: Kind, *, exact: bool, force: bool
+) -> AssembledRun:
+    """Build the model, and assemble its training from the newest good checkpoint on.
+
+    `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
+    ModelError, DataError and MachineError.
+    """
+    recipe, listener, device = context.recipe, context.listener, context.device
+    model = first_model(recipe, data, listener, leader.peers)
+    make_deterministic(device)
+    keep_freed_memory()
+    resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)
+    tensors, state = load_training_state(resumed_from) if resumed_from else ({}, {})
+    saved = saved_log(resumed_from, state, data.fingerprints()) if resumed_from else None
+    _announce_size(model, context)
+    if not force:
+        require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
+    size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
+    with context.stop.at_once(no_step_yet(resumed_from)):
+        leader.begin(recipe, data, context.folder.path, resumed_from, size, device)
+        components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
+    data = components.data
+    progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
+    require_length(context.folder.path, components.plan.steps, progress.step)
+    micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
+    if recipe.training.compile:
+        compile_model(model, by_block=recipe.parallel.shard > 1)
+    flops_per_token = planned.training_flops / planned.tokens
+    log = TrainingLog(context, components.plan, progress, flops_per_token, peak_flops(device, components.precision), saved)
+    checkpointer = Checkpointer(context, data, components, log, kind=kind, family=_family(context, data))
+    validator = Validator(context, data, components, log, checkpointer)
+    hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
+    with context.stop.at_once("no step was taken yet"):
+        baselines = training_baselines(recipe)
+    return AssembledRun(
+        context,
+        planned,
+        leader,
+        data,
+        components,
+        resumed_from,
+        progress,
+        micro_batches,
+        log,
+        checkpointer,
+        validator,
+        hooks,
+        baselines,
+    )
+
+
+def _announce_size(model: Transformer, context: RunContext) -> None:
+    """Report how many parameters are trained, if some are frozen."""
+    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
+    if trained < parameters:
+        context.listener.say(f"training {trained:,} of {parameters:,} parameters")
+
+
+def _micro_batches(context: RunContext, components: Components, resumed_from: Path | None, size: int, ranks: int) -> MicroBatches:
+    """Return the micro-batches of a run; their size is chosen if neither the recipe nor a checkpoint gives it."""
+    micro_batches = MicroBatches(context.recipe, context.device, context.listener, components, restored=resumed_from is not None)
+    if context.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
+        micro_batches.choose()
+        if resumed_from:
+            context.listener.say(
+                f"micro-batches of {size:,} rows cannot be divided evenly among {ranks:,} ranks: from now on they have "
+                f"{components.loader.micro_batch_size:,}, with the same steps and other dropout masks"
+            )
+    return micro_batches
+
+
+def _family(context: RunContext, data: TrainingData) -> str | None:
+    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
+    preset = context.recipe.model.preset
+    return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

@@ -3,6 +3,7 @@
 torch is imported after the folder is locked and the recipe is checked, so that a refusal is quick.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tfkit.engine.budget import Budget
     from tfkit.engine.run import Run
     from tfkit.recipe.schema.sections import Recipe
+
+_LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,6 @@ def _train_metered(
 ) -> dict[str, Any]:
     """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
-    from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
 
     folder.begin_attempt(options.threads, kind=kind)
@@ -199,7 +201,7 @@ def _train_metered(
     meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
     budget.start(meter)
     try:
-        measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
+        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
         carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
         run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
@@ -255,3 +257,27 @@ def _prepare_run(
     for gate in gates:
         run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
     return run
+
+
+def _measure_idle(meter: "Meter", seconds: float, listener: Listener, stop: StopRequest) -> None:
+    """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
+
+    The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
+    """
+    if not seconds or meter.reading().status == "off":
+        return
+    listener.say(f"measuring the idle machine for {seconds:g} s")
+    with stop.at_once("nothing was trained yet"):
+        while meter.reading().status == "starting":
+            _wait(_LOOK_SECONDS, stop)
+        if meter.reading().status == "ok":
+            meter.phase("idle")
+            _wait(seconds, stop)
+            meter.phase("setup")
+
+
+def _wait(seconds: float, stop: StopRequest) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        stop.raise_if_requested("nothing was trained yet")
+        time.sleep(min(left, _LOOK_SECONDS))

@@ -7,9 +7,9 @@ import torch
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
-from tfkit.engine.assembled_run import AssembledRun, no_step_yet
-from tfkit.engine.assembling import Kind, assemble_run
+from tfkit.engine.assembled_run import AssembledRun, assemble_run, no_step_yet
 from tfkit.engine.base_model import pin_start
+from tfkit.engine.beginning import Kind
 from tfkit.engine.budget import Budget
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.given import Given

@@ -4,17 +4,20 @@ A file gets its name only when it is complete, on the disk, and has the content 
 broken connection leaves is continued by the next try or the next command.
 """
 
+import csv
 import http.client
+import io
+import json
 import os
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.durable import rename, sync_file, write_atomically
-from tfkit.engine.derived_data import DERIVED
 from tfkit.engine.inputs import sections_of
 from tfkit.engine.listener import Listener, Progress
 from tfkit.errors import DataError, MachineError
@@ -27,6 +30,8 @@ _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 16
+# From control characters of Latin-1 to the punctuation of Windows-1252 that they were before the text was decoded wrongly.
+_WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def _exists(file: DataFile) -> bool:
 
 def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
     """Derive files of a set from its archive, or from the folder of another set."""
-    texts = DERIVED[data_set.name](origin)
+    texts = _DERIVED[data_set.name](origin)
     for file in files:
         path = Path(file.path)
         try:
@@ -170,3 +175,37 @@ def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
             show(done := done + len(chunk))
     if length is not None and done - begin < length:
         raise ConnectionError("the connection broke off")
+
+
+def _sentence_polarity(archive: Path) -> dict[str, str]:
+    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive, with the lines of both classes in turn: of
+    every ten pairs the first goes to test, the second to valid.
+    """
+    with zipfile.ZipFile(archive) as source:
+        texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
+    files = {name: io.StringIO() for name in ("train.csv", "valid.csv", "test.csv")}
+    writers = {name: csv.writer(file, lineterminator="\n") for name, file in files.items()}
+    for writer in writers.values():
+        writer.writerow(("text", "label"))
+    for number, pair in enumerate(zip(*(text.removesuffix("\n").split("\n") for text in texts), strict=True)):
+        writer = writers[("test.csv", "valid.csv")[number % 10] if number % 10 < 2 else "train.csv"]
+        writer.writerows((line.strip(), label) for line, label in zip(pair, ("negative", "positive"), strict=True))
+    return {name: file.getvalue() for name, file in files.items()}
+
+
+def _reviews(sentences: Path) -> dict[str, str]:
+    """Return the prompts of instructgpt-reviews, `{"prompt": "the film is"}`, from the files of Sentence Polarity: the first three words
+    of the sentences of train.csv, each once, and the first 128 of valid.csv that are not among them.
+    """
+    trained, others = _beginnings(sentences / "train.csv"), _beginnings(sentences / "valid.csv")
+    prompts = {"prompts.jsonl": [*trained], "held_out.jsonl": [text for text in others if text not in trained][:128]}
+    return {name: "".join(json.dumps({"prompt": text}) + "\n" for text in texts) for name, texts in prompts.items()}
+
+
+def _beginnings(path: Path) -> dict[str, None]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
+
+
+# By the set's name in recipes/data.json; each function gets the set's archive, or the folder of the set that it is derived from.
+_DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": _sentence_polarity, "reviews": _reviews}

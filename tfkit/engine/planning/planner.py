@@ -12,13 +12,20 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.many_runs.chain_plan import of_stage
 from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.estimate import Estimate, sum_stages
-from tfkit.engine.planning.placeholder_model import write_placeholder
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
+from tfkit.engine.training_data import TrainingData
 from tfkit.errors import TfkitError
+from tfkit.families import PRESETS
+from tfkit.hub import family_of, save_model
+from tfkit.hub.names import expected_shapes
+from tfkit.hub.tensor_files import TensorFile
+from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.recipe import Chain
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
 
 
@@ -81,6 +88,28 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             if stage.name in wanted:
                 estimates[stage.name] = _estimate(run, work, options)
             if stage.name in used:
-                write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
+                _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
             began = time.monotonic()
     return sum_stages(estimates)
+
+
+def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
+    """Write a model folder from which a later stage reads as from the checkpoint of this one."""
+    folder.mkdir(parents=True)
+    preset = recipe.model.preset
+    family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
+    save_model(
+        folder,
+        data.config,
+        None,
+        data.tokenizer,
+        family=family,
+        end_ids=end_ids(data.tokenizer),
+        labels=data.labels,
+        problem_type=recipe.objective.problem_type,
+        facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
+        generation=data.start.described.generation if data.start is not None else None,
+    )
+    shapes = expected_shapes(family_of(data.config, prefer=family), data.config)
+    layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
+    TensorFile(folder / "model.safetensors", layout, {"format": "pt"}).write_zeros()
