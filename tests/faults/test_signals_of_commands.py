@@ -14,7 +14,7 @@ from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_rec
 
 import tfkit.engine.commands.averaging
 import tfkit.engine.commands.verification
-import tfkit.hub.averaging
+import tfkit.hub.mean_weights
 import tfkit.recipe
 from tfkit.cli import COMMANDS
 
@@ -47,7 +47,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
     ("words", "owner", "name", "count"),
     [
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.commands.averaging, "verify", 2),
-        (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.mean_weights, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
         (["verify", "run"], tfkit.engine.commands.verification, "verify", 2),
         (["check", "tiny.yaml"], tfkit.recipe, "open_recipe", 1),

@@ -38,8 +38,7 @@ from tfkit.hub.names import (
     without_namesakes,
     without_other_heads,
 )
-from tfkit.hub.weights import Tensors, Weight, find_weights
-from tfkit.hub.weights_fit import check_claims, check_fit
+from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_weights
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer

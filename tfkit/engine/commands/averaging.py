@@ -59,7 +59,7 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
     """
     facts = _facts_of_one_run(chosen, listener)
 
-    from tfkit.hub.averaging import mean_weights, weights_bytes
+    from tfkit.hub.mean_weights import mean_weights, weights_bytes
 
     with listener.progress("averaging", weights_bytes(chosen), "bytes") as bar:
         tensors = mean_weights(chosen, bar.advance)
@@ -128,7 +128,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
     """Write the newest checkpoint's files without its training state, the mean weights, and the lineage of the mean."""
     from tfkit.hub import content_hash
-    from tfkit.hub.averaging import save_weights
+    from tfkit.hub.mean_weights import save_weights
 
     newest = chosen[-1]
     for name in read_manifest(newest):
