@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
@@ -10,7 +10,6 @@ from tokenizers import Tokenizer as Backend
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, Vocabulary, variant_of
 from tfkit.tokenizer import pipelines
-from tfkit.tokenizer.bpe import learn
 from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.train import Corpus
@@ -64,14 +63,16 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progres
 def _byte_bpe(task: _Task) -> Backend:
     splitter = pipelines.BYTE_SPLITTERS[str(task.variant)]
     first = [*task.first, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    return pipelines.byte_bpe(**learn(task.corpus, splitter, first, task.section.vocab_size), splitter=splitter)
+    return pipelines.byte_bpe(**_learn_bpe(task.corpus, splitter, first, task.section.vocab_size), splitter=splitter)
 
 
 def _wordpiece(task: _Task) -> Backend:
     normalizer = pipelines.bert_normalizer(task.section.lowercase, task.section.strip_accents)
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter = pre_tokenizers.BertPreTokenizer()
-    learned = learn(task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, prefix=PREFIX)
+    learned = _learn_bpe(
+        task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, prefix=PREFIX
+    )
     return pipelines.wordpiece(learned["vocab"], normalizer)
 
 
@@ -80,7 +81,7 @@ def _bpe_eow(task: _Task) -> Backend:
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter = pre_tokenizers.BertPreTokenizer()
     return pipelines.bpe_eow(
-        **learn(task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, suffix=SUFFIX)
+        **_learn_bpe(task.corpus, splitter, task.first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet, suffix=SUFFIX)
     )
 
 
@@ -96,7 +97,7 @@ def _bpe_byte_fallback(task: _Task) -> Backend:
     most, bytes_only = (task.section.vocab_size - len(first)) // 2, "" if task.variant == "gemma" else "\n"
     alphabet = task.corpus.alphabet(most, normalizer, excluded=lambda character: character in bytes_only)
     splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    learned = learn(task.corpus, splitter, first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet)
+    learned = _learn_bpe(task.corpus, splitter, first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet)
     if task.variant == "gemma":
         return pipelines.gemma_bpe(**learned)
     return pipelines.llama_bpe(**learned, unk_token="<unk>" if task.variant == "translation" else None)
@@ -118,6 +119,39 @@ def _unigram(task: _Task) -> Backend:
 
 # SentencePiece learns no pieces that mix scripts; the split also keeps special tokens out of the learned pieces.
 _PIECES = rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}]+|{SPACE}"
+
+
+def _learn_bpe(
+    corpus: Corpus,
+    splitter: pre_tokenizers.PreTokenizer,
+    first: Sequence[str],
+    vocab_size: int,
+    *,
+    normalizer: normalizers.Normalizer | None = None,
+    alphabet: Sequence[str] | None = None,
+    prefix: str = "",
+    suffix: str = "",
+) -> dict[str, Any]:
+    """Train on the words into which the splitter divides normalized texts; return `vocab` and `merges` for a `tokenizers` model.
+
+    Byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909); the entries of WordPiece are learned the same way.
+
+    `first` holds the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or
+    `suffix` (its form at the end of one): the trainer itself would number them in the order of a hash table, which differs in every run.
+    """
+    forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
+    affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*first, *forms],
+        show_progress=False,
+        **{name: affix for name, affix in affixes.items() if affix},
+    )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = splitter
+    corpus.train(backend, trainer, normalizer, alphabet)
+    model = json.loads(backend.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(merge) for merge in model["merges"]]}
 
 
 def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
