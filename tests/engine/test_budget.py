@@ -15,7 +15,7 @@ from tfkit.carbon.reading import Reading, Totals
 from tfkit.engine import listener
 from tfkit.engine.budget import Budget
 from tfkit.engine.listener import Silent, StoppingListener
-from tfkit.engine.spending import spent_by_siblings, spent_in
+from tfkit.engine.usage import spent_by_siblings, spent_in
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 

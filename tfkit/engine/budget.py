@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.spending import Spent, is_measured
-from tfkit.engine.usage import Clock, Usage
+from tfkit.engine.usage import Clock, Spent, Usage, is_measured
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds

@@ -1,5 +1,8 @@
 """The evaluations of a run: scores of the validation sets, samples of generated text, and early stopping."""
 
+import math
+from collections.abc import Iterable
+
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.training_data import RunContext, TrainingData
@@ -7,7 +10,6 @@ from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import Stopped
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.training.loop import Progress
-from tfkit.training.patience import since_best
 
 
 class Validator:
@@ -74,3 +76,15 @@ class Validator:
         _, rendered = self.data.objective.prompts(self.prompts)
         pairs = [{"prompt": prompt, "completion": one.text} for prompt, one in zip(self.prompts, completions, strict=True)]
         self.log.samples(step, pairs, continues=not rendered and self.model.encoder is None)
+
+
+def since_best(values: Iterable[float | None], higher_is_better: bool) -> int:
+    """Count the evaluations since the best one. Equal values are not better; None and values that are not finite never are."""
+    best, since = -math.inf, 0
+    for value in values:
+        score = math.nan if value is None else value if higher_is_better else -value
+        if math.isfinite(score) and score > best:
+            best, since = score, 0
+        else:
+            since += 1
+    return since

@@ -13,7 +13,7 @@ from tfkit.engine.inputs import inputs_of
 from tfkit.engine.many_runs.sweep_result import Trial, recorded_trials
 from tfkit.engine.many_runs.sweep_search import Grid, Search, choose_search
 from tfkit.engine.rank_checks import require_divisible
-from tfkit.engine.spending import spent_in
+from tfkit.engine.usage import spent_in
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
 from tfkit.recipe.schema.best_metric import HIGHER
