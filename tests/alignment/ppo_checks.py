@@ -10,8 +10,8 @@ from tiny_ppo import PPOWorld, critic
 from tiny_rollouts import END, LETTERS, LONGEST, policy
 
 from tfkit.generation.inference import inference
+from tfkit.objectives.causal_lm import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.objectives.response_log_probs import response_log_probs
 from tfkit.objectives.rollouts import Response, response_batch
 
 PROMPTS = ["a", "ab", "bac", "ccab"]

@@ -16,7 +16,7 @@ from tfkit.data.sources import hub_stream
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.open_sources import first_records, open_source
 from tfkit.errors import DataError
-from tfkit.objectives.conversation_rows import conversation
+from tfkit.objectives.chat import conversation
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import _value
 from tfkit.recipe.schema.data_sections import SourceSection

@@ -20,9 +20,8 @@ from tfkit.evaluation.bootstrap import intervals
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics import texts as text_scores
 from tfkit.objectives.metrics.classes import classification_metrics, tag_metrics
-from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.entities import entity_metrics, mark_spans, spans
 from tfkit.objectives.metrics.regression import regression_metrics
-from tfkit.objectives.metrics.tag_spans import mark_spans, spans
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.schema.sections import EvaluationSection

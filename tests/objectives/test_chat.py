@@ -19,8 +19,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.hub import save_model
-from tfkit.objectives.chat import Chat, fit_tokenizer
-from tfkit.objectives.conversation_rows import conversation
+from tfkit.objectives.chat import Chat, conversation, fit_tokenizer
 from tfkit.objectives.objective import IGNORED
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer.chat_formats import UnfitError

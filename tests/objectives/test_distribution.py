@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tfkit.objectives import distribution, vocabulary_loss
-from tfkit.objectives.distribution import token_divergences
+from tfkit.objectives import distillation, vocabulary_loss
+from tfkit.objectives.distillation import token_divergences
 
 ROWS, DIM, TEACHER_DIM, VOCABULARY = 37, 16, 24, 101
 
@@ -96,7 +96,7 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         case "blocks of 1":
             monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
         case "a piece a row":
-            monkeypatch.setattr(distribution, "_PIECE", 1)
+            monkeypatch.setattr(distillation, "_PIECE", 1)
     return str(request.param)
 
 
@@ -156,14 +156,14 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_teachers_probabilities()
 
 def test_the_logits_of_both_never_exceed_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    inner = distribution.make_logits
+    inner = distillation.make_logits
 
     def watch(*arguments: Tensor) -> Tensor:
         logits = inner(*arguments)  # type: ignore[arg-type]
         sizes.append(logits.nbytes)
         return logits
 
-    monkeypatch.setattr(distribution, "make_logits", watch)
+    monkeypatch.setattr(distillation, "make_logits", watch)
     monkeypatch.setattr(vocabulary_loss, "make_logits", watch)
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 11 * VOCABULARY * 4)  # room for five rows of both, not six
     solve(problem(torch.float32), 2.0)

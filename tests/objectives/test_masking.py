@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tiny_examples import tokenizer
 
 from tfkit.errors import ModelError
-from tfkit.objectives.masking import Masking
+from tfkit.objectives.masked_lm import Masking
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 

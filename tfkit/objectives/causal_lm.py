@@ -1,4 +1,4 @@
-"""Causal language modelling: predict each token from those before it."""
+"""Causal language modelling: predict each token from those before it; and the log-probabilities of responses, in float32."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -100,3 +100,17 @@ def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothin
     if not bool(targets.all()):
         hidden, labels = hidden[targets], labels[targets]
     return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing, temperature)
+
+
+def response_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """Return the log-probability of each label other than IGNORED, ordered by row and position: labels (B, T) -> (targets,), in nats.
+
+    `temperature`, at which the responses were sampled, divides the logits.
+    """
+    return label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, temperature=temperature)
+
+
+def sequence_sums(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over the labelled tokens of each sequence: values (targets,), labels (B, T) -> (B,)."""
+    rows = (labels != IGNORED).nonzero()[:, 0]  # (targets,)
+    return torch.zeros(len(labels), dtype=values.dtype, device=values.device).index_add(0, rows, values)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import response_log_probs
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.gold_model import open_gold_model
 from tfkit.objectives.objective import IGNORED, Batch, Observation
-from tfkit.objectives.response_log_probs import response_log_probs
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjective, Rollouts
 from tfkit.objectives.score_model import open_score_model
 from tfkit.recipe.schema.rollout_sections import GRPOSection

@@ -20,7 +20,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.label_sets import label_set_figures, label_set_metrics
+from tfkit.objectives.metrics.label_set_scores import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
