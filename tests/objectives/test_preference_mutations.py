@@ -204,7 +204,7 @@ def shift_over_all_completions(patch: pytest.MonkeyPatch) -> None:
 
 
 def split_by_row(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(record_columns, "input_key", lambda roles, values: opening(values["chosen"]))
+    patch.setattr(record_columns, "_input_key", lambda roles, values: opening(values["chosen"]))
 
 
 def end_left_out(patch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,8 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
     number, tokens, tags = 0, list[str](), list[str]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NEWLINE:
-            if tags != ["string"] and 0 < len(tokens) <= _MAX_LINE_TOKENS and not any(map(_is_long, tokens)):
+            has_long = any(len(token) > _MAX_STRING or "\n" in token for token in tokens)
+            if tags != ["string"] and 0 < len(tokens) <= _MAX_LINE_TOKENS and not has_long:
                 yield _Line(number, tokens, tags)
             tokens, tags = [], []
         elif token.type in _KEPT and token.string.strip():
@@ -72,10 +73,6 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
             else:
                 tags.append(_KEPT[token.type])
             tokens.append(token.string)
-
-
-def _is_long(token: str) -> bool:
-    return len(token) > _MAX_STRING or "\n" in token
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:

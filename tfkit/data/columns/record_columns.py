@@ -4,18 +4,18 @@ A name is a column, a path into a column (`instances.0.input`), or a template of
 a list of names (`[sol1, sol2]`) gives the list of their values.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns.column_aliases import find_alias, uses_alias
 from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
-from tfkit.data.columns.forms import Unfit, by_number, find_surrogate
-from tfkit.data.columns.row_text import input_key, row_text
+from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of
+from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 
 class Record(NamedTuple):
@@ -63,8 +63,8 @@ class Columns:
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
                 )
             values[role.name] = value
-        key = row_text(self.roles, values, bare=True) + ("\n" if record.is_file else "")
-        return Row(row_text(self.roles, values), record.place, values, frozenset(self.named), key, input_key(self.roles, values))
+        key = _row_text(self.roles, values, bare=True) + ("\n" if record.is_file else "")
+        return Row(_row_text(self.roles, values), record.place, values, frozenset(self.named), key, _input_key(self.roles, values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the column from which each role is read in a record; roles that the record lacks are left out."""
@@ -228,3 +228,32 @@ def _list_names(available: Mapping[str, Any]) -> str:
 
 def _root(name: str) -> str:
     return name.partition(".")[0]
+
+
+def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = False) -> str:
+    """Return all texts of a row, one a line, the words of a sentence joined by spaces; `bare`: each text stripped of white space.
+
+    Labels are excluded, so rows that differ only in their labels have equal texts.
+    """
+    read = [(role.form, values[role.name]) for role in roles if role.name in values and role.form not in LABELS]
+    texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in read)
+    return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
+
+
+def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
+    """Return the stripped text of a row's input, for a conversation up to the first user turn; None if the input is the whole row."""
+    inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
+    if "messages" in inputs:
+        inputs["messages"] = first_turn(inputs["messages"])
+    elif turns := next((value for role in roles if role.form == "turns" and (value := values.get(role.name))), None):
+        return _opening_key(turns, has_prompt=any(inputs.values()))
+    elif all(role.is_input or role.form in LABELS for role in roles if role.name in values):
+        return None
+    return _row_text(roles, inputs, bare=True)
+
+
+def _opening_key(turns: Any, *, has_prompt: bool) -> str | None:
+    """Return the stripped text of a conversation's opening; None if the row is a completion without a prompt."""
+    if not has_prompt and isinstance(turns, str) and not is_dialogue(turns):
+        return None
+    return "\n".join(map(str.strip, texts_of(opening(turns))))
