@@ -1,7 +1,6 @@
 """LoRA adapters, low-rank updates trained in place of a model's weights: in the model, and on disk in the format of the `peft` library."""
 
-from tfkit.adapters.adapter_reading import base_folder, describe, is_adapter, load
-from tfkit.adapters.adapter_writing import Base, save_adapter
+from tfkit.adapters.adapter_folders import Base, base_folder, describe, is_adapter, load, save_adapter
 from tfkit.adapters.choose import freeze
 from tfkit.adapters.frozen_reference import FrozenReference, needs_copy
 from tfkit.adapters.lora import LORA_PARAMETERS, add_lora, merged

@@ -1,5 +1,6 @@
-"""An adapter folder and its base -> the whole model. Any other model folder is read by `tfkit.hub`."""
+"""Adapter folders, as `peft` opens them: written, and read with their base as the whole model. `tfkit.hub` reads other model folders."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -9,21 +10,24 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tfkit.hub as hub
-from tfkit.adapters.peft_config import PeftConfig, find_base, read_peft_config, with_task_head
-from tfkit.adapters.peft_files import Updates, find_tensors, read_updates
+from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_settings, read_peft_config, with_task_head
+from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
-from tfkit.hub import Described, Loaded, find_checkpoint
+from tfkit.hub import OWN_TYPE, Described, Loaded, family_of, find_checkpoint, save_model
 from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_objective, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
 from tfkit.hub.names import label_tensors, rules_of
+from tfkit.hub.tensor_files import write_tensors
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, unverified, verified
+from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
@@ -185,3 +189,41 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
     if weight is None or not weight.stored.shape:
         return config
     return config.model_copy(update={"head": config.head.model_copy(update={"count": weight.stored.shape[0]})})
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model of the updates."""
+
+    path: str  # as in the recipe: a folder, a run folder, or hub:org/name@revision
+    folder: Path
+    sha256: str
+
+
+def save_adapter(
+    folder: Path,
+    config: ModelConfig,
+    trained: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    section: LoraSection,
+    base: Base,
+    *,
+    family: str | None = None,
+    facts: Mapping[str, Any],
+    **details: Any,
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, and the files of a model folder other than its weights.
+
+    `trained`: the updates and the parameters that are trained in full, under our names; `details`: further arguments of `save_model`.
+    """
+    facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
+    save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
+    expressing = family_of(config, prefer=family)
+    peft = to_peft(trained, expressing.name if expressing else OWN_TYPE, config)
+    repository, _, revision = base.path.removeprefix("hub:").partition("@")
+    base_fields = {"base_model_name_or_path": str(base.folder.resolve())}
+    if base.path.startswith("hub:"):
+        base_fields = {"base_model_name_or_path": repository, **({"revision": revision} if revision else {})}
+    settings = peft_settings(section, config, peft.ranks, peft.modules, peft.saved, transposed=peft.transposed)
+    (folder / ADAPTER).write_text(json.dumps({**base_fields, **settings}, indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder / NAME, peft.tensors, torch.float32, {"format": "pt"})
