@@ -54,12 +54,17 @@ def measure(name: str, runner: str, device_name: str) -> dict[str, Any]:
     import torch
 
     from tfkit.errors import is_out_of_memory
+    from tfkit.model.transformer import Transformer
     from tfkit.training.device import has_bf16, memory_bytes, peak_flops, pick_device
-    from tfkit.training.flops import training_flops_per_token
+    from tfkit.training.flops import ForwardShape, backward_flops, forward_flops
 
     device, shape = pick_device(device_name), shape_of(name, device_name)
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-    flops, rows = training_flops_per_token(tfkit_config(shape), shape["length"]), shape["rows"]
+    with torch.device("meta"):
+        model = Transformer(tfkit_config(shape))
+    length, rows = shape["length"], shape["rows"]
+    of_row = ForwardShape(1, length, 0, length)  # of a language model
+    flops = (forward_flops(model, of_row).total + backward_flops(model, of_row).total) / length  # per token
     while True:
         try:
             seconds, losses = timed(make_step(shape, runner, device, dtype, rows), device)

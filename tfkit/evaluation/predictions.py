@@ -1,4 +1,4 @@
-"""The results of single labelled rows: the objective's sums, the model's prediction, and the right answer."""
+"""The results of labelled rows: the objective's sums, the prediction and the right answer of each; and the metrics of a set of rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +8,12 @@ import numpy as np
 
 from tfkit.data import Rows
 from tfkit.evaluation.row_scores import judged_batches
-from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.generation.inference import Interrupted
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
-from tfkit.objectives.objective import Batch, Sum
+from tfkit.objectives.objective import Batch, Objective, Sum
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 _PROBABILITIES = "label probabilities"
@@ -69,6 +68,20 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
             labels, values = value[_PROBABILITIES]
             unpacked[name] = LabelProbabilities(labels, np.array(values, np.float32))
     return unpacked
+
+
+def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
+    """Return the objective's metrics from the sums of each row; a lost row may lack some."""
+    names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
+    totals, targets = (
+        np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
+    )  # (N, names)
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        sums = zip(names, (weights @ totals).tolist(), (weights @ targets).tolist(), strict=True)
+        return objective.metrics({name: Sum(total, round(count)) for name, total, count in sums})
+
+    return scores
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:

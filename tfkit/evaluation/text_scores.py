@@ -11,11 +11,9 @@ A text is cut into pieces of at most a given length that overlap by one id, so t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
@@ -25,12 +23,11 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
+from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 
 BATCH_TOKENS = 16_384  # per forward pass, but at least one piece; longer batches take gigabytes and are not faster
-
-Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -196,3 +193,8 @@ def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
     sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
     losses: list[float] = sums.tolist()
     return losses
+
+
+def text_score_metrics(score: TextScore) -> Scores:
+    """Return the loss, perplexity and bits per byte of a language model over texts."""
+    return lambda weights: text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import nn
 
 from tfkit.adapters import LORA_PARAMETERS
@@ -90,14 +89,6 @@ def forward_flops(model: Transformer, shape: ForwardShape) -> Flops:
 def backward_flops(model: Transformer, shape: ForwardShape) -> Flops:
     """Return the FLOPs of the backward pass: frozen matrices have no gradient, and it ends at the lowest trained parameter."""
     return _sum((product.part, product.flops * product.gradients) for product in products(model, shape))
-
-
-def training_flops_per_token(config: ModelConfig, length: int) -> float:
-    """Return the FLOPs of forward and backward pass per token of a language model, in rows of `length` tokens that all have a loss."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    shape = ForwardShape(1, length, length if config.encoder_layers and config.decoder_layers else 0, length)
-    return sum(product.flops * (1 + product.gradients) for product in products(model, shape)) / length
 
 
 def products(model: Transformer, shape: ForwardShape) -> list[Product]:

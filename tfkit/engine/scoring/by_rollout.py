@@ -15,7 +15,7 @@ from tfkit.engine.training_data import ValidationSet, report_rows, with_lost
 from tfkit.engine.validation import judge_responses, response_metrics
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
-from tfkit.evaluation.set_metrics import loss_metrics
+from tfkit.evaluation.predictions import loss_metrics
 from tfkit.hub import content_hash
 from tfkit.recipe import read_recipe
 

@@ -9,8 +9,7 @@ from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import join_metrics
 from tfkit.errors import ModelError
-from tfkit.evaluation.set_metrics import text_score_metrics
-from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
+from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
