@@ -20,8 +20,8 @@ from tfkit.engine.leading import Leader
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.forecast import actual, predicted, remember_outcome
 from tfkit.engine.planning.memory_plan import planned_bytes
-from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
 from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.training_data import RunContext, TrainingData

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from tfkit.errors import DataError, MachineError
 from tfkit.network import has_hash, is_offline
 from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
-from tfkit.recipe.schema.data_sections import SourceSection
 
 _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without a byte
@@ -44,7 +43,8 @@ class Fetched:
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
     """Return the data sets that a recipe reads, in its order. Raise DataError if one of them cannot be fetched."""
-    paths = [path for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data) for path in _paths(section)]
+    sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
+    paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
     for path in paths:
         name = Path(path).parent.name
@@ -54,11 +54,6 @@ def sets_of(recipe: BundledRecipe) -> list[DataSet]:
             used[origin] = known[origin]
         used[name] = known[name]
     return list(used.values())
-
-
-def _paths(source: SourceSection) -> Iterator[str]:
-    if source.path is not None:
-        yield from (source.path, *source.beside.values())
 
 
 def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
