@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -282,3 +283,9 @@ def test_a_command_starts_without_the_compiler(module: str) -> None:
     found = reached(f"tfkit.{module}")
     assert "torch" in found
     assert not {name for name in found if any(name == one or name.startswith(f"{one}.") for one in COMPILER)}
+
+
+def test_a_traceback_names_one_file() -> None:
+    """The files of the commands are named as these, and `__init__` is no name of its own."""
+    names = Counter(path.name for module, path in MODULES.items() if room(module) != "cli" and path.name != "__init__.py")
+    assert not {name for name, count in names.items() if count > 1}

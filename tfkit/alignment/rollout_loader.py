@@ -126,7 +126,9 @@ class RolloutLoader:
         Raises Stopped during sampling, and UnhealthyError if the KL exceeds kl_stop.
         """
         experience = self._of_step(n)
-        return self._micro_batches([experience.responses[index] for index in self._indices(n)])[self.rank :: self.ranks]
+        responses = [experience.responses[index] for index in self._indices(n)]
+        starts = range(0, len(responses), self.micro_batch_size)[self.rank :: self.ranks]
+        return [response_batch(responses[start : start + self.micro_batch_size], self.pad_id) for start in starts]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
         """Return the row numbers of the prompts of step n, (B,)."""
@@ -158,10 +160,6 @@ class RolloutLoader:
         inner, start = divmod(step * self.sizes.full, self.rollouts.responses)
         order = permutation(np.random.PCG64([self.seed, iteration, inner]), self.rollouts.responses)
         return order[start : start + self.sizes.full]
-
-    def _micro_batches(self, responses: Sequence[Response]) -> list[Batch]:
-        starts = range(0, len(responses), self.micro_batch_size)
-        return [response_batch(responses[start : start + self.micro_batch_size], self.pad_id) for start in starts]
 
     def _of_step(self, n: int) -> Experience:
         iteration = n // self.steps

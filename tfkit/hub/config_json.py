@@ -110,7 +110,8 @@ def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> 
 
 def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the eos ids in the result of `read_special_ids`."""
-    return (*_as_list(special_ids.get(_EOS, [])),)
+    ends = special_ids.get(_EOS, [])
+    return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -128,10 +129,6 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _are_ids(name: str, value: Any) -> bool:
     """Whether a value is an id, or a list of ids where eos may be one."""
     return all(map(_is_id, value)) if name == _EOS and isinstance(value, list) else _is_id(value)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:

@@ -49,16 +49,13 @@ class ConversationTexts:
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Return the ids of each prompt and its completion, including the token that ends it. Raises ModelError without a chat template."""
         encoded: dict[int, PromptedIds | BadRow] = {}
-        chats = [number for number, item in enumerate(items) if self._is_chat(item)]
+        chats = [n for n, item in enumerate(items) if self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)]
         texts = [number for number in range(len(items)) if number not in {*chats}]
         if chats:
             encoded |= dict(zip(chats, self._chats([items[number] for number in chats]), strict=True))
         if texts:
             encoded |= dict(zip(texts, self._texts([items[number] for number in texts]), strict=True))
         return [encoded[number] for number in range(len(items))]
-
-    def _is_chat(self, item: PromptCompletion) -> bool:
-        return self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)
 
     def _texts(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Encode texts; prompt and completion separately, as the model generates a completion after the ids of the prompt."""
