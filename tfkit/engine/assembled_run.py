@@ -33,6 +33,7 @@ from tfkit.evaluation.baselines import Baselines
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import row_length
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
 from tfkit.training.checkpoint import load_training_state
@@ -225,7 +226,7 @@ def assemble_run(
         compile_model(model, by_block=recipe.parallel.shard > 1)
     flops_per_token = planned.training_flops / planned.tokens
     log = TrainingLog(context, components.plan, progress, flops_per_token, peak_flops(device, components.precision), saved)
-    checkpointer = Checkpointer(context, data, components, log, kind=kind, family=_family(context, data))
+    checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
     with context.stop.at_once("no step was taken yet"):
@@ -267,7 +268,7 @@ def _micro_batches(context: RunContext, components: Components, resumed_from: Pa
     return micro_batches
 
 
-def _family(context: RunContext, data: TrainingData) -> str | None:
+def family_name(recipe: Recipe, data: TrainingData) -> str | None:
     """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
-    preset = context.recipe.model.preset
+    preset = recipe.model.preset
     return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

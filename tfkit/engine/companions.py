@@ -127,8 +127,12 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
 
 
 def companion_bytes_per_row(objective: Objective, length: int) -> int:
-    """Return the peak bytes of the companions' forward passes for a row, without activations that are kept for a backward pass."""
-    return sum(_forward_bytes(companion, length) for companion in objective.companions)
+    """Return the peak bytes of the companions' forward passes for a row, each of one block.
+
+    What autograd keeps of a trained companion is measured with the model's own (training/memory.py).
+    """
+    models = [companion.model for companion in objective.companions]
+    return sum(forward_bytes_per_row(model.config, length, next(model.parameters()).element_size()) for model in models)
 
 
 def trained_companion_numel(recipe: Recipe, companions: Iterable[Companion]) -> int:
@@ -136,11 +140,6 @@ def trained_companion_numel(recipe: Recipe, companions: Iterable[Companion]) -> 
     trained = [companion.model for companion in companions if companion.trained]
     shapes = [{name: parameter.shape for name, parameter in model.named_parameters()} for model in trained]
     return sum(sum(shape.numel() for shape in by_name.values()) + state_numel(by_name, recipe.optimizer) for by_name in shapes)
-
-
-def _forward_bytes(companion: Companion, length: int) -> int:
-    """Return the bytes of one block; what autograd keeps of a trained companion is measured with the model's own (training/memory.py)."""
-    return forward_bytes_per_row(companion.model.config, length, next(companion.model.parameters()).element_size())
 
 
 def forward_bytes_per_row(config: ModelConfig, length: int, itemsize: int) -> int:

@@ -62,7 +62,8 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
     beside = {column: find_beside(parallel, all_paths) for column, parallel in section.beside.items()}
     keys: tuple[str, ...] = () if section.field is None else (section.field,)
     uses = ""
-    numbered = any(name.isdecimal() for named in (*section.columns.values(), section.text or "") for name in _as_list(named))
+    names = [[named] if isinstance(named, str) else named for named in (*section.columns.values(), section.text or "")]
+    numbered = any(name.isdecimal() for of_role in names for name in of_role)
     array_columns: tuple[str, ...] = ()
     if recognises and not keys and (key_groups := keys_by_split(arrays := json_arrays(all_paths))):
         array_columns = detect_header(arrays.first_rows, columns, numbered=numbered)
@@ -75,10 +76,6 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
     kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
-
-
-def _as_list(named: str | list[str]) -> list[str]:
-    return [named] if isinstance(named, str) else named
 
 
 def _select_split(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tfkit.engine.assembled_run import family_name
 from tfkit.engine.beginning import Decided, require_trainable
 from tfkit.engine.listener import Listener
 from tfkit.engine.many_runs.chain_plan import of_stage
@@ -18,7 +19,6 @@ from tfkit.engine.run import Run
 from tfkit.engine.session import Session
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import TfkitError
-from tfkit.families import PRESETS
 from tfkit.hub import family_of, save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
@@ -94,10 +94,9 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
 
 
 def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
-    """Write a model folder from which a later stage reads as from the checkpoint of this one."""
+    """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
     folder.mkdir(parents=True)
-    preset = recipe.model.preset
-    family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
+    family = family_name(recipe, data)
     save_model(
         folder,
         data.config,
