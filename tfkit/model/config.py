@@ -294,7 +294,7 @@ class ModelConfig(Data):
         if distance <= buckets // 2:
             raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:
-            raise ValueError("relative positions support neither attention.softcap nor attention.windows")
+            raise ValueError("relative positions support neither attention.softcap nor attention.windows; remove them")
         return self
 
     @model_validator(mode="after")
