@@ -91,6 +91,8 @@ class _Drawer:
             maker = self.recipes.makers["more"] = self.recipes.maker(other)
             source = self.recipes.source(maker, "more", 40)
             said = [f"objective.kind={other}"] if self.dice.random() < 0.6 else []
+            if other == "dpo" and not said and SECTIONS[kind].head == "classes":
+                other = "reward"  # as tfkit decides: DPO would replace the head of a model that scores texts
             said += [f"data.train.0.{name}={json.dumps(source[name])}" for name in ("columns", "header") if name in source]
             said += ["data.on_bad_row=skip"] if maker.bad else []
             words = [*said, *QUIET, "training.epochs=1", "training.precision=fp32"]
