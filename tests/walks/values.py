@@ -80,7 +80,7 @@ CHOICES: dict[str, list[Any]] = {
 # Fields that are drawn elsewhere (sources, lengths), that take minutes, or that a walk cannot provide.
 NEVER = {
     *("tokenizer.path", "training.compile", "training.tensorboard", "training.adapter", "training.seed", "generation.seed"),
-    *("objective.gold", "objective.gold_sha256"),
+    *("objective.gold", "objective.gold_sha256", "objective.policy_sha256", "objective.judge_sha256"),
     *("objective.reward", "objective.reward_sha256", "objective.value", "objective.value_sha256"),
     *("objective.teacher", "objective.teacher_sha256", "objective.of", "objective.copy_layers", "objective.labels", "objective.regression"),
     *("objective.start", "objective.delimiter", "objective.classify", "objective.template", "objective.choices", "objective.separator"),
