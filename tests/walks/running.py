@@ -46,7 +46,7 @@ _BARE = re.compile(
 )
 # Nothing is damaged in a walk: tfkit can read its own files.
 _DAMAGE = re.compile(r"[Cc]opy .*again|damaged|do not fit config|is not the one|sha256")
-_PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
+_PLACE = re.compile(r"[\w-]+[./][\w./-]*|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
     r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists|skip|restore)\b|did you mean|needs? |is no |--resume"

@@ -68,11 +68,13 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
     """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
     saved = loaded.folder.resolve().parent.parent / "recipe.yaml"
     try:
-        start = read_recipe(str(saved)).recipe.model if saved.is_file() else None
-        if start is None or start.start is None:
+        run = read_recipe(str(saved)).recipe if saved.is_file() else None
+        if run is None or run.model.start is None:
             return None
-        weight = next(loaded.model.parameters())
-        initial = load(start.start, device=weight.device, dtype=weight.dtype)
+        start, weight = run.model, next(loaded.model.parameters())
+        # A head that the start lacks, or another one than its own, was drawn with the run's seed.
+        drawn = {"head": loaded.config.head, "seed": run.training.seed}
+        initial = load(run.model.start, **drawn, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
