@@ -73,8 +73,8 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
         # A head that the start lacks, or another one than its own, was drawn with the run's seed.
-        drawn = {"head": loaded.config.head, "seed": run.training.seed}
-        initial = load(run.model.start, **drawn, device=weight.device, dtype=weight.dtype)
+        head, seed = loaded.config.head, run.training.seed
+        initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
             raise ModelError("its weights have changed")
     except TfkitError as error:
