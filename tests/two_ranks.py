@@ -37,7 +37,7 @@ def write_prompts_and_pairs(folder: Path) -> None:
 
 
 def assert_close_checkpoints(one: Path, other: Path) -> None:
-    """Assert that weights and optimizer state of two GPT-2s differ by 1e-5 at most.
+    """Assert that weights and optimizer state of two GPT-2s differ by 1e-5 at most, or by a millionth.
 
     The biases of their keys are left out: their true gradient is 0, so that AdamW makes whole steps of rounding errors.
     """
@@ -48,7 +48,7 @@ def assert_close_checkpoints(one: Path, other: Path) -> None:
             parts = [tensors[name] for tensors in (first, second)]
             if name.endswith("c_attn.bias"):
                 parts = [torch.cat([query, value]) for query, _, value in (part.chunk(3) for part in parts)]
-            torch.testing.assert_close(*parts, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(*parts, rtol=1e-6, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from tfkit.engine.listener import Silent
 TAGS, CLASSES, CHAT = "tags", "classes", "chat"
 TOO_LONG = [{"role": "user", "content": "the cat " * 200}, {"role": "assistant", "content": "a dog"}]
 COUNTED = {
+    CLASSES: "counts as wrong: 1 label 'purple'",
     TAGS: "counts as wrong: 1 a word that the tokenizer gives nothing for",
     CHAT: "is in no loss, and counts as wrong where texts are compared: 1 no answer within the context",
 }
@@ -24,7 +25,7 @@ COUNTED = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run of three kinds; of the classes one that skipped bad rows, of the others with a lost row to validate on."""
+    """A trained run of three kinds, with a lost row to validate on; that of the classes skipped bad rows."""
     folder = tmp_path_factory.mktemp("lost")
     rows = made_rows(30)
     spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "O"], "label": "purple", "talk": TOO_LONG}]
@@ -34,14 +35,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for name in (TAGS, CLASSES, CHAT):
             model, objective, columns = KINDS[name]
-            train, valid = ("train", "valid") if name == CLASSES else ("valid", "spoiled")
-            skip = ", on_bad_row: skip" if name == CLASSES else ""
-            sources = (f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in (("train", train), ("validation", valid)))
+            train, skip = ("train", ", on_bad_row: skip") if name == CLASSES else ("valid", "")
+            files = ("train", train), ("validation", "spoiled")
+            sources = (f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in files)
             (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{', '.join(sources)}{skip}}}\nobjective: {objective}{REST}")
             done = pretrain(folder / name, folder / f"{name}.yaml")
             assert done.code == 0, done.err
-            if name != CLASSES:
-                assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
+            assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
     return folder
 
 
@@ -75,11 +75,17 @@ def test_classes(tmp_path: Path) -> None:
     assert (limited["examples"], limited["lost"], len(few)) == (1, {}, 1)
 
 
-def test_tags_also_of_words_beyond_the_context(tmp_path: Path, place: Path) -> None:
-    recorded = records(place / TAGS)[-1]["evaluation"]
-    own = json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)
-    assert own["lost"] == {"a word that the tokenizer gives nothing for": 1}
-    assert {name: own["metrics"][name] for name in recorded} == pytest.approx(recorded, rel=1e-5)
+@pytest.mark.parametrize("name", [CLASSES, TAGS])
+def test_a_training_scores_its_held_out_rows_as_an_evaluation_does(tmp_path: Path, place: Path, name: str) -> None:
+    """Also one that skips bad rows."""
+    recorded = records(place / name)[-1]["evaluation"]
+    own = json.loads(evaluate(tmp_path, "--from", name, "--json").out)
+    assert sum(own["lost"].values()) == 1
+    assert {metric: own["metrics"][metric] for metric in recorded} == pytest.approx(recorded, rel=1e-5)
+
+
+def test_tags_also_of_words_beyond_the_context(tmp_path: Path) -> None:
+    assert json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)["lost"] == {"a word that the tokenizer gives nothing for": 1}
     rows = made_rows(10)
     (whole, _), (cut, lines) = (
         scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])

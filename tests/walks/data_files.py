@@ -76,6 +76,7 @@ WRITERS: dict[str, Callable[[Rows, bool], bytes]] = {
     ".conllu": _conllu,
     ".txt": _text,
     ".lst": _text,
+    ".py": _text,
 }
 
 

@@ -6,37 +6,46 @@ import hashlib
 import io
 import json
 import math
-import os
+import random
+import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fake_codecarbon
 import torch
-from tiny_runs import exact
+from tiny_runs import Done, exact
 from two_ranks import start_ranks
 
 from tfkit.adapters import load
 from tfkit.hub import find_checkpoint
 from tfkit.hub.model_reading import Loaded
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from walks.running import Failure, Outcome, message_of, run_command
-from walks.scenario import Command, Walk
+from tfkit.run.manifest import write_manifest
+from walks.data_files import write
+from walks.running import Failure, Outcome, enter, message_of, run_command
+from walks.scenario import Command, DataFile, Walk
 from walks.workflow import COMMON, QUIET
 
 Invariant = Callable[["Run"], Iterator[str]]
 TOLERANCE = 1e-4
 _DROPOUT = json.dumps(dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0))
+# The words of a run that two ranks can share.
+_FOR_TWO = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.micro_batch_size=1"]
+_FOR_TWO += ["training.compile=false", "training.activation_checkpointing=false", "evaluation.every=null", "evaluation.metric=null"]
+_FOR_TWO += ["training.patience=null", "training.trial_rates=null", "training.batch_ramp=null", "training.batch_size=4"]
+_NOT_DEALT = "divided evenly among 2 ranks"  # of a run for which there is no such batch
 
 
 class Run:
-    """A finished run of a walk: the command that began it, its recipe in the walk, and its folder."""
+    """A finished run of a walk: the command that began it, its recipe, and the folder and files of the walk."""
 
-    def __init__(self, folder: Path, command: Command, recipe: dict[str, Any]):
-        self.folder, self.command, self.recipe = folder, command, recipe
+    def __init__(self, folder: Path, command: Command, recipe: dict[str, Any], files: dict[str, DataFile]):
+        self.folder, self.command, self.recipe, self.files = folder, command, recipe, files
         self.name = str(command.run)
         self.checkpoint = find_checkpoint(folder / self.name)
 
@@ -65,6 +74,17 @@ class Run:
         if done.code and not (may_diverge and done.code == 6):
             raise RuntimeError(f"{command}: {done.code}: {message_of(done, self.folder)}")
         return self.folder / name
+
+    def on_two_ranks(self, name: str, *words: str, folders: Sequence[Path] = ()) -> list[Done]:
+        """Run the same from its beginning on two ranks, in another run folder; `folders`: where each rank looks for its files."""
+        plain = [word for word in self.command.words if word not in ("--resume", "--json")]
+        plain[plain.index("--run") + 1] = str(self.folder / name)
+        within = [partial(enter, folder) for folder in folders or (self.folder, self.folder)]
+        started = start_ranks(self.folder, [*plain, *words, "--threads", "1"], dict(enumerate(within)))
+        ended = [started[0].wait()]
+        if ended[0].code == 2:  # it is refused before they meet, of which a launcher informs the other
+            started[1].kill(signal.SIGKILL)
+        return [*ended, started[1].wait()]
 
     def result(self, *words: str) -> str:
         """Return the output of a command that must end with 0."""
@@ -98,7 +118,7 @@ def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
         if done is not None and done.code == 0:
             recipe = next((walk.recipes[word] for word in command.words if word in walk.recipes), {})
             if "stages" not in recipe:  # each of which is a run as any other, and none has a command of its own
-                yield Run(folder, command, recipe)
+                yield Run(folder, command, recipe, walk.files)
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -219,24 +239,10 @@ def two_ranks_take_the_same_first_step(run: Run) -> Iterator[str]:
     """
     if run.command.name == "finetune" and not run.recipe:
         return
-    words = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.micro_batch_size=1"]
-    words += ["training.compile=false", "training.activation_checkpointing=false", "evaluation.every=null", "evaluation.metric=null"]
-    words += ["training.patience=null", "training.trial_rates=null", "training.batch_ramp=null", "training.batch_size=4"]
-    plain = [word for word in run.command.words if word not in ("--resume", "--json")]
-    alone = next(iter(exact(run.again(f"{run.name}-alone", *words, may_diverge=True))))
-
-    def prepare() -> None:
-        os.chdir(run.folder)
-        os.environ["TFKIT_CACHE"] = str(run.folder / "cache")
-
+    alone = next(iter(exact(run.again(f"{run.name}-alone", *_FOR_TWO, may_diverge=True))))
     for name, mesh in (("replicas", "parallel={shard: 1}"), ("shards", "parallel={shard: 2}")):
-        plain[plain.index("--run") + 1] = f"{run.name}-{name}"
-        started = start_ranks(run.folder, [*plain, *words, mesh, "--threads", "1"], {0: prepare, 1: prepare})
-        ended = [started[0].wait()]
-        if ended[0].code == 2:  # it is refused before they meet, of which a launcher informs the other
-            started[1].kill(signal.SIGKILL)
-        ended.append(started[1].wait())
-        if "divided evenly among 2 ranks" in (message := message_of(ended[0], run.folder)):
+        ended = run.on_two_ranks(f"{run.name}-{name}", *_FOR_TWO, mesh)
+        if _NOT_DEALT in (message := message_of(ended[0], run.folder)):
             return
         if {done.code for done in ended} - {0, 6}:
             yield f"{name} end with {[done.code for done in ended]}: {message}"
@@ -245,6 +251,32 @@ def two_ranks_take_the_same_first_step(run: Run) -> Iterator[str]:
         for key in ("tokens", "loss", "grad_norm"):
             if key in alone and alone[key] is not None and not math.isclose(alone[key], first[key], rel_tol=1e-4, abs_tol=1e-6):
                 yield f"{name} differ in {key}: {first[key]} and {alone[key]}"
+
+
+def a_rank_with_another_file_is_refused(run: Run) -> Iterator[str]:
+    """Start two ranks, of which the second has another of the recipe's files, or starts from another model: both name it, and end."""
+    if run.command.name == "finetune" and not run.recipe:
+        return
+    sources = [source for part in ("train", "validation") if isinstance(listed := run.recipe["data"].get(part), list) for source in listed]
+    inputs = [source["path"] for source in sources] + (["first"] if "--from" in run.command.words else [])
+    changed = random.Random(f"{run.name} {inputs}").choice(inputs)
+    other = run.folder / f"{run.name}-other-disk"
+    shutil.copytree(run.folder, other, ignore=shutil.ignore_patterns("*-other-disk"))
+    if changed == "first":
+        checkpoint = other / find_checkpoint(run.folder / "first").relative_to(run.folder)
+        loaded = load(checkpoint)
+        next(loaded.model.parameters()).data += 1e-3
+        loaded.save(checkpoint)
+        write_manifest(checkpoint)
+    elif changed.endswith("/"):
+        (other / changed / "0.txt").write_text("another", encoding="utf-8")
+    else:
+        (other / changed).unlink()
+        write(other, changed, DataFile(run.files[changed].rows[:-1], run.files[changed].header))
+    ended = run.on_two_ranks(f"{run.name}-mixed", *_FOR_TWO, folders=(run.folder, other))
+    messages = [message_of(done, place) for done, place in zip(ended, (run.folder, other), strict=True)]
+    if _NOT_DEALT not in messages[0] and ({done.code for done in ended} - {3, 4} or not all("on rank 1" in one for one in messages)):
+        yield f"another {changed} on rank 1 ends with {[done.code for done in ended]}: {messages}"
 
 
 def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
@@ -320,6 +352,7 @@ INVARIANTS: list[Invariant] = [
     an_evaluation_afterwards_reports_the_same,
     another_micro_batch_or_more_threads_give_the_same_loss,
     two_ranks_take_the_same_first_step,
+    a_rank_with_another_file_is_refused,
     killed_and_resumed_it_is_the_same,
     its_emissions_sum_to_its_totals,
     a_batch_writes_what_each_prompt_alone_gives,

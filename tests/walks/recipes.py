@@ -26,6 +26,8 @@ from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
 
 SAMPLED = ("grpo", "ppo")  # objectives of sampled responses
+CANARY = "code.py.ran"  # grows whenever the code of a rule is run
+CODE = 'open(__file__ + ".ran", "a").write("ran ")\n\n\ndef reward(row, text):\n    return text.count("a")\n'
 ENDED = [one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles]  # tokenizers that end a text
 _TAUGHT = ("distillation", "ppo", "ai_feedback")  # which need another model
 _TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and kind not in _TAUGHT]
@@ -94,6 +96,9 @@ class RecipeDrawer:
                 {"kind": "valid_python"},
                 {"kind": "valid_json"},
             ]
+            if self.dice.random() < 0.5:
+                rules.append({"kind": "python", "function": "code.py:reward", "allow_code": True})
+                self.files["code.py"] = DataFile([{"text": CODE}])
             objective |= {"rules": self.dice.sample(rules, self.dice.randint(1, 3)), "prompts": 2, "completions": 6, "max_new_tokens": 3}
             objective |= {"reward": "second"} if kind == "ppo" else {}
         if kind == "ai_feedback":

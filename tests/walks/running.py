@@ -22,6 +22,7 @@ from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import write_manifest
 from tfkit.training.memory import resident_bytes
 from walks.data_files import write
+from walks.recipes import CANARY
 from walks.scenario import Command, Walk
 
 CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; wall time for one that waits for ever
@@ -49,7 +50,8 @@ _DAMAGE = re.compile(r"[Cc]opy .*again|damaged|do not fit config|is not the one|
 _PLACE = re.compile(r"[\w-]+[./][\w./-]*|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
-    r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists|skip|restore)\b|did you mean|needs? |is no |--resume"
+    r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists|skip|restore|repeat)\b|did you mean|needs? |is no |"
+    r"--resume"
 )
 
 
@@ -87,14 +89,22 @@ def run_walk(walk: Walk, folder: Path, before: Callable[[], object] | None = Non
             outcome.done.append((command, None))
             missing |= {command.run} if command.run else set()
             continue
+        ran = _times_run(folder)
         done = run_command(command, folder, before)
         outcome.done.append((command, done))
         outcome.failures += judge(command, done, folder)
+        if command.stranger and "--allow-code" not in command.words and _times_run(folder) > ran:
+            outcome.failures.append(Failure(f"{command.name}: runs code that its user has not allowed", str(command)))
         if command.run and done.code not in (0, *_stopped(command)):
             missing.add(command.run)
         if command.name == "average" and done.code:
             missing.add(command.words[command.words.index("--out") + 1])
     return outcome
+
+
+def _times_run(folder: Path) -> int:
+    """Return how often the code of the walk's rules was run."""
+    return (folder / CANARY).stat().st_size if (folder / CANARY).exists() else 0
 
 
 def _named_by(command: Command, walk: Walk) -> set[str]:
@@ -108,10 +118,9 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
     """Run one command, in a process of its own in `folder`."""
 
     def start() -> None:
-        os.chdir(folder)
-        os.environ["TFKIT_CACHE"] = str(folder / "cache")
-        Path(ERROR).unlink(missing_ok=True)
-        console.error = _recorded(console.error)
+        enter(folder)
+        if command.stranger:
+            os.environ["XDG_STATE_HOME"] = str(folder / "state-of-a-stranger")
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 0
         if size:
             resource.setrlimit(resource.RLIMIT_AS, (size + MOST_NEW_BYTES, size + MOST_NEW_BYTES))
@@ -132,6 +141,14 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
         for checkpoint in checkpoints(folder / str(command.run) / "checkpoints"):
             _state_ends(checkpoint, command.ends)
     return done
+
+
+def enter(folder: Path) -> None:
+    """Let this process work in a folder, with a cache and a state of its own, and leave its error there."""
+    os.chdir(folder)
+    os.environ |= {"TFKIT_CACHE": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state")}
+    Path(ERROR).unlink(missing_ok=True)
+    console.error = _recorded(console.error)
 
 
 def _state_ends(checkpoint: Path, ends: list[int]) -> None:

@@ -24,6 +24,7 @@ class Command:
 
     A command that trains and is stopped is followed by one that resumes it. `ends`: further ids that end a text, which the checkpoints of
     its run state afterwards, as those of a chat model do. `cache_lost`: the seconds after which another process deletes the cache.
+    `stranger`: another user gives it, who has allowed no code of the runs.
     """
 
     words: list[str]
@@ -31,6 +32,7 @@ class Command:
     micro_batch: int = 0
     ends: list[int] = field(default_factory=list)
     cache_lost: float | None = None
+    stranger: bool = False
 
     @property
     def name(self) -> str:

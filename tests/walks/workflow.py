@@ -50,6 +50,10 @@ class _Drawer:
         if "third.yaml" in self.made.recipes:  # a policy, which samples
             pretraining = next(command for command in reversed(self.made.commands) if command.run == "first")
             pretraining.ends = self.dice.sample(range(40, 200), self.dice.choice([0, 3, 80]))
+        for run in ("second", "third"):
+            if "code.py" in json.dumps(self.made.recipes.get(f"{run}.yaml")):  # which nobody has allowed where the run is a download
+                for name, more in (("evaluate", self.maybe("--allow-code")), ("generate", ["--prompt", "a"])):
+                    self.made.commands.append(Command([name, "--from", run, *more, *COMMON, *QUIET], stranger=True))
         for command in self.made.commands:
             if command.name in ("pretrain", "finetune", "evaluate") and self.dice.random() < 0.1:
                 command.cache_lost = round(self.dice.random() / 2, 3)

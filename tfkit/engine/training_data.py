@@ -139,7 +139,7 @@ def prepare_data(
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         encoder = _feedback_encoder(recipe, objective, device)
         stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
-        judged = objective.labelled if recipe.data.on_bad_row == "error" and encoder is None else None
+        judged = objective.labelled if encoder is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         validation = [store(source, recipe.data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
         for rows in validation:
