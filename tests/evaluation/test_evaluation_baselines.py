@@ -148,6 +148,27 @@ def test_a_naive_bayes_of_too_many_operations_is_left_out(kind: str, monkeypatch
         assert [*baselines(section, data, data)] == ["most_frequent_labels" if kind == "multi_label" else "most_frequent_class"]
 
 
+TRAINED: dict[str, Any] = {
+    "classification": lambda n: {"text": f"cat {n % 3}", "label": str(n % 3)},
+    "multi_label": lambda n: {"text": f"cat {n % 3}", "labels": [str(n % 3)]},
+    "tagging": lambda n: {"tokens": ["cat", str(n % 3)], "tags": ["O", "B-x" if n % 3 else "O"]},
+    "reward": lambda n: {"prompt": "", "chosen": f"the cat {n % 3}" if n % 3 else "0", "rejected": "a dog"},
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_baselines_learn_from_the_first_rows_alone_where_there_are_very_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    section, data = SECTIONS[kind](kind=kind), rows(*map(TRAINED[kind], [0, 0, 0, 0, *range(40)]))
+    few = baselines(section, data[:4], data)
+    assert few != baselines(section, data, data)
+    size = sum(len("".join(map(str, value)) if isinstance(value, list) else value) for row in data[:4] for value in row.values.values())
+    monkeypatch.setattr(module, "MAX_CHARACTERS", size - 1)
+    with pytest.warns(UserWarning, match="the baselines learn from the first 4 training rows"):
+        assert baselines(section, iter(data), data) == few
+    monkeypatch.setattr(module, "MAX_CHARACTERS", 10**6)
+    assert baselines(section, iter(data), data) == baselines(section, data, data)
+
+
 def test_each_word_has_its_most_frequent_tag() -> None:
     section = SECTIONS["tagging"](kind="tagging")
     train = rows({"tokens": ["the", "cat", "sat"], "tags": ["O", "B-x", "O"]}, {"tokens": ["cat", "cat"], "tags": ["B-x", "O"]})

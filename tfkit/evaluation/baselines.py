@@ -1,7 +1,7 @@
 """Baselines without a Transformer, on the same rows and metrics, for models of labels, tags, numbers or texts.
 
-They take one pass over the training rows, counting at most 100,000 distinct words, and one over the scored rows, and at most
-MAX_OPERATIONS beyond.
+They take one pass over the training rows, at most MAX_CHARACTERS of them, counting at most 100,000 distinct words, and one over the
+scored rows, and at most MAX_OPERATIONS beyond.
 """
 
 import math
@@ -30,6 +30,7 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
 MAX_WORDS = 100_000  # distinct words; later ones are unknown
+MAX_CHARACTERS = 100_000_000  # of training rows, which take some ten seconds
 MAX_LABEL_SETS = 100_000  # training rows with sets of labels
 MAX_OPERATIONS = 200_000_000  # of a naive Bayes classifier, which take a few seconds; beyond them it is left out
 _WORD = re.compile(r"\w+")
@@ -142,6 +143,7 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
     """
     if not has_baselines(section, text_metrics):
         return {}
+    train = train and _first(train)
     if section.kind == "text_to_text":
         return _source(scored, text_metrics)
     if section.kind == "multi_label":
@@ -264,6 +266,19 @@ def _is_affordable(operations: int) -> bool:
     if operations > MAX_OPERATIONS:
         warnings.warn(f"naive Bayes is left out of the baselines: it would take {operations:,} operations", stacklevel=1)
     return operations <= MAX_OPERATIONS
+
+
+def _first(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows until they have MAX_CHARACTERS; warn if there are more."""
+    left = MAX_CHARACTERS
+    for number, row in enumerate(rows):
+        if left < 0:
+            warnings.warn(
+                f"the baselines learn from the first {number:,} training rows, which have {MAX_CHARACTERS:,} characters", stacklevel=1
+            )
+            return
+        yield row
+        left -= sum(len("".join(map(str, value)) if isinstance(value, list) else str(value)) for value in row.values.values())
 
 
 def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
