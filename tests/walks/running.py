@@ -119,6 +119,8 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
 
     def start() -> None:
         enter(folder)
+        Path(ERROR).unlink(missing_ok=True)
+        console.error = _recorded(console.error)
         if command.stranger:
             os.environ["XDG_STATE_HOME"] = str(folder / "state-of-a-stranger")
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 0
@@ -144,11 +146,9 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
 
 
 def enter(folder: Path) -> None:
-    """Let this process work in a folder, with a cache and a state of its own, and leave its error there."""
+    """Let this process work in a folder, with a cache and a state of its own."""
     os.chdir(folder)
     os.environ |= {"TFKIT_CACHE": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state")}
-    Path(ERROR).unlink(missing_ok=True)
-    console.error = _recorded(console.error)
 
 
 def _state_ends(checkpoint: Path, ends: list[int]) -> None:
