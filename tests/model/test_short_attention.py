@@ -31,10 +31,10 @@ def test_value_and_gradients_are_those_of_float32_rounded_once(case: str) -> Non
         assert torch.equal(ours.grad, theirs.grad.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize(("length", "gradient"), [(40, False), (129, True)])
-def test_longer_rows_and_mere_forwards_stay_in_bf16(length: int, gradient: bool) -> None:
+@pytest.mark.parametrize("length", [40, 129])
+def test_mere_forwards_stay_in_bf16(length: int) -> None:
     queries, keys, values, _ = drawn(length)
-    with torch.set_grad_enabled(gradient):
+    with torch.no_grad():
         found = attend(queries, keys, values, None, 0.0)
     theirs = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
     assert torch.equal(found, theirs)

@@ -1,4 +1,4 @@
-"""token_log_probs against torch's cross-entropy: values and gradients, whether logits are kept or made again in blocks."""
+"""token_log_probs against torch's cross-entropy: values and gradients, with kept logits or not, in blocks of rows or entries."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.objectives import log_probs, vocabulary_loss
+from tfkit.objectives import log_probs, vocabulary_blocks, vocabulary_loss
 from tfkit.objectives.log_probs import token_log_probs, token_scores
 
 ROWS, DIM, VOCABULARY = 37, 16, 101
@@ -56,7 +56,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
-@pytest.fixture(params=["kept", "blocks of 5", "blocks of 1", "a piece a row"])
+@pytest.fixture(params=["kept", "blocks of 5", "blocks of 1", "a piece a row", "entries"])
 def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
     match request.param:
@@ -66,6 +66,9 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
         case "a piece a row":
             monkeypatch.setattr(vocabulary_loss, "_PIECE", 1)
+        case "entries":
+            monkeypatch.setattr(vocabulary_blocks, "_BLOCK", 8)
+            monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * VOCABULARY * 4)
     return str(request.param)
 
 
@@ -135,7 +138,7 @@ def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -
     assert weight.grad.flatten().tolist() == [512, -512]
 
 
-def test_frozen_hidden_states_or_a_frozen_matrix() -> None:
+def test_frozen_hidden_states_or_a_frozen_matrix(bounds: str) -> None:
     """As when only the head, or only the body, is trained."""
     _, hidden_gradient, weight_gradient = exact(torch.float32)
     for frozen in ("hidden", "weight"):
@@ -147,7 +150,7 @@ def test_frozen_hidden_states_or_a_frozen_matrix() -> None:
         assert relative_error(trained.grad, expected) < 1e-6
 
 
-def test_no_labels_at_all() -> None:
+def test_no_labels_at_all(bounds: str) -> None:
     """A micro-batch may hold no target."""
     hidden = torch.zeros(0, DIM, requires_grad=True)
     head = Matrix(torch.ones(VOCABULARY, DIM, requires_grad=True))
@@ -167,11 +170,9 @@ class Odd(Matrix):
         return hidden * 0.7
 
 
-@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
 @pytest.mark.parametrize(("biased", "cap"), [(True, None), (False, 3.0), (True, 3.0)])
-def test_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int, biased: bool, cap: float | None) -> None:
+def test_bias_scale_and_cap(bounds: str, biased: bool, cap: float | None) -> None:
     """Against autograd through the plain formula, in float64."""
-    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     hidden, matrix, labels, above = problem(torch.float64)
     bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_() if biased else None
     inputs = [hidden, matrix.weight, *([bias] if bias is not None else [])]
@@ -201,10 +202,8 @@ def test_smoothed_targets_are_those_of_pytorch(bounds: str, dtype: torch.dtype) 
         torch.testing.assert_close(token_log_probs(head, hidden, labels, 0.1), found[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
-def test_smoothing_with_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+def test_smoothing_with_bias_scale_and_cap(bounds: str) -> None:
     """Against the formula, written out in float64: 1 - e for the label, e / V for all V entries, the label among them."""
-    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     hidden, matrix, labels, above = problem(torch.float64)
     bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_()
     inputs = [hidden, matrix.weight, bias]
@@ -244,3 +243,32 @@ def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: str)
     torch.testing.assert_close(hidden.grad, expected, atol=0, rtol=0)
     shares = (hidden @ head.weight.t()).softmax(-1) - F.one_hot(labels, VOCABULARY)
     torch.testing.assert_close(frozen.bias.grad, (-above[:, None].float() * shares).sum(0), atol=1e-4, rtol=1e-4)
+
+
+def test_the_temperature_divides_the_logits(bounds: str) -> None:
+    hidden, head, labels, above = problem(torch.float32)
+    found = token_log_probs(head, hidden, labels, temperature=0.7)
+    cooler, expected_head, *_ = problem(torch.float32)
+    expected = (cooler @ expected_head.weight.t() / 0.7).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    pairs = ((found, [hidden, head.weight]), (expected, [cooler, expected_head.weight]))
+    for ours, theirs in zip(*(torch.autograd.grad((values * above).sum(), inputs) for values, inputs in pairs), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+
+
+def test_entries_in_blocks_hold_the_logits_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of them are too many to be kept."""
+    shapes: list[torch.Size] = []
+    inner = vocabulary_blocks.make_logits
+
+    def watch(*words: Any) -> Tensor:
+        shapes.append((logits := inner(*words)).shape)
+        return logits
+
+    monkeypatch.setattr(vocabulary_blocks, "make_logits", watch)
+    monkeypatch.setattr(vocabulary_blocks, "_BLOCK", 50)
+    solve(torch.float32)
+    assert shapes == []
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
+    solve(torch.float32)
+    assert shapes == [(ROWS, 50), (ROWS, 50), (ROWS, 1)] * 2  # forward and backward

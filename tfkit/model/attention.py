@@ -13,13 +13,14 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.position import Rotation, rotate
+from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With up to this many keys, float32 takes 0.1 to
-# 0.95 of the time for forward and backward (one core of a Zen 4, heads of 32 to 128) and is more exact; with 256 keys, the same time.
-_MAX_FLOAT32_KEYS = 128
+# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time than that
+# and than blocks of queries (0.9 of theirs with 32 keys, 1.3 with 64 and 128: two cores of a Zen 4), and is more exact.
+_MAX_FLOAT32_KEYS = 64
 
 
 class AttentionContext:
@@ -49,8 +50,8 @@ class AttentionContext:
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
-    """Return `attn_mask` and `is_causal` of torch's fused kernel for a mask; computed once per forward pass."""
-    return (mask.dense(), False) if mask.pattern == "other" else (None, mask.pattern == "causal")
+    """Return `mask` and `causal` of `attend`; computed once per forward pass."""
+    return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
 class Attention(nn.Module):
@@ -119,16 +120,21 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), by torch's fused kernel unless the scores are capped.
+    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), in blocks of queries or by torch's kernel.
 
-    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. `dropout`: a
-    probability. `scale` None: 1 / sqrt(E).
+    `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t the keys 0 to t. With both, no query
+    sees a later key. `dropout`: a probability. `scale` None: 1 / sqrt(E).
     """
+    trains_on_cpu = queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout
+    has_few_keys = keys.shape[2] <= _MAX_FLOAT32_KEYS
+    if trains_on_cpu and not has_few_keys and not torch.compiler.is_compiling():
+        mask = None if mask is None else mask.expand(-1, -1, queries.shape[2], -1)
+        rule = ScoreRule(mask, causal, queries.shape[-1] ** -0.5 if scale is None else scale, softcap)
+        return attend_query_blocks(queries, keys, values, None if bias is None else bias.to(queries.dtype), rule)
     if softcap is not None:
         return _attend_capped(queries, keys, values, _visible(mask, causal, queries, keys), dropout, scale, softcap)
     dtype = queries.dtype
-    has_few_keys = keys.shape[2] <= _MAX_FLOAT32_KEYS
-    if dtype == torch.bfloat16 and queries.device.type == "cpu" and torch.is_grad_enabled() and not dropout and has_few_keys:
+    if trains_on_cpu and has_few_keys:
         queries, keys, values = queries.float(), keys.float(), values.float()
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tfkit.objectives.vocabulary_blocks import block_cross_entropy, needs_vocabulary_blocks
 from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, overwrite, pieces, split_rows, vocabulary_loss
 
 
@@ -15,6 +16,8 @@ def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float
     `temperature` divides the logits, as in sampling. With `smoothing` e the target distribution has 1 - e on the label plus e / V on all V
     entries, including the label, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
     """
+    if torch.is_grad_enabled() and needs_vocabulary_blocks(head.weight, hidden):
+        return -block_cross_entropy(head, head.prepare(hidden), labels, smoothing, temperature)
     loss = partial(_cross_entropy, cap=head.softcap, smoothing=smoothing, temperature=temperature)
     return -vocabulary_loss(head, hidden, loss, labels)
 

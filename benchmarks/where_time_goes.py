@@ -1,0 +1,178 @@
+"""Where the time of a training step goes: the wall time of its parts beside the least that this machine would need for each.
+
+    python benchmarks/where_time_goes.py gpt2 demo
+
+Steps of the real program, in this process, on text of the standard library. PyTorch's profiler attributes time to operators; what it
+attributes to none is Python and waiting. The floor of a product is its FLOPs over the fastest product of this machine, that of another part
+the bytes of its inputs and outputs over the fastest copy; both are measured first. Time within a profile is some percent longer than alone.
+The share of the fastest product counts all products that ran, those that were computed again, too, and none within a fused kernel.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import tfkit
+from tfkit.training.step import Stepper
+
+WARM_UP, MEASURED = 2, 3
+STDLIB: dict[str, Any] = {"train": [{"stdlib": True}]}
+_NO_DROPOUT = {"dropout": dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0)}
+_BYTES = {"kind": "byte_bpe", "vocab_size": 8192}
+_LLAMA = {
+    "preset": "llama2-7b",
+    "dim": 512,
+    "decoder_layers": 8,
+    "num_heads": 8,
+    "num_kv_heads": 2,
+    "hidden_dim": 1376,
+    "context_length": 256,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "gpt2": {"model": {"preset": "gpt2", "context_length": 512, "vocab_size": 50257}, "tokenizer": _BYTES, "rows": 2},
+    "small": {
+        "model": {"preset": "gpt2", "dim": 384, "decoder_layers": 6, "num_heads": 6, "context_length": 256},
+        "tokenizer": _BYTES,
+        "rows": 16,
+    },
+    "llama": {"model": _LLAMA, "tokenizer": {"kind": "byte_bpe", "vocab_size": 8192}, "rows": 8},
+    "bert": {
+        "model": {"preset": "bert-base", "context_length": 128, **_NO_DROPOUT},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 8192},
+        "objective": {"kind": "masked_lm"},
+        "rows": 8,
+    },
+    "t5": {
+        "model": {"preset": "t5-small", "context_length": 128, **_NO_DROPOUT},
+        "tokenizer": {"kind": "unigram", "vocab_size": 8192},
+        "objective": {"kind": "span_corruption"},
+        "rows": 8,
+    },
+}
+PARTS = {
+    "products": ("mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear", "mv", "addmv", "dot"),
+    "attention kernel": ("_scaled_dot_product",),
+    "softmax": ("_softmax", "_log_softmax", "logsumexp", "exp", "logaddexp"),
+    "norm": ("native_layer_norm", "linalg_vector_norm", "rsqrt", "linalg_vecdot"),
+    "activation": ("gelu", "silu", "tanh", "sigmoid", "relu"),
+    "embedding": ("embedding", "index"),
+    "optimizer": ("_fused_adamw", "_foreach", "lerp", "addcdiv", "addcmul", "sqrt"),
+    "casts and copies": ("copy", "clone", "fill", "zero", "cat", "empty", "_to_copy", "zeros", "ones"),
+}
+
+
+class Profiled:
+    """Measures the steps after the first ones of every run in this process."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.operators: dict[str, tuple[float, float, float]] = {}  # self seconds, FLOPs and elements of a step, by operator
+        self.tokens = 0
+
+    def take(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """Return Stepper.take, of which the later calls are timed, and the last ones are profiled."""
+        calls = 0
+
+        def timed(stepper: Stepper, *words: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls <= WARM_UP + MEASURED:
+                begin = time.perf_counter()
+                report = inner(stepper, *words, **options)
+                if calls > WARM_UP:
+                    self.seconds.append(time.perf_counter() - begin)
+                self.tokens = report.tokens
+                return report
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiler:
+                report = inner(stepper, *words, **options)
+            for event in profiler.key_averages(group_by_input_shape=True):
+                elements = sum(torch.Size(shape).numel() for shape in event.input_shapes if shape and isinstance(shape[0], int))
+                found = self.operators.get(event.key, (0.0, 0.0, 0.0))
+                added = (event.self_cpu_time_total / 1e6, float(event.flops or 0), float(elements * event.count))
+                self.operators[event.key] = tuple(map(sum, zip(found, added, strict=True)))  # type: ignore[assignment]
+            return report
+
+        return timed
+
+
+def part_of(operator: str) -> str:
+    """Return the part of a step that an operator belongs to."""
+    name = operator.removeprefix("aten::").removeprefix("mkldnn::")
+    exact = (part for part, names in PARTS.items() if name.rstrip("_") in names)
+    begins = (part for part, names in PARTS.items() for one in names if name.startswith(one))
+    return next(exact, next(begins, "sums and other elements")) if "::" in operator else "Python, autograd"
+
+
+def peaks() -> tuple[float, float]:
+    """Return the FLOP/s of the fastest product of bf16 matrices, and the bytes per second of a copy."""
+    dtype = torch.bfloat16
+
+    def best(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(12):
+            begin = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    rates = []
+    for rows, inner, columns in ((2048, 2048, 2048), (4096, 384, 1536), (1024, 768, 3072)):
+        one, other = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+        rates.append(2 * rows * inner * columns / best(lambda one=one, other=other: torch.nn.functional.linear(one, other)))
+    source, target = torch.ones(64 * 2**20), torch.empty(64 * 2**20)
+    return max(rates), 2 * source.nbytes / best(lambda: target.copy_(source))
+
+
+def measure(name: str) -> Profiled:
+    """Train some steps of a case."""
+    profiled, inner = Profiled(), Stepper.take
+    Stepper.take = profiled.take(inner)  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            more = {"training.steps": WARM_UP + MEASURED + 1, "carbon.enabled": False}
+            if name == "demo":
+                tfkit.pretrain("demo", more, run=f"{folder}/run")
+            else:
+                case = dict(CASES[name])
+                recipe = {"data": STDLIB, "optimizer": {"kind": "adamw", "lr": 1e-4}, "training": {"batch_size": case.pop("rows")}, **case}
+                recipe["training"] |= {"steps": 1, "log_every": 1000000}
+                tfkit.pretrain(recipe, more, run=f"{folder}/run")
+    finally:
+        Stepper.take = inner  # type: ignore[method-assign]
+    return profiled
+
+
+def main() -> None:
+    """Print a table for each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", choices=[*CASES, "demo"])
+    parser.add_argument("--operators", type=int, default=0, help="also print this many operators")
+    arguments = parser.parse_args()
+    flops_rate, copy_rate = peaks()
+    print(f"fastest product {flops_rate / 1e9:.0f} GFLOP/s, copy {copy_rate / 1e9:.0f} GB/s, {torch.get_num_threads()} threads")
+    for name in arguments.cases:
+        found = measure(name)
+        parts: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+        for operator, numbers in found.operators.items():
+            for index, number in enumerate(numbers):
+                parts[part_of(operator)][index] += number
+        step, profiled = statistics.median(found.seconds), sum(seconds for seconds, _, _ in parts.values())
+        flops = sum(flops for _, flops, _ in parts.values())
+        share = flops / step / flops_rate
+        print(f"\n{name}: {step * 1e3:.0f} ms a step ({found.tokens / step:.0f} tokens/s), {share:.0%} of the fastest product")
+        for part, (seconds, work, elements) in sorted(parts.items(), key=lambda item: -item[1][0]):
+            floor = work / flops_rate if work else elements * 4 / copy_rate  # two bytes read, two written
+            print(f"  {part:24} {seconds * 1e3:8.1f} ms  {seconds / profiled:5.1%}   floor {floor * 1e3:7.1f} ms")
+        for operator, numbers in sorted(found.operators.items(), key=lambda item: -item[1][0])[: arguments.operators]:
+            print(f"    {operator:56} {numbers[0] * 1e3:8.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

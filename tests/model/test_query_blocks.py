@@ -1,0 +1,147 @@
+"""Attention in blocks of queries: the values and gradients of the plain formula, whatever the mask, and where it is used."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.model import attention, query_blocks
+from tfkit.model.attention import attend
+from tfkit.model.config import ModelConfig
+from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
+from tfkit.model.transformer import build
+
+CASES = {
+    "causal": {"causal": True},
+    "both ways": {},
+    "a mask": {"masked": True},
+    "a causal mask": {"causal": True, "masked": True},
+    "a bias": {"causal": True, "biased": True},
+    "a bias and a mask": {"biased": True, "masked": True},
+    "a cap": {"causal": True, "softcap": 2.0},
+    "a cap and a mask": {"softcap": 2.0, "masked": True},
+    "all": {"causal": True, "masked": True, "biased": True, "softcap": 2.0},
+}
+
+
+def drawn(heads: int, groups: int, length: int, dtype: torch.dtype) -> list[Tensor]:
+    """Queries (2, H, T, 8), keys and values (2, K, T, 8), the gradient of the output, and a bias (1, H, T, T)."""
+    draw = torch.Generator().manual_seed(1)
+    parts = [torch.randn(2, length, count, 8, generator=draw).transpose(1, 2) for count in (heads, heads // groups, heads // groups, heads)]
+    return [part.to(dtype) for part in [*parts, torch.randn(1, heads, length, length, generator=draw)]]
+
+
+def visible(length: int, *, causal: bool, masked: bool) -> Tensor:
+    """A mask (2, 1, T, T), other for each row; every query sees itself."""
+    mask = torch.rand(2, 1, length, length, generator=torch.Generator().manual_seed(2)) > (0.4 if masked else -1.0)
+    mask |= torch.eye(length, dtype=torch.bool)
+    return mask.tril() if causal else mask
+
+
+def formula(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, mask: Tensor, softcap: float | None) -> Tensor:
+    """softmax(cap(0.3 q k) + bias) v, written out."""
+    keys, values = (part.repeat_interleave(queries.shape[1] // part.shape[1], dim=1) for part in (keys, values))
+    scores = 0.3 * queries @ keys.transpose(2, 3)
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    scores = scores if bias is None else scores + bias
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("heads", "groups", "length"), [(4, 1, 21), (6, 3, 20), (2, 2, 5)])
+def test_values_and_gradients_are_those_of_the_formula(
+    monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], heads: int, groups: int, length: int
+) -> None:
+    monkeypatch.setattr(query_blocks, "_BLOCK", 7)
+    *inputs, above, bias = drawn(heads, groups, length, torch.float64)
+    causal, masked, softcap = case.get("causal", False), case.get("masked", False), case.get("softcap")
+    inputs += [bias] * case.get("biased", False)
+    for one in inputs:
+        one.requires_grad_()
+    used, mask = inputs[3] if case.get("biased") else None, visible(length, causal=causal, masked=masked)
+    outs = [
+        attend_query_blocks(*inputs[:3], used, ScoreRule(mask if masked else None, causal, 0.3, softcap)),
+        formula(*inputs[:3], used, mask, softcap),
+    ]
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-12)
+    for ours, theirs in zip(*(torch.autograd.grad(out, inputs, above) for out in outs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)  # sums of blocks are in float32
+
+
+def test_in_bf16_the_error_is_that_of_torchs_kernel_at_most_doubled() -> None:
+    *inputs, above, _ = drawn(4, 2, 300, torch.bfloat16)
+    results = []
+    for dtype, function in (
+        (torch.float64, lambda *parts: F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)),
+        (torch.bfloat16, lambda *parts: F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)),
+        (torch.bfloat16, lambda *parts: attend_query_blocks(*parts, None, ScoreRule(None, True, 8**-0.5, None))),
+    ):
+        parts = [one.detach().to(dtype).requires_grad_() for one in inputs]
+        out = function(*parts)
+        results.append([out.detach(), *torch.autograd.grad(out, parts, above.to(dtype))])
+    for exact, theirs, ours in zip(*results, strict=True):
+        errors = [float((one.double() - exact).norm() / exact.norm()) for one in (theirs, ours)]
+        assert errors[1] < 2.2 * errors[0] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"length": 64}, False),
+        ({"dtype": torch.float32}, False),
+        ({"dropout": 0.1}, False),
+        ({"gradient": False}, False),
+    ],
+)
+def test_where_they_are_used(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], expected: bool) -> None:
+    asked = {"length": 65, "dtype": torch.bfloat16, "dropout": 0.0, "gradient": True, **change}
+    calls = []
+    monkeypatch.setattr(attention, "attend_query_blocks", lambda *words: calls.append(1) or attend_query_blocks(*words))
+    queries, keys, values, *_ = drawn(2, 1, asked["length"], asked["dtype"])
+    with torch.set_grad_enabled(asked["gradient"]):
+        attend(queries, keys, values, None, asked["dropout"])
+    assert bool(calls) is expected
+
+
+SHAPE = {"vocab_size": 11, "context_length": 300, "dim": 32, "num_heads": 2, "head_dim": 16, "decoder_layers": 2, "init": {"std": 0.3}}
+KINDS = {"norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "head": {"tied": True}}
+ROTARY = {"position": {"kind": "rotary"}}
+MODELS = {
+    "windows": {**ROTARY, "attention": {"windows": [None, 37]}},
+    "capped": {**ROTARY, "attention": {"softcap": 5.0, "windows": [19]}},
+    "biased": {"position": {"kind": "relative"}, "encoder_layers": 2, "decoder_layers": 0},
+}
+
+
+def in_blocks(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, *, bias: Tensor | None, causal: bool, **rule: Any
+) -> Tensor:
+    """`attend`, always in blocks."""
+    rule["scale"] = queries.shape[-1] ** -0.5 if rule["scale"] is None else rule["scale"]
+    return attend_query_blocks(queries, keys, values, bias, ScoreRule(mask, causal, **rule))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("rows", ["whole", "padded", "packed"])
+def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch, model: str, rows: str) -> None:
+    """Also the gradient of every parameter; in float32."""
+    network = build(ModelConfig.model_validate({**SHAPE, **KINDS, **MODELS[model]}), 1)
+    ids = torch.randint(11, (2, 300), generator=torch.Generator().manual_seed(1))
+    given = {
+        "whole": {},
+        "padded": {"padding_mask": torch.arange(300).expand(2, 300) < torch.tensor([[300], [171]])},
+        "packed": {"document_ids": (torch.arange(300).expand(2, 300) > torch.tensor([[140], [77]])).long()},
+    }[rows]
+    grads = []
+    for function in (attend, in_blocks):
+        monkeypatch.setattr(attention, "attend", function)
+        network.zero_grad()
+        hidden = network(ids, **given).hidden
+        above = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))
+        hidden.backward(above)
+        grads.append([hidden.detach(), *(one.grad for one in network.parameters() if one.grad is not None)])
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

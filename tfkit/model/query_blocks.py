@@ -1,0 +1,106 @@
+"""Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
+
+torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the rate of a whole product. As there, the
+weights are not kept: the backward pass computes those of each block again (arXiv 2205.14135).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_BLOCK = 128  # queries
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """The rule of the scores: softcap(scale q k) + bias, where the mask shows the key to the query."""
+
+    mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: it sees all
+    causal: bool  # query t sees none after key t, whatever the mask
+    scale: float
+    softcap: float | None
+
+
+def attend_query_blocks(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, rule: ScoreRule) -> Tensor:
+    """Queries (B, H, T, E), keys and values (B, K, S, E), bias (1, H, T, S) -> (B, H, T, E)."""
+    out: Tensor = _QueryBlocks.apply(queries, keys, values, bias, rule)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _QueryBlocks(torch.autograd.Function):
+    """Within, N = B K, and each key has G = H / K queries at a position: queries (N, G, T, E), keys and values (N, S, E)."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, rule: ScoreRule) -> Tensor:
+        scaled = torch.mul(queries, rule.scale, out=queries.new_empty(queries.shape))
+        scaled, keys, values = (
+            scaled.view(-1, scaled.shape[1] // keys.shape[1], *scaled.shape[2:]),
+            keys.flatten(0, 1),
+            values.flatten(0, 1),
+        )
+        out = torch.empty_like(queries)  # the heads of a position lie beside each other, as those of the queries
+        for begin, end, seen in _blocks(scaled, keys, rule):
+            scores, _ = _scores(_rows(scaled, begin, end), keys[:, :seen], bias, rule, out.shape[:2], begin, end)
+            out[:, :, begin:end] = torch.bmm(scores.softmax(-1), values[:, :seen]).view(out[:, :, begin:end].shape)
+        ctx.rule = rule
+        ctx.save_for_backward(scaled, keys, values, bias, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (scaled, keys, values, bias, out), rule = ctx.saved_tensors, ctx.rule
+        grad_scaled, grad_bias = torch.empty_like(scaled), torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
+        grad_keys, grad_values = (torch.zeros(keys.shape) for _ in range(2))  # float32: sums of blocks in bf16 would lose small addends
+        means = torch.linalg.vecdot(grad.float(), out.float()).to(grad.dtype).view(*scaled.shape[:3], 1)  # of the gradients of the weights
+        grad = grad.reshape(scaled.shape)
+        for begin, end, seen in _blocks(scaled, keys, rule):
+            rows, grad_rows = _rows(scaled, begin, end), _rows(grad, begin, end)
+            scores, slopes = _scores(rows, keys[:, :seen], bias, rule, out.shape[:2], begin, end)
+            weights = scores.softmax(-1)
+            grad_values[:, :seen] += torch.bmm(weights.transpose(1, 2), grad_rows)
+            errors = torch.bmm(grad_rows, values[:, :seen].transpose(1, 2)).sub_(_rows(means, begin, end)).mul_(weights)  # (N, G n, s)
+            if grad_bias is not None:
+                grad_bias[0, :, begin:end, :seen] = errors.view(*out.shape[:2], -1, seen).sum(0, dtype=torch.float32)
+            if slopes is not None:
+                errors.mul_(slopes)
+            grad_scaled[:, :, begin:end] = torch.bmm(errors, keys[:, :seen]).view(grad_scaled[:, :, begin:end].shape)
+            grad_keys[:, :seen] += torch.bmm(errors.transpose(1, 2), rows)
+        grads = (sums.to(keys.dtype).unflatten(0, (len(out), -1)) for sums in (grad_keys, grad_values))
+        return grad_scaled.mul_(rule.scale).view(out.shape), *grads, None if grad_bias is None else grad_bias.to(bias.dtype), None
+
+
+def _blocks(queries: Tensor, keys: Tensor, rule: ScoreRule) -> Iterator[tuple[int, int, int]]:
+    """Yield the first query of each block, the first one after it, and the number of keys that its queries may see."""
+    for begin in range(0, queries.shape[2], _BLOCK):
+        end = min(begin + _BLOCK, queries.shape[2])
+        yield begin, end, end if rule.causal else keys.shape[1]
+
+
+def _rows(part: Tensor, begin: int, end: int) -> Tensor:
+    """Return a block of queries, or what belongs to them: (N, G, T, ...) -> (N, G n, ...)."""
+    return part[:, :, begin:end].flatten(1, 2)
+
+
+def _scores(
+    rows: Tensor, keys: Tensor, bias: Tensor | None, rule: ScoreRule, heads: torch.Size, begin: int, end: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return the scores of a block and, if they are capped, the slope of the cap: (N, G n, E), (N, s, E) -> (N, G n, s)."""
+    scores, slopes = torch.bmm(rows, keys.transpose(1, 2)), None
+    if rule.softcap is not None:
+        scores.div_(rule.softcap).tanh_()
+        slopes = 1 - scores.square()
+        scores.mul_(rule.softcap)
+    seen = keys.shape[1]
+    by_head = scores.view(*heads, end - begin, seen)  # (B, H, n, s)
+    if bias is not None:
+        by_head += bias[..., begin:end, :seen]
+    if rule.mask is not None:
+        by_head.masked_fill_(~rule.mask[..., begin:end, :seen], float("-inf"))
+    elif rule.causal:
+        by_head[..., begin:] += torch.full((end - begin, end - begin), float("-inf"), dtype=scores.dtype).triu_(1)
+    return scores, slopes
