@@ -14,6 +14,7 @@ from tfkit.tokenizer import train_tokenizer
 
 TEXT = Seen("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
 LARGE = Kind("m", "llama", "decoder", "lm", 135_000_000, True, False, tuned=True, context_length=8192, token_bytes=2_000_000)
+ENCODER = Kind("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
 WHOLE = RowTokens(225_280, 225_280)  # one text file
 
 
@@ -77,10 +78,22 @@ def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None
 
 
 def test_many_classes_need_more_epochs() -> None:
-    encoder = Kind("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
-    rows = replace(TEXT, count=1_000, labels=tuple(f"class {number % 300}" for number in range(1_000)))
-    assert decided(rows, encoder, "classification", RowTokens(12, 20)).epochs == 10
-    assert decided(replace(rows, labels=("a", "b")), encoder, "classification", RowTokens(12, 20)).epochs == 6  # 150 steps of 32
+    rows = replace(TEXT, count=1_000, labels={f"class {number}": 3 for number in range(300)})
+    assert decided(rows, ENCODER, "classification", RowTokens(12, 20)).epochs == 10
+    assert decided(replace(rows, labels={"a": 500, "b": 500}), ENCODER, "classification", RowTokens(12, 20)).epochs == 6  # 150 steps of 32
+
+
+@pytest.mark.parametrize(("kind", "field"), [("classification", "labels"), ("tagging", "tags")])
+def test_rare_classes_take_twice_the_epochs_at_a_third_of_the_rate(kind: str, field: str) -> None:
+    rows = replace(TEXT, count=10_000)
+    common, rare = (
+        decided(replace(rows, **{field: {"O": most, "B-x": 1000 - most}}), ENCODER, kind, RowTokens(12, 20)) for most in (890, 910)
+    )
+    assert (common.epochs, common.lr) == (3, 5e-4)
+    assert (rare.epochs, rare.lr, rare.trial_rates) == (6, 1.7e-4, [5.7e-5, 5.1e-4])
+    assert "0.09 of the labels are not the most frequent one, so twice the epochs and a third of the rate" in rare.because
+    alone = decided(replace(rows, **{field: {"O": 1000}}), ENCODER, kind, RowTokens(12, 20))
+    assert alone.epochs == 3  # there is nothing to learn
 
 
 @pytest.mark.parametrize(("free", "adapter"), [(3_000_000_000, None), (2_000_000_000, LORA)])

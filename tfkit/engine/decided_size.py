@@ -4,7 +4,7 @@ It is decided from the number of rows, the tokens of the first ones, the model a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (
     HELD_OUT,
     LORA,
+    RARE,
     StartingPoint,
     held_out_for,
     rates_beside,
@@ -21,7 +22,7 @@ from tfkit.recipe.starting_points import (
     step_tokens,
     trained_bytes,
 )
-from tfkit.recipe.tasks import Kind, Seen
+from tfkit.recipe.tasks import Kind, Seen, rare_share
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.memory import available_bytes
 
@@ -74,7 +75,9 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
-    point = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank)
+    point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(seen, kind))
+    if 0 < rare < RARE:
+        point = point.for_rare_classes()
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
@@ -88,7 +91,7 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     batch = training.get("batch_size")
     if not isinstance(batch, int):
         batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
-    epochs = point.epochs_for(rows, batch, len(seen.labels) if kind == "classification" else 0)
+    epochs = point.epochs_for(rows, batch, len(_labels(seen, kind)) if kind == "classification" else 0)
     rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
     shorter = length if length < model.context_length and length != fixed else None
     longer = length if length > model.context_length and length != fixed else None
@@ -99,6 +102,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
     because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
+    if 0 < rare < RARE:
+        because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs and a third of the rate"
     because += adapter_reason
     others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # compared by a loss, which sampled responses do not have
     if "lr" not in given.get("optimizer", {}):
@@ -106,6 +111,11 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
         because += f"; rate {rate:g}, for {trained}{trial}"
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
+
+
+def _labels(seen: Seen, kind: str) -> Mapping[str, int]:
+    """Return how often each class or tag occurs; empty for objectives without them."""
+    return seen.labels if kind == "classification" else seen.tags if kind == "tagging" else {}
 
 
 def _given_length(model: Kind, given: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-DECISIONS = 7  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
+DECISIONS = 8  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _UNLIMITED = 10**18
@@ -19,6 +19,7 @@ LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_pr
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # of a step, which takes a CPU some ten seconds
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # that are counted: more change no decision
+RARE = 0.1  # of the labels: if all classes but the most frequent one have fewer, a model first learns to answer that one
 MANY_ROWS = 4000  # the rows of a data set that is not counted, since it would be downloaded
 
 
@@ -55,6 +56,11 @@ class StartingPoint:
     steps: int = 50  # at least: fewer hardly change a model
     most_epochs: int = 10  # to reach `steps`
     scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
+
+    def for_rare_classes(self) -> "StartingPoint":
+        """Return the defaults where labels are RARE: a third of the rate, and twice the epochs, measured with MiniLM (docs/log.md)."""
+        rates = tuple((most, float(f"{rate / 3:.2g}")) for most, rate in self.rates)
+        return replace(self, rates=rates, epochs=2 * self.epochs, steps=2 * self.steps)
 
     def lr(self, parameters: int, batch_size: int) -> float:
         """Return the peak learning rate for a model with this many parameters."""

@@ -233,9 +233,14 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     return Task({"kind": "classification"}, "accuracy", because)
 
 
+def rare_share(counts: Mapping[str, int]) -> float:
+    """Return the share of all labels but the most frequent one; 1 without labels."""
+    return 1 - max(counts.values()) / sum(counts.values()) if counts else 1.0
+
+
 def is_unequal(counts: Mapping[str, int]) -> bool:
     """Return whether one class has so many of the rows that always answering it has a good accuracy."""
-    return len(counts) > 1 and max(counts.values()) > UNEQUAL * sum(counts.values())
+    return 0 < rare_share(counts) < 1 - UNEQUAL
 
 
 def _multi_label(sets: LabelSets | None) -> Task:
