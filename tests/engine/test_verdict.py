@@ -62,4 +62,28 @@ def test_one_class_for_all_rows_is_noticed(targets: list[int], data: st.DataObje
     ],
 )
 def test_the_advice_has_the_numbers(losses: dict[int, float | None], words: str) -> None:
-    assert words in advice({"loss": 0.7}, losses, 3e-4, 3)
+    assert words in advice({"loss": 0.7, "accuracy": 0.4}, {"accuracy": 0.5}, losses, 3e-4, 3)
+
+
+def test_a_model_that_answers_as_before_needs_a_higher_rate() -> None:
+    before = {"loss": 0.7, "accuracy": 0.4, "matthews": 0.1}
+    words = advice(before, {**before, "loss": 0.699}, {10: 0.699}, 1e-7, 3)
+    assert words == "It answers as it did before the first step (0.7 to 0.699 in loss): try optimizer.lr=1e-06"
+
+
+def test_always_the_same_answer_beats_nothing() -> None:
+    """Also where the scored rows have that class more often than the training rows, whose most frequent one is the baseline."""
+    baselines, one_class = {"most_frequent_class": {"accuracy": 0.42}}, {"accuracy": 0.58, "f1_macro": 0.58 / 1.58, "matthews": 0.0}
+    found = compare(baselines, one_class)
+    assert found is not None
+    assert (found.beats, found.is_perfect) == (False, False)
+    assert compare(baselines, one_class | {"matthews": 0.2}).beats  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "expected"), [("f1", 1.0, True), ("f1", 0.9, False), ("rmse", 0.0, True), ("rmse", 1.0, False)]
+)
+def test_a_perfect_score_that_a_baseline_has_needs_no_advice(metric: str, value: float, expected: bool) -> None:
+    found = compare({"other": {metric: value}}, {metric: value})
+    assert found is not None
+    assert (found.beats, found.is_perfect) == (False, expected)

@@ -6,6 +6,7 @@ from typing import Any
 from tfkit import console
 from tfkit.cli.text_columns import align_columns, align_facts, format_amounts
 from tfkit.errors import Stopped, TfkitError
+from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run import strict_json
 from tfkit.units import (
     format_baselines,
@@ -116,7 +117,8 @@ def beside_baseline(result: dict[str, Any]) -> str:
         return ""
     name = best["name"].replace("_", " ")
     other = f"always answering the {name}" if name.startswith("most frequent") and not name.endswith("of word") else name
-    verb = "beats" if result["beats_baseline"] else "does NOT beat"
+    is_perfect = best["score"] == best["value"] == (1 if best["metric"] in HIGHER else 0)
+    verb = "beats" if result["beats_baseline"] else "equals" if is_perfect else "does NOT beat"
     return f"{best['metric']} {_number(best['score'])} {verb} {other}: {_number(best['value'])}"
 
 
@@ -126,7 +128,7 @@ def _since_before(result: dict[str, Any]) -> str:
     if gain is None or not best:
         return ""
     score = "" if shown and shown["metric"] == best["metric"] else f"{best['metric']} {_number(best['value'])}, "
-    if result.get("new_head") and gain >= 0:
+    if result.get("new_head"):
         return "" if shown else f"{score}with a head that was random before the first step"
     change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
     return f"{score}{change} than before the first step"

@@ -159,7 +159,7 @@ class AssembledRun:
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
-        for warning in self.checkpointer.best.warnings(self.baselines):
+        for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.context.listener.warn(warning)
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)

@@ -92,17 +92,17 @@ class BestCheckpoint:
         """Compare the best checkpoint with the baselines; None without either."""
         return compare(baselines, self.scores(), self.metric)
 
-    def warnings(self, baselines: Baselines) -> Iterator[str]:
-        """Describe a result that is of no use, and what to try."""
+    def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
+        """Describe a result that is of no use, and what to try. `new_head`: the scores before the first step were those of chance."""
         if predicts_one_class(self.scores()):
             yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)
-        if comparison is not None and not comparison.beats:
+        if comparison is not None and not (comparison.beats or comparison.is_perfect):
             losses = {step: metrics.get("loss") for step, metrics in self.log.evaluations.items()}
             optimizer, training = self.context.recipe.optimizer, self.context.recipe.training
-            remedy = advice(self.log.before or {}, losses, optimizer.lr, training.epochs)
+            remedy = advice(self.log.before or {}, self.scores(), losses, optimizer.lr, training.epochs)
             yield f"this run does not beat its best baseline. {remedy}"
-        if (gain := self.improvement()) is not None and gain < 0:
+        if not new_head and (gain := self.improvement()) is not None and gain < 0:
             yield self._describe_deterioration()
         if unsaved := self.describe_unsaved():
             yield unsaved

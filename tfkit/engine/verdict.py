@@ -21,11 +21,17 @@ class Comparison:
     score: float
     baseline: str  # its name
     value: float  # of the baseline
+    is_constant: bool = False  # the model predicts one class for all rows
 
     @property
     def beats(self) -> bool:
-        """Whether the model is better than the baseline; not if it is equal."""
-        return self.score > self.value if self.metric in HIGHER else self.score < self.value
+        """Whether the model is better than the baseline; not if it is equal, or if it always gives one answer, as a baseline does."""
+        return not self.is_constant and (self.score > self.value if self.metric in HIGHER else self.score < self.value)
+
+    @property
+    def is_perfect(self) -> bool:
+        """Whether neither the model nor the baseline can be better."""
+        return self.score == self.value == (1 if self.metric in HIGHER else 0)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a result."""
@@ -41,7 +47,7 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
     known = {name: scores[metric] for name, scores in baselines.items() if metric in scores}
     best = (max if metric in HIGHER else min)(known, key=lambda name: known[name])
     score = metrics[metric]
-    return Comparison(metric, math.nan if score is None else score, best, known[best])
+    return Comparison(metric, math.nan if score is None else score, best, known[best], predicts_one_class(metrics))
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
@@ -61,14 +67,20 @@ def predicts_one_class(metrics: Metrics) -> bool:
     return round(classes) > 1 and math.isclose(classes, round(classes), rel_tol=1e-9)
 
 
-def advice(before: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:
-    """Return what to try after a run that does not beat its baselines. `losses`: the validation loss of each evaluated step."""
+def advice(before: Metrics, after: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:
+    """Return what to try after a run that does not beat its baselines. `losses`: the validation loss of each evaluated step.
+
+    `before`, `after`: the metrics before the first step, and of the best checkpoint.
+    """
     known = {step: loss for step, loss in sorted(losses.items()) if loss is not None and math.isfinite(loss)}
     longer = f"training.epochs={2 * epochs:g}" if epochs else "twice the steps"
     if not known:
         return f"Try optimizer.lr={lr / 3:.2g}"
     least, last = min(known, key=lambda step: known[step]), max(known)
     first = before.get("loss") or known[min(known)]
+    scores = {name for name in (before.keys() & after.keys()) - {"loss"} if name in HIGHER}
+    if scores and all(before[name] == after[name] for name in scores):
+        return f"It answers as it did before the first step ({first:.4g} to {known[least]:.4g} in loss): try optimizer.lr={10 * lr:.2g}"
     if known[least] > (1 - _HARDLY) * first:
         return f"Its validation loss hardly fell ({first:.4g} to {known[least]:.4g}): try optimizer.lr={lr / 3:.2g}, or {longer}"
     if least == last:
