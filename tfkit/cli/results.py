@@ -117,9 +117,12 @@ def beside_baseline(result: dict[str, Any]) -> str:
         return ""
     name = best["name"].replace("_", " ")
     other = f"always answering the {name}" if name.startswith("most frequent") and not name.endswith("of word") else name
-    is_perfect = best["score"] == best["value"] == (1 if best["metric"] in HIGHER else 0)
+    score, value, sign = best["score"], best["value"], 1 if best["metric"] in HIGHER else -1
+    if not result["beats_baseline"] and score is not None and sign * score > sign * value:
+        return f"{best['metric']} {_number(score)} of one class for all rows beats nothing; {other}: {_number(value)}"
+    is_perfect = score == value == (1 if sign > 0 else 0)
     verb = "beats" if result["beats_baseline"] else "equals" if is_perfect else "does NOT beat"
-    return f"{best['metric']} {_number(best['score'])} {verb} {other}: {_number(best['value'])}"
+    return f"{best['metric']} {_number(score)} {verb} {other}: {_number(value)}"
 
 
 def _since_before(result: dict[str, Any]) -> str:
