@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before any import of the libraries that read these once, and inherited by every process that a test starts.
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
@@ -28,6 +29,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a small run's time, and only a power cut would show it
+
+
+settings.register_profile("tests", deadline=None)  # no test is timed: the machine may be busy
+settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
