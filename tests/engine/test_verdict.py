@@ -55,8 +55,9 @@ def test_one_class_for_all_rows_is_noticed(targets: list[int], data: st.DataObje
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ({}, "Try optimizer.lr=0.0001"),
-        ({10: 0.7, 20: 0.699}, "hardly fell (0.7 to 0.699): try optimizer.lr=0.0001, or training.epochs=6"),
+        ({}, "Try a lower rate, optimizer.lr=0.0001"),
+        ({10: 0.7, 20: 0.699}, "hardly fell (0.7 to 0.699): try a lower rate, optimizer.lr=0.0001, or training.epochs=6"),
+        ({10: 0.8, 20: 0.72}, "rose (0.7 to 0.72): try a lower rate, optimizer.lr=0.0001"),
         ({10: 0.6, 20: 0.5}, "was still falling at the end (0.5): try training.epochs=6"),
         ({10: 0.4, 20: 0.5, 30: None}, "was lowest in step 10 (0.4) and 0.5 at the end: more rows help most"),
     ],
@@ -68,7 +69,7 @@ def test_the_advice_has_the_numbers(losses: dict[int, float | None], words: str)
 def test_a_model_that_answers_as_before_needs_a_higher_rate() -> None:
     before = {"loss": 0.7, "accuracy": 0.4, "matthews": 0.1}
     words = advice(before, {**before, "loss": 0.699}, {10: 0.699}, 1e-7, 3)
-    assert words == "It answers as it did before the first step (0.7 to 0.699 in loss): try optimizer.lr=1e-06"
+    assert words == "Its answers are those of before the first step (loss 0.7 to 0.699): try a higher rate, optimizer.lr=1e-06"
 
 
 def test_always_the_same_answer_beats_nothing() -> None:

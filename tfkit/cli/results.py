@@ -19,6 +19,8 @@ from tfkit.units import (
     format_seconds,
 )
 
+_HARDLY = 0.001  # of a score: a smaller change is not worth a training
+
 
 def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *, as_json: bool) -> None:
     """Show a result that gates have judged: as JSON, with their error, or as `text`. If the reader is gone, the exit code remains."""
@@ -134,7 +136,8 @@ def _since_before(result: dict[str, Any]) -> str:
     if result.get("new_head"):
         return "" if shown else f"{score}with a head that was random before the first step"
     change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
-    return f"{score}{change} than before the first step"
+    hardly = ", which is hardly any change" if 0 < abs(gain) < _HARDLY * abs(best["value"]) else ""
+    return f"{score}{change} than before the first step{hardly}"
 
 
 def _measured(result: dict[str, Any]) -> str:

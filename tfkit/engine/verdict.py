@@ -74,18 +74,22 @@ def advice(before: Metrics, after: Metrics, losses: Mapping[int, float | None], 
     """
     known = {step: loss for step, loss in sorted(losses.items()) if loss is not None and math.isfinite(loss)}
     longer = f"training.epochs={2 * epochs:g}" if epochs else "twice the steps"
+    lower = f"try a lower rate, optimizer.lr={lr / 3:.2g}"
     if not known:
-        return f"Try optimizer.lr={lr / 3:.2g}"
+        return lower[0].upper() + lower[1:]
     least, last = min(known, key=lambda step: known[step]), max(known)
     first = before.get("loss") or known[min(known)]
     scores = {name for name in (before.keys() & after.keys()) - {"loss"} if name in HIGHER}
     if scores and all(before[name] == after[name] for name in scores):
-        return f"It answers as it did before the first step ({first:.4g} to {known[least]:.4g} in loss): try optimizer.lr={10 * lr:.2g}"
+        higher = f"try a higher rate, optimizer.lr={10 * lr:.2g}"
+        return f"Its answers are those of before the first step (loss {first:.4g} to {known[least]:.4g}): {higher}"
+    if known[least] > first:
+        return f"Its validation loss rose ({first:.4g} to {known[least]:.4g}): {lower}"
     if known[least] > (1 - _HARDLY) * first:
-        return f"Its validation loss hardly fell ({first:.4g} to {known[least]:.4g}): try optimizer.lr={lr / 3:.2g}, or {longer}"
+        return f"Its validation loss hardly fell ({first:.4g} to {known[least]:.4g}): {lower}, or {longer}"
     if least == last:
         return f"Its validation loss was still falling at the end ({known[last]:.4g}): try {longer}"
     return (
         f"Its validation loss was lowest in step {least:,} ({known[least]:.4g}) and {known[last]:.4g} at the end: more rows help most; "
-        f"or try optimizer.lr={lr / 3:.2g}"
+        f"or {lower}"
     )
