@@ -90,8 +90,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callable[[Path], None]) -> list[Done]:
-    """Run a command on two ranks, each in a copy of the disk, that of rank 1 changed, with a cache of its own."""
+def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callable[[Path], None], *, with_run: bool = True) -> list[Done]:
+    """Run a command on two ranks, each in a copy of the disk, that of rank 1 changed, with a cache of its own, and into a run folder."""
     disks = [folder / f"disk-{rank}" for rank in range(2)]
     for copy in disks:
         shutil.copytree(disk, copy)
@@ -104,7 +104,7 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
 
         return enter
 
-    command = [*words, "--run", str(folder / "run"), "--threads", "1"]
+    command = [*words, *(["--run", str(folder / "run")] if with_run else []), "--threads", "1"]
     return [process.wait() for process in start_ranks(folder, command, {rank: on(copy) for rank, copy in enumerate(disks)})]
 
 
@@ -175,6 +175,30 @@ def test_the_recipe_of_rank_0_is_trained(disk: Path, tmp_path: Path, words: list
     done = run_on_two_disks(disk, tmp_path, [*words, "training.steps=2"], change)
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     assert (f"rank 1: {words[1]} or its key=value differ from those of rank 0, whose recipe is trained" in done[1].err) == warns
+
+
+@pytest.mark.parametrize("words", [
+    ["evaluate", "--from", "scores", "--data", "pairs.jsonl", "objective={kind: reward}"],
+    ["predict", "--from", "scores", "--data", "pairs.jsonl", "data.validation.0.columns={completion: chosen}"],
+    ["generate", "--from", "base", "--input", "prompts.jsonl", "--max-new-tokens", "2"],
+], ids=lambda words: words[0])  # fmt: skip
+def test_a_command_that_does_not_train_compares_its_model_and_rows(disk: Path, tmp_path: Path, words: list[str]) -> None:
+    model, rows = words[2], words[4]
+
+    def ended(name: str, change: Callable[[Path], None]) -> list[Done]:
+        (tmp_path / name).mkdir()
+        return run_on_two_disks(disk, tmp_path / name, [*words, "carbon.enabled=false"], change, with_run=False)
+
+    same = ended("same", append(f"{model}/README.md", "dog"))
+    assert [one.code for one in same] == [0, 0], same[0].err + same[1].err
+    for name, change, code, place in (
+        ("model", replace(model), 4, model),
+        ("rows", append(rows, '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'), 3, rows),
+    ):
+        done = ended(name, change)
+        assert [one.code for one in done] == [code, code], done[0].err + done[1].err
+        assert all(f"{place} is not the same on all ranks: on rank 1, " in one.err for one in done)
+        assert done[0].out == ""
 
 
 def test_the_checkpoint_that_a_run_continues_from_is_compared(disk: Path, tmp_path: Path) -> None:

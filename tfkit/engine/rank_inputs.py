@@ -1,6 +1,6 @@
-"""The inputs of a training on several ranks, which must be the same on all of them: rows, tokenizer, models, reward functions."""
+"""The inputs of a command on several ranks, which must be the same on all of them: rows, tokenizer, models, reward functions."""
 
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any
 
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.companions import recorded_companions
-from tfkit.engine.inputs import inputs_of
+from tfkit.engine.inputs import Inputs, inputs_of
 from tfkit.engine.training_data import TrainingData, tokenizer_folder
 from tfkit.errors import DataError, ModelError, TfkitError
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run import manifest
 from tfkit.run.manifest import manifest_text, read_manifest, sha256_of
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 
@@ -21,9 +22,9 @@ _SHOWN = 3  # files in a message
 
 @dataclass(frozen=True)
 class RankInput:
-    """An input of a training, as this rank has it."""
+    """An input, as this rank has it."""
 
-    place: str  # in the recipe, and what is there
+    place: str  # in the recipe, and what is there; or what the command line names
     fingerprint: str  # equal only if all ranks compute the same with it
     error: type[TfkitError]  # that a difference is
     files: Callable[[], dict[str, Path]]  # by a name that is the same on all ranks
@@ -52,6 +53,23 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
             files = partial(inputs_of((), [source], ()).found_files)
             what = source.path or source.hub or "the standard library"
             yield RankInput(f"data.{name}.{number}: {what}", fingerprint, DataError, files)
+
+
+def files_on_rank(folder: Path, inputs: Inputs) -> Iterator[RankInput]:
+    """Yield the inputs of a command that does not train: the model in a folder, the rows, and the files that it names."""
+    yield RankInput(
+        f"{folder}", _fingerprint(_files_in(folder, (manifest.NAME,)) or _files_in(folder)), ModelError, partial(_files_in, folder)
+    )
+    for source in inputs.sources:
+        files = Inputs(sources=(source,)).found_files
+        yield RankInput(source, _fingerprint(files()), DataError, files)
+    for file in inputs.files:
+        found = {file.name: file} if file.exists() else {}
+        yield RankInput(f"{file}", _fingerprint(found), DataError, found.copy)
+
+
+def _fingerprint(files: Mapping[str, Path]) -> str:
+    return " ".join(f"{name} {sha256_of(path)[0]}" for name, path in sorted(files.items()))
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:

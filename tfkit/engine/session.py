@@ -34,6 +34,7 @@ class Session:
     threads: int | None = None  # of this rank; None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
     deal: Deal = in_turn  # computes a list of batches, together with the other ranks
+    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
     end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; without a run folder, their readings
 
@@ -142,7 +143,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
     with alone.stop.at_once():
         work = CommonWork(ProcessGroup.join(ranks, say=alone.listener.say))
     with work.to_the_end():
-        joined = replace(alone, ranks=ranks, deal=work.deal, first_alone=work.first_alone)
+        joined = replace(alone, ranks=ranks, deal=work.deal, exchange=work.exchange, first_alone=work.first_alone)
         if ranks.nodes == 1:
             yield joined
             return

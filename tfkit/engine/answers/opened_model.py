@@ -6,18 +6,25 @@ from typing import TYPE_CHECKING
 from tfkit.errors import ModelError
 
 if TYPE_CHECKING:
+    from tfkit.engine.inputs import Inputs
     from tfkit.engine.session import Session
     from tfkit.hub import Described, Loaded
     from tfkit.tokenizer import Tokenizer
 
 
-def open_model(folder: Path, work: "Session", precision: str = "float32") -> "Loaded":
-    """Load a model in this precision, on the device and with the threads of the session. Raises ModelError."""
+def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: str = "float32") -> "Loaded":
+    """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
+    command's other inputs. Raises ModelError and DataError.
+    """
     import torch
 
     from tfkit.adapters import load
     from tfkit.training.device import pick_device
 
+    if not work.ranks.is_alone:
+        from tfkit.engine.rank_inputs import files_on_rank, require_same_inputs
+
+        require_same_inputs([*files_on_rank(folder, inputs)], work.exchange)
     if work.threads is not None:
         torch.set_num_threads(work.threads)
     return load(folder, device=pick_device(work.device), dtype=getattr(torch, precision))

@@ -89,7 +89,7 @@ class Predictor:
 
     def load(self, work: "Session") -> None:
         """Load the model. Raises ModelError for one that does not fit the objective."""
-        self.use(open_model(self.folder, work, self.settings.evaluation.precision), work.deal)
+        self.use(open_model(self.folder, work, self.inputs, self.settings.evaluation.precision), work.deal)
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""

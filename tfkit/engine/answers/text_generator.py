@@ -50,7 +50,7 @@ class TextGenerator:
 
     def load(self, work: "Session") -> None:
         """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
-        self.use(open_model(self.folder, work), work)
+        self.use(open_model(self.folder, work, self.inputs), work)
 
     def use(self, loaded: "Loaded", work: "Session") -> None:
         """Use a loaded model. Raises as `load`."""

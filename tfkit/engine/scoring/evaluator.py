@@ -69,7 +69,7 @@ class Evaluator:
     def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with work.stop.at_once():
-            loaded = open_model(self.folder, work, self.settings.evaluation.precision)
+            loaded = open_model(self.folder, work, self.inputs, self.settings.evaluation.precision)
             own_tokenizer(loaded)
         return loaded, self._scored(loaded, work, each=each)
 
