@@ -52,6 +52,7 @@ def generate(
     *,
     sampling: Sampling,
     chat: options.Chat = False,
+    precision: options.Precision = "auto",
     execution: options.Execution,
     json_: options.Json = False,
 ) -> None:
@@ -78,7 +79,7 @@ def generate(
     def open_generator() -> "TextGenerator":
         from tfkit.engine.answers.text_generator import TextGenerator
 
-        return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [])
+        return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [], precision=precision)
 
     def follow(generator: "TextGenerator", work: "Session") -> None:
         assert batches is not None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -82,6 +82,14 @@ Stages = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Start nothing; print the recipe on stdout, and the first rows, steps, memory and time on stderr.")
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bf16", "int8"],
+    typer.Option(
+        "--precision",
+        help="The arithmetic: float32 is exact; bf16 and, on a CPU, weights of 8 bits (int8) are faster. auto: bf16 for a large model, if "
+        "the processor has it and nearly all answers stay the same; else float32.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Chat = Annotated[

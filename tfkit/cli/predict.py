@@ -30,6 +30,7 @@ def predict(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
     *,
+    precision: options.Precision = "auto",
     execution: options.Execution,
     json: options.Json = False,
 ) -> None:
@@ -50,7 +51,7 @@ def predict(
     def open_predictor() -> "Predictor":
         from tfkit.engine.answers.predicting import Predictor
 
-        return Predictor(checkpoint, changes, data, all_labels=all_)
+        return Predictor(checkpoint, changes, data, all_labels=all_, precision=precision)
 
     def follow(predictor: "Predictor", work: "Session") -> None:
         rows = predictor.open_rows()

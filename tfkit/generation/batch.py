@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
@@ -25,7 +24,7 @@ class Batch:
     def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], max_new: int, sources: Sequence[Sequence[int]] | None = None):
         """`texts`: the decoder's first ids; `max_new`: the largest number of new tokens of a row; `sources`: an encoder's input."""
         self.model = model
-        weight = vocabulary_head(model.head).weight
+        weight = model.embedding.tokens.weight
         self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
         self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and their mask, (B, M)
         self.is_padded = not bool(self.real.all())

@@ -41,6 +41,7 @@ from tfkit.hub.names import (
 from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_weights
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
+from tfkit.model.int8_linear import Int8Linear
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, verified
@@ -83,7 +84,14 @@ class Loaded:
         return next((token_id for token_id in stated if token_id is not None), codec_pad)
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model."""
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
+
+        Raises ModelError for one whose weights have 8 bits.
+        """
+        if any(isinstance(module, Int8Linear) for module in self.model.modules()):
+            raise ModelError(
+                f"{folder}: this model's weights have 8 bits, and its own are gone; load it without precision='int8' to save it"
+            )
         Path(folder).mkdir(parents=True, exist_ok=True)
         facts = read_facts(self.folder)
         save_model(

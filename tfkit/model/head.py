@@ -38,6 +38,7 @@ class VocabularyHead(Head):
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
+        self.product: nn.Module | None = None  # of int8_linear.py: multiplies in place of weight and bias
         self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
@@ -56,7 +57,8 @@ class VocabularyHead(Head):
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(..., D) -> (..., V)."""
-        logits = F.linear(self.prepare(hidden), self.weight, self.bias)
+        prepared = self.prepare(hidden)
+        logits = F.linear(prepared, self.weight, self.bias) if self.product is None else self.product(prepared)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

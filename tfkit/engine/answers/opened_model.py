@@ -3,23 +3,26 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from tfkit.engine.inputs import Inputs
     from tfkit.engine.session import Session
+    from tfkit.engine.settings import Settings
+    from tfkit.generation.precision import Opened, Precision
     from tfkit.hub import Described, Loaded
     from tfkit.tokenizer import Tokenizer
 
 
-def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: str = "float32") -> "Loaded":
+def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision") -> "Opened":
     """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
-    command's other inputs. Raises ModelError and DataError.
+    command's other inputs. Raises ModelError, DataError, and UsageError for a precision that the device does not have.
     """
     import torch
 
     from tfkit.adapters import load
-    from tfkit.training.device import pick_device
+    from tfkit.generation.precision import open_in_precision
+    from tfkit.training.device import has_bf16, pick_device
 
     if not work.ranks.is_alone:
         from tfkit.engine.rank_inputs import files_on_rank, require_same_inputs
@@ -27,7 +30,23 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: str =
         require_same_inputs([*files_on_rank(folder, inputs)], work.exchange)
     if work.threads is not None:
         torch.set_num_threads(work.threads)
-    return load(folder, device=pick_device(work.device), dtype=getattr(torch, precision))
+    device = pick_device(work.device)
+    if precision == "int8" and device.type != "cpu":
+        raise UsageError(f"--precision int8: weights of 8 bits are for a CPU; with --device {device.type} take bf16")
+    opened = open_in_precision(
+        lambda dtype: load(folder, device=device, dtype=dtype),
+        precision,
+        lambda allowed: all(work.exchange(allowed)),
+        has_bf16=has_bf16(device),
+    )
+    if decision := opened.described():
+        work.listener.say(decision)
+    return opened
+
+
+def own_precision(settings: "Settings") -> "Precision":
+    """Return the precision that the settings of an evaluation name."""
+    return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 
 def own_tokenizer(model: "Described | Loaded") -> "Tokenizer":

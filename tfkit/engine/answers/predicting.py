@@ -12,7 +12,7 @@ from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.answers.opened_model import open_model, own_tokenizer
+from tfkit.engine.answers.opened_model import open_model, own_precision, own_tokenizer
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.pipe import Pipe
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.data import Encoded
     from tfkit.engine.session import Session
+    from tfkit.generation.precision import Precision
     from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
@@ -49,13 +50,18 @@ class Predictor:
     """Answers rows with a checkpoint by the objective that it was trained for, from the columns that its training read.
 
     Settings are read and checked at once; nothing is loaded before `load` or `use`. `words`: key=value, such as
-    data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way.
+    data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way. `precision`: auto: as
+    evaluation.precision among the words, else chosen for the model when it is loaded.
     """
 
-    def __init__(self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False):
+    def __init__(
+        self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
+    ):
         complete_killed_run(checkpoint)
         self.folder, self.all_labels = find_checkpoint(checkpoint), all_labels
         self.settings = _settings(self.folder, words, data)
+        is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
+        self.precision = own_precision(self.settings) if is_named and precision == "auto" else precision
         self.section, rows = self.settings.objective.trained_for.judged_alone, self.settings.data
         if self.section.reads_text or self.section.scored_by != "row":
             raise UsageError(
@@ -89,7 +95,9 @@ class Predictor:
 
     def load(self, work: "Session") -> None:
         """Load the model. Raises ModelError for one that does not fit the objective."""
-        self.use(open_model(self.folder, work, self.inputs, self.settings.evaluation.precision), work.deal)
+        opened = open_model(self.folder, work, self.inputs, self.precision)
+        self.precision = opened.precision
+        self.use(opened.loaded, work.deal)
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""
@@ -145,7 +153,7 @@ class Predictor:
             "objective": self.section.kind,
             "checkpoint": str(self.loaded.folder),
             "batch_size": evaluation.batch_size,
-            "precision": evaluation.precision,
+            "precision": "bfloat16" if self.precision == "bf16" else self.precision,
             **energy_fields(reading),
             **place_fields(reading),
         }

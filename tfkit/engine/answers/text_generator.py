@@ -23,6 +23,7 @@ from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.generation.fill import Filling
+    from tfkit.generation.precision import Precision
     from tfkit.hub import Loaded
 
 __all__ = ["TextCompletion", "TextGenerator"]
@@ -41,16 +42,18 @@ class TextGenerator:
     `words`: key=value. Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
     """
 
-    def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = ()):
+    def __init__(
+        self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
+    ):
         complete_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
-        self.words, self.chat = words, chat
+        self.words, self.chat, self.precision = words, chat, precision
         self.settings = read_settings(None, self.folder, words, _SECTIONS)
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, work: "Session") -> None:
         """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
-        self.use(open_model(self.folder, work, self.inputs), work)
+        self.use(open_model(self.folder, work, self.inputs, self.precision).loaded, work)
 
     def use(self, loaded: "Loaded", work: "Session") -> None:
         """Use a loaded model. Raises as `load`."""

@@ -14,7 +14,10 @@ _ARGUMENTS = {
     "--chat": "chat=True",
     "--allow-code": "allow_code=True",
     "--no-verify": "verify=False",
-    **{f"--{name}": name for name in ("run", "data", "stages", "trials", "predictions", "device", "threads", "probe", "ranks", "gpu")},
+    **{
+        f"--{name}": name
+        for name in ("run", "data", "precision", "stages", "trials", "predictions", "device", "threads", "probe", "ranks", "gpu")
+    },
 }
 # Commands in backticks are kept, and options that the library lacks. A name in capitals is the place of a value: --from CKPT.
 _OPTION = re.compile(rf"`[^`]*`|(?<![\w-])({'|'.join(_ARGUMENTS)})(?![\w-])( (?=[A-Z]+\b))?")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfkit.engine.answers.predicting import Predictor
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Opened
+    from tfkit.generation.precision import Precision
 
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 
@@ -57,6 +58,7 @@ def generate(
     *,
     start: str | Path,
     chat: bool = False,
+    precision: "Precision" = "auto",
     run: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -66,12 +68,12 @@ def generate(
     """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
 
     `chat`: a prompt is a user's message, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
-    language model fills the masks. Raises Stopped.
+    language model fills the masks. `precision`: auto, float32, bf16 or int8, as --precision. Raises Stopped.
     """
     from tfkit.engine.answers.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
-        generator = TextGenerator(str(start), words_of(overrides), chat=chat)
+        generator = TextGenerator(str(start), words_of(overrides), chat=chat, precision=precision)
         with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
             generator.load(work)
             completions = generator.all_completions(prompts)
@@ -86,6 +88,7 @@ def predict(
     *,
     start: str | Path,
     all_labels: bool = False,
+    precision: "Precision" = "auto",
     run: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -94,13 +97,13 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
-    Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `overrides`:
-    {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
-    is yielded with an `error` in place of a prediction. Raises Stopped.
+    Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `precision`: auto, float32,
+    bf16 or int8, as --precision. `overrides`: {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be
+    read; with {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
     """
     from tfkit.engine.answers.predicting import Predictor
 
-    predictor = Predictor(start, words_of(overrides), all_labels=all_labels)
+    predictor = Predictor(start, words_of(overrides), all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 

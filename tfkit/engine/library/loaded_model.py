@@ -16,6 +16,8 @@ from tfkit.hub import Loaded
 if TYPE_CHECKING:
     import torch
 
+    from tfkit.generation.precision import Precision
+
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
 
 
@@ -67,11 +69,18 @@ class LoadedModel(Loaded):
 
 @naming_arguments()
 def load(
-    path: str | Path, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, verify: bool = True, **options: Any
+    path: str | Path,
+    *,
+    device: "str | torch.device" = "cpu",
+    dtype: "torch.dtype | None" = None,
+    precision: "Precision" = "float32",
+    verify: bool = True,
+    **options: Any,
 ) -> LoadedModel:
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
-    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `dtype`: None: float32. `verify`: compare the files with
+    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `precision`: float32, bf16, int8 (a model that can
+    answer, and be neither trained nor saved), or auto, as --precision; a `dtype` replaces it. `verify`: compare the files with
     the manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
 
     Example:
@@ -89,6 +98,14 @@ def load(
     import torch
 
     from tfkit import adapters
+    from tfkit.generation.precision import open_in_precision
+    from tfkit.training.device import has_bf16
 
-    loaded = adapters.load(path, device=device, dtype=dtype or torch.float32, verify=verify, **options)
+    def in_type(wanted: "torch.dtype") -> Loaded:
+        return adapters.load(path, device=device, dtype=wanted, verify=verify, **options)
+
+    if dtype is None:
+        loaded = open_in_precision(in_type, precision, bool, has_bf16=has_bf16(torch.device(device))).loaded
+    else:
+        loaded = in_type(dtype)
     return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})

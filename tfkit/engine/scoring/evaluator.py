@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.answers.opened_model import open_model, own_tokenizer
+from tfkit.engine.answers.opened_model import open_model, own_precision, own_tokenizer
 from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.killed import complete_killed_run
@@ -69,7 +69,7 @@ class Evaluator:
     def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with work.stop.at_once():
-            loaded = open_model(self.folder, work, self.inputs, self.settings.evaluation.precision)
+            loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings)).loaded
             own_tokenizer(loaded)
         return loaded, self._scored(loaded, work, each=each)
 

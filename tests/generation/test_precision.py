@@ -1,0 +1,126 @@
+"""The arithmetic of generate, predict and embed: what auto decides, and that each is used, named and refused where it must be."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import run_here
+
+import tfkit
+from tfkit import adapters
+from tfkit.errors import ModelError, UsageError
+from tfkit.generation import precision
+from tfkit.generation.precision import open_in_precision
+from tfkit.model.config import ClassesHeadConfig
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "v0.1.0"
+WRITER, CLASSIFIER = FIXTURES / "finished", FIXTURES / "classes"
+
+
+def opened(folder: Path, wanted="auto", *, has_bf16=True, agree=bool, change=lambda loaded: loaded):
+    return open_in_precision(lambda dtype: change(adapters.load(folder, dtype=dtype)), wanted, agree, has_bf16=has_bf16)
+
+
+@pytest.fixture
+def any_size(monkeypatch):
+    monkeypatch.setattr(precision, "_FEW_PARAMETERS", 0)
+
+
+@pytest.mark.parametrize("folder", [WRITER, CLASSIFIER, FIXTURES / "translation"])
+def test_auto_is_bf16_where_answers_stay(any_size, folder):
+    one = opened(folder)
+    assert one.precision == "bf16"
+    assert one.answers > 0
+    assert one.changed <= 0.1 * one.answers
+    assert {tensor.dtype for tensor in one.loaded.model.parameters()} == {torch.bfloat16}
+    assert "--precision float32 is exact" in one.described()
+
+
+def test_auto_is_float32_where_answers_change(any_size):
+    def flatten(loaded):
+        """Make all logits equal but for differences that bf16 does not have."""
+        head = loaded.model.head
+        with torch.no_grad():
+            head.weight.copy_(1 + 1e-4 * torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(1)))
+        return loaded
+
+    one, exact = opened(WRITER, change=flatten), opened(WRITER, "float32", change=flatten)
+    assert one.precision == "float32"
+    assert one.changed > 0.1 * one.answers
+    assert f"{one.changed:,} of {one.answers:,} answers" in one.described()
+    for ours, theirs in zip(one.loaded.model.parameters(), exact.loaded.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"has_bf16": False},
+        {"agree": lambda allowed: False},
+        {"change": lambda loaded: replace(loaded, codec=None)},
+        {
+            "change": lambda loaded: replace(
+                loaded, config=loaded.config.model_copy(update={"head": ClassesHeadConfig(kind="classes", count=1, pool="first")})
+            )
+        },
+    ],
+)
+def test_auto_is_float32_without_hardware_agreement_texts_or_choices(any_size, how):
+    one = opened(CLASSIFIER, **how)
+    assert (one.precision, one.answers, one.described()) == ("float32", 0, "")
+
+
+def test_auto_is_float32_for_small_models():
+    assert opened(WRITER).precision == "float32"
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bf16", "int8"])
+def test_each_precision_is_used_by_the_library(wanted):
+    loaded = tfkit.load(WRITER, precision=wanted)
+    types = {"float32": torch.float32}.get(wanted, torch.bfloat16)
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {types}
+    settings = {"generation.max_new_tokens": 4, "generation.temperature": 0}
+    assert (
+        loaded.generate("the cat", settings)[0].completion
+        == tfkit.generate("the cat", settings, start=WRITER, precision=wanted)[0].completion
+    )
+    exact = tfkit.load(WRITER).embed(["the cat", "a dog"])
+    assert torch.nn.functional.cosine_similarity(loaded.embed(["the cat", "a dog"]), exact).min() > 0.99
+
+
+def test_each_precision_is_used_by_the_commands(tmp_path):
+    for wanted, named in (("auto", "float32"), ("float32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
+        out = tmp_path / f"{wanted}.jsonl"
+        words = ["--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl", "--out", out, "--json", "--precision", wanted]
+        assert json.loads(run_here(["predict", *words]).out)["precision"] == named
+    exact, rounded = ([json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("float32", "bf16"))
+    assert [row["prediction"] for row in exact] == [row["prediction"] for row in rounded]
+    assert [row["probability"] for row in exact] != [row["probability"] for row in rounded]
+    named = run_here(
+        [
+            "predict",
+            "--from",
+            CLASSIFIER,
+            "--data",
+            FIXTURES / "rows.jsonl",
+            "--out",
+            tmp_path / "x.csv",
+            "--json",
+            "evaluation.precision=bfloat16",
+        ]
+    )
+    assert json.loads(named.out)["precision"] == "bfloat16"
+    done = run_here(["generate", "--from", WRITER, "--prompt", "the cat", "--precision", "int8", "--max-new-tokens", "3"])
+    assert done.code == 0
+    assert done.out.startswith("the cat")
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    assert run_here(["generate", "--from", WRITER, "--prompt", "the cat", "--precision", "int4"]).code == 2
+    with pytest.raises(UsageError, match=r"precision.*int4.*auto, float32, bf16, int8"):
+        tfkit.generate("the cat", start=WRITER, precision="int4")
+    with pytest.raises(ModelError, match="weights have 8 bits"):
+        tfkit.load(WRITER, precision="int8").save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -1,0 +1,104 @@
+"""The arithmetic of models that answer: float32, bf16, or weights of 8 bits. By default bf16 where it changes next to no answer."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from tfkit.errors import UsageError
+from tfkit.generation.inference import inference
+from tfkit.hub import Loaded
+from tfkit.model.config import ClassesHeadConfig
+from tfkit.model.int8_linear import to_int8
+from tfkit.model.padding import pad, real_tokens
+from tfkit.model.transformer import Output
+from tfkit.objectives.text_pairs import encode_texts
+
+Precision = Literal["auto", "float32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_FEW_PARAMETERS = 10_000_000  # with fewer, a token's time is not that of reading weights
+_MOST_CHANGED = 0.1  # of the answers to the sample
+_SAMPLE = (
+    "The cat sat on the mat and looked out of the window.",
+    "On Monday morning the two ministers met in Berlin to discuss the new treaty.",
+    "Water boils at 100 degrees Celsius; at a lower pressure it boils earlier.",
+    "def mean(values): return sum(values) / len(values)",
+    "I ordered this lamp in March, and it broke after three days. Never again!",
+    "Question: What is the largest planet of the solar system? Answer: Jupiter.",
+    "Once upon a time there was a king who had three daughters and no son.",
+    "The committee has not yet decided whether the road will be built this year.",
+)
+
+
+class Opened(NamedTuple):
+    """A loaded model, its arithmetic, and how many of its answers to a sample of texts bf16 changed; 0 of 0: they were not compared."""
+
+    loaded: Loaded
+    precision: Literal["float32", "bf16", "int8"]
+    changed: int = 0
+    answers: int = 0
+
+    def described(self) -> str:
+        """Describe what was decided and why; empty if nothing was compared."""
+        if not self.answers:
+            return ""
+        compared = f"{self.changed:,} of {self.answers:,} answers to a sample of texts are not those of float32"
+        if self.precision == "float32":
+            return f"computing in float32, since in bf16 {compared}"
+        return f"computing in bf16, in which {compared}; --precision float32 is exact"
+
+
+def open_in_precision(load: Callable[[torch.dtype], Loaded], wanted: Precision, agree: Callable[[bool], bool], *, has_bf16: bool) -> Opened:
+    """Load a model in an arithmetic. `has_bf16`: whether its device multiplies in bf16; `agree`: whether all ranks say so.
+
+    auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
+    each position, the class of each text, or the tag of each token. Raises UsageError for an unknown one.
+    """
+    if wanted not in PRECISIONS:
+        raise UsageError(f"--precision {wanted}: give one of {', '.join(PRECISIONS)}")
+    if wanted == "bf16":
+        return Opened(load(torch.bfloat16), "bf16")
+    loaded = load(torch.float32)
+    if wanted == "auto" and agree(has_bf16 and _gains_by_bf16(loaded)):
+        exact = _answers(loaded)
+        loaded.model.to(torch.bfloat16)
+        changed = int((_answers(loaded) != exact).sum())
+        if agree(changed <= _MOST_CHANGED * len(exact)):
+            return Opened(loaded, "bf16", changed, len(exact))
+        return Opened(load(torch.float32), "float32", changed, len(exact))
+    if wanted == "int8":
+        to_int8(loaded.model)
+        return Opened(loaded, "int8")
+    return Opened(loaded, "float32")
+
+
+def _gains_by_bf16(loaded: Loaded) -> bool:
+    """Whether bf16 saves time, and the answers are choices: a number would lose digits."""
+    gives_numbers = isinstance(loaded.config.head, ClassesHeadConfig) and loaded.config.head.count == 1
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    return loaded.codec is not None and parameters >= _FEW_PARAMETERS and not gives_numbers
+
+
+def _answers(loaded: Loaded) -> Tensor:
+    """Return the model's choices for the sample, one after the other: (N,); without a head there are none."""
+    model, codec = loaded.model, loaded.codec
+    assert codec is not None
+    encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]
+    rows = [ids for ids in encoded if ids]
+    device = next(model.parameters()).device
+    ids, real = pad(rows, codec.pad_id or 0).to(device), real_tokens(rows).to(device)  # (B, T)
+    both = model.encoder is not None and model.decoder is not None
+    with inference(model):
+        output: Output = (
+            model(ids, padding_mask=real, decoder_input_ids=ids, decoder_padding_mask=real) if both else model(ids, padding_mask=real)
+        )
+        match loaded.config.head.kind:
+            case "none":
+                return torch.empty(0)
+            case "classes":
+                return output.logits.argmax(-1)  # (B,)
+            case "spans":
+                return output.logits.argmax(1).flatten()  # (B * 2,)
+            case _:
+                return output.logits[real].argmax(-1)  # (real tokens,)
