@@ -1,11 +1,15 @@
-"""Where the time of a training step goes: the wall time of its parts beside the least that this machine would need for each.
+"""Where the time of a training step or of a decoded token goes: its parts beside the least that this machine would need for each.
 
     python benchmarks/where_time_goes.py gpt2 demo
+    python benchmarks/where_time_goes.py decode-float32 decode-bf16 decode-int8 --rows 8
 
 Steps of the real program, in this process, on text of the standard library. PyTorch's profiler attributes time to operators; what it
 attributes to none is Python and waiting. The floor of a product is its FLOPs over the fastest product of this machine, that of another part
 the bytes of its inputs and outputs over the fastest copy; both are measured first. Time within a profile is some percent longer than alone.
 The share of the fastest product counts all products that ran, those that were computed again, too, and none within a fused kernel.
+
+A token is decoded by GPT-2 124M with random weights, greedily, after a prompt of 64 for each row. The floor of its products is the time of
+reading the weights as fast as this machine reads memory.
 """
 
 import argparse
@@ -20,9 +24,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import tfkit
+from tfkit.generation.decoding import generate
+from tfkit.model.int8_linear import to_int8
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe import model_config
+from tfkit.recipe.schema.sections import GenerationSection, ModelSection
 from tfkit.training.step import Stepper
 
 WARM_UP, MEASURED = 2, 3
+PROMPT, DECODED = 64, 64  # tokens
 STDLIB: dict[str, Any] = {"train": [{"stdlib": True}]}
 _NO_DROPOUT = {"dropout": dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0)}
 _BYTES = {"kind": "byte_bpe", "vocab_size": 8192}
@@ -56,8 +66,9 @@ CASES: dict[str, dict[str, Any]] = {
         "rows": 8,
     },
 }
+DECODING = ("decode-float32", "decode-bf16", "decode-int8")
 PARTS = {
-    "products": ("mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear", "mv", "addmv", "dot"),
+    "products": ("_weight_int8pack_mm", "mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear", "mv", "addmv", "dot"),
     "attention kernel": ("_scaled_dot_product",),
     "softmax": ("_softmax", "_log_softmax", "logsumexp", "exp", "logaddexp"),
     "norm": ("native_layer_norm", "linalg_vector_norm", "rsqrt", "linalg_vecdot"),
@@ -76,6 +87,14 @@ class Profiled:
         self.operators: dict[str, tuple[float, float, float]] = {}  # self seconds, FLOPs and elements of a step, by operator
         self.tokens = 0
 
+    def note(self, profiler: profile, steps: int = 1) -> None:
+        """Add what a profiler saw of some steps."""
+        for event in profiler.key_averages(group_by_input_shape=True):
+            elements = sum(torch.Size(shape).numel() for shape in event.input_shapes if shape and isinstance(shape[0], int))
+            found = self.operators.get(event.key, (0.0, 0.0, 0.0))
+            added = (event.self_cpu_time_total / 1e6 / steps, float(event.flops or 0) / steps, float(elements * event.count) / steps)
+            self.operators[event.key] = tuple(map(sum, zip(found, added, strict=True)))  # type: ignore[assignment]
+
     def take(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         """Return Stepper.take, of which the later calls are timed, and the last ones are profiled."""
         calls = 0
@@ -92,11 +111,7 @@ class Profiled:
                 return report
             with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiler:
                 report = inner(stepper, *words, **options)
-            for event in profiler.key_averages(group_by_input_shape=True):
-                elements = sum(torch.Size(shape).numel() for shape in event.input_shapes if shape and isinstance(shape[0], int))
-                found = self.operators.get(event.key, (0.0, 0.0, 0.0))
-                added = (event.self_cpu_time_total / 1e6, float(event.flops or 0), float(elements * event.count))
-                self.operators[event.key] = tuple(map(sum, zip(found, added, strict=True)))  # type: ignore[assignment]
+            self.note(profiler)
             return report
 
         return timed
@@ -110,8 +125,8 @@ def part_of(operator: str) -> str:
     return next(exact, next(begins, "sums and other elements")) if "::" in operator else "Python, autograd"
 
 
-def peaks() -> tuple[float, float]:
-    """Return the FLOP/s of the fastest product of bf16 matrices, and the bytes per second of a copy."""
+def peaks() -> tuple[float, float, float]:
+    """Return the FLOP/s of the fastest product of bf16 matrices, and the bytes per second of a copy and of reading."""
     dtype = torch.bfloat16
 
     def best(work: Callable[[], object]) -> float:
@@ -127,7 +142,7 @@ def peaks() -> tuple[float, float]:
         one, other = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
         rates.append(2 * rows * inner * columns / best(lambda one=one, other=other: torch.nn.functional.linear(one, other)))
     source, target = torch.ones(64 * 2**20), torch.empty(64 * 2**20)
-    return max(rates), 2 * source.nbytes / best(lambda: target.copy_(source))
+    return max(rates), 2 * source.nbytes / best(lambda: target.copy_(source)), source.nbytes / best(source.sum)
 
 
 def measure(name: str) -> Profiled:
@@ -149,16 +164,50 @@ def measure(name: str) -> Profiled:
     return profiled
 
 
+def decode(name: str, rows: int) -> tuple[Profiled, int]:
+    """Decode some tokens of `rows` rows; also return the bytes of weights that each reads."""
+    model = build(model_config(ModelSection(preset="gpt2"), 50257), seed=1)
+    if name == "decode-int8":
+        to_int8(model)
+    elif name == "decode-bf16":
+        model.to(torch.bfloat16)
+    prompts = [[(7 * place + row) % 50000 for place in range(PROMPT)] for row in range(rows)]
+
+    def run(tokens: int) -> float:
+        begin = time.perf_counter()
+        generate(model, prompts, GenerationSection(temperature=0, max_new_tokens=tokens))
+        return time.perf_counter() - begin
+
+    found = Profiled()
+    found.tokens = rows
+    run(1), run(DECODED)
+    found.seconds = [(run(1 + DECODED) - run(1)) / DECODED for _ in range(MEASURED)]
+    for tokens, sign in ((1 + DECODED, 1), (1, -1)):  # without the prompt
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiler:
+            run(tokens)
+        found.note(profiler, sign * DECODED)
+    return found, _bytes_read(model)
+
+
+def _bytes_read(model: Transformer) -> int:
+    """Return the bytes of all weights that a token reads; the embeddings' tables are read only as the output matrix."""
+    tables = {id(table.weight) for table in model.modules() if isinstance(table, torch.nn.Embedding)}
+    read = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in tables)
+    return read + (model.head.weight.nbytes if getattr(model.head, "product", None) is None else 0)
+
+
 def main() -> None:
     """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+", choices=[*CASES, "demo"])
+    parser.add_argument("cases", nargs="+", choices=[*CASES, "demo", *DECODING])
+    parser.add_argument("--rows", type=int, default=1, help="decoded at once (default 1)")
     parser.add_argument("--operators", type=int, default=0, help="also print this many operators")
     arguments = parser.parse_args()
-    flops_rate, copy_rate = peaks()
-    print(f"fastest product {flops_rate / 1e9:.0f} GFLOP/s, copy {copy_rate / 1e9:.0f} GB/s, {torch.get_num_threads()} threads")
+    flops_rate, copy_rate, read_rate = peaks()
+    memory = f"copy {copy_rate / 1e9:.0f} GB/s, reading {read_rate / 1e9:.0f} GB/s"
+    print(f"fastest product {flops_rate / 1e9:.0f} GFLOP/s, {memory}, {torch.get_num_threads()} threads")
     for name in arguments.cases:
-        found = measure(name)
+        found, weights = decode(name, arguments.rows) if name in DECODING else (measure(name), 0)
         parts: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for operator, numbers in found.operators.items():
             for index, number in enumerate(numbers):
@@ -166,9 +215,12 @@ def main() -> None:
         step, profiled = statistics.median(found.seconds), sum(seconds for seconds, _, _ in parts.values())
         flops = sum(flops for _, flops, _ in parts.values())
         share = flops / step / flops_rate
-        print(f"\n{name}: {step * 1e3:.0f} ms a step ({found.tokens / step:.0f} tokens/s), {share:.0%} of the fastest product")
+        speed = f"{weights / step / 1e9:.0f} GB/s of weights" if weights else f"{share:.0%} of the fastest product"
+        print(f"\n{name}: {step * 1e3:.4g} ms a step ({found.tokens / step:.0f} tokens/s), {speed}")
         for part, (seconds, work, elements) in sorted(parts.items(), key=lambda item: -item[1][0]):
             floor = work / flops_rate if work else elements * 4 / copy_rate  # two bytes read, two written
+            if weights and part == "products":
+                floor = weights / read_rate
             print(f"  {part:24} {seconds * 1e3:8.1f} ms  {seconds / profiled:5.1%}   floor {floor * 1e3:7.1f} ms")
         for operator, numbers in sorted(found.operators.items(), key=lambda item: -item[1][0])[: arguments.operators]:
             print(f"    {operator:56} {numbers[0] * 1e3:8.1f} ms")
