@@ -89,8 +89,9 @@ class Attention(nn.Module):
         if not (mask is None or isinstance(mask, Tensor)):
             return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
         dropout = self.dropout if self.training else 0.0
+        queries = queries.to(keys.dtype)  # a cache may have another type than the weights
         heads = attend(queries, keys, values, mask, dropout, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
-        return self._project_output(heads)  # (B, H, T, E) -> (B, T, D)
+        return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
 
     def _project_output(self, heads: Tensor) -> Tensor:
         return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, T, H * E) -> (B, T, D)
@@ -100,9 +101,7 @@ class Attention(nn.Module):
             return cached
         assert context.encoder_output is not None
         keys, values = self._split_heads(self.k_proj(context.encoder_output)), self._split_heads(self.v_proj(context.encoder_output))
-        if context.cache is not None:
-            context.cache.keep_cross(self.layer, keys, values)
-        return keys, values
+        return (keys, values) if context.cache is None else context.cache.keep_cross(self.layer, keys, values)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H * E) -> (B, H, T, E)

@@ -16,7 +16,7 @@ class KeyValueCache:
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        self.length = 0  # positions filled so far
+        self.length, self.dtype = 0, dtype  # positions filled so far
         # By layer: the most positions that it keeps; None: all.
         self._limits = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
         sizes = [length if limit is None else min(limit, length) for limit in self._limits]
@@ -30,8 +30,9 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E)."""
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E), in the cache's type."""
         stored, limit = self._pairs[layer], self._limits[layer]
+        keys, values = keys.to(self.dtype), values.to(self.dtype)
         if limit is None:
             end = self.length + keys.shape[2]
             for store, new in zip(stored, (keys, values), strict=True):
@@ -44,9 +45,10 @@ class KeyValueCache:
             store[:, :, : last.shape[2]] = last
         return visible
 
-    def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store one layer's keys and values of the encoder's output (B, K, S, E)."""
-        self._cross[layer] = keys, values
+    def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
+        """Store one layer's keys and values of the encoder's output (B, K, S, E); return them in the cache's type."""
+        self._cross[layer] = keys.to(self.dtype), values.to(self.dtype)
+        return self._cross[layer]
 
     def cross_keys_values(self, layer: int) -> Pair | None:
         """Return the keys and values that `keep_cross` stored for a layer, (B, K, S, E) each, or None."""
