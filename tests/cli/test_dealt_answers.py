@@ -10,7 +10,7 @@ from answer_runs import KINDS, made_rows
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter, Reading
-from tfkit.engine.answers.predicting import Predictor
+from tfkit.engine.answers.predicting import open_predictor
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent, StopRequest
@@ -38,7 +38,7 @@ def evaluated(run: Path, deal: Deal) -> list[Any]:
 
 def predicted(run: Path, deal: Deal) -> list[dict[str, Any]]:
     with isolated(), interrupts(None) as stop:
-        predictor = Predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
+        predictor = open_predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
         asked = predictor.given_rows(rows)
         predictor.load(session_of(stop, deal))

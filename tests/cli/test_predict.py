@@ -19,7 +19,7 @@ from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
-from tfkit.engine.answers import predicting
+from tfkit.engine.answers import row_answers
 
 ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
 ANSWERS |= {"spans": "asked", "texts": "answers"}
@@ -307,7 +307,7 @@ def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
 
     def before() -> None:
-        windows = predicting._windows
+        windows = row_answers._windows
 
         def struck(*arguments: Any) -> Any:
             for number, window in enumerate(windows(*arguments)):
@@ -315,7 +315,7 @@ def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield window
 
-        predicting._windows = struck
+        row_answers._windows = struck
 
     done = Process(Path(), ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"], before).wait()
     assert (done.code, "112 rows were answered" in done.err) == (143, True), done.err

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,22 +56,35 @@ def lines_file(
     Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
-    temporary = temporary_sibling(path) if is_new else path
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
+    with output_file(path, option, waiting, encoding="utf-8", errors="backslashreplace", newline="") as file:
+        lines = _Table(file, delimiter, further_columns) if delimiter else _JsonLines(file)
+
+        def write(line: Mapping[str, Any]) -> None:
+            with waiting():
+                lines.write(line)
+                if not is_new:
+                    file.flush()
+
+        yield write
+        lines.finish()
+
+
+@contextmanager
+def output_file(
+    path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
+) -> Iterator[IO[Any]]:
+    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, within `waiting()`.
+
+    `mode`, `settings`: those of `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
+    """
+    is_new = is_replaceable(path)
+    temporary = temporary_sibling(path) if is_new else path
     try:
         with waiting():
-            opened = open(temporary, "x" if is_new else "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+            opened = open(temporary, f"{'x' if is_new else 'w'}{mode}", **settings)  # type: ignore[call-overload]  # noqa: SIM115
         with opened as file:
-            lines = _Table(file, delimiter, further_columns) if delimiter else _JsonLines(file)
-
-            def write(line: Mapping[str, Any]) -> None:
-                with waiting():
-                    lines.write(line)
-                    if not is_new:
-                        file.flush()
-
-            yield write
-            lines.finish()
+            yield file
         if is_new:
             sync_file(temporary)
             os.replace(temporary, path)

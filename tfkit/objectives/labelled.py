@@ -43,6 +43,10 @@ class Answer(NamedTuple):
     probability: float | list[float | None] | None = None
     probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of all labels
 
+    def fields(self) -> dict[str, Any]:
+        """Return the prediction, and the other fields that are not None."""
+        return {name: value for name, value in self._asdict().items() if name == "prediction" or value is not None}
+
 
 class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as one example, and compares the model's answer with the row's."""

@@ -7,7 +7,6 @@ import numpy as np
 
 from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.sources.prediction_rows import PredictionInput
 from tfkit.engine.settings import Settings
 from tfkit.evaluation.written import undrawn, write_texts
 from tfkit.generation.complete import check_vocabulary
@@ -23,21 +22,19 @@ class AnsweringModel:
     def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: Settings, deal: Deal, *, all_labels: bool):
         self.loaded, self.objective, self.settings, self.deal, self.all_labels = loaded, objective, settings, deal, all_labels
 
-    def encode(self, window: Sequence[PredictionInput]) -> list[Encoded | BadRow]:
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each row, or the reason why it cannot be read."""
-        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
-        encoded = iter(self.objective.encode_unlabelled(rows) if rows else ())
-        return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
+        return self.objective.encode_unlabelled(rows)
 
-    def answers(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[Answer]:
-        """Return the answer to each row; batches have rows of similar lengths."""
+    def answers(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """Return the fields of the answer to each row; batches have rows of similar lengths."""
         model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
         examples = [one.example() for one in encoded]
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
         if objective.writer is not None:
             settings = undrawn(self.settings.generation)
             texts = write_texts(model, objective.writer, examples, settings, size, BatchWork(deal=self.deal))
-            return [Answer(text) for text in texts]
+            return [Answer(text).fields() for text in texts]
         device = next(model.parameters()).device
         order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
 
@@ -51,4 +48,4 @@ class AnsweringModel:
         with inference(model):
             for numbers, answered in zip(batches, self.deal(answer, batches), strict=True):
                 answers |= {number: Answer(*fields) for number, fields in zip(numbers, answered, strict=True)}
-        return [answers[number] for number in range(len(examples))]
+        return [answers[number].fields() for number in range(len(examples))]

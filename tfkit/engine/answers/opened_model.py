@@ -1,5 +1,6 @@
 """The model of a command that does not train, on the device of its rank, with the tokenizer that it needs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,12 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
 def own_precision(settings: "Settings") -> "Precision":
     """Return the precision that the settings of an evaluation name."""
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
+
+
+def named_precision(settings: "Settings", words: Sequence[str], precision: "Precision") -> "Precision":
+    """Return the precision of a command; in place of auto the evaluation.precision among its key=value, if it is there."""
+    is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
+    return own_precision(settings) if is_named and precision == "auto" else precision
 
 
 def own_tokenizer(model: "Described | Loaded") -> "Tokenizer":

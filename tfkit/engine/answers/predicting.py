@@ -1,190 +1,74 @@
 """Predictions of a checkpoint for rows that need no label, as of tfkit predict, tfkit.predict and loaded.predict."""
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
-from tfkit.data.formats.file_content import BOM, Content
-from tfkit.data.formats.readers import Layout
-from tfkit.data.sources.open_sources import open_source
-from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.answers.opened_model import open_model, own_precision, own_tokenizer
+from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.engine.answers.opened_model import named_precision
+from tfkit.engine.answers.row_answers import RowAnswers, RowModel
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.own_objective import own_objective
-from tfkit.engine.pipe import Pipe
-from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs
-from tfkit.errors import DataError, UsageError
+from tfkit.engine.settings import Settings, quoted, read_settings
+from tfkit.errors import UsageError
 from tfkit.hub import find_checkpoint
-from tfkit.parallel.deal import Deal, in_turn
-from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.parallel.deal import Deal
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
-    from tfkit.carbon import Reading
-    from tfkit.data import Encoded
-    from tfkit.engine.session import Session
     from tfkit.generation.precision import Precision
     from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
-_MOST_BATCHES = 32  # of a window, whose rows are sorted by length
-_MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
 
-@dataclass
-class Counts:
-    """Sums over the rows so far."""
+def open_predictor(
+    checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
+) -> RowAnswers:
+    """Read the settings by which a checkpoint answers rows: its objective, and the columns that its training read. Raises UsageError.
 
-    rows: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    first_truncated: str = ""  # place of the first such row
-    skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without a prediction, by reason
-    replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the prediction replaces
-
-
-class Predictor:
-    """Answers rows with a checkpoint by the objective that it was trained for, from the columns that its training read.
-
-    Settings are read and checked at once; nothing is loaded before `load` or `use`. `words`: key=value, such as
-    data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way. `precision`: auto: as
-    evaluation.precision among the words, else chosen for the model when it is loaded.
+    `words`: key=value, such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another
+    way. `precision`: auto: as evaluation.precision among the words, else chosen for the model when it is loaded.
     """
+    complete_killed_run(checkpoint)
+    folder = find_checkpoint(checkpoint)
+    settings = _settings(folder, words, data)
+    section = settings.objective.trained_for.judged_alone
+    if section.reads_text or section.scored_by != "row":
+        raise UsageError(
+            f"{folder}: {section.kind} gives no answer to a row: predict is for models that were trained on labelled rows, "
+            "on pairs of texts or on conversations; fine-tune it on such rows, or continue texts with tfkit generate"
+        )
+    task = Prediction(section, settings, all_labels)
+    return RowAnswers(checkpoint, folder, settings, task, named_precision(settings, words, precision))
 
-    def __init__(
-        self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
-    ):
-        complete_killed_run(checkpoint)
-        self.folder, self.all_labels = find_checkpoint(checkpoint), all_labels
-        self.settings = _settings(self.folder, words, data)
-        is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
-        self.precision = own_precision(self.settings) if is_named and precision == "auto" else precision
-        self.section, rows = self.settings.objective.trained_for.judged_alone, self.settings.data
-        if self.section.reads_text or self.section.scored_by != "row":
-            raise UsageError(
-                f"{self.folder}: {self.section.kind} gives no answer to a row: predict is for models that were trained on labelled rows, "
-                "on pairs of texts or on conversations; fine-tune it on such rows, or continue texts with tfkit generate"
-            )
-        assert rows is not None  # by `data`
-        assert isinstance(rows.validation, list)
-        self.sources, self.on_bad_row = rows.validation, rows.on_bad_row
-        self.inputs = settings_inputs(self.settings, self.folder, checkpoint)
-        self.counts = Counts()
 
-    def columns(self, section: SourceSection) -> PredictionColumns:
-        """Return the columns that are read from a source."""
-        named = section.columns | ({} if section.text is None else {"text": section.text})
+@dataclass(frozen=True)
+class Prediction:
+    """Answers rows by an objective. `all_labels`: with the probability of every label."""
+
+    section: ObjectiveSection
+    settings: Settings
+    all_labels: bool
+    name = "prediction"
+
+    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the columns of the objective's roles, except for the label."""
         return PredictionColumns(self.section.asked_roles, named)
 
-    def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
-        """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
-        return chain.from_iterable([self._open(section, pipe) for section in self.sources])
-
-    def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
-        if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
-            raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
-        columns = self.columns(self.sources[0])
-        for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
-            if not isinstance(row, Mapping | str):
-                raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
-            yield columns.asked(row, f"row {number}")
-
-    def load(self, work: "Session") -> None:
-        """Load the model. Raises ModelError for one that does not fit the objective."""
-        opened = open_model(self.folder, work, self.inputs, self.precision)
-        self.precision = opened.precision
-        self.use(opened.loaded, work.deal)
-
-    def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
-        """Use a loaded model; `deal` computes its batches. Raises ModelError."""
+    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+        """Return the model with its objective. Raises ModelError if they do not fit."""
         from tfkit.engine.answers.answering_model import AnsweringModel
         from tfkit.engine.scoring.by_row import open_finished
 
-        own_tokenizer(loaded)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # it reads rows
-        self.loaded = loaded
-        self.model = AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
+        return AnsweringModel(loaded, objective, self.settings, deal, all_labels=self.all_labels)
 
-    def answers(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield the fields of the rows with their predictions, in order, in windows, which end early if `is_ready` has no further row.
-
-        Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
-        no prediction.
-        """
-        for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
-            encoded = self.model.encode(window)
-            bad = None
-            if self.on_bad_row == "error":
-                bad = next((number for number, example in enumerate(encoded) if isinstance(example, BadRow)), None)
-            if lines := self._lines(window[:bad], encoded[:bad]):
-                yield lines
-            if bad is not None:
-                bad_row = encoded[bad]
-                assert isinstance(bad_row, BadRow)
-                raise bad_row.refusal()
-
-    def warnings(self) -> list[str]:
-        """Return warnings about the rows so far that were skipped or truncated."""
-        counts, length = self.counts, self.settings.sequence_length
-        limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
-        cut = (
-            f"{counts.truncated:,} of {counts.rows:,} rows are longer than {limit} tokens, and were not read to their ends (first "
-            f"{counts.first_truncated})"
-        )
-        replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
-        return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "", replaced) if text]
-
-    def result(self, reading: "Reading") -> dict[str, Any]:
-        """Return the document of docs/cli.md, with the energy of `reading`."""
-        from tfkit.engine.session import energy_fields, place_fields
-
-        counts, evaluation = self.counts, self.settings.evaluation
-        return {
-            "schema_version": 1,
-            "rows": counts.rows,
-            "bad_rows": sum(one.rows for one in counts.skipped.values()),
-            "truncated": counts.truncated,
-            "tokens": counts.tokens,
-            "objective": self.section.kind,
-            "checkpoint": str(self.loaded.folder),
-            "batch_size": evaluation.batch_size,
-            "precision": "bfloat16" if self.precision == "bf16" else self.precision,
-            **energy_fields(reading),
-            **place_fields(reading),
-        }
-
-    def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
-        columns = self.columns(section)
-        if section.path == "-" and pipe is not None:
-            return _from_pipe(pipe, columns, section)
-        # A bad row is reported when it is read, after the rows before it are answered.
-        return prediction_rows(open_source(section, "all", None, "skip", columns=columns))
-
-    def _lines(self, window: Sequence[PredictionInput], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
-        """Return the fields of each row with its prediction or error."""
-        good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
-        answers = self.model.answers([window[number].row for number in good], list(good.values()))
-        by_number = dict(zip(good, answers, strict=True))
-        lines = []
-        for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
-            self.counts.rows += 1
-            if isinstance(example, BadRow):
-                skip(example, self.counts.skipped)
-                lines.append({**asked.fields, "prediction": None, "error": example.message})
-                continue
-            self.counts.tokens += example.length
-            self.counts.truncated += example.truncated
-            self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if example.truncated else "")
-            answer = by_number[number]._asdict()
-            answer = {name: value for name, value in answer.items() if name == "prediction" or value is not None}
-            self.counts.replaced |= asked.fields.keys() & answer.keys()
-            lines.append({**asked.fields, **answer})
-        return lines
+    def facts(self, loaded: "Loaded") -> dict[str, Any]:
+        """Return the objective."""
+        return {"objective": self.section.kind}
 
 
 def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
@@ -195,53 +79,3 @@ def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
     section = own_objective(folder)
     named = [f"objective.{name}={quoted(value) if isinstance(value, str) else str(value).lower()}" for name, value in section.items()]
     return read_settings(None, folder, [*named, *words], _SECTIONS, data)
-
-
-def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
-    """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
-
-    An error in the source is raised after the rows before it.
-    """
-    window: list[PredictionInput] = []
-    most, characters = batch_size, 0
-    try:
-        for asked in rows:
-            window.append(asked)
-            characters += len(asked.row.text) if isinstance(asked.row, Row) else 0
-            if len(window) >= most or characters >= _MOST_CHARACTERS or not is_ready():
-                yield window
-                window, characters, most = [], 0, min(2 * most, _MOST_BATCHES * batch_size)
-    except DataError:
-        if window:
-            yield window
-        raise
-    if window:
-        yield window
-
-
-def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -> Iterator[PredictionInput]:
-    """Yield the rows of a pipe. Raises DataError if there are none."""
-    name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
-    layout, empty = Layout(name, tuple(section.header or ())), True
-    for asked in prediction_stream(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):
-        empty = False
-        yield asked
-    if empty:
-        raise DataError(f"{pipe.name}: there is no row; give JSON lines, csv under a header line, or a text a line")
-
-
-def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
-    """Return the format of data that begin with this line, and the delimiter of a table.
-
-    The formats are JSON lines, a table whose header has the columns that are read, and a text per line.
-    """
-    text = line.removeprefix(BOM).decode(errors="replace").strip()
-    if text.startswith("{"):
-        return "jsonl", None
-    for delimiter in ",\t;|":
-        try:
-            columns.check(next(csv.reader([text], delimiter=delimiter)), "")
-        except (DataError, csv.Error, StopIteration):
-            continue
-        return "csv", delimiter
-    return "lines", None

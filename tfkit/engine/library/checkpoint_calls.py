@@ -13,7 +13,7 @@ from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.results import Completion, EvaluationResult
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.predicting import Predictor
+    from tfkit.engine.answers.row_answers import RowAnswers
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Opened
     from tfkit.generation.precision import Precision
@@ -101,13 +101,13 @@ def predict(
     bf16 or int8, as --precision. `overrides`: {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be
     read; with {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
     """
-    from tfkit.engine.answers.predicting import Predictor
+    from tfkit.engine.answers.predicting import open_predictor
 
-    predictor = Predictor(start, words_of(overrides), all_labels=all_labels, precision=precision)
+    predictor = open_predictor(start, words_of(overrides), all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 
-def _predictions(predictor: "Predictor", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
+def _predictions(predictor: "RowAnswers", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
     """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
     import torch
 

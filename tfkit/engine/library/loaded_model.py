@@ -29,9 +29,9 @@ class LoadedModel(Loaded):
         self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str, overrides: Overrides = None, *, all_labels: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield each row, a dict or a text alone, with its `prediction`, as `tfkit.predict` does; no energy is measured."""
-        from tfkit.engine.answers.predicting import Predictor
+        from tfkit.engine.answers.predicting import open_predictor
 
-        predictor = Predictor(self.folder, words_of(overrides), all_labels=all_labels)
+        predictor = open_predictor(self.folder, words_of(overrides), all_labels=all_labels)
         predictor.use(self)
         answers = predictor.answers(predictor.given_rows(rows))
         while True:

@@ -1,0 +1,111 @@
+"""The part that predict and embed share: rows are read, answered and written in windows, and a summary is shown."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit import console
+from tfkit.cli.options import Execution
+from tfkit.cli.text_columns import align_facts
+from tfkit.errors import DataError
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.engine.answers.row_answers import RowAnswers
+    from tfkit.engine.pipe import Pipe
+    from tfkit.engine.session import Session
+
+WriteRows = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class RowCommand:
+    """A command that answers rows. `open_file`: opens the file of --out, whose first argument is its path."""
+
+    name: str
+    doing: str  # for the progress bar
+    open_answers: "Callable[[], RowAnswers]"
+    open_file: "Callable[[Path, RowAnswers, Session], AbstractContextManager[WriteRows]]"
+
+
+def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path | None, *, as_json: bool) -> None:
+    """Answer the rows of `data`, "-" for stdin, on all ranks of the command. Without `out` the answers are JSON lines on stdout."""
+    from tfkit.cli.session import leading_session, open_as_leader
+
+    def follow(answers: "RowAnswers", work: "Session") -> None:
+        rows = answers.open_rows()
+        answers.load(work)
+        for _ in answers.answers(rows):
+            pass
+
+    refuse_ranks = "rows from stdin are answered by one process, as they arrive; give them as a file, --data F" if data == "-" else ""
+    if (answers := open_as_leader(command.open_answers, follow, execution, refuse_ranks=refuse_ranks, out=out)) is None:
+        return
+    with leading_session(command.name, answers, execution) as work:
+        with work.stop.at_once():
+            pipe = _stdin_pipe() if data == "-" else None
+            rows = answers.open_rows(pipe)
+            answers.load(work)
+        try:
+            with ExitStack() as stack:
+                write = _print_rows if out is None else stack.enter_context(command.open_file(out, answers, work))
+                bar = stack.enter_context(console.progress(command.doing, None, "rows"))
+                for lines in _windows(answers, answers.answers(rows, pipe.is_ready if pipe else lambda: True), work):
+                    write(lines)
+                    bar.advance(len(lines))
+        except BrokenPipeError as error:  # of --out
+            raise console.ReaderGone from error
+        for warning in answers.warnings():
+            console.warn(warning)
+        reading = work.reading(last=as_json)
+        result = answers.result(reading) | ({} if out is None else {"out": str(out)})
+        work.finish(result)
+        _show(result, reading, f"{answers.task.name}s", as_json=as_json)
+
+
+def _stdin_pipe() -> "Pipe":
+    from tfkit.engine.pipe import Pipe
+
+    if sys.stdin is None:
+        raise DataError("stdin: closed, so no row can be read from it; give --data F")
+    return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
+
+
+def _windows(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], work: "Session") -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines of each window as soon as it is answered; a signal ends the wait for the next one."""
+    while True:
+        with work.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row
+            lines = next(windows, None)
+        if lines is None:
+            return
+        yield lines
+
+
+def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Print JSON lines. Raises ReaderGone."""
+    from tfkit.engine.predictions_file import json_line
+
+    for line in lines:
+        console.json(json_line(line))
+
+
+def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
+    """Show a summary: on stderr if the rows themselves are the result. `answers`: what they are called."""
+    if "out" not in result:
+        if reading.status == "ok":
+            console.say(f"{result['rows']:,} rows, {reading.footprint}")
+    elif as_json:
+        console.json(result)
+    else:
+        facts = {
+            answers: result["out"],
+            "rows": f"{result['rows']:,}",
+            "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
+            "truncated": f"{result['truncated']:,}" if result["truncated"] else "",
+            "checkpoint": result["checkpoint"],
+            "energy": reading.footprint if result["energy_kwh"] is not None else "",
+        }
+        console.result(align_facts(facts))
