@@ -13,7 +13,7 @@ from tfkit import adapters
 from tfkit.errors import ModelError, UsageError
 from tfkit.generation import precision
 from tfkit.generation.precision import open_in_precision
-from tfkit.model.config import ClassesHeadConfig
+from tfkit.model.config import ClassesHeadConfig, NoHeadConfig
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v0.1.0"
 WRITER, CLASSIFIER = FIXTURES / "finished", FIXTURES / "classes"
@@ -60,6 +60,7 @@ def test_auto_is_float32_where_answers_change(any_size):
         {"has_bf16": False},
         {"agree": lambda allowed: False},
         {"change": lambda loaded: replace(loaded, codec=None)},
+        {"change": lambda loaded: replace(loaded, config=loaded.config.model_copy(update={"head": NoHeadConfig(kind="none")}))},
         {
             "change": lambda loaded: replace(
                 loaded, config=loaded.config.model_copy(update={"head": ClassesHeadConfig(kind="classes", count=1, pool="first")})

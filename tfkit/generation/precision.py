@@ -75,13 +75,14 @@ def open_in_precision(load: Callable[[torch.dtype], Loaded], wanted: Precision, 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
     """Whether bf16 saves time, and the answers are choices: a number would lose digits."""
-    gives_numbers = isinstance(loaded.config.head, ClassesHeadConfig) and loaded.config.head.count == 1
+    head = loaded.config.head
+    gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     return loaded.codec is not None and parameters >= _FEW_PARAMETERS and not gives_numbers
 
 
 def _answers(loaded: Loaded) -> Tensor:
-    """Return the model's choices for the sample, one after the other: (N,); without a head there are none."""
+    """Return the model's choices for the sample, one after the other: (N,)."""
     model, codec = loaded.model, loaded.codec
     assert codec is not None
     encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]
@@ -94,8 +95,6 @@ def _answers(loaded: Loaded) -> Tensor:
             model(ids, padding_mask=real, decoder_input_ids=ids, decoder_padding_mask=real) if both else model(ids, padding_mask=real)
         )
         match loaded.config.head.kind:
-            case "none":
-                return torch.empty(0)
             case "classes":
                 return output.logits.argmax(-1)  # (B,)
             case "spans":
