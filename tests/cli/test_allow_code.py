@@ -54,6 +54,7 @@ WORDS: dict[str, list[str] | tuple[str, ...]] = {
     "runs": ["."],
     "report": ["whole"],
     "predict": ["--from", "whole", "--data", "prompts.jsonl"],
+    "embed": ["--from", "whole", "--data", "prompts.jsonl", "--field", "prompt"],
     "generate": ["--from", "whole", "--prompt", "the cat", "--run", "said"],
     "average": ["whole", "--last", "2", "--out", "mean"],
     "inspect": ["grpo.yaml"],

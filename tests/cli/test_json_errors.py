@@ -18,6 +18,7 @@ NEEDED = {
     "resume": ["nowhere"],
     "evaluate": ["--from", "nowhere"],
     "predict": ["--from", "nowhere", "--data", "none.csv"],
+    "embed": ["--from", "nowhere", "--data", "none.csv"],
     "sweep": ["no-such-recipe", "optimizer.lr=1,2"],
     "plan": ["no-such-recipe"],
     "report": ["nowhere"],

@@ -123,6 +123,7 @@ RULE = "def reward(row, text):\n    return 1.0\n"
 OUTPUTS = {  # the command up to the output's name, and the inputs that it reads; all folders are runs or models
     ("evaluate", "--predictions"): (["evaluate", "--from", "run", "--data", "mine.jsonl"], ["mine.jsonl"]),
     ("predict", "--out"): (["predict", "--from", "classes", "--data", "rows/rows.jsonl"], ["rows/rows.jsonl"]),
+    ("embed", "--out"): (["embed", "--from", "classes", "--data", "rows/rows.jsonl"], []),
     ("report", "--html"): (["report", "run", "classes"], []),
     ("export", "--gguf"): (["export", "run"], []),
     ("average", "--out"): (["average", "run", "--last", "2"], []),
@@ -178,6 +179,7 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
         words, inputs = WITH_RECIPE, ["tiny.yaml", "grid.csv", "corpus/0.txt"]
     in_folders = st.builds(lambda folder, file: f"{folder}/{file}", st.sampled_from(FOLDERS), st.sampled_from(FILES))
     target = Path(drawn.draw(st.sampled_from(inputs) | in_folders if inputs else in_folders))
+    target = target.with_suffix(".npy") if name == "embed" else target
     before = contents(place)
     with tempfile.TemporaryDirectory() as elsewhere:
         link = Path(elsewhere, target.name)
@@ -195,7 +197,9 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
             case "hard link":
                 os.link(inputs[0], link)
                 target = link
-        done = run_tfkit(place.parent, [*words, option, str(target), *(["--threads", "1"] if name in ("evaluate", "predict") else [])])
+        done = run_tfkit(
+            place.parent, [*words, option, str(target), *(["--threads", "1"] if name in ("evaluate", "predict", "embed") else [])]
+        )
     assert done.code == 2, (target, done.err)
     assert any(reason in done.err for reason in ("this command reads", "nothing else belongs", "already exists", "not a page")), done.err
     assert contents(place) == before

@@ -73,6 +73,26 @@ def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_pat
         assert len(one.out.splitlines()) in (23, 37)
 
 
+def test_vectors_are_the_same(base: Path, tmp_path: Path) -> None:
+    """With every bit, in the order of the rows, though their batches have different lengths; rank 0 alone writes."""
+    words = [
+        "embed",
+        "--from",
+        str(base / "classes"),
+        "--data",
+        str(base / "rows.jsonl"),
+        "evaluation.batch_size=2",
+        "carbon.enabled=false",
+    ]
+    for suffix in ("npy", "parquet"):
+        one = alone(tmp_path, *words, "--out", str(tmp_path / f"one.{suffix}"))
+        first, second = together(tmp_path, *words, "--out", str(tmp_path / f"two.{suffix}"))
+        assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
+        assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+    first, second = together(tmp_path, *words)
+    assert ([json.loads(line)["id"] for line in first.out.splitlines()], second.out) == ([*range(23)], "")
+
+
 def test_a_bad_prompt_ends_both_after_the_lines_before_it(base: Path, tmp_path: Path) -> None:
     """Without a reader rank 0 ends quietly, and so does the other."""
     lines = (base / "prompts.jsonl").read_text(encoding="utf-8").splitlines()

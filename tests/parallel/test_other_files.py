@@ -180,6 +180,7 @@ def test_the_recipe_of_rank_0_is_trained(disk: Path, tmp_path: Path, words: list
 @pytest.mark.parametrize("words", [
     ["evaluate", "--from", "scores", "--data", "pairs.jsonl", "objective={kind: reward}"],
     ["predict", "--from", "scores", "--data", "pairs.jsonl", "data.validation.0.columns={completion: chosen}"],
+    ["embed", "--from", "base", "--data", "pairs.jsonl", "--field", "chosen"],
     ["generate", "--from", "base", "--input", "prompts.jsonl", "--max-new-tokens", "2"],
 ], ids=lambda words: words[0])  # fmt: skip
 def test_a_command_that_does_not_train_compares_its_model_and_rows(disk: Path, tmp_path: Path, words: list[str]) -> None:

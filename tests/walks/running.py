@@ -37,6 +37,7 @@ CODES = {
     "pretrain": {0, 2, 3, 4, 6},
     "finetune": {0, 2, 3, 4, 6},
     "evaluate": {0, 2, 3},
+    "embed": {0, 3},
     "generate": {0, 2, 3},
     "average": {0, 4},  # 4: the factors of an adapter have no mean
     "verify": {0},

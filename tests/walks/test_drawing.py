@@ -88,5 +88,5 @@ def test_what_is_drawn_as_valid_is_valid() -> None:
 
 def test_the_commands_are_known(walks: list[Walk]) -> None:
     drawn = {command.name for walk in walks for command in walk.commands}
-    assert drawn == {"check", "inspect", "pretrain", "finetune", "evaluate", "generate", "average", "verify"}
+    assert drawn == {"check", "inspect", "pretrain", "finetune", "evaluate", "embed", "generate", "average", "verify"}
     assert {command.signal for walk in walks for command in walk.commands} == {None, "SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"}

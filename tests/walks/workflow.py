@@ -57,6 +57,8 @@ class _Drawer:
         for command in self.made.commands:
             if command.name in ("pretrain", "finetune", "evaluate") and self.dice.random() < 0.1:
                 command.cache_lost = round(self.dice.random() / 2, 3)
+        if self.dice.random() < 0.3:
+            self.embed("first")
         return self.made
 
     def add(self, *words: str) -> None:
@@ -183,6 +185,12 @@ class _Drawer:
             self.made.files.setdefault(name, DataFile([{"prompt": self.prompt(kind), "id": number} for number in range(4)]))
             words += ["--input", name]
         self.add(*words, *COMMON, *QUIET, *changes)
+
+    def embed(self, run: str) -> None:
+        """Embed some texts, which may have no token."""
+        self.made.files["texts.jsonl"] = DataFile([{"body": sentence(self.dice), "id": number} for number in range(20)])
+        out = self.dice.choice([[], ["--out", "vectors.npy"], ["--out", "vectors.parquet"]])
+        self.add("embed", "--from", run, "--data", "texts.jsonl", "--field", "body", *out, *COMMON, *QUIET)
 
     def prompt(self, kind: str) -> str:
         if kind == "masked_lm":

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "Report what runs have cost and reached: curves, totals, lineage.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "predict": "Predict labels, tags, numbers or answers for rows without a label.",
+    "embed": "Compute a vector for each text.",
     "generate": "Let a model continue text.",
     "average": "Average a run's last checkpoints into a model folder.",
     "replay": "Repeat the step that ended a run, and name the first module that goes wrong.",

@@ -103,6 +103,7 @@ def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: 
         facts = {
             answers: result["out"],
             "rows": f"{result['rows']:,}",
+            "dim": str(result.get("dim", "")),
             "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
             "truncated": f"{result['truncated']:,}" if result["truncated"] else "",
             "checkpoint": result["checkpoint"],

@@ -27,6 +27,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit predict --from runs/reviews --data new.csv --out labelled.csv",
         'echo "what a film" | tfkit predict --from runs/reviews --data - --all',
     ),
+    "embed": (
+        "tfkit embed --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv --field review --out reviews.npy",
+        'echo "what a film" | tfkit embed --from runs/reviews --data -',
+    ),
     "generate": (
         'tfkit generate --from runs/demo --prompt "def read_lines(path):"',
         "tfkit generate --from hub:HuggingFaceTB/SmolLM2-135M-Instruct --chat",

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
+import numpy as np
+
 from tfkit.durable import is_replaceable, sync_file, sync_folder, temporary_sibling
 from tfkit.engine.listener import StopRequest
 from tfkit.errors import DataError, MachineError
@@ -100,7 +102,7 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line for JSON: null for a number that is not finite, and text for types that JSON lacks, such as a date."""
+    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks."""
     return finite({name: _plain(value) for name, value in line.items()})
 
 
@@ -109,6 +111,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray):
+        return [float(str(number)) for number in value]  # the shortest digits that give the same float32
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else str(value)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.errors import DataError
@@ -11,29 +13,43 @@ from tfkit.generation.inference import inference
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.text_pairs import encode_texts
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.tokenizer import Tokenizer
 
 
 def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the embeddings of texts, (N, D), in float32 on the CPU; not normalised.
+    """Return the embeddings of texts, (N, D), as `embed_ids` does. Texts are truncated to the context.
 
-    The states are those after the last norm, of an encoder-decoder those of its encoder, and include the special tokens of the template.
-    Texts are truncated to the context. Raises DataError for a text without tokens.
+    Raises DataError for a text without tokens.
     """
-    encoded = encode_texts(tokenizer, [(text, None) for text in texts], model.config.context_length)
-    ids = [text.ids for text in encoded]
+    ids = [text.ids for text in encode_texts(tokenizer, [(text, None) for text in texts], model.config.context_length)]
     if (empty := next((number for number, row in enumerate(ids, 1) if not row), None)) is not None:
         raise DataError(f"text {empty}: gives no token, and has no vector; leave it out")
-    check_vocabulary(ids, model.config.vocab_size)
+    return torch.from_numpy(embed_ids(model, tokenizer, ids, batch_size))
+
+
+def embed_ids(
+    model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: Deal = in_turn
+) -> NDArray[np.float32]:
+    """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` computes the batches.
+
+    The states are those after the last norm, of an encoder-decoder those of its encoder, and include the special tokens of the template.
+    """
+    check_vocabulary(rows, model.config.vocab_size)
     both = model.encoder is not None and model.decoder is not None
-    device, embeddings = next(model.parameters()).device, torch.empty(len(ids), model.config.dim)
-    order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
+    device, embeddings = next(model.parameters()).device, np.empty((len(rows), model.config.dim), np.float32)
+    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+    def mean_states(numbers: Sequence[int]) -> str:
+        """Return the vectors of a batch in hexadecimal digits, since ranks exchange texts."""
+        batch = [rows[number] for number in numbers]
+        input_ids, mask = pad(batch, tokenizer.pad_id or 0).to(device), real_tokens(batch).to(device)  # (B, T)
+        hidden = model(input_ids, padding_mask=mask).hidden if not both else model.encode(input_ids, mask)  # (B, T, D)
+        sums = (hidden.float() * mask[:, :, None]).sum(1)  # (B, D)
+        return (sums / mask.sum(1, keepdim=True)).cpu().numpy().tobytes().hex()
+
     with inference(model):
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
-            batch = [ids[number] for number in numbers]
-            input_ids, mask = pad(batch, tokenizer.pad_id or 0).to(device), real_tokens(batch).to(device)  # (B, T)
-            hidden = model(input_ids, padding_mask=mask).hidden if not both else model.encode(input_ids, mask)  # (B, T, D)
-            sums = (hidden.float() * mask[:, :, None]).sum(1)  # (B, D)
-            embeddings[numbers] = (sums / mask.sum(1, keepdim=True)).cpu()
+        for numbers, vectors in zip(batches, deal(mean_states, batches), strict=True):
+            embeddings[numbers] = np.frombuffer(bytes.fromhex(vectors), np.float32).reshape(len(numbers), -1)
     return embeddings

@@ -21,7 +21,14 @@ class PredictionInput(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictionColumns(Columns):
-    """Columns that keep the whole record with its row."""
+    """Columns that keep the whole record with its row.
+
+    `option`: the option that names the only column, for error messages; empty: it is a setting. `takes_lines`: whether plain texts may
+    take the place of the column that is named.
+    """
+
+    option: str = ""
+    takes_lines: bool = True
 
     def take(self, record: Record) -> Row:
         """Return a row whose only value is the record's PredictionInput, which holds the row or the BadRow."""
@@ -32,13 +39,13 @@ class PredictionColumns(Columns):
         return list(available)
 
     def remedy(self, role: Role) -> str:
-        """Return the setting of a prediction that names the column of a role, for error messages."""
-        return f"data.validation.0.columns={{{role.name}: NAME}}"
+        """Return the option, or the setting, that names the column of a role, for error messages."""
+        return f"{self.option} NAME" if self.option else f"data.validation.0.columns={{{role.name}: NAME}}"
 
     def of_texts(self) -> "PredictionColumns":
         """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""
         role = next((role.name for role in self.roles if role.form == "text"), None)
-        return self if role is None else replace(self, named={role: "text"})
+        return self if role is None or not self.takes_lines else replace(self, named={role: "text"})
 
     def asked(self, value: Mapping[str, Any] | str, place: str) -> PredictionInput:
         """Return the PredictionInput for the fields of a record, or for a plain text."""

@@ -11,7 +11,13 @@ from tfkit.reporting.run_facts import RunFacts
 from tfkit.run import strict_json
 from tfkit.run.lineage import Ancestor
 
-_ACTIVITIES = {"tokenize": "data-preparation", "evaluate": "validation", "predict": "validation", "generate": "inference"}
+_ACTIVITIES = {
+    "tokenize": "data-preparation",
+    "evaluate": "validation",
+    "predict": "validation",
+    "embed": "inference",
+    "generate": "inference",
+}
 _REINFORCED = ("grpo", "ppo")
 _SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
 

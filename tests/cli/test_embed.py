@@ -1,0 +1,325 @@
+"""tfkit embed: the vectors of loaded.embed for the rows of files and pipes, in their order; what is written where, and what is refused."""
+
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from answer_runs import KINDS
+from tiny_runs import Done, Process, Program, run_here, run_tfkit
+
+import tfkit
+from tfkit.engine.answers import row_answers
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
+MODELS = ["classes", "finished", "translation"]  # an encoder, a decoder, an encoder-decoder
+TEXTS = [" ".join(["the", "cat", "sat", "on", "a", "mat"][: 1 + number % 6]) + (" and ran" * (number % 4)) for number in range(75)]
+ROWS = [{"id": number, "text": text, "note": None} for number, text in enumerate(TEXTS)]
+NO_CARBON = "carbon.enabled=false"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def embed(*words: object, model: object = FIXTURES / "classes") -> Done:
+    return run_here(["embed", "--from", model, *words, NO_CARBON, "--threads", "1"])
+
+
+def piped(stdin: bytes, *words: str) -> Done:
+    """The command in a fork, with these bytes in a file as its stdin."""
+    Path("stdin").write_bytes(stdin)
+
+    def before() -> None:
+        os.dup2(os.open("stdin", os.O_RDONLY), 0)
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+
+    return run_tfkit(Path(), ["embed", "--from", str(FIXTURES / "classes"), "--data", "-", *words, NO_CARBON, "--threads", "1"], before)
+
+
+def write_rows(rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def vectors_of(texts: list[str], model: Path = FIXTURES / "classes") -> Any:
+    return tfkit.load(model).embed(texts).numpy()
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def printed(done: Done) -> Any:
+    assert done.code == 0, done.err
+    return np.array([line["embedding"] for line in lines(done.out)], np.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(name: str) -> None:
+    """In several windows, whose rows are sorted by length."""
+    start = ["--data", write_rows(ROWS), "evaluation.batch_size=4"]
+    done = embed(*start, "--out", "v.npy", "--json", model=FIXTURES / name)
+    assert done.code == 0, done.err
+    vectors = np.load("v.npy")
+    np.testing.assert_allclose(vectors, vectors_of(TEXTS, FIXTURES / name), atol=2e-6, rtol=1e-5)
+    assert vectors.dtype == np.float32
+    document = json.loads(done.out)
+    assert {key: document[key] for key in ("out", "rows", "bad_rows", "dim", "batch_size", "precision")} == {
+        "out": "v.npy", "rows": 75, "bad_rows": 0, "dim": vectors.shape[1], "batch_size": 4, "precision": "float32"
+    }  # fmt: skip
+    assert document["tokens"] > 75
+    assert {"checkpoint", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"} < document.keys()
+    done = embed(*start, "--out", "v.PARQUET", model=FIXTURES / name)
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == [
+        "embeddings",
+        "rows",
+        "dim",
+        *(["truncated"] if document["truncated"] else []),
+        "checkpoint",
+    ], done.err
+    table = pyarrow.parquet.read_table("v.PARQUET")
+    assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), vectors.shape[1])
+    assert table.drop_columns("embedding").to_pylist() == ROWS
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy(zero_copy_only=False)), vectors)
+    done = embed(*start, model=FIXTURES / name)
+    np.testing.assert_array_equal(printed(done), vectors)  # the digits are enough
+    assert [{key: value for key, value in line.items() if key != "embedding"} for line in lines(done.out)] == ROWS
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_text_is_in_the_column_that_the_model_was_trained_on(answers: Path, name: str) -> None:
+    """Else in `text`; another is named with --field, which may be a template."""
+    rows = lines((answers / "test.jsonl").read_text(encoding="utf-8"))
+    column = {"spans": "first"}.get(name, "text")
+    found = printed(embed("--data", answers / "test.jsonl", model=answers / name))
+    np.testing.assert_allclose(found, vectors_of([row[column] for row in rows], answers / name), atol=2e-6, rtol=1e-5)
+    for field in ("third", "{first}: {other}"):
+        found = printed(embed("--data", answers / "test.jsonl", "--field", field, model=answers / name))
+        texts = [row["third"] if field == "third" else f"{row['first']}: {row['other']}" for row in rows]
+        np.testing.assert_allclose(found, vectors_of(texts, answers / name), atol=2e-6, rtol=1e-5)
+
+
+def test_a_column_without_a_name_has_a_number() -> None:
+    Path("bare.csv").write_text("".join(f"{number};{text};x\n" for number, text in enumerate(TEXTS)), encoding="utf-8")
+    np.testing.assert_allclose(printed(embed("--data", "bare.csv", "--field", "1")), vectors_of(TEXTS), atol=2e-6, rtol=1e-5)
+
+
+def test_all_files_of_a_folder_are_read() -> None:
+    """Also those that are called train; a .txt file is one text, unless its lines are."""
+    Path("texts").mkdir()
+    for name in ("test", "train", "valid"):
+        write_rows([{"text": f"the {name} cat"}], f"texts/{name}.jsonl")
+    assert [line["text"] for line in lines(embed("--data", "texts").out)] == ["the test cat", "the train cat", "the valid cat"]
+    Path("two.txt").write_text("the cat\na dog\n", encoding="utf-8")
+    assert [line["text"] for line in lines(embed("--data", "two.txt").out)] == ["the cat\na dog\n"]
+    assert [line["text"] for line in lines(embed("--data", "two.txt", "data.validation.0.format=lines").out)] == ["the cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [b"id;body\n3;the cat\n", b'{"body": "the cat", "id": 3}\n', b"id,body\n3,the cat\n", b"\xef\xbb\xbfid\tbody\r\n3\tthe cat\r\n"],
+)
+def test_what_comes_from_a_pipe_is_recognised(stdin: bytes) -> None:
+    done = piped(stdin, "--field", "body")
+    np.testing.assert_allclose(printed(done), vectors_of(["the cat"]), atol=2e-6, rtol=1e-5)
+    [line] = lines(done.out)
+    assert (line["body"], str(line["id"])) == ("the cat", "3")
+
+
+def test_a_pipe_may_have_a_text_a_line() -> None:
+    """But a header that lacks the field is no text."""
+    done = piped(b"the cat\n\na dog\n", "--out", "v.npy")
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(np.load("v.npy"), vectors_of(["the cat", "a dog"]), atol=2e-6, rtol=1e-5)
+    done = piped(b"id,body\n3,the cat\n", "--field", "bodi")
+    assert (done.code, done.out) == (3, "")
+    assert "stdin:1: no column 'bodi'" in done.err
+    assert "with --field NAME" in done.err
+
+
+def test_what_is_wrong_with_the_command() -> None:
+    rows = write_rows(ROWS[:3])
+    os.mkfifo("pipe.npy")
+    Path("folder.npy").mkdir()
+    for words, code, message in [
+        (["hello"], 2, "embed does not know 'hello': give texts as --data F"),
+        (["generation.top_k=3"], 2, "this command reads only the sections data, evaluation, carbon"),
+        (["--out", "pipe.npy"], 2, "--out pipe.npy: is a device or a pipe"),
+        (["--out", "folder.npy"], 5, "folder.npy: is a folder"),
+        (["--out", "nowhere/v.npy"], 5, "the folder nowhere does not exist"),
+        (["--out", FIXTURES / "classes" / "v.npy"], 2, "where nothing else belongs"),
+        (["--out", "v.npy", "data.on_bad_row=skip"], 2, "a row without a vector has no place in the file of --out"),
+        (["--precision", "int4"], 2, "int4"),
+        (["--data", "-", "--ranks", "2"], 2, "rows from stdin are answered by one process"),
+    ]:
+        done = embed("--data", rows, *words)
+        assert (done.code, message in done.err, done.out) == (code, True, ""), done.err
+    for out in ("v.jsonl", "v", "v.npy.gz", ".npy"):  # before anything is looked for
+        done = embed("--data", "nowhere", "--out", out, model="nowhere")
+        assert (done.code, "vectors are written to F.npy or F.parquet" in done.err) == (2, True), done.err
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), "rows.parquet")
+    before = Path("rows.parquet").read_bytes()
+    done = embed("--data", "rows.parquet", "--out", "rows.parquet")
+    assert (done.code, Path("rows.parquet").read_bytes() == before) == (2, True), done.err
+    assert sorted(path.name for path in Path().iterdir()) == ["folder.npy", "pipe.npy", "rows.jsonl", "rows.parquet"]
+
+
+@pytest.mark.parametrize("out", [None, "v.npy", "v.parquet"])
+def test_a_row_without_a_vector_is_an_error_with_its_place(out: str | None) -> None:
+    """After the lines before it; a file is complete, or stays what it was. With data.on_bad_row=skip there are lines alone."""
+    words = [] if out is None else ["--out", out]
+    Path("v.npy").write_text("old", encoding="utf-8")
+    for bad, message in [({"id": 60, "body": "the cat"}, "no column 'text'"), ({"id": 60, "text": ""}, "the text gives no token")]:
+        rows = write_rows([*ROWS[:60], bad, *ROWS[60:]])
+        done = embed("--data", rows, *words, model=FIXTURES / "own-type")
+        assert (done.code, f"rows.jsonl:61: {message}" in done.err, len(done.out.splitlines())) == (3, True, 0 if out else 60), done.err
+        assert ("with --field NAME" in done.err) == ("column" in message)
+        assert [path.name for path in Path().glob("*v.*")] == ["v.npy"]
+        assert Path("v.npy").read_text(encoding="utf-8") == "old"
+        if out is None:
+            done = embed("--data", rows, "data.on_bad_row=skip", model=FIXTURES / "own-type")
+            line = lines(done.out)[60]
+            assert (done.code, line["id"], line["embedding"], message in line["error"]) == (0, 60, None, True)
+            assert "embeddings: 1 bad row skipped" in done.err
+    Path("rows.csv").write_text("id,stuff\n1,the cat\n", encoding="utf-8")
+    done = embed("--data", "rows.csv", *words)
+    assert (done.code, "rows.csv:1: no column" in done.err) == (3, True), done.err
+
+
+def test_the_fields_of_a_table_keep_their_types() -> None:
+    """Numbers, truth values and times do; all else is text, or JSON as text."""
+    odd: list[dict[str, Any]] = [
+        {"number": 1, "part": 0.5, "is": True, "list": [1, {"é": 2}], "mixed": 1, "large": 2**70, "late": None, "half": "a\ud800"},
+        {"number": None, "part": 2, "is": None, "list": None, "mixed": "ü", "large": 1, "late": None, "half": None},
+    ]
+    rows = write_rows([{"text": "the cat", **odd[number > 0], "embedding": 1} for number in range(40)])
+    done = embed("--data", rows, "--out", "v.parquet")
+    assert (done.code, "the rows have the fields embedding already, which are replaced" in done.err) == (0, True), done.err
+    table = pyarrow.parquet.read_table("v.parquet")
+    kinds = {field.name: str(field.type) for field in table.schema}
+    assert kinds.pop("embedding").startswith("fixed_size_list<element: float>")
+    assert kinds == dict.fromkeys(("text", "list", "mixed", "large", "late", "half"), "string") | {
+        "number": "int64", "part": "double", "is": "bool"
+    }  # fmt: skip
+    first, second = table.drop_columns(["embedding", "text"]).slice(0, 2).to_pylist()
+    assert first == odd[0] | {"list": '[1, {"é": 2}]', "mixed": "1", "large": str(2**70), "half": "a\\ud800"}
+    assert second == odd[1] | {"large": "1"}
+    days = [{"text": row["text"], "day": datetime.date(2024, 5, 1 + number % 30)} for number, row in enumerate(ROWS)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(days), "days.parquet")
+    assert embed("--data", "days.parquet", "--out", "v.parquet").code == 0
+    assert pyarrow.parquet.read_table("v.parquet")["day"].to_pylist() == [row["day"] for row in days]
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ({"id": "x"}, "rows 49 to 75: the field 'id' is of type int64 in the first rows, and not here"),
+        ({"more": 1}, "rows 49 to 75: a row has the field 'more', and the first ones have none of this name"),
+    ],
+)
+def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: str) -> None:
+    """Is an error, while the vectors alone can be written; a field that is missing is null."""
+    rows = write_rows([*ROWS[:70], ROWS[70] | late, *ROWS[71:]])
+    done = embed("--data", rows, "--out", "v.parquet")
+    assert (done.code, message in done.err, [*Path().glob("*v.*")]) == (3, True, []), done.err
+    assert embed("--data", rows, "--out", "v.npy").code == 0
+    assert np.load("v.npy").shape[0] == 75
+    write_rows([*ROWS[:70], {"text": "the cat"}])
+    assert embed("--data", rows, "--out", "v.parquet").code == 0
+    assert pyarrow.parquet.read_table("v.parquet")["id"].to_pylist() == [*range(70), None]
+
+
+def test_longer_texts_are_truncated_to_the_context() -> None:
+    """Whatever the length of the training's rows was; data.sequence_length is another limit."""
+    loaded = tfkit.load(FIXTURES / "classes")
+    rows = write_rows([{"text": "the cat " * loaded.config.context_length}, {"text": "a dog sat on the mat"}])
+    for words, limit, count in (
+        ([], f"the model's context of {loaded.config.context_length}", 1),
+        (["data.sequence_length=4"], "data.sequence_length, 4", 2),
+    ):
+        done = embed("--data", rows, "--out", "v.npy", *words)
+        assert (done.code, f"{count} of 2 rows are longer than {limit} tokens" in done.err) == (0, True), done.err
+        assert f"truncated   {count}" in done.out
+        if not words:
+            np.testing.assert_allclose(np.load("v.npy"), vectors_of([row["text"] for row in lines(Path(rows).read_text())]), atol=2e-6)
+
+
+def test_each_precision() -> None:
+    """auto is float32, since a vector is no choice; bf16 and int8 give nearly the same."""
+    rows, found = write_rows(ROWS), {}
+    for wanted, named in (("auto", "float32"), ("float32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
+        done = embed("--data", rows, "--out", "v.npy", "--json", "--precision", wanted)
+        assert json.loads(done.out)["precision"] == named
+        found[wanted] = np.load("v.npy")
+    assert json.loads(embed("--data", rows, "--out", "v.npy", "--json", "evaluation.precision=bfloat16").out)["precision"] == "bfloat16"
+    np.testing.assert_array_equal(found["auto"], found["float32"])
+    for wanted in ("bf16", "int8"):
+        assert not np.array_equal(found[wanted], found["float32"])
+        alike = (found[wanted] * found["float32"]).sum(1) / np.linalg.norm(found[wanted], axis=1) / np.linalg.norm(found["float32"], axis=1)
+        assert alike.min() > 0.99
+
+
+def test_the_run_folder_has_the_result() -> None:
+    done = run_here(["embed", "--from", FIXTURES / "classes", "--data", write_rows(ROWS), "--run", "run", "--out", "v.npy", "--json"])
+    assert done.code == 0, done.err
+    receipt = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
+    assert (receipt["kind"], receipt["status"]) == ("embed", "finished")
+    assert receipt["result"] == json.loads(done.out)
+    assert "embed" in run_here(["runs", "."]).out
+
+
+def test_what_a_link_leads_to_is_replaced() -> None:
+    """By a new file, so that nobody reads half of one."""
+    Path("there").mkdir()
+    Path("there/v.npy").write_text("old", encoding="utf-8")
+    Path("link.npy").symlink_to("there/v.npy")
+    before = Path("there/v.npy").stat().st_ino
+    assert embed("--data", write_rows(ROWS), "--out", "link.npy").code == 0
+    assert (Path("link.npy").is_symlink(), np.load("there/v.npy").shape[0]) == (True, 75)
+    assert Path("there/v.npy").stat().st_ino != before
+    assert [path.name for path in Path("there").iterdir()] == ["v.npy"]
+
+
+# -- the program
+
+
+def test_a_reader_that_has_had_enough_ends_it() -> None:
+    words = ["embed", "--from", FIXTURES / "classes", "--data", write_rows(ROWS * 100), "--threads", "1"]
+    program = Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    assert json.loads(program.stdout.readline())["id"] == 0
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(60)) == (b"", 0)
+    program.stderr.close()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("out", ["v.npy", "v.parquet"])
+def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
+    rows = write_rows(ROWS * 20)
+
+    def before() -> None:
+        windows = row_answers._windows
+
+        def struck(*arguments: Any) -> Any:
+            for count, window in enumerate(windows(*arguments)):
+                if count == 3:
+                    os.kill(os.getpid(), number)
+                yield window
+
+        row_answers._windows = struck
+
+    done = Process(Path(), ["embed", "--from", str(FIXTURES / "classes"), "--data", rows, "--out", out, "--threads", "1"], before).wait()
+    assert (done.code, "112 rows were answered" in done.err, "Traceback" in done.err) == (code, True, False), done.err
+    assert [*Path().glob("*v.*")] == []

@@ -1,0 +1,61 @@
+"""tfkit embed: a vector for each text."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfkit.cli import options
+from tfkit.cli.answered_rows import RowCommand, WriteRows, answer_rows
+from tfkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfkit.engine.answers.row_answers import RowAnswers
+    from tfkit.engine.session import Session
+
+
+def embed(
+    checkpoint: options.Checkpoint,
+    data: Annotated[str, typer.Option(metavar="F", help="The texts: a file, folder or glob; - reads stdin.")],
+    overrides: options.Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Write the vectors to this file: to F.npy as one array, to F.parquet with the fields of the rows."),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The column of the text; by default the one that the model was trained on, else text."),
+    ] = None,
+    *,
+    precision: options.Precision = "auto",
+    execution: options.Execution,
+    json: options.Json = False,
+) -> None:
+    """Embed texts: one vector for each, in order, the mean of the model's last hidden states over the text's tokens.
+
+    Rows come from all files that predict reads, or from stdin, which may have JSON lines, csv or tsv with a header line, or one text per
+    line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. For any
+    family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
+    """
+    from tfkit.engine.settings import split_arguments
+    from tfkit.engine.vectors_file import require_vectors_file
+
+    words, changes = split_arguments(overrides or ())
+    if words:
+        raise UsageError(f"embed does not know {words[0]!r}: give texts as --data F, and changes as key=value")
+    if out is not None:
+        require_vectors_file(out)
+
+    def open_embedder() -> "RowAnswers":
+        from tfkit.engine.answers.embedded_rows import open_embedder
+
+        return open_embedder(checkpoint, changes, data, field=field, needs_all=out is not None, precision=precision)
+
+    answer_rows(RowCommand("embed", "embedding", open_embedder, _vectors_file), execution, data, out, as_json=json)
+
+
+def _vectors_file(out: Path, answers: "RowAnswers", work: "Session") -> AbstractContextManager[WriteRows]:
+    from tfkit.engine.vectors_file import vectors_file
+
+    return vectors_file(out, answers.loaded.config.dim)
