@@ -11,8 +11,8 @@ from tiny_runs import run_here
 import tfkit
 from tfkit import adapters
 from tfkit.errors import ModelError, UsageError
-from tfkit.generation import precision
-from tfkit.generation.precision import open_in_precision
+from tfkit.generation import answer_precision
+from tfkit.generation.answer_precision import open_in_precision
 from tfkit.model.config import ClassesHeadConfig, NoHeadConfig
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v0.1.0"
@@ -25,7 +25,7 @@ def opened(folder: Path, wanted="auto", *, has_bf16=True, agree=bool, change=lam
 
 @pytest.fixture
 def any_size(monkeypatch):
-    monkeypatch.setattr(precision, "_FEW_PARAMETERS", 0)
+    monkeypatch.setattr(answer_precision, "_FEW_PARAMETERS", 0)
 
 
 @pytest.mark.parametrize("folder", [WRITER, CLASSIFIER, FIXTURES / "translation"])

@@ -19,7 +19,7 @@ from tfkit.recipe.schema.roles import TEXT, Role
 
 if TYPE_CHECKING:
     from tfkit.data import Encoded
-    from tfkit.generation.precision import Precision
+    from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "evaluation", "carbon")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inputs import Inputs
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Settings
-    from tfkit.generation.precision import Opened, Precision
+    from tfkit.generation.answer_precision import Opened, Precision
     from tfkit.hub import Described, Loaded
     from tfkit.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     import torch
 
     from tfkit.adapters import load
-    from tfkit.generation.precision import open_in_precision
+    from tfkit.generation.answer_precision import open_in_precision
     from tfkit.training.device import has_bf16, pick_device
 
     if not work.ranks.is_alone:

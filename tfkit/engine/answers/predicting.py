@@ -17,7 +17,7 @@ from tfkit.parallel.deal import Deal
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
-    from tfkit.generation.precision import Precision
+    from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")

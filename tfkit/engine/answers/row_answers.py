@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.data import Encoded
     from tfkit.engine.session import Session
-    from tfkit.generation.precision import Precision
+    from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
 _MOST_BATCHES = 32  # of a window, whose rows are sorted by length

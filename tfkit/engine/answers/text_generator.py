@@ -22,8 +22,8 @@ from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
+    from tfkit.generation.answer_precision import Precision
     from tfkit.generation.fill import Filling
-    from tfkit.generation.precision import Precision
     from tfkit.hub import Loaded
 
 __all__ = ["TextCompletion", "TextGenerator"]

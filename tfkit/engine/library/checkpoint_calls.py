@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tfkit.engine.answers.row_answers import RowAnswers
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Opened
-    from tfkit.generation.precision import Precision
+    from tfkit.generation.answer_precision import Precision
 
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 

@@ -16,7 +16,7 @@ from tfkit.hub import Loaded
 if TYPE_CHECKING:
     import torch
 
-    from tfkit.generation.precision import Precision
+    from tfkit.generation.answer_precision import Precision
 
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
 
@@ -98,7 +98,7 @@ def load(
     import torch
 
     from tfkit import adapters
-    from tfkit.generation.precision import open_in_precision
+    from tfkit.generation.answer_precision import open_in_precision
     from tfkit.training.device import has_bf16
 
     def in_type(wanted: "torch.dtype") -> Loaded:
