@@ -67,7 +67,7 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         case "a piece a row":
             monkeypatch.setattr(vocabulary_loss, "_PIECE", 1)
         case "entries":
-            monkeypatch.setattr(vocabulary_blocks, "_BLOCK", 8)
+            monkeypatch.setattr(vocabulary_loss, "_BLOCK", 8)
             monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * VOCABULARY * 4)
     return str(request.param)
 
@@ -266,7 +266,7 @@ def test_entries_in_blocks_hold_the_logits_of_one_block(monkeypatch: pytest.Monk
         return logits
 
     monkeypatch.setattr(vocabulary_blocks, "make_logits", watch)
-    monkeypatch.setattr(vocabulary_blocks, "_BLOCK", 50)
+    monkeypatch.setattr(vocabulary_loss, "_BLOCK", 50)
     solve(torch.float32)
     assert shapes == []
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)

@@ -9,8 +9,9 @@ SECONDS = 2.0  # of processor time, for one text; a common pattern takes microse
 _WORD, _SPACE = r"\p{L}\p{Nt=De}\p{Nt=Di}\p{Nt=Nu}_", r"\s\x1c-\x1f"  # what `re` takes for \w and \s
 _SETS = {"w": _WORD, "s": _SPACE}
 _COMPLEMENTS = {"W": f"[^{_WORD}]", "S": f"[^{_SPACE}]"}
-_OUTSIDE_SETS = {letter: f"[{content}]" for letter, content in _SETS.items()} | _COMPLEMENTS
-_OUTSIDE_SETS |= {
+_OUTSIDE_SETS = _COMPLEMENTS | {
+    "w": f"[{_WORD}]",
+    "s": f"[{_SPACE}]",
     "b": f"(?:(?<=[{_WORD}])(?![{_WORD}])|(?<![{_WORD}])(?=[{_WORD}]))",
     "B": rf"(?!\A\Z)(?:(?<=[{_WORD}])(?=[{_WORD}])|(?<![{_WORD}])(?![{_WORD}]))",
 }

@@ -6,8 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tfkit.objectives.vocabulary_blocks import block_cross_entropy, needs_vocabulary_blocks
-from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, overwrite, pieces, split_rows, vocabulary_loss
+from tfkit.objectives.vocabulary_blocks import block_cross_entropy
+from tfkit.objectives.vocabulary_loss import (
+    Head,
+    block_rows,
+    make_logits,
+    needs_vocabulary_blocks,
+    overwrite,
+    pieces,
+    split_rows,
+    vocabulary_loss,
+)
 
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:

@@ -4,21 +4,13 @@ Each is computed twice, as blocks of rows are (vocabulary_loss.py), but gives a 
 sums over blocks of a whole matrix in float32 are read and written. The denominators of the softmax are collected on the way.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, overwrite, pieces
-
-_BLOCK = 2048  # entries
-
-
-def needs_vocabulary_blocks(weight: Tensor, hidden: Tensor) -> bool:
-    """Whether this module computes the loss in training, given the output matrix (V, D) and hidden states (N, D)."""
-    return weight.device.type == "cpu" and len(weight) > _BLOCK and len(hidden) > block_rows(weight, hidden)
+from tfkit.objectives.vocabulary_loss import Head, entry_blocks, make_logits, overwrite, pieces
 
 
 def block_cross_entropy(head: Head, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
@@ -41,7 +33,7 @@ class _BlockCrossEntropy(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         log_sum, of_label, total = torch.full((len(hidden),), float("-inf")), torch.zeros(len(hidden)), torch.zeros(len(hidden))
-        for begin, end in _blocks(weight):
+        for begin, end in entry_blocks(weight):
             logits = make_logits(hidden, weight[begin:end], None if bias is None else bias[begin:end], cap)
             sums = []
             for piece, place, is_inside in pieces(logits, *_places(labels, begin, end)):
@@ -64,7 +56,7 @@ class _BlockCrossEntropy(torch.autograd.Function):
         )
         grad_hidden, scale = torch.zeros(hidden.shape), grad[:, None].to(hidden.dtype)
         scaled_hidden = scale * hidden
-        for begin, end in _blocks(weight):
+        for begin, end in entry_blocks(weight):
             errors = make_logits(hidden, weight[begin:end], None if bias is None else bias[begin:end], ctx.cap)
             for piece, log_sums, place, is_inside in pieces(errors, log_sum[:, None], *_places(labels, begin, end)):
                 values = (piece.float() if ctx.temperature == 1 else piece.float() / ctx.temperature).sub_(log_sums).exp_()
@@ -78,12 +70,6 @@ class _BlockCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 torch.mv(errors.t(), scale[:, 0], out=grad_bias[begin:end])
         return scale * grad_hidden.to(hidden.dtype), grad_weight, grad_bias, *(None,) * 4
-
-
-def _blocks(weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the first entry of each block, and the first one after it."""
-    for begin in range(0, len(weight), _BLOCK):
-        yield begin, min(begin + _BLOCK, len(weight))
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_BYTES = 128 * 2**20  # the most bytes of logits that are held at a time
+_BLOCK = 2048  # entries in a block of the vocabulary
 _PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
 
 
@@ -108,12 +109,22 @@ def block_rows(weight: Tensor, hidden: Tensor, target_bytes: int = 0) -> int:
     return max(1, LOGITS_BYTES // (len(weight) * hidden.element_size() + target_bytes))
 
 
+def needs_vocabulary_blocks(weight: Tensor, hidden: Tensor) -> bool:
+    """Whether vocabulary_blocks.py computes the loss in training, given the output matrix (V, D) and hidden states (N, D)."""
+    return weight.device.type == "cpu" and len(weight) > _BLOCK and len(hidden) > block_rows(weight, hidden)
+
+
 def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
     """Compute the logits: (n, D), (V, D), (V,) -> (n, V)."""
     logits = hidden @ weight.t()
     if bias is not None:
         logits += bias
     return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+
+def entry_blocks(weight: Tensor) -> list[tuple[int, int]]:
+    """Return the first entry of each block of the vocabulary, and the first one after it."""
+    return [(begin, min(begin + _BLOCK, len(weight))) for begin in range(0, len(weight), _BLOCK)]
 
 
 def split_rows(rows: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
