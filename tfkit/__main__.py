@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 
-# At exit, the garbage collector would visit every object that torch has created, which takes as long as importing torch.
+# By default the garbage collector would visit what torch has created several times while a command starts, which takes a fifth of a second,
+# and at exit once more, as long as importing torch. The steps of a training leave it no tensors.
+gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 
 

@@ -826,7 +826,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
-    patch.setattr("tfkit.engine.assembled_run.peak_flops", lambda device, dtype: 1e12)
+    patch.setattr("tfkit.engine.training_log.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     uncompiled = torch._dynamo.config.patch(disable=True)  # a compiled module then calls its plain self
     uncompiled.__enter__()

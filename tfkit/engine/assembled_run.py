@@ -37,7 +37,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
 from tfkit.training.checkpoint import load_training_state
-from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes, peak_flops
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
@@ -225,7 +225,7 @@ def assemble_run(
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
     flops_per_token = planned.training_flops / planned.tokens
-    log = TrainingLog(context, components.plan, progress, flops_per_token, peak_flops(device, components.precision), saved)
+    log = TrainingLog(context, components.plan, progress, flops_per_token, components.precision, saved)
     checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)

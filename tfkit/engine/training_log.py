@@ -7,12 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 from tfkit.engine.session import energy_fields
 from tfkit.engine.trackers import open_trackers
 from tfkit.engine.training_data import RunContext
 from tfkit.errors import DataError, ModelError
 from tfkit.run.metrics import MetricsLog, read_metrics
-from tfkit.training.device import memory_bytes
+from tfkit.training.device import memory_bytes, peak_flops
 from tfkit.training.loop import Log, Plan, Progress
 from tfkit.units import format_metrics
 
@@ -56,10 +58,10 @@ class TrainingLog:
     """
 
     def __init__(
-        self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, peak: float | None, saved: SavedLog | None
+        self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, precision: torch.dtype, saved: SavedLog | None
     ):
         self.context, self.plan, self.progress = context, plan, progress
-        self.flops_per_token, self.peak_flops = flops_per_token, peak
+        self.flops_per_token, self._precision = flops_per_token, precision
         self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
         self._metrics.cut_back(progress.step)
         self.latest: dict[str, Any] = {}
@@ -118,6 +120,11 @@ class TrainingLog:
     def terminal(self) -> bool:
         """Whether there is a live line, which shows every step."""
         return self._live.terminal
+
+    @property
+    def peak_flops(self) -> float | None:
+        """The peak FLOP/s of the device; measuring it takes a tenth of a second, which the first step need not wait for."""
+        return peak_flops(self.context.device, self._precision)
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
         """Update the live line; without a terminal, add a plain line."""

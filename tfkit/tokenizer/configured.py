@@ -53,13 +53,12 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def with_configured_tokens(tokenizer_json: str, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> str:
-    """Return tokenizer.json with the tokens that the settings add, or unchanged if there are none.
+def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+    """Add the tokens that the settings name and the vocabulary lacks; return whether there were any.
 
     `special` is special_tokens_map.json, `named` is added_tokens.json. Raise TokenError if the settings and tokenizer.json give a token
     different ids or flags.
     """
-    backend = Backend.from_str(tokenizer_json)
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
     for key, token, token_id in named_tokens(settings, special, named):
@@ -78,7 +77,7 @@ def with_configured_tokens(tokenizer_json: str, settings: Mapping[str, Any], spe
             )
         if token_id is not None and own_id != token_id:
             raise TokenError(f"{key} gives {token.content!r} the id {token_id}, but tokenizer.json gives it {own_id}; make the two agree")
-    return backend.to_str(pretty=True) if changed else tokenizer_json
+    return changed
 
 
 def _differs(first: AddedToken, second: AddedToken) -> bool:

@@ -46,7 +46,13 @@ class Tokenizer:
 
         Raise ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
         """
-        backend = tokenizers.Tokenizer.from_str(text)
+        return cls.from_backend(tokenizers.Tokenizer.from_str(text), text, settings, chat_template)
+
+    @classmethod
+    def from_backend(
+        cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
+    ) -> "Tokenizer":
+        """Build a tokenizer as `from_json` does, of a backend that was made from this text and is used nowhere else."""
         # tokenizer.json may contain a past caller's padding and truncation; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
 from tfkit.tokenizer import vocab_file
 from tfkit.tokenizer.broken import broken_tokenizer, expansion
-from tfkit.tokenizer.configured import TokenError, find_conflict, with_configured_tokens
+from tfkit.tokenizer.configured import TokenError, add_configured_tokens, find_conflict
 from tfkit.tokenizer.hf_class import class_settings
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
@@ -53,13 +55,16 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     with broken_tokenizer(str(path)):
         if conflict := find_conflict(document, settings):
             raise ModelError(f"{folder / CONFIG}: {conflict}")
+        backend = Backend.from_str(text)
         try:
-            text = with_configured_tokens(text, settings, special, named)
+            if add_configured_tokens(backend, settings, special, named):
+                text = backend.to_str(pretty=True)
+                backend = Backend.from_str(text)
         except TokenError as error:
             raise ModelError(f"{folder}: {error}") from None
         for key in _NOT_KEPT:
             settings.pop(key, None)
-        return Tokenizer.from_json(text, settings, template)
+        return Tokenizer.from_backend(backend, text, settings, template)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:

@@ -10,6 +10,7 @@ from tfkit.data.store.folder_cache import build_and_open, cache_folder
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from tfkit.tokenizer.tokenizer_files import TOKENIZER
 
 TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
 
@@ -27,7 +28,7 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
     def build(path: Path) -> None:
         save_tokenizer(train_tokenizer(section, _Sample(sources, section.sample_bytes), progress), path)
 
-    return build_and_open(folder, lambda path: _load(path) is not None, build, _load)[0]
+    return build_and_open(folder, lambda path: (path / TOKENIZER).is_file(), build, _load)[0]
 
 
 @dataclass(frozen=True)
