@@ -372,8 +372,6 @@ def run(name: str) -> None:
 
 def make_runs(names: list[str], folder: Path) -> dict[str, Section]:
     """Run each case in a fork of this process, in which everything is imported already; the runs that a case starts from come first."""
-    import torch._dynamo  # noqa: F401  torch's optimizers import it in their first step
-
     import tfkit.cli.evaluate
     import tfkit.engine.run  # noqa: F401
 

@@ -249,6 +249,54 @@ def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert not loaded & HEAVY
 
 
+# What torch, or a library that a few commands need, imports in a tenth of a second or more.
+HEAVIER = ["torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "torch.distributed.tensor", "sympy"]
+HEAVIER += ["datasets", "pandas", "pyarrow", "transformers", "codecarbon", "regex", "rich", "jinja2"]
+RECIPE = """\
+model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}
+tokenizer: {kind: byte_bpe, vocab_size: 270}
+data: {train: [{path: text.txt}], validation: 0.5}
+objective: {kind: causal_lm}
+training: {steps: 2, batch_size: 2}
+carbon: {enabled: false}
+"""
+COMMANDS = [
+    ["pretrain", "r.yaml", "--run", "first"],  # which fills the cache
+    ["pretrain", "r.yaml", "--run", "adamw"],
+    ["pretrain", "r.yaml", "--run", "muon", "optimizer.kind=muon"],
+    ["pretrain", "r.yaml", "--run", "adafactor", "optimizer.kind=adafactor", "training.ema_decay=0.9"],
+    ["resume", "adamw", "training.steps=3"],
+    ["generate", "--from", "adamw", "--prompt", "a", "--max-new-tokens", "2"],
+    ["evaluate", "--from", "adamw", "--data", "text.txt"],
+    ["finetune", "--from", "adamw", "--data", "rows.jsonl", "--run", "classifier", "training.steps=2", "carbon.enabled=false"],
+    ["predict", "--from", "classifier", "--data", "rows.jsonl"],
+    ["finetune", "--from", "adamw", "--data", "preferences.jsonl", "--run", "reward", "training.steps=2", "carbon.enabled=false"],
+]
+
+
+def test_the_commands_that_compute_import_nothing_heavier_than_torch(tmp_path: Path) -> None:
+    """Once the speed of the machine is known: torch.autograd.grad, which measures it, imports sympy."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "text.txt").write_text("some words, and some more\n" * 100)
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "{i}", "label": "{i % 2}"}}\n' for i in range(20)))
+    (tmp_path / "preferences.jsonl").write_text(
+        '{"prompt": "a", "chosen": " b", "rejected": " c"}\n{"prompt": "d", "chosen": " b", "rejected": " e"}\n' * 9
+    )
+    code = f"""
+import sys
+from tfkit.__main__ import main
+for words in {COMMANDS}[int(sys.argv[1]):int(sys.argv[2])]:
+    assert main(words) == 0, words
+    print(words[:1], [name for name in {HEAVIER} if name in sys.modules], "torch" in sys.modules, file=sys.stderr)
+"""
+    environment = {**os.environ, "TFKIT_CACHE": str(tmp_path / "cache")}
+    for part in ("0", "1"), ("1", "99"):
+        command = [sys.executable, "-c", code, *part]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("[")] == [f"{words[:1]} [] True" for words in COMMANDS[1:]]
+
+
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed._tools"}
 
 

@@ -287,3 +287,20 @@ print("torch._inductor" in sys.modules)
     place = Path(tfkit.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
     assert done.stdout.split() == ["0", "1", "2", "False"]
+
+
+def test_a_compiler_that_is_imported_later_is_deterministic_as_well() -> None:
+    code = """
+import sys, torch
+from tfkit.engine.isolation import isolated
+from tfkit.training.device import make_deterministic
+with isolated():
+    make_deterministic(torch.device("cpu"))
+    print(torch.get_deterministic_debug_mode(), "torch._inductor" in sys.modules, end=" ")
+    import torch._inductor.config
+    print(torch._inductor.config.deterministic, end=" ")
+print(torch.get_deterministic_debug_mode(), torch._inductor.config.deterministic)
+"""
+    place = Path(tfkit.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place)
+    assert done.stdout.split() == ["2", "False", "True", "0", "False"]

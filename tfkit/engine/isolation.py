@@ -1,7 +1,6 @@
 """The state of a process that a run changes and restores: threads, seeds, deterministic algorithms, warnings, environment."""
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 def isolated() -> Iterator[None]:
     """Restore, after the block, torch's threads, random state and determinism, the warning filters and the environment."""
     import torch
+
+    from tfkit.training.device import set_determinism
 
     threads, state, environment = torch.get_num_threads(), torch.random.get_rng_state(), dict(os.environ)
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -24,10 +25,7 @@ def isolated() -> Iterator[None]:
             torch.random.set_rng_state(state)
             if gpus:
                 torch.cuda.set_rng_state_all(gpus)
-            if "torch._inductor" in sys.modules:  # which has a setting of its own
-                torch.use_deterministic_algorithms(determinism > 0, warn_only=determinism == 1)
-            else:  # use_deterministic_algorithms would import it, in 1.5 s
-                torch.set_deterministic_debug_mode(determinism)
+            set_determinism(determinism)
             torch.backends.cudnn.benchmark = benchmark
             torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
             for name in os.environ.keys() - environment.keys():

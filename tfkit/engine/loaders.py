@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.rewards import Rules
-from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.engine.mixed_loader import MixedLoader
 from tfkit.errors import ModelError
@@ -23,6 +21,9 @@ from tfkit.parallel.deal import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 
+if TYPE_CHECKING:
+    from tfkit.alignment.rewards import Rules
+
 LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
 _STATE = "loader"  # its key in the document of the training state
 
@@ -30,7 +31,7 @@ _STATE = "loader"  # its key in the document of the training state
 def open_loader(
     recipe: Recipe,
     objective: Objective,
-    rules: Rules | None,
+    rules: "Rules | None",
     rows: Rows,
     sizes: BatchSizes,
     micro_batch_size: int,
@@ -49,6 +50,8 @@ def open_loader(
         )
         loader.rank, loader.ranks = ranks.rank, ranks.size
         return loader
+    from tfkit.alignment.rollout_loader import RolloutLoader
+
     assert rules is not None, "without rules a training is only planned"
     assert reference is not None, "sampled responses are compared with the model of the first step"
     sampler = RolloutLoader(

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tfkit.alignment.feedback import FeedbackEncoder
-from tfkit.alignment.rewards import Rules
 from tfkit.alignment.user_code import CodePermission, read_code
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
@@ -40,6 +38,10 @@ from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 from tfkit.training.device import pick_precision
+
+if TYPE_CHECKING:
+    from tfkit.alignment.feedback import FeedbackEncoder
+    from tfkit.alignment.rewards import Rules
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class TrainingData:
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    rules: Rules | None = None  # that reward sampled responses; None: none are sampled, or the training is only planned
+    rules: "Rules | None" = None  # that reward sampled responses; None: none are sampled, or the training is only planned
 
     @property
     def code_hashes(self) -> list[str]:
@@ -132,7 +134,11 @@ def prepare_data(
         objective = open_objective(recipe.objective, context)
         for place, path in recipe.objective.code_files.items():
             read_code(place, path)  # a missing one is reported before anything is tokenized
-        rules = Rules(objective.rollouts.section.rules, code) if objective.rollouts is not None and code is not None else None
+        rules = None
+        if objective.rollouts is not None and code is not None:
+            from tfkit.alignment.rewards import Rules
+
+            rules = Rules(objective.rollouts.section.rules, code)
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         check_openings(texts, TEXT, tokenizer)
@@ -239,10 +245,12 @@ def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sen
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
 
-def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> FeedbackEncoder | None:
+def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
     """Return the encoder of an objective whose examples are made of prompts; None for another one."""
     if objective.feedback is None:
         return None
+    from tfkit.alignment.feedback import FeedbackEncoder
+
     return FeedbackEncoder(objective.feedback, device, pick_precision(recipe.training.precision, device))
 
 
@@ -252,7 +260,7 @@ def store(
     objective: Objective,
     tokenizer: Tokenizer,
     listener: Listener,
-    feedback: FeedbackEncoder | None = None,
+    feedback: "FeedbackEncoder | None" = None,
     *,
     counts_lost: bool = False,
 ) -> Stored:

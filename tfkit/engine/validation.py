@@ -1,10 +1,9 @@
 """The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.held_out import JudgedResponse, judge_prompts
-from tfkit.alignment.rewards import Rules
 from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
@@ -20,6 +19,10 @@ from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.deal import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
+
+if TYPE_CHECKING:
+    from tfkit.alignment.held_out import JudgedResponse
+    from tfkit.alignment.rewards import Rules
 
 
 def score_validation(
@@ -136,16 +139,18 @@ def judge_responses(
     settings: EvaluationSection,
     order: RowOrder,
     objective: Objective,
-    rules: Rules,
+    rules: "Rules",
     sets: Sequence[ValidationSet],
     model: Transformer,
     reference: FrozenReference | None,
     seed: int,
     *,
     work: BatchWork = UNWATCHED,
-) -> list[list[JudgedResponse]] | None:
+) -> "list[list[JudgedResponse]] | None":
     """Return a judged response to each prompt of each set, as far as evaluation.max_tokens reaches. None if it was stopped."""
     assert objective.rollouts is not None
+    from tfkit.alignment.held_out import judge_prompts
+
     results: list[list[JudgedResponse]] = []
     budget = TokenBudget(settings.max_tokens)
     for held_out in budget.until_spent(sets):
@@ -161,10 +166,10 @@ def judge_responses(
     return results
 
 
-def response_metrics(objective: Objective, judged: Sequence[Sequence[JudgedResponse]], names: Sequence[str]) -> dict[str, float]:
+def response_metrics(objective: Objective, judged: "Sequence[Sequence[JudgedResponse]]", names: Sequence[str]) -> dict[str, float]:
     """Return the metrics of the responses of all sets together, and of each set."""
 
-    def metrics(responses: Iterable[JudgedResponse]) -> dict[str, float]:
+    def metrics(responses: "Iterable[JudgedResponse]") -> dict[str, float]:
         sums: dict[str, Sum] = {}
         for response in responses:
             sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from tfkit.data.columns.rows import Row
 from tfkit.objectives.conversation_texts import bare_text
@@ -72,12 +73,13 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
         return np.zeros(len(scored))
     features = Features.of(words, columns)
     weights = torch.zeros(len(columns), requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=_LR)
+    mean, square, step = torch.zeros(len(columns)), torch.zeros(len(columns)), torch.zeros(())
+    settings = {"lr": _LR, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     for _ in range(_STEPS):
-        optimizer.zero_grad()
         loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
-        loss.backward()
-        optimizer.step()
+        gradients = torch.autograd.grad(loss, [weights])
+        with torch.no_grad():  # by the function, since the class imports PyTorch's compiler
+            adam([weights], [*gradients], [mean], [square], [], [step], amsgrad=False, maximize=False, **settings)
     scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
     margins: Numbers = scored_features.margins(weights).detach().double().numpy()
     return margins

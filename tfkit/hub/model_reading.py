@@ -40,7 +40,7 @@ from tfkit.hub.names import (
 )
 from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_weights
 from tfkit.model.config import HeadConfig, ModelConfig
-from tfkit.model.init import initialize
+from tfkit.model.init import allocate, initialize
 from tfkit.model.int8_linear import Int8Linear
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
@@ -249,7 +249,8 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
 
 def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
     """Draw random parameters of the head, except those in `known`."""
-    head = on_meta(config).head.to_empty(device="cpu")
+    head = on_meta(config).head
+    allocate(head)
     initialize(head, config, torch.Generator().manual_seed(seed))
     return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
 

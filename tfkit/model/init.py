@@ -14,6 +14,11 @@ BLOCK = re.compile(r"(encoder|decoder)\.blocks\.\d+\.")  # the prefix of the nam
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
+def allocate(module: nn.Module) -> None:
+    """Replace the tensors on the meta device by uninitialized ones on the CPU. `Module.to_empty` would import the compiler for it."""
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
+
+
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
     """Initialize every parameter in place, in the module's order: matrices by the config's scheme, norms to the identity, biases to 0."""
@@ -34,7 +39,7 @@ class RandomBlocks:
             if block := BLOCK.match(name):
                 self._states.setdefault(block[0], generator.get_state())
                 self._shapes.setdefault(block[0], {})[name.removeprefix(block[0])] = parameter.shape
-            tensor = torch.empty_like(parameter, device="cpu")
+            tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
             _initialize_parameter(name, tensor, config, generator)
             if not block:
                 put_weights(model, {name: tensor})

@@ -14,7 +14,7 @@ from tfkit.model.block_attention import supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
-from tfkit.model.init import RandomBlocks, initialize
+from tfkit.model.init import RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions, count_positions, rotation_at
@@ -157,6 +157,6 @@ def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *,
     if defer_blocks:
         model.fill_block = RandomBlocks(model, config, generator)
         return model
-    model.to_empty(device="cpu")
+    allocate(model)
     initialize(model, config, generator)
     return model.to(device)

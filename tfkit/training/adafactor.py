@@ -6,26 +6,28 @@ and adds epsilon elsewhere. T5's own code does not factor the second moment of m
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tfkit.recipe.schema.optimizer_sections import AdafactorSection
 
-class Adafactor(torch.optim.Optimizer):
+
+class Adafactor:
     """The optimizer. A parameter's state is `step` and, for a matrix, `row` (..., R) and `column` (..., C), running means of its squared
     gradient over columns and rows; for a vector `second`, of its shape. Scalars stay tensors, so that no step waits for the device.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], **settings: float | None):
-        """`settings`: lr, min_scale (None: no scaling by the parameter's size), decay_rate, clip_threshold, eps, weight_decay."""
-        super().__init__(list(groups), settings)
+    def __init__(self, groups: list[dict[str, Any]], section: AdafactorSection):
+        """`groups`: their params, lr and weight_decay."""
+        self.param_groups, self._section = groups, section
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -33,14 +35,14 @@ class Adafactor(torch.optim.Optimizer):
 
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         """Update a matrix or a vector by algorithm 4 or 5 of the paper."""
-        state = self.state[parameter]
+        section, state = self._section, self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=grad.device)
             shapes = {"row": grad.shape[:-1], "column": grad.shape[:-2] + grad.shape[-1:]} if grad.dim() > 1 else {"second": grad.shape}
             state |= {name: grad.new_zeros(shape) for name, shape in shapes.items()}
         state["step"] += 1
-        fraction = state["step"] ** -group["decay_rate"]  # the weight of the new squared gradient: 1 in the first step
-        squared = grad.square().add_(group["eps"])
+        fraction = state["step"] ** -section.decay_rate  # the weight of the new squared gradient: 1 in the first step
+        squared = grad.square().add_(section.eps)
         if grad.dim() > 1:
             row, column = state["row"], state["column"]
             row.lerp_(squared.mean(dim=-1), fraction)
@@ -49,10 +51,10 @@ class Adafactor(torch.optim.Optimizer):
         else:
             update = state["second"].lerp_(squared, fraction).rsqrt()
         update.mul_(grad)
-        update.div_((_rms(update) / group["clip_threshold"]).clamp_(min=1.0))
+        update.div_((_rms(update) / section.clip_threshold).clamp_(min=1.0))
         rate: float | Tensor = group["lr"]
-        if group["min_scale"] is not None:
-            rate = _rms(parameter).clamp_(min=group["min_scale"]) * rate
+        if section.scale_parameter:
+            rate = _rms(parameter).clamp_(min=section.min_scale) * rate
         if group["weight_decay"]:
             parameter.mul_(1 - group["weight_decay"] * rate)
         parameter.sub_(update.mul_(rate))

@@ -104,9 +104,18 @@ def make_deterministic(device: torch.device) -> None:
     """
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True, warn_only=device.type not in ("cpu", "cuda"))
+    set_determinism(2 if device.type in ("cpu", "cuda") else 1)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no memory is read before it is written
     torch.backends.cudnn.benchmark = False
+
+
+def set_determinism(mode: int) -> None:
+    """Have an operation without a deterministic algorithm allowed (0), warned of (1), or refused (2)."""
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads it when it is imported
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
+    else:  # use_deterministic_algorithms would import the compiler, in a second
+        torch.set_deterministic_debug_mode(mode)
 
 
 def is_nondeterministic(error: RuntimeError) -> bool:
@@ -116,7 +125,7 @@ def is_nondeterministic(error: RuntimeError) -> bool:
 
 def allow_nondeterministic() -> None:
     """Allow operations without a deterministic algorithm, with a warning from PyTorch."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_determinism(1)
 
 
 def keep_freed_memory() -> None:

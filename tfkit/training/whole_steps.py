@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
+    from tfkit.training.optimizer import Algorithm
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
@@ -21,7 +22,7 @@ def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
 
 
 @torch.no_grad()
-def step_on_whole(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
+def step_on_whole(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
     """Take a step of an optimizer of this rank's shards of `parameters`. State of another shape than its parameter's, such as means over
     rows, is whole on every rank.
     """

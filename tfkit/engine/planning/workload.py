@@ -10,7 +10,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.training.flops import ForwardShape, products
 
-_ASSEMBLY_SECONDS = 1.0  # torch.optim imports the compiler for its first optimizer; measured on two cores
+_ASSEMBLY_SECONDS = 0.1  # until the first step, apart from the weights; measured on two cores
 _BYTES_PER_SECOND = 2e8  # of checkpoints written, hashed and synced, and of weights initialized, or read, hashed and rounded
 _NUMBERS = ("scores", "dropped_scores", "elements", "rms_elements", "logits", "blocks")
 AttentionShape = tuple[int, int, bool]  # the length of a row, head_dim, and whether it is causal

@@ -75,7 +75,6 @@ class Evaluator:
 
     def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
         from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
-        from tfkit.engine.scoring.by_rollout import evaluate_rollouts
         from tfkit.engine.scoring.by_row import evaluate_rows
         from tfkit.engine.scoring.by_text import evaluate_texts
 
@@ -85,6 +84,8 @@ class Evaluator:
         if scored_by == "likelihood":
             return evaluate_likelihood(self.settings, loaded, work)
         if scored_by == "rollout":
+            from tfkit.engine.scoring.by_rollout import evaluate_rollouts
+
             return evaluate_rollouts(self.settings, loaded, work, self.code, each=each)
         return evaluate_rows(self.settings, loaded, work, each=each)
 
