@@ -1,5 +1,7 @@
 """Adam, AdamW, Adafactor and Muon: what they do to which parameters, and their state, there and back bit for bit."""
 
+import gc
+
 import pytest
 import torch
 import transformers.optimization
@@ -230,6 +232,23 @@ def test_parameters_without_a_gradient_are_left_as_they_are(section: OptimizerSe
     assert taking.weights.clip_gradients(1.0) == 0.0  # no gradient at all
     taking.optimizer.step(1.0)
     assert bits(taking.weights.master) == bits(after)
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_leaves_no_tensors_to_the_garbage_collector(section: OptimizerSection, dtype: torch.dtype) -> None:
+    """It visits new objects rarely in the program (tfkit/__main__.py), and tensors in cycles would fill the memory until then."""
+    taking = stepper(fresh(GPT2), section=section, dtype=dtype)
+    taking.take(1, batches(CausalLM(), 4), 1.0)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        taking.take(2, batches(CausalLM(), 4), 1.0)
+        gc.collect()
+        assert not [one.shape for one in gc.garbage if isinstance(one, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 @KINDS

@@ -7,16 +7,7 @@ import torch
 from torch import Tensor
 
 from tfkit.objectives.vocabulary_blocks import block_cross_entropy
-from tfkit.objectives.vocabulary_loss import (
-    Head,
-    block_rows,
-    make_logits,
-    needs_vocabulary_blocks,
-    overwrite,
-    pieces,
-    split_rows,
-    vocabulary_loss,
-)
+from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, needs_blocks, overwrite, pieces, split_rows, vocabulary_loss
 
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
@@ -25,7 +16,7 @@ def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float
     `temperature` divides the logits, as in sampling. With `smoothing` e the target distribution has 1 - e on the label plus e / V on all V
     entries, including the label, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
     """
-    if torch.is_grad_enabled() and needs_vocabulary_blocks(head.weight, hidden):
+    if torch.is_grad_enabled() and needs_blocks(head.weight, hidden):
         return -block_cross_entropy(head, head.prepare(hidden), labels, smoothing, temperature)
     loss = partial(_cross_entropy, cap=head.softcap, smoothing=smoothing, temperature=temperature)
     return -vocabulary_loss(head, hidden, loss, labels)

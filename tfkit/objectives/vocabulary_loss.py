@@ -109,7 +109,7 @@ def block_rows(weight: Tensor, hidden: Tensor, target_bytes: int = 0) -> int:
     return max(1, LOGITS_BYTES // (len(weight) * hidden.element_size() + target_bytes))
 
 
-def needs_vocabulary_blocks(weight: Tensor, hidden: Tensor) -> bool:
+def needs_blocks(weight: Tensor, hidden: Tensor) -> bool:
     """Whether vocabulary_blocks.py computes the loss in training, given the output matrix (V, D) and hidden states (N, D)."""
     return weight.device.type == "cpu" and len(weight) > _BLOCK and len(hidden) > block_rows(weight, hidden)
 
