@@ -76,3 +76,6 @@ def test_startup_measures_a_process_and_names_a_failing_one() -> None:
     assert 1 < peak < 1000
     with pytest.raises(SystemExit, match="ended with 3"):
         startup.measure([sys.executable, "-c", "raise SystemExit(3)"])
+    assert 0.0 < startup.until_output([sys.executable, "-c", "print(1)"]) < 60.0
+    with pytest.raises(SystemExit, match="ended with 3"):
+        startup.until_output([sys.executable, "-c", "raise SystemExit(3)"])
