@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
     features = Features.of(words, columns)
     weights = torch.zeros(len(columns), requires_grad=True)
     mean, square, step = torch.zeros(len(columns)), torch.zeros(len(columns)), torch.zeros(())
-    settings = {"lr": _LR, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    settings: dict[str, Any] = {"lr": _LR, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     for _ in range(_STEPS):
         loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
         gradients = torch.autograd.grad(loss, [weights])
