@@ -49,6 +49,7 @@ class Task:
     settings: tuple[str, ...] = ()  # of each cell of the grid beside these
     asked: tuple[str, ...] = ()  # settings of every cell
     seeds: tuple[int, ...] = ()  # beside the first, of the best rate and the two next to it
+    kept: tuple[str, ...] = ()  # the classes or tags that stay; all others become one. (): all stay
 
     @property
     def is_text(self) -> bool:
@@ -254,6 +255,40 @@ TASKS = (
         300,
     ),
 )
+RARE_TASKS = (
+    Task(
+        "wnut17_names",
+        "tagging, few positives",
+        False,
+        "minilm",
+        "tagging",
+        {"path": "wnut17/train.conll"},
+        {"path": "wnut17/test.conll"},
+        (1000, 600),
+        "f1",
+        ENCODER,
+        16,
+        (1e-4, 2e-4, 5e-4, 1e-3),
+        (3, 8),
+        kept=("B-person", "I-person", "B-location", "I-location"),
+    ),
+    Task(
+        "banking77_cards",
+        "classification, few positives",
+        False,
+        "minilm",
+        "classification",
+        {"path": "banking77/train.csv"},
+        {"path": "banking77/test.csv"},
+        (1500, 1500),
+        "f1_macro",
+        ENCODER,
+        16,
+        (1e-4, 2e-4, 5e-4, 1e-3),
+        (3, 8),
+        kept=("card_arrival", "lost_or_stolen_card", "card_not_working"),
+    ),
+)
 LORA_TASKS = (
     Task(
         "tinyshakespeare_lora",
@@ -341,8 +376,17 @@ def _rows(task: Task, source: Mapping[str, Any], data: Path, part: PartName) -> 
     section = SourceSection(**source | ({"path": str(data / source["path"]), "beside": beside} if "path" in source else {}))
     for row in open_source(section, part if "stdlib" in source else "all", None, "skip", SECTIONS[task.kind].roles).rows():
         values = {name: value[0] if name in ("output", "target") else value for name, value in row.values.items() if value is not None}
+        if task.kept:
+            values = {name: _with_kept(value, task) if name in ("label", "tags") else value for name, value in values.items()}
         if len(json.dumps(values)) <= task.longest:
             yield row._replace(values=values)
+
+
+def _with_kept(value: Any, task: Task) -> Any:
+    """Return a class, or a list of tags, in which all that are not kept are one."""
+    if isinstance(value, list):
+        return [_with_kept(one, task) for one in value]
+    return value if value in task.kept else "O" if task.kind == "tagging" else "another"
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -1,21 +1,23 @@
-"""The decisions of `tfkit finetune --from CKPT --data F` on twelve tasks, beside grids of rates and lengths, and what costs no training;
+"""The decisions of `tfkit finetune --from CKPT --data F` on fourteen tasks, beside grids of rates and lengths, and what costs no training;
 and the rates of LoRA.
 
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
 Each cell is a process of tfkit; an interrupted script continues where it was, and finished cells are reused. The rules of the decisions
-(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other five. Writes docs/decisions.md.
+(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other seven. Writes docs/decisions.md, in which grids and
+scores of untouched checkpoints that are not measured here, and the rates of LoRA, stay as the page has them.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decision_tasks import LORA_TASKS, TASKS, Task, read_rows, write_task
+from decision_tasks import LORA_TASKS, RARE_TASKS, TASKS, Task, read_rows, write_task
 from measured_runs import Measured, Runs, forked_process
 
 from tfkit.data.columns.rows import Row
@@ -24,6 +26,7 @@ from tfkit.recipe.starting_points import DECISIONS
 
 PRETRAINING_STEPS = {"bert-stdlib": 250, "t5-stdlib": 400, "smollm2-stdlib": 60}
 CLOSE = 0.03  # of the best of the grid
+GRID_TASKS = (*TASKS, *RARE_TASKS)
 LORA_NOTE = (
     "SmolLM2-135M-Instruct with LoRA of rank 16 and alpha 32 on the four matrices of attention, which is decided where the memory does not",
     "hold a training of all weights. The loss on rows that were not trained on, after one epoch at each rate, without a trial. Version 6",
@@ -53,7 +56,7 @@ class Cell:
 def main() -> None:
     options = parse()
     runs = Runs(options.run_root, forked_process)
-    by_name = {task.name: task for task in (*TASKS, *LORA_TASKS)}
+    by_name = {task.name: task for task in (*GRID_TASKS, *LORA_TASKS)}
     wanted = [by_name[name] for name in options.only or by_name]
     for task in wanted:
         if not options.page:
@@ -208,17 +211,42 @@ class Shown:
         return all(self.task.badness(self.default.score) <= self.task.badness(bar) for bar in beaten)
 
 
-def shown(task: Task, runs: Runs, options: argparse.Namespace) -> Shown | None:
-    """Return what was measured of a task; None without a default decision or a grid."""
+def shown(task: Task, runs: Runs, options: argparse.Namespace, page: str) -> Shown | None:
+    """Return what was measured of a task, and a grid that the page has; None without a default decision or a grid."""
     found = list(cells(task, runs, options, measure=False))
     default = [cell for cell in found if cell.is_default]
-    grid = [cell for cell in found if not cell.is_default]
+    grid = [cell for cell in found if not cell.is_default] or grid_of_page(task, page)
     if not default or not grid:
         return None
     train, test = (read_rows(path) for path in write_task(task, options.data, options.run_root))
-    return Shown(
-        task, default[0], grid, untouched(task, runs, options, measure=False), _baselines(task, train, test), (len(train), len(test))
-    )
+    before = untouched(task, runs, options, measure=False)
+    before = untouched_of_page(task, page) if before is None else before
+    return Shown(task, default[0], grid, before, _baselines(task, train, test), (len(train), len(test)))
+
+
+def grid_of_page(task: Task, page: str) -> list[Cell]:
+    """Return the grid of a task that a page shows; its cells have no number of steps."""
+    section = re.search(rf"^{task.name}: {task.metric}, batch {task.batch_size}\n\n(.*\n)(?:.*\n)((?:\|.*\n?)+)", page, re.MULTILINE)
+    if section is None:
+        return []
+    rates = [float(rate) for rate in _row(section[1])[1:]]
+    grid = []
+    for length, *scores in map(_row, section[2].splitlines()):
+        cells_of = zip(rates, scores, strict=True)
+        grid += [
+            Cell(f"lr{lr:g}-epochs{length}", lr, task.batch_size, float(length), 0, float(score)) for lr, score in cells_of if score != "-"
+        ]
+    return grid
+
+
+def untouched_of_page(task: Task, page: str) -> float | None:
+    """Return the score of the untouched checkpoint that a page shows."""
+    rows = (_row(line) for line in page.splitlines() if line.startswith(f"| {task.name} | {task.group} |"))
+    return next((float(row[5]) for row in rows if row[5] != "-"), None)
+
+
+def _row(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def _baselines(task: Task, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> dict[str, float]:
@@ -231,10 +259,13 @@ def _baselines(task: Task, train: list[dict[str, Any]], test: list[dict[str, Any
 
 
 def write_page(runs: Runs, options: argparse.Namespace) -> None:
-    found = [one for task in TASKS if (one := shown(task, runs, options)) is not None]
+    page = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    found = [one for task in GRID_TASKS if (one := shown(task, runs, options, page)) is not None]
     of_lora = _lora_rates(
         [(task, [*cells(task, runs, options, measure=False)], untouched(task, runs, options, measure=False)) for task in LORA_TASKS]
     )
+    if not of_lora and (section := re.search(r"^## LoRA\n.*?(?=^## )", page, re.MULTILINE | re.DOTALL)):
+        of_lora = section[0].splitlines()
     if not (found or of_lora):
         sys.exit("nothing is measured yet")
     of_shown = [one for one in found if not one.task.chosen_on]
@@ -244,7 +275,8 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "This page shows how well the learning rates, batch sizes and lengths work that `tfkit finetune --from CKPT --data F`",
         "chooses without a recipe (`default`). It is written by `benchmarks/decisions.py`; the rules, in",
         f"`tfkit/recipe/starting_points.py`, have version {DECISIONS}. The column `version` gives the version used in each run:",
-        "version 7 treats rare classes as others; version 6 tries rates by the loss also where classes are unequal;",
+        "version 8 trains rare classes and tags twice as long at a third of the rate; version 7 treats them as others;",
+        "version 6 tries rates by the loss also where classes are unequal;",
         "version 5 has another rate for LoRA; version 4",
         "decides as version 5 does, but shortens the model's context to the rows of text; version 3 gives",
         "small encoder-decoders 3 epochs; version 2 tries no learning rates.",
@@ -260,7 +292,7 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         if group:
             lines += [f"## {title}", "", *_summary(group), "", _verdict(group), ""]
     measured = {one.task.name for one in found}
-    if missing := [task.name for task in TASKS if task.name not in measured]:
+    if missing := [task.name for task in GRID_TASKS if task.name not in measured]:
         lines += [f"Not measured: {', '.join(missing)}.", ""]
     lines += [
         *of_lora,

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import decision_tasks
 import decisions
 import pytest
-from decision_tasks import DECODER, TASKS, Task, read_rows, write_task
+from decision_tasks import DECODER, RARE_TASKS, TASKS, Task, read_rows, write_task
 from decisions import Cell, Shown
 
 TASK = Task(
@@ -31,6 +32,7 @@ def test_twelve_tasks_of_six_kinds_five_of_them_to_show_the_rules_on() -> None:
     assert sum(not task.chosen_on for task in TASKS) == 5
     assert all(max(task.rows) <= 2000 for task in TASKS)
     assert {task.start for task in TASKS} == {"minilm", "smollm2", *decisions.PRETRAINING_STEPS}
+    assert not any(task.chosen_on for task in RARE_TASKS)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,43 @@ def test_rows_are_drawn_without_repetition_and_the_same_in_each_call(tmp_path: P
     assert first == again
     texts = [row["text"] for part in first for row in part]
     assert (len(texts), len({*texts})) == (29, 29)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "expected"),
+    [
+        ("classification", "label", ["a", "b", "c"], ["a", "another", "c"]),
+        ("tagging", "tags", [["a", "b"], ["O", "c"]], [["a", "O"], ["O", "c"]]),
+    ],
+)
+def test_classes_that_are_not_kept_are_one(tmp_path: Path, kind: str, name: str, values: list[Any], expected: list[Any]) -> None:
+    text = {"tagging": {"tokens": ["two", "words"]}}.get(kind, {"text": "a text"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(text | {name: value}) + "\n" for value in values), encoding="utf-8")
+    task = replace(TASK, kind=kind, train={"path": "rows.jsonl"}, rows=(3, 3), kept=("a", "c"))
+    rows = read_rows(write_task(task, tmp_path, tmp_path / "made")[0])
+    assert sorted((row[name] for row in rows), key=str) == sorted(expected, key=str)
+
+
+def test_a_grid_is_read_from_the_page_that_shows_it() -> None:
+    task = replace(TASK, name="task", rates=(1e-4, 0.03), epochs=(1, 3))
+    grid = [
+        Cell(f"lr{lr:g}-epochs{epochs}", lr, 8, epochs, 0, score)
+        for lr, epochs, score in ((1e-4, 1, 1.25), (0.03, 1, 2.5), (0.03, 3, 0.75))
+    ]
+    one = Shown(task, cell("default-2", 1.0), grid, 3.125, {}, (3, 2))
+    page = "\n".join(
+        [
+            "# A page",
+            *decisions._summary([one]),
+            "",
+            *decisions._grid(one),
+            *decisions._grid(replace(one, task=replace(task, name="other"), grid=[])),
+        ]
+    )
+    assert decisions.grid_of_page(task, page) == grid
+    assert decisions.untouched_of_page(task, page) == 3.125
+    assert decisions.grid_of_page(replace(task, name="missing"), page) == []
+    assert decisions.untouched_of_page(replace(task, name="missing"), page) is None
 
 
 def test_further_seeds_are_of_the_best_rate_and_those_beside_it() -> None:
