@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.engine import contention
-from tfkit.engine.contention import Contention
+from tfkit.engine.contention import Contention, busy_neighbours
 
 
 class Machine:
@@ -85,3 +85,21 @@ def test_time_between_steps_does_not_count() -> None:
 def test_a_system_without_a_load() -> None:
     watch = Contention(Path("runs/x"), pytest.fail, threads=4, load=None)
     watch.stepped(100.0)
+
+
+@pytest.mark.parametrize(
+    ("average", "ready", "busy"),
+    [
+        (3.1, "4/900", 3),
+        (2.0, "1/900", 0),  # of processes that have just ended
+        (0.1, "3/900", 0),  # of processes that have just begun
+        (1.6, "9/900", 2),
+        (1.4, "nonsense", 1),  # another system
+    ],
+)
+def test_neighbours_were_busy_for_a_minute_and_still_are(average: float, ready: str, busy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (average, 0.0, 0.0))
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: f"{average} 0.00 0.00 {ready} 1\n")
+    assert busy_neighbours() == busy
+    monkeypatch.delattr("os.getloadavg")
+    assert busy_neighbours() == 0

@@ -18,7 +18,7 @@ from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
-from tfkit.engine.planning import forecast_history, machine_speed, speed_measurements
+from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.workload import RunWork, Workload, step_workload
@@ -94,6 +94,19 @@ def test_a_cache_that_cannot_be_written_stops_nothing(cache: Path, measured: lis
     speed(), speed()
     remember(RUN)
     assert (len(measured), past_runs(), correction_for("here", 1, "causal_lm", 12).time_ratio) == (2, [], None)
+
+
+@pytest.mark.parametrize(("neighbours", "factor"), [(0, 1), (1, 2), (3, 4)])
+def test_the_high_estimate_is_that_beside_the_neighbours_of_now(neighbours: int, factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "machine_speed", lambda *_: TABLE)
+    monkeypatch.setattr(forecast, "busy_neighbours", lambda: neighbours)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
+    made = forecast.forecast(recipe, RUN_WORK, 1e9, CPU, torch.float32, 0.0)
+    assert made.seconds.high == pytest.approx(2 * factor * made.seconds.likely)
+    assert made.seconds.low == pytest.approx(made.seconds.likely / 2)
+    assert ("other processes" in made.assumptions["seconds"]) == (neighbours > 0)
 
 
 def test_the_speed_of_a_product_is_interpolated_by_its_width() -> None:

@@ -1,9 +1,10 @@
-"""Contention for the processor during a run, detected by its processor time and the machine's load, and reported once with a remedy.
+"""Contention for the processor: before a run, for its forecast; during it, by processor time and load, reported once with a remedy.
 
 A parallel step waits for its slowest thread: one competing process can halve its speed. The number of threads is not changed
 automatically, since that changes the last bits of a run.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,25 @@ from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
 _MARGIN = 0.5  # processes that wait for a core, on average, without being reported
+_LOOKS = 20  # at the threads that are ready: one may wait for its data at the moment of a look
 _LOST = 0.25  # cores that the run may lack without a report
+
+
+def busy_neighbours() -> int:
+    """Return how many threads of other processes are busy: the average over a minute, or fewer if fewer are ready to run now.
+
+    Processes that have just ended still count in the average.
+    """
+    try:
+        average = os.getloadavg()[0]
+    except (OSError, AttributeError):  # a system that has none
+        return 0
+    ready = average
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux alone says it
+        ready = (
+            max(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS)) - 1
+        )  # without this one
+    return max(0, round(min(average, ready)))
 
 
 class Contention:

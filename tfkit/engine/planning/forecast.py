@@ -4,13 +4,15 @@ The prediction and the outcome of a run are recorded in run.json, and as a pair 
 """
 
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from tfkit.carbon import Place, resolve_place
+from tfkit.engine.contention import busy_neighbours
 from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
 from tfkit.engine.planning.gpus import gpu_of
@@ -62,6 +64,11 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
         how = (
             f"from this machine's speeds, times {correction.time_ratio.likely:.3g}, the median ratio of {correction.runs} earlier runs here"
         )
+    neighbours = busy_neighbours() if device.type == "cpu" else 0
+    on_a_core = math.ceil((threads + neighbours) / (os.cpu_count() or 1))  # threads that share one; a step waits for its slowest
+    if neighbours and on_a_core > 1:
+        rest = replace(rest, high=rest.high * on_a_core)
+        how += f"; up to {on_a_core} times as long while other processes keep {neighbours} threads busy, as they do now"
     power = modelled_power(device, threads) if correction.watts is None else Power(correction.watts, "the median of earlier runs here")
     how += f"; {start:.3g} s for preparing the data"
     return build_forecast(recipe, rest + _START_SPREAD * start, power, basis, {"seconds": how}, device, parts)
