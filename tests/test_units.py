@@ -77,6 +77,10 @@ def test_one_thing_is_not_several() -> None:
     assert [units.format_number_of(count, "row") for count in (0, 1, 2, 12_000)] == ["0 rows", "1 row", "2 rows", "12,000 rows"]
 
 
+def test_an_epoch_is_not_several() -> None:
+    assert [units.format_epochs(count) for count in (1, 0.9999, 0.25, 3.004)] == ["1 epoch", "1 epoch", "0.25 epochs", "3 epochs"]
+
+
 def test_fields_of_a_step() -> None:
     assert units.format_fields(FIELDS) == ["step 120/1000", "loss 2.812", "lr 1.0e-3", "12.3k tok/s", "ETA 3:10", "410 mWh", "195 mg"]
     assert units.format_fields({"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}) == [

@@ -45,6 +45,12 @@ def format_number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def format_epochs(epochs: float) -> str:
+    """Format a number of epochs as 1 epoch, 0.25 epochs, 3 epochs."""
+    text = f"{epochs:.3g}"
+    return f"{text} epoch{'' if text == '1' else 's'}"
+
+
 def format_bytes(count: float) -> str:
     """Format bytes as 999 B, 12.3 kB, 1.2 MB, 3.4 GB, 5.6 TB."""
     return _scaled(count, {" TB": 1e12, " GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1})

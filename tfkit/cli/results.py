@@ -20,6 +20,13 @@ from tfkit.units import (
 )
 
 _HARDLY = 0.001  # of a score: a smaller change is not worth a training
+_IN_WORDS = {
+    "mean": "always answering the mean of the training rows",
+    "most_frequent_tag_of_word": "each word's most frequent tag",
+    "no_answer": "never answering",
+    "sentence_like_the_question": "the sentence with the most words of the question",
+    "source": "the source as it is",
+}
 
 
 def show_judged(document: dict[str, Any], text: str, error: TfkitError | None, *, as_json: bool) -> None:
@@ -87,12 +94,13 @@ def _lines(result: dict[str, Any]) -> str:
     # In a result of version 0.1.0, `seconds` is the time of the loop.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
+    is_earlier = bool(best) and best["step"] != result["steps"]
     rows = {
         "checkpoint": result["checkpoint"],
-        "best": f"step {best['step']:,}" if best and best["step"] != result["steps"] else "",
+        "best": f"step {best['step']:,}, of which the result is" if is_earlier else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
-        "loss": f"{loss:.4f}" if loss is not None else "",
-        "validation": format_metrics(evaluation) + _pieces(result),
+        "loss": f"{loss:.4f} on training rows" if loss is not None else "",
+        "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and is_earlier else ""),
         "before": format_metrics(result.get("before") or {}) + (", with a head of random weights" if result.get("new_head") else ""),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
@@ -118,7 +126,9 @@ def beside_baseline(result: dict[str, Any]) -> str:
     if not best:
         return ""
     name = best["name"].replace("_", " ")
-    other = f"always answering the {name}" if name.startswith("most frequent") and not name.endswith("of word") else name
+    other = _IN_WORDS.get(best["name"], name)
+    if name.startswith("most frequent") and other == name:
+        other = f"always answering the {name}"
     score, value, sign = best["score"], best["value"], 1 if best["metric"] in HIGHER else -1
     if not result["beats_baseline"] and score is not None and sign * score > sign * value:
         return f"{best['metric']} {_number(score)} of one class for all rows beats nothing; {other}: {_number(value)}"

@@ -25,6 +25,7 @@ from tfkit.recipe.starting_points import (
 from tfkit.recipe.tasks import Kind, Seen, rare_share
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.memory import available_bytes
+from tfkit.units import format_epochs
 
 _CHARACTERS_A_TOKEN = 4  # roughly, in English
 _SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
@@ -101,7 +102,7 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     if longer is not None:
         because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
     because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
-    because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
+    because += "" if {*LENGTHS} & training.keys() else f", {format_epochs(epochs)}"
     if 0 < rare < RARE:
         because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs and a third of the rate"
     because += adapter_reason

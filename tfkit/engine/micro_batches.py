@@ -18,7 +18,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.loop import Progress
 from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
 from tfkit.training.model_sharder import root_numel
-from tfkit.units import format_energy, format_seconds
+from tfkit.units import format_energy, format_epochs, format_seconds
 
 
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
@@ -129,7 +129,8 @@ class MicroBatches:
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
-        size = f"{steps:,} steps of {sizes.full:,} rows, about {round(sizes.full * rows.mean_tokens):,} tokens each, {epochs:.3g} epochs"
+        tokens = round(sizes.full * rows.mean_tokens)
+        size = f"{steps:,} steps of {sizes.full:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}"
         size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens{self._memory()}"
         left = (steps - progress.step) / max(1, steps)
         seconds = left * planned.seconds.likely

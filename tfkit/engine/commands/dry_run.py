@@ -18,7 +18,7 @@ from tfkit.engine.session import Session
 from tfkit.evaluation.baselines import Baselines
 from tfkit.training.device import pick_device
 from tfkit.training.memory import available_bytes
-from tfkit.units import format_baselines, format_bytes, format_energy, format_number_of, format_seconds
+from tfkit.units import format_baselines, format_bytes, format_energy, format_epochs, format_number_of, format_seconds
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DryRun:
         free, of_ranks = available_bytes(), plan.cluster
         of = "" if free is None else f", of {format_bytes(free)} that are free"
         return [
-            f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {epochs:.3g} epochs; micro-batches "
+            f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}; micro-batches "
             f"of {format_number_of(plan.micro_batch_size, 'row')}",
             f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
