@@ -264,7 +264,7 @@ RARE_TASKS = (
         "tagging",
         {"path": "wnut17/train.conll"},
         {"path": "wnut17/test.conll"},
-        (1000, 600),
+        (600, 600),
         "f1",
         ENCODER,
         16,

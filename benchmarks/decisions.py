@@ -4,8 +4,8 @@ and the rates of LoRA.
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
 Each cell is a process of tfkit; an interrupted script continues where it was, and finished cells are reused. The rules of the decisions
-(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other seven. Writes docs/decisions.md, in which grids and
-scores of untouched checkpoints that are not measured here, and the rates of LoRA, stay as the page has them.
+(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other seven. Writes docs/decisions.md, in which what is
+not measured here (defaults, grids, scores of untouched checkpoints, the rates of LoRA) stays as the page has it.
 """
 
 import argparse
@@ -214,7 +214,7 @@ class Shown:
 def shown(task: Task, runs: Runs, options: argparse.Namespace, page: str) -> Shown | None:
     """Return what was measured of a task, and a grid that the page has; None without a default decision or a grid."""
     found = list(cells(task, runs, options, measure=False))
-    default = [cell for cell in found if cell.is_default]
+    default = [cell for cell in found if cell.is_default] or default_of_page(task, page)
     grid = [cell for cell in found if not cell.is_default] or grid_of_page(task, page)
     if not default or not grid:
         return None
@@ -222,6 +222,24 @@ def shown(task: Task, runs: Runs, options: argparse.Namespace, page: str) -> Sho
     before = untouched(task, runs, options, measure=False)
     before = untouched_of_page(task, page) if before is None else before
     return Shown(task, default[0], grid, before, _baselines(task, train, test), (len(train), len(test)))
+
+
+def default_of_page(task: Task, page: str) -> list[Cell]:
+    """Return the default decision of a task that a page shows, with the trial of its rate."""
+    row = _row_of_page(task, page)
+    if row is None:
+        return []
+    lr, batch_size, epochs = map(float, row[8].split(","))
+    losses = re.search(rf"^\| {task.name} \| (\d+) of (\d+) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    trial = None
+    if losses is not None:
+        pairs = (pair.split() for pair in losses[3].split(", "))
+        trial = {
+            "steps": int(losses[1]),
+            "lr": float(losses[4]),
+            "losses": {lr: None if loss == "-" else float(loss) for lr, loss in pairs},
+        }
+    return [Cell(f"default-{row[7]}", lr, int(batch_size), epochs, int(losses[2]) if losses else 0, float(row[9]), trial)]
 
 
 def grid_of_page(task: Task, page: str) -> list[Cell]:
@@ -241,8 +259,13 @@ def grid_of_page(task: Task, page: str) -> list[Cell]:
 
 def untouched_of_page(task: Task, page: str) -> float | None:
     """Return the score of the untouched checkpoint that a page shows."""
-    rows = (_row(line) for line in page.splitlines() if line.startswith(f"| {task.name} | {task.group} |"))
-    return next((float(row[5]) for row in rows if row[5] != "-"), None)
+    row = _row_of_page(task, page)
+    return None if row is None or row[5] == "-" else float(row[5])
+
+
+def _row_of_page(task: Task, page: str) -> list[str] | None:
+    """Return the cells of the row of a task in the summaries of a page."""
+    return next((_row(line) for line in page.splitlines() if line.startswith(f"| {task.name} | {task.group} | {task.start} |")), None)
 
 
 def _row(line: str) -> list[str]:

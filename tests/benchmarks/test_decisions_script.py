@@ -106,26 +106,32 @@ def test_classes_that_are_not_kept_are_one(tmp_path: Path, kind: str, name: str,
     assert sorted((row[name] for row in rows), key=str) == sorted(expected, key=str)
 
 
-def test_a_grid_is_read_from_the_page_that_shows_it() -> None:
+def test_a_task_is_read_from_the_page_that_shows_it() -> None:
     task = replace(TASK, name="task", rates=(1e-4, 0.03), epochs=(1, 3))
     grid = [
         Cell(f"lr{lr:g}-epochs{epochs}", lr, 8, epochs, 0, score)
         for lr, epochs, score in ((1e-4, 1, 1.25), (0.03, 1, 2.5), (0.03, 3, 0.75))
     ]
-    one = Shown(task, cell("default-2", 1.0), grid, 3.125, {}, (3, 2))
+    trial = {"losses": {"0.0033": 4.5, "0.01": None}, "lr": 0.0033, "steps": 16}
+    default = Cell("default-2", 0.0033, 8, 6.0, 50, 1.0, trial)
+    one = Shown(task, default, grid, 3.125, {}, (3, 2))
     page = "\n".join(
         [
             "# A page",
             *decisions._summary([one]),
+            "",
+            decisions._trial(one),
             "",
             *decisions._grid(one),
             *decisions._grid(replace(one, task=replace(task, name="other"), grid=[])),
         ]
     )
     assert decisions.grid_of_page(task, page) == grid
+    assert decisions.default_of_page(task, page) == [default]
     assert decisions.untouched_of_page(task, page) == 3.125
-    assert decisions.grid_of_page(replace(task, name="missing"), page) == []
-    assert decisions.untouched_of_page(replace(task, name="missing"), page) is None
+    missing = replace(task, name="missing")
+    assert decisions.grid_of_page(missing, page) == decisions.default_of_page(missing, page) == []
+    assert decisions.untouched_of_page(missing, page) is None
 
 
 def test_further_seeds_are_of_the_best_rate_and_those_beside_it() -> None:
