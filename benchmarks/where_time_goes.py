@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tfkit
 from tfkit.generation.decoding import generate
-from tfkit.model.int8_linear import to_int8
+from tfkit.model.answering_linear import to_int8
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import GenerationSection, ModelSection

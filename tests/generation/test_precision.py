@@ -13,6 +13,8 @@ from tfkit import adapters
 from tfkit.errors import ModelError, UsageError
 from tfkit.generation import answer_precision
 from tfkit.generation.answer_precision import open_in_precision
+from tfkit.model import answering_linear
+from tfkit.model.answering_linear import can_pack
 from tfkit.model.config import ClassesHeadConfig, NoHeadConfig
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v0.1.0"
@@ -116,6 +118,32 @@ def test_each_precision_is_used_by_the_commands(tmp_path):
     done = run_here(["generate", "--from", WRITER, "--prompt", "the cat", "--precision", "int8", "--max-new-tokens", "3"])
     assert done.code == 0
     assert done.out.startswith("the cat")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--from", WRITER, "--prompt", "the cat", "--temperature", "0"],
+        ["generate", "--from", FIXTURES / "translation", "--prompt", "the cat", "--temperature", "0"],
+        ["predict", "--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl"],
+        ["predict", "--from", FIXTURES / "translation", "--data", FIXTURES / "pairs.jsonl"],
+    ],
+)
+def test_the_answers_of_a_large_model_are_those_of_a_small_one(words, monkeypatch):
+    """The weights of a large one are laid out for the processor."""
+    packed = []
+    monkeypatch.setattr(answering_linear, "pack", lambda model, inner=answering_linear.pack: packed.append(model) or inner(model))
+    small = run_here([*words, "--precision", "float32"])
+    assert (small.code, packed) == (0, [])
+    monkeypatch.setattr(answer_precision, "_FEW_PARAMETERS", 0)
+    large = run_here([*words, "--precision", "float32"])
+    assert len(packed) == can_pack(torch.device("cpu"))
+    rows, others = (
+        [json.loads(line) for line in done.out.splitlines()] if words[0] == "predict" else [done.out] for done in (large, small)
+    )
+    for row, other in zip(rows, others, strict=True):
+        numbers = {"probability": pytest.approx(other["probability"], abs=1e-4)} if "probability" in other else {}
+        assert row == (other | numbers if numbers else other)
 
 
 def test_what_cannot_be_is_refused(tmp_path):

@@ -9,15 +9,15 @@ from torch import Tensor
 from tfkit.errors import UsageError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
+from tfkit.model.answering_linear import to_int8
 from tfkit.model.config import ClassesHeadConfig
-from tfkit.model.int8_linear import to_int8
 from tfkit.model.padding import pad, real_tokens
-from tfkit.model.transformer import Output
+from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.text_pairs import encode_texts
 
 Precision = Literal["auto", "float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_FEW_PARAMETERS = 10_000_000  # with fewer, a token's time is not that of reading weights
+_FEW_PARAMETERS = 10_000_000
 _MOST_CHANGED = 0.1  # of the answers to the sample
 _SAMPLE = (
     "The cat sat on the mat and looked out of the window.",
@@ -73,12 +73,16 @@ def open_in_precision(load: Callable[[torch.dtype], Loaded], wanted: Precision, 
     return Opened(loaded, "float32")
 
 
+def is_large(model: Transformer) -> bool:
+    """Whether the time of an answer is mostly that of the weights."""
+    return sum(parameter.numel() for parameter in model.parameters()) >= _FEW_PARAMETERS
+
+
 def _gains_by_bf16(loaded: Loaded) -> bool:
     """Whether bf16 saves time, and the answers are choices: a number would lose digits."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    return loaded.codec is not None and parameters >= _FEW_PARAMETERS and not gives_numbers
+    return loaded.codec is not None and is_large(loaded.model) and not gives_numbers
 
 
 def _answers(loaded: Loaded) -> Tensor:

@@ -11,7 +11,6 @@ from tfkit.errors import DataError, ModelError
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
 from tfkit.generation.partial_text import context_of, text_after
-from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer
@@ -84,7 +83,7 @@ def _check_prompt(ids: Sequence[int], number: int, mask: str, mask_id: int, cont
 def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
     """Return the probabilities at all masks, in order: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
-    device = vocabulary_head(model.head).weight.device
+    device = model.embedding.tokens.weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
     logits = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()
     if not torch.isfinite(logits).all():

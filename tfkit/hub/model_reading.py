@@ -39,9 +39,9 @@ from tfkit.hub.names import (
     without_other_heads,
 )
 from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_weights
+from tfkit.model.answering_linear import Int8Linear
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import allocate, initialize
-from tfkit.model.int8_linear import Int8Linear
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, verified

@@ -38,7 +38,7 @@ class VocabularyHead(Head):
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
-        self.product: nn.Module | None = None  # of int8_linear.py: multiplies in place of weight and bias
+        self.product: nn.Module | None = None  # of answering_linear.py: multiplies in place of weight and bias
         self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
@@ -47,7 +47,8 @@ class VocabularyHead(Head):
 
     @property
     def weight(self) -> Tensor:
-        """The output matrix (V, D)."""
+        """The output matrix (V, D), which a model that only answers (answering_linear.py) no longer has."""
+        assert self.product is None
         owner = self._tokens if self.output is None else self.output
         return owner.weight
 

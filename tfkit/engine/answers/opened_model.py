@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from tfkit.tokenizer import Tokenizer
 
 
-def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision") -> "Opened":
+def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
     """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
-    command's other inputs. Raises ModelError, DataError, and UsageError for a precision that the device does not have.
+    command's other inputs. `packs`: lay out the weights of a large one for a CPU, by which sums are rounded in another order.
+
+    Raises ModelError, DataError, and UsageError for a precision that the device does not have.
     """
     import torch
 
     from tfkit.adapters import load
-    from tfkit.generation.answer_precision import open_in_precision
+    from tfkit.generation.answer_precision import is_large, open_in_precision
+    from tfkit.model.answering_linear import can_pack, pack
     from tfkit.training.device import has_bf16, pick_device
 
     if not work.ranks.is_alone:
@@ -42,6 +45,8 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     )
     if decision := opened.described():
         work.listener.say(decision)
+    if packs and opened.precision != "int8" and can_pack(device) and is_large(opened.loaded.model):
+        pack(opened.loaded.model)
     return opened
 
 

@@ -69,7 +69,7 @@ class Evaluator:
     def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with work.stop.at_once():
-            loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings)).loaded
+            loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings), packs=False).loaded
             own_tokenizer(loaded)
         return loaded, self._scored(loaded, work, each=each)
 

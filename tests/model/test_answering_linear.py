@@ -1,11 +1,11 @@
-"""Linear layers with weights of 8 bits: the nearest of 255 values, and the product with them whatever the number of rows."""
+"""Linear layers of models that only answer: with weights of 8 bits, and laid out for oneDNN, whatever the number of rows."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_writers import PROMPTS, START, WRITERS, tiny_model
 
-from tfkit.model.int8_linear import Int8Linear, to_int8
+from tfkit.model.answering_linear import Int8Linear, PackedLinear, can_pack, pack, to_int8
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -49,3 +49,33 @@ def test_a_model_keeps_its_predictions(family: str) -> None:
     exact, rounded = exact - exact.mean(-1, keepdim=True), rounded - rounded.mean(-1, keepdim=True)
     assert F.cosine_similarity(exact, rounded, dim=-1).min() > 0.98
     assert (exact != rounded).any()
+
+
+packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch has no oneDNN")
+
+
+@packs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 200])
+def test_a_packed_product_is_the_product(rows: int, bias: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    layer = torch.nn.Linear(40, 70, bias=bias, dtype=dtype)
+    x = torch.randn(rows, 3, 80, generator=generator).to(dtype)[:, 1, ::2]  # a view with strides
+    packed = PackedLinear(layer.weight, layer.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            packed(x), layer(x), rtol=1e-5 if dtype == torch.float32 else 0.02, atol=1e-5 if dtype == torch.float32 else 0.02
+        )
+
+
+@packs
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_packed_model_has_the_same_predictions(family: str) -> None:
+    model, packed = tiny_model(family).eval(), tiny_model(family).eval()
+    pack(packed)
+    ids = torch.tensor([PROMPTS[2]])
+    arguments = {"decoder_input_ids": torch.tensor([[START, 5, 9]])} if model.encoder is not None else {}
+    assert not [name for name, layer in packed.named_modules() if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids, **arguments).logits, model(ids, **arguments).logits, rtol=1e-4, atol=1e-4)
