@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tfkit
 from tfkit.generation.decoding import generate
-from tfkit.model.answering_linear import to_int8
+from tfkit.model.answering_linear import Int8Linear, PackedLinear, pack, to_int8
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import GenerationSection, ModelSection
@@ -68,7 +68,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 DECODING = ("decode-float32", "decode-bf16", "decode-int8")
 PARTS = {
-    "products": ("_weight_int8pack_mm", "mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear", "mv", "addmv", "dot"),
+    "products": (
+        "_linear_pointwise",
+        "qlinear_pointwise",
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "linear",
+        "mkldnn_linear",
+        "mv",
+        "addmv",
+        "dot",
+    ),
     "attention kernel": ("_scaled_dot_product",),
     "softmax": ("_softmax", "_log_softmax", "logsumexp", "exp", "logaddexp"),
     "norm": ("native_layer_norm", "linalg_vector_norm", "rsqrt", "linalg_vecdot"),
@@ -119,7 +131,7 @@ class Profiled:
 
 def part_of(operator: str) -> str:
     """Return the part of a step that an operator belongs to."""
-    name = operator.removeprefix("aten::").removeprefix("mkldnn::")
+    name = operator.removeprefix("aten::").removeprefix("mkldnn::").removeprefix("onednn::")
     exact = (part for part, names in PARTS.items() if name.rstrip("_") in names)
     begins = (part for part, names in PARTS.items() for one in names if name.startswith(one))
     return next(exact, next(begins, "sums and other elements")) if "::" in operator else "Python, autograd"
@@ -169,8 +181,8 @@ def decode(name: str, rows: int) -> tuple[Profiled, int]:
     model = build(model_config(ModelSection(preset="gpt2"), 50257), seed=1)
     if name == "decode-int8":
         to_int8(model)
-    elif name == "decode-bf16":
-        model.to(torch.bfloat16)
+    else:
+        pack(model.to(torch.bfloat16 if name == "decode-bf16" else torch.float32))
     prompts = [[(7 * place + row) % 50000 for place in range(PROMPT)] for row in range(rows)]
 
     def run(tokens: int) -> float:
@@ -190,10 +202,9 @@ def decode(name: str, rows: int) -> tuple[Profiled, int]:
 
 
 def _bytes_read(model: Transformer) -> int:
-    """Return the bytes of all weights that a token reads; the embeddings' tables are read only as the output matrix."""
-    tables = {id(table.weight) for table in model.modules() if isinstance(table, torch.nn.Embedding)}
-    read = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()) if id(tensor) not in tables)
-    return read + (model.head.weight.nbytes if getattr(model.head, "product", None) is None else 0)
+    """Return the bytes of all weights that a token reads: those of the products."""
+    layers = (layer for layer in model.modules() if isinstance(layer, PackedLinear | Int8Linear))
+    return sum(layer.packed.numel() * layer.packed.element_size() for layer in layers)
 
 
 def main() -> None:

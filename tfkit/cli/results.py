@@ -94,13 +94,13 @@ def _lines(result: dict[str, Any]) -> str:
     # In a result of version 0.1.0, `seconds` is the time of the loop.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
-    is_earlier = bool(best) and best["step"] != result["steps"]
+    earlier = best["step"] if best and best["step"] != result["steps"] else None
     rows = {
         "checkpoint": result["checkpoint"],
-        "best": f"step {best['step']:,}, of which the result is" if is_earlier else "",
+        "best": f"step {earlier:,}, of which the result is" if earlier is not None else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
-        "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and is_earlier else ""),
+        "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
         "before": format_metrics(result.get("before") or {}) + (", with a head of random weights" if result.get("new_head") else ""),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }

@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tfkit.errors import UsageError
+from tfkit.errors import MachineError, UsageError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
-from tfkit.model.answering_linear import to_int8
+from tfkit.model.answering_linear import has_int8, to_int8
 from tfkit.model.config import ClassesHeadConfig
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Output, Transformer
@@ -49,14 +49,19 @@ class Opened(NamedTuple):
         return f"computing in bf16, in which {compared}; --precision float32 is exact"
 
 
-def open_in_precision(load: Callable[[torch.dtype], Loaded], wanted: Precision, agree: Callable[[bool], bool], *, has_bf16: bool) -> Opened:
-    """Load a model in an arithmetic. `has_bf16`: whether its device multiplies in bf16; `agree`: whether all ranks say so.
+def open_in_precision(
+    load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
+) -> Opened:
+    """Load a model for a device in an arithmetic. `has_bf16`: whether the device multiplies in bf16; `agree`: whether all ranks say so.
 
     auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
-    each position, the class of each text, or the tag of each token. Raises UsageError for an unknown one.
+    each position, the class of each text, or the tag of each token. Raises UsageError for an unknown one,
+    MachineError for int8 on a device without its products.
     """
     if wanted not in PRECISIONS:
         raise UsageError(f"--precision {wanted}: give one of {', '.join(PRECISIONS)}")
+    if wanted == "int8" and not has_int8(device):
+        raise MachineError("--precision int8: needs a processor with products of 8 bits (VNNI or AMX); take bf16 or float32")
     if wanted == "bf16":
         return Opened(load(torch.bfloat16), "bf16")
     loaded = load(torch.float32)

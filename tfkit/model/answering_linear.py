@@ -1,18 +1,22 @@
 """Linear layers of models that only answer, on a CPU: a decoded token takes the time of reading all weights once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
+from tfkit.model.attention import Attention
 from tfkit.model.head import VocabularyHead
+from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
+Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
 _LARGEST = 127  # of the integers, on both sides of 0
-_MOST_ROWS = 32  # of torch's kernel, which is made for few; for more it takes less time to convert the weights and multiply in bf16
-_STRIDE = 16  # the kernel reads so many columns at once, also beyond the end
+_ZERO = 128  # in oneDNN's unsigned integers
+_FINER = 254  # steps of the second part in one of the first
+_TINY = 1e-20
 
 
 class PackedLinear(nn.Module):
@@ -32,33 +36,48 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b in bf16, where row i of W is `integers[i]` times `scales[i]`: symmetric, with a scale for each output."""
+    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`; x has 16 bits, in two parts.
 
-    integers: Tensor  # (out, in), int8
-    scales: Tensor  # (out,), bf16
+    oneDNN multiplies unsigned by signed integers of 8 bits, and sums exactly. A row of x is h s + l s / 254 with a scale s and integers h
+    and l from -127 to 127, and both parts are multiplied at once: weights are read once for the two, and nearly all of x is kept.
+    """
+
+    scales: Tensor  # (out,)
+    zeros: Tensor  # (out,): the integers that stand for 0
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        scales = (weight.detach().float().abs().amax(dim=1).clamp(min=1e-20) / _LARGEST).to(torch.bfloat16)
-        # Each integer is the nearest for the scale as it is stored, so that rounding the scale costs nothing but a clamp at the largest.
-        integers = (weight.detach().float() / scales.float()[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-        self.register_buffer("integers", integers)
+        weight = weight.detach().float()
+        scales = weight.abs().amax(dim=1).clamp(min=_TINY) / _LARGEST
+        integers = (weight / scales[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])  # laid out for its kernels, and not to be read back
         self.register_buffer("scales", scales)
-        self.register_buffer("bias", None if bias is None else bias.detach().to(torch.bfloat16))
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """(..., in) -> (..., out), float32."""
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > _MOST_ROWS or x.shape[-1] % _STRIDE:
-            return F.linear(x, self.integers.to(x.dtype) * self.scales[:, None], self.bias)
-        product: Tensor = torch._weight_int8pack_mm(rows, self.integers, self.scales)
-        return (product if self.bias is None else product + self.bias).view(*x.shape[:-1], -1)
+        scale = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_(min=_TINY).mul_(1 / _LARGEST)  # (N, 1)
+        part = rows / scale
+        high = part.round()
+        parts = torch.cat((high, part.sub_(high).mul_(_FINER).round_())).add_(_ZERO).to(torch.uint8)  # (2 N, in)
+        given: tuple[Any, ...] = (self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        products = torch.ops.onednn.qlinear_pointwise(parts, 1.0, _ZERO, *given)  # (2 N, out)
+        product = torch.add(products[: len(rows)], products[len(rows) :], alpha=1 / _FINER).mul_(scale)
+        return (product if self.bias is None else product.add_(self.bias)).view(*x.shape[:-1], -1)
 
 
 def can_pack(device: torch.device) -> bool:
     """Whether PyTorch has oneDNN for this device."""
     return device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def has_int8(device: torch.device) -> bool:
+    """Whether the processor multiplies and sums integers of 8 bits exactly; older ones may overflow in between."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return can_pack(device) and any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def pack(model: Transformer) -> None:
@@ -70,19 +89,30 @@ def pack(model: Transformer) -> None:
 
 
 def to_int8(model: Transformer) -> None:
-    """Give every linear layer, and the output matrix of a language model, weights of 8 bits; the rest becomes bf16.
-
-    The model can then only answer. A tied embedding keeps its own table, in bf16.
-    """
+    """Give every linear layer, and the output matrix of a language model, weights of 8 bits. The model can then only answer."""
     _replace(model, Int8Linear)
-    model.to(torch.bfloat16)
 
 
-def _replace(model: Transformer, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+def _replace(model: Transformer, make: Make) -> None:
     if isinstance(model.head, VocabularyHead):
         model.head.product = make(model.head.weight, model.head.bias)
         model.head.output = None  # a matrix of its own is now in the product
     for owner in [*model.modules()]:
+        if isinstance(owner, Attention) and not owner.cross:
+            owner.qkv = _joined(owner, ("q_proj", "k_proj", "v_proj"), make)
+        if isinstance(owner, Mlp) and owner.gate_proj is not None:
+            owner.gate_up = _joined(owner, ("gate_proj", "up_proj"), make)
         for name, child in [*owner.named_children()]:
             if isinstance(child, nn.Linear):
                 setattr(owner, name, make(child.weight, child.bias))
+
+
+def _joined(owner: nn.Module, names: Sequence[str], make: Make) -> nn.Module:
+    """Return one layer in place of several of the same input, which are deleted; its outputs are theirs, one after the other."""
+    layers: list[nn.Linear] = [getattr(owner, name) for name in names]
+    joined = make(
+        torch.cat([layer.weight for layer in layers]), None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    )
+    for name in names:
+        delattr(owner, name)
+    return joined

@@ -67,6 +67,8 @@ class Attention(nn.Module):
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.widths = [query_dim, kv_dim, kv_dim]
+        self.qkv: nn.Module | None = None  # of answering_linear.py: the three projections of x in one product, which replaces them
         self.q_proj = nn.Linear(config.dim, query_dim, bias=config.attention.qkv_bias)
         self.k_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
@@ -74,13 +76,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
         mask: Tensor | BlockMask | None
         if self.cross:
+            queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
             keys, values = self._cross_keys_values(context)  # (B, K, S, E)
             mask, bias, causal = context.encoder_mask, None, False
         else:
-            keys, values = self._split_heads(self.k_proj(x)), self._split_heads(self.v_proj(x))  # (B, K, T, E)
+            projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv is None else self.qkv(x).split(self.widths, dim=-1)
+            queries, keys, values = map(self._split_heads, projected)  # (B, H, T, E), (B, K, T, E) twice
             if context.rotation is not None:
                 queries, keys = rotate(queries, context.rotation), rotate(keys, context.rotation)
             if context.cache is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import ModelError
 
 if TYPE_CHECKING:
     from tfkit.engine.inputs import Inputs
@@ -19,7 +19,7 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     """Load a model in this precision, on the device and with the threads of the session, once all ranks have the same of it and of the
     command's other inputs. `packs`: lay out the weights of a large one for a CPU, by which sums are rounded in another order.
 
-    Raises ModelError, DataError, and UsageError for a precision that the device does not have.
+    Raises ModelError, DataError, and MachineError for a precision that the device does not have.
     """
     import torch
 
@@ -35,11 +35,10 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     if work.threads is not None:
         torch.set_num_threads(work.threads)
     device = pick_device(work.device)
-    if precision == "int8" and device.type != "cpu":
-        raise UsageError(f"--precision int8: weights of 8 bits are for a CPU; with --device {device.type} take bf16")
     opened = open_in_precision(
         lambda dtype: load(folder, device=device, dtype=dtype),
         precision,
+        device,
         lambda allowed: all(work.exchange(allowed)),
         has_bf16=has_bf16(device),
     )

@@ -105,7 +105,7 @@ def load(
         return adapters.load(path, device=device, dtype=wanted, verify=verify, **options)
 
     if dtype is None:
-        loaded = open_in_precision(in_type, precision, bool, has_bf16=has_bf16(torch.device(device))).loaded
+        loaded = open_in_precision(in_type, precision, torch.device(device), bool, has_bf16=has_bf16(torch.device(device))).loaded
     else:
         loaded = in_type(dtype)
     return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})

@@ -10,7 +10,7 @@ from tiny_runs import run_here
 
 import tfkit
 from tfkit import adapters
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import MachineError, ModelError, UsageError
 from tfkit.generation import answer_precision
 from tfkit.generation.answer_precision import open_in_precision
 from tfkit.model import answering_linear
@@ -22,7 +22,9 @@ WRITER, CLASSIFIER = FIXTURES / "finished", FIXTURES / "classes"
 
 
 def opened(folder: Path, wanted="auto", *, has_bf16=True, agree=bool, change=lambda loaded: loaded):
-    return open_in_precision(lambda dtype: change(adapters.load(folder, dtype=dtype)), wanted, agree, has_bf16=has_bf16)
+    return open_in_precision(
+        lambda dtype: change(adapters.load(folder, dtype=dtype)), wanted, torch.device("cpu"), agree, has_bf16=has_bf16
+    )
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_auto_is_float32_for_small_models():
 @pytest.mark.parametrize("wanted", ["float32", "bf16", "int8"])
 def test_each_precision_is_used_by_the_library(wanted):
     loaded = tfkit.load(WRITER, precision=wanted)
-    types = {"float32": torch.float32}.get(wanted, torch.bfloat16)
+    types = {"bf16": torch.bfloat16}.get(wanted, torch.float32)
     assert {tensor.dtype for tensor in loaded.model.parameters()} == {types}
     settings = {"generation.max_new_tokens": 4, "generation.temperature": 0}
     assert (
@@ -153,3 +155,5 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ModelError, match="weights have 8 bits"):
         tfkit.load(WRITER, precision="int8").save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+    with pytest.raises(MachineError, match=r"precision.* int8.*needs a processor"):
+        tfkit.load(WRITER, precision="int8", device="meta")
