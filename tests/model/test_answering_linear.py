@@ -17,17 +17,18 @@ int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this proces
 @pytest.mark.parametrize("columns", [96, 16, 40, 3])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
 def test_the_product_is_that_of_the_nearest_weights_of_8_bits(columns: int, rows: int, bias: bool, size: float) -> None:
-    """Rows have 16 bits, each its own scale: a row of large numbers takes nothing from the others."""
+    """Rows of x have 16 bits, each its own scale, so that a row of large numbers takes nothing from the others; a few have bf16's 8."""
     generator = torch.Generator().manual_seed(rows)
     weight, x = torch.randn(70, columns, generator=generator) * size, torch.randn(rows, columns, generator=generator)
     weight[7], x[0] = 0, x[0] * 1e4
     added = torch.randn(70, generator=generator) * size if bias else None
-    scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-20).double() / 127
-    expected = F.linear(x.double(), (weight.double() / scales).round() * scales, None if added is None else added.double())
+    scales = (weight.abs().amax(1, keepdim=True).clamp(min=1e-20) / 127).bfloat16().double()
+    integers = (weight.double() / scales).round().clamp(-127, 127)  # the scale has 8 bits, so the largest may be cut by one in 256
+    expected = F.linear(x.double(), integers * scales, None if added is None else added.double())
     made = Int8Linear(weight, added)(x.view(rows, 1, columns))
     assert (made.shape, made.dtype) == ((rows, 1, 70), torch.float32)
     largest = x.abs().amax(1, keepdim=True) * weight.abs().amax(1) * columns
-    assert bool(((made[:, 0] - expected).abs() <= 3e-5 * largest + 1e-6 * size).all())
+    assert bool(((made[:, 0] - expected).abs() <= (3e-5 if rows > 4 else 4e-3) * largest + 1e-6 * size).all())
 
 
 @int8

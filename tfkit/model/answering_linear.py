@@ -17,6 +17,7 @@ _LARGEST = 127  # of the integers, on both sides of 0
 _ZERO = 128  # in oneDNN's unsigned integers
 _FINER = 254  # steps of the second part in one of the first
 _TINY = 1e-20
+_FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads so many columns at once, also beyond the end
 
 
 class PackedLinear(nn.Module):
@@ -36,37 +37,49 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`; x has 16 bits, in two parts.
+    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`. The integers are kept in two layouts.
 
-    oneDNN multiplies unsigned by signed integers of 8 bits, and sums exactly. A row of x is h s + l s / 254 with a scale s and integers h
-    and l from -127 to 127, and both parts are multiplied at once: weights are read once for the two, and nearly all of x is kept.
+    Up to four rows of x are multiplied in bf16 by a kernel that converts each integer. For more, each row of x becomes h s + l s / 254 with
+    a scale s and integers h and l from -127 to 127, and oneDNN multiplies both by the weights at once: weights are read once, sums are
+    exact, and x keeps 16 bits.
     """
 
-    scales: Tensor  # (out,)
+    integers: Tensor  # (out, in), int8
+    scales: Tensor  # (out,), float32
+    scales_16: Tensor  # the same numbers in bf16
     zeros: Tensor  # (out,): the integers that stand for 0
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         weight = weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=_TINY) / _LARGEST
-        integers = (weight / scales[:, None]).round().to(torch.int8)
-        self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])  # laid out for its kernels, and not to be read back
+        scales = (weight.abs().amax(dim=1).clamp(min=_TINY) / _LARGEST).bfloat16().float()
+        integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
+        self.register_buffer("integers", integers)
         self.register_buffer("scales", scales)
+        self.register_buffer("scales_16", scales.bfloat16())
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), float32."""
         rows = x.reshape(-1, x.shape[-1])
+        product = self._few(rows) if len(rows) <= _FEW_ROWS and not x.shape[-1] % _STRIDE else self._many(rows)
+        return (product if self.bias is None else product.add_(self.bias)).view(*x.shape[:-1], -1)
+
+    def _few(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch._weight_int8pack_mm(rows.bfloat16(), self.integers, self.scales_16)
+        return product.float()
+
+    def _many(self, rows: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_(min=_TINY).mul_(1 / _LARGEST)  # (N, 1)
         part = rows / scale
         high = part.round()
         parts = torch.cat((high, part.sub_(high).mul_(_FINER).round_())).add_(_ZERO).to(torch.uint8)  # (2 N, in)
         given: tuple[Any, ...] = (self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
         products = torch.ops.onednn.qlinear_pointwise(parts, 1.0, _ZERO, *given)  # (2 N, out)
-        product = torch.add(products[: len(rows)], products[len(rows) :], alpha=1 / _FINER).mul_(scale)
-        return (product if self.bias is None else product.add_(self.bias)).view(*x.shape[:-1], -1)
+        return torch.add(products[: len(rows)], products[len(rows) :], alpha=1 / _FINER).mul_(scale)
 
 
 def can_pack(device: torch.device) -> bool:
