@@ -70,6 +70,7 @@ DECODING = ("decode-float32", "decode-bf16", "decode-int8")
 PARTS = {
     "products": (
         "_linear_pointwise",
+        "_weight_int8pack_mm",
         "qlinear_pointwise",
         "mm",
         "addmm",
