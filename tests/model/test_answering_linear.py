@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from tiny_writers import PROMPTS, START, WRITERS, tiny_model
 
 from tfkit.model.answering_linear import Int8Linear, PackedLinear, can_pack, has_int8, pack, to_int8
+from tfkit.model.transformer import build
+from tfkit.recipe import model_config
+from tfkit.recipe.schema.sections import ModelSection
 
 packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch has no oneDNN")
 int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this processor has no products of 8 bits")
@@ -72,3 +75,15 @@ def test_a_packed_model_has_the_same_predictions(family: str) -> None:
     assert not [name for name, layer in packed.named_modules() if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
         torch.testing.assert_close(packed(ids, **arguments).logits, model(ids, **arguments).logits, rtol=1e-4, atol=1e-4)
+
+
+@packs
+@pytest.mark.parametrize("head", [None, {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh"}, {"kind": "tags", "count": 5}])
+@pytest.mark.parametrize("make", [pack, pytest.param(to_int8, marks=int8)])
+def test_an_encoder_keeps_its_answers(make, head) -> None:
+    section = ModelSection(preset="bert-tiny", dim=32, num_heads=2, hidden_dim=48, context_length=16)
+    exact, made = (build(model_config(section, 53, head), seed=1).eval() for _ in range(2))
+    make(made)
+    ids = torch.tensor([PROMPTS[2], [*PROMPTS[3], *PROMPTS[3][:5]]])
+    with torch.no_grad():
+        torch.testing.assert_close(made(ids).logits, exact(ids).logits, rtol=0.05, atol=1e-4 if make is pack else 0.02)
