@@ -47,7 +47,7 @@ class Int8Linear(nn.Module):
     integers: Tensor  # (out, in), int8
     scales: Tensor  # (out,), float32
     scales_16: Tensor  # the same numbers in bf16
-    zeros: Tensor  # (out,): the integers that stand for 0
+    zeros: Tensor  # (out,): the integers that represent 0
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
