@@ -84,16 +84,27 @@ def test_many_classes_need_more_epochs() -> None:
 
 
 @pytest.mark.parametrize(("kind", "field"), [("classification", "labels"), ("tagging", "tags")])
-def test_rare_classes_take_twice_the_epochs_at_a_third_of_the_rate(kind: str, field: str) -> None:
+def test_rare_classes_take_more_and_smaller_steps_at_a_fifth_of_the_rate(kind: str, field: str) -> None:
     rows = replace(TEXT, count=10_000)
     common, rare = (
         decided(replace(rows, **{field: {"O": most, "B-x": 1000 - most}}), ENCODER, kind, RowTokens(12, 20)) for most in (890, 910)
     )
-    assert (common.epochs, common.lr) == (3, 5e-4)
-    assert (rare.epochs, rare.lr, rare.trial_rates) == (6, 1.7e-4, [5.7e-5, 5.1e-4])
-    assert "0.09 of the labels are not the most frequent one, so twice the epochs and a third of the rate" in rare.because
+    assert (common.epochs, common.batch_size, common.lr) == (3, 32, 5e-4)
+    assert (rare.epochs, rare.batch_size, rare.lr, rare.trial_rates) == (6, 16, 1e-4, [3.3e-5, 3e-4])
+    why = "0.09 of the labels are not the most frequent one, so twice the epochs, half of the rows per step and a fifth of the rate"
+    assert why in rare.because
     alone = decided(replace(rows, **{field: {"O": 1000}}), ENCODER, kind, RowTokens(12, 20))
     assert alone.epochs == 3  # there is nothing to learn
+
+
+@pytest.mark.parametrize(("count", "positives", "held_out"), [(1_500, 34, 0.3), (3_000, 32, 0.21), (10_000, 90, 0.1), (1_500, 340, 0.1)])
+def test_enough_rows_of_rare_classes_are_held_out(count: int, positives: int, held_out: float) -> None:
+    """Of 1,500 rows with 34 of a thousand in the rarer classes, a tenth holds five."""
+    rows = replace(TEXT, count=count)
+    labelled = replace(rows, labels={"other": 1000 - positives, "a": positives - 10, "b": 10})
+    assert decided(labelled, ENCODER, "classification", RowTokens(12, 20)).held_out == held_out
+    tagged = replace(rows, tags={"O": 1000 - positives, "B-x": positives})
+    assert decided(tagged, ENCODER, "tagging", RowTokens(12, 20)).held_out == 0.1, "a row has many tags"
 
 
 @pytest.mark.parametrize(("free", "adapter"), [(3_000_000_000, None), (2_000_000_000, LORA)])

@@ -73,12 +73,14 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
     """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
-    held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
     point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(seen, kind))
+    judges = seen.count  # rows that tell a good model from one that always gives the same answer
     if 0 < rare < RARE:
         point = point.for_rare_classes()
+        judges = math.ceil(judges * rare) if kind == "classification" else judges
+    held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(judges))
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
@@ -104,7 +106,8 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {format_epochs(epochs)}"
     if 0 < rare < RARE:
-        because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs and a third of the rate"
+        because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs, half of the rows per step and "
+        because += "a fifth of the rate"
     because += adapter_reason
     others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # compared by a loss, which sampled responses do not have
     if "lr" not in given.get("optimizer", {}):

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-DECISIONS = 8  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
+DECISIONS = 9  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _UNLIMITED = 10**18
@@ -34,7 +34,10 @@ def trained_bytes(parameters: int) -> int:
 
 
 def held_out_for(rows: int) -> float:
-    """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3."""
+    """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
+
+    Of rare classes their own rows count: with three of them held out, the best checkpoint is chosen by chance.
+    """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
 
@@ -58,9 +61,11 @@ class StartingPoint:
     scaled: bool = False  # whether a smaller batch than batch_size lowers the rate by its square root (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":
-        """Return the defaults where labels are RARE: a third of the rate, and twice the epochs, measured with MiniLM (docs/log.md)."""
-        rates = tuple((most, float(f"{rate / 3:.2g}")) for most, rate in self.rates)
-        return replace(self, rates=rates, epochs=2 * self.epochs, steps=2 * self.steps)
+        """Return the defaults where labels are RARE, measured with MiniLM (docs/log.md): a fifth of the rate, twice the epochs and smaller
+        steps.
+        """
+        rates = tuple((most, float(f"{rate / 5:.2g}")) for most, rate in self.rates)
+        return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)
 
     def lr(self, parameters: int, batch_size: int) -> float:
         """Return the peak learning rate for a model with this many parameters."""
