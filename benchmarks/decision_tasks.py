@@ -275,7 +275,7 @@ RARE_TASKS = (
     Task(
         "banking77_cards",
         "classification, few positives",
-        False,
+        True,
         "minilm",
         "classification",
         {"path": "banking77/train.csv"},

@@ -4,7 +4,7 @@ and the rates of LoRA.
     python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
 
 Each cell is a process of tfkit; an interrupted script continues where it was, and finished cells are reused. The rules of the decisions
-(tfkit/recipe/starting_points.py) were chosen on seven tasks and are shown on the other seven. Writes docs/decisions.md, in which what is
+(tfkit/recipe/starting_points.py) were chosen on eight tasks and are shown on the other six. Writes docs/decisions.md, in which what is
 not measured here (defaults, grids, scores of untouched checkpoints, the rates of LoRA) stays as the page has it.
 """
 
