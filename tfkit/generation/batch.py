@@ -28,8 +28,8 @@ class Batch:
         self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
         self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and their mask, (B, M)
         self.is_padded = not bool(self.real.all())
-        # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32.
-        cache_type = torch.float32 if weight.device.type == "cpu" else weight.dtype
+        # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. What a training samples keeps its bits.
+        cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
         self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + max_new, cache_type, weight.device)
 
     @property

@@ -13,7 +13,7 @@ from tfkit.model.attention import AttentionContext
 from tfkit.model.block_attention import supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import Head, build_head
+from tfkit.model.head import Head, VocabularyHead, build_head
 from tfkit.model.init import RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
@@ -56,6 +56,11 @@ class Transformer(nn.Module):
         self.encoder = Stack(config, config.encoder_layers, causal=False) if config.encoder_layers else None
         self.decoder = Stack(config, config.decoder_layers, causal=True, cross=both) if config.decoder_layers else None
         self.head = build_head(config, self.embedding.tokens)
+
+    @property
+    def only_answers(self) -> bool:
+        """Whether the weights of a language model are laid out for answers alone (answering_linear.py)."""
+        return isinstance(self.head, VocabularyHead) and self.head.product is not None
 
     @property
     def stacks(self) -> Iterable[Stack]:
