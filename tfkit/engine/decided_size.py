@@ -76,7 +76,7 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
     point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(seen, kind))
-    judges = seen.count  # rows that tell a good model from one that always gives the same answer
+    judges = seen.count  # rows on which a good model differs from one that always gives the same answer
     if 0 < rare < RARE:
         point = point.for_rare_classes()
         judges = math.ceil(judges * rare) if kind == "classification" else judges
