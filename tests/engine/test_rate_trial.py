@@ -14,7 +14,7 @@ from tiny_runs import exact, hashes, kept
 import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
-from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial, with_rate
+from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.engine.rate_trial import RowSubset
 from tfkit.engine.resuming import _as_tried
 from tfkit.recipe import RecipeError, read_recipe
@@ -103,8 +103,8 @@ def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> N
 
 def test_the_printed_recipe_goes_on_with_the_run_that_took_one_of_its_rates() -> None:
     begun, given = recipe_of(), recipe_of(trial_rates=[1e-2])
-    assert _as_tried(given, with_rate(begun, 1e-2)) == with_rate(given, 1e-2)
-    assert _as_tried(given, with_rate(begun, 5e-2)) == given, "another rate is a difference"
+    assert _as_tried(given, begun.with_rate(1e-2)) == given.with_rate(1e-2)
+    assert _as_tried(given, begun.with_rate(5e-2)) == given, "another rate is a difference"
 
 
 def test_a_budget_ends_a_trial(base: Path, document: dict[str, Any]) -> None:

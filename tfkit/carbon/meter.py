@@ -71,6 +71,15 @@ class Meter:
             meter._degrade(f"the carbon meter could not start: {error}", "degraded" if measured else "off")
         return meter
 
+    @classmethod
+    def on_node(cls, facts: dict[str, Any]) -> Self:
+        """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; a ledger is next to that of rank 0."""
+        from tfkit.recipe.schema.carbon_section import CarbonSection
+
+        folder = None if facts["folder"] is None else Path(facts["folder"])
+        given = {name: value for name, value in facts.items() if name not in ("carbon", "folder")}
+        return cls.start(CarbonSection.model_validate(facts["carbon"]), folder=folder, **given)
+
     def phase(self, name: str, step: int | None = None) -> None:
         """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 

@@ -25,15 +25,18 @@ def finetune(
     Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import option_words, start_training, to_run_options, tuned_recipe
-    from tfkit.engine.beginning import TrainingRequest, recognition_of
+    from tfkit.cli.train import option_words, start_training, to_run_options
+    from tfkit.cli.tuned_recipe import tuned_recipe
+    from tfkit.engine.beginning import TrainingRequest
+    from tfkit.engine.unwritten_recipe import UnwrittenRecipe
 
     open_tuned = partial(tuned_recipe, "finetune", recipe, overrides, checkpoint, data)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given, planned=dry_run)) is None:
         return
     tuned = open_tuned()
-    folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else recognition_of(tuned.words).run_name)
-    request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint, is_named=True)
+    unwritten = UnwrittenRecipe(tuned.words)
+    folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else unwritten.run_name)
+    request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint, True, unwritten)
     command = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
     run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, tuned.given)
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

@@ -37,13 +37,14 @@ def inspect(
     is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuned_recipe
+    from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.beginning import finetuning
+    from tfkit.engine.unwritten_recipe import UnwrittenRecipe
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
     source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
     checked = source.read(words) if source is not None else None
-    beginning = finetuning(source, words, checkpoint) if checked is None or checkpoint is not None else None
+    beginning = finetuning(source, words, checkpoint, UnwrittenRecipe(words)) if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.commands.inspection import inspect_first_step
 

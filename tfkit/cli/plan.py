@@ -41,17 +41,18 @@ def plan(
     task is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.train import tuned_recipe
+    from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
-    from tfkit.engine.session import energy_fields
+    from tfkit.engine.run_totals import energy_fields
     from tfkit.engine.settings import CodePermission
+    from tfkit.engine.unwritten_recipe import UnwrittenRecipe
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
     selected = options.stage_names(stages)
-    planned = check_plan_request(source, words, checkpoint, selected)
+    planned = check_plan_request(source, words, checkpoint, selected, UnwrittenRecipe(words))
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
-        from tfkit.engine.planning.planner import make_plan
+        from tfkit.engine.many_runs.planned_chain import make_plan
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission.of_user(allow_code)))
     measured = energy_fields(work.own(work.meter.stop()))

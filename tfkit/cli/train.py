@@ -5,22 +5,21 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tfkit import console
 from tfkit.cli import crash
-from tfkit.cli.options import Attempt, split_recipe, stage_names
+from tfkit.cli.options import Attempt, stage_names
 from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import TrainingRequest
 from tfkit.engine.gate import failed_gates
 from tfkit.engine.given import Given
-from tfkit.engine.many_runs.chain_plan import first_stage
 from tfkit.engine.meeting import Meeting
-from tfkit.engine.settings import CodePermission, quoted
-from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.settings import CodePermission
+from tfkit.errors import BudgetReached, Stopped
 from tfkit.parallel.ranks import Ranks
-from tfkit.recipe import RecipeText, open_recipe
 from tfkit.run.signals import StopSignals
 
 
@@ -81,38 +80,9 @@ def to_run_options(
     command = ["tfkit", *sys.argv[1:]]
     meeting, code = Meeting(ranks, given=given), CodePermission.of_user(attempt.allow_code)
     place = (attempt.device, attempt.threads)
-    return RunOptions(run, resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code)
-
-
-class TunedRecipe(NamedTuple):
-    """The recipe and the changes of a training that may start from a checkpoint."""
-
-    source: RecipeText | None
-    words: list[str]  # key=value, with those of --from and --data
-    arguments: list[str]  # the recipe and the changes as they were given
-
-    @property
-    def given(self) -> Given:
-        """The recipe and the changes, to be compared with those of other ranks."""
-        return Given(self.source, tuple(self.words))
-
-
-def tuned_recipe(
-    command: str, recipe: str | None, overrides: Sequence[str] | None, checkpoint: str | None, data: str | None, *, needed: bool = False
-) -> TunedRecipe:
-    """Open the recipe, if one is given, and add --from and --data to the changes; in a recipe with stages they apply to the first.
-
-    `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
-    """
-    chosen, changes = split_recipe(command, recipe, overrides)
-    if needed and chosen is None and checkpoint is None and data is None:
-        raise UsageError(f"{command}: which training? Give a RECIPE, or --from CKPT and --data F")
-    source = open_recipe(chosen) if chosen is not None else None
-    stage = first_stage(source)
-    # The data come first: data.train.0.columns can name columns.
-    words = [f"{stage}data.train=[{{path: {quoted(data)}}}]"] if data is not None else []
-    words += [*changes, *([f"{stage}model.from={quoted(checkpoint)}"] if checkpoint is not None else [])]
-    return TunedRecipe(source, words, [*([chosen] if chosen is not None else []), *changes])
+    return RunOptions(
+        run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code
+    )
 
 
 def option_words(*given: tuple[str, str | int | None]) -> list[str]:

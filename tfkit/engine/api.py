@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import TrainingRequest, recognition_of
+from tfkit.engine.beginning import TrainingRequest
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
@@ -21,7 +21,9 @@ from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.many_runs import stages as training
 from tfkit.engine.many_runs import sweeping
 from tfkit.engine.many_runs.chain_plan import first_stage
+from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.results import SweepResult, TrainingResult
+from tfkit.engine.unwritten_recipe import UnwrittenRecipe
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText
 
@@ -61,7 +63,9 @@ def pretrain(
     source = recipe_text(recipe)
     request = TrainingRequest("pre-training", source, words_of(overrides), is_named=True)
     code = CodePermission.of_user(allow_code)
-    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages), code=code)
+    options = RunOptions(
+        _folder(run, source), RunForecaster(), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages), code=code
+    )
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
@@ -90,10 +94,11 @@ def finetune(
     """
     source = recipe_text(recipe) if recipe is not None else None
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
-    folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
+    unwritten = UnwrittenRecipe(words)
+    folder = _folder(run, source) if run is not None or source is not None else Path("runs") / unwritten.run_name
     code = CodePermission.of_user(allow_code)
-    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages), code=code)
-    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None, is_named=True)
+    options = RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages), code=code)
+    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None, True, unwritten)
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
@@ -114,7 +119,7 @@ def resume(
 ) -> TrainingResult:
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
     code = CodePermission.of_user(allow_code)
-    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages), code=code)
+    options = RunOptions(Path(run), RunForecaster(), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages), code=code)
     words = words_of(overrides)
     return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(words, joined, listener or Silent(), stop))
 
@@ -147,7 +152,9 @@ def sweep(
     varied = [several(name, values) for name, values in space.items()]
     tuned = _tuning_words([*words, *varied], start, data, first_stage(source))
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
-    options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"], code=CodePermission.of_user(allow_code))
+    options = RunOptions(
+        folder, RunForecaster(), resume, False, force, device, threads, ["tfkit.sweep"], code=CodePermission.of_user(allow_code)
+    )
     try:
         with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, folder, threads) as meeting:
             result = sweeping.sweep(source, tuned, trials, replace(options, meeting=meeting), listener or Silent(), stop)
@@ -188,9 +195,9 @@ def plan(
     if source is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
-    planned = check_plan_request(source, words, str(start) if start is not None else None, stages)
+    planned = check_plan_request(source, words, str(start) if start is not None else None, stages, UnwrittenRecipe(words))
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
-        from tfkit.engine.planning.planner import make_plan
+        from tfkit.engine.many_runs.planned_chain import make_plan
 
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission.of_user(allow_code)))
 

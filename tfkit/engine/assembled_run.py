@@ -4,6 +4,7 @@ It is ready for its next step: it records itself, trains and finishes.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,11 @@ from tfkit.engine.leading import Leader
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.forecast import actual, predicted, remember_outcome
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
-from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.run_context import RunContext
+from tfkit.engine.training_data import TrainingData
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
 from tfkit.engine.verdict import comparison_fields
@@ -93,7 +94,7 @@ class AssembledRun:
             self.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
-            planned |= {"predicted": predicted(self.planned, context.recipe), "actual": None}
+            planned |= {"predicted": self.planned.predicted(metered=context.recipe.carbon.enabled), "actual": None}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 
     def train(self) -> None:
@@ -164,8 +165,8 @@ class AssembledRun:
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
         if folder.attempt == 1 and not result["stopped_early"]:
-            remember_outcome(self.planned, self.context.recipe, folder.totals, self.context.device)
-        measured = actual(folder.totals, memory_bytes(self.context.device))
+            self.context.forecaster.remember(self.planned, self.context.recipe, folder.totals, self.context.device)
+        measured = _actual(folder.totals, memory_bytes(self.context.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result
 
@@ -246,6 +247,15 @@ def assemble_run(
         hooks,
         baselines,
     )
+
+
+def _actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
+    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
+    return {
+        **{name: totals.get(name) for name in ("seconds", "energy_kwh", "emissions_g")},
+        "memory_bytes": memory_bytes,
+        "flops": totals.get("train_flops"),
+    }
 
 
 def _announce_size(model: Transformer, context: RunContext) -> None:

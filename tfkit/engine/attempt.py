@@ -28,6 +28,7 @@ from tfkit.run.lock import is_locked
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
     from tfkit.engine.budget import Budget
+    from tfkit.engine.forecaster import Forecaster
     from tfkit.engine.run import Run
     from tfkit.recipe.schema.sections import Recipe
 
@@ -39,6 +40,7 @@ class RunOptions:
     """The options of a run, apart from its recipe."""
 
     run: Path
+    forecaster: "Forecaster"
     resume: bool = False
     exact: bool = False  # do not fall back to an older checkpoint
     force: bool = False  # start even if the planned checkpoints do not fit the disk
@@ -191,7 +193,7 @@ def _train_metered(
 ) -> dict[str, Any]:
     """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
-    from tfkit.engine.session import record_totals
+    from tfkit.engine.run_totals import record_totals
 
     folder.begin_attempt(options.threads, kind=kind)
     name = given.recipe.name if given.recipe is not None else folder.path.name
@@ -250,7 +252,7 @@ def _prepare_run(
     with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
         peers = options.meeting.peers(device, listener.say)
         options.meeting.meter_nodes(device, carbon)
-    run = Run(recipe, device, listener, budget.stop, meter, peers, options.code)
+    run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
     estimate = run.prepare(begun=begun)
     if not begun:
         require_long_series(recipe.carbon, estimate.seconds.low)

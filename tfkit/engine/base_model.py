@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.adapters import describe, how_to_merge, is_adapter, load
-from tfkit.engine.answers.opened_model import own_tokenizer
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
@@ -33,7 +32,7 @@ class Start:
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer. Raises ModelError if it has none."""
-        return own_tokenizer(self.described)
+        return self.described.require_tokenizer()
 
     def parent(self) -> dict[str, str | None]:
         """Return the checkpoint's entry among the parents in tfkit.json."""

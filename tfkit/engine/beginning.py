@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import Inputs, recipe_inputs
@@ -14,7 +14,6 @@ from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.schema.objective_facts import judges_only
 
 if TYPE_CHECKING:
-    from tfkit.engine.recognition import Recognition
     from tfkit.recipe.schema.sections import Recipe
 
 
@@ -44,6 +43,19 @@ class Beginning:
     recipe: "Recipe | None" = None
 
 
+class RecipeFromData(Protocol):
+    """A recipe that nobody wrote: it is made from the data and the checkpoint (recognition/unwritten_recipe.py)."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it is made from. Raises UsageError if the command does not name it."""
+        ...
+
+    def decide(self, listener: Listener, /) -> Decided:
+        """Read the data and the checkpoint, and make the recipe."""
+        ...
+
+
 Kind = Literal["pre-training", "fine-tuning"]
 
 
@@ -58,7 +70,7 @@ class TrainingRequest:
 
     `words`: key=value, including those of `model.from` and `data.train`; STAGE.key=value for a recipe with stages. `checkpoint`: the value
     of `model.from`, if `words` sets it. `is_named`: the user named this recipe in this command, so that its code may be run; it
-    does not come from the folder of an earlier one.
+    does not come from the folder of an earlier one. `unwritten`: the recipe that is made, where there is no source.
     """
 
     kind: Kind
@@ -66,6 +78,7 @@ class TrainingRequest:
     words: Sequence[str] = ()
     checkpoint: str | None = None
     is_named: bool = False
+    unwritten: RecipeFromData | None = None
 
     @property
     def given(self) -> Given:
@@ -75,7 +88,7 @@ class TrainingRequest:
     def beginning(self) -> Beginning:
         """Return the checked recipe and its inputs. Raises UsageError."""
         if self.kind == "fine-tuning":
-            return finetuning(self.source, self.words, self.checkpoint)
+            return finetuning(self.source, self.words, self.checkpoint, self.unwritten)
         assert self.source is not None
         return pretraining(self.source, self.words)
 
@@ -90,13 +103,15 @@ def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:
     return Beginning(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
 
 
-def finetuning(source: RecipeText | None, words: Sequence[str], checkpoint: str | None) -> Beginning:
+def finetuning(
+    source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None
+) -> Beginning:
     """Return the beginning of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
     if checkpoint is not None:
         complete_killed_run(checkpoint)
     if source is None:
-        recognition = recognition_of(words)
-        return Beginning(recognition.decide, recognition.inputs)
+        assert unwritten is not None
+        return Beginning(unwritten.decide, unwritten.inputs)
     recipe, document = source.changed(words)
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
@@ -105,13 +120,6 @@ def finetuning(source: RecipeText | None, words: Sequence[str], checkpoint: str 
     if checkpoint is not None and recipe.model.sha256 is not None:
         return Beginning(lambda listener: _with_checkpoint(checkpoint, source, decided, words, listener), inputs, recipe)
     return Beginning(lambda _: decided, inputs, recipe)
-
-
-def recognition_of(words: Sequence[str]) -> "Recognition":
-    """Return the Recognition of a fine-tuning without a recipe."""
-    from tfkit.engine.recognition import Recognition  # which imports torch
-
-    return Recognition.of(words)
 
 
 def require_trainable(recipe: "Recipe") -> None:

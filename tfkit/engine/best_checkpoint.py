@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfkit.engine.training_data import RunContext
+from tfkit.engine.run_context import RunContext
 from tfkit.engine.training_log import TrainingLog
 from tfkit.engine.verdict import Comparison, advice, compare, predicts_one_class
 from tfkit.evaluation.baselines import Baselines

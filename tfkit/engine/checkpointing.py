@@ -16,8 +16,9 @@ from tfkit.engine.best_checkpoint import BestCheckpoint
 from tfkit.engine.companions import recorded_companions
 from tfkit.engine.components import Components
 from tfkit.engine.loaders import loader_state
+from tfkit.engine.run_context import RunContext
 from tfkit.engine.sharded_work import ShardedWork
-from tfkit.engine.training_data import RunContext, TrainingData, tokenizer_folder
+from tfkit.engine.training_data import TrainingData, tokenizer_folder
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
 from tfkit.generation.config_file import stated_settings

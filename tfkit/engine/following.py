@@ -22,7 +22,6 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.rank_checks import rank_device
 from tfkit.engine.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
-from tfkit.engine.session import start_node_meter
 from tfkit.engine.sharded_work import ShardedWork
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
@@ -76,7 +75,7 @@ def follow(
                 group.agree(0)
                 return
             if (metered := message.get("metered")) is not None:
-                meter = start_node_meter(metered) if ranks.meters_its_node else meter
+                meter = Meter.on_node(metered) if ranks.meters_its_node else meter
                 continue
             try:
                 _take_part(message, group, listener, stop, joined, meter)

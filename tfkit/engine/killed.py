@@ -7,7 +7,7 @@ from typing import Any
 from tfkit.carbon import read_totals
 from tfkit.engine.many_runs.chain_result import stage_facts
 from tfkit.engine.many_runs.sweep_result import recorded_trials, sweep_facts
-from tfkit.engine.session import record_totals
+from tfkit.engine.run_totals import record_totals
 from tfkit.run import strict_json
 from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint

@@ -7,8 +7,8 @@ from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
 from tfkit.engine.loaders import whole_loader
 from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.run_context import RunContext
 from tfkit.engine.sharded_work import ShardedWork
-from tfkit.engine.training_data import RunContext
 from tfkit.engine.training_log import TrainingLog
 from tfkit.engine.validator import Validator
 from tfkit.objectives.objective import Batch

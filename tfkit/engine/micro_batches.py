@@ -9,8 +9,7 @@ from tfkit.engine.companions import companion_bytes_per_row, trained_companion_n
 from tfkit.engine.components import Components, trained_numel
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel
-from tfkit.engine.planning.run_estimate import longest_row_bytes
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows

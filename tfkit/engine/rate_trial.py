@@ -19,7 +19,7 @@ from tfkit.data.order.draws import permutation
 from tfkit.engine.components import assemble, first_model
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.micro_batches import MicroBatches
-from tfkit.engine.planning.rate_trial_plan import RARE_METRICS, RateTrialPlan, with_rate
+from tfkit.engine.planning.rate_trial_plan import RARE_METRICS, RateTrialPlan
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import Stopped
 from tfkit.evaluation.predictions import answer_metrics, judge_rows
@@ -73,7 +73,7 @@ def try_rates(
             f"no learning rates are tried: of {plan.rows:,} training rows to score on, {rare} have another class than the most frequent "
             f"one, and {_MIN_RARE} are needed. Chosen: {own:g}\n"
         )
-        return with_rate(recipe, own), None
+        return recipe.with_rate(own), None
     judged_by = None if rare is None else recipe.evaluation.metric
     tried: dict[float, _Outcome] = {}
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
@@ -92,7 +92,7 @@ def try_rates(
     losses = {f"{rate:g}": outcome.loss if math.isfinite(outcome.loss) else None for rate, outcome in tried.items()}
     facts: dict[str, Any] = {"losses": losses, "lr": chosen, "steps": plan.steps, "rows": plan.rows, "factor": plan.factor}
     facts |= {} if judged_by is None else {judged_by: {f"{rate:g}": outcome.f1 for rate, outcome in tried.items()}}
-    return with_rate(recipe, chosen), facts | {"flops": plan.flops}
+    return recipe.with_rate(chosen), facts | {"flops": plan.flops}
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
@@ -119,7 +119,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     """Return the recipe of a short training: the run's own schedule over its few steps, without what needs many to have an effect."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    return with_rate(recipe, rate * plan.factor).model_copy(
+    return recipe.with_rate(rate * plan.factor).model_copy(
         update={
             "training": recipe.training.model_copy(update=length),
             "schedule": recipe.schedule.model_copy(update=warmup),

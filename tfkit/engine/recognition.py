@@ -4,10 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from tfkit.adapters import describe
 from tfkit.data.columns.forms import texts_of
@@ -16,23 +13,17 @@ from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.beginning import Decided
 from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
-from tfkit.engine.inputs import Inputs, inputs_of
-from tfkit.engine.listener import Listener
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
-from tfkit.recipe.reading.overrides import given_sections
-from tfkit.recipe.reading.read import read_document, slug
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping
-from tfkit.recipe.reading.validate import problems_in
+from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
-from tfkit.run.checkpoints import step_folders
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -54,59 +45,20 @@ _LABELLED = (
 )  # causal_lm: rows that have a text
 
 
-@dataclass(frozen=True)
-class Recognition:
-    """A command line without a recipe, with the data and the checkpoint to inspect once the run folder is locked."""
+def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given: dict[str, Any]) -> Decided:
+    """Make the recipe for this data and model. `words`: the command line as key=value, `given`: the same as an incomplete recipe.
 
-    words: tuple[str, ...]  # the command line, as key=value
-    given: dict[str, Any]  # the same as an incomplete recipe
-    source: SourceSection
-    start: str
-
-    @classmethod
-    def of(cls, words: Sequence[str]) -> "Recognition":
-        """Parse a command line; nothing is read yet. `words`: key=value, also of --from and --data. Raises UsageError if one is missing."""
-        given = given_sections(words)
-        if any(word.partition("=")[0].strip() == "data" for word in words):
-            given.get("data", {}).setdefault("validation", None)  # a whole section replaces the decided one, with its held-out rows
-        sources = given.get("data", {}).get("train")
-        if not (isinstance(sources, list) and sources):
-            raise UsageError("what should be learned? Give a RECIPE, or --data F")
-        start = given.get("model", {}).get("from")
-        if not isinstance(start, str):
-            raise UsageError("which checkpoint? Give --from CKPT")
-        return cls(tuple(words), given, _source(sources[0]), start)
-
-    @property
-    def run_name(self) -> str:
-        """The name of the run, from those of the checkpoint and the data."""
-        return slug(f"{_model_name(self.start)}-{_data_name(self.source)}")
-
-    @property
-    def inputs(self) -> Inputs:
-        """The inputs that the command line names."""
-        held_out = self.given["data"].get("validation")
-        return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
-
-    def decide(self, _listener: Listener) -> Decided:
-        """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
-        seen = _inspect_data(self.source, self.given["data"].get("on_bad_row", "error"))
-        model, codec = _inspect_model(self.start)
-        task = decide(seen, model, self.given.get("objective", {}))
-        kind = task.objective["kind"]
-        reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
-        tokens = _row_tokens(self.source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
-        size = decide_size(seen, model, kind, self.given, tokens)
-        words = (*self.words, *_columns_of(task, self.given))
-        recipe, document = _fitting_recipe(_document(task, size, self.given), words)
-        return Decided(recipe, document, _header(seen, model, task, size))
-
-
-def _source(values: Any) -> SourceSection:
-    try:
-        return SourceSection.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        raise RecipeError(problems_in(error, SourceSection, values, Mapping(COMMAND_LINE), ("data", "train", 0))) from None
+    Raises UsageError if no task fits, DataError and ModelError.
+    """
+    seen = _inspect_data(source, given["data"].get("on_bad_row", "error"))
+    model, codec = _inspect_model(start)
+    task = decide(seen, model, given.get("objective", {}))
+    kind = task.objective["kind"]
+    reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
+    tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
+    size = decide_size(seen, model, kind, given, tokens)
+    recipe, document = _fitting_recipe(_document(task, size, given), (*words, *_columns_of(task, given)))
+    return Decided(recipe, document, _header(seen, model, task, size))
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
@@ -301,19 +253,3 @@ def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
         f"# rules  decisions: {DECISIONS}\n"
         "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
     )
-
-
-def _model_name(start: str) -> str:
-    """Return the last part of a checkpoint's name, without a revision; for a checkpoint of a run, the run's name."""
-    path = Path(start.removeprefix("hub:").partition("@")[0])
-    if path.parent.name == "checkpoints" and path in step_folders(path.parent):
-        path = path.resolve().parent.parent
-    return path.name or path.resolve().name
-
-
-def _data_name(section: SourceSection) -> str:
-    """Return the last part of a source's name, for a file without its suffixes."""
-    if section.path is None:
-        return Path(section.hub).name if section.hub is not None else str(section.stdlib)
-    path = Path(section.path)
-    return path.resolve().name if path.is_dir() else Path(path.name.removesuffix(".gz").removesuffix(".zip")).stem

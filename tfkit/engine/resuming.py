@@ -9,7 +9,6 @@ from typing import Any, TypeGuard
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener
-from tfkit.engine.planning.rate_trial_plan import with_rate
 from tfkit.errors import DataError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
@@ -170,7 +169,7 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
     others = wanted.training.trial_rates
     if others is None or begun.training.trial_rates is not None or begun.optimizer.lr not in (wanted.optimizer.lr, *others):
         return wanted
-    return with_rate(wanted, begun.optimizer.lr)
+    return wanted.with_rate(begun.optimizer.lr)
 
 
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:

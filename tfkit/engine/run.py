@@ -1,6 +1,7 @@
 """A run: prepared from a recipe, estimated without weights, started in a run folder, and finished with a result."""
 
 import time
+from functools import partial
 
 import torch
 
@@ -12,16 +13,16 @@ from tfkit.engine.base_model import pin_start
 from tfkit.engine.beginning import Kind
 from tfkit.engine.budget import Budget
 from tfkit.engine.companions import pin_companions
+from tfkit.engine.forecaster import Forecaster
 from tfkit.engine.given import Given
 from tfkit.engine.leading import Leader
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import limit_batch_size
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import meta_model, require_memory, require_memory_for_blocks
-from tfkit.engine.planning.rate_trial_plan import with_rate
-from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.rate_trial import try_rates
-from tfkit.engine.training_data import RunContext, prepare_data
+from tfkit.engine.run_context import RunContext
+from tfkit.engine.training_data import prepare_data
 from tfkit.engine.weight_sharding import copies_on_machine
 from tfkit.errors import PeerLostError
 from tfkit.parallel.agreement import ALONE, Peers
@@ -40,11 +41,13 @@ class Run:
         listener: Listener,
         stop: StopRequest,
         meter: Meter,
+        forecaster: Forecaster,
         peers: Peers = ALONE,
         code: CodePermission | None = None,
     ):
         """`code`: which reward functions may be run; None: the run is only planned."""
         self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
+        self.forecaster = forecaster
         self.leader = Leader(peers)
         self.began, self._built = meter.began, BuildingTime.seconds
         self.assembled: AssembledRun | None = None
@@ -64,7 +67,8 @@ class Run:
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.leader.peers.ranks.size)
-            self.planned = estimate_run(self.recipe, self.data, model, self.device, lambda: self._seconds_so_far(ahead=ahead))
+            seconds = partial(self._seconds_so_far, ahead=ahead)
+            self.planned = self.forecaster.estimate(self.recipe, self.data, model, self.device, seconds)
         return self.planned
 
     def _seconds_so_far(self, *, ahead: bool) -> float:
@@ -79,7 +83,7 @@ class Run:
         if self.recipe.training.trial_rates is not None:
             self.recipe = self._with_tried_rate(folder, budget)
         resolved = pin_companions(pin_start(self.recipe, self.data.start, folder), self.data.objective, folder)
-        context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget)
+        context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget, self.forecaster)
         self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
         assembled.record()
         folder.write_recipe(dump_recipe(resolved, self.data.config))  # not before `record`, which drops the result of an earlier length
@@ -97,7 +101,7 @@ class Run:
         plan = self.planned.rate_trial
         if plan is None:
             self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
-            return with_rate(self.recipe, self.recipe.optimizer.lr)
+            return self.recipe.with_rate(self.recipe.optimizer.lr)
         budget.wait_for_meter()
         self.meter.phase("trial")
         recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.check_and_should_end)

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon import Meter, Reading, attempts_of, measurement_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
+from tfkit.carbon import Meter, Reading, read_totals, resolve_place
 from tfkit.carbon.reading import SUMMED, add_readings
 from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
 from tfkit.engine.rank_checks import rank_device, rank_threads
+from tfkit.engine.run_totals import record_totals
 from tfkit.errors import DataError
 from tfkit.parallel.deal import BatchWork, Deal, in_turn
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
@@ -148,7 +149,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
             yield joined
             return
         facts = work.exchange(metered)[0]
-        meter = start_node_meter(facts) if ranks.meters_its_node else Meter()
+        meter = Meter.on_node(facts) if ranks.meters_its_node else Meter()
         try:
             yield replace(joined, end_of_other_meters=lambda: [Reading(**one) for one in work.exchange(None) if one is not None])
             if not ranks.is_first:
@@ -156,61 +157,3 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
                 work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
         finally:
             meter.stop()
-
-
-def start_node_meter(facts: dict[str, Any]) -> Meter:
-    """Start the meter of a machine other than rank 0's, with the facts that rank 0 sent; its ledger, if any, is next to that of rank 0."""
-    folder = None if facts["folder"] is None else Path(facts["folder"])
-    given = {name: value for name, value in facts.items() if name not in ("carbon", "folder")}
-    return Meter.start(CarbonSection.model_validate(facts["carbon"]), folder=folder, **given)
-
-
-def energy_fields(reading: Reading) -> dict[str, Any]:
-    """Return energy and emissions, None (not 0) if nothing was measured, and `carbon_status`: ok, degraded, failed or off."""
-    measured = reading.outcome in ("ok", "degraded")
-    parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
-    return {
-        "energy_kwh": reading.energy_wh / 1000 if measured else None,
-        "energy_kwh_parts": parts if measured else None,
-        "emissions_g": reading.emissions_g if measured else None,
-        "carbon_status": reading.outcome,
-    }
-
-
-def place_fields(reading: Reading) -> dict[str, Any]:
-    """Return `place`: where the energy was used, as far as that is known, and its grams per kWh; None if nothing was metered."""
-    return {"place": reading.place or None}
-
-
-def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
-
-    Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store all of theirs.
-    """
-    seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
-    measured = ledger_fields(folder.path, folder.run_id, seconds)
-    if measured is None or (reading.outcome == "ok" and reading.energy_wh > 1000 * (measured["energy_kwh"] or 0.0) * (1 + 1e-6)):
-        measured = energy_fields(reading) | place_fields(reading) | measurement_fields([], seconds)
-    elif reading.outcome == "degraded" and measured["carbon_status"] == "ok":
-        measured["carbon_status"] = "degraded"
-    folder.record(totals=folder.totals | {"seconds": seconds} | totals | measured | rework_fields(folder.path, folder.run_id))
-
-
-def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, Any] | None:
-    """Return the totals that follow from the ledgers of a run; `seconds`: of all attempts. None without a readable ledger."""
-    try:
-        attempts = attempts_of(run_folder, run_id)
-    except OSError:
-        return None
-    reading = reading_of(attempts)
-    return energy_fields(reading) | place_fields(reading) | measurement_fields(attempts, seconds) if attempts else None
-
-
-def rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:
-    """Return the part of the totals that was spent on steps that were lost and repeated; None without a ledger."""
-    lost = read_rework(run_folder, run_id)
-    return {
-        "rework_kwh": lost["energy_wh"] / 1000 if lost else None,
-        "rework_g": lost["emissions_g"] if lost else None,
-        "rework_seconds": round(lost["seconds"], 3) if lost else None,
-    }

@@ -14,7 +14,6 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
-from tfkit.engine.budget import Budget
 from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
@@ -33,7 +32,6 @@ from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.heads import task_head
 from tfkit.recipe.schema.roles import TEXT
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.folder import RunFolder
 from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
@@ -42,19 +40,6 @@ from tfkit.training.device import pick_precision
 if TYPE_CHECKING:
     from tfkit.alignment.feedback import FeedbackEncoder
     from tfkit.alignment.rewards import Rules
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """The context of a training: its recipe, folder, device, meter and budget, and its stop request."""
-
-    recipe: Recipe
-    folder: RunFolder
-    stop: StopRequest
-    listener: Listener
-    meter: Meter
-    device: torch.device
-    budget: Budget
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import torch
 
-from tfkit.engine.session import energy_fields
+from tfkit.engine.run_context import RunContext
+from tfkit.engine.run_totals import energy_fields
 from tfkit.engine.trackers import open_trackers
-from tfkit.engine.training_data import RunContext
 from tfkit.errors import DataError, ModelError
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes, peak_flops

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
-from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.run_context import RunContext
+from tfkit.engine.training_data import TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import Stopped
 from tfkit.recipe.schema.best_metric import HIGHER

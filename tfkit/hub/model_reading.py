@@ -49,8 +49,21 @@ from tfkit.tokenizer import Backend, Tokenizer
 from tfkit.tokenizer.conversations import end_ids
 
 
+class ModelFolder:
+    """The tokenizer of a model folder, read with its weights or without."""
+
+    folder: Path
+    codec: Tokenizer | None
+
+    def require_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer. Raise ModelError if the folder has none."""
+        if self.codec is None:
+            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+        return self.codec
+
+
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(ModelFolder):
     """A model folder in memory. `codec`: our wrapper of its tokenizer, None if the folder has none; `family`: a family's name, or tfkit's
     own type.
     """
@@ -109,7 +122,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(ModelFolder):
     """A model folder without its weights; the fields are as in `Loaded`."""
 
     folder: Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
-from tfkit.engine.answers.opened_model import named_precision, own_tokenizer
+from tfkit.engine.answers.opened_model import named_precision
 from tfkit.engine.answers.row_answers import RowAnswers, RowModel
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.settings import Settings, read_settings
@@ -83,7 +83,7 @@ class EmbeddingModel:
 
     def __init__(self, loaded: "Loaded", settings: Settings, deal: Deal):
         self.loaded, self.settings, self.deal = loaded, settings, deal
-        self.tokenizer = own_tokenizer(loaded)
+        self.tokenizer = loaded.require_tokenizer()
 
     def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
         """Return the token ids of each text, or a BadRow for a text without a token."""

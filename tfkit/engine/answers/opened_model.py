@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfkit.errors import ModelError
-
 if TYPE_CHECKING:
     from tfkit.engine.inputs import Inputs
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Settings
     from tfkit.generation.answer_precision import Opened, Precision
-    from tfkit.hub import Described, Loaded
-    from tfkit.tokenizer import Tokenizer
 
 
 def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
@@ -58,10 +54,3 @@ def named_precision(settings: "Settings", words: Sequence[str], precision: "Prec
     """Return the precision of a command; in place of auto the evaluation.precision among its key=value, if it is there."""
     is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
     return own_precision(settings) if is_named and precision == "auto" else precision
-
-
-def own_tokenizer(model: "Described | Loaded") -> "Tokenizer":
-    """Return the tokenizer of a model folder. Raises ModelError if it has none."""
-    if model.codec is None:
-        raise ModelError(f"{model.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
-    return model.codec

@@ -12,7 +12,7 @@ from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.answers.opened_model import open_model, own_tokenizer
+from tfkit.engine.answers.opened_model import open_model
 from tfkit.engine.pipe import Pipe
 from tfkit.engine.settings import Settings, settings_inputs
 from tfkit.errors import DataError, UsageError
@@ -109,7 +109,7 @@ class RowAnswers:
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""
-        own_tokenizer(loaded)
+        loaded.require_tokenizer()
         self.loaded, self.model = loaded, self.task.open(loaded, deal)
 
     def answers(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
@@ -145,7 +145,7 @@ class RowAnswers:
 
     def result(self, reading: "Reading") -> dict[str, Any]:
         """Return the document of docs/cli.md, with the energy of `reading`."""
-        from tfkit.engine.session import energy_fields, place_fields
+        from tfkit.engine.run_totals import energy_fields, place_fields
 
         counts = self.counts
         return {

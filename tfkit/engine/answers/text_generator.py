@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.answers.opened_model import open_model, own_tokenizer
+from tfkit.engine.answers.opened_model import open_model
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.results import Completion
@@ -58,7 +58,7 @@ class TextGenerator:
     def use(self, loaded: "Loaded", work: "Session") -> None:
         """Use a loaded model. Raises as `load`."""
         self.work, self.loaded = work, loaded
-        self.codec = own_tokenizer(loaded)
+        self.codec = loaded.require_tokenizer()
         self.fills_masks = self._check_kind()
         self.decided = self._decide()
 

@@ -16,7 +16,7 @@ from tfkit.carbon import attempts_of, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.emissions_file import NAME, emission_rows
 from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import Attempt
-from tfkit.engine.session import ledger_fields, rework_fields
+from tfkit.engine.run_totals import ledger_fields, rework_fields
 from tfkit.run.chain_folder import member_folders
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.receipt import read_receipt

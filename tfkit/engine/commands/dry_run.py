@@ -12,6 +12,7 @@ from tfkit.engine.commands.inspection import Inspection, first_rows
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.rank_checks import require_divisible
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
@@ -75,7 +76,7 @@ def dry_run(
     require_divisible(decided.recipe, ranks)
     if threads is not None:
         torch.set_num_threads(threads)
-    run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter)
+    run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter, RunForecaster())
     estimate = run.prepare(ahead=True, ranks=ranks)
     if ranks > 1:  # on this machine: they share its time and energy
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.answers.opened_model import own_tokenizer
 from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import Overrides, interrupts, words_of
@@ -64,7 +63,7 @@ class LoadedModel(Loaded):
         """
         from tfkit.evaluation.embeddings import embed
 
-        return embed(self.model, own_tokenizer(self), [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
+        return embed(self.model, self.require_tokenizer(), [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
 
 
 @naming_arguments()

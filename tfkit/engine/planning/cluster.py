@@ -18,8 +18,8 @@ from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast import emissions_of
 from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.memory_plan import choose_micro_batch, meta_model
-from tfkit.engine.planning.run_estimate import PROCESS_BYTES, longest_row_bytes
+from tfkit.engine.planning.memory_plan import choose_micro_batch, longest_row_bytes, meta_model
+from tfkit.engine.planning.run_estimate import PROCESS_BYTES
 from tfkit.engine.planning.run_flops import sampled_batches
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError

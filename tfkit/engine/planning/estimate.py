@@ -1,9 +1,7 @@
 """The result of a plan. Torch-free."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
-from operator import add
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tfkit.engine.planning.rate_trial_plan import RateTrialPlan
@@ -92,6 +90,17 @@ class Estimate:
     def _seconds(self, *parts: str) -> float:
         return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
+    def predicted(self, *, metered: bool) -> dict[str, Any]:
+        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        return {
+            "seconds": asdict(self.seconds),
+            "energy_kwh": asdict(self.energy_kwh) if metered else None,
+            "emissions_g": asdict(self.emissions_g) if metered else None,
+            "memory_bytes": self.memory_bytes,
+            "flops": self.training_flops,
+            "basis": self.basis,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them; `stages` only for a chain."""
         document = {"schema_version": 1, **asdict(self)}
@@ -99,40 +108,3 @@ class Estimate:
         if not self.stages:
             del document["stages"]
         return document
-
-
-def sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the needs of a chain: sums, except that memory is the largest of all stages; the model is that of the last one."""
-    estimates = [*stages.values()]
-    last = estimates[-1]
-    full = [stage.full_power for stage in estimates if stage.full_power is not None]
-    total_full = None
-    if len(full) == len(estimates):
-        hours, emissions = sum(stage.hours for stage in full), sum(stage.emissions_g for stage in full)
-        total_full = replace(full[0], hours=hours, emissions_g=emissions)
-    return replace(
-        last,
-        tokens=sum(stage.tokens for stage in estimates),
-        steps=sum(stage.steps for stage in estimates),
-        flops={name: sum(stage.flops.get(name, 0.0) for stage in estimates) for name in last.flops},
-        memory_bytes=max(stage.memory_bytes for stage in estimates),
-        disk_bytes=sum(stage.disk_bytes for stage in estimates),
-        seconds=reduce(add, (stage.seconds for stage in estimates)),
-        energy_kwh=reduce(add, (stage.energy_kwh for stage in estimates)),
-        emissions_g=reduce(add, (stage.emissions_g for stage in estimates)),
-        basis=", ".join(dict.fromkeys(stage.basis for stage in estimates)),
-        assumptions={name: _join_assumptions(stages, name) for name in last.assumptions},
-        full_power=total_full,
-        table_seconds={name: sum(stage.table_seconds.get(name, 0.0) for stage in estimates) for name in last.table_seconds},
-        probe=None,
-        rate_trial=None,
-        no_rate_trial=None,
-        cluster=None,
-        stages=dict(stages),
-    )
-
-
-def _join_assumptions(stages: dict[str, Estimate], name: str) -> str:
-    """Return how a number was obtained: once if all stages agree, otherwise for each stage."""
-    texts = {stage: estimate.assumptions.get(name, "") for stage, estimate in stages.items()}
-    return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

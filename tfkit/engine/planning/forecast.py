@@ -6,7 +6,7 @@ The prediction and the outcome of a run are recorded in run.json, and as a pair 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,28 +123,6 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
         return FullPower(name, watts, hours, watts * hours / 1000 * intensity, source)
     power = processor_power()
     return FullPower(power.name, power.watts, hours, power.watts * hours / 1000 * intensity, power.source)
-
-
-def predicted(plan: Estimate, recipe: Recipe) -> dict[str, Any]:
-    """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
-    metered = recipe.carbon.enabled
-    return {
-        "seconds": asdict(plan.seconds),
-        "energy_kwh": asdict(plan.energy_kwh) if metered else None,
-        "emissions_g": asdict(plan.emissions_g) if metered else None,
-        "memory_bytes": plan.memory_bytes,
-        "flops": plan.training_flops,
-        "basis": plan.basis,
-    }
-
-
-def actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
-    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
-    return {
-        **{name: totals.get(name) for name in ("seconds", "energy_kwh", "emissions_g")},
-        "memory_bytes": memory_bytes,
-        "flops": totals.get("train_flops"),
-    }
 
 
 def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], device: torch.device) -> None:

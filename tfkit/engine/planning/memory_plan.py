@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from tfkit.data import Rows
 from tfkit.engine.companions import trained_companion_numel
 from tfkit.engine.components import choose_trained, holds_whole_model, trained_numel
+from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError
 from tfkit.hub.names import on_meta, our_shapes
 from tfkit.model.config import ModelConfig
@@ -15,7 +17,7 @@ from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import trained_bytes
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes
+from tfkit.training.memory import activation_bytes_per_row, available_bytes, largest_divisor, rows_that_fit, state_bytes
 from tfkit.training.optimizer import state_numel
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
@@ -65,6 +67,12 @@ def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Compa
         whole = trained + (whole if adapter.merge else 2 * trained)
     whole += kept_numel(recipe, model) + trained_companion_numel(recipe, companions)
     return 4 * whole * (recipe.checkpoint.keep + 2)
+
+
+def longest_row_bytes(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
+    """Return the bytes of the activations of the longest row in all trained models, with a margin."""
+    trained = [data.config, *(companion.model.config for companion in data.objective.companions if companion.trained)]
+    return sum(activation_bytes_per_row(config, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for config in trained)
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:

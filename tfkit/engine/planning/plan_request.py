@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
-from tfkit.engine.beginning import Beginning, finetuning, pretraining
+from tfkit.engine.beginning import Beginning, RecipeFromData, finetuning, pretraining
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, RecipeText, read_chain
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -32,10 +32,17 @@ class PlanRequest:
     carbon: CarbonSection  # for metering the plan itself
 
 
-def check_plan_request(source: RecipeText | None, words: Sequence[str], checkpoint: str | None, stages: Sequence[str] = ()) -> PlanRequest:
+def check_plan_request(
+    source: RecipeText | None,
+    words: Sequence[str],
+    checkpoint: str | None,
+    stages: Sequence[str] = (),
+    unwritten: RecipeFromData | None = None,
+) -> PlanRequest:
     """Check the training that is to be planned. Raises UsageError.
 
-    `words`: key=value, including `model.from` and `data.train`; `checkpoint`: the value of `model.from`, if given.
+    `words`: key=value, including `model.from` and `data.train`; `checkpoint`: the value of `model.from`, if given; `unwritten`: the recipe
+    that is made, where there is no source.
     """
     if source is not None and source.has_stages:
         chain = read_chain(source, words)
@@ -44,13 +51,13 @@ def check_plan_request(source: RecipeText | None, words: Sequence[str], checkpoi
         return PlanRequest(chain, None, chain.stages[0].recipe.carbon)
     if stages:
         raise UsageError(f"--stages {','.join(stages)}: the recipe has no stages; leave it out")
-    beginning = begin(source, words, checkpoint)
+    beginning = begin(source, words, checkpoint, unwritten)
     return PlanRequest(None, beginning, beginning.recipe.carbon if beginning.recipe is not None else CarbonSection())
 
 
-def begin(source: RecipeText | None, words: Sequence[str], checkpoint: str | None) -> Beginning:
+def begin(source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None) -> Beginning:
     """Return the beginning of a pretraining or, if the recipe or `checkpoint` gives a base model, of a fine-tuning. Raises UsageError."""
     if source is None:
-        return finetuning(None, words, checkpoint)
+        return finetuning(None, words, checkpoint, unwritten)
     has_base = checkpoint is not None or source.read(words).model.start is not None
     return finetuning(source, words, checkpoint) if has_base else pretraining(source, words)

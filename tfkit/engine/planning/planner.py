@@ -1,46 +1,20 @@
-"""Plan a run, or each stage of a chain and their sum. Data are prepared as for the run; no run folder is made."""
+"""Plan a run. Data are prepared as for the run; no run folder is made."""
 
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import torch
-
-from tfkit.engine.assembled_run import family_name
 from tfkit.engine.beginning import Decided, require_trainable
 from tfkit.engine.listener import Listener
-from tfkit.engine.many_runs.chain_plan import of_stage
-from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
-from tfkit.engine.planning.estimate import Estimate, sum_stages
-from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
+from tfkit.engine.planning.cluster import copies_elsewhere, require_ranks, with_cluster
+from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.plan_request import PlanOptions
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
+from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
-from tfkit.engine.training_data import TrainingData
-from tfkit.errors import TfkitError
-from tfkit.hub import family_of, save_model
-from tfkit.hub.names import expected_shapes
-from tfkit.hub.tensor_files import TensorFile
-from tfkit.objectives.companion import PLACEHOLDER
-from tfkit.recipe import Chain
-from tfkit.recipe.schema.sections import Recipe
-from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import pick_device
 
 
-def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Estimate:
-    """Estimate the run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
-    require_known_gpu(options.gpu, options.probe, options.ranks)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    if request.chain is not None:
-        return _plan_chain(request.chain, work, options)
-    assert request.beginning is not None
-    return _estimate(_prepare(request.beginning.decide, work, options, work.meter.began), work, options)
-
-
-def _estimate(run: Run, work: Session, options: PlanOptions) -> Estimate:
+def plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
     """Return the estimate of a prepared run, with a probe if one was requested."""
     plan = run.planned
     if options.probe:
@@ -51,64 +25,16 @@ def _estimate(run: Run, work: Session, options: PlanOptions) -> Estimate:
     return plan
 
 
-def _prepare(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions, began: float) -> Run:
+def prepare_plan(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions, began: float) -> Run:
     """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
     require_ranks(decided.recipe, options.ranks)
     code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
-    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, code=code)
+    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, RunForecaster(), code=code)
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
     copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
     run.prepare(ahead=True, ranks=options.ranks, copies=copies)
     return run
-
-
-def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
-    """Plan the stages in order. Each stage that a later one uses leaves a placeholder of the model that its recipe describes."""
-    wanted = [*(options.stages or chain.names)]
-    used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
-    for stage in reversed(chain.stages):  # stages that used stages depend on
-        used |= {*stage.uses} if stage.name in used else set()
-    estimates: dict[str, Estimate] = {}
-    with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
-        began = work.meter.began
-        for stage in chain.stages:
-            if stage.name not in used and stage.name not in wanted:
-                continue
-            work.listener.say(f"stage {stage.name}")
-            source = stage.placed(chain.source.path, Path(folder))
-            try:
-                start = source.read().model.start if stage.fine_tunes else None
-                run = _prepare(begin(source, (), start).decide, work, options, began)
-            except TfkitError as error:
-                raise of_stage(stage.name, error) from None
-            if stage.name in wanted:
-                estimates[stage.name] = _estimate(run, work, options)
-            if stage.name in used:
-                _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
-            began = time.monotonic()
-    return sum_stages(estimates)
-
-
-def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
-    """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
-    folder.mkdir(parents=True)
-    family = family_name(recipe, data)
-    save_model(
-        folder,
-        data.config,
-        None,
-        data.tokenizer,
-        family=family,
-        end_ids=end_ids(data.tokenizer),
-        labels=data.labels,
-        problem_type=recipe.objective.problem_type,
-        facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
-        generation=data.start.described.generation if data.start is not None else None,
-    )
-    shapes = expected_shapes(family_of(data.config, prefer=family), data.config)
-    layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
-    TensorFile(folder / "model.safetensors", layout, {"format": "pt"}).write_zeros()

@@ -76,9 +76,3 @@ def plan_trial(
         )
     factor = math.pow(steps / count, _EXPONENT)
     return RateTrialPlan(rates, count, held_out, factor, len(rates) * (count * step_flops + held_out * row_flops))
-
-
-def with_rate(recipe: Recipe, lr: float) -> Recipe:
-    """Return the recipe with this rate, and none to try."""
-    optimizer, training = recipe.optimizer.model_copy(update={"lr": lr}), recipe.training.model_copy(update={"trial_rates": None})
-    return recipe.model_copy(update={"optimizer": optimizer, "training": training})

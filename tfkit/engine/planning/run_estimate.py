@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 
 from tfkit.carbon import resolve_place
-from tfkit.data import Loader, Rows
+from tfkit.data import Loader
 from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numel
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import forecast
 from tfkit.engine.planning.further_models import further_models
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, planned_bytes
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes, planned_bytes
 from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.training_data import TrainingData
@@ -18,7 +18,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import activation_bytes_per_row, available_bytes, likely_peak, state_bytes
+from tfkit.training.memory import available_bytes, likely_peak, state_bytes
 
 PROCESS_BYTES = 350_000_000  # of Python and its libraries
 _ASSUMPTIONS = {
@@ -79,9 +79,3 @@ def _state_bytes(recipe: Recipe, data: TrainingData, model: Transformer, precisi
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
     further = further_models(recipe, data.objective, model, precision)
     return state + further.held + further.in_step
-
-
-def longest_row_bytes(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
-    """Return the bytes of the activations of the longest row in all trained models, with a margin."""
-    trained = [data.config, *(companion.model.config for companion in data.objective.companions if companion.trained)]
-    return sum(activation_bytes_per_row(config, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for config in trained)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.answers.opened_model import open_model, own_precision, own_tokenizer
+from tfkit.engine.answers.opened_model import open_model, own_precision
 from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.killed import complete_killed_run
@@ -70,7 +70,7 @@ class Evaluator:
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
         with work.stop.at_once():
             loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings), packs=False).loaded
-            own_tokenizer(loaded)
+            loaded.require_tokenizer()
         return loaded, self._scored(loaded, work, each=each)
 
     def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
@@ -90,8 +90,8 @@ class Evaluator:
         return evaluate_rows(self.settings, loaded, work, each=each)
 
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
+        from tfkit.engine.run_totals import energy_fields, place_fields
         from tfkit.engine.scoring.trained_rows import count_trained_rows
-        from tfkit.engine.session import energy_fields, place_fields
         from tfkit.engine.verdict import compare, comparison_fields
         from tfkit.evaluation.bootstrap import intervals
         from tfkit.objectives.context import row_length

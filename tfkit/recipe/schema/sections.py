@@ -281,6 +281,11 @@ class Recipe(Data):
     trackers: list[TrackerSection] = Field([], description="Further outputs of the metrics of metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()
 
+    def with_rate(self, lr: float) -> "Recipe":
+        """Return the recipe with this learning rate, and none to try."""
+        optimizer, training = self.optimizer.model_copy(update={"lr": lr}), self.training.model_copy(update={"trial_rates": None})
+        return self.model_copy(update={"optimizer": optimizer, "training": training})
+
 
 def rebuild_recipe() -> None:
     """Rebuild Recipe and its JSON Schema with all objective sections registered so far, those of other packages included."""

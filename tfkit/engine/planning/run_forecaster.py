@@ -1,0 +1,33 @@
+"""The forecaster of all trainings: estimates from the speeds of this machine, corrected by earlier runs on it.
+
+It imports torch when it is first asked: a training is checked, and its folder locked, before.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from tfkit.engine.planning.estimate import Estimate
+    from tfkit.engine.training_data import TrainingData
+    from tfkit.model.transformer import Transformer
+    from tfkit.recipe.schema.sections import Recipe
+
+
+class RunForecaster:
+    """A `Forecaster`, as training_run knows it."""
+
+    def estimate(
+        self, recipe: "Recipe", data: "TrainingData", model: "Transformer", device: "torch.device", start: Callable[[], float]
+    ) -> "Estimate":
+        """Return the estimate of a run; see `estimate_run`."""
+        from tfkit.engine.planning.run_estimate import estimate_run
+
+        return estimate_run(recipe, data, model, device, start)
+
+    def remember(self, planned: "Estimate", recipe: "Recipe", totals: Mapping[str, Any], device: "torch.device") -> None:
+        """Add a finished run to the history; see `remember_outcome`."""
+        from tfkit.engine.planning.forecast import remember_outcome
+
+        remember_outcome(planned, recipe, totals, device)
