@@ -115,7 +115,13 @@ def forked_process(words: Sequence[str], errors: IO[str]) -> tuple[int, str]:
     """Run tfkit as a fork of this process, which has its imports already: 0.3 s instead of 3. This process must not compute with torch."""
     from tfkit.__main__ import main
 
-    for name in ("torch._dynamo", "tfkit.cli.train", "tfkit.engine.run", "tfkit.engine.recognition", "tfkit.engine.scoring.evaluator"):
+    for name in (
+        "torch._dynamo",
+        "tfkit.cli.train",
+        "tfkit.engine.training_run.run",
+        "tfkit.engine.recognition.decided_recipe",
+        "tfkit.engine.inference.evaluator",
+    ):
         importlib.import_module(name)  # torch._dynamo: torch's optimizers import it in their first step
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:

@@ -84,11 +84,6 @@ MAY_IMPORT = {
     },
     "cli": {
         "engine",
-        "parallel.deal",
-        "parallel.launched_rank",
-        "parallel.ranks",
-        "parallel.workers",
-        "parallel.launch_files",
         "recipe",
         "console",
         "errors",
@@ -102,6 +97,17 @@ MAY_IMPORT = {
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }
+# The inner packages of engine and its three flat files: each may import those of lower rows.
+ENGINE = [
+    {"api"},
+    {"library"},
+    {"chains", "tools"},
+    {"planning", "recognition"},
+    {"training_run", "inference"},
+    {"assembly"},
+    {"request"},
+    {"listener", "results"},
+]
 STOPPED = str(Path(__file__).parent / "fixtures" / "v0.1.0" / "stopped")
 HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
 
@@ -118,11 +124,18 @@ def tree(module: str) -> ast.Module:
 
 
 @cache
-def imported(module: str) -> dict[str, int]:
-    """Every module that one of ours imports, as an absolute dotted name, with its line; `from a import b` gives a.b if that is a module."""
+def imported(module: str, *, at_run_time: bool = False) -> dict[str, int]:
+    """Every module that one of ours imports, as an absolute dotted name, with its line; `from a import b` gives a.b if that is a module.
+
+    `at_run_time`: without the imports under TYPE_CHECKING.
+    """
     names: dict[str, int] = {}
+    blocks = [node for node in ast.walk(tree(module)) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = {inner for block in blocks for inner in ast.walk(block)} if at_run_time else set()
     package = module.removesuffix(".__init__").split(".") if module.endswith(".__init__") else module.split(".")[:-1]
     for node in ast.walk(tree(module)):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name: node.lineno for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -155,6 +168,38 @@ def test_the_rooms_have_an_order() -> None:
         ready = {name for name, below in MAY_IMPORT.items() if {room(f"tfkit.{module}") for module in below - {name}} <= done} - done
         assert ready, f"a cycle among {sorted(MAY_IMPORT.keys() - done)}"
         done |= ready
+
+
+def floor(module: str) -> int:
+    """The row of ENGINE in which a module of engine is; the package itself is below all."""
+    inner = module.removeprefix("tfkit.engine").strip(".").split(".")[0]
+    return next((row for row, packages in enumerate(ENGINE) if inner in packages), len(ENGINE) if inner in ("", "__init__") else -1)
+
+
+def test_no_import_of_engine_runs_back_up() -> None:
+    """Every file is on a floor that docs/architecture.md names, and imports only its own package or lower floors."""
+    modules = [module for module in MODULES if room(module) == "engine"]
+    assert all(floor(module) >= 0 for module in modules)
+    inner = {module: module.split(".")[2] for module in modules}
+    breaches = [
+        f"{MODULES[module]}:{line} imports {name}"
+        for module in modules
+        for name, line in imported(module).items()
+        if name.startswith("tfkit.engine.") and name.split(".")[2] != inner[module] and floor(name) <= floor(module)
+    ]
+    assert not breaches, "\n".join(breaches)
+
+
+def test_no_circle_of_files() -> None:
+    """Imports within functions count; those for types do not, nor that of the bare `tfkit`, which is of its version."""
+    left = {
+        module.removesuffix(".__init__"): {name for name in imported(module, at_run_time=True) if name.startswith("tfkit.")}
+        for module in MODULES
+        if module != "tfkit.__init__"
+    }
+    while free := {module for module, names in left.items() if not names & (left.keys() - {module})}:
+        left = {module: names for module, names in left.items() if module not in free}
+    assert not left, f"a circle is among {sorted(left)}"
 
 
 def test_the_loop_knows_no_concrete_objective() -> None:
@@ -319,10 +364,10 @@ def reached(module: str) -> set[str]:
     "module",
     [
         "engine.planning.planner",
-        "engine.commands.dry_run",
-        "engine.run",
-        "engine.scoring.by_row",
-        "engine.answers.text_generator",
+        "engine.tools.dry_run",
+        "engine.training_run.run",
+        "engine.inference.by_row",
+        "engine.inference.text_generator",
         "training.device",
     ],
 )

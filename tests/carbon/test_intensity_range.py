@@ -12,9 +12,9 @@ from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.place import Place, range_of_country, range_of_world, resolve_place
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, measurement_fields
-from tfkit.engine.many_runs.chain_result import sum_totals
-from tfkit.engine.planning.estimate import Range
 from tfkit.engine.planning.forecast import emissions_of
+from tfkit.engine.request.chain_result import sum_totals
+from tfkit.engine.training_run.estimate import Range
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 TABLE = json.loads((codecarbon_folder() / "data/private_infra/global_energy_mix.json").read_text())

@@ -10,12 +10,12 @@ from answer_runs import KINDS, made_rows
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter, Reading
-from tfkit.engine.answers.predicting import open_predictor
-from tfkit.engine.isolation import isolated
+from tfkit.engine.inference.evaluator import Evaluator
+from tfkit.engine.inference.predicting import open_predictor
+from tfkit.engine.inference.session import Session
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent, StopRequest
-from tfkit.engine.scoring.evaluator import Evaluator
-from tfkit.engine.session import Session
+from tfkit.engine.training_run.isolation import isolated
 from tfkit.parallel.deal import Deal, in_turn
 
 

@@ -17,7 +17,7 @@ from answer_runs import KINDS
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
 import tfkit
-from tfkit.engine.answers import row_answers
+from tfkit.engine.inference import row_answers
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 MODELS = ["classes", "finished", "translation"]  # an encoder, a decoder, an encoder-decoder

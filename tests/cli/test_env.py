@@ -6,7 +6,7 @@ import pytest
 from tfkit import __version__
 from tfkit.__main__ import main
 from tfkit.cli.env import lines
-from tfkit.engine.commands.environment import LIBRARIES
+from tfkit.engine.tools.environment import LIBRARIES
 from tfkit.run.machine import version
 
 

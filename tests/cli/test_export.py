@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Tokenizer as Backend
 
 from tfkit.__main__ import main
-from tfkit.engine.commands.gguf_export import TYPES
+from tfkit.engine.tools.gguf_export import TYPES
 from tfkit.hub import load, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.presets import model_config

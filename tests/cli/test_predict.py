@@ -19,7 +19,7 @@ from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
-from tfkit.engine.answers import row_answers
+from tfkit.engine.inference import row_answers
 
 ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
 ANSWERS |= {"spans": "asked", "texts": "answers"}

@@ -17,7 +17,7 @@ import torch
 from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit
-import tfkit.engine.loop_hooks
+import tfkit.engine.training_run.loop_hooks
 from tfkit.engine.results import MEASURED
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
@@ -228,7 +228,7 @@ def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: P
 
 def test_the_time_of_a_longer_run_is_said_once_by_its_first_steps(base: Path, recipe: Path) -> None:
     def before() -> None:
-        tfkit.engine.loop_hooks.WORTH_REPORTING_SECONDS = 0.0
+        tfkit.engine.training_run.loop_hooks.WORTH_REPORTING_SECONDS = 0.0
 
     done = pretrain(base / "timed", recipe, before=before)
     (line,) = [line for line in done.err.splitlines() if " s per step" in line]

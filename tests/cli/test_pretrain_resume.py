@@ -13,9 +13,9 @@ import pytest
 from fake_codecarbon import wait_for_the_end
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.best_checkpoint
-import tfkit.engine.checkpointing
-import tfkit.engine.training_data
+import tfkit.engine.assembly.training_data
+import tfkit.engine.training_run.best_checkpoint
+import tfkit.engine.training_run.checkpointing
 import tfkit.evaluation.text_scores
 import tfkit.generation.complete
 
@@ -145,12 +145,12 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
         (tfkit.evaluation.text_scores, "score_texts", signal.SIGTERM),
         (tfkit.generation.complete, "complete", signal.SIGTERM),
         (tfkit.generation.complete, "complete", signal.SIGKILL),
-        (tfkit.engine.checkpointing, "save_checkpoint", signal.SIGTERM),
-        (tfkit.engine.checkpointing, "save_training_state", signal.SIGTERM),
-        (tfkit.engine.checkpointing, "save_training_state", signal.SIGKILL),
-        (tfkit.engine.best_checkpoint, "record_best", signal.SIGKILL),
-        (tfkit.engine.checkpointing, "prune", signal.SIGKILL),
-        (tfkit.engine.checkpointing, "model_card", signal.SIGKILL),
+        (tfkit.engine.training_run.checkpointing, "save_checkpoint", signal.SIGTERM),
+        (tfkit.engine.training_run.checkpointing, "save_training_state", signal.SIGTERM),
+        (tfkit.engine.training_run.checkpointing, "save_training_state", signal.SIGKILL),
+        (tfkit.engine.training_run.best_checkpoint, "record_best", signal.SIGKILL),
+        (tfkit.engine.training_run.checkpointing, "prune", signal.SIGKILL),
+        (tfkit.engine.training_run.checkpointing, "model_card", signal.SIGKILL),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -184,7 +184,7 @@ def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken
 def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Path, function: str) -> None:
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
     assert pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).code == 0
-    module = tfkit.engine.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
+    module = tfkit.engine.training_run.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 2, module, function))
     assert done.code == 143, done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0
@@ -193,7 +193,9 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
 
 
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.training_data, "training_sources"))
+    done = pretrain(
+        tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources")
+    )
     assert done.code == 143
     assert "nothing was trained yet" in done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0

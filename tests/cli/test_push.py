@@ -14,9 +14,9 @@ from tiny_runs import Done, run_tfkit, write_corpus, write_recipe
 
 from tfkit import load
 from tfkit.__main__ import main
-from tfkit.engine.commands.gguf_export import export_gguf
-from tfkit.engine.commands.publishing import prepare
 from tfkit.engine.listener import Silent
+from tfkit.engine.tools.gguf_export import export_gguf
+from tfkit.engine.tools.publishing import prepare
 from tfkit.network import _PAUSES
 
 # of httpx, by the way in which the hub's client uploads a file

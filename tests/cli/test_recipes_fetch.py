@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.__main__ import main
-from tfkit.engine.commands import fetching
+from tfkit.engine.tools import fetching
 from tfkit.recipe import bundled, bundled_recipes
 
 CONTENT = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(9000)).encode()

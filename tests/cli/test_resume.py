@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.training_data
+import tfkit.engine.assembly.training_data
 
 BERT = [
     *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"),
@@ -54,13 +54,13 @@ def last_line(done: Done) -> str:
 
 def struck_at_its_data() -> None:
     """SIGTERM comes as the sources are opened, long before the first step."""
-    sources = tfkit.engine.training_data.training_sources
+    sources = tfkit.engine.assembly.training_data.training_sources
 
     def struck(*arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return sources(*arguments)  # type: ignore[arg-type]
 
-    tfkit.engine.training_data.training_sources = struck  # type: ignore[assignment]
+    tfkit.engine.assembly.training_data.training_sources = struck  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("start", STARTS)

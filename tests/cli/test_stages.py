@@ -13,7 +13,7 @@ import pytest
 from tiny_runs import Done, exact, hashes, run_tfkit, strike, write_corpus
 
 from tfkit.__main__ import main
-from tfkit.engine import attempt
+from tfkit.engine.training_run import attempt
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import open_recipe, read_chain

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.reading import Reading, Totals
 from tfkit.engine import listener
-from tfkit.engine.budget import Budget
 from tfkit.engine.listener import Silent, StoppingListener
-from tfkit.engine.usage import spent_by_siblings, spent_in
+from tfkit.engine.training_run.budget import Budget
+from tfkit.engine.training_run.usage import spent_by_siblings, spent_in
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 

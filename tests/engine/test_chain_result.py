@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tfkit.engine.commands.audit import audit_runs
-from tfkit.engine.many_runs.chain_result import stage_facts
+from tfkit.engine.request.chain_result import stage_facts
+from tfkit.engine.tools.audit import audit_runs
 
 FRANCE = {"g_per_kwh": 56.0, "source": "table", "year": 2023, "kind": "annual mean"}
 USER = {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh", "year": None, "kind": "user"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.engine import contention
-from tfkit.engine.contention import Contention, busy_neighbours
+from tfkit.engine.training_run import contention
+from tfkit.engine.training_run.contention import Contention, busy_neighbours
 
 
 class Machine:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tfkit.engine.decided_size import RowTokens, decide_size
-from tfkit.engine.recognition import Recognition, _document, _fitting_recipe
+from tfkit.engine.recognition.decided_recipe import _document, _fitting_recipe
+from tfkit.engine.recognition.decided_size import RowTokens, decide_size
+from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.tree import COMMAND_LINE
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -41,7 +42,7 @@ CHANGES = [
 
 def decided(words: list[str], stacks: Any, parameters: int) -> Any:
     """The recipe for a model of these stacks, or what the command line makes invalid."""
-    given = Recognition.of(words).given
+    given = UnwrittenRecipe(words).given
     model = Kind("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
     task = decide(SEEN, model, given.get("objective", {}))
     size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))

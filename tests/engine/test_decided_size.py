@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tfkit.engine import decided_size
-from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
+from tfkit.engine.recognition.decided_recipe import decided_size
+from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.starting_points import LORA
 from tfkit.recipe.tasks import Kind, Seen

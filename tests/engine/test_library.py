@@ -276,7 +276,7 @@ def test_import_tfkit_imports_nothing_else() -> None:
 def test_what_a_call_gives_back_imports_no_compiler() -> None:
     code = """
 import sys, torch
-from tfkit.engine.isolation import isolated
+from tfkit.engine.training_run.isolation import isolated
 for mode in range(3):
     torch.set_deterministic_debug_mode(mode)
     with isolated():
@@ -292,7 +292,7 @@ print("torch._inductor" in sys.modules)
 def test_a_compiler_that_is_imported_later_is_deterministic_as_well() -> None:
     code = """
 import sys, torch
-from tfkit.engine.isolation import isolated
+from tfkit.engine.training_run.isolation import isolated
 from tfkit.training.device import make_deterministic
 with isolated():
     make_deterministic(torch.device("cpu"))

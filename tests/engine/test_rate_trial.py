@@ -14,9 +14,9 @@ from tiny_runs import exact, hashes, kept
 import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
-from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
-from tfkit.engine.rate_trial import RowSubset
-from tfkit.engine.resuming import _as_tried
+from tfkit.engine.request.resuming import _as_tried
+from tfkit.engine.training_run.rate_trial import RowSubset
+from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.sections import Recipe

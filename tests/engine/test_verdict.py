@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkit.engine.verdict import advice, compare, comparison_fields, predicts_one_class
+from tfkit.engine.assembly.verdict import advice, compare, comparison_fields, predicts_one_class
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tfkit.engine.gate import gate_error, parse_gate
+from tfkit.engine.request.gate import gate_error, parse_gate
 from tfkit.errors import QualityGateError, UsageError
 
 METRICS = ("loss", "perplexity")

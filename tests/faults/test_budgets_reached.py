@@ -10,7 +10,7 @@ import fake_codecarbon
 import pytest
 from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_micro_batches, strike, write_corpus, write_recipe
 
-from tfkit.engine.usage import spent_in
+from tfkit.engine.training_run.usage import spent_in
 
 STEPS = 12
 WORDS = ["training.micro_batch_size=1", "model.dropout={embedding: 0.1}", "checkpoint={every: 5}"]

@@ -12,7 +12,7 @@ import gguf
 import pytest
 from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
-from tfkit.engine.commands import gguf_export
+from tfkit.engine.tools import gguf_export
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from spoilt_steps import spoil
 from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, write_corpus, write_recipe
 from torch import Tensor
 
-import tfkit.engine.validator
+import tfkit.engine.training_run.validator
 import tfkit.training.optimizer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training.step import Stepper
@@ -187,14 +187,14 @@ def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: in
 
 def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path: Path) -> None:
     def before() -> None:
-        score, calls = tfkit.engine.validator.Validator._score, [0]
+        score, calls = tfkit.engine.training_run.validator.Validator._score, [0]
 
         def spoilt(self: Any, moment: str) -> dict[str, float]:
             calls[0] += 1
             metrics = score(self, moment)
             return metrics | {"loss": math.nan, "perplexity": math.nan} if calls[0] in (1, 3) else metrics
 
-        tfkit.engine.validator.Validator._score = spoilt  # type: ignore[method-assign]
+        tfkit.engine.training_run.validator.Validator._score = spoilt  # type: ignore[method-assign]
 
     run = tmp_path / "run"
     words = [*COMMON, "evaluation.every=3", "checkpoint={every: 3, keep: 1}"]

@@ -14,7 +14,7 @@ import pytest
 from saved_runs import STEPS, WORDS, Base
 from tiny_runs import Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.checkpointing
+import tfkit.engine.training_run.checkpointing
 
 EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
@@ -40,7 +40,7 @@ class Points:
     def __call__(self) -> None:
         os.fsync = self.fsync
         sys.addaudithook(self.audit)
-        save, prune, calls = tfkit.engine.checkpointing.save_checkpoint, tfkit.engine.checkpointing.prune, [0]
+        save, prune, calls = tfkit.engine.training_run.checkpointing.save_checkpoint, tfkit.engine.training_run.checkpointing.prune, [0]
 
         def counted_save(*arguments: Any, **options: Any) -> Path:
             calls[0] += 1
@@ -54,8 +54,8 @@ class Points:
             self.on = False
             return found
 
-        tfkit.engine.checkpointing.save_checkpoint = counted_save
-        tfkit.engine.checkpointing.prune = counted_prune
+        tfkit.engine.training_run.checkpointing.save_checkpoint = counted_save
+        tfkit.engine.training_run.checkpointing.prune = counted_prune
 
     def point(self) -> bool:
         """Whether this is the one to be killed at."""

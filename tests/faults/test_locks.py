@@ -15,7 +15,7 @@ import pytest
 from saved_runs import WORDS, Base
 from tiny_runs import Process
 
-import tfkit.engine.checkpointing
+import tfkit.engine.training_run.checkpointing
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None
 
     def patch() -> None:
         before()
-        save = tfkit.engine.checkpointing.save_checkpoint
+        save = tfkit.engine.training_run.checkpointing.save_checkpoint
 
         def paused(*arguments: object, **options: object) -> object:
             mark.touch()
@@ -53,7 +53,7 @@ def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None
                 time.sleep(0.005)
             return save(*arguments, **options)  # type: ignore[arg-type]
 
-        tfkit.engine.checkpointing.save_checkpoint = paused  # type: ignore[assignment]
+        tfkit.engine.training_run.checkpointing.save_checkpoint = paused  # type: ignore[assignment]
 
     return patch
 

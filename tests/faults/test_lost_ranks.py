@@ -17,7 +17,7 @@ from two_ranks import ONE_EACH, receipt, run_ranks, start_ranks, with_unbroken_r
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.engine import checkpointing, validator
+from tfkit.engine.training_run import checkpointing, validator
 
 STEPS = 12
 METERED = (f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5}}",)

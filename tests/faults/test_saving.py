@@ -16,7 +16,7 @@ import pytest
 from saved_runs import WORDS, Base, resumed_from
 from tiny_runs import Done, exact, hashes, kept, records, run_tfkit
 
-import tfkit.engine.checkpointing
+import tfkit.engine.training_run.checkpointing
 from tfkit import durable
 from tfkit.run import checkpoints
 from tfkit.run.manifest import recorded_bytes, verify
@@ -36,7 +36,7 @@ def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
 
     def before() -> None:
         durable.PAUSES = (0.01, 0.02, 0.05)
-        save, calls = tfkit.engine.checkpointing.save_checkpoint, [0]
+        save, calls = tfkit.engine.training_run.checkpointing.save_checkpoint, [0]
 
         def faulty(*arguments: Any, **options: Any) -> Path:
             calls[0] += 1
@@ -44,7 +44,7 @@ def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
                 fault()
             return save(*arguments, **options)
 
-        tfkit.engine.checkpointing.save_checkpoint = faulty
+        tfkit.engine.training_run.checkpointing.save_checkpoint = faulty
 
     return before
 
@@ -87,7 +87,7 @@ def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name
     limit = (base.killed / "checkpoints" / "step-000002" / name).stat().st_size - 1
 
     def before() -> None:
-        save, hard = tfkit.engine.checkpointing.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        save, hard = tfkit.engine.training_run.checkpointing.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
         def limited(*arguments: Any, **options: Any) -> Path:
             if not (run / "checkpoints").exists():  # the first one
@@ -98,7 +98,7 @@ def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
-        tfkit.engine.checkpointing.save_checkpoint = limited
+        tfkit.engine.training_run.checkpointing.save_checkpoint = limited
 
     assert_refused(base.run(run, before=before), run, ["step-000002"])
     base.assert_ends_the_same(run)

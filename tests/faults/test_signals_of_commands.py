@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.commands.averaging
-import tfkit.engine.commands.verification
+import tfkit.engine.tools.averaging
+import tfkit.engine.tools.verification
 import tfkit.hub.mean_weights
 import tfkit.recipe
 from tfkit.cli import COMMANDS
@@ -46,10 +46,10 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
 @pytest.mark.parametrize(
     ("words", "owner", "name", "count"),
     [
-        (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.commands.averaging, "verify", 2),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.engine.tools.averaging, "verify", 2),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.mean_weights, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
-        (["verify", "run"], tfkit.engine.commands.verification, "verify", 2),
+        (["verify", "run"], tfkit.engine.tools.verification, "verify", 2),
         (["check", "tiny.yaml"], tfkit.recipe, "open_recipe", 1),
     ],
     ids=["average checks", "average computes", "average writes", "verify", "check"],

@@ -14,7 +14,7 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
 
-from tfkit.engine.trackers import tracker_queue
+from tfkit.engine.training_run.trackers import tracker_queue
 
 STEPS = 12
 TRACKED = ["trackers=[{kind: tensorboard}]", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 from tiny_examples import ENCODER, model
 
-from tfkit.engine import companions
-from tfkit.engine.companions import companion_bytes_per_row, require_memory_for_companions
+from tfkit.engine.assembly import companions
+from tfkit.engine.assembly.companions import companion_bytes_per_row, require_memory_for_companions
 from tfkit.errors import MachineError
 from tfkit.objectives.companion import Companion
 from tfkit.recipe.schema.objective_facts import ObjectiveSection

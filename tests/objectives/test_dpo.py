@@ -14,8 +14,8 @@ from tiny_preferences import DECODER, dpo_objective, paired_rows, ranked_rows, s
 from torch import Tensor
 
 from tfkit.data import ExampleSet
+from tfkit.engine.assembly.reference_model import with_reference
 from tfkit.engine.listener import Silent
-from tfkit.engine.reference_model import with_reference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import IGNORED, Batch
 

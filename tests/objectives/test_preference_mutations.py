@@ -21,8 +21,8 @@ from tfkit.data.columns import record_columns
 from tfkit.data.columns.preference_forms import opening
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Row
+from tfkit.engine.assembly.reference_model import with_reference
 from tfkit.engine.listener import Silent
-from tfkit.engine.reference_model import with_reference
 from tfkit.objectives import dpo, reward
 from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.objective import IGNORED, Batch
@@ -167,7 +167,7 @@ def reference_with_dropout(patch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             yield of.train()
 
-    patch.setattr("tfkit.engine.reference_model.inference", training)
+    patch.setattr("tfkit.engine.assembly.reference_model.inference", training)
 
 
 def reference_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from tiny_examples import model
 from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, reward_objective, stored, whole_batch
 from torch import nn
 
+from tfkit.engine.assembly.reference_model import with_reference
 from tfkit.engine.listener import Silent
-from tfkit.engine.reference_model import with_reference
 from tfkit.hub import save_model
 from tfkit.hub.config_json import family_of
 from tfkit.hub.names import to_foreign

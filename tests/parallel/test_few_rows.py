@@ -13,9 +13,9 @@ from two_ranks import start_ranks
 
 from tfkit.carbon import Meter
 from tfkit.data import Loader
+from tfkit.engine.assembly.training_data import TrainingData, prepare_data
 from tfkit.engine.listener import Silent
-from tfkit.engine.micro_batches import limit_batch_size
-from tfkit.engine.training_data import TrainingData, prepare_data
+from tfkit.engine.training_run.micro_batches import limit_batch_size
 from tfkit.errors import UsageError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe import open_recipe

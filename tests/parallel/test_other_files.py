@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import Done, Process, Replaced, pretrain, write_corpus, write_recipe
 from two_ranks import start_ranks, write_prompts_and_pairs
 
-from tfkit.engine import rank_inputs
+from tfkit.engine.assembly import rank_inputs
 
 CODE = "def reward(row, text):\n    return float('a' in text)\n"
 FINETUNED = """

@@ -121,7 +121,7 @@ def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Pa
     """It stops while it saves, and serves the store; where it only takes long, the other waits."""
 
     def slow_then_stopped() -> None:
-        import tfkit.engine.checkpointing as checkpointing
+        import tfkit.engine.training_run.checkpointing as checkpointing
 
         heartbeat.BEAT_SECONDS = 0.5
         save, calls = checkpointing.save_checkpoint, []
@@ -149,7 +149,7 @@ def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Pa
 
 def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
     def break_saving() -> None:
-        import tfkit.engine.checkpointing as checkpointing
+        import tfkit.engine.training_run.checkpointing as checkpointing
 
         def full(*_: object, **__: object) -> None:
             raise OSError(28, os.strerror(28), "step-000004")

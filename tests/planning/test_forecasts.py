@@ -15,14 +15,14 @@ import tfkit
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
-from tfkit.engine.isolation import isolated
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.workload import RunWork, Workload, step_workload
-from tfkit.engine.run import Run
+from tfkit.engine.training_run.isolation import isolated
+from tfkit.engine.training_run.run import Run
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import RecipeText, model_config
 from tfkit.recipe.dump import dump_document

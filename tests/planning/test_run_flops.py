@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tfkit.alignment.user_code import NO_CODE
 from tfkit.carbon import Meter
-from tfkit.engine.components import Components, assemble, first_model
-from tfkit.engine.isolation import isolated
+from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning.run_flops import StepFlops
-from tfkit.engine.run import Run
+from tfkit.engine.training_run.isolation import isolated
+from tfkit.engine.training_run.run import Run
 from tfkit.objectives.registry import OBJECTIVES
 from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document

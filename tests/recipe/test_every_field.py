@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from tfkit.__main__ import main
 from tfkit.carbon.sidecar_process import SidecarProcess
-from tfkit.engine.assembled_run import AssembledRun
+from tfkit.engine.training_run.assembled_run import AssembledRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
@@ -826,7 +826,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
-    patch.setattr("tfkit.engine.training_log.peak_flops", lambda device, dtype: 1e12)
+    patch.setattr("tfkit.engine.training_run.training_log.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     uncompiled = torch._dynamo.config.patch(disable=True)  # a compiled module then calls its plain self
     uncompiled.__enter__()
@@ -894,7 +894,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Block, "forward", block)
     patch.setattr(SidecarProcess, "start", recording)
     patch.setattr("tfkit.carbon.sidecar_process._spawn", no_process)
-    patch.setattr("tfkit.engine.attempt._measure_idle", measured)
+    patch.setattr("tfkit.engine.training_run.attempt._measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)
 
 

@@ -8,7 +8,7 @@ import peak_of_a_taught_step
 import pytest
 from peak_of_a_step import batch
 
-from tfkit.engine.companions import companion_bytes_per_row
+from tfkit.engine.assembly.companions import companion_bytes_per_row
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row

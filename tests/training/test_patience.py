@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkit.engine.validator import since_best
+from tfkit.engine.training_run.validator import since_best
 
 VALUES = st.lists(st.one_of(st.none(), st.just(math.nan), st.just(math.inf), st.just(-math.inf), st.integers(0, 3).map(float)))
 

@@ -7,10 +7,10 @@ from tiny_training import batches, fresh, stepper, stream
 from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
-from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numel
-from tfkit.engine.planning import memory_plan
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, planned_bytes, require_memory_for_blocks
-from tfkit.engine.weight_sharding import copies_on_machine
+from tfkit.engine.assembly import memory_plan
+from tfkit.engine.assembly.components import batch_sizes, state_tensors, total_steps, trained_numel
+from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, planned_bytes, require_memory_for_blocks
+from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks

@@ -11,16 +11,16 @@ from test_plan import recipe
 from tiny_training import LLAMA, batches, bits, fresh, stepper
 from torch import Tensor
 
-from tfkit.engine.companions import (
+from tfkit.engine.assembly.companions import (
     PREFIX,
     companion_tensors,
     load_companion_tensors,
     place_companions,
     trained_companion_numel,
 )
-from tfkit.engine.components import state_tensors
+from tfkit.engine.assembly.components import state_tensors
+from tfkit.engine.assembly.memory_plan import planned_bytes
 from tfkit.engine.planning.further_models import FurtherModels, further_models
-from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion

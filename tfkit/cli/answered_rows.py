@@ -14,9 +14,9 @@ from tfkit.errors import DataError
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.engine.answers.row_answers import RowAnswers
-    from tfkit.engine.pipe import Pipe
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.pipe import Pipe
+    from tfkit.engine.inference.row_answers import RowAnswers
+    from tfkit.engine.inference.session import Session
 
 WriteRows = Callable[[Sequence[Mapping[str, Any]]], None]
 
@@ -67,7 +67,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 
 
 def _stdin_pipe() -> "Pipe":
-    from tfkit.engine.pipe import Pipe
+    from tfkit.engine.inference.pipe import Pipe
 
     if sys.stdin is None:
         raise DataError("stdin: closed, so no row can be read from it; give --data F")
@@ -86,7 +86,7 @@ def _windows(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], wor
 
 def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print JSON lines. Raises ReaderGone."""
-    from tfkit.engine.predictions_file import json_line
+    from tfkit.engine.inference.predictions_file import json_line
 
     for line in lines:
         console.json(json_line(line))

@@ -18,8 +18,8 @@ def average(
 ) -> None:
     """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used like any checkpoint."""
     from tfkit.cli.session import command_session
-    from tfkit.engine.commands.averaging import average_checkpoints, carbon_of, choose_checkpoints
-    from tfkit.engine.run_totals import energy_fields, place_fields
+    from tfkit.engine.request.run_totals import energy_fields, place_fields
+    from tfkit.engine.tools.averaging import average_checkpoints, carbon_of, choose_checkpoints
 
     chosen = choose_checkpoints(run, out, last)
     with command_session("average", carbon_of(run)) as work, work.stop.at_once("nothing was written"):

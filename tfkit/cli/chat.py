@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli.generation_io import write_line
-from tfkit.engine.answers.answered_prompts import line_of
-from tfkit.engine.answers.prompt_lines import prompt_of
+from tfkit.engine.inference.answered_prompts import line_of
+from tfkit.engine.inference.prompt_lines import prompt_of
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.text_generator import TextCompletion, TextGenerator
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.inference.text_generator import TextCompletion, TextGenerator
 
 
 def converse(generator: "TextGenerator", as_json: bool) -> int:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from tfkit import console
 from tfkit.cli import inspect
 from tfkit.cli.session import command_session
-from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import Beginning, TrainingRequest
-from tfkit.engine.many_runs.chain_plan import ChainPlan, plan_chain
-from tfkit.engine.session import Session
+from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
+from tfkit.engine.inference.session import Session
+from tfkit.engine.request.beginning import Beginning, TrainingRequest
+from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 if TYPE_CHECKING:
-    from tfkit.engine.commands.dry_run import DryRun
+    from tfkit.engine.tools.dry_run import DryRun
 
 _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
@@ -59,7 +59,7 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
 
 
 def _plan(beginning: Beginning, work: Session, options: RunOptions) -> "DryRun":
-    from tfkit.engine.commands.dry_run import dry_run
+    from tfkit.engine.tools.dry_run import dry_run
 
     return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=options.device, threads=options.threads, ranks=options.ranks.size)
 

@@ -11,8 +11,8 @@ from tfkit.cli.answered_rows import RowCommand, WriteRows, answer_rows
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.row_answers import RowAnswers
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.row_answers import RowAnswers
+    from tfkit.engine.inference.session import Session
 
 
 def embed(
@@ -38,8 +38,8 @@ def embed(
     line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. For any
     family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
     """
-    from tfkit.engine.settings import split_arguments
-    from tfkit.engine.vectors_file import require_vectors_file
+    from tfkit.engine.inference.vectors_file import require_vectors_file
+    from tfkit.engine.request.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:
@@ -48,7 +48,7 @@ def embed(
         require_vectors_file(out)
 
     def open_embedder() -> "RowAnswers":
-        from tfkit.engine.answers.embedded_rows import open_embedder
+        from tfkit.engine.inference.embedded_rows import open_embedder
 
         return open_embedder(checkpoint, changes, data, field=field, needs_all=out is not None, precision=precision)
 
@@ -56,6 +56,6 @@ def embed(
 
 
 def _vectors_file(out: Path, answers: "RowAnswers", work: "Session") -> AbstractContextManager[WriteRows]:
-    from tfkit.engine.vectors_file import vectors_file
+    from tfkit.engine.inference.vectors_file import vectors_file
 
     return vectors_file(out, answers.loaded.config.dim)

@@ -10,7 +10,7 @@ from tfkit.units import format_bytes
 
 def env(json: options.Json = False) -> None:
     """Show versions, processor, bf16 support, threads, devices, and the caches with their sizes."""
-    from tfkit.engine.commands.environment import describe_environment
+    from tfkit.engine.tools.environment import describe_environment
 
     document = describe_environment()
     if json:

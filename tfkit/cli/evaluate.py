@@ -9,14 +9,14 @@ from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
 from tfkit.cli.results import beside_baseline, show_judged
 from tfkit.cli.text_columns import align_facts
-from tfkit.engine.gate import gate_error, gate_metrics, judge
+from tfkit.engine.request.gate import gate_error, gate_metrics, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_number_of, shown_metrics
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.engine.scoring.evaluator import Evaluator
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.evaluator import Evaluator
+    from tfkit.engine.inference.session import Session
 
 
 def evaluate(
@@ -38,14 +38,14 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.predictions_file import write_predictions
-    from tfkit.engine.settings import CodePermission
+    from tfkit.engine.inference.predictions_file import write_predictions
+    from tfkit.engine.request.settings import CodePermission
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
 
     def open_evaluator() -> "Evaluator":
-        from tfkit.engine.scoring.evaluator import Evaluator
+        from tfkit.engine.inference.evaluator import Evaluator
 
         source = open_recipe(chosen) if chosen is not None else None
         return Evaluator(checkpoint, source, changes, data, CodePermission.of_user(allow_code))

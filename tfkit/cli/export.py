@@ -26,7 +26,7 @@ def export(
 
     The file is read again, and its predictions are compared with the model's. Models that llama.cpp would compute differently are refused.
     """
-    from tfkit.engine.commands.gguf_export import export_gguf
+    from tfkit.engine.tools.gguf_export import export_gguf
 
     began = time.monotonic()
     done = export_gguf(checkpoint, gguf, kind, console)

@@ -13,8 +13,8 @@ from tfkit.cli.chat import converse
 from tfkit.cli.generation_io import read_prompts, write_answers
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.text_generator import TextGenerator
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.inference.text_generator import TextGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Sampling:
 
     def words(self) -> list[str]:
         """Return the given options as key=value."""
-        from tfkit.engine.settings import quoted
+        from tfkit.engine.request.settings import quoted
 
         given = {name: value for name, value in asdict(self).items() if value not in (None, [])}
         texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
@@ -71,13 +71,13 @@ def generate(
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.settings import PROMPTS_AT_ONCE, split_arguments
+    from tfkit.engine.request.settings import PROMPTS_AT_ONCE, split_arguments
 
     words, overrides = split_arguments(arguments or ())
     overrides += sampling.words()
 
     def open_generator() -> "TextGenerator":
-        from tfkit.engine.answers.text_generator import TextGenerator
+        from tfkit.engine.inference.text_generator import TextGenerator
 
         return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [], precision=precision)
 

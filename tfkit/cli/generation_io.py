@@ -7,13 +7,13 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
-from tfkit.engine.answers.answered_prompts import answer_prompts, prompt_texts
-from tfkit.engine.answers.prompt_lines import Prompt, prompt_batches, prompt_of
-from tfkit.engine.predictions_file import json_line
+from tfkit.engine.inference.answered_prompts import answer_prompts, prompt_texts
+from tfkit.engine.inference.predictions_file import json_line
+from tfkit.engine.inference.prompt_lines import Prompt, prompt_batches, prompt_of
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.text_generator import TextGenerator
+    from tfkit.engine.inference.text_generator import TextGenerator
 
 
 def read_prompts(

@@ -11,8 +11,8 @@ from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.engine.commands.inspection import Inspection
-    from tfkit.engine.commands.shown_rows import ShownToken
+    from tfkit.engine.tools.inspection import Inspection
+    from tfkit.engine.tools.shown_rows import ShownToken
 
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
@@ -38,15 +38,15 @@ def inspect(
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.tuned_recipe import tuned_recipe
-    from tfkit.engine.beginning import finetuning
-    from tfkit.engine.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.request.beginning import finetuning
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
     source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
     checked = source.read(words) if source is not None else None
     beginning = finetuning(source, words, checkpoint, UnwrittenRecipe(words)) if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
-        from tfkit.engine.commands.inspection import inspect_first_step
+        from tfkit.engine.tools.inspection import inspect_first_step
 
         if beginning is not None:
             with work.stop.at_once():

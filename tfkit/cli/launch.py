@@ -1,13 +1,11 @@
 """tfkit launch: prints the file that starts a training on a cluster, without contacting one."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.errors import UsageError
 
 
 def launch(
@@ -28,26 +26,7 @@ def launch(
 
     Its comments say what to fill in. The recipe is checked first, including whether its work can be divided among these processes.
     """
-    from tfkit.engine.rank_checks import require_divisible
-    from tfkit.parallel.launch_files import FILES, LaunchedTraining
-    from tfkit.recipe import open_recipe, read_recipes
+    from tfkit.engine.tools.launching import launch_file
 
-    if kind not in FILES:
-        raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
-    processes = gpus_per_node or ranks_per_node or 1  # on each machine
-    if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
-        raise UsageError(
-            f"--ranks-per-node {ranks_per_node}: each process has its own GPU, so --gpus-per-node {gpus_per_node} sets their number; "
-            "leave --ranks-per-node out"
-        )
-    source, words = open_recipe(recipe), tuple(overrides or ())
-    recipes = read_recipes(source, words, ranks=nodes * processes)
-    for checked in recipes:
-        require_divisible(checked, nodes * processes)
-    command = "pretrain" if recipes[0].model.start is None else "finetune"
-    folder = run or Path("runs") / source.name
-    # Submitted again it resumes, and a node need not know what is allowed here.
-    code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
-    launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
-    training = LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None)
-    console.result(FILES[kind](training).rstrip("\n"))
+    file = launch_file(kind, recipe, tuple(overrides or ()), run, nodes=nodes, ranks_per_node=ranks_per_node, gpus_per_node=gpus_per_node)
+    console.result(file.rstrip("\n"))

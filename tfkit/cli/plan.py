@@ -8,11 +8,11 @@ import typer
 from tfkit.cli import options
 from tfkit.cli.results import show_judged
 from tfkit.cli.text_columns import align_facts
-from tfkit.engine.gate import failed_gates, judge, plan_gates, plan_metrics
+from tfkit.engine.request.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
 if TYPE_CHECKING:
-    from tfkit.engine.planning.estimate import Estimate, Range
+    from tfkit.engine.training_run.estimate import Estimate, Range
 
 _MIN_TRAFFIC = 0.001  # fraction of the total that is shown: besides weights and gradients, ranks exchange a few numbers
 _PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
@@ -43,16 +43,16 @@ def plan(
     from tfkit.cli.session import command_session
     from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
-    from tfkit.engine.run_totals import energy_fields
-    from tfkit.engine.settings import CodePermission
-    from tfkit.engine.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.request.run_totals import energy_fields
+    from tfkit.engine.request.settings import CodePermission
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
     selected = options.stage_names(stages)
     planned = check_plan_request(source, words, checkpoint, selected, UnwrittenRecipe(words))
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
-        from tfkit.engine.many_runs.planned_chain import make_plan
+        from tfkit.engine.chains.planned_chain import make_plan
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission.of_user(allow_code)))
     measured = energy_fields(work.own(work.meter.stop()))

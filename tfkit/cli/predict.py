@@ -12,8 +12,8 @@ from tfkit.cli.answered_rows import RowCommand, WriteRows, answer_rows
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.row_answers import RowAnswers
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.row_answers import RowAnswers
+    from tfkit.engine.inference.session import Session
 
 
 def predict(
@@ -37,14 +37,14 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.engine.settings import split_arguments
+    from tfkit.engine.request.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:
         raise UsageError(f"predict does not know {words[0]!r}: give rows as --data F, and changes as key=value")
 
     def open_predictor() -> "RowAnswers":
-        from tfkit.engine.answers.predicting import open_predictor
+        from tfkit.engine.inference.predicting import open_predictor
 
         return open_predictor(checkpoint, changes, data, all_labels=all_, precision=precision)
 
@@ -54,7 +54,7 @@ def predict(
 @contextmanager
 def _lines_file(out: Path, answers: "RowAnswers", work: "Session") -> Iterator[WriteRows]:
     """Open a file of lines: a table, or JSON lines."""
-    from tfkit.engine.predictions_file import DELIMITERS, lines_file
+    from tfkit.engine.inference.predictions_file import DELIMITERS, lines_file
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()
     with lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:

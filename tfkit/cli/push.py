@@ -22,7 +22,7 @@ def push(
     The training state and the paths of this machine are not uploaded. If a push breaks off, repeat the command: files that were uploaded
     are not sent again. The token is HF_TOKEN, or that of `hf auth login`.
     """
-    from tfkit.engine.commands.publishing import prepare, publish
+    from tfkit.engine.tools.publishing import prepare, publish
 
     if checkpoint.startswith("hub:"):
         raise UsageError(f"{checkpoint}: is already on the Hub; push takes a folder on this machine")

@@ -2,23 +2,19 @@
 
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli import crash
+from tfkit.engine.training_run.local_ranks import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
-from tfkit.parallel.deal import PeerDoneError
-from tfkit.parallel.launched_rank import watch_launcher, write_into
-from tfkit.parallel.ranks import Ranks, find_ranks
-from tfkit.parallel.workers import Workers
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.engine.given import Given
-    from tfkit.engine.session import Session
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.request.given import Given
 
 
 def join_training(
@@ -53,54 +49,32 @@ def join_command(
         raise UsageError(f"--ranks {size}: {refuse_ranks}")
     if (ranks := _find_or_start(requested)) is None or ranks.is_first:
         return ranks
-    from tfkit.engine.session import following_session
+    from tfkit.engine.inference.session import follow_command
 
     console.set_quiet(True)
-    with (
-        StopSignals(acknowledge=console.acknowledge) as signals,
-        contextlib.suppress(PeerDoneError),
-        following_session(ranks, signals, device, threads) as work,
-        signals.at_once(),
-    ):
-        follow(work)
+    with StopSignals(acknowledge=console.acknowledge) as signals:
+        follow_command(ranks, signals, device, threads, follow)
     return None
 
 
 def _find_or_start(requested: int | None) -> Ranks | None:
     """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    ranks = find_ranks()
-    if requested is not None and not ranks.is_alone and requested != ranks.size:
-        raise UsageError(
-            f"--ranks {requested}: this process is already rank {ranks.rank} of {ranks.size}, started by torchrun or Slurm; leave it out"
-        )
-    if requested is not None and requested > 1 and ranks.is_alone:
-        if code := _run_workers(requested):
-            raise crash.AlreadyReportedError(code)
-        return None
-    watch_launcher()
-    return ranks
-
-
-def _run_workers(size: int) -> int:
-    """Start the ranks, wait for them, and return the exit code."""
-    command = [sys.executable, "-m", "tfkit", *crash.words]
-    workers = Workers.start(command, size)
-    try:
-        with _forwarding_signals(workers):
-            code = workers.wait()
-        if (culprit := workers.culprit) is not None and not workers.has_reported(culprit):
-            console.error(workers.report(culprit))
-        return code
-    finally:
-        workers.kill()
+    found = find_or_start(requested, crash.words, _forwarding_signals)
+    if isinstance(found, Ranks):
+        return found
+    if found.report is not None:
+        console.error(found.report)
+    if found.code:
+        raise crash.AlreadyReportedError(found.code)
+    return None
 
 
 @contextlib.contextmanager
-def _forwarding_signals(workers: Workers) -> Iterator[None]:
+def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
     """Forward stop signals to the ranks, which save and end. Signals that are ignored on entry stay ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        workers.forward_signal(number)
+        forward(number)
 
     previous = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -115,8 +89,8 @@ def _forwarding_signals(workers: Workers) -> Iterator[None]:
 
 def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], Given] | None") -> None:
     """Follow rank 0 to the end of the training."""
-    from tfkit.engine.following import follow
-    from tfkit.engine.rank_checks import rank_threads
+    from tfkit.engine.request.rank_checks import rank_threads
+    from tfkit.engine.training_run.following import follow
 
     crash.set_folder(None)
     own = None
@@ -125,6 +99,6 @@ def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], Given] | Non
             own = given()
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, write_into, own)
+            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, own)
         except Stopped as stopped:
             raise Stopped(str(stopped), signals.requested or stopped.exit_code - 128) from None

@@ -70,7 +70,7 @@ def _print_one(recipe: "BundledRecipe", json: bool) -> None:
 
 
 def _fetch(recipe: "BundledRecipe", json: bool) -> None:
-    from tfkit.engine.commands.fetching import fetch_files, sets_of
+    from tfkit.engine.tools.fetching import fetch_files, sets_of
 
     sets = sets_of(recipe)
     for data_set in sets:

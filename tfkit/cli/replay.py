@@ -24,7 +24,7 @@ def replay(
     The run folder is only read. The command ends with exit code 5 if this machine does not compute the same as the run did.
     """
     from tfkit.cli.session import command_session
-    from tfkit.engine.settings import CodePermission
+    from tfkit.engine.request.settings import CodePermission
     from tfkit.recipe import read_recipe
     from tfkit.run.replay_file import read_replay
 
@@ -35,7 +35,7 @@ def replay(
     code = CodePermission.of_user(allow_code)
     code.require(recipe.objective.code_files)
     with command_session("replay", recipe.carbon) as work:
-        from tfkit.engine.commands.replaying import replay_step
+        from tfkit.engine.tools.replaying import replay_step
 
         result = replay_step(run, recipe, document, work, code, device, threads)
     console.json(result) if json else console.result(_table(result))

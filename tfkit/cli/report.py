@@ -75,7 +75,7 @@ def report(
 
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     """Write the HTML page, and report its path on stderr."""
-    from tfkit.engine.inputs import Inputs
+    from tfkit.engine.request.inputs import Inputs
     from tfkit.reporting.html_page import html_page
     from tfkit.reporting.page_file import check_page_path, write_page
 

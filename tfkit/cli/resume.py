@@ -25,7 +25,7 @@ def resume(
     from tfkit import console
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import to_run_options, train
-    from tfkit.engine.many_runs.sweeping import resume as resume_run
+    from tfkit.engine.chains.sweeping import resume as resume_run
 
     if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
         return

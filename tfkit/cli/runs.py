@@ -34,7 +34,7 @@ def runs(
 
     A run whose process was killed is marked as killed. Runs in progress and other folders are never deleted.
     """
-    from tfkit.engine.killed import complete_killed_run
+    from tfkit.engine.request.killed import complete_killed_run
     from tfkit.run.listing import list_runs, unfinished_runs
 
     if (with_checkpoints or yes) and not delete_unfinished:

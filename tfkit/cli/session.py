@@ -10,13 +10,13 @@ from tfkit import console
 from tfkit.cli import crash
 from tfkit.cli.options import Execution
 from tfkit.cli.ranks import join_command
-from tfkit.engine.predictions_file import require_writable
-from tfkit.engine.session import Session, session
-from tfkit.parallel.ranks import ONE_PROCESS, Ranks, find_ranks
+from tfkit.engine.inference.predictions_file import require_writable
+from tfkit.engine.inference.session import Session, session
+from tfkit.engine.training_run.local_ranks import ONE_PROCESS, Ranks, find_ranks
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.engine.settings import Opened
+    from tfkit.engine.request.settings import Opened
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 T = TypeVar("T", bound="Opened")

@@ -34,7 +34,7 @@ def sweep(
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import option_words, to_run_options, train
     from tfkit.cli.tuned_recipe import tuned_recipe
-    from tfkit.engine.many_runs.sweeping import sweep as run_sweep
+    from tfkit.engine.chains.sweeping import sweep as run_sweep
 
     open_tuned = partial(tuned_recipe, "sweep", recipe, overrides, checkpoint, data)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given)) is None:

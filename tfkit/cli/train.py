@@ -11,15 +11,15 @@ from tfkit import console
 from tfkit.cli import crash
 from tfkit.cli.options import Attempt, stage_names
 from tfkit.cli.results import show_training_result
-from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import TrainingRequest
-from tfkit.engine.gate import failed_gates
-from tfkit.engine.given import Given
-from tfkit.engine.meeting import Meeting
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.settings import CodePermission
+from tfkit.engine.request.beginning import TrainingRequest
+from tfkit.engine.request.gate import failed_gates
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.settings import CodePermission
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.engine.training_run.local_ranks import Ranks
+from tfkit.engine.training_run.meeting import Meeting
 from tfkit.errors import BudgetReached, Stopped
-from tfkit.parallel.ranks import Ranks
 from tfkit.run.signals import StopSignals
 
 
@@ -59,7 +59,7 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
 def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
     """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
     from tfkit.cli.dry_run import show_dry_run
-    from tfkit.engine.many_runs import stages
+    from tfkit.engine.chains import stages
 
     if dry_run:
         return show_dry_run(request, options, as_json)

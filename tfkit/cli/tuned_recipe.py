@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tfkit.cli.options import split_recipe
-from tfkit.engine.given import Given
-from tfkit.engine.many_runs.chain_plan import first_stage
-from tfkit.engine.settings import quoted
+from tfkit.engine.chains.chain_plan import first_stage
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.settings import quoted
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText, open_recipe
 

@@ -10,8 +10,8 @@ from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.engine.commands.audit import Audit
-    from tfkit.engine.commands.verification import Verdict
+    from tfkit.engine.tools.audit import Audit
+    from tfkit.engine.tools.verification import Verdict
 
 
 def verify(
@@ -21,7 +21,7 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers. Ends with 4 if any differ."""
-    from tfkit.engine.commands.verification import verify_path
+    from tfkit.engine.tools.verification import verify_path
 
     verification = verify_path(checkpoint, console)
     with suppress(console.ReaderGone):  # the exit code reports it, too

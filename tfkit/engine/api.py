@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import TrainingRequest
-from tfkit.engine.isolation import isolated
+from tfkit.engine.chains import stages as training
+from tfkit.engine.chains import sweeping
+from tfkit.engine.chains.chain_plan import first_stage
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
 from tfkit.engine.library.checkpoint_calls import evaluate, generate, predict
-from tfkit.engine.library.own_ranks import own_ranks
 from tfkit.engine.listener import Listener, Silent
-from tfkit.engine.many_runs import stages as training
-from tfkit.engine.many_runs import sweeping
-from tfkit.engine.many_runs.chain_plan import first_stage
 from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.request.beginning import TrainingRequest
 from tfkit.engine.results import SweepResult, TrainingResult
-from tfkit.engine.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.engine.training_run.isolation import isolated
+from tfkit.engine.training_run.local_ranks import own_ranks
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText
 
 if TYPE_CHECKING:
-    from tfkit.engine.planning.estimate import Estimate
+    from tfkit.engine.training_run.estimate import Estimate
 
 __all__ = ["evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep"]
 
@@ -188,8 +188,8 @@ def plan(
     steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start` and
     `data` are those of `finetune`.
     """
+    from tfkit.engine.inference.session import session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
-    from tfkit.engine.session import session
 
     source = recipe_text(recipe) if recipe is not None else None
     if source is None and start is None and data is None:
@@ -197,7 +197,7 @@ def plan(
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     planned = check_plan_request(source, words, str(start) if start is not None else None, stages, UnwrittenRecipe(words))
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
-        from tfkit.engine.many_runs.planned_chain import make_plan
+        from tfkit.engine.chains.planned_chain import make_plan
 
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission.of_user(allow_code)))
 

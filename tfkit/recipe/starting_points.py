@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-DECISIONS = 9  # the version of these rules and those of tfkit/engine/recognition.py: raise it with any change
+DECISIONS = 9  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # fractions; and the rows that can select the best checkpoint
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _UNLIMITED = 10**18

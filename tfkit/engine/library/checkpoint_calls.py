@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import AnyRecipe, Overrides, ShouldStop, interrupts, recipe_text, words_of
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.results import Completion, EvaluationResult
+from tfkit.engine.training_run.isolation import isolated
 
 if TYPE_CHECKING:
-    from tfkit.engine.answers.row_answers import RowAnswers
-    from tfkit.engine.session import Session
-    from tfkit.engine.settings import Opened
+    from tfkit.engine.inference.row_answers import RowAnswers
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.request.settings import Opened
     from tfkit.generation.answer_precision import Precision
 
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
@@ -41,7 +41,7 @@ def evaluate(
     `allow_code`: run the code that the recipe names, also if it was not allowed before. Raises Stopped if `should_stop` returns True: a
     score of a part of the rows is discarded.
     """
-    from tfkit.engine.scoring.evaluator import Evaluator
+    from tfkit.engine.inference.evaluator import Evaluator
 
     with isolated(), interrupts(should_stop) as stop:
         source = recipe_text(recipe) if recipe is not None else None
@@ -70,7 +70,7 @@ def generate(
     `chat`: a prompt is a user's message, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
     language model fills the masks. `precision`: auto, float32, bf16 or int8, as --precision. Raises Stopped.
     """
-    from tfkit.engine.answers.text_generator import TextGenerator
+    from tfkit.engine.inference.text_generator import TextGenerator
 
     with isolated(), interrupts(should_stop) as stop:
         generator = TextGenerator(str(start), words_of(overrides), chat=chat, precision=precision)
@@ -101,7 +101,7 @@ def predict(
     bf16 or int8, as --precision. `overrides`: {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be
     read; with {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
     """
-    from tfkit.engine.answers.predicting import open_predictor
+    from tfkit.engine.inference.predicting import open_predictor
 
     predictor = open_predictor(start, words_of(overrides), all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
@@ -133,7 +133,7 @@ def _session_of(
     command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
     """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
-    from tfkit.engine.session import session
+    from tfkit.engine.inference.session import session
 
     folder = Path(run) if run is not None else None
     if folder is not None:

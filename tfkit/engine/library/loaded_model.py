@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.isolation import isolated
 from tfkit.engine.library.argument_names import naming_arguments
 from tfkit.engine.library.calls import Overrides, interrupts, words_of
 from tfkit.engine.listener import Silent
 from tfkit.engine.results import Completion
+from tfkit.engine.training_run.isolation import isolated
 from tfkit.hub import Loaded
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class LoadedModel(Loaded):
         self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str, overrides: Overrides = None, *, all_labels: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield each row, a dict or a text alone, with its `prediction`, as `tfkit.predict` does; no energy is measured."""
-        from tfkit.engine.answers.predicting import open_predictor
+        from tfkit.engine.inference.predicting import open_predictor
 
         predictor = open_predictor(self.folder, words_of(overrides), all_labels=all_labels)
         predictor.use(self)
@@ -44,8 +44,8 @@ class LoadedModel(Loaded):
         self, prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]], overrides: Overrides = None, *, chat: bool = False
     ) -> list[Completion]:
         """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
-        from tfkit.engine.answers.text_generator import TextGenerator
-        from tfkit.engine.session import session
+        from tfkit.engine.inference.session import session
+        from tfkit.engine.inference.text_generator import TextGenerator
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         generator = TextGenerator(str(self.folder), words_of(overrides), chat=chat)

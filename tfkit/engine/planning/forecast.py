@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from tfkit.carbon import Place, resolve_place
-from tfkit.engine.contention import busy_neighbours
-from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
 from tfkit.engine.planning.gpus import gpu_of
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.workload import RunWork
+from tfkit.engine.training_run.contention import busy_neighbours
+from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.recipe.schema.sections import Recipe
 
 _TABLE_SPREAD = 2.0  # factor to either side of a time from the table alone

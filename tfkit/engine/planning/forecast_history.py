@@ -15,7 +15,7 @@ from typing import Any
 
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.durable import write_atomically
-from tfkit.engine.planning.estimate import Range
+from tfkit.engine.training_run.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from tfkit.engine.beginning import Decided, require_trainable
+from tfkit.engine.inference.session import Session
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import copies_elsewhere, require_ranks, with_cluster
-from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.plan_request import PlanOptions
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.run import Run
-from tfkit.engine.session import Session
+from tfkit.engine.request.beginning import Decided, require_trainable
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.run import Run
 from tfkit.training.device import pick_device
 
 

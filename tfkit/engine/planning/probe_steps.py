@@ -12,16 +12,16 @@ import torch
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.carbon import Meter, Reading
 from tfkit.data import Loader
-from tfkit.engine.components import Components, assemble, first_model
+from tfkit.engine.assembly.components import Components, assemble, first_model
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.validation import score_validation
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.micro_batches import MicroBatches
-from tfkit.engine.planning.estimate import Estimate, Range
 from tfkit.engine.planning.forecast import Power, build_forecast, modelled_power
 from tfkit.engine.planning.forecast_history import correction_for
 from tfkit.engine.planning.machine_speed import device_name
 from tfkit.engine.planning.run_flops import evaluation_count
-from tfkit.engine.training_data import TrainingData
-from tfkit.engine.validation import score_validation
+from tfkit.engine.training_run.estimate import Estimate, Range
+from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.errors import Stopped
 from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe

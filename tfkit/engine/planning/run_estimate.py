@@ -6,14 +6,14 @@ import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import Loader
-from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numel
-from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.assembly.components import batch_sizes, holds_whole_model, total_steps, trained_numel
+from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes, planned_bytes
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast import forecast
 from tfkit.engine.planning.further_models import further_models
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes, planned_bytes
-from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.engine.planning.run_flops import run_flops
-from tfkit.engine.training_data import TrainingData
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe

@@ -7,11 +7,11 @@ from operator import add
 from typing import Any, Literal
 
 from tfkit.data import Loader, StepLoader
-from tfkit.engine.components import trained_numel
-from tfkit.engine.planning.memory_plan import planned_bytes
-from tfkit.engine.planning.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
+from tfkit.engine.assembly.components import trained_numel
+from tfkit.engine.assembly.memory_plan import planned_bytes
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.workload import RunWork, Workload, count_blocks, step_workload
-from tfkit.engine.training_data import TrainingData
+from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion

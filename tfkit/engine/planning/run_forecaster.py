@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from tfkit.engine.planning.estimate import Estimate
-    from tfkit.engine.training_data import TrainingData
+    from tfkit.engine.assembly.training_data import TrainingData
+    from tfkit.engine.training_run.estimate import Estimate
     from tfkit.model.transformer import Transformer
     from tfkit.recipe.schema.sections import Recipe
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tfkit.engine.components import choose_trained, holds_whole_model
+from tfkit.engine.assembly.components import choose_trained, holds_whole_model
 from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig

@@ -1,1 +1,0 @@
-"""Inference with a checkpoint: predictions for rows, and texts for prompts."""

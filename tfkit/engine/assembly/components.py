@@ -1,0 +1,241 @@
+"""Assemble the training components from a recipe, data and a model, for training and for the replay of a step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from tfkit.adapters import FrozenReference, add_lora, freeze
+from tfkit.data import BatchSizes, Rows, StepLoader
+from tfkit.engine.assembly.base_model import start_model
+from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
+from tfkit.engine.assembly.loaders import LOADER_PREFIX, open_loader, restore_loader
+from tfkit.engine.assembly.mixed_loader import mix_text
+from tfkit.engine.assembly.reference_model import data_with_reference
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.validation import check_validation
+from tfkit.engine.assembly.weight_sharding import WeightsHash, is_sharded, shard_weights
+from tfkit.engine.listener import Listener
+from tfkit.errors import DataError, UsageError
+from tfkit.hub import open_tensors
+from tfkit.model.transformer import Transformer, build
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.registry import open_rows, row_order
+from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.depth import Unfreezing, parameter_depths
+from tfkit.training.device import move, pick_precision
+from tfkit.training.loop import Plan, Progress
+from tfkit.training.loss_module import LossModule
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.replay import weights_sha256
+from tfkit.training.schedule import Schedule
+from tfkit.training.step import Stepper
+from tfkit.training.trained_model import TrainedModel
+
+# Prefixes of the latest weights, and of their mean, in a training state, which no parameter has.
+_LATEST, _MEAN = "latest/", "mean/"
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components that the training loop uses."""
+
+    precision: torch.dtype
+    loader: StepLoader[Batch]
+    plan: Plan
+    schedule: Schedule
+    weights: Weights
+    optimizer: Optimizer
+    stepper: Stepper
+    reference: FrozenReference | None  # the initial model, for an objective that reads it in every step
+    data: TrainingData  # with the initial model's log-probabilities, for an objective that reads them once
+
+
+def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
+    """Return the initial model, with random weights or those of a checkpoint, as the objective initializes them. Raises ModelError.
+
+    If its weights will be sharded over `peers`, its blocks are filled later, one by one.
+    """
+    new: tuple[str, ...] | None = None
+    later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
+    if data.start is not None:
+        model, new = start_model(recipe, data.start, data.config, data.labels, defer_blocks=later)
+        if new:
+            listener.say(f"newly initialized: {', '.join(new)}")
+    else:
+        model = build(data.config, recipe.training.seed, defer_blocks=later)
+    data.objective.initialize(model, new)
+    choose_trained(recipe, model, new or ())
+    return model
+
+
+def assemble(
+    recipe: Recipe,
+    data: TrainingData,
+    model: Transformer,
+    device: torch.device,
+    micro_batch_size: int,
+    listener: Listener,
+    should_stop: Callable[[], bool] | None = None,
+    peers: Peers = ALONE,
+) -> Components:
+    """Return the components of the first step, into which a checkpoint can be restored. The model moves to the device; its parameters
+    become working weights. `should_stop` ends the sampling of responses; `peers`: the ranks that take each step together, over which the
+    weights are sharded if the recipe says so. Raises ModelError for ids beyond the vocabulary, and for ranks whose initial weights differ.
+    """
+    for stored in (
+        *(stored for stored, _ in data.train),
+        *(held_out.stored for held_out in data.validation),
+        *(stream for stream, _ in data.pretraining),
+    ):
+        stored.check_vocabulary(model.config.vocab_size)
+    check_validation(recipe, data)
+    _check_prompts(recipe, data, model)
+    training, objective = recipe.training, data.objective
+    precision = pick_precision(training.precision, device)
+    companions = place_companions(recipe, objective, device, precision)
+    move(model, device)
+    weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
+    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
+    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
+    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
+    options: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
+    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **options)
+    for stack in model.stacks:
+        stack.activation_checkpointing = training.activation_checkpointing
+    if is_sharded(recipe, peers):
+        shard_weights(recipe, stepper, reference)
+    if objective.reference_use == "once":
+        key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"
+        lacks_any = None if weights.sharding is None else lambda lacks: bool(peers.agree(int(lacks)))
+        with weights.use_latest():
+            data = data_with_reference(data, model, key, recipe.evaluation.batch_size, listener, lacks_any)
+    rows = open_rows(recipe, objective, data.train, model.config)
+    sizes = batch_sizes(recipe, rows)
+    plan = Plan(
+        total_steps(recipe, rows, sizes),
+        training.log_every,
+        in_steps(recipe.evaluation.every, rows, sizes),
+        in_steps(recipe.checkpoint.every, rows, sizes),
+        training.max_skipped_steps,
+        training.loss_jump_sigmas,
+    )
+    schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
+    loader = open_loader(recipe, objective, data.rules, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
+    loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
+    return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
+
+
+def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
+    """Return the rows of each step; a ramp in tokens is converted by the mean tokens of a row."""
+    ramp = recipe.training.batch_ramp
+    if ramp is None:
+        return BatchSizes(recipe.training.batch_size)
+    return BatchSizes(recipe.training.batch_size, ramp.start, ramp.tokens / rows.mean_tokens)
+
+
+def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
+    """Return the length of the training in optimizer steps, rounded up."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return sizes.steps(training.tokens / rows.mean_tokens)
+    assert training.epochs is not None
+    return sizes.steps(training.epochs * len(rows))
+
+
+def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
+    """Return the number of steps between two evaluations or checkpoints, rounded up for "epoch"; None stays None."""
+    return sizes.steps(len(rows)) if every == "epoch" else every
+
+
+def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
+    """Add the recipe's adapter, and freeze what it names; `new`: parameters that are trained with an adapter. Raises UsageError."""
+    training = recipe.training
+    if training.adapter is not None:
+        add_lora(model, training.adapter, training.seed, new)
+    if training.frozen:
+        freeze(model, training.frozen)
+
+
+def holds_whole_model(recipe: Recipe) -> bool:
+    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
+    adapter = recipe.training.adapter
+    return adapter is None or adapter.merge
+
+
+def trained_numel(model: Transformer) -> int:
+    """Return the number of elements of the parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
+    """Raise UsageError before the first step if the evaluations could not continue a prompt of the recipe."""
+    if not recipe.generation.prompts:
+        return
+    from tfkit.generation.complete import encode_prompts
+    from tfkit.generation.decoding import check_length
+
+    texts, rendered = data.objective.prompts(recipe.generation.prompts)
+    for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
+        try:
+            check_length(len(ids), number, model)
+        except DataError as error:
+            raise UsageError(f"generation.prompts: {error}") from None
+
+
+def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
+    """Load the weights and the training state of a checkpoint into the components; return its progress. Raises ModelError."""
+    components.optimizer.load_state(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
+    )
+    digest = WeightsHash()  # the ranks read all weights, and compare them before the first step
+    shards = components.weights.sharding is not None
+    reading: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = digest.reading if shards else lambda weights: weights
+    load_companion_tensors(components.stepper.companions, tensors, reading)
+    latest: Mapping[str, torch.Tensor]
+    mean: Mapping[str, torch.Tensor]
+    latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
+    restore_loader(components.loader, checkpoint, tensors, state)
+    with ExitStack() as stack:
+        if not latest or (state["mean_steps"] and not mean):  # the model's own files hold them
+            saved = stack.enter_context(open_tensors(checkpoint))
+            latest, mean = latest or saved, saved
+        if state["mean_steps"]:
+            components.weights.load_mean(mean, state["mean_steps"])
+        components.weights.load(reading(latest))
+    if shards:
+        digest.require_same(components.stepper.peers)
+    return Progress.from_state(state["progress"])
+
+
+def owner_of(key: str) -> tuple[str, str]:
+    """Return the trained companion and the parameter to which a tensor of `state_tensors`, or a weight by its plain name, belongs.
+
+    The companion is empty for the model of the run.
+    """
+    if key.startswith(PREFIX):
+        return companion_parameter(key)
+    return "", key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
+
+
+def state_tensors(
+    weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights if the
+    model's files hold others.
+
+    The files hold the mean, if there is one. Of `factors`, which make up an adapter's updates, they hold Hugging Face's layout or the
+    merged weights, so the mean of the factors is here, too.
+    """
+    trained = weights.trained
+    latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
+    mean = {f"{_MEAN}{name}": weights.mean[name] for name in trained} if weights.mean and factors else {}
+    return optimizer.state() | latest | mean | companion_tensors(companions)

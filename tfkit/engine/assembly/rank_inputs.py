@@ -1,0 +1,110 @@
+"""The inputs of a command on several ranks, which must be the same on all of them: rows, tokenizer, models, reward functions."""
+
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tfkit.alignment.user_code import code_hashes
+from tfkit.engine.assembly.companions import recorded_companions
+from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
+from tfkit.engine.request.inputs import Inputs, inputs_of
+from tfkit.errors import DataError, ModelError, TfkitError
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run import manifest
+from tfkit.run.manifest import manifest_text, read_manifest, sha256_of
+from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
+
+_REMEDY = "Give all ranks the same: copy that of rank 0, or use a disk that they share"
+_SHOWN = 3  # files in a message
+
+
+@dataclass(frozen=True)
+class RankInput:
+    """An input, as this rank has it."""
+
+    place: str  # in the recipe, and what is there; or what the command line names
+    fingerprint: str  # equal only if all ranks compute the same with it
+    error: type[TfkitError]  # that a difference is
+    files: Callable[[], dict[str, Path]]  # by a name that is the same on all ranks
+
+
+def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
+    """Yield the inputs of a training. An input from which another one is computed comes first: it is the cause if both differ.
+
+    `checkpoint`: that the run continues from. Raises ModelError if it is incomplete.
+    """
+    if checkpoint is not None:
+        yield RankInput(f"{checkpoint}", manifest_text(read_manifest(checkpoint)), ModelError, partial(_files_in, checkpoint))
+    tokenizer = f"{data.tokenizer.fingerprint()} {data.tokenizer.chat_template}"
+    if (start := data.start) is not None:
+        files = partial(_files_in, start.described.folder)
+        yield RankInput(f"model.from: {start.path}", f"{start.sha256} {tokenizer}", ModelError, files)
+    elif (path := recipe.tokenizer.path) is not None:
+        yield RankInput(f"tokenizer.path: {path}", tokenizer, ModelError, lambda: _files_in(tokenizer_folder(path), TOKENIZER_FILES))
+    for companion in recorded_companions(data.objective):
+        files = partial(_files_in, companion.folder)
+        yield RankInput(f"objective.{companion.name}: {companion.path}", companion.sha256, ModelError, files)
+    section, fingerprints = recipe.data, data.fingerprints()
+    held_out = section.train if isinstance(section.validation, float) else section.validation
+    for name, sources in (("train", section.train), ("validation", held_out), ("pretraining", section.pretraining)):
+        for number, (source, fingerprint) in enumerate(zip(sources or (), fingerprints.get(name, ()), strict=True)):
+            files = partial(inputs_of((), [source], ()).found_files)
+            what = source.path or source.hub or "the standard library"
+            yield RankInput(f"data.{name}.{number}: {what}", fingerprint, DataError, files)
+
+
+def files_on_rank(folder: Path, inputs: Inputs) -> Iterator[RankInput]:
+    """Yield the inputs of a command that does not train: the model in a folder, the rows, and the files that it names."""
+    yield RankInput(
+        f"{folder}", _fingerprint(_files_in(folder, (manifest.NAME,)) or _files_in(folder)), ModelError, partial(_files_in, folder)
+    )
+    for source in inputs.sources:
+        files = Inputs(sources=(source,)).found_files
+        yield RankInput(source, _fingerprint(files()), DataError, files)
+    for file in inputs.files:
+        found = {file.name: file} if file.exists() else {}
+        yield RankInput(f"{file}", _fingerprint(found), DataError, found.copy)
+
+
+def _fingerprint(files: Mapping[str, Path]) -> str:
+    return " ".join(f"{name} {sha256_of(path)[0]}" for name, path in sorted(files.items()))
+
+
+def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
+    """Raise DataError if a file of code, which is not run here, is none of those of rank 0, whose SHA-256 are `first`."""
+    files = recipe.objective.code_files
+    for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
+        if sha256 not in first:
+            raise DataError(f"{place}: {path} is not the same on all ranks: on rank {rank} it is another file. {_REMEDY}")
+
+
+def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], list[Any]]) -> None:
+    """Raise an error on all ranks for the first input that is not the same on all, with the rank and the files.
+
+    `exchange` returns the values of all ranks. Files are hashed only after a difference.
+    """
+    by_rank = exchange([one.fingerprint for one in inputs])
+    for one, found in zip(inputs, zip(*by_rank, strict=True), strict=True):
+        if others := [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]:
+            hashes = exchange({name: sha256_of(path)[0] for name, path in one.files().items()})
+            raise one.error(
+                f"{one.place} is not the same on all ranks: on rank {', '.join(map(str, others))}, "
+                f"{_describe_difference(hashes[0], hashes[others[0]])}. {_REMEDY}"
+            )
+
+
+def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
+    """Describe the difference between the files of rank 0 and another rank, by their hashes."""
+    names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+    if not names:
+        return "the files are those of rank 0, and tfkit, Python or a library has another version"
+    shown = [f"{name} is {'missing' if name not in other else 'another file' if name in first else 'added'}" for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f", and {len(names) - _SHOWN:,} more differ" if len(names) > _SHOWN else "")
+
+
+def _files_in(folder: Path | None, names: Container[str] | None = None) -> dict[str, Path]:
+    """Return the files of a model's folder by name, or those with these names; none for a model that exists in memory only."""
+    files = [path for path in folder.iterdir() if path.is_file()] if folder is not None else []
+    return {path.name: path for path in files if names is None or path.name in names}

@@ -1,0 +1,124 @@
+"""The reference: the initial model, with which an objective compares the trained one, and its log-probabilities of each row.
+
+If an objective reads these once, they are computed before the first step and kept in the cache, by the content of the weights and of the
+data; no second model is needed then.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.adapters import load
+from tfkit.data import ExampleBatch, ExampleSet
+from tfkit.data.store.computed_values import with_computed_values
+from tfkit.engine.listener import Listener
+from tfkit.errors import ModelError
+from tfkit.generation.inference import inference
+from tfkit.hub import Loaded, content_hash
+from tfkit.hub.config_json import read_facts
+from tfkit.hub.growing import with_fewer_positions
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import Stored
+from tfkit.objectives.labelled import LabelledObjective
+
+if TYPE_CHECKING:
+    from tfkit.engine.assembly.training_data import TrainingData
+
+_VERSION = "reference 1"
+
+
+def data_with_reference(
+    data: "TrainingData",
+    model: Transformer,
+    key: str,
+    batch_size: int,
+    listener: Listener,
+    lacks_any: Callable[[bool], bool] | None = None,
+) -> "TrainingData":
+    """Return the data with the log-probabilities of `model`, the initial one, for each row. `key`: a hash of its weights and precision;
+    `lacks_any`: as in `with_computed_values`.
+
+    Data are returned unchanged if the objective does not read the reference once.
+    """
+    objective = data.objective.labelled
+    if objective is None or objective.reference_use != "once":
+        return data
+
+    def read(stored: Stored) -> ExampleSet:
+        assert isinstance(stored, ExampleSet)
+        return with_reference(stored, objective, model, key, batch_size, listener, lacks_any)
+
+    train: list[tuple[Stored, float]] = [(read(stored), weight) for stored, weight in data.train]
+    return replace(data, train=train, validation=[replace(held_out, stored=read(held_out.stored)) for held_out in data.validation])
+
+
+def with_reference(
+    stored: ExampleSet,
+    objective: LabelledObjective,
+    model: Transformer,
+    key: str,
+    batch_size: int,
+    listener: Listener,
+    lacks_any: Callable[[bool], bool] | None = None,
+) -> ExampleSet:
+    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`."""
+
+    def compute() -> NDArray[np.float32]:
+        with listener.progress(f"the reference reads {stored.name}", len(stored), "rows") as bar, inference(model):
+            device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
+            order = np.argsort(-np.asarray(stored.lengths), kind="stable")
+            for first in range(0, len(order), batch_size):
+                numbers = order[first : first + batch_size].astype(np.int64)
+                rows = ExampleBatch([[stored[number]] for number in numbers.tolist()], np.zeros_like(numbers), numbers)
+                values = objective.reference_values(model, objective.collate(rows).to(device)).float().cpu().numpy()
+                sizes = [len(stored[number]["sizes"]) for number in numbers.tolist()]
+                for number, part in zip(numbers.tolist(), np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+                    log_probs[number] = part
+                bar.advance(len(numbers))
+        return np.concatenate(log_probs)
+
+    return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute, lacks_any)
+
+
+def with_finished_reference(
+    sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
+) -> list[ExampleSet]:
+    """Return the sets with the log-probabilities of a finished model's reference, the model that its training started from.
+
+    Raises ModelError if the folder does not name that model, or if it is missing or was changed.
+    """
+    if objective.reference_use != "once" or not sets:
+        return list(sets)
+    folder, weight = finished.folder, next(finished.model.parameters())
+    lineage = read_facts(folder).get("lineage")
+    parents = lineage.get("parents", []) if isinstance(lineage, dict) else []
+    start = next((parent for parent in parents if isinstance(parent, dict) and parent.get("role") == "start"), None)
+    if start is None or not isinstance(start.get("path"), str):
+        raise ModelError(
+            f"{folder}: tfkit.json names no model that its training began with, and with that the answers are compared; evaluate a "
+            "checkpoint of a run of this objective"
+        )
+    try:
+        loaded = _load_first(start["path"], finished)
+    except ModelError as error:
+        raise ModelError(f"the model that {folder} was trained from, with which its answers are compared: {error}") from None
+    if (sha256 := content_hash(loaded.folder)) != start.get("sha256"):
+        raise ModelError(
+            f"{start['path']}: the model that {folder} was trained from has changed: the SHA-256 of its weights was {start.get('sha256')} "
+            f"and is now {sha256}; restore it, since the answers are compared with it"
+        )
+    key = f"{sha256}\0{weight.dtype}\0{weight.device.type}"
+    return [with_reference(examples, objective, loaded.model, key, batch_size, listener) for examples in sets]
+
+
+def _load_first(path: str, finished: Loaded) -> Loaded:
+    """Load the model that a training started from as it was in the first step, with the configuration of the finished model."""
+    config, weight = finished.config, next(finished.model.parameters())
+    cut = config.position.kind == "learned"  # then the table itself is cut
+    changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
+    loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
+    fewer = cut and config.context_length < loaded.config.context_length
+    return replace(loaded, model=with_fewer_positions(loaded.model, config.context_length)) if fewer else loaded

@@ -1,0 +1,263 @@
+"""Prepare the training data from a recipe's data and tokenizer sections, the first part of every training command."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tfkit.alignment.user_code import CodePermission, read_code
+from tfkit.carbon import Meter
+from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
+from tfkit.data.columns.labels import find_labels
+from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
+from tfkit.data.store.overlap import overlap
+from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
+from tfkit.engine.assembly.companions import require_memory_for_companions
+from tfkit.engine.assembly.preflight import check_lost, check_openings
+from tfkit.engine.assembly.weight_sharding import copies_on_machine, is_sharded
+from tfkit.engine.listener import Listener, StoppingListener, StopRequest
+from tfkit.errors import ModelError
+from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
+from tfkit.hub import find_checkpoint
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.context import ModelContext, Stored, tokens_of
+from tfkit.objectives.objective import Objective
+from tfkit.objectives.registry import objective_tokenizer, open_objective
+from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.recipe import model_config
+from tfkit.recipe.schema import data_sections
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.heads import task_head
+from tfkit.recipe.schema.roles import TEXT
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.verified import check_files
+from tfkit.tokenizer import Tokenizer, load_tokenizer
+from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
+from tfkit.training.device import pick_precision
+
+if TYPE_CHECKING:
+    from tfkit.alignment.feedback import FeedbackEncoder
+    from tfkit.alignment.rewards import Rules
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Held-out data, with the name that its metrics have as prefix."""
+
+    name: str
+    stored: Stored
+    source: Source | None = None  # of its rows
+    lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data as the model will see them, with their tokenizer, the model's configuration and the objective."""
+
+    tokenizer: Tokenizer
+    labels: list[str]  # of an objective that has classes or tags
+    config: ModelConfig
+    objective: Objective
+    train: list[tuple[Stored, float]]  # with the weight of each source
+    validation: list[ValidationSet]
+    start: Start | None = None  # what a fine-tuning starts from
+    pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
+    rules: "Rules | None" = None  # that reward sampled responses; None: none are sampled, or the training is only planned
+
+    @property
+    def code_hashes(self) -> list[str]:
+        """The SHA-256 of each file with a reward function."""
+        return self.rules.code_hashes if self.rules is not None else []
+
+    def fingerprints(self) -> dict[str, list[str]]:
+        """Return the fingerprints of the training and validation text, and of reward functions; a resumed run must have the same."""
+        train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
+        hashes = {"train": train, "validation": validation}
+        hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
+        return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
+
+
+def prepare_data(
+    recipe: Recipe,
+    device: torch.device,
+    listener: Listener,
+    stop: StopRequest,
+    meter: Meter,
+    code: CodePermission | None,
+    peers: Peers = ALONE,
+    copies: float | None = None,
+) -> TrainingData:
+    """Find the text, train or load the tokenizer, and tokenize; on the device, sample responses that a judge ranks. All of it may be in the
+    cache already. `code`: which reward functions may be run; None: the training is only planned, and none is run. `peers`: the ranks over
+    which weights, also those of companions, are sharded if the recipe says so. `copies`: as for Run.prepare. Raises Stopped.
+    """
+    meter.phase("tokenize")
+    listener = StoppingListener(listener, stop, "nothing was trained yet")
+    roles = recipe.objective.roles
+    with stop.at_once("nothing was trained yet"):
+        require_memory_for_companions(recipe, copies_on_machine(recipe, peers.ranks) if copies is None else copies)
+        start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
+        sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
+        texts = pretraining_sources(recipe.data)
+        for source in (*sources, *held_out, *texts):
+            listener.say(source.describe())
+        is_finished = start is not None or recipe.tokenizer.path is not None
+        base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
+        tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
+        # A part that is held out by chance may have a class that the rest lacks; separate validation data may not.
+        labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
+        if start is not None:
+            labels = kept_labels(start, recipe, labels)
+            config = tuned_config(start, recipe, labels, tokenizer)
+        else:
+            config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
+        folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
+        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": is_sharded(recipe, peers)}
+        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
+        objective = open_objective(recipe.objective, context)
+        for place, path in recipe.objective.code_files.items():
+            read_code(place, path)  # a missing one is reported before anything is tokenized
+        rules = None
+        if objective.rollouts is not None and code is not None:
+            from tfkit.alignment.rewards import Rules
+
+            rules = Rules(objective.rollouts.section.rules, code)
+        if not objective.reads_special_tokens:
+            check_openings((*sources, *held_out), roles, tokenizer)
+        check_openings(texts, TEXT, tokenizer)
+        mixed = [text_stream(source, tokenizer, listener) for source in texts]
+        encoder = _feedback_encoder(recipe, objective, device)
+        stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
+        judged = objective.labelled if encoder is None else None
+        counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
+        validation = [store(source, recipe.data, objective, tokenizer, listener, encoder, counts_lost=counts_lost) for source in held_out]
+        for rows in validation:
+            rows.check_targets()
+    names = set_names(recipe.data, held_out)
+    sets = [ValidationSet(*named) for named in zip(names, validation, held_out, strict=True)]
+    if judged is not None and counts_lost:
+        sets = [with_lost(rows, objective, listener, by_loss=not judged.evaluates_answers) for rows in sets]
+    _report(stored, [rows.stored for rows in sets], tokenizer, listener)
+    report_rows(mixed, listener)
+    if recipe.data.max_lost is not None:
+        check_lost(stored, recipe.data.max_lost)
+    train = list(zip(stored, [section.weight for section in recipe.data.train], strict=True))
+    objective.prepare(train)
+    for warning in objective.warnings(stored, tokenizer, context.row_length, is_finished=is_finished):
+        listener.warn(warning)
+    for note in objective.notes(stored):
+        listener.say(note)
+    pretraining = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
+    return TrainingData(tokenizer, labels, config, objective, train, sets, start, pretraining, rules)
+
+
+def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
+    """Report what was kept, truncated and skipped, and how many held-out rows are also trained on."""
+    report_rows([*stored, *validation], listener)
+    for held_out in validation:
+        if shared := overlap(stored, held_out):
+            listener.warn(f"{held_out.name}: {shared:,} of {len(held_out):,} held-out rows are among those that are trained on")
+    tokens = sum(map(tokens_of, stored))
+    listener.say(
+        f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
+    )
+
+
+def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
+    """Report what was kept and truncated, and warn of what was skipped, once for a source and its held-out part."""
+    for note in dict.fromkeys(rows.describe_skipped() for rows in stored):
+        if note:
+            listener.warn(note)
+    for note in dict.fromkeys(rows.describe() for rows in stored if isinstance(rows, ExampleSet)):
+        listener.say(note)
+
+
+def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """Return the classes or tags: those that the recipe names, else those of the rows."""
+    return (recipe.objective.named_labels or find_labels(sources, recipe.objective.labels_in)) if recipe.objective.has_labels else []
+
+
+def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
+    """Return the names of the validation sets: the recipe's, or numbers for those that are held out of the training sources."""
+    sections = data.validation if isinstance(data.validation, list) else []
+    return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
+
+
+def tokenizer_folder(path: str) -> Path:
+    """Return the folder of `tokenizer.path`: itself, a run's checkpoint, or a repository of the hub."""
+    if path.startswith("hub:") or (Path(path) / "checkpoints").is_dir():
+        return find_checkpoint(path)
+    return Path(path)
+
+
+def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) -> Tokenizer:
+    section = recipe.tokenizer
+    if section.path is not None:
+        folder = tokenizer_folder(section.path)
+        check_files(folder, TOKENIZER_FILES)
+        loaded = load_tokenizer(folder)
+        if loaded is None:
+            raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json; name a folder that has one")
+        return loaded
+    with listener.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
+        tokenizer = trained_tokenizer(sources, section, bar.advance)
+    if tokenizer.size < section.vocab_size:
+        listener.warn(f"the text gives only {tokenizer.size:,} tokenizer entries, not tokenizer.vocab_size {section.vocab_size:,}")
+    return tokenizer
+
+
+def with_lost(
+    held_out: ValidationSet, objective: Objective, listener: Listener, count: int | None = None, *, by_loss: bool = False
+) -> ValidationSet:
+    """Return a set with its lost rows among the first `count` examples; these are reported, and no longer count as skipped.
+
+    `by_loss`: for an evaluation that has only the loss.
+    """
+    if objective.labelled is None or held_out.source is None or not isinstance(held_out.stored, ExampleSet):
+        return held_out
+    lost = lost_rows(held_out.source, held_out.stored, objective.labelled, len(held_out.stored) if count is None else count)
+    if note := describe_lost(held_out.source.name, lost, by_loss=by_loss):
+        listener.warn(note)
+    kept = {kind: skipped for kind, skipped in held_out.stored.skipped.items() if kind not in reasons(lost)}
+    return replace(held_out, stored=replace(held_out.stored, skipped=kept), lost=lost)
+
+
+def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
+    """Return a source as a stream of text from the cache, where it is built if it is missing."""
+    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+        return token_stream(source, tokenizer, bar.advance, sentences=sentences)
+
+
+def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
+    """Return the encoder of an objective whose examples are made of prompts; None for another one."""
+    if objective.feedback is None:
+        return None
+    from tfkit.alignment.feedback import FeedbackEncoder
+
+    return FeedbackEncoder(objective.feedback, device, pick_precision(recipe.training.precision, device))
+
+
+def store(
+    source: Source,
+    data: DataSection,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    listener: Listener,
+    feedback: "FeedbackEncoder | None" = None,
+    *,
+    counts_lost: bool = False,
+) -> Stored:
+    """Return the rows of a source from the cache, where they are built if they are missing.
+
+    `feedback`: the encoder of prompts whose responses are ranked; `counts_lost`: for an evaluation that counts lost rows.
+    """
+    if feedback is not None:
+        with listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
+            return example_set(source, feedback, data.on_bad_row, bar.advance)
+    encoder = objective.labelled
+    if encoder is None:
+        return text_stream(source, tokenizer, listener, sentences=objective.reads_sentences)
+    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+        return (scored_examples if counts_lost else example_set)(source, encoder, data.on_bad_row, bar.advance)

@@ -1,0 +1,185 @@
+"""The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tfkit.adapters import FrozenReference
+from tfkit.data import ExampleSet, TokenStream
+from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
+from tfkit.evaluation.lost_rows import completed, within, wrong_answers
+from tfkit.evaluation.predictions import RowPrediction, answer_metrics, judge_rows
+from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
+from tfkit.evaluation.text_scores import score_streams
+from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import RowOrder, Stored, row_length
+from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.metrics import unit_weights
+from tfkit.objectives.objective import Objective, Sum
+from tfkit.objectives.registry import open_rows, row_order
+from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.recipe.schema.sections import EvaluationSection, Recipe
+
+if TYPE_CHECKING:
+    from tfkit.alignment.held_out import JudgedResponse
+    from tfkit.alignment.rewards import Rules
+
+
+def score_validation(
+    recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
+) -> dict[str, float] | None:
+    """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
+
+    A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
+    that it learns from the rows, without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may be left out.
+    """
+    work = BatchWork(should_stop=should_stop)
+    if recipe.objective.trained_for.scored_by == "text":
+        return _texts(recipe, data, model, work)
+    order = row_order(recipe, data.config)
+    if data.objective.rollouts is not None:
+        seed, sets = recipe.generation.seed, data.validation
+        assert data.rules is not None, "without rules a training is only planned"
+        judged = judge_responses(recipe.evaluation, order, data.objective, data.rules, sets, model, reference, seed, work=work)
+        return None if judged is None else response_metrics(data.objective, judged, [one.name for one in sets])
+    return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
+
+
+def check_validation(recipe: Recipe, data: TrainingData) -> None:
+    """Raise DataError if a set cannot be divided into rows (too little text, no second document): later it would end the run half-way.
+
+    Raises UsageError if these rows do not have the metric of the best checkpoint.
+    """
+    objective = data.objective.evaluation_objective
+    objective.check_metric(recipe.evaluation.metric)
+    if recipe.objective.trained_for.scored_by != "text":
+        for held_out in data.validation:
+            open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
+
+
+def score_sets(
+    settings: EvaluationSection,
+    order: RowOrder,
+    objective: Objective,
+    sets: Sequence[ValidationSet],
+    model: Transformer,
+    *,
+    work: BatchWork = UNWATCHED,
+) -> dict[str, float] | None:
+    """Return the metrics of all sets together and of each set. None if it was stopped."""
+    names, labelled = [one.name for one in sets], objective.labelled
+    if labelled is not None and labelled.evaluates_answers:
+        judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
+        if judged is None:
+            return None
+        judged = [
+            [*_with_cut_answers(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
+            for part, one in zip(judged, sets, strict=False)
+        ]
+        everything = [one for part in judged for one in part]  # F1 and correlations of all are not means of those of each set
+        whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
+        return join_metrics(whole, parts, names)
+    together: dict[str, Sum] = {}
+    each = []
+    budget = TokenBudget(settings.max_tokens)
+    for held_out in budget.until_spent(sets):
+        rows = objective.open_rows([(held_out.stored, 1.0)], order)
+        left, size = budget.left, settings.batch_size
+        sums = score_rows(model, objective, rows, size, max_tokens=left, work=work)
+        if sums is None:
+            return None
+        together = {name: together[name] + added if name in together else added for name, added in sums.items()}
+        each.append(objective.metrics(sums))
+        budget.spend(tokens_of_first(rows, first_rows(rows, budget.left)))
+    return join_metrics(objective.metrics(together), each, names)
+
+
+def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
+    """Return the results of a set, in which the parts of answers that were cut off count as wrong."""
+    if held_out.source is None or not isinstance(held_out.stored, ExampleSet):
+        return judged
+    return completed(objective, held_out.source, held_out.stored, judged)
+
+
+def judge_sets(
+    settings: EvaluationSection,
+    order: RowOrder,
+    objective: LabelledObjective,
+    sets: Iterable[Stored],
+    model: Transformer,
+    *,
+    work: BatchWork = UNWATCHED,
+) -> list[list[RowPrediction]] | None:
+    """Return the results of each set, row by row; None if it was stopped."""
+    results: list[list[RowPrediction]] = []
+    budget = TokenBudget(settings.max_tokens)
+    for stored in budget.until_spent(sets):
+        rows = objective.open_rows([(stored, 1.0)], order)
+        left, size = budget.left, settings.batch_size
+        judged = judge_rows(model, objective, rows, size, max_tokens=left, work=work)
+        if judged is None:
+            return None
+        results.append(judged)
+        budget.spend(tokens_of_first(rows, len(judged)))
+    return results
+
+
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> dict[str, float] | None:
+    settings = recipe.evaluation
+    streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
+    length = row_length(recipe.data.sequence_length, model.config)
+    scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, work=work)
+    if scores is None:
+        return None
+    names = [held_out.name for held_out in data.validation]
+    return join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names)
+
+
+def judge_responses(
+    settings: EvaluationSection,
+    order: RowOrder,
+    objective: Objective,
+    rules: "Rules",
+    sets: Sequence[ValidationSet],
+    model: Transformer,
+    reference: FrozenReference | None,
+    seed: int,
+    *,
+    work: BatchWork = UNWATCHED,
+) -> "list[list[JudgedResponse]] | None":
+    """Return a judged response to each prompt of each set, as far as evaluation.max_tokens reaches. None if it was stopped."""
+    assert objective.rollouts is not None
+    from tfkit.alignment.held_out import judge_prompts
+
+    results: list[list[JudgedResponse]] = []
+    budget = TokenBudget(settings.max_tokens)
+    for held_out in budget.until_spent(sets):
+        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
+        rows = objective.open_rows([(held_out.stored, 1.0)], order)
+        count, size = first_rows(rows, budget.left), settings.batch_size
+        prompts = [held_out.stored[i] for i in range(count)]
+        judged = judge_prompts(model, reference, prompts, objective.rollouts, rules, seed=seed, batch_size=size, work=work)
+        if judged is None:
+            return None
+        results.append(judged)
+        budget.spend(tokens_of_first(rows, count))
+    return results
+
+
+def response_metrics(objective: Objective, judged: "Sequence[Sequence[JudgedResponse]]", names: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of the responses of all sets together, and of each set."""
+
+    def metrics(responses: "Iterable[JudgedResponse]") -> dict[str, float]:
+        sums: dict[str, Sum] = {}
+        for response in responses:
+            sums |= {name: sums[name] + added if name in sums else added for name, added in response.sums.items()}
+        return objective.metrics(sums)
+
+    return join_metrics(metrics(one for part in judged for one in part), [metrics(part) for part in judged], names)
+
+
+def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Return all metrics and, if there are several sets, those of each as `<name>.loss`. `each` may lack the last sets."""
+    if len(names) < 2:
+        return dict(together)
+    return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}

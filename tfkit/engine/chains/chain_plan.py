@@ -1,0 +1,263 @@
+"""The plan of a recipe with stages: all stages checked, those of this command chosen, before the first one starts. Torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.engine.listener import Listener
+from tfkit.engine.request.beginning import Kind, TrainingRequest, kind_of
+from tfkit.engine.request.gate import Gate, parse_gate, training_gates
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.inputs import inputs_of
+from tfkit.engine.request.rank_checks import require_divisible
+from tfkit.engine.request.resuming import is_training_result, resolve_resumption
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
+from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
+from tfkit.run.chain_folder import stage_folders
+from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.listing import read_run
+from tfkit.run.manifest import verify
+from tfkit.run.receipt import read_receipt
+
+TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a chain as a run of its own: its recipe, in which earlier stages are folders, and its options."""
+
+    stage: Stage
+    source: RecipeText
+    options: RunOptions
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+    @property
+    def request(self) -> TrainingRequest:
+        """The request of its training, with the checkpoint of its recipe unless a hash pins that."""
+        model = self.source.read().model
+        return TrainingRequest(kind_of(self.stage.recipe), self.source, (), model.start if model.sha256 is None else None)
+
+    def missing_stage(self) -> str | None:
+        """Return an earlier stage that this one uses and that has no model yet; None: all have one."""
+        return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
+
+    def require_intact_stages(self) -> None:
+        """Raise ModelError if a stage that this one uses has lost the checkpoint that its result names, or if that is damaged: another
+        checkpoint of that stage never takes its place. A stage that is finished does not use them again.
+        """
+        if read_run(self.options.run).status == "finished":
+            return
+        for name in self.stage.uses:
+            run = self.options.run.parent / name
+            result, root = read_receipt(run / "run.json").get("result"), run / "checkpoints"
+            if not is_training_result(result):
+                problems = [f"{run / 'run.json'}: has no result of a training"]
+            elif not (problems := verify(used := root / Path((result.get("best") or result)["checkpoint"]).name)):
+                found = best_checkpoint(root) or newest_checkpoint(root)
+                problems = [] if found == used else [f"{root / 'best.json'}: does not name {used.name}, the best checkpoint"]
+            if problems:
+                raise ModelError(
+                    f"the stage {name} is damaged: {'; '.join(problems)}. Restore it, or delete {run} to train that stage again"
+                )
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """A chain to run: all of its stages, those that this command runs, and the facts that are recorded."""
+
+    chain: Chain
+    given: Given
+    folder: str  # as the recipes of the stages name it
+    stages: tuple[PlannedStage, ...]
+    selected: tuple[str, ...]
+    gates: tuple[Gate, ...]  # over the totals
+    continues: bool  # with what an earlier command was given, as the folder's run.json says
+
+    @property
+    def todo(self) -> list[PlannedStage]:
+        """The stages that this command runs, in order."""
+        return [stage for stage in self.stages if stage.name in self.selected]
+
+
+def is_chain(folder: Path) -> bool:
+    """Whether a folder holds the run of a recipe with stages."""
+    recipe = folder / "recipe.yaml"
+    return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
+
+
+def first_stage(source: RecipeText | None) -> str:
+    """Return the prefix of the first stage's fields, "sft.", which --from and --data are for; empty for a recipe without stages."""
+    if source is None or not source.has_stages:
+        return ""
+    return f"{next(iter(source.fields()), '').partition('.')[0]}."
+
+
+def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
+    """Check a chain, all of its stages and the gates. Raises UsageError.
+
+    `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
+    """
+    recorded = _recorded(options.run)
+    begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
+    before = Given.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
+    given = _combine(before, now, options.run)
+    assert given.recipe is not None
+    chain = read_chain(given.recipe, given.overrides)
+    _require_kind(chain, kind)
+    selected = _selected(chain, options)
+    texts, gates = _split_gates(options.fail_if, chain)
+    place = str((recorded or {}).get("folder") or options.run)
+    moved = Path(place).resolve() != options.run.resolve()
+    stages = []
+    for stage in chain.stages:
+        stage_options = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
+        folder = options.run if moved and not is_begun(stage_options.run) else Path(place)
+        stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), stage_options))
+    plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates), before is not None)
+    _check(plan, options)
+    return plan
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """Return the run.json of a chain's folder; None if it is missing, or damaged: then opening the folder sets it aside."""
+    try:
+        return read_receipt(folder / "run.json") if stage_folders(folder) else None
+    except OtherVersionError:
+        raise
+    except ValueError:
+        return None
+
+
+def _combine(before: Given | None, now: Given, folder: Path) -> Given:
+    """Return the chain as given by this command and those before it. Overrides hold until they or the file are changed."""
+    given = before.followed_by(now) if before is not None else now
+    if given.recipe is not None:
+        return given
+    return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
+
+
+def _require_kind(chain: Chain, kind: Kind | None) -> None:
+    first = chain.stages[0]
+    first_kind = kind_of(first.recipe)
+    if kind in (None, first_kind):
+        return
+    path = chain.source.path
+    if first_kind == "pre-training":
+        raise UsageError(
+            f"{path}: the first stage, {first.name}, starts from random weights: use `tfkit pretrain`, or give {first.name} a checkpoint "
+            "with model.from in place of its model"
+        )
+    raise UsageError(f"{path}: the first stage, {first.name}, starts from the checkpoint {first.recipe.model.start}: use `tfkit finetune`")
+
+
+def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
+    """Return the names of the stages to run, in the order of the chain."""
+    for name in options.stages:
+        if name not in chain.names:
+            raise UsageError(f"--stages: there is no stage {name!r}; the stages are {', '.join(chain.names)}")
+    selected = tuple(name for name in chain.names if name in options.stages) if options.stages else chain.names
+    for stage in chain.stages:
+        for earlier in stage.uses if stage.name in selected else ():
+            if earlier in selected:
+                continue
+            found = read_run(options.run / earlier)
+            if found.status != "finished":
+                state = "is not there" if found.status in ("foreign", "new") else f"is {found.status}"
+                together = ",".join(name for name in chain.names if name in (*selected, earlier))
+                raise UsageError(
+                    f"--stages: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run both, with "
+                    f"--stages {together}"
+                )
+    return selected
+
+
+def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
+    """Return the gates of each stage, without its name, and those over the totals. Raises UsageError."""
+    metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
+    known = TOTALS if metered else TOTALS[:1]
+    of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
+    gates: list[Gate] = []
+    for text in texts:
+        name, dot, rest = text.strip().partition(".")
+        if dot and name in of_stages:
+            of_stages[name].append(rest)
+            continue
+        try:
+            gate = parse_gate(text, known)
+        except UsageError:
+            gate = None
+        if gate is None or gate.metric not in known:
+            raise UsageError(
+                f"--fail-if {text!r}: for a recipe with stages name STAGE.METRIC, where STAGE is one of {', '.join(chain.names)}, as in "
+                f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
+            )
+        gates.append(gate)
+    return of_stages, gates
+
+
+def _check(plan: ChainPlan, options: RunOptions) -> None:
+    """Check each stage to run as its own command would: a mistake in the last one is found before the first one starts."""
+    inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, "--run")
+    for planned in plan.todo:
+        if is_begun(planned.options.run):
+            if not options.resume:
+                raise UsageError(
+                    f"{options.run}: the stage {planned.name} was started here before. Continue with --resume, or give another --run"
+                )
+            continue
+        try:
+            beginning = planned.request.beginning()
+            assert beginning.recipe is not None
+            training_gates(planned.options.fail_if, beginning.recipe, fine_tuning=planned.stage.fine_tunes)
+            require_divisible(beginning.recipe, options.ranks.size)
+            beginning.inputs.refuse_folder(planned.options.run, "--run")
+        except UsageError as error:
+            raise of_stage(planned.name, error) from None
+    _require_files(plan)
+
+
+def _require_files(plan: ChainPlan) -> None:
+    """Raise RecipeError for missing files that a later stage reads: its own run would report them only after hours of earlier stages.
+
+    The first stage reports its own at once.
+    """
+    waiting = {planned.name for planned in plan.todo[1:] if not is_begun(planned.options.run)}
+    try:
+        read_chain(plan.chain.source, plan.given.overrides, with_files=True)
+    except RecipeError as error:
+        if problems := [problem for problem in error.problems if problem.path[:1] and problem.path[0] in waiting]:
+            raise RecipeError(problems) from None
+
+
+def check_begun(plan: ChainPlan, listener: Listener) -> None:
+    """Check that started stages can continue with their recipes, and that none changes its end once a later stage has started from it."""
+    for planned in plan.stages:
+        if not is_begun(planned.options.run):
+            continue
+        try:
+            with RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
+                resumption = resolve_resumption(folder, Given(planned.source, ()))
+        except TfkitError as error:
+            raise of_stage(planned.name, error) from None
+        later = next((other.name for other in plan.stages if planned.name in other.stage.uses and is_begun(other.options.run)), None)
+        if later is not None and not resumption.same_end:
+            lines = "\n  ".join(resumption.changes.values())
+            raise UsageError(
+                f"stage {planned.name}: the stage {later} has started from its end, so its length cannot change:\n  {lines}\n"
+                "Revert this change, or start the chain in another folder with --run"
+            )
+
+
+def of_stage(name: str, error: Any) -> Any:
+    """Return the same error with the name of its stage."""
+    error.args = (f"stage {name}: {error}", *error.args[1:])
+    if isinstance(error, BudgetReached):
+        error.larger = f"{name}.{error.larger}"
+    return error

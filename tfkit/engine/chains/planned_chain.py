@@ -1,0 +1,123 @@
+"""Plan a run, or each stage of a chain and their sum."""
+
+import tempfile
+import time
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import torch
+
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.chains.chain_plan import of_stage
+from tfkit.engine.inference.session import Session
+from tfkit.engine.planning.cluster import require_known_gpu
+from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
+from tfkit.engine.planning.planner import plan_prepared, prepare_plan
+from tfkit.engine.training_run.assembled_run import family_name
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.errors import TfkitError
+from tfkit.hub import family_of, save_model
+from tfkit.hub.names import expected_shapes
+from tfkit.hub.tensor_files import TensorFile
+from tfkit.objectives.companion import PLACEHOLDER
+from tfkit.recipe import Chain
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.tokenizer.conversations import end_ids
+
+
+def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Estimate:
+    """Estimate the run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
+    require_known_gpu(options.gpu, options.probe, options.ranks)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if request.chain is not None:
+        return _plan_chain(request.chain, work, options)
+    assert request.beginning is not None
+    return plan_prepared(prepare_plan(request.beginning.decide, work, options, work.meter.began), work, options)
+
+
+def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
+    """Plan the stages in order. Each stage that a later one uses leaves a placeholder of the model that its recipe describes."""
+    wanted = [*(options.stages or chain.names)]
+    used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
+    for stage in reversed(chain.stages):  # stages that used stages depend on
+        used |= {*stage.uses} if stage.name in used else set()
+    estimates: dict[str, Estimate] = {}
+    with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
+        began = work.meter.began
+        for stage in chain.stages:
+            if stage.name not in used and stage.name not in wanted:
+                continue
+            work.listener.say(f"stage {stage.name}")
+            source = stage.placed(chain.source.path, Path(folder))
+            try:
+                start = source.read().model.start if stage.fine_tunes else None
+                run = prepare_plan(begin(source, (), start).decide, work, options, began)
+            except TfkitError as error:
+                raise of_stage(stage.name, error) from None
+            if stage.name in wanted:
+                estimates[stage.name] = plan_prepared(run, work, options)
+            if stage.name in used:
+                _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
+            began = time.monotonic()
+    return _sum_stages(estimates)
+
+
+def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
+    """Write a model folder that a later stage reads as the checkpoint of this one, which was not run: its weights are a sparse file."""
+    folder.mkdir(parents=True)
+    family = family_name(recipe, data)
+    save_model(
+        folder,
+        data.config,
+        None,
+        data.tokenizer,
+        family=family,
+        end_ids=end_ids(data.tokenizer),
+        labels=data.labels,
+        problem_type=recipe.objective.problem_type,
+        facts={"objective": recipe.objective.saved_kind, PLACEHOLDER: True},
+        generation=data.start.described.generation if data.start is not None else None,
+    )
+    shapes = expected_shapes(family_of(data.config, prefer=family), data.config)
+    layout = {name: (torch.float32, shape) for name, shape in shapes.items()}
+    TensorFile(folder / "model.safetensors", layout, {"format": "pt"}).write_zeros()
+
+
+def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
+    """Return the needs of a chain: sums, except that memory is the largest of all stages; the model is that of the last one."""
+    estimates = [*stages.values()]
+    last = estimates[-1]
+    full = [stage.full_power for stage in estimates if stage.full_power is not None]
+    total_full = None
+    if len(full) == len(estimates):
+        hours, emissions = sum(stage.hours for stage in full), sum(stage.emissions_g for stage in full)
+        total_full = replace(full[0], hours=hours, emissions_g=emissions)
+    return replace(
+        last,
+        tokens=sum(stage.tokens for stage in estimates),
+        steps=sum(stage.steps for stage in estimates),
+        flops={name: sum(stage.flops.get(name, 0.0) for stage in estimates) for name in last.flops},
+        memory_bytes=max(stage.memory_bytes for stage in estimates),
+        disk_bytes=sum(stage.disk_bytes for stage in estimates),
+        seconds=reduce(add, (stage.seconds for stage in estimates)),
+        energy_kwh=reduce(add, (stage.energy_kwh for stage in estimates)),
+        emissions_g=reduce(add, (stage.emissions_g for stage in estimates)),
+        basis=", ".join(dict.fromkeys(stage.basis for stage in estimates)),
+        assumptions={name: _join_assumptions(stages, name) for name in last.assumptions},
+        full_power=total_full,
+        table_seconds={name: sum(stage.table_seconds.get(name, 0.0) for stage in estimates) for name in last.table_seconds},
+        probe=None,
+        rate_trial=None,
+        no_rate_trial=None,
+        cluster=None,
+        stages=dict(stages),
+    )
+
+
+def _join_assumptions(stages: dict[str, Estimate], name: str) -> str:
+    """Return how a number was obtained: once if all stages agree, otherwise for each stage."""
+    texts = {stage: estimate.assumptions.get(name, "") for stage, estimate in stages.items()}
+    return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

@@ -1,0 +1,107 @@
+"""Training by a recipe with or without stages. With stages it is a chain of runs in folders of their own, in a folder with their totals.
+
+Each stage is an ordinary attempt, which is pinned, recorded, resumed and refused like any run.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.request.beginning import TrainingRequest
+from tfkit.engine.request.chain_result import chain_result, stage_facts
+from tfkit.engine.request.gate import judge
+from tfkit.engine.request.given import Given
+from tfkit.engine.training_run import attempt
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
+from tfkit.run.chain_folder import CHAIN
+from tfkit.run.folder import RunFolder
+
+
+def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Train as requested, and return the result of docs/cli.md. The first stage of a chain has to be of the requested kind."""
+    if request.source is not None and request.source.has_stages:
+        plan = plan_chain(request.given, request.kind, options)
+        if request.is_named and not plan.continues:  # noted for all stages at once: a later command may start the last ones
+            paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
+            options = replace(options, code=options.code.with_named(paths, listener.warn))
+        return _run(plan, options, listener, stop)
+    return attempt.train(request, options, listener, stop)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
+    if is_chain(options.run):
+        return _run(plan_chain(Given(None, tuple(words)), None, options), options, listener, stop)
+    return attempt.resume(words, options, listener, stop)
+
+
+def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Run the stages in their folders. Raises Stopped with `result`, and the errors of a stage with its name."""
+    command = [*options.command]
+    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
+        check_begun(plan, listener)
+        folder.begin_attempt(options.threads, kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
+        folder.write_recipe(plan.chain.resolved)
+        results: dict[str, dict[str, Any]] = {}
+        try:
+            for stage in plan.todo:
+                results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
+                folder.record(**_facts(plan))
+                if any(gate["failed"] for gate in results[stage.name]["gates"]):
+                    break  # later stages would be built on it
+        except Stopped as stopped:
+            stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
+            if stopped.result is not None:
+                results[plan.todo[len(results)].name] = stopped.result
+            if isinstance(stopped, BudgetReached):
+                folder.record(larger_budget=stopped.larger)
+            stopped.result = _finish(folder, plan, results, "stopped") | {"stopped_by": stop_reason(stopped)}
+            raise
+        finally:
+            folder.record(**_facts(plan))
+        is_finished = all(facts["status"] == "finished" for facts in _facts(plan)["stages"].values())
+        return _finish(folder, plan, results, "finished" if is_finished else "stopped")
+
+
+def _run_stage(
+    planned: PlannedStage, done: int, plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest
+) -> dict[str, Any]:
+    """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
+    from tfkit.engine.training_run.isolation import isolated
+
+    todo = len(plan.todo)
+    try:
+        stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")
+        listener.say(f"stage {planned.name}, {done + 1} of {todo}")
+        planned.require_intact_stages()
+        with isolated():
+            return attempt.train(planned.request, replace(planned.options, code=options.code), listener, stop)
+    except (Stopped, TfkitError) as error:
+        raise of_stage(planned.name, error) from None
+    except Exception as error:
+        error.add_note(f"in the stage {planned.name}")
+        raise
+    finally:
+        gc.collect()  # the next stage plans with the free memory
+
+
+def _facts(plan: ChainPlan) -> dict[str, Any]:
+    """Return the facts about the stages in run.json: the status and the totals of each, and the totals of all."""
+    return stage_facts({stage.name: stage.options.run for stage in plan.stages})
+
+
+def _finish(
+    folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: Literal["finished", "stopped"]
+) -> dict[str, Any]:
+    """Record the progress of the chain, and return its result."""
+    facts = _facts(plan)
+    result = chain_result(folder.path, status, results, facts)
+    if status == "finished":
+        facts |= {"result": {**result, "gates": []}}
+    folder.end_attempt(status, **facts)
+    verdicts = judge(plan.gates, {name: result[name] for name in TOTALS})
+    return {**result, "gates": [*result["gates"], *verdicts]}

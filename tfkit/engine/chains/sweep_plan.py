@@ -1,0 +1,155 @@
+"""The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
+from tfkit.engine.request.beginning import TrainingRequest, kind_of
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.inputs import inputs_of
+from tfkit.engine.request.rank_checks import require_divisible
+from tfkit.engine.request.sweep_result import Trial, recorded_trials
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.engine.training_run.budget import require_unspent
+from tfkit.engine.training_run.usage import spent_in
+from tfkit.errors import UsageError
+from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.search_space import SearchSpace, read_space
+from tfkit.run.chain_folder import trial_folders
+from tfkit.run.receipt import read_receipt
+
+MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
+_MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: place and budget
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep to run, and the trials that were started before."""
+
+    given: Given
+    space: SearchSpace
+    search: Search
+    trials: tuple[Trial, ...]
+    asked: int | None  # --trials
+    continues: bool  # a sweep that an earlier command has started, as the folder's run.json says
+    runs_code: bool
+    changes: tuple[str, ...]  # to the recipe since the sweep was started, as it names them in messages
+
+    @property
+    def source(self) -> RecipeText:
+        """The recipe that all trials change."""
+        assert self.given.recipe is not None
+        return self.given.recipe
+
+    def words(self, trial: Trial) -> list[str]:
+        """Return the changes to the recipe that make a trial."""
+        return [*self.space.fixed, *trial.words]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep."""
+    return bool(trial_folders(folder))
+
+
+def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
+    """Check a sweep and, of a grid, every trial. Raise UsageError.
+
+    `now`: what this command was given; without a recipe, the sweep in the folder continues. `asked`: the number of trials; None: all.
+    """
+    before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
+    if before and not options.resume:
+        raise UsageError(f"{options.run}: holds a sweep. Continue with --resume, or give another folder with --run")
+    earlier = Given.from_document(before.get("given"))
+    given = earlier.followed_by(now) if earlier is not None else now
+    if given.recipe is None:
+        raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
+    asked = asked if asked is not None else before.get("asked")
+    space = read_space(given.recipe, given.overrides)
+    changes = _changes(earlier, given)
+    if differences := _refused_changes(earlier, given, changes):
+        raise UsageError(
+            f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
+            "another folder with --run"
+        )
+    if asked is None and (space.size is None or space.size > MOST_TRIALS):
+        many = "a range has any number of values" if space.size is None else f"{space.size:,} combinations are too many to try all"
+        raise UsageError(f"sweep: {many}; give a number of trials with --trials")
+    first = Trial("", {axis.key: axis.first for axis in space.axes})
+    with _of_trial(first):
+        recipe = _last_recipe(given.recipe, [*space.fixed, *first.words])
+    if not recipe.data.validation:
+        raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
+    metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
+    search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
+    trials = tuple(recorded_trials(options.run)) if before else ()
+    plan = SweepPlan(given, space, search, trials, asked, bool(before), bool(recipe.objective.code_files), changes)
+    if before:
+        require_unspent(recipe.carbon, options.run, spent_in(options.run))
+    _check(plan, options)
+    return plan
+
+
+def read_trial(source: RecipeText, words: Sequence[str]) -> Recipe | Chain:
+    """Return the recipe of a trial, checked. Raise UsageError."""
+    return read_chain(source, words) if source.has_stages else source.read(words)
+
+
+def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
+    """Return the recipe whose model is scored: of a recipe with stages, that of the last stage."""
+    recipe = read_trial(source, words)
+    return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
+
+
+def _changes(before: Given | None, now: Given) -> tuple[str, ...]:
+    """Return the fields of the recipe's file that have changed, and the new key=value."""
+    if before is None or before.recipe is None or now.recipe is None:
+        return ()
+    fields, earlier = now.recipe.fields(), before.recipe.fields()
+    changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
+    return (*changed, *(word for word in now.overrides if word not in before.overrides))
+
+
+def _refused_changes(before: Given | None, now: Given, changes: Iterable[str]) -> list[str]:
+    """Return the changes that make this a different sweep: those of place and budget do not, nor does another form of the same values."""
+    refused = [change for change in changes if not is_free(change)]
+    if before is None or before.recipe is None or now.recipe is None or not refused:
+        return []
+    old, new = (read_space(given.recipe, given.overrides) for given in (before, now) if given.recipe is not None)
+    if old.axes == new.axes and all(is_free(word) for word in {*old.fixed} ^ {*new.fixed}):
+        return [change for change in refused if change not in now.overrides]
+    return refused
+
+
+def is_free(name: str) -> bool:
+    """Whether a continued sweep may change a field, given by its name or as key=value."""
+    return _MAY_CHANGE in name.partition("=")[0]
+
+
+def _check(plan: SweepPlan, options: RunOptions) -> None:
+    inputs_of([plan.source.path], [], []).refuse_folder(options.run, "--run")
+    for values in plan.search.combinations() if isinstance(plan.search, Grid) else []:
+        trial = Trial("", values)
+        with _of_trial(trial):
+            check_trial(plan, trial, options)
+
+
+@contextmanager
+def _of_trial(trial: Trial) -> Iterator[None]:
+    """Let errors of a recipe name the trial."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
+
+
+def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
+    """Check the recipe of a trial as its own command would. Raise UsageError."""
+    words = plan.words(trial)
+    recipe = read_trial(plan.source, words)
+    for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
+        require_divisible(stage_recipe, options.ranks.size)
+    if isinstance(recipe, Recipe):
+        TrainingRequest(kind_of(recipe), plan.source, words).beginning().inputs.refuse_folder(options.run, "--run")

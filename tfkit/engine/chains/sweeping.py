@@ -1,0 +1,141 @@
+"""A sweep: trials of one recipe with different values, each an ordinary run in a folder of its own, in a folder with their totals."""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from tfkit.engine.chains import stages
+from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep, read_trial
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.request.beginning import TrainingRequest, kind_of
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.resuming import warn_without_effect
+from tfkit.engine.request.sweep_result import Trial, sweep_facts, sweep_result
+from tfkit.engine.training_run.attempt import RunOptions
+from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
+from tfkit.recipe import Recipe, RecipeText
+from tfkit.run.chain_folder import SWEEP
+from tfkit.run.folder import RunFolder, is_begun
+
+
+def sweep(
+    source: RecipeText, words: Sequence[str], trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
+) -> dict[str, Any]:
+    """Run a trial for each combination of the values in `words`, some key=value of which give several; return the result of docs/cli.md.
+
+    `trials`: the number of combinations, which Optuna chooses; None: all.
+    """
+    return _run(plan_sweep(Given(source, tuple(words)), trials, options), options, listener, stop)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Continue the sweep, the recipe with stages or the single run in a folder."""
+    if is_sweep(options.run):
+        return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
+    return stages.resume(words, options, listener, stop)
+
+
+def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Run the remaining trials. Raise Stopped with `result`; a trial whose training fails is recorded, and the others continue."""
+    command = [*options.command]
+    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
+        trials = [*plan.trials]
+        facts = sweep_facts(folder.path, trials)
+        folder.begin_attempt(options.threads, kind=SWEEP, given=plan.given.document(), asked=plan.asked, **facts)
+        folder.write_recipe(plan.source.text)
+        try:
+            if (number := _next(plan, folder, trials)) is None:
+                warn_without_effect(folder.path, plan.changes, listener)
+            while number is not None:
+                trials[number] = _run_trial(plan, trials[number], options, listener, stop)
+                folder.record(**sweep_facts(folder.path, trials))
+                _report(folder, trials[number], listener)
+                number = _next(plan, folder, trials)
+        except Stopped as stopped:
+            stopped.runs_code |= plan.runs_code
+            stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
+            raise
+        finally:
+            folder.record(**sweep_facts(folder.path, trials))
+        return _finish(folder, plan, trials, "finished")
+
+
+def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
+    """Return the index of the next trial to run; a new one is added to the list, and recorded. None: all are done."""
+    facts = sweep_facts(folder.path, trials)["trials"]
+    for number, trial in enumerate(trials):
+        if trial.error is None and facts[trial.name]["status"] != "finished":
+            return number
+    values = plan.search.propose([(trial, facts[trial.name]["score"]) for trial in trials])
+    if values is None:
+        return None
+    trials.append(Trial(f"trial-{len(trials) + 1:03d}", values))
+    folder.record(**sweep_facts(folder.path, trials))
+    return len(trials) - 1
+
+
+def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
+    """Start or continue the run of a trial; return the trial, with the error if its values made it fail."""
+    from tfkit.engine.training_run.isolation import isolated
+
+    folder = options.run / trial.name
+    own = replace(options, run=folder, resume=True, fail_if=(), stages=())
+    stop.raise_if_requested(f"{trial.name} was not started")
+    listener.say(f"{trial.name} of {plan.search.count}: {', '.join(trial.words)}")
+    try:
+        with isolated():
+            if is_begun(folder):
+                stages.resume([word for word in plan.space.fixed if is_free(word)], own, listener, stop)  # place and budget may change
+            elif (problem := _problem(plan, trial, options)) is not None:
+                return _failed(trial, problem, listener)
+            else:
+                _begin(plan, trial, own, listener, stop)
+    except UnhealthyError as error:
+        return _failed(trial, str(error), listener)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            error.add_note(f"in {trial.name}")
+            raise
+        return _failed(trial, "out of memory", listener)
+    finally:
+        gc.collect()  # the next trial plans with the free memory
+    return trial
+
+
+def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
+    """Return why the values of a trial make no valid recipe; those of a grid were checked before the first trial."""
+    try:
+        check_trial(plan, trial, options)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
+    words = plan.words(trial)
+    recipe = read_trial(plan.source, words)
+    start = recipe.model.start if isinstance(recipe, Recipe) and recipe.model.sha256 is None else None
+    kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
+    stages.train(TrainingRequest(kind, plan.source, words, start, is_named=not plan.continues), options, listener, stop)
+
+
+def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
+    listener.warn(f"{trial.name} failed, and the sweep continues: {reason}")
+    return Trial(trial.name, trial.values, reason)
+
+
+def _report(folder: RunFolder, trial: Trial, listener: Listener) -> None:
+    """Report the score of a trial."""
+    facts = sweep_facts(folder.path, [trial])["trials"][trial.name]
+    if facts["score"] is not None:
+        listener.say(f"{trial.name}: {facts['metric']} {facts['score']:.4g}")
+
+
+def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: Literal["finished", "stopped"]) -> dict[str, Any]:
+    facts = sweep_facts(folder.path, trials)
+    result = sweep_result(folder.path, status, plan.search.count, facts)
+    if status == "finished":
+        facts |= {"result": result}
+    folder.end_attempt(status, **facts)
+    return result

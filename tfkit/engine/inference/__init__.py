@@ -1,0 +1,1 @@
+"""A checkpoint answers: evaluate, predict, generate and embed."""

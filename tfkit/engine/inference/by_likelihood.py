@@ -1,0 +1,100 @@
+"""Evaluation by objectives that judge and do not train: minimal pairs, and multiple choice with examples in the prompt."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfkit.data import Row, Source
+from tfkit.data.columns.rows import Skipped, describe_skipped
+from tfkit.data.sources.open_sources import training_sources
+from tfkit.engine.assembly.training_data import set_names
+from tfkit.engine.assembly.validation import join_metrics
+from tfkit.engine.inference.by_row import Scored, scored_sources
+from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.listener import Listener
+from tfkit.engine.request.settings import Settings
+from tfkit.errors import DataError, ModelError
+from tfkit.evaluation.judges import JUDGES
+from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
+from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.objectives.metrics import unit_weights
+from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+
+if TYPE_CHECKING:
+    from tfkit.engine.inference.session import Session
+    from tfkit.hub import Loaded
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The entry of the receipt for a source that was read."""
+
+    name: str
+    fingerprint: str
+
+
+def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
+    """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
+    section = settings.objective
+    if problems := fitting_problems(section, loaded.config):
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model gives the probability of a text")
+    assert loaded.codec is not None
+    data, sources = scored_sources(settings, section.roles, "rows to score")
+    start_id = loaded.start_id if loaded.config.encoder_layers else None
+    if loaded.config.encoder_layers and start_id is None:
+        raise ModelError(f"{loaded.folder}: the start token of its decoder is not known; name decoder_start_token_id in config.json")
+    budget = TokenBudget(settings.evaluation.max_tokens)
+    judged: dict[str, Judgement] = {}
+    names = set_names(data, sources)
+    with work.stop.at_once(WHOLE):
+        judge = JUDGES[section.kind](section, _examples(section, data) if section.reads_training else (), data.on_bad_row)
+        for name, source in budget.until_spent(zip(names, sources, strict=True)):
+            skipped: dict[str, Skipped] = {}
+            with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
+                judgement = judge_by_likelihood(
+                    loaded.model,
+                    loaded.codec,
+                    judge,
+                    source.rows(skipped),
+                    settings.evaluation.batch_size,
+                    start_id=start_id,
+                    max_tokens=budget.left,
+                    on_bad_row=data.on_bad_row,
+                    skipped=skipped,
+                    work=work.batches(bar),
+                )
+            _report(source, judgement, skipped, loaded.config.context_length, work.listener)
+            judged[name] = judgement
+            budget.spend(judgement.tokens)
+    verdicts = [verdict for judgement in judged.values() for verdict in judgement.verdicts]
+    if not verdicts:
+        raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
+    scores = verdict_metrics(verdicts)
+    each = [verdict_metrics(judgement.verdicts)(unit_weights(len(judgement.verdicts))) for judgement in judged.values()]
+    metrics = join_metrics(scores(unit_weights(len(verdicts))), each, names)
+    used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
+    tokens = sum(judgement.tokens for judgement in judged.values())
+    return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [verdict.prediction for verdict in verdicts])
+
+
+def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
+    try:
+        for source in training_sources(data, section.roles):
+            yield from source.rows()
+    except DataError as error:
+        raise DataError(
+            f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or set objective.shots=0"
+        ) from error
+
+
+def _report(source: Source, judgement: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
+    """Warn of rows that were skipped, and of those that were truncated."""
+    if note := describe_skipped(source.name, skipped):
+        listener.warn(note)
+    if judgement.cut:
+        listener.warn(
+            f"{source.name}: {judgement.cut:,} of {len(judgement.verdicts):,} rows are longer than the model's context of {length:,} "
+            "tokens: they were truncated at their beginning"
+        )

@@ -1,0 +1,95 @@
+"""Evaluation by sampled responses: one to each prompt of data.validation, as the evaluations of a training do."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfkit.adapters import FrozenReference, load
+from tfkit.alignment.held_out import JudgedResponse
+from tfkit.alignment.rewards import Rules
+from tfkit.alignment.user_code import CodePermission
+from tfkit.data import ExampleSet
+from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with_lost
+from tfkit.engine.assembly.validation import judge_responses, response_metrics
+from tfkit.engine.inference.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
+from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.request.settings import Settings
+from tfkit.errors import ModelError, TfkitError
+from tfkit.evaluation.lost_rows import reasons, wrong_answers
+from tfkit.evaluation.predictions import loss_metrics
+from tfkit.hub import content_hash
+from tfkit.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from tfkit.engine.inference.session import Session
+    from tfkit.hub import Loaded
+
+
+def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False) -> Scored:
+    """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
+
+    `code`: which reward functions may be run. The KL divergence from the initial model of the run is a metric if that model can still be
+    read. Raises UsageError if there are no prompts.
+    """
+    objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
+    labelled, rollouts = objective.labelled, objective.rollouts
+    assert labelled is not None
+    assert rollouts is not None
+    data, sources = scored_sources(settings, settings.objective.roles, "prompts to answer")
+    rules = Rules(rollouts.section.rules, code)
+    all_sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    stored = [held_out.stored for held_out in all_sets if isinstance(held_out.stored, ExampleSet)]
+    counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
+    sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(all_sets, counts, strict=False)]
+    report_rows([held_out.stored for held_out in sets], work.listener)
+    reference, seed = _reference(loaded, work), settings.generation.seed
+    with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
+        given = (settings.evaluation, order, objective, rules, sets, loaded.model, reference, seed)
+        judged = judge_responses(*given, work=work.batches(bar))
+    assert judged is not None  # nothing asked it to stop
+    by_set = [
+        [*responses, *(JudgedResponse("", lost.sums) for lost in wrong_answers(labelled, held_out.lost, 0))]
+        for responses, held_out in zip(judged, sets, strict=True)
+    ]
+    everything = [response for responses in by_set for response in responses]
+    return Scored(
+        response_metrics(objective, by_set, [held_out.name for held_out in all_sets]),
+        len(everything),
+        sum(int(prompts.lengths[: len(responses)].sum()) for prompts, responses in zip(stored, judged, strict=False)),
+        [held_out.stored for held_out in sets],
+        loss_metrics(objective, [response.sums for response in everything]),
+        len(everything),
+        _lines(sets, judged) if each else [],
+        {"temperature": rollouts.section.temperature, "lost": reasons([lost for held_out in sets for lost in held_out.lost])},
+        [prompts.texts[: len(responses)] for prompts, responses in zip(stored, judged, strict=False)],
+    )
+
+
+def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
+    """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
+    saved = loaded.folder.resolve().parent.parent / "recipe.yaml"
+    try:
+        run = read_recipe(str(saved)).recipe if saved.is_file() else None
+        if run is None or run.model.start is None:
+            return None
+        start, weight = run.model, next(loaded.model.parameters())
+        # A head that the start lacks, or another one than its own, was drawn with the run's seed.
+        head, seed = loaded.config.head, run.training.seed
+        initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
+        if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
+            raise ModelError("its weights have changed")
+    except TfkitError as error:
+        work.listener.warn(f"{loaded.folder}: the kl is not computed, since the initial model of its run cannot be read: {error}")
+        return None
+    return FrozenReference(initial.model)
+
+
+def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedResponse]]) -> list[dict[str, Any]]:
+    """Return a line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
+    lines = []
+    for held_out, responses in zip(sets, judged, strict=True):
+        assert isinstance(held_out.stored, ExampleSet), "prompts are examples"
+        for number, response in enumerate(responses):
+            sums = {name: value.total for name, value in response.sums.items() if name != "accuracy"}
+            lines.append({"place": held_out.stored.place(number), "response": response.text, **sums})
+        lines += [{"place": lost.row.place, "lost": lost.reason} for lost in held_out.lost]
+    return lines

@@ -1,0 +1,287 @@
+"""Evaluation by an objective's own rows, for every objective but a causal language model's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tfkit.data import ExampleSet, Source
+from tfkit.data.sources.open_sources import validation_sources
+from tfkit.data.store.overlap import Hashes
+from tfkit.engine.assembly.base_model import check_order
+from tfkit.engine.assembly.baseline_scores import evaluation_baselines, scored_rows
+from tfkit.engine.assembly.reference_model import with_finished_reference
+from tfkit.engine.assembly.training_data import ValidationSet, report_rows, set_names, store, with_lost
+from tfkit.engine.assembly.validation import join_metrics, judge_sets, score_sets
+from tfkit.engine.assembly.verdict import predicts_one_class
+from tfkit.engine.inference.prediction_lines import prediction_lines
+from tfkit.engine.inference.session import WHOLE
+from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
+from tfkit.engine.request.settings import Settings
+from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.baselines import Baselines
+from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
+from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
+from tfkit.evaluation.row_scores import first_rows, tokens_of_first
+from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.evaluation.written import undrawn
+from tfkit.hub.config_json import read_facts
+from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
+from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.metrics import Scores, unit_weights
+from tfkit.objectives.metrics.texts import require_libraries
+from tfkit.objectives.objective import Objective
+from tfkit.objectives.registry import objective_tokenizer, open_objective
+from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.roles import Role
+from tfkit.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tfkit.engine.inference.session import Session
+    from tfkit.hub import Loaded
+
+_DECODING = (
+    "max_new_tokens",
+    "num_beams",
+    "length_penalty",
+    "length_law",
+    "early_stopping",
+    "repetition_penalty",
+    "no_repeat_ngram",
+    "stop",
+)
+
+
+class ReadSet(Protocol):
+    """The entry of the receipt for data that was read."""
+
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the rows."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The metrics of all sets, and the data from which they were computed."""
+
+    metrics: dict[str, float]
+    examples: int
+    tokens: int
+    stored: Sequence[ReadSet]
+    scores: Scores | None = None  # the metrics of all labelled rows or texts as a function of weights, for their intervals
+    units: int = 0  # the number of these weights: of rows, or of the inputs for which texts were generated
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
+    facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
+    texts: Sequence[Hashes] = ()  # the hashes of the scored texts of each set
+    baselines: Baselines = field(default_factory=dict)
+
+
+def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
+    """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
+
+    `each`: also return a prediction for every row that has an answer.
+
+    Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
+    """
+    section = settings.objective.trained_for.judged_alone
+    objective, tokenizer = open_finished(section, loaded, settings)
+    if section.answers_in_text:
+        require_libraries(settings.evaluation.text_metrics)
+    data, sources = scored_sources(settings, section.roles, "rows to score")
+    sets, order = stored_sets(settings, data, sources, objective, tokenizer, loaded, work)
+    if objective.labelled is not None:
+        examples = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
+        counts = rows_within(objective.labelled, order, examples, settings.evaluation.max_tokens)
+        sets = [with_lost(held_out, objective, work.listener, count) for held_out, count in zip(sets, counts, strict=False)]
+        report_rows([held_out.stored for held_out in sets], work.listener)
+        sets = _with_reference(settings, objective.labelled, sets, loaded, work)
+        return _score_labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
+    report_rows([held_out.stored for held_out in sets], work.listener)
+    return _score_unlabelled(settings, order, objective, sets, loaded, work)
+
+
+def scored_sources(settings: Settings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
+    """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
+    data = settings.data
+    sources = validation_sources(data, roles) if data is not None else []
+    if data is None or not sources:
+        raise UsageError(f"there are no {what}: give them as --data F, or a recipe with data.validation")
+    return data, sources
+
+
+def stored_sets(
+    settings: Settings,
+    data: DataSection,
+    sources: Sequence[Source],
+    objective: Objective,
+    tokenizer: Tokenizer,
+    loaded: "Loaded",
+    work: "Session",
+) -> tuple[list[ValidationSet], RowOrder]:
+    """Return the set of each source, with its truncated rows counted, and the order of the rows of a set."""
+    for source in sources:
+        work.listener.say(source.describe())
+    with work.first_alone(), work.stop.at_once():
+        stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
+    for examples in stored:
+        examples.check_vocabulary(loaded.config.vocab_size)
+    order = RowOrder(row_length(data.sequence_length, loaded.config), settings.seed, settings.batch_size, data.length_groups)
+    return [ValidationSet(*examples) for examples in zip(set_names(data, sources), stored, sources, strict=True)], order
+
+
+def _with_reference(
+    settings: Settings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
+) -> list[ValidationSet]:
+    """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
+    stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
+    with work.first_alone(), work.stop.at_once(WHOLE):
+        referenced = with_finished_reference(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
+    return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
+
+
+def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Settings) -> tuple[Objective, Tokenizer]:
+    """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
+    if problems := fitting_problems(section, loaded.config):
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+    assert loaded.codec is not None
+    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
+    labels, facts = _labels(section, loaded), read_facts(loaded.folder)
+    context = ModelContext(loaded.config, tokenizer, labels, settings.seed, loaded.folder, facts, settings.sequence_length)
+    return open_objective(section, context), tokenizer
+
+
+def _score_unlabelled(
+    settings: Settings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
+) -> Scored:
+    """Score rows that are cut from texts, by the metrics of the objective, without answers."""
+    budget = TokenBudget(settings.evaluation.max_tokens)
+    scored: list[Stored] = []
+    rows = tokens = 0
+    for held_out in budget.until_spent(sets):
+        opened = objective.open_rows([(held_out.stored, 1.0)], order)
+        count = first_rows(opened, budget.left)
+        scored.append(held_out.stored)
+        rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
+        budget.spend(tokens_of_first(opened, count))
+    with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
+        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
+    assert metrics is not None  # nothing asked it to stop
+    return Scored(metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
+
+
+def _score_labelled(
+    settings: Settings,
+    order: RowOrder,
+    objective: LabelledObjective,
+    sources: Sequence[Source],
+    sets: Sequence[ValidationSet],
+    counts: Sequence[int],
+    loaded: "Loaded",
+    work: "Session",
+    *,
+    each: bool,
+) -> Scored:
+    """Score rows with one answer each, including those that are lost."""
+    writer = objective.writer if settings.evaluation.text_metrics else None
+    text_metrics = settings.evaluation.text_metrics if writer else ()
+    used = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
+    inputs: list[list[SharedInput]] = []
+    if writer is not None:
+        inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
+    with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
+        results = judge_sets(settings.evaluation, order, objective, used, loaded.model, work=work.batches(bar))
+        assert results is not None  # nothing asked it to stop
+        if writer is not None:
+            results = [with_texts(settings, writer, *one, loaded, work.batches(bar)) for one in zip(used, results, inputs, strict=True)]
+        results = [completed(objective, *one) for one in zip(sources, used, results, strict=False)]
+        wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
+        if writer is not None:
+            inputs = [
+                [*shared, *(SharedInput([row.number], row.prediction["references"]) for row in lost)]
+                for shared, lost in zip(inputs, wrong, strict=True)
+            ]
+        judged = [[*rows, *lost] for rows, lost in zip(results, wrong, strict=True)]
+        metrics, scores, units = _metrics(settings, objective, [held_out.name for held_out in sets], judged, inputs)
+    predictions = [row.prediction for rows in judged for row in rows]
+    if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
+        work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
+    elif predicts_one_class(metrics):
+        work.listener.warn("the model predicts the same class for every row: it does not distinguish the classes")
+    facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}
+    if writer is not None:
+        facts |= _generation_facts(settings, units, inputs)
+    with work.stop.at_once(WHOLE):
+        baselines = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, results))
+        lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, results) if each else []
+    return Scored(
+        metrics,
+        len(predictions),
+        sum(int(examples.lengths[: len(rows)].sum()) for examples, rows in zip(used, results, strict=True)),
+        used,
+        scores,
+        units,
+        lines,
+        facts,
+        [examples.texts[:count] for examples, count in zip(used, counts, strict=True)],
+        baselines,
+    )
+
+
+def _generation_facts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
+    """Return how texts were generated, and with how many references they were compared."""
+    facts: dict[str, Any] = {"decoding": undrawn(settings.generation).model_dump(include=set(_DECODING))}
+    facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
+    return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
+
+
+def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
+    """Return how many rows of each set are scored; the last sets may be left out."""
+    budget, counts = TokenBudget(max_tokens), []
+    for one in budget.until_spent(sets):
+        rows = objective.open_rows([(one, 1.0)], order)
+        counts.append(first_rows(rows, budget.left))
+        budget.spend(tokens_of_first(rows, counts[-1]))
+    return counts
+
+
+def _metrics(
+    settings: Settings,
+    objective: LabelledObjective,
+    names: Sequence[str],
+    judged: Sequence[Sequence[RowPrediction]],
+    inputs: Sequence[Sequence[SharedInput]],
+) -> tuple[dict[str, float], Scores, int]:
+    """Return the metrics, the same as a function of the units' weights, and the number of units: inputs of generated texts, else rows."""
+
+    def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
+        rows = [one for part in sets for one in part]
+        if not shared:
+            return answer_metrics(objective, rows), len(rows)
+        evaluation, of_input = settings.evaluation, number_inputs(shared)
+        return written_metrics(objective, rows, of_input, evaluation.text_metrics, evaluation.bleu_tokenize), int(of_input.max()) + 1
+
+    scores, units = scores_of(judged, inputs)
+    parts = [scores_of([part], inputs[number : number + 1]) for number, part in enumerate(judged) if len(names) > 1]
+    return join_metrics(scores(unit_weights(units)), [part(unit_weights(count)) for part, count in parts], names), scores, units
+
+
+def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:
+    """Return the classes of the checkpoint, in its own order, with the names that the section gives them, if any."""
+    if not section.has_labels:
+        return []
+    if named := section.named_labels:
+        count = getattr(loaded.config.head, "count", 0)
+        if len(named) != count:
+            raise UsageError(
+                f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}: name all, in its order, or leave it out"
+            )
+        check_order(str(loaded.folder), loaded.labels, named)
+        return named
+    if not loaded.labels:
+        raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so its classes are not known; name them there")
+    return list(loaded.labels)

@@ -1,0 +1,99 @@
+"""Evaluation of a causal language model: how well it predicts whole texts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfkit.data import Source, TokenStream, token_stream
+from tfkit.engine.assembly.training_data import set_names
+from tfkit.engine.assembly.validation import join_metrics
+from tfkit.engine.inference.by_row import Scored, scored_sources
+from tfkit.engine.inference.session import WHOLE
+from tfkit.errors import ModelError
+from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
+from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.objectives.context import piece_length
+from tfkit.recipe.schema.roles import TEXT
+
+if TYPE_CHECKING:
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.request.settings import Settings
+    from tfkit.hub import Loaded
+
+
+def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
+    """Score the texts of data.validation; `each`: also return the scores of every text.
+
+    Raises ModelError if the model is no language model, UsageError if there are no texts.
+    """
+    config = loaded.config
+    if config.head.kind != "lm" or config.encoder_layers:
+        what = "is not a language model" if config.head.kind != "lm" else "has an encoder"
+        raise ModelError(
+            f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
+            'or say it: "objective={kind: classification}"'
+        )
+    data, sources = scored_sources(settings, TEXT, "texts to score")
+    with work.first_alone():
+        streams = _streams(sources, loaded, work)
+    length = piece_length(settings.sequence_length, loaded.config)
+    scores = _score(loaded, streams, length, settings, work)
+    whole = sum(scores[1:], start=scores[0])
+    tokens = whole.target_tokens + len(whole.targets)
+    metrics = join_metrics(whole.metrics(), [score.metrics() for score in scores], set_names(data, sources))
+    lines: list[dict[str, Any]] = []
+    if each:
+        with work.stop.at_once(WHOLE):
+            lines = _text_predictions(sources, scores)
+    rows, used = len(whole.targets), streams[: len(scores)]
+    texts = [stream.texts[: len(score.targets)] for stream, score in zip(used, scores, strict=True)]
+    facts = {"sequence_length": length}
+    return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, facts, texts)
+
+
+def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[TokenStream]:
+    assert loaded.codec is not None
+    streams = []
+    for source in sources:
+        work.listener.say(source.describe())
+        with work.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.stop.at_once():
+            streams.append(token_stream(source, loaded.codec, bar.advance))
+        if note := streams[-1].describe_skipped():
+            work.listener.warn(note)
+    return streams
+
+
+def _score(loaded: "Loaded", streams: list[TokenStream], length: int, settings: "Settings", work: "Session") -> list[TextScore]:
+    limit = settings.evaluation.max_tokens
+    bar = work.listener.progress("scoring", _targets_within(streams, limit), "tokens")
+    with bar as shown, work.stop.at_once(WHOLE):
+        scores = score_streams(
+            loaded.model,
+            streams,
+            length,
+            settings.evaluation.batch_size,
+            max_tokens=limit,
+            work=work.batches(shown),
+        )
+    assert scores is not None  # nothing asked it to stop
+    return scores
+
+
+def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
+    """Return the number of tokens that will be scored: those of whole texts, within the limit."""
+    budget, total = TokenBudget(limit), 0
+    for stream in budget.until_spent(streams):
+        count = int(count_targets(stream, budget.left).sum())
+        budget.spend(count)
+        total += count
+    return total
+
+
+def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
+    """Return for each text, in order, its place, its loss (nats per token; None without a target), its target tokens and their bytes."""
+    lines = []
+    for source, score in zip(sources, scores, strict=False):
+        places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
+        for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
+            mean = float(loss / tokens) if tokens else None
+            lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})
+    return lines

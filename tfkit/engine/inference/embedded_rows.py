@@ -1,0 +1,114 @@
+"""A vector for the text of each row, as of tfkit embed; loaded.embed gives the same vectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.engine.inference.opened_model import named_precision
+from tfkit.engine.inference.row_answers import RowAnswers, RowModel
+from tfkit.engine.request.killed import complete_killed_run
+from tfkit.engine.request.settings import Settings, read_settings
+from tfkit.errors import UsageError
+from tfkit.hub import find_checkpoint
+from tfkit.parallel.deal import Deal
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.roles import TEXT, Role
+
+if TYPE_CHECKING:
+    from tfkit.data import Encoded
+    from tfkit.generation.answer_precision import Precision
+    from tfkit.hub import Loaded
+
+_SECTIONS = ("data", "evaluation", "carbon")
+
+
+def open_embedder(
+    checkpoint: str | Path, words: Sequence[str], data: str, *, field: str | None, needs_all: bool, precision: "Precision"
+) -> RowAnswers:
+    """Read the settings by which the texts of rows are embedded. Raises UsageError.
+
+    `words`: key=value. `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
+    row may lack a vector. `precision`: auto is float32, since the digits of a vector are its answer.
+    """
+    complete_killed_run(checkpoint)
+    folder = find_checkpoint(checkpoint)
+    settings = read_settings(None, folder, ["data.validation.0.files=all", *words], _SECTIONS, data)
+    assert settings.data is not None  # by `data`
+    if needs_all and settings.data.on_bad_row == "skip":
+        raise UsageError("data.on_bad_row=skip: a row without a vector has no place in the file of --out; leave --out away, for JSON lines")
+    update: dict[str, Any] = {}
+    if not any(word.partition("=")[0].strip() == "data.sequence_length" for word in words):  # that of the training is of its own rows
+        update["sequence_length"] = None
+    if field is not None:
+        assert isinstance(settings.data.validation, list)
+        update["validation"] = [one.model_copy(update={"columns": {"text": field}, "text": None}) for one in settings.data.validation]
+    settings = replace(settings, data=settings.data.model_copy(update=update))
+    named = named_precision(settings, words, precision)
+    task = Embedding(_text_role(settings.objective.trained_for), settings, takes_lines=field in (None, "text"))
+    return RowAnswers(checkpoint, folder, settings, task, "float32" if named == "auto" else named)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Embeds the text of each row: of the column that the settings name `text`, else of the role that the model was trained on.
+
+    `takes_lines`: whether plain texts may take its place.
+    """
+
+    role: Role
+    settings: Settings
+    takes_lines: bool
+    name = "embedding"
+
+    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the column of the text."""
+        role = TEXT[0] if "text" in named else self.role
+        own = {role.name: named[role.name]} if role.name in named else {}
+        return PredictionColumns((role,), own, option="--field", takes_lines=self.takes_lines)
+
+    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+        """Return the model as one that embeds texts."""
+        return EmbeddingModel(loaded, self.settings, deal)
+
+    def facts(self, loaded: "Loaded") -> dict[str, Any]:
+        """Return the size of a vector."""
+        return {"dim": loaded.config.dim}
+
+
+class EmbeddingModel:
+    """A loaded model that embeds texts. `deal` computes the batches, divided among the ranks."""
+
+    def __init__(self, loaded: "Loaded", settings: Settings, deal: Deal):
+        self.loaded, self.settings, self.deal = loaded, settings, deal
+        self.tokenizer = loaded.require_tokenizer()
+
+    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+        """Return the token ids of each text, or a BadRow for a text without a token."""
+        from tfkit.data import Encoded
+        from tfkit.objectives.text_pairs import encode_texts
+
+        context = self.loaded.config.context_length
+        texts = encode_texts(self.tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
+        return [
+            Encoded({"input_ids": text.ids}, len(text.ids), text.truncated)
+            if text.ids
+            else BadRow("no tokens", f"{row.place}: the text gives no token, and has no vector; remove the row")
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    def answers(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+        """Return the vector of each text, (D,)."""
+        from tfkit.evaluation.embeddings import embed_ids
+
+        ids = [[*one.arrays["input_ids"]] for one in encoded]
+        vectors = embed_ids(self.loaded.model, self.tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
+        return [{"embedding": vector} for vector in vectors]
+
+
+def _text_role(section: ObjectiveSection) -> Role:
+    """Return the role of an objective's rows that is embedded: its first text, which may also be in a column `text`."""
+    role = next((role for role in section.asked_roles if role.form == "text" and role.required and role.shape is None), TEXT[0])
+    return role._replace(columns=tuple(dict.fromkeys((*role.columns, "text"))))

@@ -1,0 +1,122 @@
+"""The evaluation of a checkpoint by text, row, likelihood or rollout, as its objective requires, and the result of docs/cli.md."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfkit.alignment.user_code import CodePermission
+from tfkit.engine.inference.opened_model import open_model, own_precision
+from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
+from tfkit.engine.request.inputs import Inputs
+from tfkit.engine.request.killed import complete_killed_run
+from tfkit.engine.request.settings import read_settings, settings_inputs
+from tfkit.hub import find_checkpoint
+from tfkit.recipe import RecipeText
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.engine.inference.by_row import Scored
+    from tfkit.engine.inference.session import Session
+    from tfkit.hub import Loaded
+
+_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
+_SEED = 1  # of the bootstrap
+_MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond which a score is no longer one of unseen texts
+
+
+class Evaluator:
+    """An evaluation whose settings are read and checked; nothing is loaded before `score`.
+
+    `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file, folder or glob in place
+    of data.validation. `code`: which reward functions may be run. Raises UsageError for another.
+    """
+
+    def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None, code: CodePermission):
+        complete_killed_run(checkpoint)
+        self.folder = find_checkpoint(checkpoint)
+        self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
+        self.code = code
+        code.require(self.settings.objective.trained_for.code_files)
+        self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
+
+    def gates(self, texts: Sequence[str]) -> list[Gate]:
+        """Parse gates over the metrics that the evaluation may have. Raise UsageError for another; groups of rows are checked later."""
+        from tfkit.recipe.schema.objective_sections import metrics_of_texts
+
+        section = self.settings.objective.trained_for
+        of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
+        names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
+        names += ["beats_baseline"] if section.has_baselines else []
+        if section.scored_by == "likelihood" or self.settings.data is None:
+            return [parse_gate(text, names) for text in texts]
+        return parse_gates(texts, metrics_of_sets(names, self.settings.data))
+
+    def score(self, work: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
+        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
+        from tfkit.engine.inference.session import WHOLE
+
+        loaded, scored = self.compute(work, each=each)
+        with work.stop.at_once(WHOLE):
+            reading = work.reading(last=True)  # waits for a first measurement
+            result = self._result(loaded, scored, reading)
+        if result["trained_on"]:
+            trained_on, all_texts = result["trained_on"], sum(map(len, scored.texts))
+            what = f"{trained_on:,} of the {all_texts:,} texts that were scored are among those that the run was trained on"
+            many = ": the metrics say little about other texts" if trained_on > _MANY_TRAINED * all_texts else ""
+            work.listener.warn(what + many)
+        work.finish(result, data=result["data"])
+        return result, scored.predictions, reading
+
+    def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
+        """Return the loaded model and its scores: the part of `score` that all ranks compute."""
+        with work.stop.at_once():
+            loaded = open_model(self.folder, work, self.inputs, own_precision(self.settings), packs=False).loaded
+            loaded.require_tokenizer()
+        return loaded, self._scored(loaded, work, each=each)
+
+    def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
+        from tfkit.engine.inference.by_likelihood import evaluate_likelihood
+        from tfkit.engine.inference.by_row import evaluate_rows
+        from tfkit.engine.inference.by_text import evaluate_texts
+
+        scored_by = self.settings.objective.trained_for.scored_by
+        if scored_by == "text":
+            return evaluate_texts(self.settings, loaded, work, each=each)
+        if scored_by == "likelihood":
+            return evaluate_likelihood(self.settings, loaded, work)
+        if scored_by == "rollout":
+            from tfkit.engine.inference.by_rollout import evaluate_rollouts
+
+            return evaluate_rollouts(self.settings, loaded, work, self.code, each=each)
+        return evaluate_rows(self.settings, loaded, work, each=each)
+
+    def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
+        from tfkit.engine.assembly.verdict import compare, comparison_fields
+        from tfkit.engine.inference.trained_rows import count_trained_rows
+        from tfkit.engine.request.run_totals import energy_fields, place_fields
+        from tfkit.evaluation.bootstrap import intervals
+        from tfkit.objectives.context import row_length
+
+        evaluation = self.settings.evaluation
+        resamples = evaluation.bootstrap if scored.units > 1 else None
+        spread = intervals(scored.scores, scored.units, resamples, _SEED) if scored.scores is not None and resamples is not None else {}
+        return {
+            "schema_version": 1,
+            "metrics": scored.metrics,
+            "baselines": scored.baselines,
+            **comparison_fields(compare(scored.baselines, scored.metrics, self.settings.evaluation.metric)),
+            "intervals": spread,
+            "bootstrap": resamples if spread else None,
+            "examples": scored.examples,
+            "tokens": scored.tokens,
+            "trained_on": count_trained_rows(loaded.folder, scored.texts),
+            "checkpoint": str(loaded.folder),
+            "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in scored.stored],
+            "batch_size": evaluation.batch_size,
+            "precision": evaluation.precision,
+            "context_length": loaded.config.context_length,
+            "sequence_length": row_length(self.settings.sequence_length, loaded.config),
+            **scored.facts,
+            **energy_fields(reading),
+            **place_fields(reading),
+            "gates": [],
+        }

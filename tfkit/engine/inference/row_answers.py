@@ -1,0 +1,244 @@
+"""Rows that a checkpoint answers, read in windows and answered in order: what predict and embed share."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+
+from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
+from tfkit.data.formats.file_content import BOM, Content
+from tfkit.data.formats.readers import Layout
+from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
+from tfkit.engine.inference.opened_model import open_model
+from tfkit.engine.inference.pipe import Pipe
+from tfkit.engine.request.settings import Settings, settings_inputs
+from tfkit.errors import DataError, UsageError
+from tfkit.parallel.deal import Deal, in_turn
+from tfkit.recipe.schema.data_sections import SourceSection
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.data import Encoded
+    from tfkit.engine.inference.session import Session
+    from tfkit.generation.answer_precision import Precision
+    from tfkit.hub import Loaded
+
+_MOST_BATCHES = 32  # of a window, whose rows are sorted by length
+_MOST_CHARACTERS = 1 << 24  # of the texts of a window
+
+
+@dataclass
+class Counts:
+    """Sums over the rows so far."""
+
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    first_truncated: str = ""  # place of the first such row
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
+    replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the answer replaces
+
+
+class RowModel(Protocol):
+    """A loaded model that answers rows."""
+
+    def encode(self, rows: Sequence[Row]) -> "list[Encoded | BadRow]":
+        """Return the example of each row, or the reason why it cannot be read."""
+
+    def answers(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> list[dict[str, Any]]:
+        """Return the fields that the answer adds to each row."""
+
+
+class RowTask(Protocol):
+    """The computation of a command for each row."""
+
+    @property
+    def name(self) -> str:
+        """The name of the answer, and of its field, which is None for a row that cannot be read."""
+
+    def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
+        """Return the columns that are read from a source; `named`: those that its settings name, by role."""
+
+    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+        """Return the model as one that answers rows; `deal` computes its batches. Raises ModelError."""
+
+    def facts(self, loaded: "Loaded") -> dict[str, Any]:
+        """Return the fields that the result of the command has for this task alone."""
+
+
+class RowAnswers:
+    """The rows of a command, and the answers of its checkpoint to them.
+
+    Nothing is loaded before `load` or `use`. `precision`: auto: chosen for the model when it is loaded.
+    """
+
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: Settings, task: RowTask, precision: "Precision"):
+        self.folder, self.settings, self.task, self.precision = folder, settings, task, precision
+        assert settings.data is not None  # by the rows that the command was given
+        assert isinstance(settings.data.validation, list)
+        self.sources, self.on_bad_row = settings.data.validation, settings.data.on_bad_row
+        self.inputs = settings_inputs(settings, folder, checkpoint)
+        self.counts = Counts()
+
+    def columns(self, section: SourceSection) -> PredictionColumns:
+        """Return the columns that are read from a source."""
+        return self.task.columns(section.columns | ({} if section.text is None else {"text": section.text}))
+
+    def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
+        """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
+        return chain.from_iterable([self._open(section, pipe) for section in self.sources])
+
+    def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
+        """Yield rows that are given in Python, or a single one: a mapping of fields, or a text. Raises UsageError for anything else."""
+        if hasattr(rows, "to_dict"):  # a table of pandas, whose iteration yields the names of the columns
+            raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
+        columns = self.columns(self.sources[0])
+        for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
+            if not isinstance(row, Mapping | str):
+                raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
+            yield columns.asked(row, f"row {number}")
+
+    def load(self, work: "Session") -> None:
+        """Load the model. Raises ModelError for one that does not fit the task."""
+        opened = open_model(self.folder, work, self.inputs, self.precision)
+        self.precision = opened.precision
+        self.use(opened.loaded, work.deal)
+
+    def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
+        """Use a loaded model; `deal` computes its batches. Raises ModelError."""
+        loaded.require_tokenizer()
+        self.loaded, self.model = loaded, self.task.open(loaded, deal)
+
+    def answers(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
+        """Yield the fields of the rows with their answers, in order, in windows, which end early if `is_ready` has no further row.
+
+        Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
+        no answer.
+        """
+        for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
+            encoded = self._encode(window)
+            bad = None
+            if self.on_bad_row == "error":
+                bad = next((number for number, example in enumerate(encoded) if isinstance(example, BadRow)), None)
+            if lines := self._lines(window[:bad], encoded[:bad]):
+                yield lines
+            if bad is not None:
+                bad_row = encoded[bad]
+                assert isinstance(bad_row, BadRow)
+                raise bad_row.refusal()
+
+    def warnings(self) -> list[str]:
+        """Return warnings about the rows so far that were skipped or truncated."""
+        counts, length = self.counts, self.settings.sequence_length
+        limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
+        cut = (
+            f"{counts.truncated:,} of {counts.rows:,} rows are longer than {limit} tokens, and were not read to their ends (first "
+            f"{counts.first_truncated})"
+        )
+        replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
+        return [
+            text for text in (describe_skipped(f"{self.task.name}s", counts.skipped), cut if counts.truncated else "", replaced) if text
+        ]
+
+    def result(self, reading: "Reading") -> dict[str, Any]:
+        """Return the document of docs/cli.md, with the energy of `reading`."""
+        from tfkit.engine.request.run_totals import energy_fields, place_fields
+
+        counts = self.counts
+        return {
+            "schema_version": 1,
+            "rows": counts.rows,
+            "bad_rows": sum(one.rows for one in counts.skipped.values()),
+            "truncated": counts.truncated,
+            "tokens": counts.tokens,
+            **self.task.facts(self.loaded),
+            "checkpoint": str(self.loaded.folder),
+            "batch_size": self.settings.evaluation.batch_size,
+            "precision": "bfloat16" if self.precision == "bf16" else self.precision,
+            **energy_fields(reading),
+            **place_fields(reading),
+        }
+
+    def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
+        columns = self.columns(section)
+        if section.path == "-" and pipe is not None:
+            return _from_pipe(pipe, columns, section)
+        # A bad row is reported when it is read, after the rows before it are answered.
+        return prediction_rows(open_source(section, "all", None, "skip", columns=columns))
+
+    def _encode(self, window: Sequence[PredictionInput]) -> "list[Encoded | BadRow]":
+        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
+        encoded = iter(self.model.encode(rows) if rows else ())
+        return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
+
+    def _lines(self, window: Sequence[PredictionInput], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
+        """Return the fields of each row with its answer or error."""
+        good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
+        answers = self.model.answers([window[number].row for number in good], list(good.values()))
+        by_number = dict(zip(good, answers, strict=True))
+        lines = []
+        for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
+            self.counts.rows += 1
+            if isinstance(example, BadRow):
+                skip(example, self.counts.skipped)
+                lines.append({**asked.fields, self.task.name: None, "error": example.message})
+                continue
+            self.counts.tokens += example.length
+            self.counts.truncated += example.truncated
+            self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if example.truncated else "")
+            self.counts.replaced |= asked.fields.keys() & by_number[number].keys()
+            lines.append({**asked.fields, **by_number[number]})
+        return lines
+
+
+def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
+    """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
+
+    An error in the source is raised after the rows before it.
+    """
+    window: list[PredictionInput] = []
+    most, characters = batch_size, 0
+    try:
+        for asked in rows:
+            window.append(asked)
+            characters += len(asked.row.text) if isinstance(asked.row, Row) else 0
+            if len(window) >= most or characters >= _MOST_CHARACTERS or not is_ready():
+                yield window
+                window, characters, most = [], 0, min(2 * most, _MOST_BATCHES * batch_size)
+    except DataError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -> Iterator[PredictionInput]:
+    """Yield the rows of a pipe. Raises DataError if there are none."""
+    name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
+    layout, empty = Layout(name, tuple(section.header or ())), True
+    for asked in prediction_stream(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):
+        empty = False
+        yield asked
+    if empty:
+        raise DataError(f"{pipe.name}: there is no row; give JSON lines, csv under a header line, or a text a line")
+
+
+def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
+    """Return the format of data that begin with this line, and the delimiter of a table.
+
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line.
+    """
+    text = line.removeprefix(BOM).decode(errors="replace").strip()
+    if text.startswith("{"):
+        return "jsonl", None
+    for delimiter in ",\t;|":
+        try:
+            columns.check(next(csv.reader([text], delimiter=delimiter)), "")
+        except (DataError, csv.Error, StopIteration):
+            continue
+        return "csv", delimiter
+    return "lines", None

@@ -1,0 +1,159 @@
+"""The session of a command that does not train: its meter, its listener, its stop request and, if it has one, its run folder."""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon import Meter, Reading, read_totals, resolve_place
+from tfkit.carbon.reading import SUMMED, add_readings
+from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
+from tfkit.engine.request.rank_checks import rank_device, rank_threads
+from tfkit.engine.request.run_totals import record_totals
+from tfkit.errors import DataError
+from tfkit.parallel.deal import BatchWork, Deal, PeerDoneError, in_turn
+from tfkit.parallel.ranks import ONE_PROCESS, Ranks
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.run.folder import RunFolder
+
+WHOLE = "there is no result, since it needs all rows"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A running command."""
+
+    stop: StopRequest
+    listener: Listener
+    meter: Meter
+    folder: RunFolder | None
+    before: Reading  # what earlier commands in the same run folder used
+    metered: bool
+    device: str | None = None  # of this rank; None: the best one
+    threads: int | None = None  # of this rank; None: PyTorch's default
+    ranks: Ranks = ONE_PROCESS
+    deal: Deal = in_turn  # computes a list of batches, together with the other ranks
+    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
+    end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; without a run folder, their readings
+
+    def should_stop(self) -> bool:
+        """Whether the command should stop."""
+        return self.stop.should_stop()
+
+    def batches(self, bar: Progress) -> BatchWork:
+        """Return how the batches of this command are computed and shown by a progress bar; `stop.at_once` ends them."""
+        return BatchWork(bar.advance, deal=self.deal)
+
+    def own(self, reading: Reading) -> Reading:
+        """Return the part of a meter's reading that this command used."""
+        if not self.metered:
+            return Reading()
+        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED})
+
+    def reading(self, *, last: bool = False) -> Reading:
+        """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
+        others = self.end_of_other_meters()
+        return add_readings(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
+
+    def finish(self, result: dict[str, Any], **facts: Any) -> None:
+        """Record the result, and facts about its inputs, in the run folder, if there is one."""
+        if self.folder is not None:
+            self.folder.end_attempt("finished", result=result, **facts)
+
+
+@contextmanager
+def session(
+    command: str,
+    carbon: CarbonSection,
+    run: Path | None,
+    listener: Listener,
+    stop: StopRequest,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    words: Sequence[str] = (),
+    ranks: Ranks = ONE_PROCESS,
+) -> Iterator[Session]:
+    """Meter the block under the name of the command. `words`: the command line, for the receipt; `ranks`: this process is rank 0, whose
+    command the others follow.
+
+    Raises UsageError for an unknown country, MachineError for a bad run folder. A series of intensities that does not cover the present,
+    as that of an earlier run, is left out with a warning.
+    """
+    carbon = _with_current_series(carbon, listener)
+    with ExitStack() as stack:
+        folder, before = None, Reading()
+        if run is not None:
+            folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
+            folder.begin_attempt(threads, kind=command)
+            before = read_totals(folder.path, folder.run_id)
+        of_command: dict[str, Any] = {
+            "run_id": folder.run_id if folder else str(uuid.uuid4()),
+            "attempt": folder.attempt if folder else 1,
+            "project": folder.path.name if folder else command,
+            "phase": command,
+            "nodes": ranks.nodes,
+        }
+        meter = Meter.start(carbon, folder=folder.path if folder else None, **of_command)
+        others = of_command | {"folder": str(folder.path.resolve()) if folder else None, "carbon": carbon.model_dump(mode="json")}
+        is_complete = False
+        try:
+            place = rank_device(device, ranks), rank_threads(threads, ranks)
+            alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
+            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks, others) as work:
+                yield work
+            is_complete = True
+        finally:
+            reading = meter.stop()
+            if is_complete and (warning := meter.warning()):  # a command that fails at once has nothing to measure
+                listener.warn(warning)
+            if folder is not None:
+                record_totals(folder, reading, {})
+
+
+def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSection:
+    """Return the section, without a series of intensities that does not cover the present. Raises UsageError."""
+    try:
+        resolve_place(carbon)
+    except DataError as error:
+        listener.warn(f"{error}. This command is charged without the series")
+        carbon = carbon.model_copy(update={"intensity_file": None})
+        resolve_place(carbon)
+    return carbon
+
+
+def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
+    """Follow rank 0 through a command, without a run folder and without reports; `deal` exchanges the results of batches. The first rank of
+    another machine measures its energy.
+    """
+    place = rank_device(device, ranks), rank_threads(threads, ranks)
+    alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
+    with suppress(PeerDoneError), _joined(alone, ranks) as work, stop.at_once():
+        follow(work)
+
+
+@contextmanager
+def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
+    """Join the other ranks. `metered`: on rank 0, the facts with which the meters of other machines are started."""
+    from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+    from tfkit.parallel.common_work import CommonWork
+
+    with alone.stop.at_once():
+        work = CommonWork(ProcessGroup.join(ranks, say=alone.listener.say))
+    with work.to_the_end():
+        joined = replace(alone, ranks=ranks, deal=work.deal, exchange=work.exchange, first_alone=work.first_alone)
+        if ranks.nodes == 1:
+            yield joined
+            return
+        facts = work.exchange(metered)[0]
+        meter = Meter.on_node(facts) if ranks.meters_its_node else Meter()
+        try:
+            yield replace(joined, end_of_other_meters=lambda: [Reading(**one) for one in work.exchange(None) if one is not None])
+            if not ranks.is_first:
+                reading = meter.stop()  # with a run folder rank 0 reads the ledger
+                work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
+        finally:
+            meter.stop()

@@ -1,0 +1,71 @@
+"""Rows that share an input: the model generates one text for them, and their answers are the references of that text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfkit.data import ExampleSet, Source
+from tfkit.engine.request.settings import Settings
+from tfkit.evaluation.predictions import RowPrediction
+from tfkit.evaluation.written import rows_of, undrawn, write_texts
+from tfkit.objectives.labelled import WritingObjective
+from tfkit.objectives.metrics import Numbers
+from tfkit.parallel.deal import BatchWork
+
+if TYPE_CHECKING:
+    from tfkit.hub import Loaded
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """One input: the numbers of its rows in their set, in order, and their different answers."""
+
+    rows: list[int]
+    references: list[str]
+
+
+def shared_inputs(objective: WritingObjective, source: Source, stored: ExampleSet, count: int) -> list[SharedInput]:
+    """Return the inputs of the first `count` rows of a set, in the order of their first rows.
+
+    Rows share an input if the model reads the same of both; what was cut off to fit the context is compared, too.
+    """
+    inputs: dict[object, SharedInput] = {}
+    for number, row in zip(range(count), rows_of(source, stored), strict=False):
+        example = stored[number]
+        shared = inputs.setdefault((tuple(objective.prompt_ids(example)), row.input_key), SharedInput([], []))
+        shared.rows.append(number)
+        shared.references.extend(text for text in objective.references(row, example) if text not in shared.references)
+    return list(inputs.values())
+
+
+def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
+    """Return the number of each row's input, (N,), counted over the rows and inputs of all sets."""
+    inputs = [one for part in sets for one in part]
+    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the first row of each set
+    numbers = np.empty(firsts[-1], np.int64)
+    for number, (first, one) in enumerate(zip(np.repeat(firsts[:-1], [len(part) for part in sets]), inputs, strict=True)):
+        numbers[first + np.array(one.rows)] = number
+    return numbers
+
+
+def with_texts(
+    settings: Settings,
+    objective: WritingObjective,
+    stored: ExampleSet,
+    judged: Sequence[RowPrediction],
+    inputs: Sequence[SharedInput],
+    loaded: "Loaded",
+    work: BatchWork,
+) -> list[RowPrediction]:
+    """Return the same rows with the text that the model generates for the input of each, and its references."""
+    examples = [stored[shared.rows[0]] for shared in inputs]
+    decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
+    texts = write_texts(loaded.model, objective, examples, decoding, size, work)
+    predictions = {
+        number: {"text": text, "references": shared.references}
+        for shared, text in zip(inputs, texts, strict=True)
+        for number in shared.rows
+    }
+    return [replace(shared, prediction=predictions[shared.number]) for shared in judged]

@@ -1,0 +1,181 @@
+"""Text generation with a checkpoint: it continues texts, answers conversations, or fills the masks of a masked language model."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.inference.opened_model import open_model
+from tfkit.engine.request.inputs import inputs_of
+from tfkit.engine.request.killed import complete_killed_run
+from tfkit.engine.request.settings import PROMPTS_AT_ONCE, read_settings
+from tfkit.engine.results import Completion
+from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
+from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
+from tfkit.hub import find_checkpoint
+from tfkit.recipe.reading.overrides import given_sections
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.template import ChatTemplate, open_template
+from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
+
+if TYPE_CHECKING:
+    from tfkit.engine.inference.session import Session
+    from tfkit.generation.answer_precision import Precision
+    from tfkit.generation.fill import Filling
+    from tfkit.hub import Loaded
+
+__all__ = ["TextCompletion", "TextGenerator"]
+_SECTIONS = ("generation", "carbon")
+_PURPOSES = {
+    "none": "has no head: it gives hidden states, which represent texts and their tokens",
+    "classes": "gives the class of a text, or a number for it",
+    "tags": "gives a tag for each token of a text",
+    "spans": "marks the answer to a question in its context",
+}
+
+
+class TextGenerator:
+    """Generates text with the settings of the run that made the checkpoint, else of its generation_config.json, changed by `words`.
+
+    `words`: key=value. Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
+    """
+
+    def __init__(
+        self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
+    ):
+        complete_killed_run(checkpoint)
+        self.folder = find_checkpoint(checkpoint)
+        self.words, self.chat, self.precision = words, chat, precision
+        self.settings = read_settings(None, self.folder, words, _SECTIONS)
+        self.inputs = inputs_of(files, [], [self.folder, checkpoint])
+
+    def load(self, work: "Session") -> None:
+        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
+        self.use(open_model(self.folder, work, self.inputs, self.precision).loaded, work)
+
+    def use(self, loaded: "Loaded", work: "Session") -> None:
+        """Use a loaded model. Raises as `load`."""
+        self.work, self.loaded = work, loaded
+        self.codec = loaded.require_tokenizer()
+        self.fills_masks = self._check_kind()
+        self.decided = self._decide()
+
+    @property
+    def continues_prompts(self) -> bool:
+        """Whether the generated text continues the prompt; else it is a separate text."""
+        return not self.chat and self.loaded.model.encoder is None
+
+    def complete(
+        self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
+    ) -> list[TextCompletion]:
+        """Continue each text; in a chat each is that of a conversation. `first_row`: the number of the first one, for the draws."""
+        return complete(
+            self.loaded.model,
+            self.codec,
+            encode_prompts(self.loaded.model, self.codec, texts, rendered=self.chat),
+            self.decided.settings,
+            constraints=self.decided.constraints,
+            eos_ids=self.loaded.eos_ids,
+            start_id=self.loaded.start_id,
+            should_stop=should_stop or self.work.should_stop,
+            first_row=first_row,
+            on_text=on_text,
+        )
+
+    def all_completions(self, prompts: str | Sequence[Any]) -> list[Completion]:
+        """Continue the prompts, in batches: texts or, in a chat, also lists of messages. Raises Stopped between two batches."""
+        everything = [prompts] if isinstance(prompts, str) else list(prompts)
+        completions: list[Completion] = []
+        for first in range(0, len(everything), PROMPTS_AT_ONCE):
+            completions += self._completions(everything[first : first + PROMPTS_AT_ONCE], first)
+            self.work.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
+        return completions
+
+    def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
+        """Fill the masks of each text."""
+        from tfkit.generation.fill import fill
+
+        return fill(self.loaded.model, self.codec, texts, first_row=first_row)
+
+    @contextmanager
+    def template(self) -> Iterator[ChatTemplate]:
+        """Open the checkpoint's chat template. Raises ModelError if it has none."""
+        with open_template(self.codec, self.loaded.folder) as template:
+            yield template
+
+    def conversation_text(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Any, place: str) -> str:
+        """Return the text of a conversation up to the answer; `tools`: those that may be called; None: none.
+
+        Raises DataError for invalid tools or calls, ModelError if the template refuses the conversation or shows no tools.
+        """
+        try:
+            plain, functions = [with_plain_calls(message) for message in messages], read_tools(tools) if tools else []
+        except UnfitError as error:
+            raise DataError(f"{place}: {error}") from None
+        text = template.render(plain, tools=functions, add_generation_prompt=True, place=place)
+        if functions and template.render(plain, add_generation_prompt=True, place=place) == text:
+            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with some")
+        return text
+
+    def _completions(self, prompts: Sequence[Any], first: int) -> list[Completion]:
+        shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
+        if self.fills_masks:
+            filled = zip(shown, self.fill(shown, first), strict=True)
+            return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
+        texts = shown
+        if self.chat:
+            asked = [_conversation(one) for one in prompts]
+            with self.template() as template:
+                texts = [self.conversation_text(template, *one, f"prompt {number}") for number, one in enumerate(asked, first + 1)]
+        completed = zip(shown, self.complete(texts, first), strict=True)
+        return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in completed]
+
+    def _check_kind(self) -> bool:
+        """Whether the model fills masks rather than continuing texts. Raises as `load`."""
+        kind = self.loaded.config.head.kind
+        if kind in _PURPOSES:
+            raise ModelError(
+                f"{self.loaded.folder}: this model {_PURPOSES[kind]}, and it writes no text; generate takes language models, which "
+                "continue a text, and masked ones, which fill each [MASK]"
+            )
+        if kind == "masked_lm" and self.chat:
+            raise UsageError("this is a masked language model: it fills each [MASK] of a text, and does not answer; leave --chat out")
+        unread = [word.partition("=")[0] for word in self.words if word.startswith("generation.")]
+        if kind == "masked_lm" and unread:
+            raise UsageError(
+                f"this is a masked language model: it does not sample, so {', '.join(unread)} would have no effect; leave that out"
+            )
+        return kind == "masked_lm"
+
+    def _decide(self) -> CheckpointSettings:
+        """Return the checkpoint's settings, overridden by those of its run and of `words`; report which are used and which are ignored."""
+        decided = checkpoint_settings(
+            self.loaded.generation,
+            self.settings.generation,
+            given_sections(self.words).get("generation", {}),
+            encodes=self.loaded.model.encoder is not None,
+            vocab_size=self.loaded.config.vocab_size,
+            folder=self.loaded.folder,
+        )
+        listener = self.work.listener
+        if not self.fills_masks:
+            others = {name: value for name, value in decided.taken.items() if name not in SHOWN}
+            taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())
+            listener.say(
+                f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
+                "generation_config.json, unless options such as --temperature say otherwise"
+            )
+        if decided.unsupported and not self.fills_masks:
+            listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
+        return decided
+
+
+def _conversation(prompt: Any) -> tuple[list[Mapping[str, Any]], Any]:
+    """Return the messages and the tools of a prompt of a chat: a text, messages, or {"messages", "tools"}."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}], None
+    if isinstance(prompt, Mapping):
+        return [*map(dict, prompt["messages"])], prompt.get("tools")
+    return [*map(dict, prompt)], None

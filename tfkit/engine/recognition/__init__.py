@@ -1,0 +1,1 @@
+"""From a stranger's data and checkpoint to a recipe, with its reasons."""

@@ -1,0 +1,255 @@
+"""Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfkit.adapters import describe
+from tfkit.data.columns.forms import texts_of
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import FIRST_ROWS, Row
+from tfkit.data.sources.open_sources import all_records, first_records
+from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
+from tfkit.engine.request.beginning import Decided
+from tfkit.errors import UsageError
+from tfkit.hub.names import on_meta
+from tfkit.recipe import RecipeError
+from tfkit.recipe.label_sets import find_label_sets, flag_columns
+from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.sections import LENGTHS, Recipe
+from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
+from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.conversations import resolve_format
+from tfkit.training.memory import activation_bytes_per_token
+
+_TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
+_DECIDED = "the recipe of what was seen"  # the name of the file that it would be, in messages
+_SAMPLE = 200  # rows whose tokens are counted
+_ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
+_LABELLED = (
+    "classification",
+    "multi_label",
+    "tagging",
+    "question_answering",
+    "multiple_choice",
+    "text_to_text",
+    "chat",
+    "dpo",
+    "causal_lm",
+)  # causal_lm: rows that have a text
+
+
+def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given: dict[str, Any]) -> Decided:
+    """Make the recipe for this data and model. `words`: the command line as key=value, `given`: the same as an incomplete recipe.
+
+    Raises UsageError if no task fits, DataError and ModelError.
+    """
+    seen = _inspect_data(source, given["data"].get("on_bad_row", "error"))
+    model, codec = _inspect_model(start)
+    task = decide(seen, model, given.get("objective", {}))
+    kind = task.objective["kind"]
+    reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
+    tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
+    size = decide_size(seen, model, kind, given, tokens)
+    recipe, document = _fitting_recipe(_document(task, size, given), (*words, *_columns_of(task, given)))
+    return Decided(recipe, document, _header(seen, model, task, size))
+
+
+def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
+    """Inspect the first rows of the source. Raises DataError."""
+    records = first_records(section, on_bad_row)
+    columns = list(dict.fromkeys(name for record in records for name in record.values))
+    named = section.columns | ({} if section.text is None else {"text": section.text})
+    values = {name: [record.values.get(name) for record in records] for name in columns}
+    flags = {} if named else flag_columns(values, [name for name in columns if long_texts(values[name])])
+    given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags}
+    rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
+    fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
+    reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
+    if "chosen" not in reads.get("dpo", {}):  # one completion with a label may be anything
+        fitting.pop("dpo", None)
+    preferred = {kind for kind in fitting if _has_preferred_names(kind, reads[kind], given[kind])}
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names are for rows that no kind reads by preferred ones
+        fitting = {kind: fitting[kind] for kind in fitting if kind in preferred}
+        reads = {kind: reads[kind] for kind in fitting}
+    of_classes = reads.get("classification", {})
+    unclear = "text" not in named and "pair" not in of_classes
+    with_classes = [kind for kind in fitting if kind in ("classification", "tagging")]
+    readers = {str(kind): Columns(SECTIONS[kind].roles, given[kind]) for kind in with_classes}
+    counts = _count(section, on_bad_row, records, readers)
+    like_labels = tuple(name for name in columns if name != "text" and few_values(values[name]))
+    return Seen(
+        section.path or section.hub or f"stdlib: {section.stdlib}",
+        tuple(columns),
+        frozenset(fitting),
+        len(records),
+        count=counts.rows,
+        is_counted=counts.are_all,
+        characters=counts.characters,
+        labels=counts.labels,
+        tags=counts.tags,
+        conversations=any("messages" in row.values for row in fitting.get("chat", ())),
+        like_labels=like_labels,
+        reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
+        like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
+        unread={} if named else {kind: unread_texts(kind, reads[kind], values) for kind in fitting},
+        label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
+        unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
+    )
+
+
+def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
+    """Whether every column that a kind reads has a name that the kind prefers, or that the user gives."""
+    roles = {role.name: role for role in SECTIONS[kind].roles}
+    return all(name in named or column in roles[name].columns for name, column in reads.items())
+
+
+@dataclass
+class _Counts:
+    """Counts of all rows of a source, as far as a decision may depend on them."""
+
+    rows: int = 0
+    characters: int = 0
+    are_all: bool = True
+    labels: Counter[str] = field(default_factory=Counter)
+    tags: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record, readers: dict[str, Columns]) -> None:
+        self.rows += 1
+        self.characters += sum(len(str(value)) for value in record.values.values())
+        read = {kind: row.values for kind, columns in readers.items() if isinstance(row := columns.take(record), Row)}
+        self.labels.update([values["label"] for values in (read.get("classification"),) if values])
+        self.tags.update(read.get("tagging", {}).get("tags", ()))
+
+
+def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> _Counts:
+    """Count the rows of the source, their characters, and their labels and tags. Raises DataError."""
+    counts = _Counts()
+    is_whole = len(first) < FIRST_ROWS
+    for record in first if is_whole or section.streamed else all_records(section, on_bad_row, ENOUGH_ROWS):
+        counts.add(record, readers)
+        if counts.characters >= ENOUGH_CHARACTERS:
+            break
+    counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
+    if section.streamed and not is_whole:  # no further rows are downloaded
+        counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
+    return counts
+
+
+def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:
+    """Return the records that can be read as rows of an objective; none if the user named columns for roles that it does not have."""
+    roles = SECTIONS[kind].roles
+    if {*named} - {role.name for role in roles}:
+        return []
+    columns = Columns(roles, named)
+    return [row for record in records if isinstance(row := columns.take(record), Row)]
+
+
+def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
+    """Count the tokens of these columns in the first rows; None if the rows would be downloaded again."""
+    if section.streamed:
+        return None
+    records = first_records(section, "skip", _SAMPLE)
+    return row_tokens([" ".join(text for name in columns for text in texts_of(one.values.get(name))) for one in records], codec)
+
+
+def _inspect_model(start: str) -> tuple[Kind, Tokenizer | None]:
+    """Return the kind of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
+    described = describe(start)
+    config, codec = described.config, described.codec
+    both = config.encoder_layers and config.decoder_layers
+    has_chat_tokens = codec is not None
+    if codec is not None:
+        try:
+            resolve_format("auto", codec, None)
+        except UsageError:
+            has_chat_tokens = False
+    kind = Kind(
+        start,
+        described.family,
+        "both" if both else "encoder" if config.encoder_layers else "decoder",
+        config.head.kind,
+        sum(parameter.numel() for parameter in on_meta(config).parameters()),
+        has_chat_tokens,
+        codec is not None and codec.backend.token_to_id("<extra_id_0>") is not None,
+        codec is not None and codec.chat_template is not None,
+        config.context_length,
+        activation_bytes_per_token(config),
+        config.position.kind == "relative",
+    )
+    return kind, codec
+
+
+def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the decided recipe, without fields that the command line sets itself or would contradict."""
+    point = size.point
+    own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
+    held_out = size.held_out
+    optimizer = {"kind": point.optimizer["kind"], "lr": size.lr, **point.optimizer}
+    if own["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
+        optimizer = {"kind": own["optimizer"]["kind"], "lr": optimizer["lr"]}
+    schedule = dict(point.schedule)
+    if own["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & own["schedule"].keys():
+        schedule.pop("warmup_ratio", None)
+    length = {} if any(own["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": size.epochs}
+    log = {"log_every": size.log_every} if size.log_every else {}
+    judged = {"metric": task.metric} if task.metric else {}
+    is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
+    tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # its best checkpoint is saved
+    return {
+        "model": {"context_length": size.context_length} if size.context_length else {},
+        "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
+        "objective": task.objective,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "training": {**length, "batch_size": size.batch_size, **tried, **({"adapter": size.adapter} if size.adapter else {}), **log},
+        "checkpoint": {"every": every, "keep": 1} if held_out else {},
+        "evaluation": {"every": "epoch", **judged} if held_out else {},
+    }
+
+
+def _fitting_recipe(decided: dict[str, Any], words: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """Return the decided recipe with the changes of the command line, and its document, without decided fields that these make invalid."""
+    while True:
+        try:
+            return read_document(decided, _DECIDED, words)
+        except RecipeError as error:
+            misfits = [problem.path for problem in error.problems if problem.place.file == _DECIDED and problem.path[:1] != ("objective",)]
+            if not any(_remove(decided, path) for path in misfits):
+                raise
+
+
+def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
+    """Remove a field from a document, and return whether it was there."""
+    section = document.get(str(path[0])) if len(path) == 2 else None
+    return isinstance(section, dict) and section.pop(str(path[1]), None) is not None
+
+
+def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:
+    """Return the columns of the task for every source that the command line lists, as key=value."""
+    sources = {part: given["data"].get(part) for part in ("train", "validation")} if task.columns else {}
+    names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
+    return [f"{name}.columns={json.dumps(task.columns, ensure_ascii=False)}" for name in names]
+
+
+def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
+    """Return the comment that a recipe begins with: the data, the model, the decisions."""
+    kind = task.objective["kind"]
+    reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
+    return (
+        f"# {kind}: {task.because}.\n"
+        f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
+        + (f"# reads  {reads}\n" if reads else "")
+        + f"# model  {model}\n"
+        f"# as     {size.point.source}\n"
+        f"# size   {size.because}\n"
+        f"# rules  decisions: {DECISIONS}\n"
+        "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
+    )

@@ -1,0 +1,149 @@
+"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
+
+It is decided from the number of rows, the tokens of the first ones, the model and the free memory, with reasons.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfkit.engine.assembly.memory_plan import LONGEST_TEXT, text_length
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.sections import LENGTHS
+from tfkit.recipe.starting_points import (
+    HELD_OUT,
+    LORA,
+    RARE,
+    StartingPoint,
+    held_out_for,
+    rates_beside,
+    starting_point,
+    step_tokens,
+    trained_bytes,
+)
+from tfkit.recipe.tasks import Kind, Seen, rare_share
+from tfkit.tokenizer import Tokenizer
+from tfkit.training.memory import available_bytes
+from tfkit.units import format_epochs
+
+_CHARACTERS_A_TOKEN = 4  # roughly, in English
+_SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
+_LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: beyond, each step is logged
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """The tokens of the first rows: their mean, and the length that 95 % of them do not exceed."""
+
+    mean: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """The decisions; None: the model's own context, rows that fill it, the default of log_every, no adapter."""
+
+    point: StartingPoint
+    context_length: int | None  # if longer than the model's own
+    sequence_length: int | None  # if rows are shorter than the context
+    batch_size: int
+    epochs: int
+    lr: float
+    trial_rates: list[float]  # further ones to try
+    log_every: int | None
+    adapter: dict[str, Any] | None
+    held_out: Any  # data.validation
+    because: str
+
+
+def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
+    """Count the tokens of each text, extrapolated from its beginning if it is long; None without a tokenizer or a text."""
+    if codec is None or not any(texts):
+        return None
+    limit = max(1000, _SAMPLED_CHARACTERS // len(texts))
+    beginnings = [text[:limit] for text in texts]
+    counts = sorted(
+        round(len(ids) * len(text) / max(1, len(beginning)))
+        for ids, text, beginning in zip(codec.encode_texts(beginnings), texts, beginnings, strict=True)
+    )
+    return RowTokens(sum(counts) / len(counts), max(1, counts[math.ceil(0.95 * len(counts)) - 1]))
+
+
+def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
+    """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
+    training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
+    adapter, adapter_reason = _adapter(model, kind, training)
+    low_rank = training.get("adapter", adapter) is not None
+    point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(seen, kind))
+    judges = seen.count  # rows on which a good model differs from one that always gives the same answer
+    if 0 < rare < RARE:
+        point = point.for_rare_classes()
+        judges = math.ceil(judges * rare) if kind == "classification" else judges
+    held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(judges))
+    if tokens is None:
+        mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
+        tokens = RowTokens(mean, math.ceil(mean))
+    rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    row_length, unit, tokens_per_step = tokens.mean, "rows to train on", step_tokens(model.parameters)
+    fixed = _given_length(model, given)
+    length = fixed if isinstance(fixed, int) else _length(model, tokens, tokens_per_step, reads_text=reads_text, may_grow=adapter is None)
+    if reads_text:
+        rows, row_length, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
+    rows = math.ceil(rows)
+    batch = training.get("batch_size")
+    if not isinstance(batch, int):
+        batch = point.batch_for(rows, row_length, tokens_per_step, least=1 if reads_text else None)
+    epochs = point.epochs_for(rows, batch, len(_labels(seen, kind)) if kind == "classification" else 0)
+    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row_length > _LONG_STEP
+    shorter = length if length < model.context_length and length != fixed else None
+    longer = length if length > model.context_length and length != fixed else None
+    because = f"{'about' if seen.is_counted else 'at least'} {rows:,} {unit}"
+    if shorter is not None:
+        because += f", as the texts, the memory and the time of a step allow; the model keeps its context of {model.context_length:,}"
+    if longer is not None:
+        because += f": {length:,} tokens hold 95 % of the rows, so the model's context of {model.context_length:,} becomes that long"
+    because += f"; {batch} per step, {math.ceil(rows / batch):,} steps per epoch"
+    because += "" if {*LENGTHS} & training.keys() else f", {format_epochs(epochs)}"
+    if 0 < rare < RARE:
+        because += f"; {rare:.2g} of the labels are not the most frequent one, so twice the epochs, half of the rows per step and "
+        because += "a fifth of the rate"
+    because += adapter_reason
+    others = [] if SECTIONS[kind].scored_by == "rollout" else rates_beside(rate)  # compared by a loss, which sampled responses do not have
+    if "lr" not in given.get("optimizer", {}):
+        trial = f", unless a trial of {' and '.join(f'{other:g}' for other in others)} shows a better one" if others else ""
+        trained = f"{'LoRA of ' if low_rank else ''}{model.parameters / 1e6:,.3g} million parameters"
+        because += f"; rate {rate:g}, for {trained}{trial}"
+    return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
+
+
+def _labels(seen: Seen, kind: str) -> Mapping[str, int]:
+    """Return how often each class or tag occurs; empty for objectives without them."""
+    return seen.labels if kind == "classification" else seen.tags if kind == "tagging" else {}
+
+
+def _given_length(model: Kind, given: dict[str, Any]) -> Any:
+    """Return the length of a row by the command line; None if it does not set one."""
+    context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
+    return given["data"].get("sequence_length") or context
+
+
+def _length(model: Kind, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
+    """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
+
+    `may_grow`: whether the model's context may change; an adapter keeps that of its base.
+    """
+    if reads_text:
+        return text_length(model.context_length, tokens.most, tokens_per_step, model.token_bytes, model.parameters)
+    if not (may_grow and model.reads_further) or tokens.most <= model.context_length:
+        return model.context_length
+    return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
+
+
+def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the adapter for a decoder whose training would not fit the free memory, and the reason; new tokens need all weights."""
+    left, needed = available_bytes(), trained_bytes(model.parameters)
+    speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
+    if left is None or needed <= left or not speaks or {"adapter", "frozen", "unfreeze_every"} & training.keys():
+        return None, ""
+    return LORA, f"; a training of all weights needs {needed / 1e9:.3g} GB, and {left / 1e9:.3g} are free, so LoRA's"

@@ -1,0 +1,1 @@
+"""The request for a run, checked and resolved, and its record in run.json."""

@@ -1,0 +1,205 @@
+"""The recipe with which a run continues, and the result of a finished one. Torch-free: a refusal is quick."""
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tfkit.alignment.user_code import code_hashes
+from tfkit.engine.listener import Listener
+from tfkit.engine.request.given import Given
+from tfkit.errors import DataError, UsageError
+from tfkit.model.config import ModelConfig
+from tfkit.recipe import model_config, read_recipe
+from tfkit.recipe.presets import merge
+from tfkit.recipe.reading.earlier import split_overrides
+from tfkit.recipe.reading.overrides import LENGTH
+from tfkit.recipe.reading.tree import flatten
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.folder import RunFolder, rounding_fields
+from tfkit.run.machine import describe_machine
+from tfkit.run.manifest import verify
+from tfkit.run.strict_json import is_number
+
+_PATIENCE = "training.patience"  # changes the end of a run, not its steps
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
+_ROUNDING = ("training.compile", "training.activation_checkpointing")  # change the rounding only, as another machine does
+# What may change between attempts: it has no effect on the steps so far.
+_FREE = (
+    *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
+    *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
+)
+_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # in which every step depends on the number of steps
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a run continues."""
+
+    recipe: Recipe
+    given: Given  # this command and those before it
+    changes: dict[str, str]  # the fields that differ from the run's, each with a line that describes the difference
+
+    @property
+    def same_end(self) -> bool:
+        """Whether the run ends where it would have ended before."""
+        return not self.changes.keys() & {*LENGTH, _PATIENCE}
+
+
+def resolve_resumption(folder: RunFolder, now: Given) -> Resumption:
+    """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
+
+    Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
+    what was given is compared with the whole recipe that is given now.
+    """
+    begun = read_recipe(str(folder.recipe)).recipe
+    before = Given.from_document(folder.given)
+    given, base, wanted = now, begun, None
+    if now.recipe is None:
+        given = before.followed_by(now) if before else now
+        new = given.overrides[len(before.overrides) :] if before else now.overrides
+        wanted = read_recipe(str(folder.recipe), new).recipe
+    elif before is not None and before.recipe is not None:
+        given = before.followed_by(now)
+        wanted = now.recipe.read(given.overrides)
+        with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
+            base = before.recipe.read(before.overrides)
+    else:
+        wanted = _as_tried(now.recipe.read((*split_overrides(begun, now.recipe.fields()), *now.overrides)), begun)
+    own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
+    touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
+    changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
+    if refused := [line for name, line in changes.items() if not name.startswith(_FREE)]:
+        lines = "\n  ".join(refused)
+        raise UsageError(
+            f"{folder.path}: this run was started with another recipe, so it cannot continue:\n  {lines}\n"
+            "Revert these changes, or start another run with --run"
+        )
+    return Resumption(_with_changes(begun, wanted, changes), given, changes)
+
+
+def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise DataError, before any code is run, if it is not that with which the run was started."""
+    before, now = folder.data.get("code"), code_hashes(recipe.objective.code_files)
+    if isinstance(before, list) and before != now:
+        raise DataError(
+            f"the code of objective.rules is not what this run was started with: its SHA-256 was {', '.join(map(str, before))} and is now "
+            f"{', '.join(now)}. Restore the file, or start another run with --run"
+        )
+
+
+def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
+    """Report the changes, and warn of those that no uninterrupted run has: a bent curve of the learning rate, incomparable scores."""
+    changes, recipe = resumption.changes, resumption.recipe
+    if changes:
+        lines = "\n  ".join(changes.values())
+        listener.say(f"{folder.path}: this run continues with changes to its recipe:\n  {lines}")
+    lengths = [line for name, line in changes.items() if name in LENGTH]
+    if lengths and recipe.schedule.kind in _LENGTH_SCHEDULES:
+        listener.warn(
+            f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate continues along "
+            "another curve than it came"
+        )
+    if judged := changes.get("evaluation.metric"):
+        listener.warn(f"{judged}. From now on the best checkpoint is chosen by the new one")
+    if scored := changes.get("evaluation.max_tokens"):
+        listener.warn(f"{scored}. Scores from now on cannot be compared with earlier ones, nor with that of the best checkpoint so far")
+
+
+def warn_without_effect(folder: Path, changes: Collection[str], listener: Listener) -> None:
+    """Warn of changes that come after the end of a run or a sweep, which only repeats its result."""
+    if changes:
+        lines = "\n  ".join(changes)
+        listener.warn(f"{folder}: finished, so these changes have no effect:\n  {lines}")
+
+
+def require_length(folder: Path, steps: int | None, done: int) -> None:
+    """Raise UsageError if a run would end before the step that it has reached. `steps`: None: not known before the data are read."""
+    if steps is not None and steps < done:
+        raise UsageError(
+            f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
+            "steps, leave it out to keep the run's own, or start another run with --run"
+        )
+
+
+def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
+    """Warn if a run continues with other threads, device, precision or machine; called before `folder` records the new ones."""
+    before, now = folder.arithmetic, arithmetic | rounding_fields(describe_machine())
+    known = {name: value for name, value in before.items() if value is not None}
+    if changed := _differences(known, {name: now.get(name) for name in known}):
+        listener.warn(f"{'; '.join(changed.values())}. So the result equals that of an uninterrupted run only up to rounding")
+
+
+def finished_result(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the result of a finished training whose checkpoint is intact; None if there is something left to do."""
+    result = folder.result
+    if not is_training_result(result):
+        return None
+    return result if not verify(folder.checkpoints / Path(result["checkpoint"]).name) else None
+
+
+def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a document from run.json is the result of a training, of this version or an older one: an evaluation's is not."""
+    if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
+        return False
+    best = result.get("best") or {"step": 0, "metric": "", "value": None}
+    counts = all(type(result.get(name)) is int for name in ("steps", "tokens"))
+    names = ("loss", "seconds", "energy_kwh", "emissions_g")
+    numbers = [*(result.get(name) for name in (*names, "train_seconds")), *result["evaluation"].values()]
+    return (
+        (counts and result.keys() >= {*names} and result["seconds"] is not None and all(map(is_number, numbers)))
+        and isinstance(best, dict)
+        and (type(best.get("step")) is int and isinstance(best.get("metric"), str) and is_number(best.get("value")))
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Return the names whose values differ, each with a line that describes the difference."""
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return {name: f"{name}: {_shown(before.get(name))} in the run, {_shown(now.get(name))} now" for name in names}
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
+    """Return the given recipe with the learning rate that the run chose, if that is one of those that the recipe would try."""
+    others = wanted.training.trial_rates
+    if others is None or begun.training.trial_rates is not None or begun.optimizer.lr not in (wanted.optimizer.lr, *others):
+        return wanted
+    return wanted.with_rate(begun.optimizer.lr)
+
+
+def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
+    """Return the run's recipe with the changed fields of the wanted one.
+
+    A hash is pinned only if it is given: whether a checkpoint or companion is the same is checked when it is opened.
+    """
+    sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
+    if begun.objective.companions:
+        pins = wanted.objective.pins
+        sections["objective"] = begun.objective.pinned({name: pins.get(name) for name in begun.objective.companions})
+    for name in changes:
+        section, _, rest = name.partition(".")
+        old, new = sections.get(section, getattr(begun, section)), getattr(wanted, section)
+        field = rest.partition(".")[0]
+        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
+    return begun.model_copy(update=sections)
+
+
+def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
+    """Return every field by its dotted name; the model with its full configuration, including the run's vocabulary and head."""
+    document = recipe.model_dump(mode="json")
+    known = saved.model.changes
+    if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole configuration
+        description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
+        document["model"] = {"from": recipe.model.start, **description}
+    else:
+        head = known.get("head") if "head" not in recipe.model.changes else None  # which the objective may have chosen
+        document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
+    for name, pin in recipe.objective.pins.items():
+        if pin is None:  # the run records it; whether it is the same model is checked later
+            document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
+    return flatten(document)

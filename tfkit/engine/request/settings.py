@@ -1,0 +1,211 @@
+"""The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from key=value."""
+
+import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from tfkit.alignment.user_code import CodePermission as CodePermission
+from tfkit.data.sources.split_files import evaluated_files
+from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
+from tfkit.errors import UsageError
+from tfkit.model.config import Context, Data
+from tfkit.recipe import RecipeError, RecipeText, open_recipe
+from tfkit.recipe.reading.checks import unread_length
+from tfkit.recipe.reading.earlier import split_overrides
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.problems import Problem
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
+from tfkit.recipe.reading.validate import one_of, problems_in
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
+from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
+from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection, TrainingSection
+
+PROMPTS_AT_ONCE = 16  # in a batch of generate
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sections of a recipe that evaluation and generation use, and the fields by which a training would order its rows."""
+
+    data: DataSection | None  # None: no recipe, and no texts were given
+    objective: ObjectiveSection
+    evaluation: EvaluationSection
+    generation: GenerationSection
+    carbon: CarbonSection
+    seed: int
+    batch_size: int
+    has_recipe: bool
+    path: Path | None = None  # the file that the recipe was read from
+
+    @property
+    def sequence_length(self) -> int | None:
+        """The tokens of a row or of a piece of text; None: the model's context."""
+        return None if self.data is None else self.data.sequence_length
+
+
+class Opened(Protocol):
+    """A checkpoint whose settings a command has read, without loading it."""
+
+    settings: Settings
+    inputs: Inputs
+
+
+class _Data(Data):
+    """The data section without a recipe: rows to score, and rows for examples in the prompt."""
+
+    train: list[SourceSection] | None = None
+    validation: ValidationSets | None = None
+    sequence_length: Context | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
+class _Sections(Data):
+    data: _Data = _Data()
+    objective: dict[str, Any] = Field(default_factory=dict)
+    evaluation: EvaluationSection = EvaluationSection()
+    generation: GenerationSection = GenerationSection()
+    carbon: CarbonSection = CarbonSection()
+
+
+def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
+    """Return the inputs of a command with these settings, and these models."""
+    files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
+    sections = sections_of(settings.data) if settings.data is not None else []
+    return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the positional arguments of a command line, and its key=value. A path may contain "=" after a slash."""
+    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def quoted(text: str) -> str:
+    """Return a text as a quoted value of key=value."""
+    return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, but not its escaped pairs of surrogates
+
+
+def read_settings(
+    recipe: RecipeText | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
+) -> Settings:
+    """Return the settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
+
+    `scored`: a file, folder or glob in place of data.validation.
+
+    Raises UsageError, also for an override of another section than `sections`: the command would not read it.
+    """
+    names = [override.partition("=")[0].strip() for override in overrides]
+    for name in names:
+        if name.partition(".")[0] not in sections:
+            raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
+        if name.startswith("carbon.budget_"):
+            raise UsageError(f"command line: {name}: a budget is of a training, and this command has none; leave it out")
+    if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
+        overrides = [f"data.validation=[{{path: {quoted(scored)}, files: {evaluated_files(scored)}}}]", *overrides]
+    saved = _saved_recipe(checkpoint)
+    source = recipe or saved
+    if source is None:
+        return _without_recipe(overrides)
+    if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
+        overrides = [*_defaults_of_other_objectives(), *overrides]
+    if recipe is None and "data.on_bad_row" not in names:  # a training may skip rows, but a score may not
+        overrides = ["data.on_bad_row=error", *overrides]
+    if recipe is None and scored is not None:  # the run's limit is of its own validation rows; what is named here is scored whole
+        overrides = ["evaluation.max_tokens=null", *overrides]
+    if recipe is not None and saved is not None:
+        with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
+            overrides = [*split_overrides(saved.read(), recipe.fields()), *overrides]
+    read = source.read(overrides)
+    data: DataSection | None = read.data
+    if scored is not None:
+        data = _read_as_trained(read.data, scored)
+    elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
+        data = None
+    own_length = recipe is None and "data.sequence_length" not in names  # of the run that made the checkpoint
+    if data is not None and own_length and read.objective.trained_for.scored_by == "text":
+        data = data.model_copy(update={"sequence_length": None})
+    sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
+    return Settings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
+
+
+def _defaults_of_other_objectives() -> list[str]:
+    """Return overrides that reset what the run's recipe sets for its own objective alone, since another one judges its checkpoint."""
+    evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
+    fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
+    fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
+    return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
+
+
+def _without_recipe(overrides: Sequence[str]) -> Settings:
+    """Return the defaults, changed by the overrides. Raises RecipeError."""
+    tree = Mapping(COMMAND_LINE)
+    problems = apply_overrides(tree, overrides)
+    given = _validated(_Sections, plain(tree), tree, (), problems)
+    objective = None if given is None else _objective(given, tree, problems)
+    if problems or given is None or objective is None:
+        raise RecipeError(problems)
+    scored = given.data.validation
+    others = {"sequence_length": given.data.sequence_length, "on_bad_row": given.data.on_bad_row}
+    data = DataSection(train=given.data.train or scored, validation=scored, **others) if scored else None
+    training = TrainingSection.model_fields
+    order = (training["seed"].default, training["batch_size"].default)
+    return Settings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
+
+
+def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> ObjectiveSection | None:
+    """Return the objective's section; its problems are added to `problems`."""
+    kind = given.objective.get("kind", "causal_lm")
+    if kind not in SECTIONS:
+        problems.append(_problem(tree, ("objective", "kind"), one_of(kind, SECTIONS)))
+        return None
+    section = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
+    if section is not None and given.data.train and not (section.scored_by == "likelihood" and section.reads_training):
+        problems.append(_problem(tree, ("data", "train"), f"{kind} is evaluated without rows of data.train: remove it"))
+    if section is not None and given.data.sequence_length is not None and section.scored_by == "likelihood":
+        problems.append(_problem(tree, ("data", "sequence_length"), unread_length(section)))
+    return section
+
+
+def _problem(tree: Mapping, path: tuple[str, ...], message: str) -> Problem:
+    return Problem(place_of(tree, path, key=False), path, message)
+
+
+def _validated(schema: type[Model], values: Any, tree: Mapping, base: tuple[str, ...], problems: list[Problem]) -> Model | None:
+    try:
+        return schema.model_validate_json(json.dumps(values), strict=True)  # as read_recipe does
+    except ValidationError as error:
+        problems += problems_in(error, schema, values, tree, base)
+        return None
+
+
+def _read_as_trained(data: DataSection, path: str) -> DataSection:
+    """Return the data with the columns of data.train's first source for the source that is scored, unless it names its own.
+
+    So do the settings of files without a header apply, if the types of the files are the same.
+    """
+    trained, sets = data.train[0], data.validation
+    if not isinstance(sets, list) or not sets or sets[0].path != path:
+        return data  # an override has replaced the source
+    [scored, *others] = sets
+    update: dict[str, object] = {}
+    if not scored.columns and scored.text is None:
+        update |= {"columns": trained.columns, "text": trained.text}
+    alike = scored.path and trained.path and Path(scored.path).suffix == Path(trained.path).suffix
+    if alike and scored.format is None and scored.header is None:
+        update |= {"format": trained.format, "header": trained.header}
+    return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})
+
+
+def _saved_recipe(checkpoint: Path) -> RecipeText | None:
+    """Return the recipe.yaml of the run folder that holds a checkpoint; None if it is in none."""
+    folder = checkpoint.resolve().parent
+    saved = folder.parent / "recipe.yaml"
+    return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None

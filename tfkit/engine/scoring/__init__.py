@@ -1,1 +1,0 @@
-"""Evaluation of a checkpoint: by text, by row, by likelihood, by rollout."""

@@ -1,0 +1,199 @@
+"""The audit of a run's energy, which is recomputed from the ledgers and compared with everything that is derived from them. Torch-free.
+
+emissions.csv, the totals of run.json and the card of a finished run's last checkpoint must agree exactly; the card of an earlier
+checkpoint must not exceed it. A run that is in progress, or was killed, may lag behind its ledgers, and must not exceed them either.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon import attempts_of, missing_nodes, read_seconds, reading_of
+from tfkit.carbon.emissions_file import NAME, emission_rows
+from tfkit.carbon.hash_chain import line_hash
+from tfkit.carbon.ledger import Attempt
+from tfkit.engine.request.run_totals import ledger_fields, rework_fields
+from tfkit.run.chain_folder import member_folders
+from tfkit.run.checkpoints import step_folders
+from tfkit.run.receipt import read_receipt
+from tfkit.run.strict_json import is_number
+
+_SAME = 1e-9  # relative tolerance, for sums in another order
+_NOT_COMPARED = ("timestamp",)  # of the csv: a local time in the zone of its writer
+_SUMMED = ("seconds", "energy_kwh", "emissions_g")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings of one run: `ledgers` by name with the state of their hash chains; `problems` are differences."""
+
+    run: str
+    ledgers: dict[str, str] = field(default_factory=dict)
+    lines: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether everything that is derived agrees with the ledgers."""
+        return not self.problems
+
+
+def audit_runs(folder: Path) -> list[Audit]:
+    """Audit a run, or each of its stages or trials and their totals. A folder without run.json has no audits."""
+    members = {name: member for name, member in member_folders(folder).items() if member.exists()}
+    if not members:
+        return [_audit(folder)] if (folder / "run.json").is_file() else []
+    audits = [audit for member in members.values() for audit in audit_runs(member)]
+    summary = Audit(str(folder))
+    document = _receipt(folder, summary)
+    parts = [_receipt(member, summary).get("totals") or {} for member in members.values()]
+    if document and document["status"] not in ("running", "killed"):
+        for name in _SUMMED:
+            values = [part[name] for part in parts if is_number(part.get(name)) and part.get(name) is not None]
+            expected = sum(values) if values else None
+            summary.problems.extend(_differences(folder / "run.json", f"totals.{name}", expected, (document.get("totals") or {}).get(name)))
+    return [*audits, summary]
+
+
+def _audit(folder: Path) -> Audit:
+    findings = Audit(str(folder))
+    document = _receipt(folder, findings)
+    try:
+        attempts = attempts_of(folder)
+    except OSError as error:
+        findings.problems.append(f"{folder / 'carbon'}: cannot be read ({error.strerror})")
+        return findings
+    chains = {attempt.name: attempt.chain for attempt in attempts}
+    findings.notes.extend(
+        f"{folder / 'carbon' / name}.jsonl: has no hashes, since an older version wrote it: changes to it cannot be detected"
+        for name, chain in chains.items()
+        if chain.state == "unchained"
+    )
+    behind = document.get("status") in ("running", "killed")
+    if behind:
+        findings.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
+    findings.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
+    findings.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
+    if document:
+        findings.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
+    states, lines = {name: chain.state for name, chain in chains.items()}, sum(chain.lines for chain in chains.values())
+    return replace(findings, ledgers=states, lines=lines)
+
+
+def _receipt(folder: Path, audit: Audit) -> dict[str, Any]:
+    try:
+        return read_receipt(folder / "run.json")
+    except (OSError, ValueError) as error:
+        audit.notes.append(f"{folder / 'run.json'}: not compared ({error})")
+        return {}
+
+
+def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
+    """Yield the ledgers whose hash chain is broken, or whose first line refers to a line that no other ledger has."""
+    texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
+    hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
+    for attempt in attempts:
+        path, chain = folder / "carbon" / f"{attempt.name}.jsonl", attempt.chain
+        if chain.broken_at is not None:
+            yield f"{path}:{chain.broken_at}: does not have the hash of the line before: one of them was changed, removed or inserted"
+        if chain.first is not None and not any(chain.first in known for name, known in hashes.items() if name != attempt.name):
+            yield f"{path}:1: refers to a line that no other ledger has: an earlier ledger was changed or removed"
+    for path in sorted((folder / "carbon").glob("*.jsonl")):
+        if path.stem not in texts and path.stat().st_size:
+            yield f"{path}:1: has no header, so that its energy is not counted"
+
+
+def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the differences of emissions.csv; a run that lags behind may lack rows of the ledgers, or have earlier ones."""
+    path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row.get("run_id"): row for row in csv.DictReader(file) if attempts}
+    except (OSError, ValueError, csv.Error) as error:
+        if attempts and not behind:
+            yield f"{path}: cannot be read ({error}); the next start of the run derives it from the ledgers"
+        return
+    for expected in emission_rows(attempts):
+        row = rows.pop(expected["run_id"], None)
+        if behind:
+            continue
+        if row is None:
+            yield f"{path}: lacks the row {expected['run_id']} of the ledgers, of {expected['energy_consumed']} kWh"
+            continue
+        for name, value in expected.items():
+            text = "" if value is None else str(value)
+            if name in row and name not in _NOT_COMPARED and row[name] != text:
+                yield f"{path}: {name} of the row {expected['run_id']} is {row[name]}, but {text} according to the ledgers"
+    for run_id, row in rows.items():
+        if row.get("experiment_id") in ours:
+            yield f"{path}: has a row {run_id} that is in no ledger"
+
+
+def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the differences of the totals in run.json. What an older version did not record is not compared."""
+    run_id, totals = document["run_id"], document.get("totals") or {}
+    metered = read_seconds(folder, run_id)
+    known = len(metered) == len(document["attempts"])
+    if known and not behind and is_number(totals.get("seconds")):
+        yield from _differences(folder / "run.json", "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
+    expected = ledger_fields(folder, run_id, totals.get("seconds") or 0.0)
+    if expected is None and totals.get("energy_kwh"):
+        yield f"{folder / 'carbon'}: has no ledger of this run, and {folder / 'run.json'} has totals.energy_kwh {totals['energy_kwh']}"
+    if expected is None or not totals:
+        return
+    if totals.get("carbon_status") == "degraded" and expected["carbon_status"] == "ok":
+        del expected["carbon_status"]  # the meter ended early, which the ledger does not record
+    if behind:
+        for name in _SUMMED[1:]:
+            recorded = totals.get(name)
+            if recorded is not None and recorded > (expected[name] or 0.0) * (1 + _SAME):
+                yield f"{folder / 'run.json'}: totals.{name} is {recorded}, but at most {expected[name]} according to the ledgers"
+        return
+    for name, value in (expected | rework_fields(folder, run_id)).items():
+        if name in totals:
+            yield from _differences(folder / "run.json", f"totals.{name}", value, totals[name])
+
+
+def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the cards of checkpoints whose grams differ from those of the run at its end, or exceed them."""
+    of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document["run_id"]]
+    grams, result = reading_of(of_run).emissions_g, document.get("result") or {}
+    last = Path(str(result.get("checkpoint", ""))).name if document.get("status") == "finished" else ""
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_impact.py)
+    exact = not behind and (document.get("totals") or {}).get("carbon_status") == "ok"
+    for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
+        stated = _stated_grams(checkpoint / "README.md")
+        if stated is None:
+            continue
+        what = f"{checkpoint / 'README.md'}: co2_eq_emissions.emissions is {stated} g"
+        if checkpoint.name == last and exact and abs(stated - grams) > rounding:
+            yield f"{what}, but {grams} g according to the ledgers"
+        elif stated > grams + rounding and (exact or behind):
+            yield f"{what}, but {grams} g for the whole run according to the ledgers"
+
+
+def _stated_grams(card: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        front = card.read_text(encoding="utf-8").split("---\n")[1]
+        if match := re.search(r"^co2_eq_emissions:\n(?:  .*\n)*?  emissions: (\S+)$", front, re.MULTILINE):
+            return float(match[1])
+    return None
+
+
+def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
+    """Yield the difference of a field, or those of all fields of an object."""
+    if isinstance(expected, dict) and isinstance(recorded, dict):
+        for key in {**expected, **recorded}:
+            yield from _differences(path, f"{name}.{key}", expected.get(key), recorded.get(key))
+        return
+    if is_number(expected) and is_number(recorded) and None not in (expected, recorded):
+        if abs(expected - recorded) <= _SAME * max(abs(expected), abs(recorded)):
+            return
+    elif expected == recorded:
+        return
+    yield f"{path}: {name} is {recorded}, but {expected} according to the ledgers"

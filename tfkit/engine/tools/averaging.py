@@ -1,0 +1,149 @@
+"""The mean of a run's last checkpoints, as a model folder. torch is imported once the checkpoints are found."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.durable import is_os_error, with_retries, write_folder
+from tfkit.engine.listener import Listener
+from tfkit.engine.request.inputs import Inputs
+from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
+from tfkit.recipe import read_recipe
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.run import strict_json
+from tfkit.run.card import mean_card
+from tfkit.run.checkpoints import checkpoints
+from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_manifest
+
+if TYPE_CHECKING:
+    from tfkit.hub.weights import Tensors
+
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in all checkpoints of a model
+_SHIFT = "reward_shift"
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The checkpoints whose mean was written, by rising step, the step of the newest, and the mean shift of a reward model's scores."""
+
+    checkpoints: list[str]
+    step: int
+    reward_shift: float | None
+
+
+def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
+    """Return the newest `last` checkpoints of a run, by rising step.
+
+    Raises UsageError if `out` exists or lies in the run, ModelError for missing checkpoints.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
+    Inputs(models=(run / "checkpoints",)).refuse_output(out, "--out")
+    return _last(run, last)
+
+
+def carbon_of(run: Path) -> CarbonSection:
+    """Return how the run was metered, for metering the averaging, too; the defaults if its recipe cannot be read."""
+    try:
+        return read_recipe(str(run / "recipe.yaml")).recipe.carbon
+    except TfkitError:
+        return CarbonSection()
+
+
+def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
+    """Write the mean of the weights of these checkpoints to the model folder `out`.
+
+    Raises ModelError for checkpoints that are damaged or not of one run, and MachineError if the folder cannot be written.
+    """
+    facts = _facts_of_one_run(chosen, listener)
+
+    from tfkit.hub.mean_weights import mean_weights, weights_bytes
+
+    with listener.progress("averaging", weights_bytes(chosen), "bytes") as bar:
+        tensors = mean_weights(chosen, bar.advance)
+    try:
+        with_retries(lambda: write_folder(out, lambda folder: _write(folder, chosen, tensors, facts)))
+    except Exception as error:
+        if isinstance(error, ModelError) or not is_os_error(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise MachineError(
+            f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another --out"
+        ) from error
+    return Averaged([path.name for path in chosen], facts["step"], facts.get(_SHIFT))
+
+
+def _last(run: Path, last: int) -> list[Path]:
+    """Return the newest `last` complete checkpoints by rising step. Raises ModelError if there are fewer."""
+    if not (run / "checkpoints").is_dir():
+        raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
+    saved = checkpoints(run / "checkpoints")
+    if len(saved) < last:
+        kept = (
+            f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
+        )
+        raise ModelError(
+            f"{run}: --last {last} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
+            "raise it (also for a run that is continued with --resume), or average fewer"
+        )
+    return saved[-last:]
+
+
+def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
+    """Return tfkit.json of the newest checkpoint, after checking all files. Raises ModelError for damaged ones, or for several runs.
+
+    The shift of a reward model is the mean of theirs: that of the mean weights to first order, as their scores are the mean scores.
+    Computed anew it would need the training data.
+    """
+    from tfkit.adapters import is_adapter
+    from tfkit.hub.config_json import read_facts
+    from tfkit.objectives.reward import read_shift
+
+    with listener.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
+        for path in chosen:
+            if problems := verify(path, advance=bar.advance):
+                raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Average other checkpoints, or restore the files")
+    if adapter := next(filter(is_adapter, chosen), None):
+        raise ModelError(
+            f"{adapter}: holds LoRA updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
+            "training.adapter.merge=true"
+        )
+    entries = [read_manifest(path) for path in chosen]
+    facts = [read_facts(path) for path in chosen]
+    for path, entry, fact in zip(chosen, entries, facts, strict=True):
+        other = [name for name in _SAME if entry.get(name) != entries[-1].get(name)]
+        if fact.get("run_id") != facts[-1].get("run_id"):
+            other.append("the run_id in tfkit.json")
+        if other:
+            raise ModelError(
+                f"{path}: is not of the same run as {chosen[-1].name}: {', '.join(other)} differ; average a run's own checkpoints"
+            )
+    if all(_SHIFT in fact for fact in facts):
+        facts[-1][_SHIFT] = sum(read_shift(fact, str(path)) for path, fact in zip(chosen, facts, strict=True)) / len(facts)
+    return facts[-1]
+
+
+def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
+    """Write the newest checkpoint's files without its training state, the mean weights, and the lineage of the mean."""
+    from tfkit.hub import content_hash
+    from tfkit.hub.mean_weights import save_weights
+
+    newest = chosen[-1]
+    for name in read_manifest(newest):
+        if not name.startswith("training_state/") and ".safetensors" not in name and name != "tfkit.json":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(newest / name, folder / name)
+    run_id = facts.get("run_id")
+    parents = [{"role": "averaged", "path": str(path), "run_id": run_id, "sha256": content_hash(path)} for path in chosen]
+    averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
+    lineage = facts.get("lineage", {})
+    lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
+    document = facts | {"averaged": averaged, "lineage": lineage}
+    (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if (newest / "README.md").is_file():
+        card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    save_weights(folder, tensors)
+    write_manifest(folder)

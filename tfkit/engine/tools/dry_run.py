@@ -1,0 +1,88 @@
+"""A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized; no run folder is created."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tfkit.engine.assembly.baseline_scores import training_baselines
+from tfkit.engine.inference.session import Session
+from tfkit.engine.listener import Listener
+from tfkit.engine.planning.cluster import with_cluster
+from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.request.beginning import Decided, require_trainable
+from tfkit.engine.request.rank_checks import require_divisible
+from tfkit.engine.tools.inspection import Inspection, first_rows
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.run import Run
+from tfkit.evaluation.baselines import Baselines
+from tfkit.training.device import pick_device
+from tfkit.training.memory import available_bytes
+from tfkit.units import format_baselines, format_bytes, format_energy, format_epochs, format_number_of, format_seconds
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a training."""
+
+    decided: Decided
+    inspection: Inspection
+    estimate: Estimate
+    batch_size: int
+    baselines: Baselines
+
+    def describe(self) -> list[str]:
+        """Describe the size of the run in a few lines."""
+        plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
+        epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
+        trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"
+        free, of_ranks = available_bytes(), plan.cluster
+        of = "" if free is None else f", of {format_bytes(free)} that are free"
+        return [
+            f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}; micro-batches "
+            f"of {format_number_of(plan.micro_batch_size, 'row')}",
+            f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
+            f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
+            *(
+                [f"that memory is of each of {of_ranks['ranks']:,} ranks, which take {of_ranks['rows_per_rank']:,} rows of a step"]
+                if of_ranks
+                else []
+            ),
+            f"roughly {format_seconds(plan.seconds.likely)} ({format_seconds(plan.seconds.low)} to {format_seconds(plan.seconds.high)}), "
+            f"{format_energy(1000 * plan.energy_kwh.likely)}",
+            *([f"before the first step, {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
+            *([f"no learning rates are tried: {plan.no_rate_trial}"] if plan.no_rate_trial is not None else []),
+            *([f"baselines of the validation rows: {baselines}"] if (baselines := format_baselines(self.baselines)) else []),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of --json, without the rows."""
+        return {
+            "recipe": self.decided.document,
+            "batch_size": self.batch_size,
+            "estimate": self.estimate.to_dict(),
+            "baselines": self.baselines,
+        }
+
+
+def dry_run(
+    decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
+) -> DryRun:
+    """Plan a training on `ranks` ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
+    with work.stop.at_once():
+        decided = decide(work.listener)
+    require_trainable(decided.recipe)
+    require_divisible(decided.recipe, ranks)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter, RunForecaster())
+    estimate = run.prepare(ahead=True, ranks=ranks)
+    if ranks > 1:  # on this machine: they share its time and energy
+        of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
+        estimate = replace(
+            estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster
+        )
+    with work.stop.at_once():
+        inspection = first_rows(run.recipe, run.data, rows)
+        return DryRun(decided, inspection, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))

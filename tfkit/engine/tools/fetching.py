@@ -1,0 +1,206 @@
+"""The public data of bundled recipes, fetched to the paths from which the recipes read them.
+
+A file gets its name only when it is complete, on the disk, and has the content that the recipe was run with. The hidden partial file that a
+broken connection leaves is continued by the next try or the next command.
+"""
+
+import csv
+import http.client
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.durable import rename, sync_file, write_atomically
+from tfkit.engine.listener import Listener, Progress
+from tfkit.engine.request.inputs import sections_of
+from tfkit.errors import DataError, MachineError
+from tfkit.network import has_hash, is_offline
+from tfkit.recipe import open_recipe, read_recipes
+from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
+
+_PAUSES = (1.0, 4.0)  # seconds between tries
+_TIME_OUT = 30.0  # seconds without a byte
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_CHUNK = 1 << 16
+# From control characters of Latin-1 to the punctuation of Windows-1252 that they were before the text was decoded wrongly.
+_WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is available; `fetched`: whether this call fetched it."""
+
+    file: DataFile
+    fetched: bool
+
+
+def sets_of(recipe: BundledRecipe) -> list[DataSet]:
+    """Return the data sets that a recipe reads, in its order. Raise DataError if one of them cannot be fetched."""
+    sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
+    paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
+    known, used = data_sets(), dict[str, DataSet]()
+    for path in paths:
+        name = Path(path).parent.name
+        if path not in {file.path for file in known[name].files} if name in known else True:
+            raise DataError(f"{path}: cannot be fetched: it is derived from its source; the first lines of the recipe say how")
+        if (origin := known[name].made_of) is not None:
+            used[origin] = known[origin]
+        used[name] = known[name]
+    return list(used.values())
+
+
+def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
+    """Fetch the missing files into the current folder. Raises DataError for other content, or without a network."""
+    fetched = []
+    for data_set in sets:
+        missing = [file for file in data_set.files if not _exists(file)]
+        if data_set.made_of is not None and missing:
+            _derive(data_set, Path("data", data_set.made_of), missing)
+        elif data_set.archive is not None and missing:
+            _fetch(data_set.archive, listener)
+            _derive(data_set, Path(data_set.archive.path), missing)
+            Path(data_set.archive.path).unlink()
+        else:
+            for file in missing:
+                _fetch(file, listener)
+        fetched += [Fetched(file, file in missing) for file in data_set.files]
+    return fetched
+
+
+def _exists(file: DataFile) -> bool:
+    """Return whether a file exists. Raises DataError if it has other content."""
+    path = Path(file.path)
+    if not os.path.lexists(path):
+        return False
+    if not (path.is_file() and has_hash(path, file.hash)):
+        raise DataError(f"{path}: already exists, with other content than the recipe's data; move it away, then fetch again")
+    return True
+
+
+def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
+    """Derive files of a set from its archive, or from the folder of another set."""
+    texts = _DERIVED[data_set.name](origin)
+    for file in files:
+        path = Path(file.path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, texts[path.name])
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if not has_hash(path, file.hash):
+            path.unlink()
+            raise DataError(
+                f"{path}: the file that this version makes differs from the recipe's data; report it, with the output of `tfkit env`"
+            )
+
+
+def _fetch(file: DataFile, listener: Listener) -> None:
+    path = Path(file.path)
+    if is_offline():
+        raise DataError(f"{path}: TFKIT_OFFLINE is set; unset it, or put the file of {file.url} there")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with listener.progress(f"fetching {file.url.rpartition('/')[2]}", file.bytes, "bytes") as bar:
+            position = _Position(bar)
+            _with_retries(file.url, lambda: _download(file.url, part, position))
+        if not has_hash(part, file.hash):
+            part.unlink()
+            raise DataError(
+                f"{file.url}: its content is not that of the recipe's data (expected hash: {file.hash}); the download was discarded"
+            )
+        sync_file(part)
+        rename(part, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    return MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder")
+
+
+class _Position:
+    """Advances a progress count to a position, even if a download starts again."""
+
+    def __init__(self, bar: Progress):
+        self.bar, self.shown = bar, 0
+
+    def __call__(self, position: int) -> None:
+        self.bar.advance(position - self.shown)
+        self.shown = position
+
+
+def _with_retries(url: str, download: Callable[[], None]) -> None:
+    for pause in (*_PAUSES, None):
+        try:
+            return download()
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            transient = not isinstance(error, urllib.error.HTTPError) or error.code in _TRANSIENT
+            if pause is None or not transient:
+                reason = getattr(error, "reason", None) or error
+                raise DataError(
+                    f"{url}: cannot be fetched ({reason}); check the network, then fetch again: the download continues where it ended"
+                ) from None
+            time.sleep(pause)
+    return None
+
+
+def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
+    """Append the missing bytes to `part`, or write it again if the server sends only whole files. Raises urllib's errors and OSError."""
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIME_OUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is missing, or the file was never of this length: its hash decides
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as out:
+        begin = done = done if response.status == 206 else 0
+        length = response.length
+        while chunk := response.read(_CHUNK):
+            out.write(chunk)
+            show(done := done + len(chunk))
+    if length is not None and done - begin < length:
+        raise ConnectionError("the connection broke off")
+
+
+def _sentence_polarity(archive: Path) -> dict[str, str]:
+    """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005) from nltk's archive, with the lines of both classes in turn: of
+    every ten pairs the first goes to test, the second to valid.
+    """
+    with zipfile.ZipFile(archive) as source:
+        texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
+    files = {name: io.StringIO() for name in ("train.csv", "valid.csv", "test.csv")}
+    writers = {name: csv.writer(file, lineterminator="\n") for name, file in files.items()}
+    for writer in writers.values():
+        writer.writerow(("text", "label"))
+    for number, pair in enumerate(zip(*(text.removesuffix("\n").split("\n") for text in texts), strict=True)):
+        writer = writers[("test.csv", "valid.csv")[number % 10] if number % 10 < 2 else "train.csv"]
+        writer.writerows((line.strip(), label) for line, label in zip(pair, ("negative", "positive"), strict=True))
+    return {name: file.getvalue() for name, file in files.items()}
+
+
+def _reviews(sentences: Path) -> dict[str, str]:
+    """Return the prompts of instructgpt-reviews, `{"prompt": "the film is"}`, from the files of Sentence Polarity: the first three words
+    of the sentences of train.csv, each once, and the first 128 of valid.csv that are not among them.
+    """
+    trained, others = _beginnings(sentences / "train.csv"), _beginnings(sentences / "valid.csv")
+    prompts = {"prompts.jsonl": [*trained], "held_out.jsonl": [text for text in others if text not in trained][:128]}
+    return {name: "".join(json.dumps({"prompt": text}) + "\n" for text in texts) for name, texts in prompts.items()}
+
+
+def _beginnings(path: Path) -> dict[str, None]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
+
+
+# By the set's name in recipes/data.json; each function gets the set's archive, or the folder of the set that it is derived from.
+_DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": _sentence_polarity, "reviews": _reviews}

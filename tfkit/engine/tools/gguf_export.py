@@ -1,0 +1,161 @@
+"""A language model as a GGUF file, for llama.cpp and related programs. It is read again and compared with the model before it is kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfkit.durable import rename, sync_file, temporary_sibling
+from tfkit.engine.listener import Listener
+from tfkit.engine.request.inputs import Inputs
+from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, how_to_install
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+    from torch import Tensor
+
+    from tfkit.hub import Loaded
+    from tfkit.hub.gguf_layout import GgufLayout
+    from tfkit.tokenizer.gguf_vocabulary import GgufVocabulary
+
+TYPES = {"f16": 1e-3, "q8_0": 3e-2}  # with the largest mean KL divergence, in nats, of the file's predictions from the model's
+_BLOCK = 32  # numbers of a row that share a scale in q8_0
+_TEXTS = (
+    "The cat sat on the mat, and looked at 3 dogs: 1,024 of them!",
+    "def read_lines(path):\n    with open(path) as file:\n        return [line.strip() for line in file]\n",
+    "Once upon a time there was a café in Zürich, where people wrote letters in the evening.",
+    "In 2017 a model was described that reads and writes with attention alone.",
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file: its architecture in llama.cpp, tensors, bytes, and the mean KL divergence of its predictions from the model's, in nats."""
+
+    architecture: str
+    tensors: int
+    bytes: int
+    kl: float
+
+
+def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Exported:
+    """Write a checkpoint to the file `out`, with matrices of the type `kind`: f16, or q8_0 (8 bits, in blocks of 32 with a scale).
+
+    Raises UsageError for an existing file or an unknown type; ModelError for a model or tokenizer that llama.cpp does not support or
+    computes differently, or numbers beyond the type's range; QualityGateError if the file's predictions differ from the model's by more
+    than its type allows; MachineError without the extra or room on the disk.
+    """
+    if kind not in TYPES:
+        raise UsageError(f"--type {kind}: there is no such type; {' and '.join(TYPES)} are known")
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: already exists and is never overwritten; give another --gguf")
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MachineError(f"tfkit export --gguf {how_to_install('gguf')}") from None
+
+    from tfkit import adapters
+    from tfkit.hub.find import find_checkpoint
+    from tfkit.hub.gguf_layout import gguf_layout
+    from tfkit.tokenizer.gguf_vocabulary import gguf_vocabulary
+
+    folder = find_checkpoint(checkpoint)
+    Inputs(models=(folder,)).refuse_output(out, "--gguf")
+    described = adapters.describe(folder)
+    if described.codec is None:
+        raise ModelError(f"{folder}: has no tokenizer, without which llama.cpp opens no model")
+    try:
+        layout = gguf_layout(described.config, described.family)
+        vocabulary = gguf_vocabulary(described.codec, described.config.vocab_size)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
+    loaded = adapters.load(folder)
+    temporary = temporary_sibling(out)
+    try:
+        count = _write(temporary, loaded, layout, vocabulary, kind, listener)
+        kl = _compare(temporary, loaded, layout, listener)
+        if not kl <= TYPES[kind]:
+            raise QualityGateError(
+                f"{folder}: as {kind} its predictions differ by a mean KL divergence of {kl:.3g} nats (at most {TYPES[kind]:g})"
+            )
+        sync_file(temporary)
+        rename(temporary, out)
+    except OSError as error:
+        raise MachineError(f"{out}: cannot be written ({error.strerror or error}); make room there, or give another --gguf") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(layout.architecture, count, out.stat().st_size, kl)
+
+
+def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "GgufVocabulary", kind: str, listener: Listener) -> int:
+    """Write the file, and return how many tensors it has."""
+    import gguf
+
+    codec, state = loaded.codec, loaded.model.state_dict()
+    assert codec is not None
+    writer = gguf.GGUFWriter(path, layout.architecture)
+    writer.add_name(loaded.folder.resolve().name)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if kind == "f16" else gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    layout.describe(writer)
+    vocabulary.describe(writer, codec, loaded.eos_ids)
+    count = 0
+    with listener.progress("writing", sum(tensor.numel() for tensor in state.values())) as bar:
+        for name, tensor in layout.tensors(state):
+            count += 1
+            stored_type = _type_of(name, tensor, kind)
+            data = gguf.quants.quantize(tensor.contiguous().numpy(), stored_type)
+            writer.add_tensor(name, data, raw_dtype=stored_type)
+            bar.advance(tensor.numel())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return count
+
+
+def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
+    """Return the type of a tensor, as llama.cpp's own converter chooses it: vectors and positions stay in float32."""
+    import gguf
+
+    types = gguf.GGMLQuantizationType
+    if tensor.dim() < 2 or name.startswith("position_embd"):
+        return types.F32
+    if kind == "q8_0" and tensor.shape[-1] % _BLOCK == 0:
+        return types.Q8_0
+    if tensor.abs().max() > 65504:
+        raise ModelError(f"{name}: has numbers beyond 65,504, the largest of f16")
+    return types.F16
+
+
+def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Listener) -> float:
+    """Return the mean KL divergence of the file's predictions from the model's on short texts. The model gets the file's weights."""
+    import gguf
+    import torch
+
+    assert loaded.codec is not None
+    length = loaded.config.context_length
+    rows = [torch.tensor([ids[:length]]) for ids in loaded.codec.encode_texts(_TEXTS)]
+    try:
+        stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    except (ValueError, IndexError):  # numpy does not report that the last bytes of a tensor did not fit
+        raise OSError("the file ends before its last tensor") from None
+
+    def read(name: str) -> torch.Tensor:
+        tensor = stored[name]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return torch.from_numpy(values.copy()).reshape(*map(int, tensor.shape[::-1]))
+
+    with torch.inference_mode(), listener.progress("comparing", 2 * len(rows)) as bar:
+        loaded.model.eval()
+        expected = []
+        for row in rows:
+            expected.append(loaded.model(row).logits.float().log_softmax(-1))  # (1, T, V)
+            bar.advance(1)
+        loaded.model.load_state_dict(layout.ours(read))
+        total, count = 0.0, 0
+        for row, log_probs in zip(rows, expected, strict=True):
+            stored_log_probs = loaded.model(row).logits.float().log_softmax(-1)
+            total += float((log_probs.exp() * (log_probs - stored_log_probs)).sum())
+            count += row.numel()
+            bar.advance(1)
+    return max(0.0, total / count)  # rounding aside

@@ -1,0 +1,81 @@
+"""The first rows of the first step of a training, as the model will see them."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tfkit.data import ExampleRows, Loader
+from tfkit.engine.assembly.components import batch_sizes
+from tfkit.engine.assembly.training_data import TrainingData, prepare_data
+from tfkit.engine.inference.session import Session
+from tfkit.engine.tools.shown_rows import Reader, ShownRow
+from tfkit.objectives.registry import row_order
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.device import pick_device
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch.
+
+    For an objective that samples responses, the rows are the prompts of the first iteration. `readings`: how often an epoch trains on each
+    row, or on a response to it.
+    """
+
+    objective: str
+    labels: list[str]
+    legend: list[str]  # notes on how to read the rows
+    rows: list[tuple[str, ShownRow]]
+    totals: dict[str, Any]
+    readings: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of --json."""
+        return {
+            "schema_version": 1,
+            "objective": self.objective,
+            "labels": self.labels,
+            "first_step": self.totals,
+            "rows": [
+                {
+                    "place": place,
+                    "tokens": [asdict(token) for token in row.tokens],
+                    "target": None if row.target is None else [asdict(token) for token in row.target],
+                    **row.facts,
+                }
+                for place, row in self.rows
+            ],
+        }
+
+
+def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
+    """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it."""
+    data = prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
+    with work.stop.at_once():
+        return first_rows(recipe, data, count)
+
+
+def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
+    """Show up to `count` rows of the first step of prepared data."""
+    objective, rollouts = data.objective, data.objective.rollouts
+    rows = objective.open_rows(data.train, row_order(recipe, data.config))
+    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # of an iteration
+    loader = Loader(rows, data.objective.collate, size, 1)
+    count = min(count, size)
+    places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
+    batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
+    shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
+    owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
+    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # the name of a sequence of a row with several
+    named = []
+    for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):
+        name = f", {sequence_name} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""
+        named.append((places[owner] + name, row))
+    step = loader.step(0)
+    targets: Counter[str] = Counter()
+    for micro_batch in step:
+        targets.update(data.objective.counts(micro_batch))
+    tokens = sum(micro_batch.tokens for micro_batch in step)
+    totals = {"rows": size, "tokens": tokens, "targets": dict(targets), "rows_an_epoch": len(rows)}
+    readings = rollouts.readings if rollouts is not None else 1
+    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings)

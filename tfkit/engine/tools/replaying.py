@@ -1,0 +1,82 @@
+"""The replay of the step that ended a run, from the checkpoint before it, to find the first module that goes wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfkit.alignment.user_code import CodePermission
+from tfkit.engine.assembly.components import Components, assemble, first_model, restore
+from tfkit.engine.assembly.training_data import TrainingData, prepare_data
+from tfkit.engine.inference.session import Session
+from tfkit.engine.listener import Listener
+from tfkit.errors import MachineError
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.checkpoints import checkpoints, step_of
+from tfkit.run.manifest import verify
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
+from tfkit.training.loop import Progress, take_steps
+from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
+
+
+def replay_step(
+    run: Path,
+    recipe: Recipe,
+    document: dict[str, Any],
+    work: Session,
+    code: CodePermission,
+    device: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Repeat the step of a replay document; return the document of --json, which names the first module that goes wrong, if any.
+
+    The run folder is only read. `code`: which reward functions may be run. Raises MachineError if this machine does not compute the same
+    as the run did.
+    """
+    torch.set_num_threads(threads or document["threads"])
+    data = prepare_data(recipe, pick_device(device or document["device"]), work.listener, work.stop, work.meter, code)
+    work.meter.phase("replay")
+    with work.stop.at_once():
+        components, before = _state_before(run, recipe, data, document, device, work.listener)
+        batches = components.loader.step(before.step)
+        _check_same(document, weights_sha256(components.stepper), [batch_sha256(batch) for batch in batches])
+        bad = find_first_bad(components.stepper, batches, document["step"])
+    return {
+        "schema_version": 1,
+        **{name: document[name] for name in ("step", "loss", "grad_norm")},
+        "first_bad": None if bad is None else {"module": bad.module, "in": bad.where, "micro_batch": bad.micro_batch},
+        "rows": [batch["rows"] for batch in document["micro_batches"]],
+    }
+
+
+def _state_before(
+    run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: str | None, listener: Listener
+) -> tuple[Components, Progress]:
+    """Return the components as they were before the step: restored from the newest good checkpoint, and trained for the steps since."""
+    place = pick_device(device or document["device"])
+    make_deterministic(place)
+    keep_freed_memory()
+    model = first_model(recipe, data, listener)
+    components = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]), listener)
+    usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
+    tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
+    progress = restore(components, usable[-1], tensors, state) if usable else Progress()
+    listener.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
+    take_steps(components.stepper, components.loader, components.schedule, components.plan, progress, document["step"] - 1)
+    return components, progress
+
+
+def _check_same(document: dict[str, Any], weights: str, batches: list[str]) -> None:
+    """Raise MachineError, with the known differences, unless weights and batches are those of the run."""
+    wrong = []
+    if batches != [batch["sha256"] for batch in document["micro_batches"]]:
+        wrong.append("the rows of the step")
+    if weights != document["weights_sha256"]:
+        wrong.append("the weights before it")
+    if wrong:
+        origin = f"torch {document['torch']}, {document['threads']} threads, {document['device']}, {document['precision']}"
+        raise MachineError(
+            f"step {document['step']} cannot be reproduced: {' and '.join(wrong)} are not those of the run ({origin}; here torch "
+            f"{torch.__version__}, {torch.get_num_threads()} threads). Replay it on the machine of the run, with its data and its versions"
+        )

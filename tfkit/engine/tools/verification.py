@@ -1,0 +1,141 @@
+"""Compare the files of checkpoints with their checksums, and the energy of runs with their ledgers. Nothing is changed."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfkit.engine.listener import Listener
+from tfkit.engine.tools.audit import Audit, audit_runs
+from tfkit.errors import ModelError
+from tfkit.run.chain_folder import member_folders, runs_within
+from tfkit.run.checkpoints import best_checkpoint, leftovers, read_best, set_aside, step_folders
+from tfkit.run.listing import list_runs
+from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
+from tfkit.run.model_files import MIB, read_object
+from tfkit.run.safetensors_header import read_header
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`verdict`: good; damaged (a file is not as in the manifest); incomplete (without a valid manifest, so not a complete checkpoint)."""
+
+    path: str
+    verdict: str
+    files: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)  # files that the manifest does not name: ignored by all readers
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The findings at a path: the verdict on each checkpoint, notes on others, and the audits of the runs."""
+
+    path: Path
+    verdicts: list[Verdict]
+    notes: list[str]
+    audits: list[Audit]
+
+    @property
+    def error(self) -> ModelError | None:
+        """The first problem; None: there is none."""
+        bad = [verdict.problems for verdict in self.verdicts if verdict.problems]
+        problems = [problem for audit in self.audits for problem in audit.problems]
+        if bad:
+            first = bad[0][0] + (" (and more)" if len(bad) > 1 or len(bad[0]) > 1 else "")
+            count = f"{len(bad)} of {len(self.verdicts)} checkpoints did not pass"
+            return ModelError(f"{count}: {first}. Restore the files, or use another checkpoint")
+        if all(audit.good for audit in self.audits):
+            return None
+        more = " (and more)" if len(problems) > 1 else ""
+        return ModelError(f"{problems[0]}{more}. Restore the file; the ledgers are the truth where their hashes hold")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of --json."""
+        return {
+            "schema_version": 1,
+            "path": str(self.path),
+            "good": self.error is None,
+            "checkpoints": [asdict(verdict) for verdict in self.verdicts],
+            "notes": self.notes,
+            "carbon": [{**asdict(audit), "good": audit.good} for audit in self.audits],
+        }
+
+
+def verify_path(path: Path, listener: Listener) -> Verification:
+    """Verify the checkpoint, run or runs of a path. Raises ModelError if there are none."""
+    folders, notes = _find(path)
+    with listener.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
+        verdicts = [_judge(folder, bar.advance) for folder in folders]
+    return Verification(path, verdicts, notes, _audits(path))
+
+
+def _audits(path: Path) -> list[Audit]:
+    """Return the audits of the runs at a path, or of the run whose checkpoint it is."""
+    path = path.resolve()
+    runs = [path.parent.parent] if path.parent.name == "checkpoints" else _runs(path) or [path]
+    return [audit for run in runs for audit in audit_runs(run)]
+
+
+def _runs(path: Path) -> list[Path]:
+    """Return the runs in a folder that holds several; none for a run, a chain, a sweep or a model folder."""
+    if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
+        return []
+    runs = [Path(entry.run) for entry in list_runs(path) if entry.status != "foreign"]
+    members = {member for run in runs for member in member_folders(run).values()}
+    return [run for run in runs if run not in members]
+
+
+def _find(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the checkpoint folders at a path, of all runs in it, and notes on them.
+
+    Raises ModelError if there are none.
+    """
+    if str(path).startswith("hub:"):
+        raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
+    if not path.is_dir():
+        raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
+    runs = [run for one in _runs(path) or [path] for run in runs_within(one)]
+    roots = [run / "checkpoints" for run in runs if (run / "checkpoints").is_dir()]
+    if runs == [path] and not roots:  # an evaluation's, or a model folder
+        return ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
+    folders = [folder for root in roots for folder in step_folders(root)]
+    notes = [note for root in roots for note in _notes(root)]
+    if not folders:
+        raise ModelError("\n".join([f"{path}: this run has no checkpoint", *notes]))
+    return folders, notes
+
+
+def _notes(root: Path) -> list[str]:
+    notes = [f"{folder}: was damaged and is set aside; it goes when the run is past it" for folder in set_aside(root)]
+    notes += [f"{left}: left by a save that was killed or is in progress; the next start removes it" for left in leftovers(root)]
+    if (root / "best.json").exists() and not best_checkpoint(root):
+        best = read_best(root)
+        what = f"names step {best.step}, which is not complete here" if best else "unreadable"
+        notes.append(f"{root / 'best.json'}: {what}; the newest checkpoint is used instead")
+    return notes
+
+
+def _judge(folder: Path, advance: Callable[[int], object]) -> Verdict:
+    try:
+        files = len(read_manifest(folder))
+    except ModelError as error:
+        unsure = "" if (folder / "manifest.json").exists() else ": there is nothing to check its files against"
+        return Verdict(str(folder), "incomplete", problems=[f"{error}{unsure}", *_unreadable(folder)])
+    problems = verify(folder, advance=advance)
+    verdict = "damaged" if problems else "good"
+    return Verdict(str(folder), verdict, files, recorded_bytes(folder), problems, extra_files(folder))
+
+
+def _unreadable(folder: Path) -> list[str]:
+    """Return the problems that can be found without checksums: invalid JSON, and weights whose header does not fit the file."""
+    problems = []
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
+        if path.name == "manifest.json":
+            continue
+        try:
+            read_object(path, 512 * MIB) if path.suffix == ".json" else read_header(path)
+        except ModelError as error:
+            problems.append(str(error))
+    return problems

@@ -1,0 +1,1 @@
+"""One run, from its locked folder to its result."""

@@ -1,0 +1,284 @@
+"""An assembled run: its weights, optimizer, loader and hooks, as new or as its newest good checkpoint has them.
+
+It is ready for its next step: it records itself, trains and finishes.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tfkit.carbon import FINISH
+from tfkit.engine.assembly.base_model import has_new_head
+from tfkit.engine.assembly.baseline_scores import training_baselines
+from tfkit.engine.assembly.components import Components, assemble, first_model, restore, trained_numel
+from tfkit.engine.assembly.memory_plan import planned_bytes
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.verdict import comparison_fields
+from tfkit.engine.request.beginning import Kind
+from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
+from tfkit.engine.results import MEASURED
+from tfkit.engine.training_run.checkpointing import Checkpointer
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.leading import Leader
+from tfkit.engine.training_run.loop_hooks import LoopHooks
+from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.training_log import TrainingLog, saved_log
+from tfkit.engine.training_run.validator import Validator
+from tfkit.errors import BudgetReached, Stopped
+from tfkit.evaluation.baselines import Baselines
+from tfkit.families import PRESETS
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import row_length
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run import strict_json
+from tfkit.run.checkpoints import newest_good, require_free_space
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.loop import Progress, train, try_out
+from tfkit.units import format_baselines
+
+
+def no_step_yet(resumed_from: Path | None) -> str:
+    """Return the message for a run that is stopped before the first step of this attempt."""
+    return "no step was taken yet" + (f"; --resume continues the run from {resumed_from.name}" if resumed_from else "")
+
+
+@dataclass(frozen=True)
+class AssembledRun:
+    """A run assembled from its recipe, data and model."""
+
+    context: RunContext
+    planned: Estimate
+    leader: Leader
+    data: TrainingData
+    components: Components
+    resumed_from: Path | None
+    progress: Progress
+    micro_batches: MicroBatches
+    log: TrainingLog
+    checkpointer: Checkpointer
+    validator: Validator
+    hooks: LoopHooks
+    baselines: Baselines
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
+
+        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
+        computed in that time at its peak: that of a GPU's data sheet, elsewhere as measured.
+        """
+        seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
+        totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token}
+        return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
+
+    def record(self) -> None:
+        """Record how this attempt computes, and what it continues from; the result of an earlier attempt is dropped."""
+        context, training = self.context, self.context.recipe.training
+        arithmetic = {
+            "threads": torch.get_num_threads(),
+            "ranks": self.leader.peers.ranks.size,
+            "device": str(context.device),
+            "precision": str(self.components.precision),
+            "compile": training.compile,
+            "activation_checkpointing": training.activation_checkpointing,
+        }
+        if self.resumed_from:
+            warn_of_other_rounding(context.folder, arithmetic, context.listener)
+            context.folder.record_resume(self.resumed_from, self.progress.step)
+            self.checkpointer.best.restore()
+        planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
+        if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
+            planned |= {"predicted": self.planned.predicted(metered=context.recipe.carbon.enabled), "actual": None}
+        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
+
+    def train(self) -> None:
+        """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
+        context, components, listener = self.context, self.components, self.context.listener
+        if self.resumed_from:
+            listener.say(f"resuming from {self.resumed_from.name}")
+        if not components.schedule.reaches_peak:
+            listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
+        listener.say(self.micro_batches.describe(self.planned, self.progress))
+        if baselines := format_baselines(self.baselines, self.checkpointer.best.metric):
+            listener.say(f"baselines of the validation rows: {baselines}")
+        self._try_out()
+        with self.log:
+            try:
+                if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
+                    self.validator.score_before()
+                context.meter.phase("train", self.progress.step)
+                self._begin_budget()
+                hooks = self.leader.begin_steps(components, self.hooks, self.progress, context.stop)
+                with self.leader.steps(hooks):
+                    train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
+            except Stopped as stopped:
+                ending = context.budget.ending(stopped)
+                reason = str(ending) if isinstance(ending, BudgetReached) else None
+                context.folder.end_attempt("stopped", step=self.progress.step, error=reason)
+                raise
+            finally:
+                context.meter.phase(FINISH)
+
+    def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
+        """Return the result of docs/cli.md; the totals must have been recorded."""
+        folder, progress, data, best = self.context.folder, self.progress, self.data, self.checkpointer.best
+        result: dict[str, Any] = {
+            "schema_version": 1,
+            "run": str(folder.path),
+            "checkpoint": str(folder.checkpoints / f"step-{progress.step:06d}"),
+            "status": status,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "loss": self.log.latest.get("loss"),
+            "evaluation": self.log.evaluations.get(progress.step, {}),
+            "before": self.log.before,
+            "improvement": best.improvement(),
+            "baselines": self.baselines,
+            **comparison_fields(best.comparison(self.baselines)),
+            "new_head": data.start is not None and has_new_head(data.start, data.config, data.labels),
+            "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config),
+            "rate_trial": folder.rate_trial,
+            "best": best.document(),
+            "stopped_early": progress.step < self.components.plan.steps,
+            "stopped_by": None,
+            "seconds": folder.totals["seconds"],
+            "train_seconds": round(progress.seconds, 3),
+            "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+            **{name: folder.totals.get(name) for name in MEASURED},
+            **self.checkpointer.inherited.fields(),
+            "gates": [],  # those of the command that asks for the result
+        }
+        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
+        return document
+
+    def finish(self) -> dict[str, Any]:
+        """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
+        result = self.result("finished")
+        for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
+            self.context.listener.warn(warning)
+        folder = self.context.folder
+        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
+        if folder.attempt == 1 and not result["stopped_early"]:
+            self.context.forecaster.remember(self.planned, self.context.recipe, folder.totals, self.context.device)
+        measured = _actual(folder.totals, memory_bytes(self.context.device))
+        folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
+        return result
+
+    # ----------------------------------------------------------------------------------------------------- the parts of train
+
+    def _begin_budget(self) -> None:
+        """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
+        steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
+        left = steps - self.progress.step
+        likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
+        fraction = planned.fraction_after_start * left / max(1, steps)  # the start is over, and already counted as used
+        budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
+        budget.raise_if_reached(no_step_yet(self.resumed_from))
+
+    def _try_out(self) -> None:
+        """Compile the model if asked and, on a GPU, try the largest micro-batch, while a stop can still end this at once.
+
+        With sharded weights, the ranks compile in their first step, and try nothing.
+        """
+        context, compiles = self.context, self.context.recipe.training.compile
+        if context.recipe.parallel.shard > 1 or (not compiles and context.device.type == "cpu"):
+            return
+        with context.stop.at_once(no_step_yet(self.resumed_from)), warnings.catch_warnings():
+            # The compiler traces under anomaly detection, which warns with a traceback if a signal ends it.
+            warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
+            if compiles:
+                context.listener.say("compiling the model")
+            try_out(self.components.stepper, self.components.loader, self.hooks, self.progress)
+
+
+def assemble_run(
+    context: RunContext, data: TrainingData, planned: Estimate, leader: Leader, kind: Kind, *, exact: bool, force: bool
+) -> AssembledRun:
+    """Build the model, and assemble its training from the newest good checkpoint on.
+
+    `exact`: do not fall back to an older checkpoint; `force`: start even if the planned checkpoints do not fit the disk. Raises Stopped,
+    ModelError, DataError and MachineError.
+    """
+    recipe, listener, device = context.recipe, context.listener, context.device
+    model = first_model(recipe, data, listener, leader.peers)
+    make_deterministic(device)
+    keep_freed_memory()
+    resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)
+    tensors, state = load_training_state(resumed_from) if resumed_from else ({}, {})
+    saved = saved_log(resumed_from, state, data.fingerprints()) if resumed_from else None
+    _announce_size(model, context)
+    if not force:
+        require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
+    size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
+    with context.stop.at_once(no_step_yet(resumed_from)):
+        leader.begin(recipe, data, context.folder.path, resumed_from, size, device)
+        components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
+    data = components.data
+    progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
+    require_length(context.folder.path, components.plan.steps, progress.step)
+    micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
+    if recipe.training.compile:
+        compile_model(model, by_block=recipe.parallel.shard > 1)
+    flops_per_token = planned.training_flops / planned.tokens
+    log = TrainingLog(context, components.plan, progress, flops_per_token, components.precision, saved)
+    checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
+    validator = Validator(context, data, components, log, checkpointer)
+    hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
+    with context.stop.at_once("no step was taken yet"):
+        baselines = training_baselines(recipe)
+    return AssembledRun(
+        context,
+        planned,
+        leader,
+        data,
+        components,
+        resumed_from,
+        progress,
+        micro_batches,
+        log,
+        checkpointer,
+        validator,
+        hooks,
+        baselines,
+    )
+
+
+def _actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
+    """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
+    return {
+        **{name: totals.get(name) for name in ("seconds", "energy_kwh", "emissions_g")},
+        "memory_bytes": memory_bytes,
+        "flops": totals.get("train_flops"),
+    }
+
+
+def _announce_size(model: Transformer, context: RunContext) -> None:
+    """Report how many parameters are trained, if some are frozen."""
+    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
+    if trained < parameters:
+        context.listener.say(f"training {trained:,} of {parameters:,} parameters")
+
+
+def _micro_batches(context: RunContext, components: Components, resumed_from: Path | None, size: int, ranks: int) -> MicroBatches:
+    """Return the micro-batches of a run; their size is chosen if neither the recipe nor a checkpoint gives it."""
+    micro_batches = MicroBatches(context.recipe, context.device, context.listener, components, restored=resumed_from is not None)
+    if context.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
+        micro_batches.choose()
+        if resumed_from:
+            context.listener.say(
+                f"micro-batches of {size:,} rows cannot be divided evenly among {ranks:,} ranks: from now on they have "
+                f"{components.loader.micro_batch_size:,}, with the same steps and other dropout masks"
+            )
+    return micro_batches
+
+
+def family_name(recipe: Recipe, data: TrainingData) -> str | None:
+    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
+    preset = recipe.model.preset
+    return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

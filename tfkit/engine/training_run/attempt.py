@@ -1,0 +1,285 @@
+"""One attempt of a run, from the folder to the result: pre-training, fine-tuning and resuming differ in where the recipe comes from.
+
+torch is imported after the folder is locked and the recipe is checked, so that a refusal is quick.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.alignment.user_code import NO_CODE, CodePermission
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.request.beginning import Beginning, Kind, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
+from tfkit.engine.training_run.meeting import Meeting
+from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
+from tfkit.parallel.ranks import Ranks
+from tfkit.recipe.starting_points import DECISIONS
+from tfkit.run import strict_json
+from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.listing import read_run
+from tfkit.run.lock import is_locked
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Meter
+    from tfkit.engine.training_run.budget import Budget
+    from tfkit.engine.training_run.forecaster import Forecaster
+    from tfkit.engine.training_run.run import Run
+    from tfkit.recipe.schema.sections import Recipe
+
+_LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run, apart from its recipe."""
+
+    run: Path
+    forecaster: "Forecaster"
+    resume: bool = False
+    exact: bool = False  # do not fall back to an older checkpoint
+    force: bool = False  # start even if the planned checkpoints do not fit the disk
+    device: str | None = None
+    threads: int | None = None
+    command: Sequence[str] = ()  # for run.json
+    fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
+    stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
+    meeting: Meeting = field(default_factory=Meeting)  # of the processes that train together
+    code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that train together, with the place of this process among them."""
+        return self.meeting.ranks
+
+    @property
+    def resumes_run(self) -> bool:
+        """Whether there is a run to resume, with a recipe of its own."""
+        return self.resume and is_begun(self.run)
+
+
+def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Start a run, or continue the one in the folder; return the result of docs/cli.md.
+
+    Problems of a new run's recipe are reported before its folder is created.
+    """
+
+    def checked() -> Beginning:
+        beginning = request.beginning()
+        if beginning.recipe is not None:
+            training_gates(options.fail_if, beginning.recipe, fine_tuning=request.kind == "fine-tuning")
+        beginning.inputs.refuse_folder(options.run, "--run")
+        return beginning
+
+    checked_before = None if options.resumes_run else checked()
+
+    def start() -> "Recipe":
+        beginning = checked_before or checked()
+        decided = beginning.decide(listener)
+        if beginning.recipe is None:
+            listener.decided(decided.text)
+        return decided.recipe
+
+    return _attempt(start, request.given, request.kind, options, listener, stop, is_named=request.is_named)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Continue a run as it was started, from its folder alone; `words` are key=value. Return the result of docs/cli.md."""
+    from tfkit.recipe import read_recipe
+
+    if not is_begun(options.run):
+        raise _nothing_to_resume(options.run)
+    kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
+
+    def refuse_start() -> "Recipe":
+        raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
+
+    return _attempt(refuse_start, Given(None, tuple(words)), kind, options, listener, stop)
+
+
+def _nothing_to_resume(run: Path) -> TfkitError:
+    """Return the error for a folder without a checkpoint to continue from; it says what the folder is."""
+    listed = read_run(run)
+    if is_locked(run / "lock"):
+        return MachineError(
+            f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
+        )
+    if listed.status in ("foreign", "damaged"):
+        return UsageError(f"{run}: there is no run to continue here ({listed.problem}); name the folder of a run")
+    because, again = f" ({listed.problem})" if listed.problem else "", f". Start it again: {listed.resume}" if listed.resume else ""
+    return UsageError(f"{run}: this run has no checkpoint to continue from; it is {listed.status}{because}{again}")
+
+
+def _attempt(
+    start: "Callable[[], Recipe]",
+    given: Given,
+    kind: Kind,
+    options: RunOptions,
+    listener: Listener,
+    stop: StopRequest,
+    *,
+    is_named: bool = False,
+) -> dict[str, Any]:
+    """Lock the run folder, and train.
+
+    `start` returns the recipe of a new run; it is called once the folder is locked, and may read data. `is_named`: the user named that
+    recipe, whose code may therefore be run. A resumed run has its own recipe, which `given` may change. Raises Stopped, with `result` if
+    steps were taken.
+    """
+    from tfkit.engine.request.resuming import (
+        finished_result,
+        report_changes,
+        require_length,
+        require_same_code,
+        resolve_resumption,
+        warn_without_effect,
+    )
+    from tfkit.engine.training_run.budget import Budget
+    from tfkit.run.checkpoints import newest_step
+
+    if options.stages:
+        raise UsageError(f"--stages {','.join(options.stages)}: the recipe has no stages; leave it out")
+    with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
+        if folder.begun:
+            resumption = resolve_resumption(folder, given)
+            recipe, given = resumption.recipe, resumption.given
+            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+            if resumption.same_end and (result := finished_result(folder)) is not None:
+                warn_without_effect(folder.path, resumption.changes.values(), listener)
+                listener.say(f"{folder.path}: this run is finished; here is its result again")
+                return _with_verdicts(result, gates)
+            require_trainable(recipe)
+            require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
+            require_same_code(folder, recipe)
+            report_changes(folder, resumption, listener)
+        else:
+            with stop.at_once():
+                recipe = start()
+            require_trainable(recipe)
+            if given.recipe is None:
+                folder.record(decisions=DECISIONS)
+            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+            if is_named:
+                options = replace(options, code=options.code.with_named(recipe.objective.code_files.values(), listener.warn))
+        options.code.require(recipe.objective.code_files)
+        require_divisible(recipe, options.ranks.size)
+        budget = Budget(recipe.carbon, folder.path, stop, listener)
+        try:
+            return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
+        except Stopped as stopped:
+            stopped.runs_code = bool(recipe.objective.code_files)
+            raise
+
+
+def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
+    """Return the result with the verdict on each gate. run.json has no verdicts: the next command may have other gates."""
+    return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
+
+
+def _train_metered(
+    recipe: "Recipe",
+    given: Given,
+    kind: Kind,
+    options: RunOptions,
+    gates: Collection[Gate],
+    folder: RunFolder,
+    listener: Listener,
+    budget: "Budget",
+) -> dict[str, Any]:
+    """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
+    from tfkit.carbon import Meter, attempts_of, missing_nodes
+    from tfkit.engine.request.run_totals import record_totals
+
+    folder.begin_attempt(options.threads, kind=kind)
+    name = given.recipe.name if given.recipe is not None else folder.path.name
+    run: Run | None = None
+    stopped: Stopped | None = None
+    meter_facts: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
+    meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
+    budget.start(meter)
+    try:
+        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
+        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
+        run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
+        run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
+    except Stopped as error:
+        stopped = budget.ending(error)
+        if isinstance(stopped, BudgetReached):
+            folder.record(larger_budget=stopped.larger)
+    finally:
+        reading = meter.stop()
+        if warning := meter.warning():
+            listener.warn(warning)
+        assembled = run.assembled if run is not None else None
+        record_totals(folder, reading, assembled.totals if assembled is not None else {})
+        with suppress(OSError):
+            for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
+                listener.warn(f"the energy is a lower bound: {silent}")
+    if stopped is not None:
+        if assembled is not None and assembled.progress.step:
+            stopped.result = assembled.result("stopped") | {"stopped_by": stop_reason(stopped)}
+        raise stopped
+    assert assembled is not None
+    return assembled.finish()
+
+
+def _prepare_run(
+    recipe: "Recipe",
+    options: RunOptions,
+    gates: Collection[Gate],
+    listener: Listener,
+    budget: "Budget",
+    meter: "Meter",
+    carbon: dict[str, Any],
+    *,
+    begun: bool,
+) -> "Run":
+    """Return the run with its device, peers and data, but without weights. `carbon`: the facts for the meters of other nodes."""
+    import torch
+
+    from tfkit.carbon.place import require_long_series
+    from tfkit.engine.training_run.run import Run
+    from tfkit.training.device import pick_device
+
+    if (threads := rank_threads(options.threads, options.ranks)) is not None:
+        torch.set_num_threads(threads)
+    device = pick_device(rank_device(options.device, options.ranks))
+    with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
+        peers = options.meeting.peers(device, listener.say)
+        options.meeting.meter_nodes(device, carbon)
+    run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
+    estimate = run.prepare(begun=begun)
+    if not begun:
+        require_long_series(recipe.carbon, estimate.seconds.low)
+    for gate in gates:
+        run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
+    return run
+
+
+def _measure_idle(meter: "Meter", seconds: float, listener: Listener, stop: StopRequest) -> None:
+    """Wait idly for `seconds`, once the meter has started, in a phase of its own; not without a meter. Raises Stopped.
+
+    The idle power of the machine is measured before the training, as arXiv 2211.02001 reports it for BLOOM.
+    """
+    if not seconds or meter.reading().status == "off":
+        return
+    listener.say(f"measuring the idle machine for {seconds:g} s")
+    with stop.at_once("nothing was trained yet"):
+        while meter.reading().status == "starting":
+            _wait(_LOOK_SECONDS, stop)
+        if meter.reading().status == "ok":
+            meter.phase("idle")
+            _wait(seconds, stop)
+            meter.phase("setup")
+
+
+def _wait(seconds: float, stop: StopRequest) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        stop.raise_if_requested("nothing was trained yet")
+        time.sleep(min(left, _LOOK_SECONDS))

@@ -1,0 +1,120 @@
+"""The best checkpoint of a run, by the metric of its recipe: recorded next to the checkpoints, so that it is not deleted as an old one."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tfkit.engine.assembly.verdict import Comparison, advice, compare, predicts_one_class
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.training_log import TrainingLog
+from tfkit.evaluation.baselines import Baselines
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.run.checkpoints import best_checkpoint, checkpoints, read_best, record_best, step_of
+
+
+class BestCheckpoint:
+    """The best checkpoint of a run so far, and its improvement on the model before the first step."""
+
+    def __init__(self, context: RunContext, log: TrainingLog):
+        self.context, self.log, self.root = context, log, context.folder.checkpoints
+        self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
+
+    def score(self, metrics: Mapping[str, float | None]) -> float:
+        """Return the score by which checkpoints are compared; NaN, which is never better, if there is none or it may not be the best."""
+        value = metrics.get(self.metric)
+        known = {name: number for name, number in metrics.items() if number is not None}
+        return value if value is not None and self.context.recipe.objective.may_be_best(known) else math.nan
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the scores of a step's checkpoint. An error of the disk is only a warning."""
+        try:
+            self._record(step, metrics)
+        except OSError as error:
+            self.context.listener.warn(
+                f"{self.root / f'step-{step:06d}'}: its scores cannot be written there ({error.strerror}); training continues"
+            )
+
+    def restore(self) -> None:
+        """Record the best checkpoint again if the record or that checkpoint is lost: it must not be deleted as an old one."""
+        if best_checkpoint(self.root) is not None:
+            return
+        complete = {step_of(path) for path in checkpoints(self.root)}
+        for step, metrics in sorted(self.log.evaluations.items()):
+            if step in complete:
+                self._record(step, metrics)
+        if best := read_best(self.root) if best_checkpoint(self.root) else None:
+            self.context.listener.warn(
+                f"{self.root}: no complete checkpoint was recorded as the best; according to the "
+                f"evaluations so far it is that of step {best.step}"
+            )
+
+    def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Record the scores. Of equal ones, such as an F1 of 0, those with the lower loss are better. Raises OSError."""
+        old, loss = read_best(self.root), metrics.get("loss")
+        known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
+        lower = loss is not None and known is not None and loss < known
+        record_best(self.root, step, self.metric, self.score(metrics), self.metric in HIGHER, wins_ties=lower)
+
+    def document(self) -> dict[str, Any] | None:
+        """Return the best checkpoint and its score, as in the result of docs/cli.md."""
+        path, best = best_checkpoint(self.root), read_best(self.root)
+        return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
+
+    def describe_unsaved(self) -> str | None:
+        """Describe an evaluation that was better than that of the best checkpoint, in a step that was not saved; None if there is none."""
+        best, sign = self.document(), -1 if self.metric in HIGHER else 1
+        if best is None or best["metric"] != self.metric:
+            return None
+        scores = {step: self.score(metrics) for step, metrics in self.log.evaluations.items()}
+        better = {step: sign * score for step, score in scores.items() if sign * score < sign * best["value"]}
+        if not better:
+            return None
+        step = min(better, key=lambda step: better[step])
+        return (
+            f"{self.context.folder.path}: {self.metric} was best in step {step:,}, {scores[step]:.4g}, but that step was not saved; the "
+            f"best checkpoint is of step {best['step']:,}, {best['value']:.4g}. To save each evaluated step, set checkpoint.every to "
+            "evaluation.every"
+        )
+
+    def improvement(self) -> float | None:
+        """Return how much the best checkpoint improves on the model before the first step, by the metric that chose it; None: unknown."""
+        before, best = (self.log.before or {}).get(self.metric), self.document()
+        if before is None or best is None or best["metric"] != self.metric:
+            return None
+        return float(best["value"] - before if self.metric in HIGHER else before - best["value"])
+
+    def scores(self) -> dict[str, float | None]:
+        """Return all metrics of the best checkpoint; empty if there is none."""
+        best = self.document()
+        return {} if best is None else {**self.log.evaluations.get(best["step"], {}), best["metric"]: best["value"]}
+
+    def comparison(self, baselines: Baselines) -> Comparison | None:
+        """Compare the best checkpoint with the baselines; None without either."""
+        return compare(baselines, self.scores(), self.metric)
+
+    def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
+        """Describe a result that is of no use, and what to try. `new_head`: the scores before the first step were those of chance."""
+        if predicts_one_class(self.scores()):
+            yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
+        comparison = self.comparison(baselines)
+        if comparison is not None and not (comparison.beats or comparison.is_perfect):
+            losses = {step: metrics.get("loss") for step, metrics in self.log.evaluations.items()}
+            optimizer, training = self.context.recipe.optimizer, self.context.recipe.training
+            remedy = advice(self.log.before or {}, self.scores(), losses, optimizer.lr, training.epochs)
+            yield f"this run does not beat its best baseline. {remedy}"
+        if not new_head and (gain := self.improvement()) is not None and gain < 0:
+            yield self._describe_deterioration()
+        if unsaved := self.describe_unsaved():
+            yield unsaved
+
+    def _describe_deterioration(self) -> str:
+        """Describe a fine-tuning that made the model worse."""
+        before, best = self.log.before or {}, self.document()
+        assert best is not None
+        first, loss = before.get("loss"), self.log.evaluations.get(best["step"], {}).get("loss")
+        learns = first is not None and loss is not None and loss < first  # though the metric does not show it yet
+        return (
+            f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and "
+            f"{before[self.metric]:.4g} before the first step. "
+            + (f"But its loss fell to {loss:.4g}: try more steps" if learns else "Try a lower optimizer.lr, fewer steps, or other data")
+        )

@@ -1,0 +1,249 @@
+"""The budget of a run in grams, energy or time, over all its attempts and its sibling runs, and the stop of a run that has used it up.
+
+It is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or after which
+the next one would exceed it: a time with the end of the attempt, an energy by more than is used between two readings of the meter.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tfkit.carbon import Meter
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.training_run.usage import Clock, Spent, Usage, is_measured
+from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.units import format_energy, format_mass, format_seconds
+
+NEAR = 0.8  # fraction of the limit that is worth a warning
+SURE_STEPS = 5  # steps from which the remaining ones are forecast
+LONGEST_TICK_SECONDS = 5.0
+SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
+
+
+def limits_of(carbon: CarbonSection) -> dict[str, float]:
+    """Return the limits that a recipe sets, by the fields of `Spent`."""
+    limits = {"g": carbon.budget_g, "kwh": carbon.budget_kwh, "seconds": carbon.budget_seconds}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def format_amount(name: str, value: float) -> str:
+    """Format the value of a field of `Spent`."""
+    return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
+
+
+def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
+    """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
+    for name, limit in limits_of(carbon).items():
+        if (used := asdict(spent)[name]) >= limit:
+            raise UsageError(
+                f"{folder}: {_used(name, used, limit)}. Give a larger budget to continue, such as {_key(name)}={_larger(used)}"
+            )
+
+
+class _Silence:
+    """The time for which the meter of an energy budget has given no good reading."""
+
+    def __init__(self, carbon: CarbonSection, clock: Clock):
+        self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
+        self._since: float | None = None
+
+    def is_long(self, meter: Meter) -> bool:
+        """Return whether the meter has failed: it has given no good reading for several ticks."""
+        if not meter.reading().failing:
+            self._since = None
+            return False
+        self._since = self._clock() if self._since is None else self._since
+        return self._clock() - self._since >= self._longest
+
+
+class Budget:
+    """The budget of one attempt, created before its meter. Without a limit it does nothing.
+
+    Raises UsageError if earlier attempts of the run have used it up, BudgetReached if its sibling runs have.
+    """
+
+    def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
+        self.limits, self.reached = limits_of(carbon), ""
+        self.stop = BudgetStop(stop, self)
+        self._carbon, self._listener, self._asked = carbon, listener, stop
+        self._usage = Usage(folder if self.limits else None, carbon.every_seconds, clock)
+        self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
+        self._warned: set[str] = set()
+        self._silence = _Silence(carbon, clock)
+        self._problem = self._remedy = ""
+        self._require(folder)
+
+    def start(self, meter: Meter) -> None:
+        """Start counting the attempt, whose meter has just started."""
+        self._usage.start(meter)
+        if self._has_gap:
+            self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
+
+    def _require(self, folder: Path) -> None:
+        if self._usage.earlier != Spent():
+            return require_unspent(self._carbon, folder, self._usage.spent())
+        for name, limit in self.limits.items():
+            if (used := asdict(self._usage.siblings)[name]) >= limit:
+                self._reach(name, used, limit)
+                raise BudgetReached(f"{self._problem} by the other runs, so this one took no step", self.reached, self._remedy)
+
+    @property
+    def _meters(self) -> bool:
+        return bool(self.limits.keys() & {"g", "kwh"})
+
+    def should_end(self) -> bool:
+        """Whether the run should stop after this step or, on request, during it; the budget is not checked again."""
+        return self._asked.should_stop() or bool(self.reached)
+
+    def check_and_should_end(self) -> bool:
+        """Whether the run should stop on request, or since its budget, which is checked again, is reached."""
+        return self.check() or self.should_end()
+
+    def check(self, next_step: bool = False) -> bool:
+        """Return whether a limit is reached or, with `next_step`, would be exceeded by one more step and the end of the attempt."""
+        if not self.limits or self.reached or self._usage.meter is None:
+            return bool(self.reached)
+        spent = self._usage.spent_near(self.limits)
+        for name, limit in self.limits.items():
+            used = asdict(spent)[name]
+            more = self._usage.per_step(name) + self._usage.to_end(name) - self._usage.per_reading(name)
+            if used >= limit or (next_step and used + more > limit):
+                self._reach(name, used, limit)
+                break
+            if used >= NEAR * limit:
+                self._warn_once(f"near {name}", _used(name, used, limit))
+        self._watch_meter()
+        return bool(self.reached)
+
+    def raise_if_reached(self, message: str) -> None:
+        """Raise Stopped, with `message`, if a limit is reached."""
+        if self.check():
+            raise Stopped(message)
+
+    def wait_for_meter(self) -> None:
+        """Wait until the meter has started: steps before that would not be counted. Raises Stopped."""
+        while self._meters and (meter := self._usage.meter) is not None and meter.reading().status == "starting":
+            self._asked.raise_if_requested("no step was taken yet")
+            time.sleep(0.02)
+
+    def begin_steps(self, left: int, planned: dict[str, float]) -> None:
+        """Begin the `left` remaining steps, which are estimated to use `planned`."""
+        if self.limits:
+            self.wait_for_meter()
+            began = asdict(self._usage.begin_steps())
+            if not self.check() and left:
+                self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
+
+    def stepped(self, left: int) -> None:
+        """Check the budget after a step, and forecast the `left` remaining steps."""
+        if self._usage.began is None:
+            return
+        used = asdict(self._usage.stepped())
+        if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
+            totals = {name: used[name] + left * self._usage.per_step(name) + self._usage.to_end(name) for name in self.limits}
+            self._forecast(totals, "by the steps so far")
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Measure a save within the block."""
+        return self._usage.saving()
+
+    def ending(self, stopped: Stopped) -> Stopped:
+        """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""
+        if not self.reached or self._asked.should_stop():
+            return stopped
+        return BudgetReached(f"{self._problem}: {stopped}", self.reached, self._remedy)
+
+    # ----------------------------------------------------------------------------------------------------- the parts of check
+
+    def _reach(self, name: str, used: float, limit: float) -> None:
+        self._problem = _used(name, used, limit)
+        if used < limit:
+            self._problem += f", and the next step would take some {format_amount(name, self._usage.per_step(name))}"
+            if (ending := self._usage.to_end(name)) > 0:
+                self._problem += f" and the end of the run {format_amount(name, ending)}"
+        self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
+
+    def _watch_meter(self) -> None:
+        """Warn or stop, as the recipe says, if the meter of an energy budget no longer gives readings."""
+        if not self._meters or self._usage.meter is None or not self._silence.is_long(self._usage.meter):
+            return
+        failed = "the carbon meter has failed, so the budget of energy cannot be kept"
+        if self._carbon.on_meter_failure == "stop" and not self.reached:
+            self._problem, self.reached = failed, "carbon.on_meter_failure"
+            self._remedy = "carbon.on_meter_failure=warn"
+        self._warn_once("failed", f"{failed}; what is used from now on is not counted")
+
+    def _forecast(self, totals: dict[str, float], basis: str) -> None:
+        for name, total in totals.items():
+            limit = self.limits[name]
+            if total > limit:
+                self._warn_once(
+                    f"forecast {name}",
+                    f"{_key(name)}: {basis} the whole run takes some {format_amount(name, total)}, and the budget is "
+                    f"{format_amount(name, limit)}; the run will stop there, and can continue with a larger budget",
+                )
+
+    def _is_measured(self) -> bool:
+        """Whether the steps so far took more than two intervals of the meter, so that their energy is known well enough."""
+        return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            self._listener.warn(text)
+
+
+@dataclass(frozen=True)
+class BudgetStop:
+    """A stop request made by a budget or by `asked`, another stop request, such as that of signals."""
+
+    asked: StopRequest
+    budget: Budget
+
+    @property
+    def requested(self) -> int | None:
+        """The signal by which the run was asked to stop, if it was one."""
+        number: int | None = getattr(self.asked, "requested", None)
+        return number
+
+    def should_stop(self) -> bool:
+        """Whether the run should stop as soon as nothing is lost."""
+        return self.asked.should_stop() or self.budget.check()
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if the run should stop."""
+        self.asked.raise_if_requested(message)
+        self.budget.raise_if_reached(message)
+
+    @contextmanager
+    def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
+        """Let a signal end the block anywhere; the budget is checked before and after it."""
+        self.budget.raise_if_reached(message)
+        try:
+            with self.asked.at_once(message):
+                yield
+        except Exception as error:
+            if self.budget.reached and not isinstance(error, Stopped):
+                raise Stopped(message) from error  # a library has wrapped the exception in one of its own
+            raise
+        self.budget.raise_if_reached(message)
+
+
+def _key(name: str) -> str:
+    return f"carbon.budget_{name}"
+
+
+def _used(name: str, used: float, limit: float) -> str:
+    return f"{_key(name)}: {format_amount(name, used)} of {format_amount(name, limit)} are used"
+
+
+def _larger(used: float) -> str:
+    """Return a larger budget to suggest: twice what is used, with two digits."""
+    return f"{float(f'{2 * used:.1e}'):.12g}"
+
+
+def _seconds(seconds: float) -> str:
+    return format_seconds(seconds) if seconds >= 60 else f"{seconds:.3g} s"

@@ -1,0 +1,234 @@
+"""The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfkit.adapters import Base, base_folder, is_adapter, merged, save_adapter
+from tfkit.carbon import resolve_place
+from tfkit.durable import write_atomically
+from tfkit.engine.assembly.base_model import Start
+from tfkit.engine.assembly.companions import recorded_companions
+from tfkit.engine.assembly.components import Components
+from tfkit.engine.assembly.loaders import loader_state
+from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
+from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.sharded_work import ShardedWork
+from tfkit.engine.training_run.training_log import TrainingLog
+from tfkit.errors import UnhealthyError, UsageError
+from tfkit.generation.config_file import stated_settings
+from tfkit.hub import content_hash, family_of, run_id_of, save_model
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.ancestors import Parent, find_ancestors
+from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
+from tfkit.run.card_facts import BaseCard, CardData
+from tfkit.run.card_impact import CardImpact
+from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
+from tfkit.run.lineage import Inherited, Lineage, OwnTotals, ParentEntry, sum_inherited
+from tfkit.run.machine import processor
+from tfkit.tokenizer.conversations import end_ids
+from tfkit.training.checkpoint import save_training_state
+from tfkit.training.loop import Progress
+
+
+def adapter_base(recipe: Recipe, start: Start | None) -> Path | None:
+    """Return the folder of the model that the checkpoints, as adapters, update; None: they are whole models."""
+    adapter = recipe.training.adapter
+    return start.described.folder if start is not None and adapter is not None and not adapter.merge else None
+
+
+def write_model(
+    folder: Path,
+    recipe: Recipe,
+    data: TrainingData,
+    model: Transformer,
+    trained: Iterable[str],
+    result: Mapping[str, Tensor],
+    family: str | None,
+    facts: dict[str, Any],
+) -> None:
+    """Write the `result` of the training so far, of which an adapter holds the `trained` parameters, with tokenizer, labels and `facts`."""
+    adapter = recipe.training.adapter
+    options: dict[str, Any] = {
+        "family": family,
+        "end_ids": end_ids(data.tokenizer),
+        "labels": data.labels,
+        "problem_type": recipe.objective.problem_type,
+        "facts": facts,
+        "generation": stated_settings(recipe.generation, data.start.described.generation if data.start is not None else None),
+    }
+    if adapter is None or data.start is None or adapter.merge:
+        save_model(folder, model.config, merged(model, result), data.tokenizer, **options)
+        return
+    base = Base(data.start.path, data.start.described.folder, data.start.sha256)
+    save_adapter(folder, model.config, {name: result[name] for name in trained}, data.tokenizer, adapter, base, **options)
+
+
+def _hardware(device: torch.device) -> str:
+    """Return the names of the GPU, if the device is one, and of the processor."""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return f"{gpu}{processor()['name']}"
+
+
+class Checkpointer:
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date.
+
+    `kind` is "pre-training" or "fine-tuning"; `family`: in whose format the model's configuration is written, if several fit.
+    """
+
+    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
+        self.context, self.data, self.components, self.log = context, data, components, log
+        self.work = ShardedWork(context.recipe, components, context.stop.should_stop)
+        self.model, self.weights = components.stepper.loss_module.model, components.weights
+        self.kind, self.family = kind, family
+        self.root = context.folder.checkpoints
+        self.best = BestCheckpoint(context, log)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parents = parents_of(context.recipe, data)
+        self.parents = [parent.document() for parent in parents]
+        ancestry = find_ancestors(parents, context.folder.run_id)
+        self.ancestors = ancestry.ancestors
+        for problem in ancestry.problems:
+            context.listener.warn(problem)
+
+    def save(self, progress: Progress) -> None:
+        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
+        context = self.context
+        context.meter.phase("checkpoint")
+        if not self.work.are_finite():
+            raise UnhealthyError(
+                f"step {progress.step}: a weight is no longer finite, so this step is not saved; the last checkpoint stays. "
+                "Another run may get past it with a lower optimizer.lr"
+            )
+        self.log.sync()
+        with context.budget.saving():
+            save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
+            self._prune(context.recipe.checkpoint.keep)
+        context.folder.update_time()
+        context.meter.phase("train", progress.step)
+
+    def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the scores of a step's checkpoint, if the step has one: the best is kept."""
+        checkpoint = self.root / f"step-{step:06d}"
+        if not checkpoint.is_dir():
+            return
+        self.best.record(step, metrics)
+        self.write_card(checkpoint, step)
+        self._prune(self.context.recipe.checkpoint.keep)  # the previous best may be deleted now
+
+    @property
+    def inherited(self) -> Inherited:
+        """The energy and emissions of all ancestors of the model."""
+        return sum_inherited(self.ancestors)
+
+    def lineage(self) -> Lineage:
+        """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
+        own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
+        return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
+
+    def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
+
+        `totals`: those of run.json, once the attempt has ended and they are complete.
+        """
+        try:
+            write_atomically(checkpoint / "README.md", self._card(step, totals))
+        except OSError as error:
+            self.context.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
+
+    def _write(self, folder: Path, progress: Progress) -> None:
+        recipe, weights, data = self.context.recipe, self.weights, self.data.fingerprints()
+        facts = {
+            "objective": recipe.objective.saved_kind,
+            "run_id": self.context.folder.run_id,
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "data": data,
+            "lineage": self.lineage().document(),
+        }
+        if settings := recipe.objective.model_dump(mode="json", include={*recipe.objective.needed_alone}):
+            facts["objective_settings"] = settings
+        if weights.mean:
+            facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
+        facts |= self.work.facts()
+        write_model(folder, recipe, self.data, self.model, weights.trained, self.work.tensors("result"), self.family, facts)
+        (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
+        state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
+        state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
+        loader_tensors, loader_document = loader_state(self.components.loader, progress.step)
+        save_training_state(folder, self.work.tensors("state", loader_tensors), state | loader_document)
+
+    def _prune(self, keep: int) -> None:
+        prune(self.root, keep, best_checkpoint(self.root))
+
+    def _card(self, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> str:
+        config, progress, start = self.model.config, self.log.progress, self.data.start
+        family = family_of(config, prefer=self.family)
+        averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
+        adapter = adapter_base(self.context.recipe, start) is not None
+        return model_card(
+            CardModel(
+                self.context.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
+            ),
+            CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
+            CardData.of(self.context.recipe.data),
+            self._impact(totals),
+            CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
+        )
+
+    def _impact(self, totals: Mapping[str, Any]) -> CardImpact:
+        carbon, tokens = self.context.recipe.carbon, self.log.progress.tokens
+        return CardImpact(
+            self.context.meter.reading(),
+            _hardware(self.context.device),
+            tokens,
+            self.log.flops_per_token * tokens,
+            self.inherited,
+            carbon.pue,
+            intensity_of(carbon),
+            totals,
+        )
+
+
+def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
+    """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
+    parents = [parent_of(companion.parent(), companion.folder) for companion in recorded_companions(data.objective)]
+    if data.start is not None:
+        return [parent_of(data.start.parent(), data.start.described.folder), *parents]
+    if recipe.tokenizer.path is None:
+        return parents
+    folder = tokenizer_folder(recipe.tokenizer.path)
+    if (run_id := run_id_of(folder)) is None:  # a tokenizer alone, or one of a published model: no run of tfkit is behind it
+        return parents
+    entry = {"role": "tokenizer", "path": recipe.tokenizer.path, "run_id": run_id, "sha256": content_hash(folder)}
+    return [*parents, parent_of(entry, folder)]
+
+
+def intensity_of(section: CarbonSection) -> dict[str, Any]:
+    """Return the carbon intensity of a run and its source, as in the totals of run.json; empty if its place is no longer known."""
+    try:
+        place = resolve_place(section)
+    except UsageError:  # the settings of CodeCarbon were changed since the run began
+        return {}
+    return {"g_per_kwh": place.intensity_g_per_kwh, "source": place.dataset, "year": place.year, "kind": place.kind}
+
+
+def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
+    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
+    role, path = (str(entry[name]) for name in ("role", "path"))
+    return Parent(role, path, folder, entry["run_id"], entry["sha256"], _base(folder) if folder is not None else None)
+
+
+def _base(folder: Path) -> Parent | None:
+    """Return the model that an adapter updates; None for a whole model."""
+    if not is_adapter(folder):
+        return None
+    base = base_folder(folder)
+    return Parent("base", str(base), base, run_id_of(base), content_hash(base))

@@ -1,0 +1,110 @@
+"""The result of a plan. Torch-free."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tfkit.engine.training_run.rate_trial_plan import RateTrialPlan
+
+
+@dataclass(frozen=True)
+class Range:
+    """An uncertain number: its likely value, between a low and a high one."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __iter__(self) -> Iterator[float]:
+        """Iterate over low, likely and high."""
+        return iter((self.low, self.likely, self.high))
+
+    def __add__(self, other: "Range") -> "Range":
+        """Add two ranges whose errors are fully correlated: the sum is high where both are."""
+        return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+    def __mul__(self, factor: float) -> "Range":
+        """Scale the range."""
+        return Range(self.low * factor, self.likely * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class FullPower:
+    """Emissions as ML CO2 Impact estimates them (Lacoste et al. 2019, arXiv 1910.09700), for comparison: full power for the likely time."""
+
+    hardware: str
+    watts: float
+    hours: float
+    emissions_g: float
+    source: str  # of the watts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The resources that a run, or all stages of a chain, will need.
+
+    `flops`: `total` is the sum of `forward`, `backward` (of the trained model in all steps), `companions` (teacher, reference, reward and
+    value models), `rollouts` (sampling the responses, and the policy's own forward pass on them before the first step), `recomputed` (by
+    activation checkpointing, and logits that are too large to keep), `evaluation`, `samples` and `trial` (of learning rates). `attention`
+    and `head` are parts of `forward` and `backward`: `total` does not count them again.
+    """
+
+    parameters: int
+    trained_parameters: int
+    tokens: int  # of all steps
+    steps: int
+    micro_batch_size: int
+    flops: dict[str, float]
+    memory_bytes: int  # at the peak, on the training device
+    disk_bytes: int  # of the checkpoints that are kept
+    seconds: Range
+    energy_kwh: Range
+    emissions_g: Range
+    basis: str  # "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
+    place: str = ""
+    assumptions: dict[str, str] = field(default_factory=dict)  # how each number was obtained
+    full_power: FullPower | None = None
+    table_seconds: dict[str, float] = field(default_factory=dict)  # by part, from the machine's speeds, without the correction
+    probe: dict[str, Any] | None = None  # the measured steps and their cost
+    rate_trial: RateTrialPlan | None = None  # of learning rates, before the first step
+    no_rate_trial: str | None = None  # why the recipe's rates are not tried
+    cluster: dict[str, Any] | None = None  # ranks, their memory and traffic (cluster.py)
+    stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
+
+    @property
+    def training_flops(self) -> float:
+        """The FLOPs of the steps, with rollouts and companions, without recomputation."""
+        return self.flops["total"] - sum(self.flops[name] for name in ("evaluation", "samples", "recomputed", "trial"))
+
+    @property
+    def fraction_after_start(self) -> float:
+        """The fraction of the time after the start and the rate trial: steps, evaluations, samples and checkpoints."""
+        whole = sum(self.table_seconds.values())
+        return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
+
+    @property
+    def fixed_seconds(self) -> float:
+        """The time, from the table, that does not depend on the speed of the steps: start, weights and checkpoints."""
+        return self._seconds("start", "weights", "checkpoints")
+
+    def _seconds(self, *parts: str) -> float:
+        return sum(self.table_seconds.get(part, 0.0) for part in parts)
+
+    def predicted(self, *, metered: bool) -> dict[str, Any]:
+        """Return `predicted` of run.json; energy and emissions are None if the run is not metered. `flops`: of the steps."""
+        return {
+            "seconds": asdict(self.seconds),
+            "energy_kwh": asdict(self.energy_kwh) if metered else None,
+            "emissions_g": asdict(self.emissions_g) if metered else None,
+            "memory_bytes": self.memory_bytes,
+            "flops": self.training_flops,
+            "basis": self.basis,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them; `stages` only for a chain."""
+        document = {"schema_version": 1, **asdict(self)}
+        document["stages"] = {name: stage.to_dict() for name, stage in self.stages.items()}
+        if not self.stages:
+            del document["stages"]
+        return document

@@ -1,0 +1,193 @@
+"""The ranks of a training that follow rank 0: they prepare the same rows and model, take every step, and write nothing.
+
+Rank 0 (leading.py), not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches
+and which code may be run.
+Rank 0 saves, evaluates and writes all files, and the others wait for it.
+"""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfkit.alignment.user_code import CodePermission
+from tfkit.carbon import FINISH, Meter
+from tfkit.engine.assembly.components import Components, assemble, first_model, restore
+from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
+from tfkit.engine.assembly.training_data import prepare_data
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.request.given import Given
+from tfkit.engine.request.rank_checks import rank_device
+from tfkit.engine.training_run.leading import AgreedStop, require_same_weights
+from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.sharded_work import ShardedWork
+from tfkit.errors import PeerLostError, Stopped, UnhealthyError
+from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.common_work import CommonWork
+from tfkit.parallel.launched_rank import write_into
+from tfkit.parallel.ranks import Ranks
+from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Log, Progress, train
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run on this rank, before its first step."""
+
+    recipe: Recipe
+    device: torch.device
+    components: Components
+    progress: Progress
+    restored: bool
+
+
+def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: Given | None = None) -> None:
+    """Take part in the trainings that rank 0 leads, to their end. Their output goes into each run folder, once it is known.
+
+    `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.
+
+    Raises Stopped as rank 0 does, PeerLostError if rank 0 fails or is lost, UnhealthyError if it ends after an unhealthy step.
+    """
+    torch.set_num_threads(threads)
+    with stop.at_once("no step was taken yet"):
+        group = ProcessGroup.join(ranks, given=given.sha256() if given else "")
+    if given and group.given_by_first not in ("", given.sha256()):
+        source = given.recipe.path if given.recipe else "the command"
+        listener.warn(f"rank {ranks.rank}: {source} or its key=value differ from those of rank 0, whose recipe is trained")
+    unhealthy: UnhealthyError | None = None
+    meter = Meter()
+    try:
+        while True:
+            try:
+                with stop.at_once("no step was taken yet"):
+                    message = group.receive()
+            except PeerLostError as lost:
+                raise unhealthy or lost from None
+            if message.get("finished"):
+                group.agree(0)
+                return
+            if (metered := message.get("metered")) is not None:
+                meter = Meter.on_node(metered) if ranks.meters_its_node else meter
+                continue
+            try:
+                _take_part(message, group, listener, stop, meter)
+            except UnhealthyError as error:  # ends this training; rank 0 may start another one
+                unhealthy = error
+            gc.collect()
+    finally:
+        meter.stop()
+
+
+def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> None:
+    """Take part in one training."""
+    with stop.at_once("no step was taken yet"):
+        write_into(Path(message["folder"]))
+        begun = _begin(message, group, listener, stop, meter)
+        work = ShardedWork(begun.recipe, begun.components, stop.should_stop)
+        while work.serve(start := group.receive()):  # requests such as the scores before the first step
+            pass
+    components = begun.components
+    components.loader.micro_batch_size = start["micro_batch_size"]
+    require_same_weights(group, components)
+    micro_batches = MicroBatches(begun.recipe, begun.device, listener, components, restored=begun.restored)
+    hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
+    meter.phase("train", begun.progress.step)
+    with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
+        try:
+            train(components.stepper, components.loader, components.schedule, components.plan, hooks, begun.progress)
+        finally:
+            meter.phase(FINISH)
+
+
+def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
+    """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0."""
+    recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
+    device = pick_device(rank_device(message["device"], group.ranks))
+    use_device(device)
+    checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
+    work = CommonWork(group)
+    with work.sharing_errors():
+        require_code_of_first(recipe, message["code"], group.ranks.rank)
+        data = prepare_data(recipe, device, listener, stop, meter, CodePermission(frozenset(message["code"])), group)
+        inputs = [*inputs_on_rank(recipe, data, checkpoint)]
+    require_same_inputs(inputs, work.exchange)
+    make_deterministic(device)
+    keep_freed_memory()
+    model = first_model(recipe, data, listener, group)
+    tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
+    components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
+    progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
+    if recipe.training.compile:
+        compile_model(model, by_block=recipe.parallel.shard > 1)
+    return _Begun(recipe, device, components, progress, checkpoint is not None)
+
+
+class FollowingHooks:
+    """The hooks of a rank that follows rank 0: it waits, or takes part, while rank 0 saves or evaluates, and shows only warnings."""
+
+    def __init__(
+        self,
+        group: ProcessGroup,
+        stop: StopRequest,
+        listener: Listener,
+        micro_batches: MicroBatches,
+        work: ShardedWork,
+        meter: Meter,
+        start: dict[str, Any],
+    ):
+        self._group, self._listener, self._work, self._meter, self.stop = group, listener, work, meter, AgreedStop(group, stop)
+        self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
+        self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Agree with the other ranks whether this is the last step."""
+        self.stop.stepped(seconds)
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Report the skipped step."""
+        self._listener.warn(f"{error.summary}; it is skipped")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Wait until rank 0 has recorded the step."""
+        self._wait()
+        return "Rank 0 has recorded the step"
+
+    def nondeterministic(self, reason: str) -> None:
+        """Warn of a nondeterministic operation."""
+        self._listener.warn(reason)
+
+    def log(self, line: Log) -> None:
+        """Write nothing."""
+
+    def save(self, progress: Progress) -> None:
+        """Wait for rank 0's checkpoint."""
+        self._wait()
+        self._meter.phase("train", progress.step)
+
+    def evaluate(self, progress: Progress) -> None:
+        """Wait for rank 0's evaluation. Raises Stopped if it was stopped."""
+        self._wait()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether rank 0 has evaluated the step that the run continues from."""
+        return self._evaluated
+
+    def should_stop_early(self) -> bool:
+        """Whether rank 0's evaluations end the run early."""
+        return self._ends_early
+
+    def _wait(self) -> None:
+        """Serve the requests of rank 0 until it announces how its work ended."""
+        while self._work.serve(message := self._group.receive()):
+            pass
+        if (stopped := message.get("stopped")) is not None:
+            raise Stopped(stopped)
+        if (error := message.get("error")) is not None:
+            raise PeerLostError(f"rank 0 ended the run: {error}")
+        self._ends_early = bool(message["ends_early"])

@@ -1,0 +1,97 @@
+"""The hooks of the training loop: each delegates to the part of the run that it concerns."""
+
+from tfkit.data import StepLoader
+from tfkit.engine.assembly.companions import weight_key
+from tfkit.engine.assembly.components import Components
+from tfkit.engine.assembly.loaders import whole_loader
+from tfkit.engine.training_run.checkpointing import Checkpointer
+from tfkit.engine.training_run.contention import Contention
+from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.sharded_work import ShardedWork
+from tfkit.engine.training_run.training_log import TrainingLog
+from tfkit.engine.training_run.validator import Validator
+from tfkit.objectives.objective import Batch
+from tfkit.run.replay_file import write_replay
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Log, Progress
+from tfkit.training.replay import describe_step
+from tfkit.units import format_energy, format_seconds
+
+MEASURED_STEPS = 3  # from which the time of a run is estimated
+WORTH_REPORTING_SECONDS = 60.0
+
+
+class LoopHooks:
+    """Implements `training.loop.Hooks` for a run."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        components: Components,
+        log: TrainingLog,
+        checkpointer: Checkpointer,
+        validator: Validator,
+        micro_batches: MicroBatches,
+        work: ShardedWork,
+    ):
+        self.work = work
+        self.context, self.components, self.training_log = context, components, log
+        self.loader: StepLoader[Batch] = components.loader
+        self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
+        self.should_stop_early, self.should_stop = validator.should_stop_early, context.budget.should_end
+        self.out_of_memory = micro_batches.halve
+        self._measured: list[float] = []  # the seconds of the first steps of this attempt
+        self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Show the step on a terminal's live line, and check the budget and contention for the processor."""
+        if self.contention is not None:
+            self.contention.stepped(seconds)
+        self.context.budget.stepped(self.components.plan.steps - progress.step)
+        if self.training_log.terminal:
+            self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
+        if len(self._measured) < MEASURED_STEPS:
+            self._measured.append(seconds)
+            if len(self._measured) == MEASURED_STEPS:
+                self._report_time(progress.step)
+
+    def _report_time(self, step: int) -> None:
+        """Report the time and energy of the remaining steps, by those after the slower first one; nothing for a short run."""
+        seconds_per_step, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
+        if (remaining := left * seconds_per_step) < WORTH_REPORTING_SECONDS:
+            return
+        reading = self.context.meter.reading()
+        energy = f" and {format_energy(reading.power_w * remaining / 3600)}" if reading.status == "ok" and reading.power_w else ""
+        self.context.listener.say(
+            f"step {step}: {seconds_per_step:.2g} s per step, so about {format_seconds(remaining)}{energy} for the {left:,} remaining steps"
+        )
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Report the skipped step."""
+        done, most = self.training_log.progress.skipped, self.components.plan.max_skipped_steps
+        self.context.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about it."""
+        path = self.context.folder.path
+        try:
+            latest = self.work.tensors("latest")
+            stepper, loader = self.components.stepper, whole_loader(self.loader)
+            write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
+        except OSError as trouble:
+            return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
+        return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
+
+    def nondeterministic(self, reason: str) -> None:
+        """Warn that resuming is not exact here."""
+        self.context.listener.warn(
+            f"{reason}; it is used nevertheless, and a resumed run may differ from an uninterrupted one in the last bits"
+        )
+
+    def log(self, line: Log) -> None:
+        """Write a line of the log."""
+        self.training_log.line(line)
+        self.context.folder.update_time()
+        if warning := self.context.meter.warning():
+            self.context.listener.warn(warning)

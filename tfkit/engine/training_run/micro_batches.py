@@ -1,0 +1,155 @@
+"""The batches of a run, limited to the available rows, and their micro-batches, chosen by the free memory and halved when it runs out."""
+
+from functools import cached_property
+
+import torch
+
+from tfkit.data import Loader
+from tfkit.engine.assembly.companions import companion_bytes_per_row, trained_companion_numel
+from tfkit.engine.assembly.components import Components, trained_numel
+from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.listener import Listener
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.errors import MachineError, UsageError
+from tfkit.objectives.registry import open_rows
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.loop import Progress
+from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
+from tfkit.training.model_sharder import root_numel
+from tfkit.units import format_energy, format_epochs, format_seconds
+
+
+def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
+    """Return the recipe with a batch of at most the available rows, with a warning: a larger one would read them several times a step.
+
+    It is the same for any number of ranks. Sampled responses are not limited: those to the same prompt are different rows. Raises
+    UsageError if it cannot be divided evenly among the ranks.
+    """
+    training = recipe.training
+    if (
+        data.objective.rollouts is not None
+        or training.batch_ramp is not None
+        or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config)))
+    ):
+        return recipe
+    micro = training.micro_batch_size and min(training.micro_batch_size, rows)
+    batch, whole = rows - rows % (micro or 1), ranks * (micro or 1)
+    limited = f"training.batch_size is {training.batch_size:,}, and there are {rows:,} rows to train on: a step has {batch:,} rows"
+    if batch % whole:
+        beside = f" in micro-batches of {micro:,}" if micro else ""
+        remedy = f"give training.batch_size={rows - rows % whole}, or start" if rows >= whole else "start"
+        raise UsageError(f"{limited}, which cannot be divided evenly among {ranks:,} ranks{beside}: {remedy} fewer ranks")
+    listener.warn(limited)
+    return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})})
+
+
+class MicroBatches:
+    """Sets `loader.micro_batch_size`. `restored`: the optimizer's state is in memory already."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
+        self.recipe, self.device, self.listener = recipe, device, listener
+        self.components, self.loader, self.ranks = components, components.loader, components.stepper.peers.ranks
+        self.model = components.stepper.loss_module.model
+        self.restored = restored
+
+    def choose(self) -> None:
+        """Set the size that `choose_micro_batch` returns for the free memory; on a GPU the memory is tried out instead."""
+        on_cpu = self.device.type == "cpu"
+        left = available_bytes() if on_cpu else None
+        left = None if left is None else left // self.ranks.local_size
+        self.loader.micro_batch_size = choose_micro_batch(
+            self.loader.sizes.unit,
+            self.loader.rows.longest,
+            self.row_bytes if on_cpu else 0,
+            None if left is None else left - self.bytes_to_come,
+            self.ranks.size,
+        )
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the micro-batches of each step can be divided evenly among the ranks."""
+        return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
+
+    def halve(self, error: str) -> None:
+        """Halve the micro-batches after `error`. Raises MachineError if the recipe fixes their size, or a single row does not fit."""
+        rows = self.loader.micro_batch_size
+        if self.recipe.training.micro_batch_size is not None and rows > 1:
+            raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
+        if rows == 1:
+            raise MachineError(
+                f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use a smaller model or "
+                "data.sequence_length, training.activation_checkpointing=true, or more memory"
+            )
+        self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit // self.ranks.size, rows // 2)
+        self.listener.warn(
+            f"out of memory in micro-batches of {rows} rows: from now on they have {self.loader.micro_batch_size}, with the same steps"
+        )
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of the activations of the longest row, on a CPU, measured with a short one.
+
+        With sharded weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
+        """
+        rows, loss_module = self.loader.rows, self.components.stepper.loss_module
+        if self.components.weights.sharding is not None:
+            row = longest_row_bytes(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
+            return row + companion_bytes_per_row(loss_module.objective, rows.longest)
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
+        longer = max(1.0, rows.longest / first.tokens)
+        row = int(step_bytes_per_row(loss_module, first) * longer)
+        return row + companion_bytes_per_row(loss_module.objective, rows.longest)
+
+    @property
+    def bytes_to_come(self) -> int:
+        """Bytes of gradients and optimizer state that are not in memory yet; a resumed run has already read its state."""
+        recipe, companions = self.recipe, self.components.stepper.objective.companions
+        shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
+        if self.restored:
+            numbers = trained_numel(self.model) + sum(trained_numel(companion.model) for companion in companions if companion.trained)
+        else:
+            numbers = trained_numel(self.model) + kept_numel(recipe, self.model) + trained_companion_numel(recipe, companions)
+        return 4 * (numbers // shards + self._gathered_numel)
+
+    @property
+    def _gathered_numel(self) -> int:
+        """Elements of sharded weights that are gathered at once, apart from a block: those around the blocks, and their gradients."""
+        if self.components.weights.sharding is None:
+            return 0
+        companions = self.components.stepper.objective.companions
+        others = sum((2 if companion.trained else 1) * root_numel(companion.model) for companion in companions)
+        return 2 * root_numel(self.model) + others
+
+    def describe(self, planned: Estimate, progress: Progress) -> str:
+        """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
+
+        The time is extrapolated from the steps so far, else roughly the planned one.
+        """
+        rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
+        steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
+        tokens = round(sizes.full * rows.mean_tokens)
+        size = f"{steps:,} steps of {sizes.full:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}"
+        size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens{self._memory()}"
+        left = (steps - progress.step) / max(1, steps)
+        seconds = left * planned.seconds.likely
+        if progress.step:
+            size += f"; {steps - progress.step:,} steps remain"
+            seconds = (steps - progress.step) * progress.seconds / progress.step
+        size += f"; {'about' if progress.step else 'roughly'} {format_seconds(seconds)}"
+        if self.recipe.carbon.enabled:
+            energy = 1000 * planned.energy_kwh.likely * seconds / max(planned.seconds.likely, 1e-9)
+            size += f", {format_energy(energy)}"
+        return size
+
+    def _memory(self) -> str:
+        """Describe the memory of a step on a CPU; empty if it is not known."""
+        rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
+        resident = resident_bytes() if self.device.type == "cpu" else None
+        if resident is None:
+            return ""
+        head = self.model.config.head.kind in ("lm", "masked_lm")
+        logits = micro_batch * rows.longest * self.model.config.vocab_size * self.components.precision.itemsize if head else 0
+        peak = likely_peak(resident, self.bytes_to_come, micro_batch * self.row_bytes, logits)
+        left = available_bytes()
+        return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + resident) / 1e9:.3g} GB")

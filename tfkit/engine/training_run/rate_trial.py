@@ -1,0 +1,222 @@
+"""A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
+
+The validation rows are not used. As in the run itself, everything is a function of the recipe, its data and the threads; the energy is a
+separate phase of the ledger. A run that continues from a checkpoint has the rate in its recipe, and tries none.
+"""
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tfkit.data import Loader, Rows
+from tfkit.data.order.draws import permutation
+from tfkit.engine.assembly.components import assemble, first_model
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.listener import Listener, Silent
+from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.rate_trial_plan import RARE_METRICS, RateTrialPlan
+from tfkit.errors import Stopped
+from tfkit.evaluation.predictions import answer_metrics, judge_rows
+from tfkit.evaluation.row_scores import score_rows
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.metrics import unit_weights
+from tfkit.objectives.objective import Objective
+from tfkit.objectives.registry import open_rows
+from tfkit.parallel.deal import BatchWork
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
+from tfkit.training.health import UnhealthyStepError
+from tfkit.training.loop import fit
+
+_CLEAR = 0.05  # fraction of the loss, or F1, by which another rate has to be better: less is the noise of so short a training
+_MIN_RARE = 16  # rows or words of the rarer classes on which an F1 can be compared
+_DRAW = 0x7261746573  # with the seed, draws the rows that are held out
+_STOPPED = "stopped while learning rates were tried; no step was taken yet"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The scores of a short training on the held-out rows. A loss that is not finite is infinite."""
+
+    loss: float
+    f1: float | None = None  # where classes are unequal: the metric of the run's best checkpoint
+
+    def is_clearly_better(self, other: "_Outcome") -> bool:
+        if self.f1 is not None and other.f1 is not None and math.isfinite(other.loss):
+            return self.f1 > other.f1 + _CLEAR
+        return self.loss < (1 - _CLEAR) * other.loss or not math.isfinite(other.loss)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return -(self.f1 or 0.0), self.loss
+
+
+def try_rates(
+    recipe: Recipe, data: TrainingData, plan: RateTrialPlan, device: torch.device, listener: Listener, should_stop: Callable[[], bool]
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """Return the recipe with the best rate, and the trial's entry in run.json; None if its rows cannot decide. Raises Stopped.
+
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. Where classes are unequal, a low loss is reached by
+    always answering the most frequent one, so the F1 that the run is judged by decides, if there are enough rows of the others.
+    """
+    make_deterministic(device)
+    keep_freed_memory()
+    own, rare = recipe.optimizer.lr, _rare_labels(recipe, data, plan)
+    if rare is not None and rare < _MIN_RARE:
+        listener.decided(
+            f"no learning rates are tried: of {plan.rows:,} training rows to score on, {rare} have another class than the most frequent "
+            f"one, and {_MIN_RARE} are needed. Chosen: {own:g}\n"
+        )
+        return recipe.with_rate(own), None
+    judged_by = None if rare is None else recipe.evaluation.metric
+    tried: dict[float, _Outcome] = {}
+    with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
+        for rate in plan.rates:
+            tried[rate] = _try_rate(_trial_recipe(recipe, plan, rate), data, plan, device, listener, should_stop, bar.advance, judged_by)
+            gc.collect()  # the model and its optimizer, before the next trial
+    best = min(tried, key=lambda rate: tried[rate].rank)
+    chosen = best if tried[best].is_clearly_better(tried[own]) else own
+    scores = {rate: outcome.loss if outcome.f1 is None else outcome.f1 for rate, outcome in sorted(tried.items())}
+    shown = ", ".join(f"{rate:g} {score:.4g}" for rate, score in scores.items())
+    why = "the best" if chosen == best else f"{best:g} is not clearly better"
+    listener.decided(
+        f"learning rates tried in {plan.steps:,} steps each, {plan.factor:.2g} times higher since these are few, and their "
+        f"{judged_by or 'loss'} on {plan.rows:,} rows held out of the training rows: {shown}. Chosen: {chosen:g} ({why})\n"
+    )
+    losses = {f"{rate:g}": outcome.loss if math.isfinite(outcome.loss) else None for rate, outcome in tried.items()}
+    facts: dict[str, Any] = {"losses": losses, "lr": chosen, "steps": plan.steps, "rows": plan.rows, "factor": plan.factor}
+    facts |= {} if judged_by is None else {judged_by: {f"{rate:g}": outcome.f1 for rate, outcome in tried.items()}}
+    return recipe.with_rate(chosen), facts | {"flops": plan.flops}
+
+
+def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
+    """Count the rows or words of a trial's held-out rows that do not have the most frequent class; None if an F1 need not decide."""
+    objective = data.objective.labelled
+    if recipe.evaluation.metric not in RARE_METRICS or objective is None:
+        return None
+    rows = open_rows(recipe, objective, data.train, data.config)
+    held_out, _ = _divided(recipe, len(rows), plan)
+    labels = objective.class_numbers(objective.collate(rows.gather(np.zeros(len(held_out), np.int64), held_out)))
+    if labels is None:
+        return None
+    counts = np.bincount(labels)
+    return int(counts.sum() - counts.max())
+
+
+def _divided(recipe: Recipe, rows: int, plan: RateTrialPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the rows to score on, and of those to train on."""
+    order = permutation(np.random.PCG64([recipe.training.seed, _DRAW]), rows)
+    return np.sort(order[: plan.rows]), np.sort(order[plan.rows :])
+
+
+def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
+    """Return the recipe of a short training: the run's own schedule over its few steps, without what needs many to have an effect."""
+    length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
+    warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
+    return recipe.with_rate(rate * plan.factor).model_copy(
+        update={
+            "training": recipe.training.model_copy(update=length),
+            "schedule": recipe.schedule.model_copy(update=warmup),
+        }
+    )
+
+
+def _try_rate(
+    recipe: Recipe,
+    data: TrainingData,
+    plan: RateTrialPlan,
+    device: torch.device,
+    listener: Listener,
+    should_stop: Callable[[], bool],
+    advance: Callable[[int], None],
+    judged_by: str | None,
+) -> _Outcome:
+    """Return the scores on the held-out rows after a short training. `judged_by`: a metric besides the loss."""
+    model = first_model(recipe, data, Silent())
+    components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, Silent(), should_stop)
+    micro_batches = MicroBatches(recipe, device, listener, components, restored=False)
+    if recipe.training.micro_batch_size is None:
+        micro_batches.choose()
+    rows, objective = components.loader.rows, components.data.objective
+    judge = objective.evaluation_objective
+    judged = rows if judge is objective else open_rows(recipe, judge, components.data.train, data.config)
+    scored, learned = _divided(recipe, len(rows), plan)
+    held_out, trained = RowSubset(judged, scored), RowSubset(rows, learned)
+    loader = Loader(trained, objective.collate, components.loader.sizes, components.loader.micro_batch_size)
+    for step in range(1, plan.steps + 1):
+
+        def take(step: int = step) -> None:
+            loader.micro_batch_size = components.loader.micro_batch_size
+            components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
+
+        try:
+            try:
+                fit(take, components.stepper, micro_batches.halve)
+            except RuntimeError as error:  # the run will raise it, too, and report it
+                if not is_nondeterministic(error):
+                    raise
+                components.stepper.drop_gradients()
+                allow_nondeterministic()
+                fit(take, components.stepper, micro_batches.halve)
+        except UnhealthyStepError:
+            return _Outcome(math.inf, None if judged_by is None else 0.0)
+        except Stopped:
+            raise Stopped(_STOPPED) from None
+        advance(1)
+        if should_stop():
+            raise Stopped(_STOPPED)
+    with components.weights.use_result():
+        metrics = _score(
+            components.stepper.model, judge, held_out, recipe.evaluation.batch_size, BatchWork(should_stop=should_stop), judged_by
+        )
+    if metrics is None:
+        raise Stopped(_STOPPED)
+    loss = metrics["loss"]
+    return _Outcome(loss if math.isfinite(loss) else math.inf, None if judged_by is None else metrics[judged_by])
+
+
+def _score(
+    model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None
+) -> dict[str, float] | None:
+    """Return the metrics of the rows; those of answers, too, if one of them is needed. None if it was stopped."""
+    if judged_by is None or judge.labelled is None:
+        sums = score_rows(model, judge, rows, batch_size, work=work)
+        return None if sums is None else judge.metrics(sums)
+    judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
+    return None if judged is None else answer_metrics(judge.labelled, judged)(unit_weights(len(judged)))
+
+
+class RowSubset:
+    """A subset of rows, renumbered from 0, in the order in which the full set is read."""
+
+    def __init__(self, rows: Rows, numbers: NDArray[np.int64]):
+        """`numbers`: the numbers of the rows to keep, ascending."""
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def mean_tokens(self) -> float:
+        """The mean number of tokens in a row of the full set, approximately that of the subset."""
+        return self._rows.mean_tokens
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens in the longest row of the full set."""
+        return self._rows.longest
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the row numbers of an epoch, in reading order: (len(self),)."""
+        order = self._rows.order(epoch)
+        return np.searchsorted(self._numbers, order[np.isin(order, self._numbers)])
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
+        """Return the rows with these numbers."""
+        return self._rows.gather(epochs, self._numbers[numbers])

@@ -1,0 +1,111 @@
+"""A run: prepared from a recipe, estimated without weights, started in a run folder, and finished with a result."""
+
+import time
+from functools import partial
+
+import torch
+
+from tfkit.alignment.user_code import CodePermission
+from tfkit.carbon import Meter
+from tfkit.data.store.folder_cache import BuildingTime
+from tfkit.engine.assembly.base_model import pin_start
+from tfkit.engine.assembly.companions import pin_companions
+from tfkit.engine.assembly.memory_plan import meta_model, require_memory, require_memory_for_blocks
+from tfkit.engine.assembly.training_data import prepare_data
+from tfkit.engine.assembly.weight_sharding import copies_on_machine
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.request.beginning import Kind
+from tfkit.engine.request.given import Given
+from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
+from tfkit.engine.training_run.budget import Budget
+from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.forecaster import Forecaster
+from tfkit.engine.training_run.leading import Leader
+from tfkit.engine.training_run.micro_batches import limit_batch_size
+from tfkit.engine.training_run.rate_trial import try_rates
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.errors import PeerLostError
+from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.recipe import dump_recipe
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.folder import RunFolder
+
+
+class Run:
+    """One attempt of a training: `prepare`, then `start`. Once it is assembled, `assembled` has its steps and its result."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        listener: Listener,
+        stop: StopRequest,
+        meter: Meter,
+        forecaster: Forecaster,
+        peers: Peers = ALONE,
+        code: CodePermission | None = None,
+    ):
+        """`code`: which reward functions may be run; None: the run is only planned."""
+        self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
+        self.forecaster = forecaster
+        self.leader = Leader(peers)
+        self.began, self._built = meter.began, BuildingTime.seconds
+        self.assembled: AssembledRun | None = None
+
+    def prepare(self, *, begun: bool = False, ahead: bool = False, ranks: int | None = None, copies: float | None = None) -> Estimate:
+        """Read and tokenize the data, train or load the tokenizer, describe the base model, and estimate the run, without weights.
+
+        `begun`: the run has taken steps, so its recipe is kept as it is. `ahead`: the run starts later, and finds in the cache what is
+        built now; `ranks`: how many will train it, by default those of this run. `copies`: of each model, that this machine must have the
+        memory for; None: as the ranks hold them. Raises MachineError, UsageError.
+        """
+        copies = copies_on_machine(self.recipe, self.leader.peers.ranks) if copies is None else copies
+        require_memory_for_blocks(self.recipe, self.device, copies)
+        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers, copies)
+        model = meta_model(self.recipe, self.data.config)
+        require_memory(self.recipe, model, self.device, copies)
+        with self.stop.at_once("nothing was trained yet"):
+            if not begun:
+                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.leader.peers.ranks.size)
+            seconds = partial(self._seconds_so_far, ahead=ahead)
+            self.planned = self.forecaster.estimate(self.recipe, self.data, model, self.device, seconds)
+        return self.planned
+
+    def _seconds_so_far(self, *, ahead: bool) -> float:
+        return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
+
+    def start(self, folder: RunFolder, given: Given, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False) -> None:
+        """Train to the end. `exact`: do not fall back to an older checkpoint; `force`: start even if the checkpoints do not fit the disk.
+
+        Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError if the folder's run
+        cannot continue with this recipe.
+        """
+        if self.recipe.training.trial_rates is not None:
+            self.recipe = self._with_tried_rate(folder, budget)
+        resolved = pin_companions(pin_start(self.recipe, self.data.start, folder), self.data.objective, folder)
+        context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget, self.forecaster)
+        self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
+        assembled.record()
+        folder.write_recipe(dump_recipe(resolved, self.data.config))  # not before `record`, which drops the result of an earlier length
+        folder.record(given=given.document())
+        begun_at = assembled.progress.step
+        try:
+            assembled.train()
+        except PeerLostError:  # if all ranks are asked to stop, one may end while another waits for it in the first step
+            if assembled.progress.step == begun_at:
+                budget.stop.raise_if_requested(no_step_yet(assembled.resumed_from))
+            raise
+
+    def _with_tried_rate(self, folder: RunFolder, budget: Budget) -> Recipe:
+        """Return the recipe with the learning rate that a trial chose, or its own without a trial. Raises Stopped."""
+        plan = self.planned.rate_trial
+        if plan is None:
+            self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
+            return self.recipe.with_rate(self.recipe.optimizer.lr)
+        budget.wait_for_meter()
+        self.meter.phase("trial")
+        recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.check_and_should_end)
+        self.meter.phase("setup")
+        if trial is not None:
+            folder.record(rate_trial=trial)
+        return recipe

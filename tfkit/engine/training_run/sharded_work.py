@@ -1,0 +1,185 @@
+"""Work on sharded weights that all ranks do together at the request of rank 0.
+
+Only rank 0 has the run folder and decides what is due, but it holds only its shard of the weights: the other ranks take part in its
+evaluations, and contribute to the tensors of its checkpoints one by one. Without sharding, rank 0 does everything alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tfkit.engine.assembly.companions import companion_tensors
+from tfkit.engine.assembly.components import Components, owner_of, state_tensors
+from tfkit.engine.assembly.validation import score_validation
+from tfkit.generation.inference import inference
+from tfkit.hub.tensor_files import LazyTensors
+from tfkit.parallel.collectives import ProcessGroup
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.tokenizer.conversations import end_ids
+from tfkit.training.device import eager
+from tfkit.training.whole_steps import is_shard_of
+
+if TYPE_CHECKING:
+    from tfkit.generation.complete import TextCompletion
+    from tfkit.parallel.sharding import Sharding
+
+_CALLS = 64  # calls of `should_stop`, which is called before every module of a forward, between two agreements
+
+
+class ShardedWork:
+    """The work on a model for a checkpoint or an evaluation. Rank 0 calls the methods, which announce their work; the others `serve` it."""
+
+    def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
+        self.recipe, self.components, self.should_stop = recipe, components, should_stop
+        self.model, self.weights, self.data = components.stepper.model, components.weights, components.data
+
+    def scores(self) -> dict[str, float] | None:
+        """Return the scores of the current result on the validation sets; None if the run is to stop."""
+        self._announce("scores")
+        return self._scores()
+
+    def completions(self) -> "list[TextCompletion] | None":
+        """Return the model's completions of the recipe's prompts; None if the run is to stop."""
+        self._announce("completions")
+        return self._completions()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts that the objective stores in the checkpoint of this step."""
+        if not self.data.objective.has_facts:
+            return {}
+        self._announce("facts")
+        return self._facts()
+
+    def are_finite(self) -> bool:
+        """Whether all weights that a step updates are finite."""
+        self._announce("finite")
+        return self._are_finite()
+
+    def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+        """Return the tensors of the current `result`, of the `latest` weights or of the training `state`, and those in `beside`. Sharded
+        tensors are gathered one by one, when they are read.
+        """
+        tensors = {**self._local_tensors(kind), **(beside or {})}
+        if self.weights.sharding is None:
+            return tensors
+        return _Gathered(tensors, self._shardings, lambda name: self._announce("tensor", kind=kind, name=name))
+
+    def serve(self, message: Mapping[str, Any]) -> bool:
+        """Take part in the work that rank 0 has announced. Return whether it was work of this class."""
+        match message.get("work"):
+            case "scores":
+                self._scores()
+            case "completions":
+                self._completions()
+            case "facts":
+                self._facts()
+            case "finite":
+                self._are_finite()
+            case "tensor":
+                companion, name = owner_of(message["name"])
+                self._shardings[companion].gather(name, self._local_tensors(message["kind"])[message["name"]])
+            case _:
+                return False
+        return True
+
+    @property
+    def _shardings(self) -> "dict[str, Sharding]":
+        """The shardings of the run's model, under the empty name, and of trained companions."""
+        everything = self.components.stepper.all_weights
+        return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
+
+    def _announce(self, work: str, **details: str) -> None:
+        if self.weights.sharding is not None:
+            group = self.components.stepper.peers
+            assert isinstance(group, ProcessGroup)
+            group.announce({"work": work, **details})
+
+    def _agreed_stop(self) -> Callable[[], bool]:
+        """Return a `should_stop` that all ranks agree on, so that they stop at the same place."""
+        if self.weights.sharding is None:
+            return self.should_stop
+        calls, stops = 0, False
+
+        def should_stop() -> bool:
+            nonlocal calls, stops
+            if calls % _CALLS == 0 and not stops:
+                stops = bool(self.components.stepper.peers.agree(int(self.should_stop())))
+            calls += 1
+            return stops
+
+        return should_stop
+
+    def _scores(self) -> dict[str, float] | None:
+        with eager(self.model), self.weights.use_result():
+            return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
+
+    def _completions(self) -> "list[TextCompletion] | None":
+        from tfkit.generation.complete import complete, encode_prompts
+
+        tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
+        texts, rendered = self.data.objective.prompts(self.recipe.generation.prompts)
+        with eager(self.model), self.weights.use_result():
+            completions = complete(
+                self.model,
+                tokenizer,
+                encode_prompts(self.model, tokenizer, texts, rendered=rendered),
+                self.recipe.generation,
+                eos_ids=end_ids(tokenizer),
+                start_id=tokenizer.start_id,
+                should_stop=should_stop,
+            )
+        return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
+
+    def _facts(self) -> dict[str, Any]:
+        stored = [one for one, _ in self.data.train]
+        with inference(self.model), self.weights.use_unrounded_result():
+            return self.data.objective.facts(self.model, stored, self.recipe.evaluation.batch_size)
+
+    def _are_finite(self) -> bool:
+        return all(weights.finite() for weights in self.components.stepper.all_weights.values())
+
+    def _local_tensors(self, kind: str) -> dict[str, Tensor]:
+        match kind:
+            case "result":
+                return self.weights.result
+            case "latest":
+                return {**self.weights.master, **companion_tensors(self.components.stepper.companions)}
+        components, has_factors = self.components, self.recipe.training.adapter is not None
+        return state_tensors(self.weights, components.optimizer, components.stepper.companions, factors=has_factors)
+
+
+class _Gathered(LazyTensors):
+    """Tensors of which this rank may hold only a shard; they are gathered when they are read."""
+
+    def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", announce: Callable[[str], None]):
+        """`shardings`: by the names that `owner_of` returns."""
+        self._local, self._shardings, self._announce = local, shardings, announce
+
+    def __getitem__(self, key: str) -> Tensor:
+        if self._whole_shape(key) is None:
+            return self._local[key]
+        self._announce(key)
+        companion, name = owner_of(key)
+        return self._shardings[companion].gather(name, self._local[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._local)
+
+    def __len__(self) -> int:
+        return len(self._local)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._local
+
+    @property
+    def layout(self) -> dict[str, tuple[torch.dtype, torch.Size]]:
+        """The types and unsharded shapes."""
+        return {key: (tensor.dtype, self._whole_shape(key) or tensor.shape) for key, tensor in self._local.items()}
+
+    def _whole_shape(self, key: str) -> torch.Size | None:
+        """Return the unsharded shape of a tensor of which this rank holds a shard; None if it holds the whole tensor."""
+        companion, name = owner_of(key)
+        parameter = self._shardings[companion].parameters.get(name)
+        return parameter.shape if parameter is not None and is_shard_of(self._local[key], parameter) else None

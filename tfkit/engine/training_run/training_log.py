@@ -1,0 +1,225 @@
+"""The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from tfkit.engine.request.run_totals import energy_fields
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.trackers import open_trackers
+from tfkit.errors import DataError, ModelError
+from tfkit.run.metrics import MetricsLog, read_metrics
+from tfkit.training.device import memory_bytes, peak_flops
+from tfkit.training.loop import Log, Plan, Progress
+from tfkit.units import format_metrics
+
+
+@dataclass(frozen=True)
+class SavedLog:
+    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
+
+    lines: int  # records of steps
+    loss: float | None  # of the last of them; None: not finite, or none yet
+    evaluations: dict[int, dict[str, float | None]]  # by step; None: not finite
+    before: dict[str, float] | None = None  # the scores before the first step
+
+    def state(self) -> dict[str, Any]:
+        """Return the document for JSON."""
+        evaluations = [[step, values] for step, values in self.evaluations.items()]
+        before: dict[str, float | str] | None = None
+        if self.before is not None:
+            before = {name: value if math.isfinite(value) else str(value) for name, value in self.before.items()}
+        return {"lines": self.lines, "loss": self.loss, "evaluations": evaluations, "before": before}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Read the result of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+        evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
+        before = state.get("before")  # an older version has none
+        if before is not None:
+            before = {str(name): float(value) if isinstance(value, str) else value for name, value in before.items()}
+        return cls(int(state["lines"]), finite(state["loss"]), evaluations, before)
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None if it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class TrainingLog:
+    """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
+
+    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: then metrics.jsonl counts.
+    """
+
+    def __init__(
+        self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, precision: torch.dtype, saved: SavedLog | None
+    ):
+        self.context, self.plan, self.progress = context, plan, progress
+        self.flops_per_token, self._precision = flops_per_token, precision
+        self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
+        self._metrics.cut_back(progress.step)
+        self.latest: dict[str, Any] = {}
+        self.evaluations: dict[int, dict[str, Any]] = {}
+        self.sampled: set[int] = set()
+        self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
+        self._lines = 0
+        for record in read_metrics(context.folder.metrics):
+            if "loss" in record:
+                self.latest = record
+                self._lines += 1
+            if "evaluation" in record:
+                self.evaluations[record["step"]] = record["evaluation"]
+            if "samples" in record:
+                self.sampled.add(record["step"])
+        if saved is not None:
+            self._restore(saved)
+        self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn)
+
+    def state(self) -> dict[str, Any]:
+        """Return the part for a checkpoint."""
+        evaluations = {step: {name: finite(value) for name, value in values.items()} for step, values in self.evaluations.items()}
+        return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations, self.before).state()
+
+    def _restore(self, saved: SavedLog) -> None:
+        """Continue from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
+        lost = saved.lines - self._lines
+        if lost > 0:
+            self.latest = {"loss": saved.loss}
+        unscored = [step for step in saved.evaluations if step not in self.evaluations]
+        if lost > 0 or unscored:
+            missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
+            missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
+            self.context.listener.warn(
+                f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run "
+                "continues with the records in its checkpoint; the lines stay missing"
+            )
+        self._lines, self.before = saved.lines, saved.before
+        for step, values in saved.evaluations.items():
+            logged = self.evaluations.get(step, {})
+            if {name: finite(value) for name, value in logged.items()} != values:  # else the same, with infinities
+                self.evaluations[step] = dict(values)
+
+    def __enter__(self) -> Self:
+        self._line = self.context.listener.live()
+        self._live = self._line.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._line.__exit__(kind, error, trace)
+        for tracker in self._trackers:
+            tracker.close()
+        self._metrics.close()
+
+    @property
+    def terminal(self) -> bool:
+        """Whether there is a live line, which shows every step."""
+        return self._live.terminal
+
+    @property
+    def peak_flops(self) -> float | None:
+        """The peak FLOP/s of the device; measuring it takes a tenth of a second, which the first step need not wait for."""
+        return peak_flops(self.context.device, self._precision)
+
+    def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
+        """Update the live line; without a terminal, add a plain line."""
+        reading, progress = self.context.meter.reading(), self.progress
+        known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
+        self._live.update(
+            {
+                "step": progress.step,
+                "steps": self.plan.steps,
+                "loss": loss,
+                **observed,
+                "lr": lr,
+                "tokens_per_second": tokens_per_second,
+                "eta_seconds": (self.plan.steps - progress.step) * progress.seconds / max(1, progress.step),
+                "energy_wh": reading.energy_wh if known else None,
+                "emissions_g": reading.emissions_g if known else None,
+            }
+        )
+
+    def line(self, line: Log) -> None:
+        """Append the line, and show it if there is no live line."""
+        reading = self.context.meter.reading()
+        energy, rate = energy_fields(reading), line.tokens_per_second
+        several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
+        self.latest = {
+            "step": line.step,
+            "tokens": line.tokens,
+            "loss": line.loss,
+            **several,
+            **line.observed,
+            "lr": line.lr,
+            "grad_norm": line.grad_norm,
+            "tokens_per_second": round(rate, 1),
+            "mfu": round(rate * self.flops_per_token / self.peak_flops, 4) if self.peak_flops else None,
+            "memory": memory_bytes(self.context.device),
+            "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
+            "emissions_g": energy["emissions_g"],
+        } | ({"skipped": line.skipped} if line.skipped else {})
+        self._lines += 1
+        self._metrics.append(self.latest)
+        self._track(line.step, {name: value for name, value in self.latest.items() if name != "step"})
+        if not self.terminal:
+            self.show(line.loss, line.lr, rate, line.observed)
+
+    def scores(self, step: int, metrics: dict[str, float]) -> None:
+        """Append the scores of an evaluation, and show them."""
+        self._metrics.append({"step": step, "evaluation": metrics})
+        self._show_scores(step, f"step {step}", metrics)
+
+    def scores_before(self, metrics: dict[str, float]) -> None:
+        """Record the scores before the first step in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
+        self.before = metrics
+        self.context.folder.record(before=metrics)
+        self._show_scores(0, "before the first step", metrics)
+
+    def _show_scores(self, step: int, when: str, metrics: dict[str, float]) -> None:
+        self._track(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        self.context.listener.say(f"{when}: validation {format_metrics(metrics)}")
+
+    def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
+        """Append the generated texts, and show them: after the prompt if they continue it, else as separate texts."""
+        self.sampled.add(step)
+        self._metrics.append({"step": step, "samples": pairs})
+        between = "" if continues else "\n"
+        for pair in pairs:
+            lines = (pair["prompt"] + between + pair["completion"]).splitlines()
+            self.context.listener.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
+
+    def _track(self, step: int, values: Mapping[str, float | None]) -> None:
+        for tracker in self._trackers:
+            tracker.add(step, values)
+
+    def sync(self) -> None:
+        """Sync all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
+        self._metrics.sync()
+
+
+def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]]) -> SavedLog | None:
+    """Return what the training state of a checkpoint keeps of the log; None for one of an older version.
+
+    Raises ModelError for an invalid state, DataError if `data`, the fingerprints of the run's text, have changed.
+    """
+    try:
+        Progress.from_state(state["progress"])
+        int(state["mean_steps"]), int(state["micro_batch_size"])
+        begun = {part: [*state["data"][part]] for part in data}
+        saved = SavedLog.from_state(state["log"]) if "log" in state else None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"{checkpoint}: its training state is not one that this version reads ({error!r}); --from starts a new run from its weights"
+        ) from error
+    for part, before in begun.items():
+        if before != data[part]:
+            raise DataError(
+                f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
+                f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with --run"
+            )
+    return saved

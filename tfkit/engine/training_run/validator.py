@@ -1,0 +1,91 @@
+"""The evaluations of a run: scores of the validation sets, samples of generated text, and early stopping."""
+
+import math
+from collections.abc import Iterable
+
+from tfkit.engine.assembly.components import Components
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.training_run.checkpointing import Checkpointer
+from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.training_log import TrainingLog
+from tfkit.errors import Stopped
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.training.loop import Progress
+
+
+class Validator:
+    """Evaluates the result of the training so far, except for what metrics.jsonl already has."""
+
+    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
+        self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
+        self.model, self.work = components.stepper.model, checkpointer.work
+        self.prompts = context.recipe.generation.prompts
+
+    def evaluate(self, progress: Progress) -> None:
+        """Score the validation sets and generate the samples that metrics.jsonl lacks. Raises Stopped."""
+        self.context.meter.phase("evaluate")
+        if self.data.validation and progress.step not in self.log.evaluations:
+            self._record_scores(progress.step, self._score("during the evaluation"))
+        if self.prompts and progress.step not in self.log.sampled:
+            self._write_samples(progress.step)
+        self.context.meter.phase("train")
+
+    def score_before(self) -> None:
+        """Score the model before the first step on the validation sets, to see later whether the run improved it. Raises Stopped."""
+        if self.data.validation and self.log.before is None:
+            self.context.meter.phase("evaluate")
+            self.log.scores_before(
+                self._score("in the evaluation before the first step: no step was taken yet, and --resume starts with it")
+            )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the whole evaluation of this step."""
+        scored = step in self.log.evaluations or not self.data.validation
+        return scored and (step in self.log.sampled or not self.prompts)
+
+    def should_stop_early(self) -> bool:
+        """Whether training.patience evaluations have brought no better score."""
+        patience = self.context.recipe.training.patience
+        if patience is None:
+            return False
+        metric = self.checkpointer.best.metric
+        values = [self.checkpointer.best.score(metrics) for _, metrics in sorted(self.log.evaluations.items())]
+        return since_best(values, metric in HIGHER) >= patience
+
+    def _score(self, moment: str) -> dict[str, float]:
+        metrics = self.work.scores()
+        if metrics is None:
+            raise Stopped(f"stopped {moment}")
+        return metrics
+
+    def _record_scores(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the scores, in the log last: a run that is killed before then evaluates again, and all of this is repeated."""
+        self.log.evaluations[step] = metrics
+        self.checkpointer.record_scores(step, metrics)
+        self.log.scores(step, metrics)
+        metric, listener = self.checkpointer.best.metric, self.context.listener
+        if metric not in metrics:
+            listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
+        if self.should_stop_early() and step < self.components.plan.steps:
+            patience = self.context.recipe.training.patience
+            listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
+
+    def _write_samples(self, step: int) -> None:
+        completions = self.work.completions()
+        if completions is None:
+            raise Stopped("stopped while the model was writing")
+        _, rendered = self.data.objective.prompts(self.prompts)
+        pairs = [{"prompt": prompt, "completion": one.text} for prompt, one in zip(self.prompts, completions, strict=True)]
+        self.log.samples(step, pairs, continues=not rendered and self.model.encoder is None)
+
+
+def since_best(values: Iterable[float | None], higher_is_better: bool) -> int:
+    """Count the evaluations since the best one. Equal values are not better; None and values that are not finite never are."""
+    best, since = -math.inf, 0
+    for value in values:
+        score = math.nan if value is None else value if higher_is_better else -value
+        if math.isfinite(score) and score > best:
+            best, since = score, 0
+        else:
+            since += 1
+    return since
