@@ -12,7 +12,9 @@ from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, s
 
 from tfkit.adapters import load as load_any
 from tfkit.engine.inference.own_objective import own_objective
-from tfkit.engine.recognition.decided_recipe import _data_name, _inspect_data, _model_name, decided_size
+from tfkit.engine.recognition import decided_size
+from tfkit.engine.recognition.decided_recipe import _inspect_data
+from tfkit.engine.recognition.unwritten_recipe import _data_name, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of

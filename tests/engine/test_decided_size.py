@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tfkit.engine.recognition.decided_recipe import decided_size
+from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.starting_points import LORA

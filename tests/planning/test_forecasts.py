@@ -20,6 +20,7 @@ from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
+from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.planning.workload import RunWork, Workload, step_workload
 from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.run import Run
@@ -254,7 +255,7 @@ def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, 
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
     with isolated(), interrupts(None) as stop:
-        run = Run(recipe, CPU, Silent(), stop, Meter())
+        run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
         run.began -= 1000
         monkeypatch.setattr(BuildingTime, "seconds", BuildingTime.seconds + 600)
         now, ahead = run.prepare(), run.prepare(ahead=True)

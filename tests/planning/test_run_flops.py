@@ -17,6 +17,7 @@ from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning.run_flops import StepFlops
+from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.run import Run
 from tfkit.objectives.registry import OBJECTIVES
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     """Return a run with its weights, ready for its first step."""
-    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), code=NO_CODE)
+    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
     run.prepare()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())
 
