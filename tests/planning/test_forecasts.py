@@ -221,7 +221,7 @@ def test_a_run_records_prediction_and_outcome_and_later_plans_learn_from_them(
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
-    document = recipe_of("causal_lm")
+    document = recipe_of("causal_lm") | {"carbon": {"enabled": False, "budget_seconds": 1e6}}  # which reads the forecast
     before = tfkit.plan(document, threads=1)
     result = tfkit.pretrain(document, run=tmp_path / "run", threads=1)
     receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
@@ -250,6 +250,51 @@ def test_a_run_records_prediction_and_outcome_and_later_plans_learn_from_them(
     assert longer["predicted"]["flops"] == pytest.approx(1.5 * predicted["flops"]) == pytest.approx(longer["actual"]["flops"])
 
 
+READERS = {
+    "nothing": {},
+    "a budget": {"carbon": {"enabled": False, "budget_seconds": 1e6}},
+    "a trial of rates": {"training": {"trial_rates": [1e-3]}},
+    "many steps": {"training": {"steps": 5_000}},
+    "samples": {"generation": {"prompts": ["the cat"]}},
+    "a large vocabulary in many rows": {"training": {"steps": 900, "batch_size": 500}},
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_run_is_forecast_if_something_reads_it(reader: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of a minute at most is not: it needs no table of speeds."""
+    monkeypatch.chdir(place)
+    document = recipe_of("causal_lm")
+    for section, fields in READERS[reader].items():
+        document[section] = document.get(section, {}) | fields
+    with isolated(), interrupts(None) as stop:
+        torch.set_num_threads(2)
+        run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), RunForecaster())
+        run.prepare()
+        assert run.needs_forecast == (reader != "nothing")
+
+
+def test_a_short_run_needs_no_table_of_speeds(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(place)
+    said: list[str] = []
+
+    class Said(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def measured(*_: Any) -> None:
+        raise AssertionError("the speeds of this machine were measured")
+
+    monkeypatch.setattr(machine_speed, "machine_speed", measured)
+    monkeypatch.setattr(forecast, "machine_speed", measured)
+    result = tfkit.pretrain(recipe_of("causal_lm"), run=tmp_path / "run", threads=1, listener=Said())
+    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (result.status, receipt["predicted"]) == ("finished", None)
+    assert receipt["actual"]["flops"] == receipt["totals"]["train_flops"] > 0
+    assert any(line.endswith("a minute at most") for line in said)
+    assert past_runs() == []
+
+
 def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
@@ -258,7 +303,8 @@ def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, 
         run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
         run.began -= 1000
         monkeypatch.setattr(BuildingTime, "seconds", BuildingTime.seconds + 600)
-        now, ahead = run.prepare(), run.prepare(ahead=True)
+        run.prepare()
+        now, ahead = run.forecast(), run.forecast(ahead=True)
     assert 1000 <= now.table_seconds["start"] < now.seconds.likely
     assert 400 <= ahead.table_seconds["start"] < now.table_seconds["start"] - 500
 

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tfkit.alignment.user_code import NO_CODE
 from tfkit.carbon import Meter
+from tfkit.data import Loader
 from tfkit.engine.assembly.components import Components, assemble, first_model
+from tfkit.engine.assembly.step_flops import StepFlops, flops_per_token
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
-from tfkit.engine.planning.run_flops import StepFlops
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.run import Run
@@ -32,6 +33,7 @@ def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     """Return a run with its weights, ready for its first step."""
     run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
     run.prepare()
+    run.forecast()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())
 
 
@@ -85,3 +87,16 @@ def test_the_parts_add_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.flops["attention"] + plan.flops["head"] < parts["forward"] + parts["backward"]
     assert 0 < checkpointed.flops["recomputed"] < checkpointed.flops["forward"]
     assert checkpointed.training_flops == plan.training_flops
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("ppo", "grpo")])
+def test_a_run_that_is_not_forecast_counts_the_same_flops(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    with isolated(), interrupts(None) as stop:
+        run, components = prepared(recipe_of(name), stop)
+        planned, loader = run.planned, components.loader
+        assert planned is not None
+        assert isinstance(loader, Loader)
+        rows = Loader(loader.rows, run.data.objective.collate, loader.sizes, planned.micro_batch_size)
+        counted = flops_per_token(run.recipe, run.data, run.model, rows, components.plan.steps)
+    assert counted == pytest.approx(planned.training_flops / planned.tokens, rel=1e-2)  # which rounds the tokens

@@ -15,12 +15,12 @@ from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes, Loader
 from tfkit.engine.assembly.components import batch_sizes
 from tfkit.engine.assembly.memory_plan import choose_micro_batch, longest_row_bytes, meta_model
+from tfkit.engine.assembly.step_flops import sampled_batches
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast import emissions_of
 from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.gpus import GPUS, Gpu
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES
-from tfkit.engine.planning.run_flops import sampled_batches
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.errors import UsageError
 from tfkit.objectives.objective import Batch

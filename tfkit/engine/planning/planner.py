@@ -16,7 +16,7 @@ from tfkit.training.device import pick_device
 
 def plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
     """Return the estimate of a prepared run, with a probe if one was requested."""
-    plan = run.planned
+    plan = run.forecast(ahead=True)
     if options.probe:
         probe = probe_run(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
         plan = with_probe(plan, run.recipe, probe, run.device)
@@ -36,5 +36,5 @@ def prepare_plan(decide: Callable[[Listener], Decided], work: Session, options: 
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
     copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
-    run.prepare(ahead=True, ranks=options.ranks, copies=copies)
+    run.prepare(ranks=options.ranks, copies=copies)
     return run

@@ -77,7 +77,8 @@ def dry_run(
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter, RunForecaster())
-    estimate = run.prepare(ahead=True, ranks=ranks)
+    run.prepare(ranks=ranks)
+    estimate = run.forecast(ahead=True)
     if ranks > 1:  # on this machine: they share its time and energy
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(

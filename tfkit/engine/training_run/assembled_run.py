@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 
 from tfkit.carbon import FINISH
+from tfkit.data import Loader
 from tfkit.engine.assembly.base_model import has_new_head
 from tfkit.engine.assembly.baseline_scores import training_baselines
 from tfkit.engine.assembly.components import Components, assemble, first_model, restore, trained_numel
-from tfkit.engine.assembly.memory_plan import planned_bytes
+from tfkit.engine.assembly.memory_plan import meta_model, planned_bytes
+from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.request.beginning import Kind
@@ -53,7 +55,7 @@ class AssembledRun:
     """A run assembled from its recipe, data and model."""
 
     context: RunContext
-    planned: Estimate
+    planned: Estimate | None
     leader: Leader
     data: TrainingData
     components: Components
@@ -94,7 +96,8 @@ class AssembledRun:
             self.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
-            planned |= {"predicted": self.planned.predicted(metered=context.recipe.carbon.enabled), "actual": None}
+            predicted = self.planned and self.planned.predicted(metered=context.recipe.carbon.enabled)
+            planned |= {"predicted": predicted, "actual": None}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 
     def train(self) -> None:
@@ -164,7 +167,7 @@ class AssembledRun:
             self.context.listener.warn(warning)
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
-        if folder.attempt == 1 and not result["stopped_early"]:
+        if self.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.context.forecaster.remember(self.planned, self.context.recipe, folder.totals, self.context.device)
         measured = _actual(folder.totals, memory_bytes(self.context.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
@@ -176,9 +179,10 @@ class AssembledRun:
         """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
         steps, planned, budget = self.components.plan.steps, self.planned, self.context.budget
         left = steps - self.progress.step
-        likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-        fraction = planned.fraction_after_start * left / max(1, steps)  # the start is over, and already counted as used
-        budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
+        if planned is not None:
+            likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
+            fraction = planned.fraction_after_start * left / max(1, steps)  # the start is over, and already counted as used
+            budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
     def _try_out(self) -> None:
@@ -198,7 +202,7 @@ class AssembledRun:
 
 
 def assemble_run(
-    context: RunContext, data: TrainingData, planned: Estimate, leader: Leader, kind: Kind, *, exact: bool, force: bool
+    context: RunContext, data: TrainingData, planned: Estimate | None, leader: Leader, kind: Kind, *, exact: bool, force: bool
 ) -> AssembledRun:
     """Build the model, and assemble its training from the newest good checkpoint on.
 
@@ -225,8 +229,12 @@ def assemble_run(
     micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    flops_per_token = planned.training_flops / planned.tokens
-    log = TrainingLog(context, components.plan, progress, flops_per_token, components.precision, saved)
+    if planned is None:
+        rows = Loader(components.loader.rows, data.objective.collate, components.loader.sizes, components.loader.micro_batch_size)
+        flops = flops_per_token(recipe, data, meta_model(recipe, data.config), rows, components.plan.steps)
+    else:
+        flops = planned.training_flops / planned.tokens
+    log = TrainingLog(context, components.plan, progress, flops, components.precision, saved)
     checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)

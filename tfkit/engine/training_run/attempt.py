@@ -253,9 +253,11 @@ def _prepare_run(
         peers = options.meeting.peers(device, listener.say)
         options.meeting.meter_nodes(device, carbon)
     run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
-    estimate = run.prepare(begun=begun)
-    if not begun:
-        require_long_series(recipe.carbon, estimate.seconds.low)
+    run.prepare(begun=begun)
+    if run.needs_forecast:
+        estimate = run.forecast()
+        if not begun:
+            require_long_series(recipe.carbon, estimate.seconds.low)
     for gate in gates:
         run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
     return run

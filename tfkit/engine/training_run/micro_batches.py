@@ -6,18 +6,24 @@ import torch
 
 from tfkit.data import Loader
 from tfkit.engine.assembly.companions import companion_bytes_per_row, trained_companion_numel
-from tfkit.engine.assembly.components import Components, trained_numel
+from tfkit.engine.assembly.components import Components, batch_sizes, total_steps, trained_numel
 from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.errors import MachineError, UsageError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import tokens_of
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.loop import Progress
 from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
 from tfkit.training.model_sharder import root_numel
 from tfkit.units import format_energy, format_epochs, format_seconds
+
+_SHORT_SECONDS = 60.0
+_SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs a second that any processor thread and any GPU of today computes
+_SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, whatever its size
 
 
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
@@ -42,6 +48,24 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
         raise UsageError(f"{limited}, which cannot be divided evenly among {ranks:,} ranks{beside}: {remedy} fewer ranks")
     listener.warn(limited)
     return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})})
+
+
+def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device) -> bool:
+    """Whether a run surely takes at most a minute or so, on any machine that is in use today: then nobody waits for its end."""
+    objective = data.objective
+    if objective.rollouts is not None or objective.companions or objective.reference_use != "none" or recipe.generation.prompts:
+        return False
+    rows = open_rows(recipe, objective, data.train, data.config)
+    sizes = batch_sizes(recipe, rows)
+    steps = total_steps(recipe, rows, sizes)
+    every = recipe.evaluation.every or steps
+    evaluations = 2 + steps // (sizes.steps(len(rows)) if every == "epoch" else every)
+    held_out = sum(tokens_of(one.stored) for one in data.validation)
+    trained, scored = sizes.before(steps) * rows.mean_tokens, evaluations * min(held_out, recipe.evaluation.max_tokens or held_out)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    slow = _SLOW_GPU if device.type == "cuda" else _SLOW_THREAD * torch.get_num_threads()
+    seconds = numbers * (6 * trained + 2 * scored) / slow + _SLOW_STEP_SECONDS * (steps + evaluations)
+    return seconds <= _SHORT_SECONDS
 
 
 class MicroBatches:
@@ -121,20 +145,22 @@ class MicroBatches:
         others = sum((2 if companion.trained else 1) * root_numel(companion.model) for companion in companions)
         return 2 * root_numel(self.model) + others
 
-    def describe(self, planned: Estimate, progress: Progress) -> str:
+    def describe(self, planned: Estimate | None, progress: Progress) -> str:
         """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
 
-        The time is extrapolated from the steps so far, else roughly the planned one.
+        The time is extrapolated from the steps so far, else roughly the planned one; a run that is not forecast is a short one.
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
         tokens = round(sizes.full * rows.mean_tokens)
         size = f"{steps:,} steps of {sizes.full:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}"
         size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens{self._memory()}"
-        left = (steps - progress.step) / max(1, steps)
-        seconds = left * planned.seconds.likely
         if progress.step:
             size += f"; {steps - progress.step:,} steps remain"
+        if planned is None:
+            return f"{size}; a minute at most"
+        seconds = planned.seconds.likely * (steps - progress.step) / max(1, steps)
+        if progress.step:
             seconds = (steps - progress.step) * progress.seconds / progress.step
         size += f"; {'about' if progress.step else 'roughly'} {format_seconds(seconds)}"
         if self.recipe.carbon.enabled:

@@ -17,11 +17,11 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.beginning import Kind
 from tfkit.engine.request.given import Given
 from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
-from tfkit.engine.training_run.budget import Budget
+from tfkit.engine.training_run.budget import Budget, limits_of
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.forecaster import Forecaster
 from tfkit.engine.training_run.leading import Leader
-from tfkit.engine.training_run.micro_batches import limit_batch_size
+from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.engine.training_run.rate_trial import try_rates
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.errors import PeerLostError
@@ -32,7 +32,7 @@ from tfkit.run.folder import RunFolder
 
 
 class Run:
-    """One attempt of a training: `prepare`, then `start`. Once it is assembled, `assembled` has its steps and its result."""
+    """One attempt of a training: `prepare`, `forecast` if something needs it, then `start`. Then `assembled` has its steps and result."""
 
     def __init__(
         self,
@@ -50,26 +50,37 @@ class Run:
         self.forecaster = forecaster
         self.leader = Leader(peers)
         self.began, self._built = meter.began, BuildingTime.seconds
+        self.planned: Estimate | None = None
         self.assembled: AssembledRun | None = None
 
-    def prepare(self, *, begun: bool = False, ahead: bool = False, ranks: int | None = None, copies: float | None = None) -> Estimate:
-        """Read and tokenize the data, train or load the tokenizer, describe the base model, and estimate the run, without weights.
+    def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
+        """Read and tokenize the data, train or load the tokenizer, and describe the base model, without weights.
 
-        `begun`: the run has taken steps, so its recipe is kept as it is. `ahead`: the run starts later, and finds in the cache what is
-        built now; `ranks`: how many will train it, by default those of this run. `copies`: of each model, that this machine must have the
-        memory for; None: as the ranks hold them. Raises MachineError, UsageError.
+        `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
+        `copies`: of each model, that this machine must have the memory for; None: as the ranks hold them. Raises MachineError, UsageError.
         """
         copies = copies_on_machine(self.recipe, self.leader.peers.ranks) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
         self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers, copies)
-        model = meta_model(self.recipe, self.data.config)
-        require_memory(self.recipe, model, self.device, copies)
-        with self.stop.at_once("nothing was trained yet"):
-            if not begun:
+        self.model = meta_model(self.recipe, self.data.config)
+        require_memory(self.recipe, self.model, self.device, copies)
+        if not begun:
+            with self.stop.at_once("nothing was trained yet"):
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.leader.peers.ranks.size)
-            seconds = partial(self._seconds_so_far, ahead=ahead)
-            self.planned = self.forecaster.estimate(self.recipe, self.data, model, self.device, seconds)
+
+    def forecast(self, *, ahead: bool = False) -> Estimate:
+        """Estimate the prepared run. `ahead`: it starts later, and finds in the cache what was built now."""
+        seconds = partial(self._seconds_so_far, ahead=ahead)
+        with self.stop.at_once("nothing was trained yet"):
+            self.planned = self.forecaster.estimate(self.recipe, self.data, self.model, self.device, seconds)
         return self.planned
+
+    @property
+    def needs_forecast(self) -> bool:
+        """Whether something reads the forecast of this run: a budget, a trial of rates, a series of intensities, or a person who waits."""
+        training, carbon = self.recipe.training, self.recipe.carbon
+        is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(limits_of(carbon))
+        return is_read or not is_short(self.recipe, self.data, self.model, self.device)
 
     def _seconds_so_far(self, *, ahead: bool) -> float:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
@@ -98,6 +109,7 @@ class Run:
 
     def _with_tried_rate(self, folder: RunFolder, budget: Budget) -> Recipe:
         """Return the recipe with the learning rate that a trial chose, or its own without a trial. Raises Stopped."""
+        assert self.planned is not None  # a trial is planned by the forecast
         plan = self.planned.rate_trial
         if plan is None:
             self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")

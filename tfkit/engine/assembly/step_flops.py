@@ -1,0 +1,165 @@
+"""Count the FLOPs of training steps, from the shapes of their real batches: padding counts, and the head reads labelled positions only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+from tfkit.data import Loader
+from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.context import tokens_of
+from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.registry import row_order
+from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
+
+_SAMPLED_TOKENS = 65_536  # after which no further steps are read
+_SAMPLED_STEPS = 8  # across the first epoch
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """The FLOPs of a number of training rows, of the trained model and of further models."""
+
+    rows: int
+    tokens: int
+    forward: Flops
+    backward: Flops
+    companions_in_steps: float
+    companions_in_rollouts: float  # scoring sampled responses before the first step of an iteration
+    rollouts: float  # sampling, and the policy's own forward pass on the responses
+    recomputed: float
+    shapes: tuple[tuple[ForwardShape, float], ...]  # of the trained model's passes, each with its number
+
+    @classmethod
+    def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
+        """Return the FLOPs of a micro-batch in a step; `rows`: of the training data, each of which may be several sequences."""
+        if batch.is_pretraining and (mix := objective.pretraining) is not None:
+            return _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing)
+        shape = trained_shape(objective, batch, model.config)
+        forward = forward_flops(model, shape)
+        recomputed = forward.blocks + forward.attention if checkpointing else 0.0
+        if model.config.head.kind in ("lm", "masked_lm") and shape.states * model.config.vocab_size * 4 > LOGITS_BYTES:
+            recomputed += forward.head
+        companions = sum(_companion_flops(objective, companion, batch) for companion in objective.companions)
+        policy, scoring = _rollout_flops(objective, model, shape) if objective.rollouts is not None else (0.0, 0.0)
+        return cls(rows, batch.tokens, forward, backward_flops(model, shape), companions, scoring, policy, recomputed, ((shape, 1.0),))
+
+    @property
+    def training(self) -> float:
+        """The FLOPs of these steps, without recomputation."""
+        further = self.companions_in_steps + self.companions_in_rollouts + self.rollouts
+        return self.forward.total + self.backward.total + further
+
+    def __add__(self, other: "StepFlops") -> "StepFlops":
+        """Add two counts."""
+        return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
+    """Return the FLOPs of some steps across the first epoch, as many as represent all of them."""
+    checkpointing, batches = recipe.training.activation_checkpointing, sampled_batches(data, loader, steps)
+    return reduce(add, (StepFlops.of(data.objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
+
+
+def reference_flops(data: TrainingData, sample: StepFlops) -> float:
+    """Return the FLOPs of a reference model that reads all rows once, if the objective has one. `sample`: those of some steps."""
+    if data.objective.reference_use != "once":
+        return 0.0
+    read = [stored for stored, _ in data.train] + [held_out.stored for held_out in data.validation]
+    return sum(map(tokens_of, read)) * sample.forward.total / max(1, sample.tokens)
+
+
+def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> float:
+    """Return the training FLOPs for each token of the steps, those of companions and rollouts included; recomputation is not counted."""
+    sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
+    text, scale = pretraining_flops(recipe, data, model, rows), rows / sample.rows
+    flops = sample.training * scale + text.training + reference_flops(data, sample)
+    return flops / (sample.tokens * scale + text.tokens)
+
+
+def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iterator[tuple[Batch, int]]:
+    """Yield micro-batches of steps across the first epoch, and the rows of each; prompts get responses of the maximum length."""
+    last = max(1, min(steps, loader.sizes.steps(len(loader.rows))))
+    tokens = 0
+    for step in dict.fromkeys(index * last // _SAMPLED_STEPS for index in range(_SAMPLED_STEPS)):
+        left = len(loader.numbers(step))
+        for batch in loader.step(step):
+            rows = min(left, loader.micro_batch_size)
+            left -= rows
+            tokens += batch.tokens
+            yield _with_responses(data.objective, batch), rows
+        if tokens >= _SAMPLED_TOKENS:
+            return
+
+
+def _with_responses(objective: Objective, batch: Batch) -> Batch:
+    """Return a batch of prompts with responses of the maximum length, as the loss reads them; any other batch unchanged."""
+    if objective.rollouts is None:
+        return batch
+    import numpy as np
+
+    from tfkit.objectives.rollouts import Response, response_batch
+
+    lengths = [batch.input_ids.shape[1]] * len(batch.input_ids) if batch.padding_mask is None else batch.padding_mask.sum(1).tolist()
+    new = np.zeros(objective.rollouts.section.max_new_tokens, np.int64)
+    return response_batch([Response(np.zeros(length, np.int64), new, {}) for length in lengths], 0)
+
+
+def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
+    """Return the FLOPs of a companion in a step: a backward pass only if it is trained; none for a reward model, which scores rollouts."""
+    if objective.rollouts is not None and not companion.trained:
+        return 0.0
+    shape = _companion_shape(objective, companion.model.config, batch)
+    forward = forward_flops(companion.model, shape).total
+    return forward + (backward_flops(companion.model, shape).total if companion.trained else 0.0)
+
+
+def _companion_shape(objective: Objective, config: ModelConfig, batch: Batch) -> ForwardShape:
+    """Return the shape of a companion's forward pass on a batch; a value model's head reads the state of each response token."""
+    shape = ForwardShape.of(batch, config, objective.companion_states(batch))
+    if objective.rollouts is not None and config.head.kind == "classes":
+        shape = replace(shape, states=objective.companion_states(batch))
+    return shape
+
+
+def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape) -> tuple[float, float]:
+    """Return the FLOPs before the first step of an iteration, for each row of its steps: of the policy, and of the further models.
+
+    Sampling a response with a cache takes the FLOPs of one forward pass on its tokens; then the policy, the reference and each companion
+    read it.
+    """
+    rollouts = objective.rollouts
+    assert rollouts is not None
+    sampling = forward_flops(model, shape).total
+    reading = forward_flops(model, replace(shape, states=2 * shape.states)).total  # the entropies need the logits again
+    further = reading + sum(
+        forward_flops(one.model, ForwardShape(shape.rows, shape.length, 0, shape.states if one.trained else shape.rows)).total
+        for one in objective.companions
+    )
+    epochs = rollouts.section.inner_epochs  # in which the steps read each response
+    return (sampling + reading) / epochs, further / epochs
+
+
+def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, rows: int) -> StepFlops:
+    """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: of all steps."""
+    mix = data.objective.pretraining
+    if mix is None:
+        return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0, ())
+    texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
+    (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
+    text, count = _text_flops(model, batch, mix.count(batch), checkpointing=recipe.training.activation_checkpointing), mix.ratio * rows
+    shapes = tuple((shape, number * count) for shape, number in text.shapes)
+    return StepFlops(0, batch.tokens * count, text.forward * count, text.backward * count, 0.0, 0.0, 0.0, text.recomputed * count, shapes)
+
+
+def _text_flops(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:
+    shape = ForwardShape.of(batch, model.config, states)
+    forward = forward_flops(model, shape)
+    recomputed = forward.blocks + forward.attention if checkpointing else 0.0
+    return StepFlops(0, batch.tokens, forward, backward_flops(model, shape), 0.0, 0.0, 0.0, recomputed, ((shape, 1.0),))
