@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.errors import UsageError
-from tfkit.families import PRESETS
+from tfkit.families import FAMILIES, PRESETS
 from tfkit.model.config import LanguageModelHeadConfig, Learned, Rotary
 from tfkit.recipe import RecipeError, model_config, read_recipe
 from tfkit.recipe.presets import merge, model_problems
@@ -22,6 +22,14 @@ def test_every_preset_is_a_model(preset: str) -> None:
     config = model_config(section(preset=preset), 500)
     assert config.vocab_size == 500
     assert config.dim == PRESETS[preset][1]["dim"]
+
+
+def test_a_preset_is_found_by_the_name_of_its_family() -> None:
+    for family in FAMILIES.values():
+        assert family.presets
+        assert all(PRESETS[preset] == (family, values) for preset, values in family.presets.items())
+    for name in ("", "gpt2-", "llama", "elephant", "t5-small "):
+        assert name not in PRESETS
 
 
 def test_changes_go_into_the_preset_field_by_field() -> None:

@@ -1,29 +1,76 @@
 """The model families, one file of data each: presets, and a two-way mapping to the Hugging Face layout.
 
-No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors.
+No torch here: a family maps the names of tensors, `tfkit.hub` converts the tensors. The file of a family is imported when it is looked up.
 """
 
-from tfkit.families import bert, distilbert, gemma2, gpt, gpt2, gpt3, llama, mistral, smollm2, t5, transformer_2017
+import importlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
 from tfkit.families.rules import Family
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        transformer_2017.FAMILY,
-        gpt.FAMILY,
-        bert.FAMILY,
-        distilbert.FAMILY,
-        gpt2.FAMILY,
-        gpt3.FAMILY,
-        llama.FAMILY,
-        t5.FAMILY,
-        mistral.FAMILY,
-        gemma2.FAMILY,
-        smollm2.FAMILY,
-    )
-}
-MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; of families that share one, the first
-for _family in FAMILIES.values():
-    if _family.model_type is not None:
-        MODEL_TYPES.setdefault(_family.model_type, _family)
-PRESETS = {preset: (family, values) for family in FAMILIES.values() for preset, values in family.presets.items()}
+_NAMES = (
+    "transformer_2017",
+    "gpt",
+    "bert",
+    "distilbert",
+    "gpt2",
+    "gpt3",
+    "llama",
+    "t5",
+    "mistral",
+    "gemma2",
+    "smollm2",
+)  # and of their files
+
+
+class _Families(Mapping[str, Family]):
+    """All families by name."""
+
+    def __getitem__(self, name: str) -> Family:
+        if name not in _NAMES:
+            raise KeyError(name)
+        family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+        return family
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+class _Presets(Mapping[str, tuple[Family, dict[str, Any]]]):
+    """The presets of all families by name, each with its family. A preset's name begins with that of its family."""
+
+    def __getitem__(self, preset: str) -> tuple[Family, dict[str, Any]]:
+        names = [name for name in _NAMES if preset.replace("-", "_").startswith(name)]
+        if not names:
+            raise KeyError(preset)
+        family = FAMILIES[max(names, key=len)]
+        return family, family.presets[preset]
+
+    def __contains__(self, preset: object) -> bool:
+        return isinstance(preset, str) and super().__contains__(preset)
+
+    def __iter__(self) -> Iterator[str]:
+        for family in FAMILIES.values():
+            yield from family.presets
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+FAMILIES: Mapping[str, Family] = _Families()
+PRESETS: Mapping[str, tuple[Family, dict[str, Any]]] = _Presets()
+
+
+@cache
+def model_types() -> dict[str, Family]:
+    """Return the families by Hugging Face's model_type; of families that share one, the first."""
+    types: dict[str, Family] = {}
+    for family in FAMILIES.values():
+        if family.model_type is not None:
+            types.setdefault(family.model_type, family)
+    return types
