@@ -306,7 +306,7 @@ training: {steps: 2, batch_size: 2}
 carbon: {enabled: false}
 """
 COMMANDS = [
-    ["pretrain", "r.yaml", "--run", "first"],  # which fills the cache
+    ["pretrain", "r.yaml", "--run", "first", "carbon.budget_seconds=1e6"],  # which fills the cache, also with the speeds of this machine
     ["pretrain", "r.yaml", "--run", "adamw"],
     ["pretrain", "r.yaml", "--run", "muon", "optimizer.kind=muon"],
     ["pretrain", "r.yaml", "--run", "adafactor", "optimizer.kind=adafactor", "training.ema_decay=0.9"],

@@ -14,7 +14,7 @@ from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.alignment.user_code import CodePermission
 from tfkit.data import BatchSizes, StepLoader, TokenStream
 from tfkit.engine.assembly.companions import place_companions
-from tfkit.engine.assembly.mixed_loader import mix_text
+from tfkit.engine.assembly.loaders import mix_text
 from tfkit.generation.inference import inference
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder

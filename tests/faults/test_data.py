@@ -23,9 +23,9 @@ import pytest
 from tiny_runs import WORDS, Done, Process, hashes, pretrain, write_corpus, write_recipe
 
 import tfkit.data.store.token_stream
-import tfkit.tokenizer.interruptible
+import tfkit.tokenizer.kinds
 import tfkit.tokenizer.tokenizer
-import tfkit.tokenizer.train
+import tfkit.tokenizer.tokenizer_guard
 from tfkit.data import cache_folder, open_source, token_stream
 from tfkit.data.columns.rows import OnBadRow
 from tfkit.errors import DataError
@@ -353,7 +353,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
             time.sleep(1)
             os.kill(os.getpid(), number)
 
-        original = tfkit.tokenizer.interruptible.interruptible
+        original = tfkit.tokenizer.tokenizer_guard.interruptible
 
         def watched(work: Callable[[threading.Event], Any]) -> Any:
             def to_its_end(stop: threading.Event) -> Any:
@@ -369,7 +369,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
             return original(work)
 
         started: list[bool] = []
-        tfkit.tokenizer.train.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
+        tfkit.tokenizer.kinds.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
 
     return before
 

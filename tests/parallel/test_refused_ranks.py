@@ -14,7 +14,7 @@ from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
 from tfkit.__main__ import main
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
-from tfkit.engine.training_run.meeting import Meeting
+from tfkit.engine.training_run.ranks_of_command import Meeting
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.cli.results import show_training_result
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.resuming import is_training_result
+from tfkit.engine.request.training_request import Given
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine
 from tfkit.run import receipt as receipts

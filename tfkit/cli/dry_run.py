@@ -9,7 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
 from tfkit.engine.inference.session import Session
-from tfkit.engine.request.beginning import Beginning, TrainingRequest
+from tfkit.engine.request.training_request import Beginning, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document

@@ -28,7 +28,7 @@ def finetune(
     from tfkit.cli.train import option_words, start_training, to_run_options
     from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-    from tfkit.engine.request.beginning import TrainingRequest
+    from tfkit.engine.request.training_request import TrainingRequest
 
     open_tuned = partial(tuned_recipe, "finetune", recipe, overrides, checkpoint, data)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given, planned=dry_run)) is None:

@@ -39,7 +39,7 @@ def inspect(
     from tfkit.cli.session import command_session
     from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-    from tfkit.engine.request.beginning import finetuning
+    from tfkit.engine.request.training_request import finetuning
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
     source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)

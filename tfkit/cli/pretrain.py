@@ -23,8 +23,7 @@ def pretrain(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
-    from tfkit.engine.request.beginning import TrainingRequest
-    from tfkit.engine.request.given import Given
+    from tfkit.engine.request.training_request import Given, TrainingRequest
     from tfkit.recipe import open_recipe
 
     words = tuple(overrides or ())

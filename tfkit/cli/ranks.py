@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli import crash
-from tfkit.engine.training_run.local_ranks import Ranks, find_or_start, find_ranks
+from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.given import Given
+    from tfkit.engine.request.training_request import Given
 
 
 def join_training(

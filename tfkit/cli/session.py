@@ -12,7 +12,7 @@ from tfkit.cli.options import Execution
 from tfkit.cli.ranks import join_command
 from tfkit.engine.inference.predictions_file import require_writable
 from tfkit.engine.inference.session import Session, session
-from tfkit.engine.training_run.local_ranks import ONE_PROCESS, Ranks, find_ranks
+from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_ranks
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:

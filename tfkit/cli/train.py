@@ -12,13 +12,11 @@ from tfkit.cli import crash
 from tfkit.cli.options import Attempt, stage_names
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.request.beginning import TrainingRequest
 from tfkit.engine.request.gate import failed_gates
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.settings import CodePermission
+from tfkit.engine.request.training_request import Given, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.engine.training_run.local_ranks import Ranks
-from tfkit.engine.training_run.meeting import Meeting
+from tfkit.engine.training_run.ranks_of_command import Meeting, Ranks
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from tfkit.cli.options import split_recipe
 from tfkit.engine.chains.chain_plan import first_stage
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.settings import quoted
+from tfkit.engine.request.training_request import Given
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText, open_recipe
 

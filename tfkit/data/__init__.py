@@ -4,10 +4,9 @@
 """
 
 from tfkit.data.columns.rows import Row, Source
-from tfkit.data.order.batch_sizes import BatchSizes
 from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
 from tfkit.data.order.framed import Frame, FramedBatch, FramedRows
-from tfkit.data.order.loader import Loader, Rows, StepLoader
+from tfkit.data.order.loader import BatchSizes, Loader, Rows, StepLoader
 from tfkit.data.order.packing import PackedBatch, PackedRows
 from tfkit.data.order.sentence_pairs import SentencePairRows
 from tfkit.data.order.spans import SpanBatch, SpanRows

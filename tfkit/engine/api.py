@@ -19,11 +19,11 @@ from tfkit.engine.library.checkpoint_calls import evaluate, generate, predict
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-from tfkit.engine.request.beginning import TrainingRequest
+from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.results import SweepResult, TrainingResult
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.isolation import isolated
-from tfkit.engine.training_run.local_ranks import own_ranks
+from tfkit.engine.training_run.ranks_of_command import own_ranks
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText
 

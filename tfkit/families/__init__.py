@@ -51,9 +51,6 @@ class _Presets(Mapping[str, tuple[Family, dict[str, Any]]]):
         family = FAMILIES[max(names, key=len)]
         return family, family.presets[preset]
 
-    def __contains__(self, preset: object) -> bool:
-        return isinstance(preset, str) and super().__contains__(preset)
-
     def __iter__(self) -> Iterator[str]:
         for family in FAMILIES.values():
             yield from family.presets

@@ -9,9 +9,8 @@ from typing import Any
 from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.checks import long_rows, model_values
 from tfkit.recipe.reading.dealing import dealing_problems
-from tfkit.recipe.reading.earlier import add_later_fields
 from tfkit.recipe.reading.files import missing_files, model_paths
-from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.problems import Problem, RecipeError
 from tfkit.recipe.reading.read import RecipeText, check_tree

@@ -17,11 +17,10 @@ import tokenizers
 from numpy.typing import NDArray
 
 from tfkit.errors import ModelError, UsageError
-from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.chat_formats import FORMATS, ChatFormat, Ends, Message, UnfitError, join_segments
-from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, interruptible
 from tfkit.tokenizer.tool_calls import message_calls
 
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.tokenizer import Tokenizer
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
 
 
 def encode_pairs(

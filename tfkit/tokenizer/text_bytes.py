@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.tokenizer import Tokenizer
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HEAD = 256  # characters, in which a second token begins unless a word is very long

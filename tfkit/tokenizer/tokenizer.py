@@ -20,9 +20,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from tfkit.tokenizer.broken import broken_tokenizer
-from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, interruptible
 
 
 @dataclass(frozen=True, eq=False)

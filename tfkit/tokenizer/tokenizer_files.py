@@ -10,10 +10,9 @@ from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
 from tfkit.tokenizer import vocab_file
-from tfkit.tokenizer.broken import broken_tokenizer, expansion
-from tfkit.tokenizer.configured import TokenError, add_configured_tokens, find_conflict
-from tfkit.tokenizer.hf_class import class_settings
+from tfkit.tokenizer.configured import TokenError, add_configured_tokens, class_settings, find_conflict
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, expansion
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, vocab_file.NAME)
@@ -70,7 +69,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
     """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
 
-    They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (hf_class.py).
+    They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (configured.py).
     """
     folder = Path(folder)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in ROLES}

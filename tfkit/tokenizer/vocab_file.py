@@ -13,8 +13,8 @@ from tfkit.errors import ModelError
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.run.model_files import MIB, read_text
 from tfkit.tokenizer import pipelines
-from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.configured import named_tokens
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
 
 NAME = "vocab.txt"
 _LIMIT = 64 * MIB

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import tokenizers
 
-from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.joined_texts import encode_pairs
 from tfkit.tokenizer.tokenizer import Tokenizer
+from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
 
 
 class Window(NamedTuple):

@@ -6,7 +6,7 @@ With a growing batch size, the decay depends on the rows read, as GPT-3's on tok
 import math
 from dataclasses import dataclass, field
 
-from tfkit.data.order.batch_sizes import BatchSizes
+from tfkit.data.order.loader import BatchSizes
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 

@@ -14,12 +14,11 @@ from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_o
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
-from tfkit.training.depth import Unfreezing
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.model_sharder import ModelSharder, OnBlock
-from tfkit.training.optimizer import Optimizer
+from tfkit.training.optimizer import Optimizer, Unfreezing
 from tfkit.training.precision import Weights
 from tfkit.training.step_sums import joined, observations, total_counts
 from tfkit.training.trained_model import TrainedModel

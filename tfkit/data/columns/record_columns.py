@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns.column_aliases import find_alias, uses_alias
-from tfkit.data.columns.column_paths import MISSING, columns_of, look_up, value_of
+from tfkit.data.columns.column_names import MISSING, columns_of, find_alias, look_up, uses_alias, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row

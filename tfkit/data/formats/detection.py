@@ -10,7 +10,7 @@ from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
-from tfkit.data.columns.column_aliases import normalized
+from tfkit.data.columns.column_names import normalized
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.formats.file_content import Content, decode, raw_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS

@@ -18,8 +18,7 @@ from typing import IO, Any
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.sources.hub_datasets import class_names, load_dataset, with_class_names
-from tfkit.data.store.folder_cache import cache_folder, reading_cache
-from tfkit.data.store.folder_index import indexed_folder, read_index, write_index
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
 from tfkit.errors import DataError
 
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records

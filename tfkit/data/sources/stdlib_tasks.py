@@ -20,8 +20,7 @@ from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fi
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows
 from tfkit.data.sources.stdlib import StdlibSource
-from tfkit.data.store.folder_cache import cache_folder, reading_cache
-from tfkit.data.store.folder_index import indexed_folder, write_index
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
 _RECORDS = "records.jsonl"

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.store.example_sets import ExampleSet
-from tfkit.data.store.folder_cache import cache_folder
-from tfkit.data.store.folder_index import indexed_folder, is_built, write_index
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, is_built, write_index
 
 _VERSION = 1
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import Skipped, Source, describe_skipped
-from tfkit.data.store.folder_cache import cache_folder
-from tfkit.data.store.folder_index import indexed_folder
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder
 from tfkit.data.store.hashes import HashedArray
 from tfkit.data.store.token_writer import SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.errors import DataError, ModelError

@@ -13,8 +13,7 @@ from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Rows, StepLoader
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
-from tfkit.engine.assembly.loaders import LOADER_PREFIX, open_loader, restore_loader
-from tfkit.engine.assembly.mixed_loader import mix_text
+from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, open_loader, restore_loader
 from tfkit.engine.assembly.reference_model import data_with_reference
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import check_validation
@@ -27,11 +26,10 @@ from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
-from tfkit.training.optimizer import Optimizer
+from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
 from tfkit.training.precision import Weights
 from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.beginning import Kind, TrainingRequest, kind_of
 from tfkit.engine.request.gate import Gate, parse_gate, training_gates
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, resolve_resumption
+from tfkit.engine.request.training_request import Given, Kind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.beginning import TrainingRequest
 from tfkit.engine.request.chain_result import chain_result, stage_facts
 from tfkit.engine.request.gate import judge
-from tfkit.engine.request.given import Given
+from tfkit.engine.request.training_request import Given, TrainingRequest
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason

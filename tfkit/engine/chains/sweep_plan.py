@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
-from tfkit.engine.request.beginning import TrainingRequest, kind_of
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.sweep_result import Trial, recorded_trials
+from tfkit.engine.request.training_request import Given, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
-from tfkit.engine.request.beginning import Beginning, RecipeFromData, finetuning, pretraining
+from tfkit.engine.request.training_request import Beginning, RecipeFromData, finetuning, pretraining
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, RecipeText, read_chain
 from tfkit.recipe.schema.carbon_section import CarbonSection

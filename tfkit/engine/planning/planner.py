@@ -8,7 +8,7 @@ from tfkit.engine.planning.cluster import copies_elsewhere, require_ranks, with_
 from tfkit.engine.planning.plan_request import PlanOptions
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.request.beginning import Decided, require_trainable
+from tfkit.engine.request.training_request import Decided, require_trainable
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.training.device import pick_device

@@ -31,10 +31,9 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
 from tfkit.training.model_sharder import root_numel
-from tfkit.training.optimizer import Optimizer
+from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 

@@ -12,7 +12,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
-from tfkit.engine.request.beginning import Decided
+from tfkit.engine.request.training_request import Decided
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.beginning import Decided
 from tfkit.engine.request.inputs import Inputs, inputs_of
+from tfkit.engine.request.training_request import Decided
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import given_sections

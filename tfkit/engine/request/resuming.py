@@ -8,13 +8,12 @@ from typing import Any, TypeGuard
 
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.given import Given
+from tfkit.engine.request.training_request import Given
 from tfkit.errors import DataError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.reading.earlier import split_overrides
-from tfkit.recipe.reading.overrides import LENGTH
+from tfkit.recipe.reading.overrides import LENGTH, split_overrides
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder, rounding_fields

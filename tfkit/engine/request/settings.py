@@ -16,8 +16,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.checks import unread_length
-from tfkit.recipe.reading.earlier import split_overrides
-from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.overrides import apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
 from tfkit.recipe.reading.validate import one_of, problems_in

@@ -11,8 +11,8 @@ from tfkit.engine.inference.session import Session
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.request.beginning import Decided, require_trainable
 from tfkit.engine.request.rank_checks import require_divisible
+from tfkit.engine.request.training_request import Decided, require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run

@@ -20,8 +20,8 @@ from tfkit.engine.assembly.memory_plan import meta_model, planned_bytes
 from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
-from tfkit.engine.request.beginning import Kind
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
+from tfkit.engine.request.training_request import Kind
 from tfkit.engine.results import MEASURED
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.estimate import Estimate

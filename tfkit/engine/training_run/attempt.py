@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.beginning import Beginning, Kind, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
-from tfkit.engine.training_run.meeting import Meeting
+from tfkit.engine.request.training_request import Beginning, Given, Kind, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.training_run.ranks_of_command import Meeting
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.starting_points import DECISIONS
@@ -28,7 +27,7 @@ from tfkit.run.lock import is_locked
 if TYPE_CHECKING:
     from tfkit.carbon import Meter
     from tfkit.engine.training_run.budget import Budget
-    from tfkit.engine.training_run.forecaster import Forecaster
+    from tfkit.engine.training_run.estimate import Forecaster
     from tfkit.engine.training_run.run import Run
     from tfkit.recipe.schema.sections import Recipe
 

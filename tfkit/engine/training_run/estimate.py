@@ -1,10 +1,17 @@
-"""The result of a plan. Torch-free."""
+"""The estimate of a run before its first step, and the protocol of what makes it. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.engine.training_run.rate_trial_plan import RateTrialPlan
+
+if TYPE_CHECKING:
+    import torch
+
+    from tfkit.engine.assembly.training_data import TrainingData
+    from tfkit.model.transformer import Transformer
+    from tfkit.recipe.schema.sections import Recipe
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,17 @@ class Estimate:
         if not self.stages:
             del document["stages"]
         return document
+
+
+class Forecaster(Protocol):
+    """Estimates a run before its first step, and learns from what became of it; planning/run_forecaster.py is that of all commands."""
+
+    def estimate(
+        self, recipe: "Recipe", data: "TrainingData", model: "Transformer", device: "torch.device", start: Callable[[], float]
+    ) -> Estimate:
+        """Return the estimate of a run. `model`: its shapes; `start` returns the seconds since its command started."""
+        ...
+
+    def remember(self, planned: Estimate, recipe: "Recipe", totals: Mapping[str, Any], device: "torch.device") -> None:
+        """Add a run that was finished in one attempt, with its prediction, to the history."""
+        ...

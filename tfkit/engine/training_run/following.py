@@ -18,8 +18,8 @@ from tfkit.engine.assembly.components import Components, assemble, first_model, 
 from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_code_of_first, require_same_inputs
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.given import Given
 from tfkit.engine.request.rank_checks import rank_device
+from tfkit.engine.request.training_request import Given
 from tfkit.engine.training_run.leading import AgreedStop, require_same_weights
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork

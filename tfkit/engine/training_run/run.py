@@ -14,12 +14,10 @@ from tfkit.engine.assembly.memory_plan import meta_model, require_memory, requir
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.beginning import Kind
-from tfkit.engine.request.given import Given
+from tfkit.engine.request.training_request import Given, Kind
 from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
 from tfkit.engine.training_run.budget import Budget, limits_of
-from tfkit.engine.training_run.estimate import Estimate
-from tfkit.engine.training_run.forecaster import Forecaster
+from tfkit.engine.training_run.estimate import Estimate, Forecaster
 from tfkit.engine.training_run.leading import Leader
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.engine.training_run.rate_trial import try_rates

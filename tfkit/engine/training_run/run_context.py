@@ -7,7 +7,7 @@ import torch
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.training_run.budget import Budget
-from tfkit.engine.training_run.forecaster import Forecaster
+from tfkit.engine.training_run.estimate import Forecaster
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 

@@ -145,7 +145,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the config values of a model, as far as they are given; `start`: those of the model that it starts from."""
-    return merge(start or (PRESETS[model.preset][1] if model.preset in PRESETS else {}), model.changes)
+    return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 
 _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}

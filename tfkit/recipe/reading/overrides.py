@@ -1,13 +1,13 @@
 """key=value: the one way to change a recipe from the command line. A dotted path, a YAML value; the last one wins."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Arguments
 from typing import Any
 
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
 from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain
-from tfkit.recipe.schema.sections import LENGTHS
+from tfkit.recipe.schema.sections import LENGTHS, Recipe
 
 LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
@@ -97,3 +97,21 @@ def _put(node: Node, step: str | int, value: Node) -> None:
 
 def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(COMMAND_LINE, path, message)])
+
+
+# Recipes that an earlier version wrote with all of its fields, as for every run: later fields get the values that it implied.
+
+
+_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section then
+
+
+def add_later_fields(recipe: Mapping) -> None:
+    """Add the fields of later versions to a recipe that has every field of its own version."""
+    data = recipe.values.get("data")
+    if isinstance(data, Mapping) and data.values.keys() == _DATA_0_1:
+        data.set("split_by", Scalar(data.place, "row", "row"), data.place)
+
+
+def split_overrides(begun: Recipe, written: Collection[str]) -> list[str]:
+    """Return the overrides that make a recipe with these written fields split its rows as the run `begun`, unless it sets the split."""
+    return [] if "data.split_by" in written else [f"data.split_by={begun.data.split_by}"]

@@ -20,9 +20,8 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.dealing import dealing_problems
-from tfkit.recipe.reading.earlier import add_later_fields
 from tfkit.recipe.reading.files import missing_files
-from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.reading.stage_trees import STAGES, has_stages, stage_trees

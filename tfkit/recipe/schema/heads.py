@@ -47,12 +47,11 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     kind = objective.head
     if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
+    family, values = PRESETS.get(preset or "", (None, {}))
     if isinstance(objective, MaskedLMSection):  # with an NSP head if the objective needs it
-        head = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
-        return {**head, "next_sentence": objective.next_sentence}
+        return {**values.get("head", {"kind": "masked_lm", "tied": True}), "next_sentence": objective.next_sentence}
     if kind == "choices":  # beside a language model's own head
-        return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
-    family = PRESETS[preset][0] if preset in PRESETS else None
+        return {**values.get("head", {"kind": "lm", "tied": True}), "choices": True}
     return _family_head(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
 
 

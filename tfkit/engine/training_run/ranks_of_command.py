@@ -1,19 +1,83 @@
-"""The ranks of a command on this machine: found, started, watched and ended. Torch-free."""
+"""The ranks of a command: found or started, met, watched and ended. Torch-free."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.training_run.meeting import Meeting
+from tfkit.engine.request.training_request import Given
 from tfkit.errors import PeerLostError, UsageError
 from tfkit.parallel.launched_rank import watch_launcher
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
 from tfkit.parallel.ranks import Ranks as Ranks
 from tfkit.parallel.ranks import find_ranks as find_ranks
 from tfkit.parallel.workers import Workers, on_loopback
+
+if TYPE_CHECKING:
+    import torch
+
+    from tfkit.parallel.agreement import Peers
+    from tfkit.parallel.collectives import ProcessGroup
+
+
+class Meeting:
+    """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come.
+
+    `given`: the recipe of its command, which is trained whatever that of the others is.
+    """
+
+    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: Given | None = None):
+        self.ranks, self._watch, self._given = ranks, watch, given
+        self._group: ProcessGroup | None = None
+
+    def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
+        """Return the ranks that train together; `say` reports which are late.
+
+        Raises UsageError for a device that several ranks cannot use, PeerLostError.
+        """
+        from tfkit.parallel.agreement import ALONE
+        from tfkit.training.device import use_device
+
+        if self.ranks.is_alone:
+            return ALONE
+        if device.type not in ("cpu", "cuda"):
+            raise UsageError(
+                f"--device {device}: several ranks compute on processors or on NVIDIA's GPUs: give --device cpu, or start one process"
+            )
+        use_device(device)
+        return self._join(say)
+
+    def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
+        """Let a rank of each other machine measure its energy, with the `facts` of rank 0's meter."""
+        if self.ranks.nodes > 1:
+            self.peers(device)
+            self._join().announce({"metered": facts})
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Enclose the command: at its end the other ranks are released. After an error they notice that rank 0 is gone."""
+        try:
+            yield
+            if not self.ranks.is_alone:
+                group = self._join()  # torchrun waits for all ranks, even if the run was already finished
+                group.announce({"finished": True})
+                with suppress(PeerLostError):  # a rank that has ended meanwhile, as by a signal, does not affect the result
+                    group.agree(0)
+        finally:
+            if self._group is not None:
+                self._group.close()
+
+    def _join(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
+        from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+
+        self._group = self._group or ProcessGroup.join(
+            self.ranks, watch=self._watch, say=say, given=self._given.sha256() if self._given else ""
+        )
+        return self._group
+
 
 _PATIENCE_SECONDS = 5.0  # for the exit of a rank whose connection is closed
 

@@ -1,0 +1,96 @@
+"""Calls of the tokenizers library, guarded: its errors become ours, and a long call can be stopped."""
+
+import atexit
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tfkit.errors import ModelError
+
+# Guards against a damaged or hostile tokenizer.json: errors of the `tokenizers` library, and replacements that would fill the memory.
+
+
+@contextmanager
+def broken_tokenizer(place: str = "tokenizer.json") -> Iterator[None]:
+    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) not in (Exception, ValueError) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{place}: not a usable tokenizer ({error}); copy the folder again or take the original tokenizer") from error
+
+
+def expansion(tokenizer_json: Any) -> int:
+    """Return the largest number of characters into which replacements can expand one. If they fill the memory, Rust aborts the process."""
+    steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
+    return max([1, *map(_expansion_factor, steps)])
+
+
+def _expansion_factor(step: Any) -> int:
+    """Return the expansion factor of a step or a sequence of steps."""
+    if isinstance(step, list):
+        return math.prod(map(_expansion_factor, step))
+    if not isinstance(step, dict):
+        return 1
+    text = step.get("content") if step.get("type") == "Replace" else step.get("prepend")
+    inner = (value for value in step.values() if isinstance(value, list | dict))
+    return math.prod(map(_expansion_factor, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
+
+
+# Long calls into Rust that signals can interrupt.
+#
+# Python runs signal handlers between bytecodes of its main thread, and so not during a call into Rust. Here such a call runs in a thread
+# of its own, and the main thread waits for it, so that a handler can run, and raise.
+
+
+Result = TypeVar("Result")
+
+
+def interruptible(call: Callable[[threading.Event], Result]) -> Result:
+    """Return or raise what `call` returns or raises. An exception in a signal handler propagates at once.
+
+    It also sets the event that `call` receives: Python code in `call` should check the event and raise. Rust code continues until it or
+    the process ends, and its result is discarded.
+    """
+    abandoned = threading.Event()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call(abandoned))
+        except BaseException as error:
+            errors.append(error)
+
+    if threading.current_thread() is not threading.main_thread():
+        return call(abandoned)  # no handler runs in other threads
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_JOIN_SECONDS)
+    except BaseException as error:
+        abandoned.set()
+        atexit.register(_leave, thread, getattr(error, "exit_code", 130))
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+_JOIN_SECONDS = 0.5  # a signal interrupts a join at once on most platforms; on others the handler runs after this time
+
+
+def _leave(thread: threading.Thread, code: int) -> None:
+    """End the process if the thread is still running: Python kills threads that return during its shutdown, and Rust then aborts."""
+    thread.join(_JOIN_SECONDS)
+    if thread.is_alive():
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
