@@ -68,7 +68,7 @@ def test_one_prompt_gives_its_text(capsys, folder):
 
 
 def test_json_lines_in_order(capsys, folder, tmp_path):
-    prompts = PROMPTS * 4  # more than a batch
+    prompts = [" ".join([PROMPTS[i % 5]] * (1 + 7 * i % 4)) for i in range(70)]  # of several lengths, and more than three batches
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n\n".join(json.dumps({"id": i, "prompt": prompt}) for i, prompt in enumerate(prompts)), encoding="utf-8")
     settings = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "seed": 5, "max_new_tokens": 12}
@@ -76,6 +76,15 @@ def test_json_lines_in_order(capsys, folder, tmp_path):
     assert run("--from", folder, "--input", path, *options) == 0
     found = lines(capsys.readouterr().out)
     assert found == [{"id": i, **row} for i, row in enumerate(expected(folder, prompts, **settings))]  # with every field of its line
+
+
+def test_the_prompts_before_one_that_is_too_long_are_answered(capsys, folder, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join([*PROMPTS * 2, "the cat " * 99, *PROMPTS]), encoding="utf-8")
+    assert run("--from", folder, "--input", path, "--seed", 5, "--max-new-tokens", 12, "--temperature", 1) == 3
+    out, err = capsys.readouterr()
+    assert lines(out) == expected(folder, PROMPTS * 2, seed=5, max_new_tokens=12, temperature=1.0)
+    assert "prompt 11 has" in err
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,9 @@ def test_rows_of_a_cache_are_chosen_with_their_source(tmp_path: Path, case: str)
     cache = KeyValueCache(model.config, 2, 11, torch.float32)
     encoder_output, mask = model.encode(IDS, MASK.bool()), MASK.bool()
     model(encoder_output=encoder_output, padding_mask=mask, decoder_input_ids=TARGETS[:, :7], cache=cache)
-    cache.select_rows(rows)
-    logits = model(encoder_output=encoder_output[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=cache).logits
+    kept = KeyValueCache(model.config, 3, 11, torch.float32)
+    kept.take([(cache, rows)], 7)
+    logits = model(encoder_output=encoder_output[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=kept).logits
     expected = model(IDS[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows]).logits[:, 7:]
     assert difference(logits, expected) < TOLERANCE
 

@@ -1,17 +1,30 @@
 from functools import partial
 from itertools import pairwise
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_writers import DECODERS, ENCODER_DECODERS, PROMPTS, START, WRITERS, greedy, tiny_model, without_cache
 
+import tfkit.generation.batch
+import tfkit.generation.decoding
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.decoding import generate as generate_from
+from tfkit.model.answering_linear import pack
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.sections import GenerationSection
 
 generate = partial(generate_from, start_id=START)
+
+SETTINGS = [
+    greedy(),
+    greedy(repetition_penalty=1.5, no_repeat_ngram=2),
+    GenerationSection(temperature=1.3, top_k=20, top_p=0.95, min_p=0.01, max_new_tokens=20, seed=8),
+    GenerationSection(num_beams=3, max_new_tokens=20, repetition_penalty=1.5, no_repeat_ngram=2),
+]
 
 
 @pytest.fixture(params=WRITERS)
@@ -31,15 +44,7 @@ def test_cached_decoding_is_the_full_forward(model):
         assert completion.finish == "length"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        greedy(),
-        greedy(repetition_penalty=1.5, no_repeat_ngram=2),
-        GenerationSection(temperature=1.3, top_k=20, top_p=0.95, min_p=0.01, max_new_tokens=20, seed=8),
-        GenerationSection(num_beams=3, max_new_tokens=20, repetition_penalty=1.5, no_repeat_ngram=2),
-    ],
-)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
     alone = [generate(model, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(PROMPTS)]
     assert generate(model, PROMPTS, settings) == alone
@@ -53,6 +58,87 @@ def test_every_row_may_fill_the_context_whatever_the_other_rows(decoder, setting
     batch = generate(decoder, prompts, settings)
     assert [len(completion.ids) for completion in batch] == [1, 39, 10, 32, 2]
     assert batch == alone
+
+
+@given(
+    family=st.sampled_from([*WRITERS]),
+    lengths=st.lists(st.integers(1, 39), min_size=1, max_size=12),
+    at_once=st.integers(1, 9),
+    most_tokens=st.integers(1, 300),
+    tokens_read=st.integers(1, 80),
+    settings=st.sampled_from(SETTINGS),
+    data=st.data(),
+)
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+def test_rows_give_the_same_in_any_places(family, lengths, at_once, most_tokens, tokens_read, settings, data):
+    """Rows end at other tokens, wait for a place, and begin beside rows that have begun."""
+    model = tiny_model(family)
+    prompts = [[(7 * row + 3 * place + 1) % 53 for place in range(length)] for row, length in enumerate(lengths)]
+    ends = data.draw(st.lists(st.integers(0, 20), min_size=len(prompts), max_size=len(prompts)))
+    rows_in_a_step = []
+    model.decoder.register_forward_hook(lambda _module, args, out: rows_in_a_step.append(len(out)))
+
+    def made(at_once):
+        tokens = [0] * len(prompts)
+
+        def on_token(row, _token):
+            tokens[row] += 1
+            return tokens[row] > ends[row]
+
+        return generate(model, prompts, settings, at_once=at_once, on_token=on_token, eos_ids=[11])
+
+    together = made(None)
+    rows_in_a_step.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfkit.generation.decoding, "_MOST_TOKENS", most_tokens)
+        patch.setattr(tfkit.generation.decoding, "_TOKENS_READ", tokens_read)
+        assert made(at_once) == together
+    assert max(rows_in_a_step) <= max(at_once, settings.num_beams)
+
+
+def test_hardly_any_padding_is_computed():
+    """200 prompts of 1 to 200 tokens: nearly all that is read is real, and a step has as many rows as there are places."""
+    model = tiny_model("gpt2", context_length=256)
+    read, stepped = [], []
+    model.embedding.register_forward_hook(lambda _module, args, _out: (stepped if args[0].shape[1] == 1 else read).append(args[0].numel()))
+    lengths = [2 + 83 * row % 199 for row in range(200)]
+    ends = [1 + 31 * row % 40 for row in range(200)]
+    tokens = [0] * 200
+
+    def on_token(row, _token):
+        tokens[row] += 1
+        return tokens[row] == ends[row]
+
+    generate(model, [[1] * length for length in lengths], greedy(50), at_once=32, on_token=on_token)
+    assert tokens == ends
+    assert sum(read) < 1.05 * sum(lengths)
+    assert sum(stepped) < 1.2 * (sum(ends) - 200)
+    assert len(stepped) < 1.4 * (sum(ends) - 200) / 32
+
+
+def test_prompts_read_in_blocks_are_continued_alike(model, monkeypatch):
+    """A model that only answers reads blocks, and no layer ever has more tokens; what a training samples is read at once."""
+    unpacked = generate(model, PROMPTS, greedy())
+    monkeypatch.setattr(tfkit.generation.batch, "_BLOCK", 4)
+    columns = []
+    model.decoder.register_forward_hook(lambda _module, args, _out: columns.append(args[0].shape[1]))
+    assert generate(model, PROMPTS, greedy()) == unpacked
+    longest = 1 if model.encoder is not None else max(map(len, PROMPTS))
+    assert columns == [longest] + [1] * 19
+    pack(model)
+    columns.clear()
+    assert generate(model, PROMPTS, greedy()) == unpacked
+    assert columns == ([1] if longest == 1 else [4, 4, 3]) + [1] * 19
+
+
+def test_a_cache_has_no_more_tokens_than_fit():
+    """But a single prompt may be longer."""
+    model = tiny_model("gpt2", context_length=20_000)
+    sizes = []
+    model.decoder.register_forward_hook(lambda _module, args, _out: sizes.append(args[1].cache.size // (4 * 24)))
+    generate(model, [[1] * 18_000, *[[2] * 6_000] * 4, *[[3] * 10] * 9], greedy(3), at_once=32)
+    assert max(sizes) <= 18_000 + 2
+    assert sum(size > 11_000 for size in sizes) >= 4
 
 
 def test_rows_that_stop_leave_the_others_as_they_were(model):

@@ -71,7 +71,7 @@ def generate(
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.request.settings import PROMPTS_AT_ONCE, split_arguments
+    from tfkit.engine.request.settings import split_arguments
 
     words, overrides = split_arguments(arguments or ())
     overrides += sampling.words()
@@ -92,7 +92,7 @@ def generate(
         else "a single prompt, and prompts from stdin, are processed by one process; give several prompts in a file, --input F"
     )
     with ExitStack() as stack:
-        batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
+        batches = read_prompts(prompt, input_, words, chat, stack)
         if (generator := open_as_leader(open_generator, follow, execution, refuse_ranks=refuse_ranks)) is None:
             return
         work = stack.enter_context(leading_session("generate", generator, execution))

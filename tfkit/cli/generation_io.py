@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.text_generator import TextGenerator
 
 
-def read_prompts(
-    prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
-) -> Iterator[list[Prompt]] | None:
-    """Return the prompts in batches of at most `size`, read lazily; a file is opened now, and closed by `stack`.
+def read_prompts(prompt: str | None, path: str | None, words: Sequence[str], chat: bool, stack: ExitStack) -> Iterator[list[Prompt]] | None:
+    """Return the prompts in batches, read lazily; a file is opened now, and closed by `stack`.
 
     A batch from a pipe holds the lines that have arrived: no line waits for the next. None only with --chat on a terminal, where a
     conversation begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
@@ -43,10 +41,10 @@ def read_prompts(
             file = stack.enter_context(io.FileIO(str(path)))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; --input takes a file of prompts") from error
-        return prompt_batches(file, str(path), chat, size)
+        return prompt_batches(file, str(path), chat)
     if sys.stdin is None:
         raise DataError("stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F")
-    return prompt_batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
+    return prompt_batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat)
 
 
 def write_line(prompt: Prompt, answer: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ An encoder reads the prompts padded on the right, and the decoder's rows all beg
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.errors import ModelError
@@ -17,20 +18,46 @@ from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 
+_BLOCK = 512  # tokens of a prompt that are read at once
+
 
 class Batch:
     """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
 
-    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], max_new: int, sources: Sequence[Sequence[int]] | None = None):
-        """`texts`: the decoder's first ids; `max_new`: the largest number of new tokens of a row; `sources`: an encoder's input."""
-        self.model = model
+    def __init__(self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0):
+        """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (B, M) each."""
+        self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
+        self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
-        self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
-        self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and their mask, (B, M)
-        self.is_padded = not bool(self.real.all())
         # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. What a training samples keeps its bits.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
-        self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + max_new, cache_type, weight.device)
+        self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device)
+
+    @classmethod
+    def begin(cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None) -> "Batch":
+        """Return a batch with space for the decoder's first ids alone. `sources`: an encoder's input."""
+        device = model.embedding.tokens.weight.device
+        return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False))
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int) -> "Batch":
+        """Return a batch of these rows of others, which may repeat; the others' caches are emptied.
+
+        `room`: the number of tokens to come, the next input included.
+        First columns that are then all padding are left out: when the columns fill the context, the row without padding has reached its
+        limit, and without it there is room in the others.
+        """
+        first = parts[0][0]
+        kept = [(one, torch.tensor(rows, dtype=torch.long, device=one.real.device)) for one, rows in parts]
+        width = max(one.real.shape[1] for one, _ in kept)
+        real = torch.cat([F.pad(one.real[rows], (width - one.real.shape[1], 0)) for one, rows in kept])
+        real = real[:, int(real.any(dim=0).int().argmax()) :]
+        sources = [(one.source[0][rows], one.source[1][rows]) for one, rows in kept if one.source is not None]
+        source = tuple(map(_padded_right, zip(*sources, strict=True))) if sources else None
+        uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set
+        joined = cls(first.model, torch.cat([one.input_ids[rows] for one, rows in kept]), real, source, room - uncached)
+        joined.cache.take([(one.cache, rows) for one, rows in kept], real.shape[1] - uncached)
+        return joined
 
     @property
     def full(self) -> bool:
@@ -40,14 +67,16 @@ class Batch:
     def next_logits(self) -> Tensor:
         """Return the logits (B, V) after the last token of each row; those at other positions of a prompt are not computed.
 
+        A model that only answers reads long prompts in blocks, so that beside the cache they need no more memory than a block.
         Raises ModelError if they are not finite.
         """
-        mask = self.real if self.is_padded else None
-        if self.source is None:
-            output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
-        else:
-            ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
-            output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
+        for new in self.input_ids.split(_BLOCK if self.model.only_answers else self.input_ids.shape[1], dim=1):
+            mask = self.real[:, : self.cache.length + new.shape[1]] if self.is_padded else None
+            if self.source is None:
+                output = self.model(new, padding_mask=mask, cache=self.cache)
+            else:
+                ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
+                output = self.model(ids, padding_mask=real, decoder_input_ids=new, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity): its weights are damaged or its training diverged")
@@ -59,21 +88,6 @@ class Batch:
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
         self.is_padded = self.is_padded or any(done)
 
-    def select_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, which may repeat, and remove the first columns if they are then all padding.
-
-        When the columns fill the context, the row without padding has reached its limit; removing it makes room in the others.
-        """
-        kept = torch.tensor(rows, device=self.real.device)
-        self.cache.select_rows(kept)
-        self.input_ids, self.real = self.input_ids[kept], self.real[kept]
-        if self.source is not None:
-            self.source = self.source[0][kept], self.source[1][kept]
-        empty = int(self.real.any(dim=0).int().argmax())
-        self.real = self.real[:, empty:]
-        self.cache.drop_columns(empty)
-        self.is_padded = not bool(self.real.all())
-
     def reorder_rows(self, rows: Sequence[int]) -> None:
         """Reorder and repeat rows, keeping their number; each row must have the prompt of the row that it replaces."""
         if list(rows) != list(range(len(rows))):
@@ -83,3 +97,9 @@ class Batch:
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
     """Return ids (B, width of the longest) and their mask, True = real token."""
     return pad(rows, 0, left=left).to(device), real_tokens(rows, left=left).to(device)
+
+
+def _padded_right(rows: Sequence[Tensor]) -> Tensor:
+    """Return tensors (B, M) of several widths as one."""
+    width = max(one.shape[1] for one in rows)
+    return torch.cat([F.pad(one, (0, width - one.shape[1])) for one in rows])

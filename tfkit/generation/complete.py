@@ -49,6 +49,7 @@ def complete(
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
     constraints: Constraints = Constraints(),
+    at_once: int | None = None,
 ) -> list[TextCompletion]:
     """Continue prompts, given as the ids of `encode_prompts`; an encoder-decoder generates a new text for each.
 
@@ -82,6 +83,7 @@ def complete(
         should_stop=should_stop,
         first_row=first_row,
         constraints=constraints,
+        at_once=at_once,
     )
     for row, stream in enumerate(streams):
         give(row, stream.close())

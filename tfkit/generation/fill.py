@@ -1,4 +1,4 @@
-"""Mask filling by a masked language model: one forward pass, and at each mask the likeliest token."""
+"""Mask filling by a masked language model: one forward pass for a few texts, and at each mask the likeliest token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tfkit.tokenizer.template import encode_rendered
 from tfkit.tokenizer.tokenizer import token_text
 
 _DEFAULT_MASK = "[MASK]"
+_AT_ONCE = 16  # texts in a forward pass
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
         _check_prompt(ids, number, mask, mask_id, model.config.context_length)
     check_vocabulary(rows, model.config.vocab_size)
     with inference(model):
-        probabilities = _mask_probabilities(model, rows, mask_id).split([ids.count(mask_id) for ids in rows])
+        read = [_mask_probabilities(model, rows[first : first + _AT_ONCE], mask_id) for first in range(0, len(rows), _AT_ONCE)]
+        probabilities = torch.cat(read).split([ids.count(mask_id) for ids in rows])
     return [
         _filling(tokenizer, text.split(mask), ids, mask_id, *scores.topk(min(top, scores.shape[-1])))
         for text, ids, scores in zip(texts, rows, probabilities, strict=True)

@@ -1,6 +1,9 @@
 """A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
@@ -38,7 +41,7 @@ class KeyValueCache:
             for store, new in zip(stored, (keys, values), strict=True):
                 store[:, :, self.length : end] = new
             return stored[0][:, :, :end], stored[1][:, :, :end]
-        filled = min(self.length, limit)
+        filled = self._filled(limit)
         visible = torch.cat((stored[0][:, :, :filled], keys), dim=2), torch.cat((stored[1][:, :, :filled], values), dim=2)  # (B, K, S, E)
         for store, new in zip(stored, visible, strict=True):
             last = new[:, :, max(0, new.shape[2] - limit) :]
@@ -63,26 +66,34 @@ class KeyValueCache:
         """Count new positions as filled, after every layer has stored them."""
         self.length += positions
 
-    def select_rows(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order; a row may occur twice."""
-        self._pairs = [(keys[rows], values[rows]) for keys, values in self._pairs]
-        self._cross = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._cross.items()}
+    def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
+        """Fill this empty cache with rows of others, which it empties; a row may occur twice.
+
+        All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out.
+        """
+        self.length = columns
+        for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
+            end, first = self._filled(limit), 0
+            for cache, rows in parts:
+                filled = cache._filled(limit)
+                count = min(filled, end)
+                for store, old in zip(pair, cache._pairs[layer], strict=True):
+                    store[first : first + len(rows), :, end - count : end] = old[:, :, filled - count : filled][rows]
+                first += len(rows)
+                cache._pairs[layer] = old[:0], old[:0]
+        for layer in parts[0][0]._cross:
+            width = max(cache._cross[layer][0].shape[2] for cache, _ in parts)
+            padded = [[F.pad(one[rows], (0, 0, 0, width - one.shape[2])) for one in cache._cross[layer]] for cache, rows in parts]
+            keys, values = map(torch.cat, zip(*padded, strict=True))
+            self._cross[layer] = keys, values
+
+    def _filled(self, limit: int | None) -> int:
+        """Return how many positions a layer with this limit holds."""
+        return self.length if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:
         """Replace each row i by row `rows[i]`, which must have the same encoder output; the number of rows stays the same."""
         for pair, limit in zip(self._pairs, self._limits, strict=True):
-            filled = self.length if limit is None else min(self.length, limit)
+            filled = self._filled(limit)
             for store in pair:
                 store[:, :, :filled] = store[:, :, :filled][rows]
-
-    def drop_columns(self, count: int) -> None:
-        """Remove the first `count` positions, which are padding in every row; later positions move to the left."""
-        length = self.length - count
-        for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
-            if limit is None:
-                self._pairs[layer] = pair[0][:, :, count:], pair[1][:, :, count:]
-                continue
-            filled, kept = min(self.length, limit), min(length, limit)
-            for store in pair:
-                store[:, :, :kept] = store[:, :, filled - kept : filled].clone()
-        self.length = length

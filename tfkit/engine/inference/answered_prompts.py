@@ -96,11 +96,12 @@ def _answer_all(batches: Iterator[list[Prompt]], answer: _Answer, work: "Session
 def _answer_lines(batch: Sequence[Prompt], first: int, answer: _Answer) -> Iterator[dict[str, Any] | None]:
     try:
         lines = answer(batch, first)
-    except (DataError, ModelError):  # of one of the prompts: those before it are answered one by one
+    except (DataError, ModelError):  # of one of the prompts: those before it are answered
         if len(batch) == 1:
             raise
-        for number, prompt in enumerate(batch, first):
-            yield from answer([prompt], number)
+        half = len(batch) // 2
+        yield from _answer_lines(batch[:half], first, answer)
+        yield from _answer_lines(batch[half:], first + half, answer)
     else:
         yield from lines
 

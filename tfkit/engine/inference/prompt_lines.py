@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 from tfkit.engine.inference.pipe import Pipe
 from tfkit.errors import DataError
 
+_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # in the first batch, and in later ones
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -33,14 +35,14 @@ def prompt_of(place: str, text: str) -> Prompt:
     return Prompt(place, {"prompt": text}, _without_surrogates(text, place))
 
 
-def prompt_batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
-    """Yield the prompts of the lines that are not empty in batches of at most `size`; from a pipe, of the lines that are available.
+def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
+    """Yield the prompts of the lines that are not empty in batches; from a pipe, of the lines that are available.
 
     If the first line is a JSON object, all must be; else each line is a prompt as it is. An error in a line is raised after the batch of
     the lines before it. Raises DataError.
     """
     is_json = None
-    for lines in _lines(Pipe(file, place), size):
+    for lines in _lines(Pipe(file, place)):
         batch: list[Prompt] = []
         for number, line in lines:
             if is_json is None:
@@ -56,16 +58,24 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterato
         raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or one prompt per line')
 
 
-def _lines(pipe: Pipe, size: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the lines that are not empty, with their numbers, up to `size` at once: at least one, and those available without waiting."""
+def prompts_in_batch(number: int) -> int:
+    """Return the most prompts of a batch; few at first, for quick first answers, and twice as many after every second one: two ranks take
+    turns.
+    """
+    return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
+
+
+def _lines(pipe: Pipe) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield the lines that are not empty, with their numbers: at least one at once, and those available without waiting."""
     lines: list[tuple[int, bytes]] = []
+    batches = 0
     for number, line in enumerate(pipe, 1):
         bare = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).removesuffix(b"\n")
         if bare.strip():
             lines.append((number, bare))
-        if lines and (len(lines) == size or not pipe.is_ready()):
+        if lines and (len(lines) == prompts_in_batch(batches) or not pipe.is_ready()):
             yield lines
-            lines = []
+            lines, batches = [], batches + 1
     if lines:
         yield lines
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.inference.opened_model import open_model
+from tfkit.engine.inference.prompt_lines import MOST_PROMPTS
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.killed import complete_killed_run
-from tfkit.engine.request.settings import PROMPTS_AT_ONCE, read_settings
+from tfkit.engine.request.settings import read_settings
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
 from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
+from tfkit.generation.decoding import AT_ONCE
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.reading.overrides import given_sections
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -82,14 +84,15 @@ class TextGenerator:
             should_stop=should_stop or self.work.should_stop,
             first_row=first_row,
             on_text=on_text,
+            at_once=AT_ONCE,
         )
 
     def all_completions(self, prompts: str | Sequence[Any]) -> list[Completion]:
         """Continue the prompts, in batches: texts or, in a chat, also lists of messages. Raises Stopped between two batches."""
         everything = [prompts] if isinstance(prompts, str) else list(prompts)
         completions: list[Completion] = []
-        for first in range(0, len(everything), PROMPTS_AT_ONCE):
-            completions += self._completions(everything[first : first + PROMPTS_AT_ONCE], first)
+        for first in range(0, len(everything), MOST_PROMPTS):
+            completions += self._completions(everything[first : first + MOST_PROMPTS], first)
             self.work.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
         return completions
 

@@ -25,8 +25,6 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection, Valida
 from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
 from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection, TrainingSection
 
-PROMPTS_AT_ONCE = 16  # in a batch of generate
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
