@@ -186,6 +186,20 @@ def test_no_token_is_computed_twice_and_whole_searches_are_left_out() -> None:
     assert len(set(rows)) > 1
 
 
+@pytest.mark.parametrize("family", WRITERS)
+def test_keys_and_values_of_a_prompt_are_kept_once_for_all_beams(family: str) -> None:
+    """Layers with a window are small, and keep theirs for each beam."""
+    model, prompts, new = tiny_model(family), [[1] * 9, [2] * 30], 8
+    sizes: list[int] = []
+    model.decoder.register_forward_hook(lambda _module, args, _out: sizes.append(args[1].cache.size))
+    generate(model, prompts, GenerationSection(num_beams=5, max_new_tokens=new))
+    position = 2 * model.config.num_kv_heads * model.config.head_dim
+    read = 1 if model.encoder is not None else 30
+    rows = [2 * read + 10 * (new - 1) if model.config.window(layer) is None else 10 * 4 for layer in range(2)]
+    encoded = 2 * 2 * 30 if model.encoder is not None else 0
+    assert set(sizes[1:]) == {position * (sum(rows) + encoded)}
+
+
 def test_an_encoder_reads_once_for_all_beams() -> None:
     model = tiny_model("t5")
     read: list[int] = []

@@ -24,14 +24,19 @@ _BLOCK = 512  # tokens of a prompt that are read at once
 class Batch:
     """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
 
-    def __init__(self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0):
-        """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (B, M) each."""
+    def __init__(
+        self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
+    ):
+        """`input_ids` (B, T) of the next step; `real` (B, columns so far); `source`: ids and mask of an encoder's input, (prompts, M) each.
+
+        `sharing`: of the cache.
+        """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
         # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. What a training samples keeps its bits.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
-        self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device)
+        self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
     @classmethod
     def begin(cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None) -> "Batch":
@@ -40,10 +45,11 @@ class Batch:
         return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False))
 
     @classmethod
-    def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int) -> "Batch":
+    def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int, copies: int = 1) -> "Batch":
         """Return a batch of these rows of others, which may repeat; the others' caches are emptied.
 
-        `room`: the number of tokens to come, the next input included.
+        `room`: the number of tokens to come, the next input included. `copies`: of one other batch, so many rows after each other have the
+        same prompt, whose keys and values are kept once.
         First columns that are then all padding are left out: when the columns fill the context, the row without padding has reached its
         limit, and without it there is room in the others.
         """
@@ -52,11 +58,15 @@ class Batch:
         width = max(one.real.shape[1] for one, _ in kept)
         real = torch.cat([F.pad(one.real[rows], (width - one.real.shape[1], 0)) for one, rows in kept])
         real = real[:, int(real.any(dim=0).int().argmax()) :]
-        sources = [(one.source[0][rows], one.source[1][rows]) for one, rows in kept if one.source is not None]
-        source = tuple(map(_padded_right, zip(*sources, strict=True))) if sources else None
         uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set
-        joined = cls(first.model, torch.cat([one.input_ids[rows] for one, rows in kept]), real, source, room - uncached)
-        joined.cache.take([(one.cache, rows) for one, rows in kept], real.shape[1] - uncached)
+        columns = real.shape[1] - uncached
+        shared = 0 if copies == 1 else (first.cache.shared or first.cache.length) - (first.cache.length - columns)
+        input_ids = torch.cat([one.input_ids[rows] for one, rows in kept])
+        joined = cls(first.model, input_ids, real, None, room - uncached, copies=copies, shared=shared)
+        prompts = [(one.source, joined.cache.prompts_of(rows, one.cache)) for one, rows in kept]
+        if sources := [(source[0][numbers], source[1][numbers]) for source, numbers in prompts if source is not None]:
+            joined.source = _padded_right([ids for ids, _ in sources]), _padded_right([mask for _, mask in sources])
+        joined.cache.take([(one.cache, rows) for one, rows in kept], columns)
         return joined
 
     @property

@@ -131,7 +131,7 @@ def search(
         if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
         else:  # in the first step a prompt has one row; later, a search has ended
-            batch = Batch.join([(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished))
+            batch = Batch.join([(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams)
         running = [one for _, one in unfinished]
         batch.append([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
         logits = batch.next_logits()

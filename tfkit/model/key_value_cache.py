@@ -16,37 +16,55 @@ class KeyValueCache:
 
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
+
+    With `copies` > 1 that many rows after each other continue one prompt: its encoder's output and, in layers without a window, its first
+    positions are kept once for all of them.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        copies: int = 1,
+        shared: int = 0,
+    ):
         self.length, self.dtype = 0, dtype  # positions filled so far
+        self.copies, self.shared = copies, shared  # rows of a prompt, and positions that are kept once for them
         # By layer: the most positions that it keeps; None: all.
         self._limits = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
-        sizes = [length if limit is None else min(limit, length) for limit in self._limits]
+        sizes = [length - shared if limit is None else min(limit, length) for limit in self._limits]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
         self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
         self._cross: dict[int, Pair] = {}
+        self._prompts: dict[int, Pair] = {}
 
     @property
     def size(self) -> int:
         """The number of elements allocated."""
-        return sum(tensor.numel() for pair in (*self._pairs, *self._cross.values()) for tensor in pair)
+        return sum(tensor.numel() for pair in (*self._pairs, *self._prompts.values(), *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E), in the cache's type."""
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see but those of `prompt`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
-        if limit is None:
-            end = self.length + keys.shape[2]
-            for store, new in zip(stored, (keys, values), strict=True):
-                store[:, :, self.length : end] = new
-            return stored[0][:, :, :end], stored[1][:, :, :end]
         filled = self._filled(limit)
+        if limit is None:
+            end = filled + keys.shape[2]
+            for store, new in zip(stored, (keys, values), strict=True):
+                store[:, :, filled:end] = new
+            return stored[0][:, :, :end], stored[1][:, :, :end]
         visible = torch.cat((stored[0][:, :, :filled], keys), dim=2), torch.cat((stored[1][:, :, :filled], values), dim=2)  # (B, K, S, E)
         for store, new in zip(stored, visible, strict=True):
             last = new[:, :, max(0, new.shape[2] - limit) :]
             store[:, :, : last.shape[2]] = last
         return visible
+
+    def prompt(self, layer: int) -> Pair | None:
+        """Return the keys and values (B / copies, K, S, E) of one layer's first positions, if rows share them."""
+        return self._prompts.get(layer)
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
         """Store one layer's keys and values of the encoder's output (B, K, S, E); return them in the cache's type."""
@@ -69,27 +87,39 @@ class KeyValueCache:
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
         """Fill this empty cache with rows of others, which it empties; a row may occur twice.
 
-        All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out.
+        All rows end at position `columns`. Positions before their own are padding, and those that do not fit are left out. With `copies`
+        there is one other cache, in which rows of the same prompt come after each other, too.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
             end, first = self._filled(limit), 0
             for cache, rows in parts:
+                if limit is None and self.shared:
+                    keys, values = cache._prompts.get(layer, cache._pairs[layer])
+                    prompts = self.prompts_of(rows, cache)
+                    self._prompts[layer] = keys[:, :, -self.shared :][prompts], values[:, :, -self.shared :][prompts]
                 filled = cache._filled(limit)
                 count = min(filled, end)
                 for store, old in zip(pair, cache._pairs[layer], strict=True):
                     store[first : first + len(rows), :, end - count : end] = old[:, :, filled - count : filled][rows]
                 first += len(rows)
                 cache._pairs[layer] = old[:0], old[:0]
+                cache._prompts.pop(layer, None)
         for layer in parts[0][0]._cross:
             width = max(cache._cross[layer][0].shape[2] for cache, _ in parts)
-            padded = [[F.pad(one[rows], (0, 0, 0, width - one.shape[2])) for one in cache._cross[layer]] for cache, rows in parts]
-            keys, values = map(torch.cat, zip(*padded, strict=True))
-            self._cross[layer] = keys, values
+            padded = [
+                [F.pad(one[self.prompts_of(rows, cache)], (0, 0, 0, width - one.shape[2])) for one in cache._cross[layer]]
+                for cache, rows in parts
+            ]
+            self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
+
+    def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
+        """Return the prompts in another cache of rows of that cache, which are those of this one."""
+        return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
-        """Return how many positions a layer with this limit holds."""
-        return self.length if limit is None else min(self.length, limit)
+        """Return how many positions of its own a row has in a layer with this limit."""
+        return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:
         """Replace each row i by row `rows[i]`, which must have the same encoder output; the number of rows stays the same."""
