@@ -158,6 +158,13 @@ def peaks() -> tuple[float, float, float]:
     return max(rates), 2 * source.nbytes / best(lambda: target.copy_(source)), source.nbytes / best(source.sum)
 
 
+def recipe_of(case: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a case on the text of the standard library."""
+    training = {"batch_size": case["rows"], "steps": 1, "log_every": 1000000}
+    parts = {name: part for name, part in case.items() if name != "rows"}
+    return {"data": STDLIB, "optimizer": {"kind": "adamw", "lr": 1e-4}, "training": training, **parts}
+
+
 def measure(name: str) -> Profiled:
     """Train some steps of a case."""
     profiled, inner = Profiled(), Stepper.take
@@ -168,10 +175,7 @@ def measure(name: str) -> Profiled:
             if name == "demo":
                 tfkit.pretrain("demo", more | {"schedule.warmup_steps": 1}, run=f"{folder}/run")
             else:
-                case = dict(CASES[name])
-                recipe = {"data": STDLIB, "optimizer": {"kind": "adamw", "lr": 1e-4}, "training": {"batch_size": case.pop("rows")}, **case}
-                recipe["training"] |= {"steps": 1, "log_every": 1000000}
-                tfkit.pretrain(recipe, more, run=f"{folder}/run")
+                tfkit.pretrain(recipe_of(CASES[name]), more, run=f"{folder}/run")
     finally:
         Stepper.take = inner  # type: ignore[method-assign]
     return profiled
