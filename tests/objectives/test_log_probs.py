@@ -56,10 +56,12 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
-@pytest.fixture(params=["kept", "blocks of 5", "blocks of 1", "a piece a row", "entries"])
+@pytest.fixture(params=["kept", "kept, gradient in blocks", "blocks of 5", "blocks of 1", "a piece a row", "entries"])
 def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
     match request.param:
+        case "kept, gradient in blocks":
+            monkeypatch.setattr(vocabulary_loss, "_BLOCK", 8)
         case "blocks of 5":
             monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * VOCABULARY * 4)
         case "blocks of 1":
