@@ -27,7 +27,7 @@ def gradients(taking: Stepper, micro_batch_size: int) -> dict[str, Tensor]:
     """The gradient that a step hands to the optimizer, before the clipping scales it."""
     held: dict[str, Tensor] = {}
 
-    def hold(lr_factor: float) -> None:
+    def hold(*factors: float) -> None:
         held.update({name: p.grad.clone() for name, p in taking.weights.master.items() if p.grad is not None})
 
     taking.optimizer.section = taking.optimizer.section.model_copy(update={"clip_norm": None})

@@ -17,6 +17,7 @@ from tfkit.recipe.schema.optimizer_sections import (
     OptimizerSection,
     ScheduleSection,
 )
+from tfkit.training import optimizer as training_optimizer
 from tfkit.training.optimizer import Optimizer, state_numel
 from tfkit.training.schedule import Schedule
 
@@ -127,6 +128,32 @@ def test_the_names_of_the_state() -> None:
     assert {name.rpartition("/")[2] for name in state} == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
     assert "decoder.blocks.0.mlp.op.up_proj.weight/momentum_buffer" in state
     assert all(parameter.grad is None for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("portion", [1, 2**12, 2**30])
+def test_portions_have_the_bits_of_one_call(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
+    """Against torch.optim's class, for matrices whose rows are no whole number of vectors, and for one that is stored by columns."""
+    monkeypatch.setattr(training_optimizer, "_PORTION", portion)
+    random = torch.Generator().manual_seed(1)
+    shapes = {"odd": (301, 37), "small": (5, 3), "even": (640, 64), "vector": (4099,), "columns": (129, 65)}
+    drawn = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    drawn["columns"] = drawn["columns"].t()
+    ours, theirs = ({name: nn.Parameter(tensor.clone()) for name, tensor in drawn.items()} for _ in range(2))
+    optimizer = Optimizer(ours, AdamWSection(lr=1e-2))
+    groups = [{"params": [p for p in theirs.values() if (p.dim() > 1) == decays], "weight_decay": 0.1 * decays} for decays in (True, False)]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    for _ in range(3):
+        for name, parameter in ours.items():
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+            if name == "columns":
+                parameter.grad = parameter.grad.t().contiguous().t()
+            theirs[name].grad = parameter.grad.clone()
+        for one in theirs.values():
+            assert one.grad is not None
+            one.grad.mul_(0.3)
+        optimizer.step(1.0, 0.3)
+        reference.step()
+        assert bits(ours) == bits(theirs)
 
 
 SHAPES = {"matrix": (7, 5), "stacked": (2, 3, 4), "vector": (6,), "scalar": ()}

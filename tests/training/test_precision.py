@@ -68,11 +68,35 @@ def test_gradients_are_added_up_in_fp32() -> None:
     assert float(gradient) == 1 + 2**-8
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1e-3])
+def test_the_gradient_of_one_micro_batch_is_widened_in_the_update(clip_norm: float | None) -> None:
+    """It is kept in bf16, and the step is that of its values in fp32."""
+    assert _steps_of_one_micro_batch(clip_norm, widened=False) == _steps_of_one_micro_batch(clip_norm, widened=True)
+
+
+def _steps_of_one_micro_batch(clip_norm: float | None, *, widened: bool) -> list[object]:
+    """Take two steps, of gradients that are widened before or within the update."""
+    taking = stepper(fresh(GPT2), section=AdamWSection(clip_norm=clip_norm, lr=1e-2), dtype=torch.bfloat16)
+    clip = taking.weights.clip_gradients
+
+    def clip_gradients(limit: float | None) -> float:
+        for parameter in taking.weights.master.values():
+            assert parameter.grad is not None
+            assert parameter.grad.dtype == torch.bfloat16
+            parameter.grad = parameter.grad.float() if widened else parameter.grad
+        return clip(limit)
+
+    taking.weights.clip_gradients = clip_gradients  # type: ignore[method-assign]
+    losses = [taking.take(step + 1, batches(CausalLM(), 8, step), 1.0).loss for step in range(2)]
+    return [*losses, bits(taking.weights.master), bits(taking.optimizer.state())]
+
+
 def test_no_gradient_stays_with_the_working_weights() -> None:
     objective = CausalLM()
     taking = stepper(fresh(LLAMA), dtype=torch.bfloat16)
     held = []
-    taking.optimizer.step, step = lambda factor: held.append(_held(taking.weights)) or step(factor), taking.optimizer.step  # type: ignore[method-assign, func-returns-value]
+    step = taking.optimizer.step
+    taking.optimizer.step = lambda *factors: held.append(_held(taking.weights)) or step(*factors)  # type: ignore[method-assign, func-returns-value]
     taking.take(1, batches(objective, 2), 1.0)
     assert held == [(0, len(taking.weights.master))]  # before the update
     assert _held(taking.weights) == (0, 0)

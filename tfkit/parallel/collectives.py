@@ -147,8 +147,8 @@ class ProcessGroup:
         found = list(parameters)
         present = torch.tensor([parameter.grad is not None for parameter in found], dtype=torch.int8)
         for parameter, is_there in zip(found, self._reduced(present, dist.ReduceOp.MAX).tolist(), strict=True):
-            if is_there and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+            if is_there:  # after one micro-batch it may be in bf16
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.float()
         for bucket in _buckets([parameter.grad for parameter in found if parameter.grad is not None]):
             flat = self._reduced(torch.cat([gradient.flatten() for gradient in bucket]), dist.ReduceOp.SUM)
             for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):

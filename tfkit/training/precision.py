@@ -1,8 +1,8 @@
 """Mixed precision: an fp32 master copy of the weights, which the optimizer updates, and a working copy, which the model computes with.
 
 In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master keeps it. Gradients of the working copy are moved to
-the master during the backward pass, one parameter at a time, so that they are accumulated over micro-batches in fp32, and no second full
-set of gradients exists.
+the master during the backward pass, one parameter at a time, so that no second full set of gradients exists. That of the first micro-batch
+stays in bf16; from the second one on they are added up in fp32.
 
 With ema_decay, there is a third copy in fp32: the exponential moving average of the master over the steps, which is then the result.
 
@@ -13,7 +13,7 @@ Of sharded weights, the master and the mean are this rank's shards, and the work
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
+
+_PART = 2**19  # numbers that are widened at once
 
 
 class Weights:
@@ -35,6 +37,7 @@ class Weights:
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # the number of steps in it
+        self.gradient_factor = 1.0  # of the gradient in the next update: clipping costs no pass over the memory of its own
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
         self.sharding: Sharding | None = None
@@ -50,6 +53,7 @@ class Weights:
             self.master[name] = nn.Parameter(parameter.data, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
+                self.master[name].grad_dtype = None  # any
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to_master(self.master[name]))
 
     @property
@@ -80,11 +84,10 @@ class Weights:
             self.master[name].grad = gradient
 
     def clip_gradients(self, limit: float | None) -> float:
-        """Return the 2-norm of the whole gradient, and scale the gradient down to `limit` if its norm is larger."""
+        """Return the 2-norm of the whole gradient, and let the update scale the gradient down to `limit` if its norm is larger."""
         grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads)) if self.sharding is None else self.sharding.norm(grads)
-        if limit is not None and math.isfinite(norm) and norm > limit:
-            torch._foreach_mul_(grads, limit / norm)
+        norm = _norm(grads) if self.sharding is None else self.sharding.norm(grads)
+        self.gradient_factor = limit / norm if limit is not None and math.isfinite(norm) and norm > limit else 1.0
         return norm
 
     def drop_gradients(self) -> None:
@@ -196,13 +199,19 @@ def _in_place(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tens
             parameters[name].data = data
 
 
+def _norm(grads: Sequence[Tensor]) -> float:
+    """Return the 2-norm of all gradients together, in fp32. On a CPU torch would widen a whole gradient in bf16 for it, more slowly."""
+    narrow = [grad for grad in grads if grad.dtype != torch.float32 and grad.device.type == "cpu"]
+    others = [grad for grad in grads if grad.dtype == torch.float32 or grad.device.type != "cpu"]
+    norms = [*torch._foreach_norm(others, 2, torch.float32)] if others else []
+    norms += [part.float().square_().sum().sqrt_() for grad in narrow for part in grad.flatten().split(_PART)]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
 def _move_gradient_to_master(master: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
-        if master.grad is None:
-            master.grad = parameter.grad.float()
-        else:
-            master.grad.add_(parameter.grad)
+        master.grad = parameter.grad if master.grad is None else master.grad.float().add_(parameter.grad)
         parameter.grad = None
 
     return hook

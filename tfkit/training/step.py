@@ -103,7 +103,7 @@ class Stepper:
         if not (report.is_finite and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)
         for optimizer, weights in ((self.optimizer, self.weights), *((one.optimizer, one.weights) for one in self.companions.values())):
-            optimizer.step(lr_factor)
+            optimizer.step(lr_factor, weights.gradient_factor)
             weights.after_step()
         return report
 

@@ -147,10 +147,10 @@ class _PeakRecorder:
         stepper.loss_module.register_forward_hook(self._after_loss)
         step = stepper.optimizer.step
 
-        def recorded(lr_factor: float) -> None:
+        def recorded(*factors: float) -> None:
             self.gradients = _bytes(parameter.grad for parameter in stepper.weights.master.values() if parameter.grad is not None)
             self.enter("optimizer")
-            step(lr_factor)
+            step(*factors)
 
         stepper.optimizer.step = recorded  # type: ignore[method-assign]
 
