@@ -6,10 +6,12 @@
 
 Each runner works in a process of its own, on random tokens or, with tfkit, on the text of the standard library; its steps are timed one by
 one, without the first two. Read the ratios, not the times: the machine may be shared. Memory is the peak of the process. Needs
-`pip install transformers accelerate`, for LitGPT `litgpt lightning`, for `chat` `trl`; nanoGPT is a clone that `--nanogpt` names.
+`pip install transformers accelerate`, for LitGPT `litgpt lightning`, for `chat` `trl`, all of which `--python` may have instead; nanoGPT is
+a clone that `--nanogpt` names.
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -109,11 +111,12 @@ def train_with_nanogpt(case: dict[str, int], steps: int, mark: Mark, source: str
     """Train nanoGPT's model as its train.py does, in bf16, with the fused AdamW."""
     sys.path.insert(0, source)
     import torch
-    from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
+    nanogpt = importlib.import_module("model")
     torch.manual_seed(0)
     sizes = {"n_layer": case["layers"], "n_head": case["heads"], "n_embd": case["dim"]}
-    model = GPT(GPTConfig(block_size=case["length"], vocab_size=case["vocab"], dropout=0.0, bias=False, **sizes))
+    config = nanogpt.GPTConfig(block_size=case["length"], vocab_size=case["vocab"], dropout=0.0, bias=False, **sizes)
+    model = nanogpt.GPT(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     for _ in range(steps):
         ids = torch.randint(case["vocab"], (case["rows"], case["length"] + 1))
@@ -129,16 +132,14 @@ def train_with_nanogpt(case: dict[str, int], steps: int, mark: Mark, source: str
 
 def train_with_litgpt(case: dict[str, int], steps: int, mark: Mark) -> None:
     """Train LitGPT's model as its pretraining loop does, in bf16-true, compiled as by default."""
-    import lightning  # type: ignore[import-not-found]
     import torch
-    from litgpt import GPT, Config  # type: ignore[import-not-found]
-    from litgpt.utils import chunked_cross_entropy, instantiate_torch_optimizer  # type: ignore[import-not-found]
 
-    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="bf16-true")
+    litgpt, utils = importlib.import_module("litgpt"), importlib.import_module("litgpt.utils")
+    fabric = importlib.import_module("lightning").Fabric(accelerator="cpu", devices=1, precision="bf16-true")
     fabric.seed_everything(0)
     with fabric.init_module():
-        model = GPT(
-            Config(
+        model = litgpt.GPT(
+            litgpt.Config(
                 block_size=case["length"],
                 vocab_size=case["vocab"],
                 padded_vocab_size=case["vocab"],
@@ -156,10 +157,10 @@ def train_with_litgpt(case: dict[str, int], steps: int, mark: Mark) -> None:
         )
     model.max_seq_length = case["length"]
     model = fabric.setup(torch.compile(model))
-    optimizer = fabric.setup_optimizers(instantiate_torch_optimizer("AdamW", model.parameters(), fused=True))
+    optimizer = fabric.setup_optimizers(utils.instantiate_torch_optimizer("AdamW", model.parameters(), fused=True))
     for _ in range(steps):
         ids = torch.randint(case["vocab"], (case["rows"], case["length"] + 1))
-        loss = chunked_cross_entropy(model(ids[:, :-1].contiguous()), ids[:, 1:].contiguous())
+        loss = utils.chunked_cross_entropy(model(ids[:, :-1].contiguous()), ids[:, 1:].contiguous())
         fabric.backward(loss)
         fabric.clip_gradients(model, optimizer, max_norm=1.0)
         optimizer.step()
@@ -183,12 +184,12 @@ def conversations(case: dict[str, int], checkpoint: str, count: int) -> list[dic
 def train_with_trl(case: dict[str, int], steps: int, mark: Mark, checkpoint: str) -> None:
     """Fine-tune with TRL's SFTTrainer, without activation checkpointing, which it has by default and which makes steps slower."""
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
+    trl = importlib.import_module("trl")
     with tempfile.TemporaryDirectory() as folder:
-        SFTTrainer(
+        trl.SFTTrainer(
             model=checkpoint,
-            args=SFTConfig(
+            args=trl.SFTConfig(
                 output_dir=folder,
                 per_device_train_batch_size=case["rows"],
                 max_steps=steps,

@@ -80,11 +80,12 @@ def _steps_of_one_micro_batch(clip_norm: float | None, *, widened: bool) -> list
     clip = taking.weights.clip_gradients
 
     def clip_gradients(limit: float | None) -> float:
+        norm = clip(limit)  # whose sums have one order for bf16, and another for fp32
         for parameter in taking.weights.master.values():
             assert parameter.grad is not None
             assert parameter.grad.dtype == torch.bfloat16
             parameter.grad = parameter.grad.float() if widened else parameter.grad
-        return clip(limit)
+        return norm
 
     taking.weights.clip_gradients = clip_gradients  # type: ignore[method-assign]
     losses = [taking.take(step + 1, batches(CausalLM(), 8, step), 1.0).loss for step in range(2)]

@@ -100,7 +100,8 @@ class AdamW:
                 if not (state := self.state[parameter]):
                     state["step"] = torch.full((), self._first_step, device=parameter.device)
                     state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                state["step"] += 1
+            if trained:
+                torch._foreach_add_([self.state[one]["step"] for one in trained], 1)
             rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "beta1": beta1, "beta2": beta2, "eps": eps}
             names = ("exp_avg", "exp_avg_sq", "step")
             for portion in _portions([(one, one.grad, *(self.state[one][name] for name in names)) for one in trained]):

@@ -147,10 +147,10 @@ class _PeakRecorder:
         stepper.loss_module.register_forward_hook(self._after_loss)
         step = stepper.optimizer.step
 
-        def recorded(*factors: float) -> None:
+        def recorded(lr_factor: float, gradient_factor: float = 1.0) -> None:
             self.gradients = _bytes(parameter.grad for parameter in stepper.weights.master.values() if parameter.grad is not None)
             self.enter("optimizer")
-            step(*factors)
+            step(lr_factor, gradient_factor)
 
         stepper.optimizer.step = recorded  # type: ignore[method-assign]
 
