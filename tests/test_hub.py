@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 import tfkit
 from tfkit.errors import ModelError
-from tfkit.families import PRESETS, model_types
+from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
 from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
@@ -205,7 +205,7 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
     write(tmp_path)
     edit_config(tmp_path, model_type=kind)
     assert f"model_type {kind!r} is not implemented" in refusal(tmp_path)
-    assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(model_types())}")
+    assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])

@@ -7,7 +7,7 @@ import pytest
 import transformers
 
 from tfkit.errors import ModelError
-from tfkit.families import FAMILIES, PRESETS, model_types
+from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
 from tfkit.families.hub_models import _NEAREST, RELEASES, nearest_type, preset_of, unknown_preset
 from tfkit.hub.config_json import read_config
 from tfkit.recipe import read_recipe
@@ -77,6 +77,6 @@ def test_the_nearest_of_a_type_that_is_not_implemented(kind: str, near: str | No
 def test_the_table_of_kinds_names_types_that_exist_and_are_not_ours() -> None:
     known = set(transformers.CONFIG_MAPPING)
     kinds = {kind for kinds in _NEAREST.values() for kind in kinds}
-    assert set(_NEAREST) <= set(model_types())
-    assert not kinds & set(model_types())
+    assert set(_NEAREST) <= set(MODEL_TYPES)
+    assert not kinds & set(MODEL_TYPES)
     assert len(kinds & known) > 0.8 * len(kinds), sorted(kinds - known)  # a few were renamed, or live elsewhere

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tiny_references import CASES, LARGE, SMALL, TOLERANCE, difference, logits_of, real, run, save_reference
 from torch import Tensor
 
-from tfkit.families import model_types
+from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import Rule
 from tfkit.hub import load
 from tfkit.model.attention import attend
@@ -41,9 +41,9 @@ def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:
     """Tensors are read into other places."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
-        changed = tuple(map(change, model_types()[family].rules))
-        assert changed != model_types()[family].rules
-        monkeypatch.setitem(model_types(), family, replace(model_types()[family], rules=changed))
+        changed = tuple(map(change, MODEL_TYPES[family].rules))
+        assert changed != MODEL_TYPES[family].rules
+        monkeypatch.setattr(f"tfkit.families.{MODEL_TYPES[family].name}.FAMILY", replace(MODEL_TYPES[family], rules=changed))
 
     return patch
 
@@ -52,13 +52,13 @@ def described(family: str, section: str, **changes: Any) -> Patch:
     """The family is changed, where config.json has no field for it."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
-        right = model_types()[family].from_hf
+        right = MODEL_TYPES[family].from_hf
 
         def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
             values = right(hf)
             return values | {section: values[section] | changes}
 
-        monkeypatch.setitem(model_types(), family, replace(model_types()[family], from_hf=from_hf))
+        monkeypatch.setattr(f"tfkit.families.{MODEL_TYPES[family].name}.FAMILY", replace(MODEL_TYPES[family], from_hf=from_hf))
 
     return patch
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.errors import UsageError
-from tfkit.families import FAMILIES, PRESETS
+from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
 from tfkit.model.config import LanguageModelHeadConfig, Learned, Rotary
 from tfkit.recipe import RecipeError, model_config, read_recipe
 from tfkit.recipe.presets import merge, model_problems
@@ -28,6 +28,9 @@ def test_a_preset_is_found_by_the_name_of_its_family() -> None:
     for family in FAMILIES.values():
         assert family.presets
         assert all(PRESETS[preset] == (family, values) for preset, values in family.presets.items())
+    assert {kind: family.name for kind, family in MODEL_TYPES.items()} == {
+        family.model_type: family.name for family in reversed([*FAMILIES.values()]) if family.model_type is not None
+    }
     for name in ("", "gpt2-", "llama", "elephant", "t5-small "):
         assert name not in PRESETS
 

@@ -5,24 +5,14 @@ No torch here: a family maps the names of tensors, `tfkit.hub` converts the tens
 
 import importlib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from tfkit.families.rules import Family
 
-_NAMES = (
-    "transformer_2017",
-    "gpt",
-    "bert",
-    "distilbert",
-    "gpt2",
-    "gpt3",
-    "llama",
-    "t5",
-    "mistral",
-    "gemma2",
-    "smollm2",
-)  # and of their files
+# The names of the families and of their files.
+_NAMES = ("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2")
+_OF_TYPES = {"marian": "transformer_2017", "openai-gpt": "gpt"}  # where the name of a family is not Hugging Face's model_type
+_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in ("transformer_2017", "gpt", "gpt3", "smollm2")}
 
 
 class _Families(Mapping[str, Family]):
@@ -59,15 +49,19 @@ class _Presets(Mapping[str, tuple[Family, dict[str, Any]]]):
         return sum(1 for _ in self)
 
 
+class _ModelTypes(Mapping[str, Family]):
+    """The families by Hugging Face's model_type; of families that share one, the first."""
+
+    def __getitem__(self, kind: str) -> Family:
+        return FAMILIES[_MODEL_TYPES[kind]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODEL_TYPES)
+
+    def __len__(self) -> int:
+        return len(_MODEL_TYPES)
+
+
 FAMILIES: Mapping[str, Family] = _Families()
 PRESETS: Mapping[str, tuple[Family, dict[str, Any]]] = _Presets()
-
-
-@cache
-def model_types() -> dict[str, Family]:
-    """Return the families by Hugging Face's model_type; of families that share one, the first."""
-    types: dict[str, Family] = {}
-    for family in FAMILIES.values():
-        if family.model_type is not None:
-            types.setdefault(family.model_type, family)
-    return types
+MODEL_TYPES: Mapping[str, Family] = _ModelTypes()

@@ -2,7 +2,7 @@
 
 import difflib
 
-from tfkit.families import FAMILIES, PRESETS, model_types
+from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
 
 _GOOGLE_SIZES = {"bert-tiny": "L-2_H-128_A-2", "bert-mini": "L-4_H-256_A-4", "bert-small": "L-4_H-512_A-8", "bert-medium": "L-8_H-512_A-8"}
 RELEASES: dict[str, str] = {  # repository -> preset
@@ -60,8 +60,8 @@ def unknown_preset(name: str) -> str:
 
 def nearest_type(name: str) -> str | None:
     """Return the implemented model_type nearest to one that is not implemented; None if none is near."""
-    close = difflib.get_close_matches(name, model_types(), n=1, cutoff=0.8)
-    return _listed_nearest(name) or (close[0] if close else next((known for known in model_types() if known in name), None))
+    close = difflib.get_close_matches(name, MODEL_TYPES, n=1, cutoff=0.8)
+    return _listed_nearest(name) or (close[0] if close else next((known for known in MODEL_TYPES if known in name), None))
 
 
 def _listed_nearest(name: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit.errors import ModelError, UsageError
-from tfkit.families import FAMILIES, model_types
+from tfkit.families import FAMILIES, MODEL_TYPES
 from tfkit.families.hub_models import nearest_type
 from tfkit.families.rules import Family, UnsupportedError, normalize_keys
 from tfkit.model.config import (
@@ -45,13 +45,13 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     """
     path = folder / "config.json"
     kind = hf.get("model_type")
-    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in model_types()):
+    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in MODEL_TYPES):
         near = nearest_type(kind) if isinstance(kind, str) else None
         raise ModelError(
             f"{path}: model_type {_shown(kind)} is not implemented{f'; the nearest implemented type is {near}' if near else ''}. "
-            f"Use a model of one of these types: {', '.join(model_types())}"
+            f"Use a model of one of these types: {', '.join(MODEL_TYPES)}"
         )
-    family = model_types().get(kind)
+    family = MODEL_TYPES.get(kind)
     try:
         config = _validated(family.from_hf(normalize_keys(hf, family)) if family else hf["config"], path)
     except KeyError as missing:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.data.sources.local_files import find_files, is_read_by
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -40,7 +39,7 @@ class Inputs:
         the run folder of the command.
         """
         for source in self.sources:
-            if is_read_by(path, source):
+            if _is_read_by(path, source):
                 raise _refusal(path, option, f"is among the data that this command reads from {source}, or would be from now on")
         read = [*self.files, *self.found_files().values()] if path.exists() else []
         if (same := next((file for file in read if _are_same(path, file)), None)) is not None:
@@ -57,7 +56,7 @@ class Inputs:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads")
         for source in self.sources:
-            if any(is_read_by(path / name, source) for name in ("", *_RUN_FILES)):
+            if any(_is_read_by(path / name, source) for name in ("", *_RUN_FILES)):
                 raise _refusal(path, option, f"lies in the data that this command reads from {source}, and its files would be among them")
         for folder in self.models:
             if _lies_in(path, folder):
@@ -112,7 +111,15 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return False
 
 
+def _is_read_by(path: Path, source: str) -> bool:
+    from tfkit.data.sources.local_files import is_read_by  # which a light command does not need
+
+    return is_read_by(path, source)
+
+
 def _find(source: str) -> list[Path]:
+    from tfkit.data.sources.local_files import find_files
+
     with suppress(DataError):  # raised again when the source is read
         return find_files(source)
     return []
