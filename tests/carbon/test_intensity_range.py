@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.carbon.columns import codecarbon_folder
 from tfkit.carbon.ledger_writer import Ledger, tick_line
-from tfkit.carbon.place import Place, range_of_country, range_of_world, resolve_place
+from tfkit.carbon.place import Place, codecarbon_folder, range_of_country, range_of_world, resolve_place
 from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, measurement_fields
 from tfkit.engine.planning.forecast import emissions_of

@@ -5,8 +5,8 @@ CodeCarbon moves a file with any other set of columns aside, so tfkit adds none.
 
 import ast
 import functools
-import importlib.util
-from pathlib import Path
+
+from tfkit.carbon.place import codecarbon_folder
 
 CODECARBON_3_3 = (
     "timestamp project_name run_id experiment_id duration emissions emissions_rate cpu_power gpu_power ram_power cpu_energy gpu_energy "
@@ -29,11 +29,3 @@ def installed_columns() -> tuple[str, ...]:
     except (OSError, SyntaxError, ValueError):
         pass
     return tuple(CODECARBON_3_3.split())
-
-
-def codecarbon_folder() -> Path:
-    """Return the folder of the installed CodeCarbon, found without importing it. Raises FileNotFoundError if there is none."""
-    spec = importlib.util.find_spec("codecarbon")
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("CodeCarbon is not installed")
-    return Path(spec.submodule_search_locations[0])

@@ -3,6 +3,7 @@
 import configparser
 import difflib
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -15,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfkit.carbon.columns import codecarbon_folder
 from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
 from tfkit.errors import UsageError
 
@@ -231,3 +231,11 @@ def range_of_world(means: Iterable[float], mean: float) -> IntensityRange | None
         return None
     low, *_, high = statistics.quantiles(known, n=_WORLD_CUT)
     return IntensityRange(min(low, mean), max(high, mean), "nine of ten countries are between")
+
+
+def codecarbon_folder() -> Path:
+    """Return the folder of the installed CodeCarbon, found without importing it. Raises FileNotFoundError if there is none."""
+    spec = importlib.util.find_spec("codecarbon")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("CodeCarbon is not installed")
+    return Path(spec.submodule_search_locations[0])

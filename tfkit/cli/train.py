@@ -56,10 +56,11 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
 
 def start_training(request: TrainingRequest, words: Sequence[str], options: RunOptions, *, dry_run: bool, as_json: bool) -> None:
     """Run a training, or only show its plan. `words`: the command and its arguments, without --run and --resume."""
-    from tfkit.cli.dry_run import show_dry_run
     from tfkit.engine.chains import stages
 
     if dry_run:
+        from tfkit.cli.dry_run import show_dry_run
+
         return show_dry_run(request, options, as_json)
     resume_words = [*words, "--run", str(options.run), "--resume"]
     train(lambda signals: stages.train(request, options, console, signals), options, resume_words, as_json=as_json)

@@ -15,7 +15,6 @@ from tfkit.data.sources.joined_rows import with_joined_rows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, list_names, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
-from tfkit.data.sources.stdlib_tasks import StdlibTask
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -40,8 +39,10 @@ def open_source(
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.stdlib is True:
         return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
-    source: FileSource | HubSource | StreamedSource | StdlibTask
+    source: Source
     if section.stdlib:
+        from tfkit.data.sources.stdlib_tasks import StdlibTask
+
         source = StdlibTask.find(section.stdlib, columns, Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     elif section.path is not None:
         source = _open_files(section, section.path, columns, Part(part, fraction, split_by), on_bad_row)

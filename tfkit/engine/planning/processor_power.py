@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from tfkit.carbon.columns import codecarbon_folder
-from tfkit.carbon.place import codecarbon_settings
+from tfkit.carbon.place import codecarbon_folder, codecarbon_settings
 from tfkit.run.machine import processor, threads
 
 # CodeCarbon 3.3.2: core/cpu.py (an unknown processor), external/hardware.py (load model), external/ram.py (memory modules).
