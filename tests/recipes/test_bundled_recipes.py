@@ -15,7 +15,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 34
+COUNT = 35
 # For each published model, which a test cannot download, a recipe that makes a tiny one of its kind, with what it needs beside.
 LIKE = {
     "hub:sentence-transformers/all-MiniLM-L6-v2": ("bert-stdlib", []),
@@ -64,6 +64,7 @@ def tiny(recipe: Recipe, rows: Path) -> list[str]:
     source = {"path": str(rows)}
     changes: dict[str, Any] = {
         **({} if recipe.model.start else tiny_model(recipe)),
+        **({} if recipe.data.sequence_length is None else {"data.sequence_length": 8}),
         "data.train": [source],
         "training.steps": 2,
         "training.epochs": None,
@@ -185,6 +186,7 @@ def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
 STAGES = {
     "instructgpt-reviews": ["base", "sft", "gold", "reward", "ppo", "ptx"],
     "instructgpt-1.3b": ["base", "large", "sft", "reward", "ppo"],
+    "speedrun-stdlib": ["short", "middle", "last"],
 }
 
 
@@ -192,7 +194,7 @@ STAGES = {
 def test_a_recipe_with_stages_takes_two_steps_of_each(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """InstructGPT's stages, each tiny; the rows of pairs are single sentences, good and bad."""
+    """Each stage tiny; the rows of pairs are single sentences, good and bad."""
     monkeypatch.chdir(tmp_path)
     chain = read_chain(open_recipe(str(path)))
     names = [stage.name for stage in chain.stages]
@@ -220,5 +222,5 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(
     document = json.loads(capsys.readouterr().out)
     assert {name: stage["steps"] for name, stage in document["stages"].items()} == dict.fromkeys(names, 2)
     assert 0 <= document["evaluation"].get("gold", 0) <= 1
-    assert np.isfinite(document["evaluation"]["kl"])
+    assert np.isfinite(document["evaluation"]["kl"]) if chain.stages[-1].recipe.objective.kind == "ppo" else document["loss"] < 10
     assert document["seconds"] > 0
