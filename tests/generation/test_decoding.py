@@ -12,7 +12,6 @@ import tfkit.generation.batch
 import tfkit.generation.decoding
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.decoding import generate as generate_from
-from tfkit.model.answering_linear import pack
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.sections import GenerationSection
@@ -116,28 +115,13 @@ def test_hardly_any_padding_is_computed():
     assert len(stepped) < 1.4 * (sum(ends) - 200) / 32
 
 
-def test_prompts_read_in_blocks_are_continued_alike(model, monkeypatch):
-    """A model that only answers reads blocks, and no layer ever has more tokens; what a training samples is read at once."""
-    unpacked = generate(model, PROMPTS, greedy())
-    monkeypatch.setattr(tfkit.generation.batch, "_BLOCK", 4)
-    columns = []
-    model.decoder.register_forward_hook(lambda _module, args, _out: columns.append(args[0].shape[1]))
-    assert generate(model, PROMPTS, greedy()) == unpacked
-    longest = 1 if model.encoder is not None else max(map(len, PROMPTS))
-    assert columns == [longest] + [1] * 19
-    pack(model)
-    columns.clear()
-    assert generate(model, PROMPTS, greedy()) == unpacked
-    assert columns == ([1] if longest == 1 else [4, 4, 3]) + [1] * 19
-
-
 def test_a_cache_has_no_more_tokens_than_fit():
     """But a single prompt may be longer."""
     model = tiny_model("gpt2", context_length=20_000)
     sizes = []
     model.decoder.register_forward_hook(lambda _module, args, _out: sizes.append(args[1].cache.size // (4 * 24)))
     generate(model, [[1] * 18_000, *[[2] * 6_000] * 4, *[[3] * 10] * 9], greedy(3), at_once=32)
-    assert max(sizes) <= 18_000 + 2
+    assert max(sizes) <= 18_000 + 3
     assert sum(size > 11_000 for size in sizes) >= 4
 
 

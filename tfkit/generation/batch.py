@@ -18,8 +18,6 @@ from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 
-_BLOCK = 512  # tokens of a prompt that are read at once
-
 
 class Batch:
     """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
@@ -39,10 +37,12 @@ class Batch:
         self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
     @classmethod
-    def begin(cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None) -> "Batch":
-        """Return a batch with space for the decoder's first ids alone. `sources`: an encoder's input."""
+    def begin(
+        cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None, room: int = 0
+    ) -> "Batch":
+        """Return a batch with space for the decoder's first ids, `texts`, and `room` new ones. `sources`: an encoder's input."""
         device = model.embedding.tokens.weight.device
-        return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False))
+        return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False), room)
 
     @classmethod
     def join(cls, parts: Sequence[tuple["Batch", Sequence[int]]], room: int, copies: int = 1) -> "Batch":
@@ -77,16 +77,14 @@ class Batch:
     def next_logits(self) -> Tensor:
         """Return the logits (B, V) after the last token of each row; those at other positions of a prompt are not computed.
 
-        A model that only answers reads long prompts in blocks, so that beside the cache they need no more memory than a block.
         Raises ModelError if they are not finite.
         """
-        for new in self.input_ids.split(_BLOCK if self.model.only_answers else self.input_ids.shape[1], dim=1):
-            mask = self.real[:, : self.cache.length + new.shape[1]] if self.is_padded else None
-            if self.source is None:
-                output = self.model(new, padding_mask=mask, cache=self.cache)
-            else:
-                ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
-                output = self.model(ids, padding_mask=real, decoder_input_ids=new, decoder_padding_mask=mask, cache=self.cache)
+        mask = self.real if self.is_padded else None
+        if self.source is None:
+            output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
+        else:
+            ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
+            output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity): its weights are damaged or its training diverged")

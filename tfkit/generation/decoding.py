@@ -173,9 +173,9 @@ class _Waiting:
         return groups
 
 
-def _begin(model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None) -> tuple[Batch, Tensor]:
-    """Read the prompts of rows; return their batch, and the logits (B, V) after them."""
-    batch = Batch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows])
+def _begin(model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0) -> tuple[Batch, Tensor]:
+    """Read the prompts of rows; return their batch, with space for `room` new tokens, and the logits (B, V) after them."""
+    batch = Batch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
     with interruptible(model, should_stop):  # a step of one token is short; then checks between steps suffice
         return batch, batch.next_logits()
 
@@ -188,8 +188,9 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
     parts: list[tuple[Batch, list[_Row]]] = []  # the batch, and those that join it
     while not (options.should_stop and options.should_stop()):
         groups = waiting.take([row for _, rows in parts for row in rows if not row.done])
+        is_alone = len(groups) == 1 and not parts  # then nothing is copied
         for group in groups:
-            batch, logits = _begin(model, group, options.should_stop)
+            batch, logits = _begin(model, group, options.should_stop, max(row.limit for row in group) if is_alone else 0)
             _extend(batch, logits, group, options)
             parts.append((batch, group))
         rows = [row for _, rows in parts for row in rows]
@@ -200,7 +201,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
             parts = []
             continue
         leave = len(parts) > 1 or parts[0][0].full or 2 * len(running) <= len(rows)
-        if groups or leave:
+        if leave or (groups and not is_alone):
             kept = [(batch, [i for i, row in enumerate(rows) if not (row.done and leave)]) for batch, rows in parts]
             parts = [(Batch.join(kept, max(row.limit - len(row.ids) for row in running)), running if leave else rows)]
         [(batch, rows)] = parts
