@@ -1,14 +1,17 @@
 """A family expresses a description wholly or not at all; what none expresses goes under our own type, and fails to load elsewhere."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import tfkit.families
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.hub import OWN_TYPE, family_of, load, save_model
 from tfkit.model.config import ModelConfig
@@ -31,7 +34,8 @@ def test_every_preset_is_expressed_by_its_family(preset: str) -> None:
 
 def test_the_preferred_family_comes_first_where_several_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """One layout may have several names."""
-    monkeypatch.setitem(FAMILIES, "twin", replace(FAMILIES["gpt2"], name="twin"))
+    monkeypatch.setitem(sys.modules, "tfkit.families.twin", SimpleNamespace(FAMILY=replace(FAMILIES["gpt2"], name="twin")))
+    monkeypatch.setattr(tfkit.families, "_NAMES", (*FAMILIES, "twin"))
     found = {prefer: family_of(tiny_config("gpt2"), prefer=prefer) for prefer in (None, "gpt2", "twin", "llama", OWN_TYPE)}
     assert {prefer: family and family.name for prefer, family in found.items()} == {
         None: "gpt2",

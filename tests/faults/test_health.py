@@ -96,8 +96,8 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
     def before() -> None:
         step, calls = tfkit.training.optimizer.Optimizer.step, [0]
 
-        def spoilt(self: Any, factor: float) -> None:
-            step(self, factor)
+        def spoilt(self: Any, *factors: float) -> None:
+            step(self, *factors)
             calls[0] += 1
             if calls[0] == 6:
                 with torch.no_grad():

@@ -256,7 +256,7 @@ READERS = {
     "a trial of rates": {"training": {"trial_rates": [1e-3]}},
     "many steps": {"training": {"steps": 5_000}},
     "samples": {"generation": {"prompts": ["the cat"]}},
-    "a large vocabulary in many rows": {"training": {"steps": 900, "batch_size": 500}},
+    "a larger model": {"model": {"dim": 768}, "training": {"steps": 300}},
 }
 
 

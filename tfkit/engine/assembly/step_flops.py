@@ -80,7 +80,7 @@ def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, load
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     text, scale = pretraining_flops(recipe, data, model, rows), rows / sample.rows
     flops = sample.training * scale + text.training + reference_flops(data, sample)
-    return flops / (sample.tokens * scale + text.tokens)
+    return flops / (rows * loader.rows.mean_tokens + text.tokens)
 
 
 def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iterator[tuple[Batch, int]]:
