@@ -14,7 +14,7 @@ from tfkit.errors import Stopped, UnhealthyError
 from tfkit.generation.inference import inference
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.rollouts import Response, response_batch
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 PROMPTS = ["a", "bc", "cab", "bbbbb", "ccab", "ab"]
 SIZES: dict[str, Any] = {"prompts": 4, "completions": 4, "batch_size": 8, "micro": 4}

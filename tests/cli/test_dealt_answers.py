@@ -16,18 +16,18 @@ from tfkit.engine.inference.session import Session
 from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent, StopRequest
 from tfkit.engine.training_run.isolation import isolated
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.rank_map import RankMap, serial_map
 
 
 def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
     return (json.loads(json.dumps(compute(item))) for item in items)
 
 
-def session_of(stop: StopRequest, deal: Deal) -> Session:
+def session_of(stop: StopRequest, deal: RankMap) -> Session:
     return Session(stop, Silent(), Meter(), None, Reading(), False, "cpu", 1, deal=deal)
 
 
-def evaluated(run: Path, deal: Deal) -> list[Any]:
+def evaluated(run: Path, deal: RankMap) -> list[Any]:
     with isolated(), interrupts(None) as stop:
         work = session_of(stop, deal)
         words = ["evaluation.batch_size=5"]
@@ -36,7 +36,7 @@ def evaluated(run: Path, deal: Deal) -> list[Any]:
     return [found.metrics, found.predictions, found.facts, found.baselines]
 
 
-def predicted(run: Path, deal: Deal) -> list[dict[str, Any]]:
+def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
     with isolated(), interrupts(None) as stop:
         predictor = open_predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
@@ -48,5 +48,5 @@ def predicted(run: Path, deal: Deal) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", KINDS)
 def test_evaluations_and_predictions_are_the_same_through_json(answers: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(answers)
-    assert repr(evaluated(answers / name, through_json)) == repr(evaluated(answers / name, in_turn))
-    assert predicted(answers / name, through_json) == predicted(answers / name, in_turn)
+    assert repr(evaluated(answers / name, through_json)) == repr(evaluated(answers / name, serial_map))
+    assert predicted(answers / name, through_json) == predicted(answers / name, serial_map)

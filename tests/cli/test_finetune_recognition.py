@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.adapters import load as load_any
-from tfkit.engine.inference.own_objective import own_objective
+from tfkit.engine.inference.infer_objective import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.unwritten_recipe import _data_name, _model_name
@@ -194,7 +194,7 @@ def test_a_task_is_recognised_and_its_recipe_runs_again(
     assert printed_recipe.evaluation.metric == metric
     [*_, last] = kept(run)
     if objective["kind"] in ("question_answering", "tagging", "text_to_text"):  # a checkpoint without its run says it, too
-        alone = own_objective(run / "checkpoints" / last)
+        alone = infer_objective(run / "checkpoints" / last)
         assert alone == {"kind": objective["kind"]} | printed_recipe.objective.model_dump(include={*printed_recipe.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
     tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": printed_recipe.optimizer.lr})

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tfkit.engine.request.settings import read_settings
+from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.objective_facts import SECTIONS

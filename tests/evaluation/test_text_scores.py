@@ -12,7 +12,7 @@ from tfkit.evaluation import text_scores
 from tfkit.evaluation.text_scores import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import CausalLMSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe

@@ -20,7 +20,7 @@ import tfkit.adapters
 import tfkit.cli.chat
 import tfkit.cli.evaluate
 import tfkit.cli.generate
-import tfkit.engine.request.settings
+import tfkit.engine.request.evaluation_settings
 import tfkit.evaluation.text_scores
 import tfkit.generation.decoding
 from tfkit.hub import load, save_model

@@ -14,7 +14,7 @@ from two_ranks import HANG_SECONDS, run_ranks, start_ranks
 
 from tfkit.__main__ import main
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
-from tfkit.engine.training_run.ranks_of_command import Meeting
+from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of
@@ -152,7 +152,7 @@ def test_the_backends_of_the_ranks() -> None:
     """Agreements are tensors of the CPU, also where the numbers of GPUs go over NCCL."""
     assert (backends_of(False), backends_of(True)) == ("gloo", "cpu:gloo,cuda:nccl")
     with pytest.raises(UsageError, match="--device mps: several ranks compute on processors or on NVIDIA's GPUs"):
-        Meeting(Ranks(0, 2, 0, 2)).peers(torch.device("mps"))
+        RankConnection(Ranks(0, 2, 0, 2)).peers(torch.device("mps"))
 
 
 def test_a_part_of_the_variables_is_an_error_of_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tfkit.cli.results import show_training_result
 from tfkit.engine.request.resuming import is_training_result
-from tfkit.engine.request.training_request import Given
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine
 from tfkit.run import receipt as receipts
@@ -344,7 +344,7 @@ def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory:
     with open_run(folder, resume=True) as run:
         assert isinstance(run.arithmetic, dict)
         assert isinstance(run.seconds({}), int | float)
-        Given.from_document(run.given)
+        RequestRecord.from_document(run.given)
         run.record(totals=run.totals | {"tokens": 1})
         if is_training_result(run.result):
             show_training_result(run.result, as_json=False)

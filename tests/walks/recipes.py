@@ -11,7 +11,7 @@ from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
-from tfkit.recipe.reading.dealing import require_mesh
+from tfkit.recipe.reading.rank_divisibility import require_mesh
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection

@@ -17,7 +17,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Sum
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_entropies, token_log_probs
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.rollouts import Response, Rollouts, ValueBaseline, response_batch
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.rank_map import BatchWork
 
 
 class TokenStatistics(NamedTuple):

@@ -15,7 +15,7 @@ from tfkit.generation.decoding import generate
 from tfkit.generation.partial_text import context_of, text_after
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch, stored_text
-from tfkit.parallel.deal import UNWATCHED, BatchWork, Deal
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork, RankMap
 from tfkit.recipe.schema.bounds import LARGEST_REWARD
 from tfkit.recipe.schema.sections import GenerationSection
 
@@ -91,7 +91,7 @@ def row_of(example: Example) -> PromptRow:
 
 
 def _scores(
-    rollouts: Rollouts, prompts: list[list[int]], response_ids: list[list[int]], rows: list[PromptRow], batch_size: int, deal: Deal
+    rollouts: Rollouts, prompts: list[list[int]], response_ids: list[list[int]], rows: list[PromptRow], batch_size: int, deal: RankMap
 ) -> list[float]:
     """Return the reward model's score of each prompt with its response, including the end token; 0 without a reward model.
 

@@ -29,7 +29,7 @@ from tfkit.errors import UnhealthyError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 _SAMPLED_MICRO_BATCHES = 8  # per batch of the sampling, which needs less memory than training, without a backward pass
 _TOKEN_VALUES = "of_tokens/"

@@ -9,7 +9,7 @@ from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
 from tfkit.engine.inference.session import Session
-from tfkit.engine.request.training_request import Beginning, TrainingRequest
+from tfkit.engine.request.training_request import CheckedRequest, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
@@ -27,9 +27,9 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool) -> N
         raise UsageError("--dry-run plans a new run; leave --resume out")
     if request.source is not None and request.source.has_stages:
         return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json)
-    beginning = request.beginning()
+    checked = request.check()
     with command_session("plan", CarbonSection(enabled=False)) as work:
-        plan = _plan(beginning, work, options)
+        plan = _plan(checked, work, options)
     if json:
         console.json(_document(plan))
         return
@@ -48,7 +48,7 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
                 documents[stage.name] = {"recipe": stage.stage.document, "not_planned": reason}
                 console.say(reason)
                 continue
-            plan = _plan(stage.request.beginning(), work, options)
+            plan = _plan(stage.request.check(), work, options)
             documents[stage.name] = _document(plan)
             if not json:
                 _show(plan)
@@ -58,10 +58,10 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
         console.result((chain.chain.source.comment + dump_document(chain.chain.document)).rstrip("\n"))
 
 
-def _plan(beginning: Beginning, work: Session, options: RunOptions) -> "DryRun":
+def _plan(checked: CheckedRequest, work: Session, options: RunOptions) -> "DryRun":
     from tfkit.engine.tools.dry_run import dry_run
 
-    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=options.device, threads=options.threads, ranks=options.ranks.size)
+    return dry_run(checked.decide, work, rows=_ROWS_SHOWN, device=options.device, threads=options.threads, ranks=options.ranks.size)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

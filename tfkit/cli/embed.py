@@ -39,7 +39,7 @@ def embed(
     family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
     """
     from tfkit.engine.inference.vectors_file import require_vectors_file
-    from tfkit.engine.request.settings import split_arguments
+    from tfkit.engine.request.evaluation_settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:

@@ -39,7 +39,7 @@ def evaluate(
     """
     from tfkit.cli.session import leading_session, open_as_leader
     from tfkit.engine.inference.predictions_file import write_predictions
-    from tfkit.engine.request.settings import CodePermission
+    from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)

@@ -33,7 +33,7 @@ class Sampling:
 
     def words(self) -> list[str]:
         """Return the given options as key=value."""
-        from tfkit.engine.request.settings import quoted
+        from tfkit.engine.request.evaluation_settings import quoted
 
         given = {name: value for name, value in asdict(self).items() if value not in (None, [])}
         texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
@@ -71,7 +71,7 @@ def generate(
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.request.settings import split_arguments
+    from tfkit.engine.request.evaluation_settings import split_arguments
 
     words, overrides = split_arguments(arguments or ())
     overrides += sampling.words()

@@ -44,13 +44,13 @@ def inspect(
 
     source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
     checked = source.read(words) if source is not None else None
-    beginning = finetuning(source, words, checkpoint, UnwrittenRecipe(words)) if checked is None or checkpoint is not None else None
+    request = finetuning(source, words, checkpoint, UnwrittenRecipe(words)) if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.tools.inspection import inspect_first_step
 
-        if beginning is not None:
+        if request is not None:
             with work.stop.at_once():
-                checked = beginning.decide(work.listener).recipe
+                checked = request.decide(work.listener).recipe
         assert checked is not None
         inspection = inspect_first_step(checked, rows, work)
     if json:

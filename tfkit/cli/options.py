@@ -165,7 +165,7 @@ def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | No
 
     Raises UsageError for several recipes.
     """
-    from tfkit.engine.request.settings import split_arguments
+    from tfkit.engine.request.evaluation_settings import split_arguments
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:

@@ -44,8 +44,8 @@ def plan(
     from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+    from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.engine.request.run_totals import energy_fields
-    from tfkit.engine.request.settings import CodePermission
 
     source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
     selected = options.stage_names(stages)

@@ -37,7 +37,7 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.engine.request.settings import split_arguments
+    from tfkit.engine.request.evaluation_settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:

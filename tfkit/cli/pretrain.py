@@ -23,11 +23,11 @@ def pretrain(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
-    from tfkit.engine.request.training_request import Given, TrainingRequest
+    from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
     from tfkit.recipe import open_recipe
 
     words = tuple(overrides or ())
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: Given(open_recipe(recipe), words), planned=dry_run)) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: RequestRecord(open_recipe(recipe), words), planned=dry_run)) is None:
         return
     request = TrainingRequest("pre-training", source := open_recipe(recipe), words, is_named=True)
     run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages, request.given)

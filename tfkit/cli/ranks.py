@@ -14,11 +14,11 @@ from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.training_request import Given
+    from tfkit.engine.request.training_request import RequestRecord
 
 
 def join_training(
-    requested: int | None, threads: int | None, given: "Callable[[], Given] | None" = None, *, planned: bool = False
+    requested: int | None, threads: int | None, given: "Callable[[], RequestRecord] | None" = None, *, planned: bool = False
 ) -> Ranks | None:
     """Return the ranks of a training if this process leads it; None if its part is done.
 
@@ -87,7 +87,7 @@ def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], Given] | None") -> None:
+def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], RequestRecord] | None") -> None:
     """Follow rank 0 to the end of the training."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.following import follow

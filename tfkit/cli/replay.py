@@ -24,7 +24,7 @@ def replay(
     The run folder is only read. The command ends with exit code 5 if this machine does not compute the same as the run did.
     """
     from tfkit.cli.session import command_session
-    from tfkit.engine.request.settings import CodePermission
+    from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import read_recipe
     from tfkit.run.replay_file import read_replay
 

@@ -34,7 +34,7 @@ def runs(
 
     A run whose process was killed is marked as killed. Runs in progress and other folders are never deleted.
     """
-    from tfkit.engine.request.killed import complete_killed_run
+    from tfkit.engine.request.stale_runs import finalize_killed_run
     from tfkit.run.listing import list_runs, unfinished_runs
 
     if (with_checkpoints or yes) and not delete_unfinished:
@@ -43,7 +43,7 @@ def runs(
         raise UsageError(f"{folder}: no such folder; give the folder that runs are in, as --run named it")
     for entry in list_runs(folder):
         if entry.status == "killed":
-            complete_killed_run(entry.run)
+            finalize_killed_run(entry.run)
     listed = list_runs(folder)
     deleted = _delete(unfinished_runs(listed, with_checkpoints), yes=yes) if delete_unfinished else []
     kept = list_runs(folder) if deleted else listed

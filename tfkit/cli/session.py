@@ -16,7 +16,7 @@ from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, Ranks, find_
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.engine.request.settings import Opened
+    from tfkit.engine.request.evaluation_settings import Opened
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 T = TypeVar("T", bound="Opened")

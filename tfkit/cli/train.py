@@ -12,11 +12,11 @@ from tfkit.cli import crash
 from tfkit.cli.options import Attempt, stage_names
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
-from tfkit.engine.request.settings import CodePermission
-from tfkit.engine.request.training_request import Given, TrainingRequest
+from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.engine.training_run.ranks_of_command import Meeting, Ranks
+from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
@@ -73,11 +73,11 @@ def to_run_options(
     resume: bool,
     fail_if: Sequence[str] | None = None,
     stages: str | None = None,
-    given: Given | None = None,
+    given: RequestRecord | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
-    meeting, code = Meeting(ranks, given=given), CodePermission.of_user(attempt.allow_code)
+    meeting, code = RankConnection(ranks, given=given), CodePermission.of_user(attempt.allow_code)
     place = (attempt.device, attempt.threads)
     return RunOptions(
         run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from tfkit.cli.options import split_recipe
 from tfkit.engine.chains.chain_plan import first_stage
-from tfkit.engine.request.settings import quoted
-from tfkit.engine.request.training_request import Given
+from tfkit.engine.request.evaluation_settings import quoted
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText, open_recipe
 
@@ -19,9 +19,9 @@ class TunedRecipe(NamedTuple):
     arguments: list[str]  # the recipe and the changes as they were given
 
     @property
-    def given(self) -> Given:
+    def given(self) -> RequestRecord:
         """The recipe and the changes, to be compared with those of other ranks."""
-        return Given(self.source, tuple(self.words))
+        return RequestRecord(self.source, tuple(self.words))
 
 
 def tuned_recipe(

@@ -13,7 +13,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.text_pairs import encode_texts
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.tokenizer import Tokenizer
 
 
@@ -29,7 +29,7 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 
 
 def embed_ids(
-    model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: Deal = in_turn
+    model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
     """Return the embeddings of texts as token ids, (N, D), in float32; not normalised. `deal` computes the batches.
 

@@ -12,7 +12,7 @@ from tfkit.data.columns.rows import BadRow, OnBadRow, Skipped, skip
 from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import Numbers, Scores
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
 _BLOCK_ROWS = 256  # whose questions are batched together, so that texts of similar lengths share batches

@@ -23,7 +23,7 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_scores
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.tokenizer import Tokenizer
 
 

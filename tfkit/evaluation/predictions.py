@@ -14,7 +14,7 @@ from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.objective import Batch, Objective, Sum
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 _PROBABILITIES = "label probabilities"
 

@@ -9,7 +9,7 @@ from tfkit.data import ExampleRows, Rows
 from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective, Sum
-from tfkit.parallel.deal import UNWATCHED, BatchWork, Result
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork, Result
 
 
 def score_rows(

@@ -25,7 +25,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 BATCH_TOKENS = 16_384  # per forward pass, but at least one piece; longer batches take gigabytes and are not faster
 

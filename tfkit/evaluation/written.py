@@ -14,12 +14,12 @@ from tfkit.data.store.overlap import text_hash
 from tfkit.generation.complete import complete
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.tokenizer.conversations import end_ids
 
 
-def undrawn(settings: GenerationSection) -> GenerationSection:
+def deterministic(settings: GenerationSection) -> GenerationSection:
     """Return the settings for evaluations: those of the recipe, without sampling."""
     return settings.model_copy(update={"temperature": 0.0})
 

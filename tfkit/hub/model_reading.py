@@ -26,7 +26,7 @@ from tfkit.hub.config_json import (
 )
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
-from tfkit.hub.later_reading import NamedTensors, UnreadBlocks, read_ours
+from tfkit.hub.lazy_weights import LazyBlocks, NamedTensors, read_ours
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
     expected_shapes,
@@ -182,7 +182,7 @@ def load(
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         check_fit(weights, expected, folder)
         codec = _codec(opened)
-        blocks = UnreadBlocks(weights, family, config) if defer_blocks else None
+        blocks = LazyBlocks(weights, family, config) if defer_blocks else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
         new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
         named = {name: tensor.to(dtype) for name, tensor in (tensors | new).items()}

@@ -18,12 +18,12 @@ import torch.distributed as dist
 from tfkit import errors
 from tfkit.errors import PeerLostError, Stopped, TfkitError, is_out_of_memory
 from tfkit.parallel.collectives import ProcessGroup, lost
-from tfkit.parallel.deal import Item, PeerDoneError, Result
+from tfkit.parallel.rank_map import Item, PeerDoneError, Result
 from tfkit.parallel.ranks import Ranks
 
 
 class CommonWork:
-    """The common work of a process group; `deal` implements `Deal`."""
+    """The common work of a process group; `deal` implements `RankMap`."""
 
     def __init__(self, group: ProcessGroup):
         self._group, self._ranks = group, group.ranks

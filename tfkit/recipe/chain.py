@@ -8,11 +8,11 @@ from typing import Any
 
 from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.checks import long_rows, model_values
-from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.files import missing_files, model_paths
 from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.problems import Problem, RecipeError
+from tfkit.recipe.reading.rank_divisibility import dealing_problems
 from tfkit.recipe.reading.read import RecipeText, check_tree
 from tfkit.recipe.reading.stage_trees import drop_pin, split_words, stage_trees
 from tfkit.recipe.reading.tree import Mapping, place_of, plain

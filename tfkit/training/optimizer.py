@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
-from tfkit.training.whole_steps import is_shard_of, step_on_whole
+from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
@@ -191,7 +191,7 @@ class Optimizer:
                 if self.sharding is None:
                     optimizer.step()
                 else:
-                    step_on_whole(optimizer, self.parameters, self.sharding)
+                    step_unsharded(optimizer, self.parameters, self.sharding)
             for parameter in _parameters(optimizer):
                 parameter.grad = None
 

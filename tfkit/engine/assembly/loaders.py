@@ -19,7 +19,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 from tfkit.training.memory import largest_divisor

@@ -17,7 +17,7 @@ from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.parallel.deal import UNWATCHED, BatchWork
+from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 
 if TYPE_CHECKING:

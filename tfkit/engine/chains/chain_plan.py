@@ -10,7 +10,7 @@ from tfkit.engine.request.gate import Gate, parse_gate, training_gates
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, resolve_resumption
-from tfkit.engine.request.training_request import Given, Kind, TrainingRequest, kind_of
+from tfkit.engine.request.training_request import Kind, RequestRecord, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
@@ -72,7 +72,7 @@ class ChainPlan:
     """A chain to run: all of its stages, those that this command runs, and the facts that are recorded."""
 
     chain: Chain
-    given: Given
+    given: RequestRecord
     folder: str  # as the recipes of the stages name it
     stages: tuple[PlannedStage, ...]
     selected: tuple[str, ...]
@@ -98,14 +98,14 @@ def first_stage(source: RecipeText | None) -> str:
     return f"{next(iter(source.fields()), '').partition('.')[0]}."
 
 
-def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
+def plan_chain(now: RequestRecord, kind: Kind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 
     `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
     """
     recorded = _recorded(options.run)
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
-    before = Given.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
+    before = RequestRecord.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
     given = _combine(before, now, options.run)
     assert given.recipe is not None
     chain = read_chain(given.recipe, given.overrides)
@@ -134,9 +134,9 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _combine(before: Given | None, now: Given, folder: Path) -> Given:
+def _combine(before: RequestRecord | None, now: RequestRecord, folder: Path) -> RequestRecord:
     """Return the chain as given by this command and those before it. Overrides hold until they or the file are changed."""
-    given = before.followed_by(now) if before is not None else now
+    given = before.merged_with(now) if before is not None else now
     if given.recipe is not None:
         return given
     return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
@@ -212,11 +212,11 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
                 )
             continue
         try:
-            beginning = planned.request.beginning()
-            assert beginning.recipe is not None
-            training_gates(planned.options.fail_if, beginning.recipe, fine_tuning=planned.stage.fine_tunes)
-            require_divisible(beginning.recipe, options.ranks.size)
-            beginning.inputs.refuse_folder(planned.options.run, "--run")
+            checked = planned.request.check()
+            assert checked.recipe is not None
+            training_gates(planned.options.fail_if, checked.recipe, fine_tuning=planned.stage.fine_tunes)
+            require_divisible(checked.recipe, options.ranks.size)
+            checked.inputs.refuse_folder(planned.options.run, "--run")
         except UsageError as error:
             raise of_stage(planned.name, error) from None
     _require_files(plan)
@@ -242,7 +242,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
             continue
         try:
             with RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
-                resumption = resolve_resumption(folder, Given(planned.source, ()))
+                resumption = resolve_resumption(folder, RequestRecord(planned.source, ()))
         except TfkitError as error:
             raise of_stage(planned.name, error) from None
         later = next((other.name for other in plan.stages if planned.name in other.stage.uses and is_begun(other.options.run)), None)

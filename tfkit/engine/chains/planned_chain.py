@@ -34,8 +34,8 @@ def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Esti
         torch.set_num_threads(options.threads)
     if request.chain is not None:
         return _plan_chain(request.chain, work, options)
-    assert request.beginning is not None
-    return plan_prepared(prepare_plan(request.beginning.decide, work, options, work.meter.began), work, options)
+    assert request.checked is not None
+    return plan_prepared(prepare_plan(request.checked.decide, work, options, work.meter.began), work, options)
 
 
 def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:

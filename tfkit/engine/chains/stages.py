@@ -12,7 +12,7 @@ from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, chec
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.chain_result import chain_result, stage_facts
 from tfkit.engine.request.gate import judge
-from tfkit.engine.request.training_request import Given, TrainingRequest
+from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
@@ -34,7 +34,7 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
     if is_chain(options.run):
-        return _run(plan_chain(Given(None, tuple(words)), None, options), options, listener, stop)
+        return _run(plan_chain(RequestRecord(None, tuple(words)), None, options), options, listener, stop)
     return attempt.resume(words, options, listener, stop)
 
 

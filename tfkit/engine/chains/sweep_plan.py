@@ -9,7 +9,7 @@ from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.sweep_result import Trial, recorded_trials
-from tfkit.engine.request.training_request import Given, TrainingRequest, kind_of
+from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in
@@ -28,7 +28,7 @@ _MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: pl
 class SweepPlan:
     """A sweep to run, and the trials that were started before."""
 
-    given: Given
+    given: RequestRecord
     space: SearchSpace
     search: Search
     trials: tuple[Trial, ...]
@@ -53,7 +53,7 @@ def is_sweep(folder: Path) -> bool:
     return bool(trial_folders(folder))
 
 
-def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
+def plan_sweep(now: RequestRecord, asked: int | None, options: RunOptions) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
     `now`: what this command was given; without a recipe, the sweep in the folder continues. `asked`: the number of trials; None: all.
@@ -61,8 +61,8 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
     if before and not options.resume:
         raise UsageError(f"{options.run}: holds a sweep. Continue with --resume, or give another folder with --run")
-    earlier = Given.from_document(before.get("given"))
-    given = earlier.followed_by(now) if earlier is not None else now
+    earlier = RequestRecord.from_document(before.get("given"))
+    given = earlier.merged_with(now) if earlier is not None else now
     if given.recipe is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = asked if asked is not None else before.get("asked")
@@ -102,7 +102,7 @@ def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
 
 
-def _changes(before: Given | None, now: Given) -> tuple[str, ...]:
+def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:
     """Return the fields of the recipe's file that have changed, and the new key=value."""
     if before is None or before.recipe is None or now.recipe is None:
         return ()
@@ -111,7 +111,7 @@ def _changes(before: Given | None, now: Given) -> tuple[str, ...]:
     return (*changed, *(word for word in now.overrides if word not in before.overrides))
 
 
-def _refused_changes(before: Given | None, now: Given, changes: Iterable[str]) -> list[str]:
+def _refused_changes(before: RequestRecord | None, now: RequestRecord, changes: Iterable[str]) -> list[str]:
     """Return the changes that make this a different sweep: those of place and budget do not, nor does another form of the same values."""
     refused = [change for change in changes if not is_free(change)]
     if before is None or before.recipe is None or now.recipe is None or not refused:
@@ -151,4 +151,4 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
         require_divisible(stage_recipe, options.ranks.size)
     if isinstance(recipe, Recipe):
-        TrainingRequest(kind_of(recipe), plan.source, words).beginning().inputs.refuse_folder(options.run, "--run")
+        TrainingRequest(kind_of(recipe), plan.source, words).check().inputs.refuse_folder(options.run, "--run")

@@ -10,7 +10,7 @@ from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_s
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.sweep_result import Trial, sweep_facts, sweep_result
-from tfkit.engine.request.training_request import Given, TrainingRequest, kind_of
+from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
@@ -25,13 +25,13 @@ def sweep(
 
     `trials`: the number of combinations, which Optuna chooses; None: all.
     """
-    return _run(plan_sweep(Given(source, tuple(words)), trials, options), options, listener, stop)
+    return _run(plan_sweep(RequestRecord(source, tuple(words)), trials, options), options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the sweep, the recipe with stages or the single run in a folder."""
     if is_sweep(options.run):
-        return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
+        return _run(plan_sweep(RequestRecord(None, tuple(words)), None, options), options, listener, stop)
     return stages.resume(words, options, listener, stop)
 
 

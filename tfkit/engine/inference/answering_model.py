@@ -7,19 +7,19 @@ import numpy as np
 
 from tfkit.data import Encoded, ExampleBatch
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.engine.request.settings import Settings
-from tfkit.evaluation.written import undrawn, write_texts
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
+from tfkit.evaluation.written import deterministic, write_texts
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
 from tfkit.objectives.labelled import Answer, LabelledObjective
-from tfkit.parallel.deal import BatchWork, Deal
+from tfkit.parallel.rank_map import BatchWork, RankMap
 
 
 class AnsweringModel:
     """A loaded model with its objective. `deal` computes the batches, divided among the ranks."""
 
-    def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: Settings, deal: Deal, *, all_labels: bool):
+    def __init__(self, loaded: Loaded, objective: LabelledObjective, settings: EvaluationSettings, deal: RankMap, *, all_labels: bool):
         self.loaded, self.objective, self.settings, self.deal, self.all_labels = loaded, objective, settings, deal, all_labels
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -32,7 +32,7 @@ class AnsweringModel:
         examples = [one.example() for one in encoded]
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
         if objective.writer is not None:
-            settings = undrawn(self.settings.generation)
+            settings = deterministic(self.settings.generation)
             texts = write_texts(model, objective.writer, examples, settings, size, BatchWork(deal=self.deal))
             return [Answer(text).fields() for text in texts]
         device = next(model.parameters()).device

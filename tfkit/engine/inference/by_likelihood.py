@@ -12,7 +12,7 @@ from tfkit.engine.assembly.validation import join_metrics
 from tfkit.engine.inference.by_row import Scored, scored_sources
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.settings import Settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.judges import JUDGES
 from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
@@ -35,7 +35,7 @@ class _Set:
     fingerprint: str
 
 
-def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
+def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "Session") -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):

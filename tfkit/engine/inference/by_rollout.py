@@ -12,7 +12,7 @@ from tfkit.engine.assembly.training_data import ValidationSet, report_rows, with
 from tfkit.engine.assembly.validation import judge_responses, response_metrics
 from tfkit.engine.inference.by_row import Scored, open_finished, rows_within, scored_sources, stored_sets
 from tfkit.engine.inference.session import WHOLE
-from tfkit.engine.request.settings import Settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import ModelError, TfkitError
 from tfkit.evaluation.lost_rows import reasons, wrong_answers
 from tfkit.evaluation.predictions import loss_metrics
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tfkit.hub import Loaded
 
 
-def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False) -> Scored:
+def evaluate_rollouts(
+    settings: EvaluationSettings, loaded: "Loaded", work: "Session", code: CodePermission, *, each: bool = False
+) -> Scored:
     """Sample and reward a response to each prompt; `each`: also return a line for every prompt.
 
     `code`: which reward functions may be run. The KL divergence from the initial model of the run is a metric if that model can still be

@@ -16,14 +16,14 @@ from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.prediction_lines import prediction_lines
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
-from tfkit.engine.request.settings import Settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
-from tfkit.evaluation.written import undrawn
+from tfkit.evaluation.written import deterministic
 from tfkit.hub.config_json import read_facts
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective
@@ -81,7 +81,7 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
+def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
     """Score the rows of data.validation by the objective; by the student's own objective for a distillation.
 
     `each`: also return a prediction for every row that has an answer.
@@ -105,7 +105,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     return _score_unlabelled(settings, order, objective, sets, loaded, work)
 
 
-def scored_sources(settings: Settings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
+def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
     """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
     data = settings.data
     sources = validation_sources(data, roles) if data is not None else []
@@ -115,7 +115,7 @@ def scored_sources(settings: Settings, roles: tuple[Role, ...], what: str) -> tu
 
 
 def stored_sets(
-    settings: Settings,
+    settings: EvaluationSettings,
     data: DataSection,
     sources: Sequence[Source],
     objective: Objective,
@@ -135,7 +135,7 @@ def stored_sets(
 
 
 def _with_reference(
-    settings: Settings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
+    settings: EvaluationSettings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> list[ValidationSet]:
     """Return the sets with the reference's log-probabilities of their rows, for an objective that compares the model with one."""
     stored = [held_out.stored for held_out in sets if isinstance(held_out.stored, ExampleSet)]
@@ -144,7 +144,7 @@ def _with_reference(
     return [replace(held_out, stored=examples) for held_out, examples in zip(sets, referenced, strict=True)]
 
 
-def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Settings) -> tuple[Objective, Tokenizer]:
+def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
     """Return the objective for a finished model, and its tokenizer. Raises ModelError if the model does not fit the objective."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
@@ -156,7 +156,7 @@ def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Setting
 
 
 def _score_unlabelled(
-    settings: Settings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
+    settings: EvaluationSettings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
 ) -> Scored:
     """Score rows that are cut from texts, by the metrics of the objective, without answers."""
     budget = TokenBudget(settings.evaluation.max_tokens)
@@ -175,7 +175,7 @@ def _score_unlabelled(
 
 
 def _score_labelled(
-    settings: Settings,
+    settings: EvaluationSettings,
     order: RowOrder,
     objective: LabelledObjective,
     sources: Sequence[Source],
@@ -232,9 +232,9 @@ def _score_labelled(
     )
 
 
-def _generation_facts(settings: Settings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
+def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
     """Return how texts were generated, and with how many references they were compared."""
-    facts: dict[str, Any] = {"decoding": undrawn(settings.generation).model_dump(include=set(_DECODING))}
+    facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=set(_DECODING))}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
 
@@ -250,7 +250,7 @@ def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[Ex
 
 
 def _metrics(
-    settings: Settings,
+    settings: EvaluationSettings,
     objective: LabelledObjective,
     names: Sequence[str],
     judged: Sequence[Sequence[RowPrediction]],

@@ -16,11 +16,11 @@ from tfkit.recipe.schema.roles import TEXT
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.settings import Settings
+    from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.hub import Loaded
 
 
-def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
+def evaluate_texts(settings: "EvaluationSettings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
     """Score the texts of data.validation; `each`: also return the scores of every text.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
@@ -62,7 +62,7 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
     return streams
 
 
-def _score(loaded: "Loaded", streams: list[TokenStream], length: int, settings: "Settings", work: "Session") -> list[TextScore]:
+def _score(loaded: "Loaded", streams: list[TokenStream], length: int, settings: "EvaluationSettings", work: "Session") -> list[TextScore]:
     limit = settings.evaluation.max_tokens
     bar = work.listener.progress("scoring", _targets_within(streams, limit), "tokens")
     with bar as shown, work.stop.at_once(WHOLE):

@@ -9,11 +9,11 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.engine.inference.opened_model import named_precision
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
-from tfkit.engine.request.killed import complete_killed_run
-from tfkit.engine.request.settings import Settings, read_settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
+from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError
 from tfkit.hub import find_checkpoint
-from tfkit.parallel.deal import Deal
+from tfkit.parallel.rank_map import RankMap
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
@@ -33,7 +33,7 @@ def open_embedder(
     `words`: key=value. `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
     row may lack a vector. `precision`: auto is float32, since the digits of a vector are its answer.
     """
-    complete_killed_run(checkpoint)
+    finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, ["data.validation.0.files=all", *words], _SECTIONS, data)
     assert settings.data is not None  # by `data`
@@ -59,7 +59,7 @@ class Embedding:
     """
 
     role: Role
-    settings: Settings
+    settings: EvaluationSettings
     takes_lines: bool
     name = "embedding"
 
@@ -69,7 +69,7 @@ class Embedding:
         own = {role.name: named[role.name]} if role.name in named else {}
         return PredictionColumns((role,), own, option="--field", takes_lines=self.takes_lines)
 
-    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model as one that embeds texts."""
         return EmbeddingModel(loaded, self.settings, deal)
 
@@ -81,7 +81,7 @@ class Embedding:
 class EmbeddingModel:
     """A loaded model that embeds texts. `deal` computes the batches, divided among the ranks."""
 
-    def __init__(self, loaded: "Loaded", settings: Settings, deal: Deal):
+    def __init__(self, loaded: "Loaded", settings: EvaluationSettings, deal: RankMap):
         self.loaded, self.settings, self.deal = loaded, settings, deal
         self.tokenizer = loaded.require_tokenizer()
 

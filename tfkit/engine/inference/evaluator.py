@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.inference.opened_model import open_model, own_precision
+from tfkit.engine.request.evaluation_settings import read_settings, settings_inputs
 from tfkit.engine.request.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.request.inputs import Inputs
-from tfkit.engine.request.killed import complete_killed_run
-from tfkit.engine.request.settings import read_settings, settings_inputs
+from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText
 
@@ -31,7 +31,7 @@ class Evaluator:
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None, code: CodePermission):
-        complete_killed_run(checkpoint)
+        finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
         self.code = code

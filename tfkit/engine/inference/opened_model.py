@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
+    from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.engine.request.settings import Settings
     from tfkit.generation.answer_precision import Opened, Precision
 
 
@@ -45,12 +45,12 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
     return opened
 
 
-def own_precision(settings: "Settings") -> "Precision":
+def own_precision(settings: "EvaluationSettings") -> "Precision":
     """Return the precision that the settings of an evaluation name."""
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 
-def named_precision(settings: "Settings", words: Sequence[str], precision: "Precision") -> "Precision":
+def named_precision(settings: "EvaluationSettings", words: Sequence[str], precision: "Precision") -> "Precision":
     """Return the precision of a command; in place of auto the evaluation.precision among its key=value, if it is there."""
     is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
     return own_precision(settings) if is_named and precision == "auto" else precision

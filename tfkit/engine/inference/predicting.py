@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data.sources.prediction_rows import PredictionColumns
+from tfkit.engine.inference.infer_objective import infer_objective
 from tfkit.engine.inference.opened_model import named_precision
-from tfkit.engine.inference.own_objective import own_objective
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
-from tfkit.engine.request.killed import complete_killed_run
-from tfkit.engine.request.settings import Settings, quoted, read_settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, quoted, read_settings
+from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError
 from tfkit.hub import find_checkpoint
-from tfkit.parallel.deal import Deal
+from tfkit.parallel.rank_map import RankMap
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def open_predictor(
     `words`: key=value, such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another
     way. `precision`: auto: as evaluation.precision among the words, else chosen for the model when it is loaded.
     """
-    complete_killed_run(checkpoint)
+    finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
     settings = _settings(folder, words, data)
     section = settings.objective.trained_for.judged_alone
@@ -49,7 +49,7 @@ class Prediction:
     """Answers rows by an objective. `all_labels`: with the probability of every label."""
 
     section: ObjectiveSection
-    settings: Settings
+    settings: EvaluationSettings
     all_labels: bool
     name = "prediction"
 
@@ -57,7 +57,7 @@ class Prediction:
         """Return the columns of the objective's roles, except for the label."""
         return PredictionColumns(self.section.asked_roles, named)
 
-    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model with its objective. Raises ModelError if they do not fit."""
         from tfkit.engine.inference.answering_model import AnsweringModel
         from tfkit.engine.inference.by_row import open_finished
@@ -71,11 +71,11 @@ class Prediction:
         return {"objective": self.section.kind}
 
 
-def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
+def _settings(folder: Path, words: Sequence[str], data: str) -> EvaluationSettings:
     """Return the settings of the run that made the checkpoint, else those with the objective that its files name."""
     settings = read_settings(None, folder, words, _SECTIONS, data)
     if settings.has_recipe or any(word.partition("=")[0].strip().partition(".")[0] == "objective" for word in words):
         return settings
-    section = own_objective(folder)
+    section = infer_objective(folder)
     named = [f"objective.{name}={quoted(value) if isinstance(value, str) else str(value).lower()}" for name, value in section.items()]
     return read_settings(None, folder, [*named, *words], _SECTIONS, data)

@@ -14,9 +14,9 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
 from tfkit.engine.inference.opened_model import open_model
 from tfkit.engine.inference.pipe import Pipe
-from tfkit.engine.request.settings import Settings, settings_inputs
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
 from tfkit.errors import DataError, UsageError
-from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.recipe.schema.data_sections import SourceSection
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RowTask(Protocol):
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
         """Return the columns that are read from a source; `named`: those that its settings name, by role."""
 
-    def open(self, loaded: "Loaded", deal: Deal) -> RowModel:
+    def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model as one that answers rows; `deal` computes its batches. Raises ModelError."""
 
     def facts(self, loaded: "Loaded") -> dict[str, Any]:
@@ -75,7 +75,7 @@ class RowAnswers:
     Nothing is loaded before `load` or `use`. `precision`: auto: chosen for the model when it is loaded.
     """
 
-    def __init__(self, checkpoint: str | Path, folder: Path, settings: Settings, task: RowTask, precision: "Precision"):
+    def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, task: RowTask, precision: "Precision"):
         self.folder, self.settings, self.task, self.precision = folder, settings, task, precision
         assert settings.data is not None  # by the rows that the command was given
         assert isinstance(settings.data.validation, list)
@@ -107,7 +107,7 @@ class RowAnswers:
         self.precision = opened.precision
         self.use(opened.loaded, work.deal)
 
-    def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
+    def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
         """Use a loaded model; `deal` computes its batches. Raises ModelError."""
         loaded.require_tokenizer()
         self.loaded, self.model = loaded, self.task.open(loaded, deal)

@@ -13,7 +13,7 @@ from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
 from tfkit.engine.request.rank_checks import rank_device, rank_threads
 from tfkit.engine.request.run_totals import record_totals
 from tfkit.errors import DataError
-from tfkit.parallel.deal import BatchWork, Deal, PeerDoneError, in_turn
+from tfkit.parallel.rank_map import BatchWork, PeerDoneError, RankMap, serial_map
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
@@ -34,7 +34,7 @@ class Session:
     device: str | None = None  # of this rank; None: the best one
     threads: int | None = None  # of this rank; None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
-    deal: Deal = in_turn  # computes a list of batches, together with the other ranks
+    deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
     end_of_other_meters: Callable[[], list[Reading]] = list  # waits for those of other machines; without a run folder, their readings

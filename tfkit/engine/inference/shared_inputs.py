@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfkit.data import ExampleSet, Source
-from tfkit.engine.request.settings import Settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.evaluation.predictions import RowPrediction
-from tfkit.evaluation.written import rows_of, undrawn, write_texts
+from tfkit.evaluation.written import deterministic, rows_of, write_texts
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.rank_map import BatchWork
 
 if TYPE_CHECKING:
     from tfkit.hub import Loaded
@@ -51,7 +51,7 @@ def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
 
 
 def with_texts(
-    settings: Settings,
+    settings: EvaluationSettings,
     objective: WritingObjective,
     stored: ExampleSet,
     judged: Sequence[RowPrediction],
@@ -61,7 +61,7 @@ def with_texts(
 ) -> list[RowPrediction]:
     """Return the same rows with the text that the model generates for the input of each, and its references."""
     examples = [stored[shared.rows[0]] for shared in inputs]
-    decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
+    decoding, size = deterministic(settings.generation), settings.evaluation.batch_size
     texts = write_texts(loaded.model, objective, examples, decoding, size, work)
     predictions = {
         number: {"text": text, "references": shared.references}

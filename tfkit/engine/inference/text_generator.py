@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.inference.opened_model import open_model
 from tfkit.engine.inference.prompt_lines import MOST_PROMPTS
+from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.engine.request.inputs import inputs_of
-from tfkit.engine.request.killed import complete_killed_run
-from tfkit.engine.request.settings import read_settings
+from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
@@ -47,7 +47,7 @@ class TextGenerator:
     def __init__(
         self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
     ):
-        complete_killed_run(checkpoint)
+        finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.words, self.chat, self.precision = words, chat, precision
         self.settings = read_settings(None, self.folder, words, _SECTIONS)

@@ -15,7 +15,7 @@ from tfkit.engine.training_run.isolation import isolated
 if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.settings import Opened
+    from tfkit.engine.request.evaluation_settings import Opened
     from tfkit.generation.answer_precision import Precision
 
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]

@@ -25,7 +25,7 @@ from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.errors import UsageError
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows
-from tfkit.recipe.reading.dealing import require_mesh
+from tfkit.recipe.reading.rank_divisibility import require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.units import format_bytes

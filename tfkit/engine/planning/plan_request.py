@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.alignment.user_code import NO_CODE, CodePermission
-from tfkit.engine.request.training_request import Beginning, RecipeFromData, finetuning, pretraining
+from tfkit.engine.request.training_request import CheckedRequest, RecipeFromData, finetuning, pretraining
 from tfkit.errors import UsageError
 from tfkit.recipe import Chain, RecipeText, read_chain
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -28,7 +28,7 @@ class PlanRequest:
     """The checked training that is to be planned: either a run or the stages of a chain."""
 
     chain: Chain | None
-    beginning: Beginning | None
+    checked: CheckedRequest | None
     carbon: CarbonSection  # for metering the plan itself
 
 
@@ -51,12 +51,14 @@ def check_plan_request(
         return PlanRequest(chain, None, chain.stages[0].recipe.carbon)
     if stages:
         raise UsageError(f"--stages {','.join(stages)}: the recipe has no stages; leave it out")
-    beginning = begin(source, words, checkpoint, unwritten)
-    return PlanRequest(None, beginning, beginning.recipe.carbon if beginning.recipe is not None else CarbonSection())
+    checked = begin(source, words, checkpoint, unwritten)
+    return PlanRequest(None, checked, checked.recipe.carbon if checked.recipe is not None else CarbonSection())
 
 
-def begin(source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None) -> Beginning:
-    """Return the beginning of a pretraining or, if the recipe or `checkpoint` gives a base model, of a fine-tuning. Raises UsageError."""
+def begin(
+    source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None
+) -> CheckedRequest:
+    """Return the checked request of a pretraining or, if the recipe or `checkpoint` gives a base model, of a fine-tuning. Raises UsageError."""
     if source is None:
         return finetuning(None, words, checkpoint, unwritten)
     has_base = checkpoint is not None or source.read(words).model.start is not None

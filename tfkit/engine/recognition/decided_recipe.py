@@ -12,7 +12,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
-from tfkit.engine.request.training_request import Decided
+from tfkit.engine.request.training_request import ResolvedRequest
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
@@ -45,7 +45,7 @@ _LABELLED = (
 )  # causal_lm: rows that have a text
 
 
-def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given: dict[str, Any]) -> Decided:
+def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given: dict[str, Any]) -> ResolvedRequest:
     """Make the recipe for this data and model. `words`: the command line as key=value, `given`: the same as an incomplete recipe.
 
     Raises UsageError if no task fits, DataError and ModelError.
@@ -58,7 +58,7 @@ def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given
     tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
     size = decide_size(seen, model, kind, given, tokens)
     recipe, document = _fitting_recipe(_document(task, size, given), (*words, *_columns_of(task, given)))
-    return Decided(recipe, document, _header(seen, model, task, size))
+    return ResolvedRequest(recipe, document, _header(seen, model, task, size))
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
-from tfkit.engine.request.training_request import Decided
+from tfkit.engine.request.training_request import ResolvedRequest
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import given_sections
@@ -67,7 +67,7 @@ class UnwrittenRecipe:
         source, held_out = self.source, self.given["data"].get("validation")
         return inputs_of([], [source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
-    def decide(self, _listener: Listener) -> Decided:
+    def decide(self, _listener: Listener) -> ResolvedRequest:
         """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
         from tfkit.engine.recognition.decided_recipe import decide_recipe  # which imports torch
 

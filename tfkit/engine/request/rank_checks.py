@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel.ranks import Ranks
-from tfkit.recipe.reading.dealing import require_even, require_mesh
+from tfkit.recipe.reading.rank_divisibility import require_even, require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.machine import usable_cores
 

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
-from tfkit.engine.request.training_request import Given
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import DataError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
@@ -37,7 +37,7 @@ class Resumption:
     """How a run continues."""
 
     recipe: Recipe
-    given: Given  # this command and those before it
+    given: RequestRecord  # this command and those before it
     changes: dict[str, str]  # the fields that differ from the run's, each with a line that describes the difference
 
     @property
@@ -46,21 +46,21 @@ class Resumption:
         return not self.changes.keys() & {*LENGTH, _PATIENCE}
 
 
-def resolve_resumption(folder: RunFolder, now: Given) -> Resumption:
+def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     """Return how a run continues: with its resolved recipe, and the changes between what was given before and what is given now.
 
     Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
     what was given is compared with the whole recipe that is given now.
     """
     begun = read_recipe(str(folder.recipe)).recipe
-    before = Given.from_document(folder.given)
+    before = RequestRecord.from_document(folder.given)
     given, base, wanted = now, begun, None
     if now.recipe is None:
-        given = before.followed_by(now) if before else now
+        given = before.merged_with(now) if before else now
         new = given.overrides[len(before.overrides) :] if before else now.overrides
         wanted = read_recipe(str(folder.recipe), new).recipe
     elif before is not None and before.recipe is not None:
-        given = before.followed_by(now)
+        given = before.merged_with(now)
         wanted = now.recipe.read(given.overrides)
         with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)

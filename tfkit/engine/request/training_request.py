@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, recipe_inputs
-from tfkit.engine.request.killed import complete_killed_run
+from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document, recipe_document
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Given:
+class RequestRecord:
     """The recipe of a run as the command line gave it, and its overrides, key=value; without a recipe, the overrides are all.
 
     run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different key=value is a
@@ -53,7 +53,7 @@ class Given:
         text = json.dumps([self.recipe.text if self.recipe else None, self.overrides])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def followed_by(self, now: "Given") -> "Given":
+    def merged_with(self, now: "RequestRecord") -> "RequestRecord":
         """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""
         new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
         edits: list[str] = []
@@ -62,7 +62,7 @@ class Given:
             changed = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
             hidden = [name for name in changed if _touches(name, self.overrides) and not _touches(name, now.overrides)]
             edits = [f"{name}={json.dumps(changed[name], ensure_ascii=False)}" for name in hidden]
-        return Given(now.recipe or self.recipe, (*self.overrides, *edits, *new))
+        return RequestRecord(now.recipe or self.recipe, (*self.overrides, *edits, *new))
 
     def _last(self, key: str) -> str | None:
         """Return the last override of a field, which holds; the units of the length are one field."""
@@ -91,7 +91,7 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Decided:
+class ResolvedRequest:
     """The recipe of a run, also as a document that can be saved, with its leading comment."""
 
     recipe: "Recipe"
@@ -105,13 +105,13 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class CheckedRequest:
     """A run to start: its checked recipe, if there is one, and its inputs.
 
     `decide` returns the recipe once the run folder is locked; no data are read before.
     """
 
-    decide: Callable[[Listener], Decided]
+    decide: Callable[[Listener], ResolvedRequest]
     inputs: Inputs
     recipe: "Recipe | None" = None
 
@@ -124,7 +124,7 @@ class RecipeFromData(Protocol):
         """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
         ...
 
-    def decide(self, listener: Listener, /) -> Decided:
+    def decide(self, listener: Listener, /) -> ResolvedRequest:
         """Read the data and the checkpoint, and make the recipe."""
         ...
 
@@ -154,11 +154,11 @@ class TrainingRequest:
     unwritten: RecipeFromData | None = None
 
     @property
-    def given(self) -> Given:
+    def given(self) -> RequestRecord:
         """The part of the request that run.json keeps."""
-        return Given(self.source, tuple(self.words))
+        return RequestRecord(self.source, tuple(self.words))
 
-    def beginning(self) -> Beginning:
+    def check(self) -> CheckedRequest:
         """Return the checked recipe and its inputs. Raises UsageError."""
         if self.kind == "fine-tuning":
             return finetuning(self.source, self.words, self.checkpoint, self.unwritten)
@@ -166,33 +166,33 @@ class TrainingRequest:
         return pretraining(self.source, self.words)
 
 
-def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:
-    """Return the beginning of a training from random weights; `words` are key=value. Raises UsageError."""
+def pretraining(source: RecipeText, words: Sequence[str]) -> CheckedRequest:
+    """Return the checked request of a training from random weights; `words` are key=value. Raises UsageError."""
     recipe, document = source.changed(words)
     if recipe.model.start is not None:
         raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
     require_trainable(recipe)
-    decided = Decided(recipe, document, source.comment)
-    return Beginning(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
+    decided = ResolvedRequest(recipe, document, source.comment)
+    return CheckedRequest(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
 
 
 def finetuning(
     source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None
-) -> Beginning:
-    """Return the beginning of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
+) -> CheckedRequest:
+    """Return the checked request of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
     if checkpoint is not None:
-        complete_killed_run(checkpoint)
+        finalize_killed_run(checkpoint)
     if source is None:
         assert unwritten is not None
-        return Beginning(unwritten.decide, unwritten.inputs)
+        return CheckedRequest(unwritten.decide, unwritten.inputs)
     recipe, document = source.changed(words)
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
     require_trainable(recipe)
-    decided, inputs = Decided(recipe, document, source.comment), recipe_inputs(recipe, source.path)
+    decided, inputs = ResolvedRequest(recipe, document, source.comment), recipe_inputs(recipe, source.path)
     if checkpoint is not None and recipe.model.sha256 is not None:
-        return Beginning(lambda listener: _with_checkpoint(checkpoint, source, decided, words, listener), inputs, recipe)
-    return Beginning(lambda _: decided, inputs, recipe)
+        return CheckedRequest(lambda listener: _with_checkpoint(checkpoint, source, decided, words, listener), inputs, recipe)
+    return CheckedRequest(lambda _: decided, inputs, recipe)
 
 
 def require_trainable(recipe: "Recipe") -> None:
@@ -204,7 +204,9 @@ def require_trainable(recipe: "Recipe") -> None:
     resolve_place(recipe.carbon)
 
 
-def _with_checkpoint(checkpoint: str, source: RecipeText, decided: Decided, words: Sequence[str], listener: Listener) -> Decided:
+def _with_checkpoint(
+    checkpoint: str, source: RecipeText, decided: ResolvedRequest, words: Sequence[str], listener: Listener
+) -> ResolvedRequest:
     """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.reading.read import read_document
@@ -215,4 +217,4 @@ def _with_checkpoint(checkpoint: str, source: RecipeText, decided: Decided, word
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
-    return Decided(*read_document(document, str(source.path), words))
+    return ResolvedRequest(*read_document(document, str(source.path), words))

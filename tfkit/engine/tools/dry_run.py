@@ -12,7 +12,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.rank_checks import require_divisible
-from tfkit.engine.request.training_request import Decided, require_trainable
+from tfkit.engine.request.training_request import ResolvedRequest, require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
@@ -26,7 +26,7 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 class DryRun:
     """The plan of a training."""
 
-    decided: Decided
+    decided: ResolvedRequest
     inspection: Inspection
     estimate: Estimate
     batch_size: int
@@ -67,7 +67,7 @@ class DryRun:
 
 
 def dry_run(
-    decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
+    decide: Callable[[Listener], ResolvedRequest], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
 ) -> DryRun:
     """Plan a training on `ranks` ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
     with work.stop.at_once():

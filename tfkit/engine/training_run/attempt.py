@@ -14,8 +14,8 @@ from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
-from tfkit.engine.request.training_request import Beginning, Given, Kind, TrainingRequest, kind_of, require_trainable
-from tfkit.engine.training_run.ranks_of_command import Meeting
+from tfkit.engine.request.training_request import CheckedRequest, Kind, RequestRecord, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.starting_points import DECISIONS
@@ -48,7 +48,7 @@ class RunOptions:
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
-    meeting: Meeting = field(default_factory=Meeting)  # of the processes that train together
+    meeting: RankConnection = field(default_factory=RankConnection)  # of the processes that train together
     code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
 
     @property
@@ -68,19 +68,19 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
     Problems of a new run's recipe are reported before its folder is created.
     """
 
-    def checked() -> Beginning:
-        beginning = request.beginning()
-        if beginning.recipe is not None:
-            training_gates(options.fail_if, beginning.recipe, fine_tuning=request.kind == "fine-tuning")
-        beginning.inputs.refuse_folder(options.run, "--run")
-        return beginning
+    def check() -> CheckedRequest:
+        checked = request.check()
+        if checked.recipe is not None:
+            training_gates(options.fail_if, checked.recipe, fine_tuning=request.kind == "fine-tuning")
+        checked.inputs.refuse_folder(options.run, "--run")
+        return checked
 
-    checked_before = None if options.resumes_run else checked()
+    checked_before = None if options.resumes_run else check()
 
     def start() -> "Recipe":
-        beginning = checked_before or checked()
-        decided = beginning.decide(listener)
-        if beginning.recipe is None:
+        checked = checked_before or check()
+        decided = checked.decide(listener)
+        if checked.recipe is None:
             listener.decided(decided.text)
         return decided.recipe
 
@@ -98,7 +98,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     def refuse_start() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
-    return _attempt(refuse_start, Given(None, tuple(words)), kind, options, listener, stop)
+    return _attempt(refuse_start, RequestRecord(None, tuple(words)), kind, options, listener, stop)
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
@@ -116,7 +116,7 @@ def _nothing_to_resume(run: Path) -> TfkitError:
 
 def _attempt(
     start: "Callable[[], Recipe]",
-    given: Given,
+    given: RequestRecord,
     kind: Kind,
     options: RunOptions,
     listener: Listener,
@@ -182,7 +182,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 
 def _train_metered(
     recipe: "Recipe",
-    given: Given,
+    given: RequestRecord,
     kind: Kind,
     options: RunOptions,
     gates: Collection[Gate],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tfkit.carbon import Meter
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.training_run.usage import Clock, Spent, Usage, is_measured
+from tfkit.engine.training_run.usage import Amounts, Clock, Usage, is_measured
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
@@ -24,17 +24,17 @@ SILENT_TICKS = 2  # ticks without a good reading after which the meter has faile
 
 
 def limits_of(carbon: CarbonSection) -> dict[str, float]:
-    """Return the limits that a recipe sets, by the fields of `Spent`."""
+    """Return the limits that a recipe sets, by the fields of `Amounts`."""
     limits = {"g": carbon.budget_g, "kwh": carbon.budget_kwh, "seconds": carbon.budget_seconds}
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def format_amount(name: str, value: float) -> str:
-    """Format the value of a field of `Spent`."""
+    """Format the value of a field of `Amounts`."""
     return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
 
 
-def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
+def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts) -> None:
     """Raise UsageError if a run or a sweep has used up its budget, so that it cannot continue."""
     for name, limit in limits_of(carbon).items():
         if (used := asdict(spent)[name]) >= limit:
@@ -43,7 +43,7 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
             )
 
 
-class _Silence:
+class _MeterWatchdog:
     """The time for which the meter of an energy budget has given no good reading."""
 
     def __init__(self, carbon: CarbonSection, clock: Clock):
@@ -72,7 +72,7 @@ class Budget:
         self._usage = Usage(folder if self.limits else None, carbon.every_seconds, clock)
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
-        self._silence = _Silence(carbon, clock)
+        self._silence = _MeterWatchdog(carbon, clock)
         self._problem = self._remedy = ""
         self._require(folder)
 
@@ -83,7 +83,7 @@ class Budget:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
 
     def _require(self, folder: Path) -> None:
-        if self._usage.earlier != Spent():
+        if self._usage.earlier != Amounts():
             return require_unspent(self._carbon, folder, self._usage.spent())
         for name, limit in self.limits.items():
             if (used := asdict(self._usage.siblings)[name]) >= limit:

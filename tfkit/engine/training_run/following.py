@@ -19,7 +19,7 @@ from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_code_of_fi
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.rank_checks import rank_device
-from tfkit.engine.request.training_request import Given
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.engine.training_run.leading import AgreedStop, require_same_weights
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork
@@ -47,7 +47,7 @@ class _Begun:
     restored: bool
 
 
-def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: Given | None = None) -> None:
+def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
     """Take part in the trainings that rank 0 leads, to their end. Their output goes into each run folder, once it is known.
 
     `given`: the recipe of this rank's command, if it has one; it is only compared with rank 0's.

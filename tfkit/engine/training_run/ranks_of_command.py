@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine.request.training_request import Given
+from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import PeerLostError, UsageError
 from tfkit.parallel.launched_rank import watch_launcher
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from tfkit.parallel.collectives import ProcessGroup
 
 
-class Meeting:
+class RankConnection:
     """Rank 0's connection to the ranks. `watch`, called while it waits for the others, may raise an error if they will not come.
 
     `given`: the recipe of its command, which is trained whatever that of the others is.
     """
 
-    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: Given | None = None):
+    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
         self.ranks, self._watch, self._given = ranks, watch, given
         self._group: ProcessGroup | None = None
 
@@ -116,7 +116,7 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
 
 
 @contextmanager
-def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[Meeting]:
+def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
     """Start `size` - 1 processes that follow this one, and yield their meeting.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
@@ -125,7 +125,7 @@ def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[Meeting]:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"ranks={size!r}: give a whole number from 1")
     if size == 1:
-        yield Meeting()
+        yield RankConnection()
         return
     import torch.distributed as dist
 
@@ -141,7 +141,7 @@ def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[Meeting]:
 
     try:
         on_loopback(os.environ)
-        meeting = Meeting(Ranks(0, size, 0, size, port=workers.port), watch)
+        meeting = RankConnection(Ranks(0, size, 0, size, port=workers.port), watch)
         with meeting.held():
             yield meeting
     except PeerLostError as error:

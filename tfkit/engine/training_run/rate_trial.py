@@ -28,7 +28,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import open_rows
-from tfkit.parallel.deal import BatchWork
+from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError

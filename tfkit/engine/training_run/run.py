@@ -14,7 +14,7 @@ from tfkit.engine.assembly.memory_plan import meta_model, require_memory, requir
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.training_request import Given, Kind
+from tfkit.engine.request.training_request import Kind, RequestRecord
 from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
 from tfkit.engine.training_run.budget import Budget, limits_of
 from tfkit.engine.training_run.estimate import Estimate, Forecaster
@@ -83,7 +83,9 @@ class Run:
     def _seconds_so_far(self, *, ahead: bool) -> float:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
-    def start(self, folder: RunFolder, given: Given, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False) -> None:
+    def start(
+        self, folder: RunFolder, given: RequestRecord, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False
+    ) -> None:
         """Train to the end. `exact`: do not fall back to an older checkpoint; `force`: start even if the checkpoints do not fit the disk.
 
         Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError if the folder's run

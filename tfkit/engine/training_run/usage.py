@@ -19,18 +19,18 @@ REFRESH_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Spent:
+class Amounts:
     """Amounts used: grams of CO2e, kilowatt-hours and wall seconds."""
 
     g: float = 0.0
     kwh: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(self.g + other.g, self.kwh + other.kwh, self.seconds + other.seconds)
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(self.g + other.g, self.kwh + other.kwh, self.seconds + other.seconds)
 
     @classmethod
-    def of(cls, reading: Reading, seconds: float) -> "Spent":
+    def of(cls, reading: Reading, seconds: float) -> "Amounts":
         """Combine the energy of a meter's reading with the seconds of a run."""
         return cls(reading.emissions_g, reading.energy_wh / 1000, seconds)
 
@@ -43,23 +43,23 @@ class Usage:
 
     def __init__(self, folder: Path | None, every_seconds: float, clock: Clock):
         self._every, self._clock = every_seconds, clock
-        self.earlier, self.siblings = (spent_in(folder), spent_by_siblings(folder)) if folder is not None else (Spent(), Spent())
+        self.earlier, self.siblings = (spent_in(folder), spent_by_siblings(folder)) if folder is not None else (Amounts(), Amounts())
         self.meter: Meter | None = None
-        self.began: Spent | None = None  # what was used before the first step of this attempt
+        self.began: Amounts | None = None  # what was used before the first step of this attempt
         self.steps = 0  # of this attempt
-        self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Spent(), 0.0
+        self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Amounts(), 0.0
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""
         self.meter, self._started = meter, self._clock()
 
-    def spent(self) -> Spent:
+    def spent(self) -> Amounts:
         """Return what was used until now."""
         if self.meter is None:
             return self.earlier + self.siblings
-        return Spent.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
+        return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
-    def spent_near(self, limits: Mapping[str, float]) -> Spent:
+    def spent_near(self, limits: Mapping[str, float]) -> Amounts:
         """Return what was used, with a fresh reading if a limit is about a step away, at most one every `REFRESH_SECONDS`."""
         assert self.meter is not None
         spent = self.spent()
@@ -70,12 +70,12 @@ class Usage:
         self.meter.fresh_reading(REFRESH_TIMEOUT_SECONDS)
         return self.spent()
 
-    def begin_steps(self) -> Spent:
+    def begin_steps(self) -> Amounts:
         """Begin the steps of this attempt; return what was used before them."""
         self.began = self.spent()
         return self.began
 
-    def stepped(self) -> Spent:
+    def stepped(self) -> Amounts:
         """Count a step; return what was used until now."""
         self.steps, self._after_step = self.steps + 1, self.spent()
         return self._after_step
@@ -117,25 +117,25 @@ class Usage:
         return kwh if name == "kwh" else kwh * (reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else 0.0)
 
 
-def spent_in(folder: Path) -> Spent:
+def spent_in(folder: Path) -> Amounts:
     """Return what all attempts of a run, or all stages or trials in a folder, have used; zeros for a folder that does not exist."""
     if members := member_folders(folder):
-        return sum((spent_in(member) for member in members.values()), Spent())
+        return sum((spent_in(member) for member in members.values()), Amounts())
     with suppress(OSError, ValueError):
         receipt = read_receipt(folder / "run.json")
         metered = read_seconds(folder, receipt["run_id"])
         attempts = enumerate(receipt["attempts"], 1)
         seconds = sum(metered.get(number, attempt.get("seconds") or 0.0) for number, attempt in attempts)
-        return Spent.of(read_totals(folder, receipt["run_id"]), seconds)
-    return Spent()
+        return Amounts.of(read_totals(folder, receipt["run_id"]), seconds)
+    return Amounts()
 
 
-def spent_by_siblings(folder: Path) -> Spent:
+def spent_by_siblings(folder: Path) -> Amounts:
     """Return what the other stages of the same recipe, or the other trials of the same sweep, have used."""
     folder = folder.resolve()
     members = {member.resolve() for member in member_folders(folder.parent).values()}
     if folder not in members:
-        return Spent()
+        return Amounts()
     return sum((spent_in(member) for member in members - {folder}), spent_by_siblings(folder.parent))
 
 

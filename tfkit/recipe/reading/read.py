@@ -19,11 +19,11 @@ from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
-from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
+from tfkit.recipe.reading.rank_divisibility import dealing_problems
 from tfkit.recipe.reading.stage_trees import STAGES, has_stages, stage_trees
 from tfkit.recipe.reading.tree import Mapping, Node, Place, flatten, plain
 from tfkit.recipe.reading.validate import problems_in

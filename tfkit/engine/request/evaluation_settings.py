@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """The sections of a recipe that evaluation and generation use, and the fields by which a training would order its rows."""
 
     data: DataSection | None  # None: no recipe, and no texts were given
@@ -51,7 +51,7 @@ class Settings:
 class Opened(Protocol):
     """A checkpoint whose settings a command has read, without loading it."""
 
-    settings: Settings
+    settings: EvaluationSettings
     inputs: Inputs
 
 
@@ -72,7 +72,7 @@ class _Sections(Data):
     carbon: CarbonSection = CarbonSection()
 
 
-def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
+def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
     """Return the inputs of a command with these settings, and these models."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
@@ -92,7 +92,7 @@ def quoted(text: str) -> str:
 
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
-) -> Settings:
+) -> EvaluationSettings:
     """Return the settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
     `scored`: a file, folder or glob in place of data.validation.
@@ -130,7 +130,7 @@ def read_settings(
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
-    return Settings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
+    return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
 
 
 def _defaults_of_other_objectives() -> list[str]:
@@ -141,7 +141,7 @@ def _defaults_of_other_objectives() -> list[str]:
     return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
 
 
-def _without_recipe(overrides: Sequence[str]) -> Settings:
+def _without_recipe(overrides: Sequence[str]) -> EvaluationSettings:
     """Return the defaults, changed by the overrides. Raises RecipeError."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
@@ -154,7 +154,7 @@ def _without_recipe(overrides: Sequence[str]) -> Settings:
     data = DataSection(train=given.data.train or scored, validation=scored, **others) if scored else None
     training = TrainingSection.model_fields
     order = (training["seed"].default, training["batch_size"].default)
-    return Settings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
+    return EvaluationSettings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
 
 
 def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> ObjectiveSection | None:

@@ -17,7 +17,7 @@ def read_ours(weights: Mapping[str, Weight], family: Family | None, config: Mode
     return from_foreign(foreign, family, config) if family else foreign
 
 
-class UnreadBlocks:
+class LazyBlocks:
     """The weights of a model's blocks, read from its files one block at a time on demand. `others`: the weights outside the blocks."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):

@@ -22,7 +22,7 @@ def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
 
 
 @torch.no_grad()
-def step_on_whole(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
+def step_unsharded(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
     """Take a step of an optimizer of this rank's shards of `parameters`. State of another shape than its parameter's, such as means over
     rows, is whole on every rank.
     """

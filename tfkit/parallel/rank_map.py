@@ -14,15 +14,15 @@ class PeerDoneError(Exception):
     exit_code = 0
 
 
-class Deal(Protocol):
+class RankMap(Protocol):
     """A `map` whose calls are dealt to all ranks. Each rank gets all results, in order; they must be JSON values."""
 
     def __call__(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         """Yield the result for each item. All ranks have the same items."""
 
 
-def in_turn(compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """Implement `Deal` for one process."""
+def serial_map(compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+    """Implement `RankMap` for one process."""
     return map(compute, items)
 
 
@@ -35,7 +35,7 @@ class BatchWork:
 
     progress: Callable[[int], object] = lambda _: None
     should_stop: Callable[[], bool] | None = None
-    deal: Deal = in_turn
+    deal: RankMap = serial_map
 
     def is_stopped(self) -> bool:
         """Whether no further batch is to be started."""

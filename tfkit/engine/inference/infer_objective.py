@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tfkit.model.config import ModelConfig
 
 
-def own_objective(folder: Path) -> dict[str, Any]:
+def infer_objective(folder: Path) -> dict[str, Any]:
     """Return the section of the objective of labelled rows that a model was trained for. Raise ModelError if it cannot be inferred.
 
     It is the one that tfkit.json names, else the one with the model's head and problem type.

@@ -16,7 +16,7 @@ from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
 
 
-def complete_killed_run(path: str | Path) -> None:
+def finalize_killed_run(path: str | Path) -> None:
     """Mark a killed attempt in run.json, and record its totals. `path`: a value of --from; anything but a killed run is left unchanged.
 
     So is a folder that cannot be written.
@@ -28,7 +28,7 @@ def complete_killed_run(path: str | Path) -> None:
         if read_receipt(folder / "run.json")["status"] == "running" and read_run(folder).status == "killed":
             stages, trials = stage_folders(folder), trial_folders(folder)
             for member in (*stages.values(), *trials.values()):
-                complete_killed_run(member)
+                finalize_killed_run(member)
             with RunFolder.open(folder, resume=True, command=None) as run:
                 if stages:
                     return run.record(**stage_facts(stages))
