@@ -58,7 +58,7 @@ def check_plan_request(
 def begin(
     source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None
 ) -> CheckedRequest:
-    """Return the checked request of a fine-tuning if the recipe or `checkpoint` gives a base model, else of a pretraining. Raises UsageError."""
+    """Return the checked request: of a fine-tuning if the recipe or `checkpoint` gives a base model. Raises UsageError."""
     if source is None:
         return finetuning(None, words, checkpoint, unwritten)
     has_base = checkpoint is not None or source.read(words).model.start is not None
