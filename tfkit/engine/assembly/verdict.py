@@ -64,7 +64,11 @@ def predicts_one_class(metrics: Metrics) -> bool:
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: the targets are one class
         return False
     classes = 2 * accuracy / (1 + accuracy) / f1_macro
-    return round(classes) > 1 and math.isclose(classes, round(classes), rel_tol=1e-9)
+    if round(classes) <= 1 or not math.isclose(classes, round(classes), rel_tol=1e-9):
+        return False
+    others, majority = 1 - accuracy, metrics.get("majority") or accuracy  # the rows of the other classes, and of the most frequent one
+    is_majority = math.isclose(accuracy, majority)
+    return is_majority or others / (round(classes) - 1) - 1e-9 <= majority <= others + 1e-9
 
 
 def advice(before: Metrics, after: Metrics, losses: Mapping[int, float | None], lr: float, epochs: float | None) -> str:
