@@ -11,9 +11,9 @@ from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.tree import COMMAND_LINE
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.tasks import Kind, Seen, decide
+from tfkit.recipe.tasks import DataSummary, ModelSummary, decide
 
-SEEN = Seen("rows.jsonl", ("text",), frozenset(["causal_lm"]), 60, count=60, characters=6_000)
+SEEN = DataSummary("rows.jsonl", ("text",), frozenset(["causal_lm"]), 60, count=60, characters=6_000)
 REQUIRED = {
     "grpo": "rules: [{kind: exact_answer}], max_new_tokens: 4",
     "ppo": "reward: judge, max_new_tokens: 4",
@@ -43,7 +43,7 @@ CHANGES = [
 def decided(words: list[str], stacks: Any, parameters: int) -> Any:
     """The recipe for a model of these stacks, or what the command line makes invalid."""
     given = UnwrittenRecipe(words).given
-    model = Kind("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
+    model = ModelSummary("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
     task = decide(SEEN, model, given.get("objective", {}))
     size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))
     return _fitting_recipe(_document(task, size, given), words)[0]

@@ -9,16 +9,16 @@ from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.starting_points import LORA
-from tfkit.recipe.tasks import Kind, Seen
+from tfkit.recipe.tasks import DataSummary, ModelSummary
 from tfkit.tokenizer import train_tokenizer
 
-TEXT = Seen("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
-LARGE = Kind("m", "llama", "decoder", "lm", 135_000_000, True, False, tuned=True, context_length=8192, token_bytes=2_000_000)
-ENCODER = Kind("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
+TEXT = DataSummary("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
+LARGE = ModelSummary("m", "llama", "decoder", "lm", 135_000_000, True, False, tuned=True, context_length=8192, token_bytes=2_000_000)
+ENCODER = ModelSummary("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
 WHOLE = RowTokens(225_280, 225_280)  # one text file
 
 
-def decided(seen: Seen, start: Kind, kind: str, tokens: RowTokens | None, **given: Any) -> Size:
+def decided(seen: DataSummary, start: ModelSummary, kind: str, tokens: RowTokens | None, **given: Any) -> Size:
     return decide_size(seen, start, kind, {"data": {}, **given}, tokens)
 
 
@@ -67,7 +67,7 @@ def test_few_rows_hold_out_enough_to_choose_by() -> None:
 
 
 def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None:
-    t5 = Kind("m", "t5", "both", "lm", 10**6, False, True, context_length=64, token_bytes=1000, reads_further=True)
+    t5 = ModelSummary("m", "t5", "both", "lm", 10**6, False, True, context_length=64, token_bytes=1000, reads_further=True)
     rows = replace(TEXT, count=400)
     size = decided(rows, t5, "text_to_text", RowTokens(70, 130))
     assert (size.context_length, size.sequence_length) == (192, None)

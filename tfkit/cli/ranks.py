@@ -90,7 +90,7 @@ def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
 def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], RequestRecord] | None") -> None:
     """Follow rank 0 to the end of the training."""
     from tfkit.engine.request.rank_checks import rank_threads
-    from tfkit.engine.training_run.following import follow
+    from tfkit.engine.training_run.worker import follow
 
     crash.set_folder(None)
     own = None

@@ -30,7 +30,7 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
     crash.set_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            with options.meeting.held():
+            with options.meeting.open():
                 result = attempt(signals)
         except Stopped as stopped:
             resume_words = words if stopped.result is None else ["resume", str(options.run)]

@@ -23,7 +23,7 @@ from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.results import SweepResult, TrainingResult
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.isolation import isolated
-from tfkit.engine.training_run.ranks_of_command import own_ranks
+from tfkit.engine.training_run.ranks_of_command import local_ranks
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText
 
@@ -156,7 +156,7 @@ def sweep(
         folder, RunForecaster(), resume, False, force, device, threads, ["tfkit.sweep"], code=CodePermission.of_user(allow_code)
     )
     try:
-        with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, folder, threads) as meeting:
+        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, folder, threads) as meeting:
             result = sweeping.sweep(source, tuned, trials, replace(options, meeting=meeting), listener or Silent(), stop)
     except Stopped as stopped:
         if stopped.result is None:
@@ -206,7 +206,7 @@ def _train(
     options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[Interrupts, RunOptions], dict[str, Any]]
 ) -> TrainingResult:
     try:
-        with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, options.run, options.threads) as meeting:
+        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as meeting:
             result = train(stop, replace(options, meeting=meeting))
     except Stopped as stopped:
         reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(stopped)}

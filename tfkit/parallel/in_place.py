@@ -15,7 +15,7 @@ from tfkit.parallel.fsdp_internals import AllGather, ReduceScatter
 
 
 @dataclass(frozen=True)
-class Agreements:
+class OomAgreement:
     """How the ranks learn that one of them has run out of memory, so that all of them raise an error.
 
     `go_on` is called before each collective of this module, and may raise that error. `fitting` encloses forwards without gradients, and
@@ -27,8 +27,8 @@ class Agreements:
 
 
 class _Agreed:
-    def __init__(self, agreements: Agreements):
-        self._go_on = agreements.go_on
+    def __init__(self, agreement: OomAgreement):
+        self._go_on = agreement.go_on
 
     def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Allocate the buffer of a collective."""

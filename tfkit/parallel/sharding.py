@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tfkit.parallel.fsdp_internals import has_begun, unsharded_parameters
-from tfkit.parallel.in_place import Agreements, GatherInPlace, ReduceInPlace
+from tfkit.parallel.in_place import GatherInPlace, OomAgreement, ReduceInPlace
 from tfkit.parallel.root_parameters import REPLICAS, SHARDS, RootParameters
 
 _PIECE = 1 << 20  # elements that are converted to float64 at once
@@ -43,7 +43,7 @@ class Sharding:
         dtype: torch.dtype,
         *,
         reshard: bool,
-        in_place: Agreements | None,
+        in_place: OomAgreement | None,
         fill: Callable[[str, nn.Module], None] | None = None,
     ):
         """Shard the model, block by block.

@@ -20,7 +20,7 @@ _MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
-class Seen:
+class DataSummary:
     """Observations of the first rows of the data."""
 
     name: str  # of the source, as the user wrote it
@@ -42,7 +42,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelSummary:
     """The facts of a checkpoint that decide its task."""
 
     name: str  # as the user wrote it
@@ -83,7 +83,7 @@ class Task:
     columns: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
-def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
+def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
     """Choose the task; `given` is the user's part of the objective. Raises UsageError if no task or several are possible."""
     kind = given.get("kind") or _labelled_objective(seen, model) or _pretraining_objective(seen, model)
     _check_all_is_read(seen, model, kind)
@@ -122,7 +122,7 @@ _FURTHER_TEXT = {
 }
 
 
-def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
+def _check_all_is_read(seen: DataSummary, model: ModelSummary, kind: str) -> None:
     """Raise UsageError if a column of text would not be read, such as the passage that a question is about."""
     if unread := seen.unread.get(kind):
         part, beside = _FURTHER_TEXT[kind]
@@ -138,7 +138,7 @@ def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
         )
 
 
-def _labelled_objective(seen: Seen, model: Kind) -> str | None:
+def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     """Return the objective on labelled rows that fits the columns; None if the rows are text alone."""
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
@@ -186,7 +186,7 @@ _LABELLED_COLUMNS = {
 }
 
 
-def _pretraining_objective(seen: Seen, model: Kind) -> str:
+def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
     """Return the objective for text alone: the model's own kind of pretraining."""
     kind = _PRETRAINING[model.stacks]
     if "causal_lm" not in seen.kinds:
@@ -205,7 +205,7 @@ def _pretraining_objective(seen: Seen, model: Kind) -> str:
     return kind
 
 
-def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
+def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
     """Choose classes or regression: numbers with fractions mean regression, integers that repeat often are classes."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
@@ -290,7 +290,7 @@ def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Seq
     return 3 * repeated >= texts
 
 
-def _task_error(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:
+def _task_error(seen: DataSummary, model: ModelSummary, what: str, first: str, second: str) -> UsageError:
     names = ", ".join(seen.columns[:_MAX_LISTED]) + (", ..." if len(seen.columns) > _MAX_LISTED else "")
     return UsageError(
         f"{seen.name}: {what}. Columns found: {names}. The model is {model}.\nGive a recipe, or one of these:\n  {first}\n  {second}"

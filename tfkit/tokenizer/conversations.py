@@ -20,7 +20,7 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.tokenizer.chat_formats import FORMATS, ChatFormat, Ends, Message, UnfitError, join_segments
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, interruptible
+from tfkit.tokenizer.tokenizer_guard import interruptible, tokenizer_errors
 from tfkit.tokenizer.tool_calls import message_calls
 
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
@@ -77,7 +77,7 @@ class Conversations:
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
         """Return the ids of rendered conversations, with their targets."""
-        with broken_tokenizer():
+        with tokenizer_errors():
             encodings = interruptible(lambda _: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
         return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 

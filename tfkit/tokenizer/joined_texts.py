@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tfkit.tokenizer.tokenizer import Tokenizer
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 
 def encode_pairs(
@@ -14,14 +14,14 @@ def encode_pairs(
     With `length`, the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: no truncation.
     """
     backend = tokenizer.backend if length is None else tokenizer.truncating(length)
-    with broken_tokenizer():
+    with tokenizer_errors():
         encodings = backend.encode_batch_fast(list(pairs))
     return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
 
 
 def joins_pairs(tokenizer: Tokenizer) -> bool:
     """Whether the template puts a token between two texts; GPT's and GPT-2's do not."""
-    with broken_tokenizer():
+    with tokenizer_errors():
         pair, single = tokenizer.backend.encode("x", "x"), tokenizer.backend.encode("x", add_special_tokens=False)
     return len(pair) > 2 * len(single) + len(tokenizer.prefix) + len(tokenizer.suffix)
 
@@ -35,13 +35,13 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
     """
     if _runs_words_together(tokenizer):
         sentences = [[f" {word}" for word in words] for words in sentences]
-    with broken_tokenizer():
+    with tokenizer_errors():
         encodings = tokenizer.truncating(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
     return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
 
 def _runs_words_together(tokenizer: Tokenizer) -> bool:
     """Whether words given separately need a space before them, since the tokenizer does not separate them itself."""
-    with broken_tokenizer():
+    with tokenizer_errors():
         words = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
         return words.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.tokenizer.tokenizer import Tokenizer
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HEAD = 256  # characters, in which a second token begins unless a word is very long
@@ -39,7 +39,7 @@ def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[
         return min(token_bytes(tokenizer, int(ids[0])), len(text.encode()))
     length = _HEAD
     while True:
-        with broken_tokenizer():
+        with tokenizer_errors():
             head = tokenizer.backend.encode(text[:length], add_special_tokens=False)
         if len(head) == 0 and length >= len(text):
             return len(text.encode())

@@ -21,7 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, interruptible
+from tfkit.tokenizer.tokenizer_guard import interruptible, tokenizer_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids, as AutoTokenizer's decode does; bytes of incomplete characters become U+FFFD."""
-        with broken_tokenizer():
+        with tokenizer_errors():
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def fingerprint(self) -> str:
@@ -157,7 +157,7 @@ class Tokenizer:
 
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        with broken_tokenizer():
+        with tokenizer_errors():
             probe = self.backend.encode("x")
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
         last = first + probe.special_tokens_mask.count(0)
@@ -211,7 +211,7 @@ def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDA
 
     def encode(batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
         # encode_batch_fast computes no offsets, and is 1.6 times as fast.
-        with broken_tokenizer():
+        with tokenizer_errors():
             return backend.encode_batch_fast(batch, add_special_tokens=False)
 
     for batch in batches(texts, len, BATCH):

@@ -12,7 +12,7 @@ from tfkit.run.verified import find_named
 from tfkit.tokenizer import vocab_file
 from tfkit.tokenizer.configured import TokenError, add_configured_tokens, class_settings, find_conflict
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer, expansion
+from tfkit.tokenizer.tokenizer_guard import expansion, tokenizer_errors
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, vocab_file.NAME)
@@ -51,7 +51,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     document = parse_json(text, path)
     if expansion(document) > _MAX_EXPANSION:
         raise ModelError(f"{path}: makes over {_MAX_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
-    with broken_tokenizer(str(path)):
+    with tokenizer_errors(str(path)):
         if conflict := find_conflict(document, settings):
             raise ModelError(f"{folder / CONFIG}: {conflict}")
         backend = Backend.from_str(text)

@@ -15,7 +15,7 @@ from tfkit.errors import ModelError
 
 
 @contextmanager
-def broken_tokenizer(place: str = "tokenizer.json") -> Iterator[None]:
+def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
     """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors."""
     try:
         yield

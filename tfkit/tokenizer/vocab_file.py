@@ -14,7 +14,7 @@ from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.run.model_files import MIB, read_text
 from tfkit.tokenizer import pipelines
 from tfkit.tokenizer.configured import named_tokens
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 NAME = "vocab.txt"
 _LIMIT = 64 * MIB
@@ -45,7 +45,7 @@ def tokenizer_json(path: Path, settings: Mapping[str, Any], special: Mapping[str
     roles = {role: token if isinstance(token := settings[role], str) else token["content"] for role in _ROLES}
     if lacking := [token for token in roles.values() if token not in vocab]:
         raise ModelError(f"{path}: has no line {', '.join(lacking)}, so it is not this model's vocabulary; copy the model's own file again")
-    with broken_tokenizer(str(path)):
+    with tokenizer_errors(str(path)):
         lowercase = bool(settings.get("do_lower_case", True))
         normalizer = pipelines.bert_normalizer(lowercase, settings.get("strip_accents"), bool(settings.get("tokenize_chinese_chars", True)))
         backend = pipelines.wordpiece(vocab, normalizer, roles["unk_token"])

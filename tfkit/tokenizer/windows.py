@@ -7,7 +7,7 @@ import tokenizers
 
 from tfkit.tokenizer.joined_texts import encode_pairs
 from tfkit.tokenizer.tokenizer import Tokenizer
-from tfkit.tokenizer.tokenizer_guard import broken_tokenizer
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 
 class Window(NamedTuple):
@@ -44,7 +44,7 @@ class WindowEncoder:
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
         """Return the windows of each question and its context; a question is truncated to half of the room."""
-        with broken_tokenizer():
+        with tokenizer_errors():
             self._backend.no_truncation()
             questions = self._backend.encode_batch([question for question, _ in pairs], add_special_tokens=False)
             most = self.room // 2

@@ -13,7 +13,7 @@ from tfkit.model.transformer import Transformer
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from tfkit.parallel.in_place import Agreements
+    from tfkit.parallel.in_place import OomAgreement
     from tfkit.parallel.sharding import Sharding
 
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
@@ -25,7 +25,7 @@ class ModelSharder:
 
     mesh: "DeviceMesh"
     device: torch.device
-    in_place: "Agreements | None"
+    in_place: "OomAgreement | None"
     on_block: OnBlock | None = None
 
     def shard(self, model: Transformer, dtype: torch.dtype, *, reshard: bool = True) -> "Sharding":

@@ -122,7 +122,7 @@ class Stepper:
         each of them. `as_gpus`: use the collectives of GPUs also on a CPU, for a plan. `reshard` applies to the model; the gradients of
         companions are reduced after every micro-batch, since a step may end with a micro-batch that does not involve them.
         """
-        from tfkit.parallel.in_place import Agreements
+        from tfkit.parallel.in_place import OomAgreement
         from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
 
         for weights in self.all_weights.values():
@@ -135,7 +135,7 @@ class Stepper:
             self.peers.go_on()
 
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        in_place = Agreements(before_collective, self.peers.fitting) if self.device.type == "cpu" and not as_gpus else None
+        in_place = OomAgreement(before_collective, self.peers.fitting) if self.device.type == "cpu" and not as_gpus else None
         sharder = ModelSharder(mesh, self.device, in_place, on_block)
         self._attach(sharder.shard(self.model, self.weights.dtype, reshard=reshard), self.weights, self.optimizer)
         for one in self.companions.values():

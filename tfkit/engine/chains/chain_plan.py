@@ -10,7 +10,7 @@ from tfkit.engine.request.gate import Gate, parse_gate, training_gates
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, resolve_resumption
-from tfkit.engine.request.training_request import Kind, RequestRecord, TrainingRequest, kind_of
+from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
@@ -98,7 +98,7 @@ def first_stage(source: RecipeText | None) -> str:
     return f"{next(iter(source.fields()), '').partition('.')[0]}."
 
 
-def plan_chain(now: RequestRecord, kind: Kind | None, options: RunOptions) -> ChainPlan:
+def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates. Raises UsageError.
 
     `now`: what this command was given; without a recipe, the chain in the folder continues. `kind`: that of the command.
@@ -142,7 +142,7 @@ def _combine(before: RequestRecord | None, now: RequestRecord, folder: Path) -> 
     return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
 
 
-def _require_kind(chain: Chain, kind: Kind | None) -> None:
+def _require_kind(chain: Chain, kind: TrainingKind | None) -> None:
     first = chain.stages[0]
     first_kind = kind_of(first.recipe)
     if kind in (None, first_kind):

@@ -23,7 +23,7 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
-from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
+from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, long_texts, unread_texts
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -61,7 +61,7 @@ def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given
     return ResolvedRequest(recipe, document, _header(seen, model, task, size))
 
 
-def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
+def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     """Inspect the first rows of the source. Raises DataError."""
     records = first_records(section, on_bad_row)
     columns = list(dict.fromkeys(name for record in records for name in record.values))
@@ -84,7 +84,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> Seen:
     readers = {str(kind): Columns(SECTIONS[kind].roles, given[kind]) for kind in with_classes}
     counts = _count(section, on_bad_row, records, readers)
     like_labels = tuple(name for name in columns if name != "text" and few_values(values[name]))
-    return Seen(
+    return DataSummary(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
         frozenset(fitting),
@@ -159,7 +159,7 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
     return row_tokens([" ".join(text for name in columns for text in texts_of(one.values.get(name))) for one in records], codec)
 
 
-def _inspect_model(start: str) -> tuple[Kind, Tokenizer | None]:
+def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
     """Return the kind of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
@@ -170,7 +170,7 @@ def _inspect_model(start: str) -> tuple[Kind, Tokenizer | None]:
             resolve_format("auto", codec, None)
         except UsageError:
             has_chat_tokens = False
-    kind = Kind(
+    kind = ModelSummary(
         start,
         described.family,
         "both" if both else "encoder" if config.encoder_layers else "decoder",
@@ -239,7 +239,7 @@ def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:
     return [f"{name}.columns={json.dumps(task.columns, ensure_ascii=False)}" for name in names]
 
 
-def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
+def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:
     """Return the comment that a recipe begins with: the data, the model, the decisions."""
     kind = task.objective["kind"]
     reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())

@@ -22,7 +22,7 @@ from tfkit.recipe.starting_points import (
     step_tokens,
     trained_bytes,
 )
-from tfkit.recipe.tasks import Kind, Seen, rare_share
+from tfkit.recipe.tasks import DataSummary, ModelSummary, rare_share
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.memory import available_bytes
 from tfkit.units import format_epochs
@@ -70,7 +70,7 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
     return RowTokens(sum(counts) / len(counts), max(1, counts[math.ceil(0.95 * len(counts)) - 1]))
 
 
-def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
+def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
     """Decide the size. `given`: the fields of the command line, which are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
@@ -117,18 +117,18 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     return Size(point, longer, shorter, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
-def _labels(seen: Seen, kind: str) -> Mapping[str, int]:
+def _labels(seen: DataSummary, kind: str) -> Mapping[str, int]:
     """Return how often each class or tag occurs; empty for objectives without them."""
     return seen.labels if kind == "classification" else seen.tags if kind == "tagging" else {}
 
 
-def _given_length(model: Kind, given: dict[str, Any]) -> Any:
+def _given_length(model: ModelSummary, given: dict[str, Any]) -> Any:
     """Return the length of a row by the command line; None if it does not set one."""
     context = given.get("model", {}).get("context_length", model.context_length if "sequence_length" in given["data"] else None)
     return given["data"].get("sequence_length") or context
 
 
-def _length(model: Kind, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
+def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, reads_text: bool, may_grow: bool) -> int:
     """Return the tokens of a row of text; for labelled rows the model's context, or more if its positions allow it and rows are longer.
 
     `may_grow`: whether the model's context may change; an adapter keeps that of its base.
@@ -140,7 +140,7 @@ def _length(model: Kind, tokens: RowTokens, tokens_per_step: int, *, reads_text:
     return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
 
 
-def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Return the adapter for a decoder whose training would not fit the free memory, and the reason; new tokens need all weights."""
     left, needed = available_bytes(), trained_bytes(model.parameters)
     speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)

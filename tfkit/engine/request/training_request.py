@@ -129,10 +129,10 @@ class RecipeFromData(Protocol):
         ...
 
 
-Kind = Literal["pre-training", "fine-tuning"]
+TrainingKind = Literal["pre-training", "fine-tuning"]
 
 
-def kind_of(recipe: "Recipe") -> Kind:
+def kind_of(recipe: "Recipe") -> TrainingKind:
     """Return whether a recipe is pre-training or fine-tuning."""
     return "pre-training" if recipe.model.start is None else "fine-tuning"
 
@@ -146,7 +146,7 @@ class TrainingRequest:
     does not come from the folder of an earlier one. `unwritten`: the recipe that is made, where there is no source.
     """
 
-    kind: Kind
+    kind: TrainingKind
     source: RecipeText | None
     words: Sequence[str] = ()
     checkpoint: str | None = None

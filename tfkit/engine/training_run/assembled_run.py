@@ -21,11 +21,11 @@ from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
-from tfkit.engine.request.training_request import Kind
+from tfkit.engine.request.training_request import TrainingKind
 from tfkit.engine.results import MEASURED
 from tfkit.engine.training_run.checkpointing import Checkpointer
+from tfkit.engine.training_run.coordinator import Coordinator
 from tfkit.engine.training_run.estimate import Estimate
-from tfkit.engine.training_run.leading import Leader
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run_context import RunContext
@@ -56,7 +56,7 @@ class AssembledRun:
 
     context: RunContext
     planned: Estimate | None
-    leader: Leader
+    leader: Coordinator
     data: TrainingData
     components: Components
     resumed_from: Path | None
@@ -202,7 +202,7 @@ class AssembledRun:
 
 
 def assemble_run(
-    context: RunContext, data: TrainingData, planned: Estimate | None, leader: Leader, kind: Kind, *, exact: bool, force: bool
+    context: RunContext, data: TrainingData, planned: Estimate | None, leader: Coordinator, kind: TrainingKind, *, exact: bool, force: bool
 ) -> AssembledRun:
     """Build the model, and assemble its training from the newest good checkpoint on.
 

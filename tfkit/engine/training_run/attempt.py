@@ -14,7 +14,7 @@ from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
-from tfkit.engine.request.training_request import CheckedRequest, Kind, RequestRecord, TrainingRequest, kind_of, require_trainable
+from tfkit.engine.request.training_request import CheckedRequest, RequestRecord, TrainingKind, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
@@ -117,7 +117,7 @@ def _nothing_to_resume(run: Path) -> TfkitError:
 def _attempt(
     start: "Callable[[], Recipe]",
     given: RequestRecord,
-    kind: Kind,
+    kind: TrainingKind,
     options: RunOptions,
     listener: Listener,
     stop: StopRequest,
@@ -183,7 +183,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 def _train_metered(
     recipe: "Recipe",
     given: RequestRecord,
-    kind: Kind,
+    kind: TrainingKind,
     options: RunOptions,
     gates: Collection[Gate],
     folder: RunFolder,

@@ -57,7 +57,7 @@ class RankConnection:
             self._join().announce({"metered": facts})
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def open(self) -> Iterator[None]:
         """Enclose the command: at its end the other ranks are released. After an error they notice that rank 0 is gone."""
         try:
             yield
@@ -116,7 +116,7 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
 
 
 @contextmanager
-def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
+def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
     """Start `size` - 1 processes that follow this one, and yield their meeting.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
@@ -142,7 +142,7 @@ def own_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnect
     try:
         on_loopback(os.environ)
         meeting = RankConnection(Ranks(0, size, 0, size, port=workers.port), watch)
-        with meeting.held():
+        with meeting.open():
             yield meeting
     except PeerLostError as error:
         lost = workers.lost(_PATIENCE_SECONDS)

@@ -14,11 +14,11 @@ from tfkit.engine.assembly.memory_plan import meta_model, require_memory, requir
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.request.training_request import Kind, RequestRecord
+from tfkit.engine.request.training_request import RequestRecord, TrainingKind
 from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
 from tfkit.engine.training_run.budget import Budget, limits_of
+from tfkit.engine.training_run.coordinator import Coordinator
 from tfkit.engine.training_run.estimate import Estimate, Forecaster
-from tfkit.engine.training_run.leading import Leader
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
 from tfkit.engine.training_run.rate_trial import try_rates
 from tfkit.engine.training_run.run_context import RunContext
@@ -46,7 +46,7 @@ class Run:
         """`code`: which reward functions may be run; None: the run is only planned."""
         self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
         self.forecaster = forecaster
-        self.leader = Leader(peers)
+        self.leader = Coordinator(peers)
         self.began, self._built = meter.began, BuildingTime.seconds
         self.planned: Estimate | None = None
         self.assembled: AssembledRun | None = None
@@ -84,7 +84,7 @@ class Run:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
     def start(
-        self, folder: RunFolder, given: RequestRecord, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False
+        self, folder: RunFolder, given: RequestRecord, kind: TrainingKind, budget: Budget, *, exact: bool = False, force: bool = False
     ) -> None:
         """Train to the end. `exact`: do not fall back to an older checkpoint; `force`: start even if the checkpoints do not fit the disk.
 

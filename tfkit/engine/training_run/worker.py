@@ -1,6 +1,6 @@
 """The ranks of a training that follow rank 0: they prepare the same rows and model, take every step, and write nothing.
 
-Rank 0 (leading.py), not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches
+Rank 0 (coordinator.py), not their command line, sends them its recipe, the checkpoint that it continues from, the size of its micro-batches
 and which code may be run.
 Rank 0 saves, evaluates and writes all files, and the others wait for it.
 """
@@ -20,7 +20,7 @@ from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.rank_checks import rank_device
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.engine.training_run.leading import AgreedStop, require_same_weights
+from tfkit.engine.training_run.coordinator import AgreedStop, require_same_weights
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
@@ -96,7 +96,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
     components.loader.micro_batch_size = start["micro_batch_size"]
     require_same_weights(group, components)
     micro_batches = MicroBatches(begun.recipe, begun.device, listener, components, restored=begun.restored)
-    hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
+    hooks = WorkerHooks(group, stop, listener, micro_batches, work, meter, start)
     meter.phase("train", begun.progress.step)
     with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
         try:
@@ -128,7 +128,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     return _Begun(recipe, device, components, progress, checkpoint is not None)
 
 
-class FollowingHooks:
+class WorkerHooks:
     """The hooks of a rank that follows rank 0: it waits, or takes part, while rank 0 saves or evaluates, and shows only warnings."""
 
     def __init__(

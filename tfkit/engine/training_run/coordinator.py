@@ -1,5 +1,5 @@
 """Rank 0 of a training on several ranks: it alone reads the command, writes the run folder, evaluates and reports. The others follow it
-(following.py). With a single process this module does nothing.
+(worker.py). With a single process this module does nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ class AgreedStop:
             raise
 
 
-class LeadingHooks:
+class CoordinatorHooks:
     """The hooks of rank 0: those of a single process, followed by an announcement of the outcome where the other ranks wait for it."""
 
     def __init__(self, hooks: LoopHooks, group: ProcessGroup, stop: StopRequest):
@@ -100,7 +100,7 @@ class LeadingHooks:
         return result
 
 
-class Leader:
+class Coordinator:
     """Rank 0's announcements to the others; none in a single process."""
 
     def __init__(self, peers: Peers):
@@ -127,12 +127,12 @@ class Leader:
         state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
         self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
         require_same_weights(self._group, components)
-        return LeadingHooks(hooks, self._group, stop)
+        return CoordinatorHooks(hooks, self._group, stop)
 
     @contextmanager
     def steps(self, hooks: Hooks) -> Iterator[None]:
         """Enclose the steps: at their end all ranks have received the last announcement, and a stop has the exit code of its signal."""
-        if not isinstance(hooks, LeadingHooks) or self._group is None:
+        if not isinstance(hooks, CoordinatorHooks) or self._group is None:
             yield
             return
         with self._group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
