@@ -51,7 +51,7 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
             "data": {"train": [{"stdlib": True}]},
             "training": {"steps": 1, "activation_checkpointing": True},
         }
-        recipe = RecipeText(Path("<recipe>"), dump_document(document)).read(())
+        recipe = RecipeText(Path("<recipe>"), dump_document(document)).read()
         config = model_config(recipe.model, 50_257 if name.startswith("gpt") else 32_000)
         ids = torch.zeros(1, config.context_length, dtype=torch.long)
         found: dict[tuple[int, int], SimulatedStep] = {}

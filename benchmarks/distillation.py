@@ -35,6 +35,7 @@ from measured_runs import (
     write_rows,
 )
 
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.sections import Recipe
 
 TEACHER, TAUGHT, ALONE = "teacher", "student with its teacher", "student alone"
@@ -61,7 +62,7 @@ def main() -> None:
     from tfkit.hub import find_checkpoint
     from tfkit.recipe import read_recipe
 
-    student, tuning = read_recipe(options.student, options.set).recipe, read_recipe(options.task, options.set).recipe
+    student, tuning = (read_recipe(path, parse_overrides(options.set)).recipe for path in (options.student, options.task))
     if (section := student.objective).kind != "distillation":
         sys.exit(f"{options.student}: its objective is {section.kind}, but --student must be a recipe of distillation")
     train, test = labelled_rows(tuning, options.data, test=False), labelled_rows(tuning, options.test, test=True)

@@ -18,6 +18,7 @@ from measured_runs import Runs, labelled_rows, write_rows
 
 from tfkit.data.columns.rows import Row
 from tfkit.recipe import read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 Scores = Mapping[str, float]
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--run-root", type=Path, default=Path("runs/folds"))
     parser.add_argument("words", nargs="*", help="key=value for every run")
     options = parser.parse_intermixed_args()
-    recipe = read_recipe(options.recipe, options.words).recipe
+    recipe = read_recipe(options.recipe, parse_overrides(options.words)).recipe
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
     parts = split(labelled_rows(recipe, None, test=False), options.folds)
     runs = Runs(options.run_root)

@@ -19,6 +19,7 @@ from measured_runs import labelled_rows
 
 from tfkit.evaluation.baselines import baselines
 from tfkit.objectives.metrics import unit_weights
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.sections import Recipe
 
 Metrics = Mapping[str, float]
@@ -29,7 +30,7 @@ def main() -> None:
     options = parse()
     from tfkit.recipe import read_recipe
 
-    recipe = read_recipe(options.recipe, options.set).recipe
+    recipe = read_recipe(options.recipe, parse_overrides(options.set)).recipe
     if options.pairs is not None:
         found = {"a unigram of the training text": unigram_pairs(recipe, options.pairs, options.start or sys.exit("give --from CKPT"))}
     else:

@@ -38,6 +38,7 @@ from measured_runs import (
 from transfer_figure import Point, Points, svg
 
 from tfkit.data.columns.rows import Row
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.sections import Recipe
 
 KINDS = ("fine-tuned", "random weights")
@@ -50,7 +51,7 @@ def main() -> None:
     from tfkit.objectives.metrics.entities import mark_spans
     from tfkit.recipe import read_recipe
 
-    resolved = read_recipe(options.recipe, options.set)
+    resolved = read_recipe(options.recipe, parse_overrides(options.set))
     recipe = resolved.recipe
     train, test = labelled_rows(recipe, options.data, test=False), labelled_rows(recipe, options.test, test=True)
     if not test:

@@ -12,23 +12,19 @@ if TYPE_CHECKING:
     from tfkit.engine.api import evaluate as evaluate
     from tfkit.engine.api import finetune as finetune
     from tfkit.engine.api import generate as generate
+    from tfkit.engine.api import load as load
     from tfkit.engine.api import plan as plan
     from tfkit.engine.api import predict as predict
     from tfkit.engine.api import pretrain as pretrain
     from tfkit.engine.api import resume as resume
     from tfkit.engine.api import sweep as sweep
-    from tfkit.engine.library.loaded_model import load as load
 
-_API_FUNCTIONS = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep")
+_API_FUNCTIONS = ("evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep")
 __all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first access, so that `import tfkit` stays light."""
-    if name == "load":
-        from tfkit.engine.library.loaded_model import load
-
-        return load
     if name == "console":  # the command line's listener
         return importlib.import_module("tfkit.console")
     if name in _API_FUNCTIONS:

@@ -1,6 +1,8 @@
 """Errors that a user can correct, each with the exit code of docs/cli.md. Any other exception is a bug (code 1)."""
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class TfkitError(ValueError):
@@ -116,3 +118,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _in_python(name: str, value: object) -> str:
+    return f"`{name}`" if value is None else f"`{name}={value}`" if isinstance(value, bool) else f"{name}={value}"
+
+
+_form: Callable[[str, object], str] = _in_python
+
+
+def argument(name: str, value: object = None) -> str:
+    """Return the name of an argument, with a value if one is given, for a message: `run`, start=CKPT or `resume=True`.
+
+    Within `naming` it has the form of another caller than the library: --run, --from CKPT, --resume.
+    """
+    return _form(name, value)
+
+
+@contextmanager
+def naming(form: Callable[[str, object], str]) -> Iterator[None]:
+    """Let messages of the block name arguments in this form."""
+    global _form
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before

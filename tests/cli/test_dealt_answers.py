@@ -13,10 +13,10 @@ from tfkit.carbon import Meter, Reading
 from tfkit.engine.inference.evaluator import Evaluator
 from tfkit.engine.inference.predicting import open_predictor
 from tfkit.engine.inference.session import Session
-from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent, StopRequest
-from tfkit.engine.training_run.isolation import isolated
 from tfkit.parallel.rank_map import RankMap, serial_map
+from tfkit.run.signals import interrupts
+from tfkit.training.isolation import isolated
 
 
 def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
@@ -30,15 +30,15 @@ def session_of(stop: StopRequest, deal: RankMap) -> Session:
 def evaluated(run: Path, deal: RankMap) -> list[Any]:
     with isolated(), interrupts(None) as stop:
         work = session_of(stop, deal)
-        words = ["evaluation.batch_size=5"]
-        _, found = Evaluator(str(run), None, words, None, CodePermission()).compute(work, each=True)
+        changes = {"evaluation.batch_size": 5}
+        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(work, each=True)
     assert found.scores is not None
     return [found.metrics, found.predictions, found.facts, found.baselines]
 
 
 def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
     with isolated(), interrupts(None) as stop:
-        predictor = open_predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
+        predictor = open_predictor(str(run), {"evaluation.batch_size": 5}, all_labels=True)
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
         asked = predictor.given_rows(rows)
         predictor.load(session_of(stop, deal))

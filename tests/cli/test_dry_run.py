@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.recipe import read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 PAIRS = [("cat", "mat"), ("dog", "hat")]
 ROWS = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
@@ -86,7 +87,7 @@ def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
     planned = command("pretrain", *words, "--dry-run")
     assert planned.code == 0, planned.err
     (place / "changed.yaml").write_text(planned.out, encoding="utf-8")
-    assert read_recipe("changed.yaml").recipe == read_recipe("tiny.yaml", words[1:]).recipe
+    assert read_recipe("changed.yaml").recipe == read_recipe("tiny.yaml", parse_overrides(words[1:])).recipe
     assert "steps: 12" not in planned.out
     assert planned.out.startswith("# A recipe for tests.\n")
     assert not (place / "runs").exists()

@@ -495,7 +495,7 @@ def test_a_run_that_did_not_keep_what_was_given_is_compared_with_the_whole_recip
     """As of version 0.1.0."""
     run = stopped_run(base, tmp_path, "training.steps=15")
     document = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert document.pop("given")["overrides"] == ["checkpoint.every=2", "training.steps=15"]
+    assert document.pop("given")["overrides"] == {"checkpoint.every": 2, "training.steps": 15}
     (run / "run.json").write_text(json.dumps(document), encoding="utf-8")
     done = pretrain(run, base / "tiny.yaml", "--resume", "model.dim=32")
     assert (done.code, "model.dim: 16 in the run, 32 now" in done.err) == (2, True), done.err

@@ -231,7 +231,7 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
         "training.steps=8": "command line: training.steps: this recipe has stages: start with one of base, tune, small",
     }.items():
         assert wanted in refused("resume", "part", word)
-    assert receipt("part")["given"]["overrides"] == ["base.training.log_every=3"], "of what was refused nothing is kept"
+    assert receipt("part")["given"]["overrides"] == {"base.training.log_every": 3}, "of what was refused nothing is kept"
     last = json.loads(good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").out)
     assert {name: one["steps"] for name, one in last["stages"].items()} == {"base": STEPS, "tune": 7, "small": 3}
     assert (last["status"], last["steps"]) == ("finished", STEPS + 7 + 3)

@@ -9,6 +9,7 @@ import pytest
 from tfkit.data import Row, open_source
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Part, hash_fraction
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import RecipeText
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
@@ -144,4 +145,4 @@ def test_a_recipe_that_an_earlier_version_wrote_out_is_split_as_then() -> None:
     whole = f"{rest}, on_bad_row: error, max_lost: null, length_groups: true}}\n"
     assert RecipeText(Path("a.yaml"), f"{rest}}}\n").read().data.split_by == "input"
     assert RecipeText(Path("a.yaml"), whole).read().data.split_by == "row"
-    assert RecipeText(Path("a.yaml"), whole).read(["data.split_by=input"]).data.split_by == "input"
+    assert RecipeText(Path("a.yaml"), whole).read(parse_overrides(["data.split_by=input"])).data.split_by == "input"

@@ -13,6 +13,7 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe import read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.roles import Role
@@ -83,7 +84,7 @@ def test_rows_with_equal_texts_have_equal_text_whatever_their_labels() -> None:
 def test_what_contradicts_the_objective_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
     with pytest.raises(UsageError) as error:
-        read_recipe(str(tmp_path / "r.yaml"), words)
+        read_recipe(str(tmp_path / "r.yaml"), parse_overrides(words))
     assert message in str(error.value)
 
 

@@ -9,6 +9,7 @@ from tfkit.engine.recognition.decided_recipe import _document, _fitting_recipe
 from tfkit.engine.recognition.decided_size import RowTokens, decide_size
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.recipe import RecipeError
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.tree import COMMAND_LINE
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.tasks import DataSummary, ModelSummary, decide
@@ -42,11 +43,12 @@ CHANGES = [
 
 def decided(words: list[str], stacks: Any, parameters: int) -> Any:
     """The recipe for a model of these stacks, or what the command line makes invalid."""
-    given = UnwrittenRecipe(words).given
+    overrides = parse_overrides(words)
+    given = UnwrittenRecipe(overrides).given
     model = ModelSummary("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
     task = decide(SEEN, model, given.get("objective", {}))
     size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))
-    return _fitting_recipe(_document(task, size, given), words)[0]
+    return _fitting_recipe(_document(task, size, given), overrides)[0]
 
 
 def words_for(kind: str, data: str, *changes: str) -> list[str]:

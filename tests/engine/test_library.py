@@ -137,7 +137,7 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
             "Resume it with `resume=True`, or give another folder with `run`",
         ),
         "no checkpoint": (lambda: tfkit.finetune(document, run="tuned"), 2, "which checkpoint? Give start=CKPT, or model: {from: CKPT}"),
-        "no stage": (lambda: tfkit.pretrain(document, run="one", stages=["sft"]), 2, "`stages` sft: the recipe has no stages"),
+        "no stage": (lambda: tfkit.pretrain(document, run="one", stages=["sft"]), 2, "stages=sft: the recipe has no stages"),
         "no run": (lambda: tfkit.resume("nothing"), 2, "there is no run to continue here"),
         "no data": (lambda: tfkit.pretrain(document, {"data.train": [{"path": "nothing.txt"}]}), 3, "nothing.txt"),
         "no model": (lambda: tfkit.evaluate(start="nothing"), 4, "nothing"),
@@ -276,7 +276,7 @@ def test_import_tfkit_imports_nothing_else() -> None:
 def test_what_a_call_gives_back_imports_no_compiler() -> None:
     code = """
 import sys, torch
-from tfkit.engine.training_run.isolation import isolated
+from tfkit.training.isolation import isolated
 for mode in range(3):
     torch.set_deterministic_debug_mode(mode)
     with isolated():
@@ -292,7 +292,7 @@ print("torch._inductor" in sys.modules)
 def test_a_compiler_that_is_imported_later_is_deterministic_as_well() -> None:
     code = """
 import sys, torch
-from tfkit.engine.training_run.isolation import isolated
+from tfkit.training.isolation import isolated
 from tfkit.training.device import make_deterministic
 with isolated():
     make_deterministic(torch.device("cpu"))

@@ -14,8 +14,8 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, kept, strike
 
 import tfkit
-from tfkit.engine.library.calls import interrupts
 from tfkit.errors import Stopped
+from tfkit.run.signals import interrupts
 
 STEPS = 12
 

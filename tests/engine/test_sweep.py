@@ -193,10 +193,10 @@ def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:
 def test_the_sampler_is_a_function_of_the_seed_and_the_trials_before() -> None:
     axes = (Axis("optimizer.lr", ends=(1e-5, 1e-2)), Axis("model.decoder_layers", ends=(2, 8), whole=True), Axis("kind", ("a", "b")))
 
-    def draw(seed: int) -> list[dict[str, str]]:
+    def draw(seed: int) -> list[dict[str, Any]]:
         search, done = OptunaSearch(axes, 8, seed, False), []
         while (values := search.propose(done)) is not None:
-            score = None if len(done) == 2 else abs(float(values["optimizer.lr"]) - 1e-3)  # the third one failed
+            score = None if len(done) == 2 else abs(values["optimizer.lr"] - 1e-3)  # the third one failed
             done.append((Trial(f"trial-{len(done)}", values), score))
         return [dict(trial.values) for trial, _ in done]
 
@@ -204,7 +204,7 @@ def test_the_sampler_is_a_function_of_the_seed_and_the_trials_before() -> None:
     assert len(found) == 8
     assert found == draw(1) != draw(2)
     assert len({json.dumps(values) for values in found}) == 8
-    assert all(1e-5 <= float(one["optimizer.lr"]) <= 1e-2 and 2 <= int(one["model.decoder_layers"]) <= 8 for one in found)
+    assert all(1e-5 <= one["optimizer.lr"] <= 1e-2 and 2 <= one["model.decoder_layers"] <= 8 for one in found)
 
 
 def test_a_sampler_is_not_needed_where_all_combinations_are_asked_for(whole: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from tfkit.engine.request.evaluation_settings import read_settings
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
 from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -23,7 +24,7 @@ def test_the_page_has_its_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[4])
 def test_a_command_of_the_page_is_one(command: list[str]) -> None:
-    changes = [word for word in command[4:] if "=" in word]
+    changes = parse_overrides(word for word in command[4:] if "=" in word)
     data = command[command.index("--data") + 1] if "--data" in command else None
     settings = read_settings(None, Path("runs/my"), changes, ("data", "objective", "evaluation", "generation", "carbon"), data)
     assert settings.objective.kind in ("minimal_pairs", "few_shot")

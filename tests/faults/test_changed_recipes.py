@@ -12,6 +12,7 @@ import pytest
 from tiny_runs import Done, hashes, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 GPT = ["checkpoint.every=2", "data.on_bad_row=skip"]
 LLAMA = [
@@ -341,7 +342,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_f39_every_field_has_a_row(stopped: Path) -> None:
     known: set[str] = set()
     for name, words in BEGUN.items():
-        recipe = read_recipe(str(stopped / "tiny.yaml"), words).recipe
+        recipe = read_recipe(str(stopped / "tiny.yaml"), parse_overrides(words)).recipe
         document = recipe.model_dump(mode="json")
         described = {} if recipe.model.start is not None else model_config(recipe.model, 300).model_dump(mode="json")
         document["model"] = described

@@ -22,6 +22,7 @@ from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus
 import tfkit.recipe.reading.read
 from tfkit.__main__ import main
 from tfkit.recipe import dump_recipe, model_config, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "recipes"
@@ -322,7 +323,7 @@ def judge(path: Path, content: bytes, overrides: list[str], seen: Counter[int]) 
 
 def survives(path: Path, overrides: list[str]) -> None:
     """A valid recipe is written and read back unchanged, with its model in full too."""
-    recipe = read_recipe(str(path), overrides).recipe
+    recipe = read_recipe(str(path), parse_overrides(overrides)).recipe
     text = dump_recipe(recipe, None)
     path.write_text(text, encoding="utf-8")
     again = read_recipe(str(path)).recipe

@@ -23,6 +23,7 @@ from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge
 from tfkit.objectives.metrics.answer_scores import answer_scores
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
@@ -356,6 +357,6 @@ def test_an_answer_that_is_in_no_window_is_counted(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_is_refused(words: list[str], error: str) -> None:
     given = ["model.preset=bert-tiny", "tokenizer.kind=wordpiece", "data.train=[{path: rows.json}]", "training.steps=1"]
     with pytest.raises(UsageError, match=error):
-        read_document({"objective": {"kind": "question_answering"}}, "r", [*given, *words])
-    recipe, _ = read_document({"objective": {"kind": "question_answering"}}, "r", given)
+        read_document({"objective": {"kind": "question_answering"}}, "r", parse_overrides([*given, *words]))
+    recipe, _ = read_document({"objective": {"kind": "question_answering"}}, "r", parse_overrides(given))
     assert recipe.objective.head == "spans"

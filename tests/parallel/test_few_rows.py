@@ -19,6 +19,7 @@ from tfkit.engine.training_run.micro_batches import limit_batch_size
 from tfkit.errors import UsageError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe import open_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.signals import StopSignals
 
@@ -75,7 +76,7 @@ def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count
         data = prepare_data(source.read(), torch.device("cpu"), Silent(), stop, Meter(), None)
     for batch in (1, 2, 4, 5, 6, 8, 12, 24, 36):
         for micro in (micro for micro in (None, 1, 2, 3, 4, 6) if batch % (micro or 1) == 0):
-            recipe = source.read([f"training.batch_size={batch}", f"training.micro_batch_size={json.dumps(micro)}"])
+            recipe = source.read(parse_overrides([f"training.batch_size={batch}", f"training.micro_batch_size={json.dumps(micro)}"]))
             alone = limited(recipe, data, 1)
             assert alone is not None
             assert alone.training.batch_size <= max(count, batch if batch <= count else 0)

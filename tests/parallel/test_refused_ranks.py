@@ -20,6 +20,7 @@ from tfkit.parallel import collectives
 from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.training.step import Stepper
 
 RECIPE = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 4}\ncarbon: {enabled: false}\n"
@@ -104,7 +105,7 @@ def test_every_objective_is_dealt() -> None:
             continue
         words = ["training.batch_size=32", "training.micro_batch_size=null"]
         require_divisible(source.read(words), 2)
-        require_divisible(source.read([*words, "parallel.shard=2"]), 2)
+        require_divisible(source.read(parse_overrides([*words, "parallel.shard=2"])), 2)
 
 
 def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

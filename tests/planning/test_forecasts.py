@@ -15,21 +15,21 @@ import tfkit
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
-from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.planning.workload import RunWork, Workload, step_workload
-from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.run import Run
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import RecipeText, model_config
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.sections import ModelSection
 from tfkit.run.machine import machine_name
+from tfkit.run.signals import interrupts
 from tfkit.training.flops import ForwardShape
+from tfkit.training.isolation import isolated
 
 CPU = torch.device("cpu")
 TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 12)
@@ -103,7 +103,7 @@ def test_the_high_estimate_is_that_beside_the_neighbours_of_now(neighbours: int,
     monkeypatch.setattr(forecast, "busy_neighbours", lambda: neighbours)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read()
     made = forecast.forecast(recipe, RUN_WORK, 1e9, CPU, torch.float32, 0.0)
     assert made.seconds.high == pytest.approx(2 * factor * made.seconds.likely)
     assert made.seconds.low == pytest.approx(made.seconds.likely / 2)
@@ -269,7 +269,7 @@ def test_a_run_is_forecast_if_something_reads_it(reader: str, place: Path, monke
         document[section] = document.get(section, {}) | fields
     with isolated(), interrupts(None) as stop:
         torch.set_num_threads(2)
-        run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), RunForecaster())
+        run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(), CPU, Silent(), stop, Meter(), RunForecaster())
         run.prepare()
         assert run.needs_forecast == (reader != "nothing")
 
@@ -298,7 +298,7 @@ def test_a_short_run_needs_no_table_of_speeds(place: Path, monkeypatch: pytest.M
 def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read()
     with isolated(), interrupts(None) as stop:
         run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
         run.began -= 1000

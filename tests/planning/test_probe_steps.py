@@ -11,10 +11,10 @@ from tiny_plans import recipe_of
 import tfkit
 from tfkit.__main__ import main
 from tfkit.carbon import Reading
-from tfkit.engine.library.calls import interrupts
 from tfkit.engine.planning import probe_steps
 from tfkit.engine.planning.probe_steps import Probe, ProbeStep, extrapolate_growth
 from tfkit.recipe.dump import dump_document
+from tfkit.run.signals import interrupts
 
 
 @pytest.fixture(autouse=True)

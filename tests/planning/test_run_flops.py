@@ -16,22 +16,22 @@ from tfkit.carbon import Meter
 from tfkit.data import Loader
 from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.step_flops import StepFlops, flops_per_token
-from tfkit.engine.library.calls import interrupts
 from tfkit.engine.listener import Silent
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.run import Run
 from tfkit.objectives.registry import OBJECTIVES
 from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document
+from tfkit.run.signals import interrupts
 from tfkit.training import flops
+from tfkit.training.isolation import isolated
 
 CPU = torch.device("cpu")
 
 
 def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     """Return a run with its weights, ready for its first step."""
-    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(()), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
+    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
     run.prepare()
     run.forecast()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())

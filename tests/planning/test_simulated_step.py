@@ -141,7 +141,7 @@ def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path:
 )
 def test_a_deep_model_is_extrapolated_exactly(values: dict[str, Any], section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig.model_validate(values)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm") | {"optimizer": section})).read(())
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm") | {"optimizer": section})).read()
     ids = torch.zeros(2, 12, dtype=torch.long)
     batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)
     mesh = Mesh(4, 2, reshard=True, micro_batches=3, dtype=torch.bfloat16)

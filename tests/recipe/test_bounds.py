@@ -13,6 +13,7 @@ from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeError, bundled_recipes, json_schema, open_recipe, read_chain, read_recipe
 from tfkit.recipe.reading.fields import section_types
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
@@ -78,7 +79,7 @@ def test_an_absurd_number_is_refused_with_its_place(number: tuple[str, str, dict
     recipe.write_text(GOOD, encoding="utf-8")
     path = ".".join(parts)
     with pytest.raises(RecipeError) as caught:
-        read_recipe(str(recipe), [*words, f"{path}={value}"])
+        read_recipe(str(recipe), parse_overrides([*words, f"{path}={value}"]))
     assert re.search(
         rf"^command line: {re.escape(path)}(\.0)?: must be (at most|less than) \S+, not (9{{18}}|1e\+?308)", str(caught.value), re.M
     )

@@ -10,6 +10,7 @@ from random_recipes import NEARLY, Strategy, as_yaml
 from tfkit.__main__ import main
 from tfkit.recipe import Chain, RecipeError, RecipeText, read_chain
 from tfkit.recipe.dump import recipe_document
+from tfkit.recipe.reading.overrides import parse_overrides
 
 CHAIN = """# Three stages.
 stages:
@@ -32,7 +33,7 @@ stages:
 
 
 def read(text: str, *overrides: str) -> Chain:
-    return read_chain(RecipeText(Path("chain.yaml"), text), overrides)
+    return read_chain(RecipeText(Path("chain.yaml"), text), parse_overrides(overrides))
 
 
 def problems(text: str, *overrides: str) -> list[str]:
@@ -125,11 +126,10 @@ def test_an_override_begins_with_the_name_of_a_stage() -> None:
     assert (base.training.steps, tune.training.steps, tune.training.epochs) == (9, 7, None)
     assert (tune.model.start, chain.stages[1].uses) == ("elsewhere", ())
     assert (small.objective.companion_paths, chain.stages[2].uses) == ({"teacher": "tune"}, ("base", "tune"))
-    wrong = problems(CHAIN, "training.steps=3", "tune", "tune=3", "late.training.steps=3", "tune.training.stps=1")
+    wrong = problems(CHAIN, "training.steps=3", "tune=3", "late.training.steps=3", "tune.training.stps=1")
     place, names = "command line: ", "this recipe has stages: start with one of base, tune, small, and name a field of it"
     assert wrong == [
         f"{place}training.steps: {names}",
-        f"{place}'tune' is not key=value, such as base.training.steps=100",
         f"{place}tune: {names}",
         f"{place}late.training.steps: {names}",
         f"{place}tune.training.stps: unknown, did you mean steps",
@@ -202,7 +202,7 @@ def test_any_chain_is_read_or_refused_with_places(chain: dict[str, object], word
     if not source.has_stages:  # not YAML
         return
     try:
-        found = read_chain(source, words)
+        found = read_chain(source, parse_overrides(words))
     except RecipeError as error:
         places = {problem.place.file for problem in error.problems}
     else:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.recipe import bundled_recipes, dump_recipe, model_config, open_recipe, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import plain
 from tfkit.recipe.schema.sections import Recipe
@@ -12,7 +13,8 @@ from tfkit.recipe.schema.sections import Recipe
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes() if not open_recipe(recipe.name).has_stages])
 def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
-    recipe = read_recipe(name, ["optimizer.lr=1e-4", "generation.stop=[a, 'b: c']", "training.seed=4294967295"]).recipe
+    changes = {"optimizer.lr": 1e-4, "generation.stop": ["a", "b: c"], "training.seed": 4294967295}
+    recipe = read_recipe(name, changes).recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe, None), encoding="utf-8")
     assert read_recipe(str(path)).recipe == recipe
@@ -35,7 +37,7 @@ def test_a_finished_tokenizer_and_muon_read_back(tmp_path: Path) -> None:
         "data.validation=0.1",
         "training.tokens=5",
     ]
-    recipe = read_recipe("gpt2-stdlib", [*changes, "training.steps="]).recipe
+    recipe = read_recipe("gpt2-stdlib", parse_overrides([*changes, "training.steps="])).recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe, model_config(recipe.model, 300)), encoding="utf-8")
     again = read_recipe(str(path)).recipe

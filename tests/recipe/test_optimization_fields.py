@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 RECIPE = """\
 model: {preset: gpt2}
@@ -17,7 +18,7 @@ def problems(folder: Path, *words: str) -> list[str]:
     path = folder / "r.yaml"
     path.write_text(RECIPE, encoding="utf-8")
     try:
-        read_recipe(str(path), words)
+        read_recipe(str(path), parse_overrides(words))
     except RecipeError as error:
         return [line.replace("command line: ", "") for line in str(error).replace(f"{path}", "r.yaml").splitlines()]
     return []

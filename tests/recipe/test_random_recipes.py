@@ -11,6 +11,7 @@ from random_recipes import NEARLY, OVERRIDES, RECIPES, as_yaml
 
 from tfkit.errors import UsageError
 from tfkit.recipe import dump_recipe, model_config, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 FOLDER = Path(tempfile.gettempdir(), f"tfkit-random-recipes-{os.getpid()}.yaml")
 
@@ -18,7 +19,7 @@ FOLDER = Path(tempfile.gettempdir(), f"tfkit-random-recipes-{os.getpid()}.yaml")
 def judge(content: bytes, overrides: list[str]) -> None:
     FOLDER.write_bytes(content)
     try:
-        resolved = read_recipe(str(FOLDER), overrides)
+        resolved = read_recipe(str(FOLDER), parse_overrides(overrides))
         config = model_config(resolved.recipe.model, 257)
         FOLDER.write_text(dump_recipe(resolved.recipe, config), encoding="utf-8")
         again = read_recipe(str(FOLDER))

@@ -6,6 +6,7 @@ import pytest
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, find_recipe, read_recipe
 from tfkit.recipe.reading.fields import section_types, tags
+from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 from tfkit.recipe.schema.sections import Recipe
 
@@ -27,7 +28,7 @@ def write(folder: Path, text: str) -> str:
 def errors(folder: Path, text: str, *overrides: str) -> list[str]:
     """The lines of the error, without the folder."""
     with pytest.raises(RecipeError) as caught:
-        read_recipe(write(folder, text), overrides)
+        read_recipe(write(folder, text), parse_overrides(overrides))
     return str(caught.value).replace(f"{folder}/", "").splitlines()
 
 
@@ -42,7 +43,7 @@ def test_a_minimal_recipe(tmp_path: Path) -> None:
 def test_a_union_without_its_kind_is_of_the_default_kind(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "optimizer: {lr: 1e-3, betas: [0.9, 0.99]}\n")
     assert read_recipe(path).recipe.optimizer == AdamWSection(lr=1e-3, betas=(0.9, 0.99))
-    assert isinstance(read_recipe(path, ["optimizer.kind=muon"]).recipe.optimizer, MuonSection)
+    assert isinstance(read_recipe(path, parse_overrides(["optimizer.kind=muon"])).recipe.optimizer, MuonSection)
 
 
 def test_an_int_serves_as_a_float_and_nothing_else_is_converted(tmp_path: Path) -> None:
@@ -127,20 +128,20 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "data.train.0.weight=-1",
         "training.steps.more=1",
         "optimizer={kind: adamw, lrr: 1}",
-        "carbon.pue=[1",
-        "generation.stop={a: 1, a: 2}",
-        "steps",
     )
     assert found == [
         f"r.yaml:5:1: fo: unknown; the fields here are {SECTIONS}",
         "command line: data.train.4: there is no such entry: data.train has only the entry 0",
         "command line: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
-        "command line: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
-        "command line: generation.stop.a: given twice, first at command line; remove one",
-        "command line: 'steps' is not key=value, such as training.steps=100",
         "command line: data.train.0.weight: must be greater than 0, not -1",
         "command line: optimizer.lrr: unknown, did you mean lr",
         "command line: model.dmi: unknown, did you mean dim",
+    ]
+    assert errors(tmp_path, MINIMAL, "training.steps=3", "carbon.pue=[1", "generation.stop={a: 1, a: 2}", "steps", "a..b=1") == [
+        "command line: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
+        "command line: generation.stop.a: given twice, first at command line; remove one",
+        "command line: 'steps' is not key=value, such as training.steps=100",
+        "command line: 'a..b=1' is not key=value, such as training.steps=100",
     ]
 
 
@@ -199,7 +200,7 @@ def test_missing_sections_and_lengths(tmp_path: Path) -> None:
 def test_the_length_of_the_command_line_wins_in_any_unit(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     for words in (["training.epochs=1"], ["training.tokens=9", "training.epochs=1"], ["training.epochs=1", "training.steps=null"]):
-        training = read_recipe(path, words).recipe.training
+        training = read_recipe(path, parse_overrides(words)).recipe.training
         assert (training.steps, training.epochs, training.tokens) == (None, 1, None)
     (found,) = errors(tmp_path, MINIMAL, "training.steps=null")
     assert "the length is exactly one of steps, epochs, tokens" in found
@@ -208,7 +209,8 @@ def test_the_length_of_the_command_line_wins_in_any_unit(tmp_path: Path) -> None
 def test_overrides_apply_in_turn_and_the_last_wins(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     changes = ["training.steps=5", "training.steps=7", "data.train.0={path: a}", "data.train.0.text=body", "tokenizer.vocab_size=300"]
-    recipe = read_recipe(path, [*changes, "generation.prompts=[no, '1']", "optimizer.clip_norm=", "model.position.kind=rotary"]).recipe
+    more = ["generation.prompts=[no, '1']", "optimizer.clip_norm=", "model.position.kind=rotary"]
+    recipe = read_recipe(path, parse_overrides([*changes, *more])).recipe
     assert recipe.training.steps == 7
     assert (recipe.data.train[0].path, recipe.data.train[0].text) == ("a", "body")
     assert recipe.tokenizer.vocab_size == 300

@@ -5,7 +5,8 @@ from tiny_runs import RECIPE
 
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeText
-from tfkit.recipe.search_space import Axis, read_space, value_of
+from tfkit.recipe.reading.overrides import parse_overrides
+from tfkit.recipe.search_space import Axis, SearchSpace, read_space
 
 
 @pytest.fixture
@@ -25,30 +26,31 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> RecipeText:
     ],
 )
 def test_several_values(source: RecipeText, word: str, values: list[object]) -> None:
-    space = read_space(source, ["training.steps=2", word])
-    assert [value_of(text) for text in space.axes[0].values] == values
-    assert (space.fixed, space.size) == (("training.steps=2",), len(values))
+    space = read_space(source, ["training.steps=2", word], {})
+    assert [*space.axes[0].values] == values
+    assert (space.fixed, space.size) == ({"training.steps": 2}, len(values))
+    assert SearchSpace.of(space.fixed, space.document()) == space
 
 
 @pytest.mark.parametrize("word", ["optimizer.betas=[0.9, 0.95]", "generation.prompts=[a, b]", "data.train=[{path: x}]"])
 def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, word: str) -> None:
-    assert read_space(source, [word, "training.seed=1,2"]).fixed == (word,)
+    assert read_space(source, [word, "training.seed=1,2"], {}).fixed == parse_overrides([word])
     with pytest.raises(UsageError, match="nothing varies"):
-        read_space(source, [word])
+        read_space(source, [word], {})
 
 
 @pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.kind=[adamw, muon, adamw]"])
 def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
     with pytest.raises(UsageError, match="twice; write each once"):
-        read_space(source, [word])
+        read_space(source, [word], {})
 
 
 def test_ranges(source: RecipeText) -> None:
-    space = read_space(source, ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"])
+    space = read_space(source, ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"], {})
     assert space.axes == (
         Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
         Axis("model.decoder_layers", ends=(2, 8), whole=True),
-        Axis("training.seed", ("1", "2")),
+        Axis("training.seed", (1, 2)),
     )
     assert (space.size, space.axes[0].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
 
@@ -56,4 +58,4 @@ def test_ranges(source: RecipeText) -> None:
 @pytest.mark.parametrize(("word", "message"), [("optimizer.lr=1e-2..1e-5", "smaller end"), ("training.seed=1,,2", "between two commas")])
 def test_what_no_space_is(source: RecipeText, word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_space(source, [word])
+        read_space(source, [word], {})

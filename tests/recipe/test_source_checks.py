@@ -8,6 +8,7 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import dump_recipe, read_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
 
 DECODER, ENCODER, BOTH = "{preset: gpt2}", "{preset: bert-base}", "{preset: t5-small}"
 KINDS = {DECODER: "byte_bpe", ENCODER: "wordpiece", BOTH: "unigram"}
@@ -133,8 +134,8 @@ def test_a_tokenizer_without_the_tokens_of_a_target(tmp_path: Path, objective: s
     words = [f"objective={{kind: {objective}}}", f"tokenizer.kind={kind}"]
     path.write_text(f"model: {BOTH}\ndata: {{train: [{{path: rows.jsonl}}]}}\ntraining: {{steps: 3}}\n", encoding="utf-8")
     with pytest.raises(UsageError, match=re.escape(f"tokenizer.kind: {said}")):
-        read_recipe(str(path), words)
-    assert read_recipe(str(path), [words[0], "tokenizer.kind=unigram"])
+        read_recipe(str(path), parse_overrides(words))
+    assert read_recipe(str(path), parse_overrides([words[0], "tokenizer.kind=unigram"]))
 
 
 def test_the_error_for_a_model_of_other_stacks_says_what_to_change(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_damage_falls_back_to_an_older_one_and_says_so(tmp_path: Path, file: str
     else:
         data = path.read_bytes()
         path.write_bytes(data[:-1] if damage == "truncate" and file != "manifest.json" else bytes([data[0] ^ 1]) + data[1:])
-    with pytest.raises(ModelError, match=r"--exact") as caught:
+    with pytest.raises(ModelError, match=r"exact=True") as caught:
         newest_good(tmp_path, no_warning, exact=True)
     assert str(path) in str(caught.value)
     said: list[str] = []

@@ -68,7 +68,7 @@ def test_a_second_run_is_refused_with_the_owner_and_a_killed_owner_is_replaced(t
         for resume in (False, True):
             with pytest.raises(MachineError) as caught:
                 open_run(tmp_path / "run", resume)
-            for part in (str(tmp_path / "run"), f"process {process.pid} on {socket.gethostname()}", "--run"):
+            for part in (str(tmp_path / "run"), f"process {process.pid} on {socket.gethostname()}", "`run`"):
                 assert part in str(caught.value)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
         "below /proc": "/proc/run",
     }
     began = time.process_time()
-    with pytest.raises(MachineError, match=r"cannot be a run folder \(.+\)\. .*--run"):
+    with pytest.raises(MachineError, match=r"cannot be a run folder \(.+\)\. .*`run`"):
         open_run(tmp_path / names[place])
     assert time.process_time() - began < 1
 
@@ -168,7 +168,7 @@ except MachineError as error:
 def test_a_checkpoint_is_refused_without_resume(tmp_path: Path) -> None:
     with open_run(tmp_path, resume=True) as run:  # on an empty folder it starts
         save_checkpoint(run.checkpoints, 5, lambda folder: (folder / "config.json").touch())
-    with pytest.raises(UsageError, match=r"--resume, or give another folder with --run"):
+    with pytest.raises(UsageError, match=r"`resume=True`, or give another folder with `run`"):
         open_run(tmp_path)
     with open_run(tmp_path, resume=True) as again:
         assert again.run_id == run.run_id

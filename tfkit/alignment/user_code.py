@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Self
 
 from tfkit.durable import user_folder, write_atomically
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class CodePermission:
                 hashes[_sha256(Path(path).read_bytes())] = os.path.abspath(path)
         for sha256, path in hashes.items():
             if sha256 not in self.hashes and (problem := _note(sha256, path)) is not None:
-                warn(f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs --allow-code")
+                warn(
+                    f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs "
+                    f"{argument('allow_code', True)}"
+                )
                 break
         return replace(self, hashes=self.hashes | hashes.keys())
 
@@ -60,7 +63,7 @@ class CodePermission:
         if not self.every_file and sha256 not in self.hashes:
             raise UsageError(
                 f"{place}: {path} is code, and you have not allowed its content (SHA-256 {sha256}): read it and, if you trust it, repeat "
-                "the command with --allow-code"
+                f"the command with {argument('allow_code', True)}"
             )
         return sha256
 

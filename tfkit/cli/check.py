@@ -24,6 +24,7 @@ def check(
     Missing files and folders are errors, too; the Hub is not contacted.
     """
     from tfkit.recipe import RecipeError, json_schema, open_recipe, read_recipes
+    from tfkit.recipe.reading.overrides import parse_overrides
 
     if schema:
         console.json(json_schema())
@@ -32,7 +33,7 @@ def check(
         raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists the names")
     try:
         source = open_recipe(recipe)
-        read_recipes(source, overrides or (), with_files=True, ranks=ranks)
+        read_recipes(source, parse_overrides(overrides or ()), with_files=True, ranks=ranks)
     except RecipeError as error:
         if json:
             console.json(_document(recipe, error.to_list()), error)

@@ -39,9 +39,9 @@ def embed(
     family: the states are those after the last norm, of an encoder-decoder those of its encoder. --precision auto is float32 here.
     """
     from tfkit.engine.inference.vectors_file import require_vectors_file
-    from tfkit.engine.request.evaluation_settings import split_arguments
+    from tfkit.recipe.reading.overrides import parse_overrides
 
-    words, changes = split_arguments(overrides or ())
+    words, changes = options.split_arguments(overrides or ())
     if words:
         raise UsageError(f"embed does not know {words[0]!r}: give texts as --data F, and changes as key=value")
     if out is not None:
@@ -50,7 +50,7 @@ def embed(
     def open_embedder() -> "RowAnswers":
         from tfkit.engine.inference.embedded_rows import open_embedder
 
-        return open_embedder(checkpoint, changes, data, field=field, needs_all=out is not None, precision=precision)
+        return open_embedder(checkpoint, parse_overrides(changes), data, field=field, needs_all=out is not None, precision=precision)
 
     answer_rows(RowCommand("embed", "embedding", open_embedder, _vectors_file), execution, data, out, as_json=json)
 

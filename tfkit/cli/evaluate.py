@@ -41,6 +41,7 @@ def evaluate(
     from tfkit.engine.inference.predictions_file import write_predictions
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
+    from tfkit.recipe.reading.overrides import parse_overrides
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
 
@@ -48,7 +49,7 @@ def evaluate(
         from tfkit.engine.inference.evaluator import Evaluator
 
         source = open_recipe(chosen) if chosen is not None else None
-        return Evaluator(checkpoint, source, changes, data, CodePermission.of_user(allow_code))
+        return Evaluator(checkpoint, source, parse_overrides(changes), data, CodePermission.of_user(allow_code))
 
     def follow(evaluator: "Evaluator", work: "Session") -> None:
         evaluator.compute(work)

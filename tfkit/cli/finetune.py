@@ -26,17 +26,14 @@ def finetune(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import option_words, start_training, to_run_options
-    from tfkit.cli.tuned_recipe import tuned_recipe
-    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-    from tfkit.engine.request.training_request import TrainingRequest
+    from tfkit.cli.tuning import tuning_request
 
-    open_tuned = partial(tuned_recipe, "finetune", recipe, overrides, checkpoint, data)
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given, planned=dry_run)) is None:
+    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, checkpoint, data)
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
         return
-    tuned = open_tuned()
-    unwritten = UnwrittenRecipe(tuned.words)
-    folder = run or Path("runs") / (tuned.source.name if tuned.source else "" if dry_run else unwritten.run_name)
-    request = TrainingRequest("fine-tuning", tuned.source, tuned.words, checkpoint, True, unwritten)
-    command = ["finetune", *tuned.arguments, *option_words(("from", checkpoint), ("data", data))]
-    run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, tuned.given)
+    request, arguments = open_tuning()
+    assert request.unwritten is not None
+    name = request.source.name if request.source else "" if dry_run else request.unwritten.run_name
+    run_options = to_run_options(attempt, ranks, run or Path("runs") / name, resume, fail_if, stages, request)
+    command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data))]
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,13 +31,9 @@ class Sampling:
     stop: Annotated[list[str] | None, typer.Option(metavar="S", help="Stop at this text; may be repeated.")] = None
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
-    def words(self) -> list[str]:
-        """Return the given options as key=value."""
-        from tfkit.engine.request.evaluation_settings import quoted
-
-        given = {name: value for name, value in asdict(self).items() if value not in (None, [])}
-        texts = {name: f"[{', '.join(map(quoted, value))}]" if isinstance(value, list) else str(value) for name, value in given.items()}
-        return [f"generation.{name}={text}" for name, text in texts.items()]
+    def overrides(self) -> dict[str, Any]:
+        """Return the given options as overrides."""
+        return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
 def generate(
@@ -71,14 +67,14 @@ def generate(
     "content": "Hello"}]}. On a terminal, --chat alone starts a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import leading_session, open_as_leader
-    from tfkit.engine.request.evaluation_settings import split_arguments
+    from tfkit.recipe.reading.overrides import followed_by, parse_overrides
 
-    words, overrides = split_arguments(arguments or ())
-    overrides += sampling.words()
+    words, changes = options.split_arguments(arguments or ())
 
     def open_generator() -> "TextGenerator":
         from tfkit.engine.inference.text_generator import TextGenerator
 
+        overrides = followed_by(parse_overrides(changes), sampling.overrides())
         return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [], precision=precision)
 
     def follow(generator: "TextGenerator", work: "Session") -> None:

@@ -37,14 +37,12 @@ def inspect(
     is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.tuned_recipe import tuned_recipe
-    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-    from tfkit.engine.request.training_request import finetuning
+    from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    source, words, _ = tuned_recipe("inspect", recipe, overrides, checkpoint, data, needed=True)
-    checked = source.read(words) if source is not None else None
-    request = finetuning(source, words, checkpoint, UnwrittenRecipe(words)) if checked is None or checkpoint is not None else None
+    asked = tuning_request("inspect", "fine-tuning", recipe, overrides, checkpoint, data, needed=True).request
+    checked = asked.source.read(asked.overrides) if asked.source is not None else None
+    request = asked.check() if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.tools.inspection import inspect_first_step
 

@@ -27,6 +27,10 @@ def launch(
     Its comments say what to fill in. The recipe is checked first, including whether its work can be divided among these processes.
     """
     from tfkit.engine.tools.launching import launch_file
+    from tfkit.recipe.reading.overrides import parse_overrides
 
-    file = launch_file(kind, recipe, tuple(overrides or ()), run, nodes=nodes, ranks_per_node=ranks_per_node, gpus_per_node=gpus_per_node)
+    words = overrides or ()
+    file = launch_file(
+        kind, recipe, parse_overrides(words), run, words, nodes=nodes, ranks_per_node=ranks_per_node, gpus_per_node=gpus_per_node
+    )
     console.result(file.rstrip("\n"))

@@ -160,13 +160,17 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the positional arguments of a command line, and its key=value. A path may contain "=" after a slash."""
+    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
     """Return the recipe, None if it was left out, and the changes. Without a recipe, the argument RECIPE is the first key=value.
 
     Raises UsageError for several recipes.
     """
-    from tfkit.engine.request.evaluation_settings import split_arguments
-
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"{command} takes one recipe, not {' and '.join(words)}; changes to it are written key=value")

@@ -41,15 +41,14 @@ def plan(
     task is recognised by the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.cli.tuned_recipe import tuned_recipe
+    from tfkit.cli.tuning import tuning_request
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
-    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.engine.request.run_totals import energy_fields
 
-    source, words, _ = tuned_recipe("plan", recipe, overrides, checkpoint, data, needed=True)
+    request = tuning_request("plan", None, recipe, overrides, checkpoint, data, needed=True).request
     selected = options.stage_names(stages)
-    planned = check_plan_request(source, words, checkpoint, selected, UnwrittenRecipe(words))
+    planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.chains.planned_chain import make_plan

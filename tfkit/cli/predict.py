@@ -37,16 +37,16 @@ def predict(
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
-    from tfkit.engine.request.evaluation_settings import split_arguments
+    from tfkit.recipe.reading.overrides import parse_overrides
 
-    words, changes = split_arguments(overrides or ())
+    words, changes = options.split_arguments(overrides or ())
     if words:
         raise UsageError(f"predict does not know {words[0]!r}: give rows as --data F, and changes as key=value")
 
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        return open_predictor(checkpoint, changes, data, all_labels=all_, precision=precision)
+        return open_predictor(checkpoint, parse_overrides(changes), data, all_labels=all_, precision=precision)
 
     answer_rows(RowCommand("predict", "predicting", open_predictor, _lines_file), execution, data, out, as_json=json)
 

@@ -23,12 +23,16 @@ def pretrain(
     """
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import start_training, to_run_options
-    from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
+    from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.recipe import open_recipe
+    from tfkit.recipe.reading.overrides import parse_overrides
 
-    words = tuple(overrides or ())
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: RequestRecord(open_recipe(recipe), words), planned=dry_run)) is None:
+    def request() -> TrainingRequest:
+        return TrainingRequest("pre-training", open_recipe(recipe), parse_overrides(overrides or ()), is_named=True)
+
+    if (ranks := join_training(attempt.ranks, attempt.threads, request, planned=dry_run)) is None:
         return
-    request = TrainingRequest("pre-training", source := open_recipe(recipe), words, is_named=True)
-    run_options = to_run_options(attempt, ranks, run or Path("runs") / source.name, resume, fail_if, stages, request.given)
-    start_training(request, ["pretrain", recipe, *words], run_options, dry_run=dry_run, as_json=json)
+    opened = request()
+    assert opened.source is not None
+    run_options = to_run_options(attempt, ranks, run or Path("runs") / opened.source.name, resume, fail_if, stages, opened)
+    start_training(opened, ["pretrain", recipe, *(overrides or ())], run_options, dry_run=dry_run, as_json=json)

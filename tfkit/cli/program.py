@@ -10,7 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import app, crash
-from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, refusal
+from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
 # The errors of a wrong command line, from the click within Typer or the one that it depends on.
@@ -25,7 +25,7 @@ def run(words: list[str], signals: StopSignals) -> int:
     crash.set_folder(None)
     crash.words = words
     try:
-        with _warnings_on_one_line():
+        with _warnings_on_one_line(), naming(_option):
             _invoke(words)
         return 0
     except KeyboardInterrupt:
@@ -34,6 +34,12 @@ def run(words: list[str], signals: StopSignals) -> int:
         if isinstance(error, Stopped) or signals.requested is not None:
             raise
         return _report(error)
+
+
+def _option(name: str, value: object) -> str:
+    """Return an argument of the engine as the option of a command: --from CKPT, --resume, --no-verify."""
+    option = f"--{'no-' if value is False else ''}{'from' if name == 'start' else name.replace('_', '-')}"
+    return option if value is None or isinstance(value, bool) else f"{option} {value}"
 
 
 def _report(error: Exception) -> int:

@@ -14,16 +14,16 @@ from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.session import Session
-    from tfkit.engine.request.training_request import RequestRecord
+    from tfkit.engine.request.training_request import TrainingRequest
 
 
 def join_training(
-    requested: int | None, threads: int | None, given: "Callable[[], RequestRecord] | None" = None, *, planned: bool = False
+    requested: int | None, threads: int | None, request: "Callable[[], TrainingRequest] | None" = None, *, planned: bool = False
 ) -> Ranks | None:
     """Return the ranks of a training if this process leads it; None if its part is done.
 
     With --ranks N (`requested`), a process that is no rank starts N processes of the same command and waits for them. Ranks other than the
-    first follow it, and warn if the recipe of their command, which `given` opens, is not rank 0's. Raises AlreadyReportedError with the
+    first follow it, and warn if the recipe of their command, which `request` opens, is not rank 0's. Raises AlreadyReportedError with the
     exit code of the started processes. `planned`: the training is only planned, and no process is started: return the ranks as rank 0
     will see them.
     """
@@ -33,7 +33,7 @@ def join_training(
         return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
     if (started := _find_or_start(requested)) is None or started.is_first:
         return started
-    _follow(started, threads, given)
+    _follow(started, threads, request)
     return None
 
 
@@ -87,16 +87,16 @@ def _forwarding_signals(forward: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _follow(ranks: Ranks, threads: int | None, given: "Callable[[], RequestRecord] | None") -> None:
+def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
     """Follow rank 0 to the end of the training."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.worker import follow
 
     crash.set_folder(None)
     own = None
-    if given is not None:
+    if request is not None:
         with contextlib.suppress(UsageError):  # a rank needs no recipe
-            own = given()
+            own = request().given
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
             follow(ranks, rank_threads(threads, ranks) or 1, console, signals, own)

@@ -1,6 +1,6 @@
 """tfkit sweep: one recipe with several values of some fields, compared by their scores on held-out rows."""
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +8,8 @@ import typer
 
 from tfkit.cli import options
 from tfkit.errors import UsageError
+from tfkit.recipe.reading.overrides import NO_OVERRIDES
+from tfkit.recipe.search_space import SearchSpace, read_space
 
 
 def sweep(
@@ -33,17 +35,25 @@ def sweep(
     from tfkit import console
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import option_words, to_run_options, train
-    from tfkit.cli.tuned_recipe import tuned_recipe
     from tfkit.engine.chains.sweeping import sweep as run_sweep
+    from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
+    from tfkit.recipe import open_recipe
 
-    open_tuned = partial(tuned_recipe, "sweep", recipe, overrides, checkpoint, data)
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuned().given)) is None:
-        return
-    source, words, arguments = tuned = open_tuned()
-    if source is None:
+    def open_space() -> tuple[TrainingRequest, SearchSpace]:
+        source = open_recipe(recipe)
+        fixed = tuning_overrides(NO_OVERRIDES, source, checkpoint, data)
+        space = read_space(source, overrides or (), fixed)
+        space = replace(space, fixed=tuning_overrides(space.fixed, source, checkpoint, data))
+        return TrainingRequest(None, source, space.fixed), space
+
+    if "=" in recipe.partition("/")[0]:
         raise UsageError("sweep: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
-    folder = run or Path("runs") / f"{source.name}-sweep"
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_space()[0])) is None:
+        return
+    request, space = open_space()
+    assert request.source is not None
+    source, folder = request.source, run or Path("runs") / f"{request.source.name}-sweep"
     given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
-    resume_words = ["sweep", *arguments, *given, "--run", str(folder), "--resume"]
-    run_options = to_run_options(attempt, ranks, folder, resume, given=tuned.given)
-    train(lambda signals: run_sweep(source, words, trials, run_options, console, signals), run_options, resume_words, as_json=json)
+    words = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
+    run_options = to_run_options(attempt, ranks, folder, resume, request=request)
+    train(lambda signals: run_sweep(source, space, trials, run_options, console, signals), run_options, words, as_json=json)

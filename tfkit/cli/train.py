@@ -14,7 +14,7 @@ from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
-from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
+from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
 from tfkit.errors import BudgetReached, Stopped
@@ -73,11 +73,11 @@ def to_run_options(
     resume: bool,
     fail_if: Sequence[str] | None = None,
     stages: str | None = None,
-    given: RequestRecord | None = None,
+    request: TrainingRequest | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
-    meeting, code = RankConnection(ranks, given=given), CodePermission.of_user(attempt.allow_code)
+    meeting, code = RankConnection(ranks, given=request.given if request is not None else None), CodePermission.of_user(attempt.allow_code)
     place = (attempt.device, attempt.threads)
     return RunOptions(
         run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code

@@ -1,42 +1,58 @@
-"""The library's functions that train and plan: `tfkit.pretrain` and the others of docs/library.md.
+"""The calls of the library: `tfkit.pretrain` and the others of docs/library.md.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call leaves its process as it found it.
-`recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections.
+`recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections. Ctrl-C is deferred until
+nothing is lost.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.chains import stages as training
 from tfkit.engine.chains import sweeping
-from tfkit.engine.chains.chain_plan import first_stage
-from tfkit.engine.library.argument_names import naming_arguments
-from tfkit.engine.library.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
-from tfkit.engine.library.checkpoint_calls import evaluate, generate, predict
-from tfkit.engine.listener import Listener, Silent
+from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-from tfkit.engine.request.training_request import TrainingRequest
-from tfkit.engine.results import SweepResult, TrainingResult
+from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
+from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.engine.training_run.isolation import isolated
 from tfkit.engine.training_run.ranks_of_command import local_ranks
 from tfkit.errors import Stopped, UsageError, stop_reason
-from tfkit.recipe import RecipeText
+from tfkit.recipe import Recipe, RecipeText, open_recipe
+from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.reading.overrides import Overrides, plain_overrides
+from tfkit.recipe.search_space import SearchSpace
+from tfkit.run.signals import interrupts
+from tfkit.training.isolation import isolated
 
 if TYPE_CHECKING:
+    import torch
+
+    from tfkit.engine.inference.loaded_model import LoadedModel
+    from tfkit.engine.inference.row_answers import RowAnswers
+    from tfkit.engine.inference.session import Session
+    from tfkit.engine.request.evaluation_settings import Opened
     from tfkit.engine.training_run.estimate import Estimate
+    from tfkit.generation.answer_precision import Precision
+    from tfkit.hub import Loaded
 
-__all__ = ["evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep"]
+__all__ = ["evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
+
+AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+ShouldStop = Callable[[], bool] | None
+OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 
 
-@naming_arguments()
+# -------------------------------------------------------------------------------------------------------------------- calls that train
+
+
 def pretrain(
     recipe: AnyRecipe,
-    overrides: Overrides = None,
+    overrides: Overrides | None = None,
     *,
     run: str | Path | None = None,
     resume: bool = False,
@@ -60,19 +76,15 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
-    source = recipe_text(recipe)
-    request = TrainingRequest("pre-training", source, words_of(overrides), is_named=True)
-    code = CodePermission.of_user(allow_code)
-    options = RunOptions(
-        _folder(run, source), RunForecaster(), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages), code=code
-    )
+    source = _recipe_text(recipe)
+    request = TrainingRequest("pre-training", source, plain_overrides(overrides), is_named=True)
+    options = _run_options("pretrain", _folder(run, source), resume, exact, force, device, threads, stages, allow_code)
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
-@naming_arguments()
 def finetune(
     recipe: AnyRecipe | None = None,
-    overrides: Overrides = None,
+    overrides: Overrides | None = None,
     *,
     start: str | Path | None = None,
     data: str | Path | None = None,
@@ -92,20 +104,16 @@ def finetune(
 
     In a recipe with stages, `start` and `data` belong to the first stage. For the other arguments see `pretrain`.
     """
-    source = recipe_text(recipe) if recipe is not None else None
-    words = _tuning_words(words_of(overrides), start, data, first_stage(source))
-    unwritten = UnwrittenRecipe(words)
-    folder = _folder(run, source) if run is not None or source is not None else Path("runs") / unwritten.run_name
-    code = CodePermission.of_user(allow_code)
-    options = RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages), code=code)
-    request = TrainingRequest("fine-tuning", source, words, str(start) if start is not None else None, True, unwritten)
+    request = _tuning("fine-tuning", recipe, overrides, start, data)
+    assert request.unwritten is not None
+    folder = _folder(run, request.source) if run is not None or request.source is not None else Path("runs") / request.unwritten.run_name
+    options = _run_options("finetune", folder, resume, exact, force, device, threads, stages, allow_code)
     return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
 
 
-@naming_arguments()
 def resume(
     run: str | Path,
-    overrides: Overrides = None,
+    overrides: Overrides | None = None,
     *,
     exact: bool = False,
     force: bool = False,
@@ -118,17 +126,15 @@ def resume(
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
-    code = CodePermission.of_user(allow_code)
-    options = RunOptions(Path(run), RunForecaster(), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages), code=code)
-    words = words_of(overrides)
-    return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(words, joined, listener or Silent(), stop))
+    options = _run_options("resume", Path(run), True, exact, force, device, threads, stages, allow_code)
+    changes = plain_overrides(overrides)
+    return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(changes, joined, listener or Silent(), stop))
 
 
-@naming_arguments()
 def sweep(
     recipe: AnyRecipe,
     space: Mapping[str, str | Sequence[Any]],
-    overrides: Overrides = None,
+    overrides: Overrides | None = None,
     *,
     trials: int | None = None,
     start: str | Path | None = None,
@@ -148,27 +154,21 @@ def sweep(
     `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
     trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
-    source, words = recipe_text(recipe), words_of(overrides)
-    varied = [several(name, values) for name, values in space.items()]
-    tuned = _tuning_words([*words, *varied], start, data, first_stage(source))
+    source = _recipe_text(recipe)
+    varied = SearchSpace.of(tuning_overrides(plain_overrides(overrides), source, _path(start), _path(data)), space)
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
-    options = RunOptions(
-        folder, RunForecaster(), resume, False, force, device, threads, ["tfkit.sweep"], code=CodePermission.of_user(allow_code)
+    options = _run_options("sweep", folder, resume, False, force, device, threads, (), allow_code)
+    result = _until_stopped(
+        options, ranks, should_stop, lambda stop, joined: sweeping.sweep(source, varied, trials, joined, listener or Silent(), stop)
     )
-    try:
-        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, folder, threads) as meeting:
-            result = sweeping.sweep(source, tuned, trials, replace(options, meeting=meeting), listener or Silent(), stop)
-    except Stopped as stopped:
-        if stopped.result is None:
-            raise
-        result = stopped.result
+    if isinstance(result, Stopped):
+        raise result
     return SweepResult.of(result)
 
 
-@naming_arguments()
 def plan(
     recipe: AnyRecipe | None = None,
-    overrides: Overrides = None,
+    overrides: Overrides | None = None,
     *,
     start: str | Path | None = None,
     data: str | Path | None = None,
@@ -191,35 +191,186 @@ def plan(
     from tfkit.engine.inference.session import session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
 
-    source = recipe_text(recipe) if recipe is not None else None
-    if source is None and start is None and data is None:
+    if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
-    words = _tuning_words(words_of(overrides), start, data, first_stage(source))
-    planned = check_plan_request(source, words, str(start) if start is not None else None, stages, UnwrittenRecipe(words))
+    planned = check_plan_request(_tuning(None, recipe, overrides, start, data), stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.chains.planned_chain import make_plan
 
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission.of_user(allow_code)))
 
 
-def _train(
-    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[Interrupts, RunOptions], dict[str, Any]]
-) -> TrainingResult:
+# ------------------------------------------------------------------------------------------------------------ calls that use a checkpoint
+
+
+def evaluate(
+    recipe: AnyRecipe | None = None,
+    overrides: Overrides | None = None,
+    *,
+    start: str | Path,
+    data: str | Path | None = None,
+    predictions: bool = False,
+    allow_code: bool = False,
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> EvaluationResult:
+    """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
+
+    `allow_code`: run the code that the recipe names, also if it was not allowed before. Raises Stopped if `should_stop` returns True: a
+    score of a part of the rows is discarded.
+    """
+    from tfkit.engine.inference.evaluator import Evaluator
+
+    with isolated(), interrupts(should_stop) as stop:
+        source = _recipe_text(recipe) if recipe is not None else None
+        evaluator = Evaluator(str(start), source, plain_overrides(overrides), _path(data), CodePermission.of_user(allow_code))
+        with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
+            result, rows, _ = evaluator.score(work, each=predictions)
+    return EvaluationResult.of(result, predictions=rows)
+
+
+def generate(
+    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
+    overrides: Overrides | None = None,
+    *,
+    start: str | Path,
+    chat: bool = False,
+    precision: "Precision" = "auto",
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> list[Completion]:
+    """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
+
+    `chat`: a prompt is a user's message, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
+    language model fills the masks. `precision`: auto, float32, bf16 or int8. Raises Stopped.
+    """
+    from tfkit.engine.inference.text_generator import TextGenerator
+
+    with isolated(), interrupts(should_stop) as stop:
+        generator = TextGenerator(str(start), plain_overrides(overrides), chat=chat, precision=precision)
+        with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
+            generator.load(work)
+            completions = generator.all_completions(prompts)
+            work.finish({"prompts": len(completions), "tokens": sum(completion.tokens for completion in completions)})
+    return completions
+
+
+def predict(
+    rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
+    overrides: Overrides | None = None,
+    *,
+    start: str | Path,
+    all_labels: bool = False,
+    precision: "Precision" = "auto",
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+
+    Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `precision`: auto, float32,
+    bf16 or int8. `overrides`: {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with
+    {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
+    """
+    from tfkit.engine.inference.predicting import open_predictor
+
+    predictor = open_predictor(start, plain_overrides(overrides), all_labels=all_labels, precision=precision)
+    return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: "str | torch.device" = "cpu",
+    dtype: "torch.dtype | None" = None,
+    precision: "Precision" = "float32",
+    verify: bool = True,
+    **options: Any,
+) -> "LoadedModel":
+    """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
+
+    An adapter, tfkit's or peft's, is loaded as its base with the updates added. `precision`: float32, bf16, int8 (a model that can
+    answer, and be neither trained nor saved), or auto; a `dtype` replaces it. `verify`: compare the files with the manifests of their
+    folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+
+    Example:
+
+        loaded = tfkit.load("runs/my")  # .model (a torch.nn.Module)  .tokenizer  .config  .labels
+        ids = torch.tensor([loaded.tokenizer.encode("the cat sat").ids])
+        logits = loaded.model(ids).logits  # (1, tokens, vocabulary); of a classifier (1, classes)
+
+        for row in loaded.predict([{"text": "what a film"}]):  # for a model that was trained on labelled rows
+            print(row["prediction"], row["probability"])
+        loaded.generate("Once upon a time")[0].completion  # for a language model
+        loaded.embed(["a text", "another"])  # (2, dim)
+        loaded.save("folder")  # the model folder that training writes
+    """
+    import torch
+
+    from tfkit import adapters
+    from tfkit.engine.inference.loaded_model import LoadedModel
+    from tfkit.generation.answer_precision import open_in_precision
+    from tfkit.training.device import has_bf16
+
+    def in_type(wanted: "torch.dtype") -> "Loaded":
+        return adapters.load(path, device=device, dtype=wanted, verify=verify, **options)
+
+    if dtype is None:
+        loaded = open_in_precision(in_type, precision, torch.device(device), bool, has_bf16=has_bf16(torch.device(device))).loaded
+    else:
+        loaded = in_type(dtype)
+    return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
+
+
+# ----------------------------------------------------------------------------------------------------------------------- their arguments
+
+
+def _recipe_text(recipe: AnyRecipe) -> RecipeText:
+    """Return the text of a recipe in any of its forms. Raises UsageError."""
+    if isinstance(recipe, str | Path):
+        return open_recipe(str(recipe))
+    if not isinstance(recipe, Recipe | Mapping):
+        raise UsageError(f"recipe={recipe!r}: give a recipe's name, its path, a dict or a Recipe")
+    document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
     try:
-        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as meeting:
-            result = train(stop, replace(options, meeting=meeting))
-    except Stopped as stopped:
-        reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(stopped)}
-        nothing = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
-        return TrainingResult.of_training(stopped.result or nothing)
-    return TrainingResult.of_training(result)
+        return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
+    except Exception as error:  # of the YAML library: a value that a recipe cannot hold
+        raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
 
 
-def _tuning_words(words: Sequence[str], start: str | Path | None, data: str | Path | None, stage: str) -> list[str]:
-    """Return the overrides of a fine-tuning with those for `start` and `data`; `stage`: the prefix of the first stage's fields, if any."""
-    # The data come first, so that data.train.0.columns can name columns.
-    before = [word(f"{stage}data.train", [{"path": str(data)}])] if data is not None else []
-    return [*before, *words, *([word(f"{stage}model.from", str(start))] if start is not None else [])]
+def _tuning(
+    kind: Any, recipe: AnyRecipe | None, overrides: Overrides | None, start: str | Path | None, data: str | Path | None
+) -> TrainingRequest:
+    source = _recipe_text(recipe) if recipe is not None else None
+    changes = tuning_overrides(plain_overrides(overrides), source, _path(start), _path(data))
+    return TrainingRequest(kind, source, changes, is_named=True, unwritten=UnwrittenRecipe(changes))
+
+
+def _run_options(
+    call: str,
+    folder: Path,
+    resume: bool,
+    exact: bool,
+    force: bool,
+    device: str | None,
+    threads: int | None,
+    stages: Sequence[str],
+    allow_code: bool,
+) -> RunOptions:
+    code = CodePermission.of_user(allow_code)
+    return RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, [f"tfkit.{call}"], stages=tuple(stages), code=code)
+
+
+def _path(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _folder(run: str | Path | None, source: RecipeText | None) -> Path:
@@ -227,3 +378,59 @@ def _folder(run: str | Path | None, source: RecipeText | None) -> Path:
         return Path(run)
     assert source is not None
     return Path("runs") / source.name
+
+
+def _until_stopped(
+    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, RunOptions], dict[str, Any]]
+) -> dict[str, Any] | Stopped:
+    """Return the result of a training, also of one that is stopped; a Stopped without one if it took no step."""
+    try:
+        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as meeting:
+            return train(stop, replace(options, meeting=meeting))
+    except Stopped as stopped:
+        return stopped.result or stopped
+
+
+def _train(
+    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, RunOptions], dict[str, Any]]
+) -> TrainingResult:
+    result = _until_stopped(options, ranks, should_stop, train)
+    if isinstance(result, Stopped):
+        reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(result)}
+        result = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
+    return TrainingResult.of_training(result)
+
+
+def _session_of(
+    command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
+) -> OpenSession:
+    """Return a function that opens the session of a call for a stop request. Raises UsageError for a run folder among the inputs."""
+    from tfkit.engine.inference.session import session
+
+    folder = Path(run) if run is not None else None
+    if folder is not None:
+        opened.inputs.refuse_folder(folder, "run")
+    carbon, words = opened.settings.carbon, [f"tfkit.{command}"]
+    return lambda stop: session(command, carbon, folder, listener or Silent(), stop, device=device, threads=threads, words=words)
+
+
+def _predictions(predictor: "RowAnswers", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
+    """Load the model when the first row is requested. Between two windows the process has the caller's own state."""
+    import torch
+
+    answers = predictor.answers(predictor.given_rows(rows))
+    with ExitStack() as stack:
+        with isolated(), interrupts(should_stop) as stop, stop.at_once():
+            work = stack.enter_context(session(stop))
+            predictor.load(work)
+        while True:
+            answered = f"{predictor.counts.rows:,} rows were answered"
+            with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
+                torch.set_num_threads(work.threads or torch.get_num_threads())
+                window = next(answers, None)
+            if window is None:
+                break
+            yield from window
+        for warning in predictor.warnings():
+            work.listener.warn(warning)
+        work.finish(predictor.result(work.own(work.meter.fresh_reading())))

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import MachineError, UsageError, argument
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded
 from tfkit.model.answering_linear import has_int8, to_int8
@@ -46,7 +46,7 @@ class Opened(NamedTuple):
         compared = f"{self.changed:,} of {self.answers:,} answers to a sample of texts are not those of float32"
         if self.precision == "float32":
             return f"computing in float32, since in bf16 {compared}"
-        return f"computing in bf16, in which {compared}; --precision float32 is exact"
+        return f"computing in bf16, in which {compared}; {argument('precision', 'float32')} is exact"
 
 
 def open_in_precision(
@@ -59,9 +59,11 @@ def open_in_precision(
     MachineError for int8 on a device without its products.
     """
     if wanted not in PRECISIONS:
-        raise UsageError(f"--precision {wanted}: give one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"{argument('precision', wanted)}: give one of {', '.join(PRECISIONS)}")
     if wanted == "int8" and not has_int8(device):
-        raise MachineError("--precision int8: needs a processor with products of 8 bits (VNNI or AMX); take bf16 or float32")
+        raise MachineError(
+            f"{argument('precision', 'int8')}: needs a processor with products of 8 bits (VNNI or AMX); take bf16 or float32"
+        )
     if wanted == "bf16":
         return Opened(load(torch.bfloat16), "bf16")
     loaded = load(torch.float32)

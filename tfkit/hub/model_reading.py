@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, argument
 from tfkit.families.rules import Family
 from tfkit.hub.config_json import (
     LIMIT,
@@ -256,7 +256,9 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
 def _read_config_json(folder: Path) -> dict[str, Any]:
     path = find_named(folder, "config.json")
     if path is None:
-        raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with --from")
+        raise ModelError(
+            f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with {argument('start')}"
+        )
     return read_object(path, LIMIT)
 
 

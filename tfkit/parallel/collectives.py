@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tfkit.errors import PeerLostError, is_out_of_memory
+from tfkit.errors import PeerLostError, argument, is_out_of_memory
 from tfkit.parallel.agreement import RankOutOfMemoryError
 from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
 from tfkit.parallel.ranks import Ranks
@@ -283,5 +283,5 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
         reason = _reason(str(error)) or type(error).__name__
         raise PeerLostError(
             f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "
-            "look at what the other ranks reported, and continue with --resume"
+            f"look at what the other ranks reported, and continue with {argument('resume', True)}"
         ) from error

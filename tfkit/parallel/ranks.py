@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
@@ -61,7 +61,11 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if environment.get("WORLD_SIZE") == "1" else _TORCHRUN
-    _require(names, environment, "torchrun sets them all. Start the processes with it or with --ranks, or unset them for one process")
+    _require(
+        names,
+        environment,
+        f"torchrun sets them all. Start the processes with it or with {argument('ranks')}, or unset them for one process",
+    )
     rank, local_rank, size = (_number(name, environment) for name in names[:3])
     local_size = _number("LOCAL_WORLD_SIZE", environment) if "LOCAL_WORLD_SIZE" in environment else size
     node = _number("GROUP_RANK", environment) if "GROUP_RANK" in environment else rank // max(1, local_size)
@@ -133,4 +137,6 @@ def _number(name: str, environment: Mapping[str, str], most: int = _MOST_RANKS) 
 
 def _contradiction(names: Sequence[str], environment: Mapping[str, str]) -> UsageError:
     there = ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
-    return UsageError(f"{there}: these contradict each other. Start the processes with torchrun, srun or --ranks, or unset the variables")
+    return UsageError(
+        f"{there}: these contradict each other. Start the processes with torchrun, srun or {argument('ranks')}, or unset the variables"
+    )

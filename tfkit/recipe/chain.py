@@ -9,12 +9,12 @@ from typing import Any
 from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.recipe.reading.checks import long_rows, model_values
 from tfkit.recipe.reading.files import missing_files, model_paths
-from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
+from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.problems import Problem, RecipeError
 from tfkit.recipe.reading.rank_divisibility import dealing_problems
 from tfkit.recipe.reading.read import RecipeText, check_tree
-from tfkit.recipe.reading.stage_trees import drop_pin, split_words, stage_trees
+from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_trees
 from tfkit.recipe.reading.tree import Mapping, place_of, plain
 from tfkit.recipe.schema.sections import Recipe
 
@@ -70,7 +70,7 @@ class Chain:
         return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
 
 
-def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> Chain:
+def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> Chain:
     """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
 
     Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
@@ -79,14 +79,14 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
     tree, problems = parse(source.text, str(source.path))
     assert isinstance(tree, Mapping), "RecipeText.has_stages tests whether this is a chain"
     trees, malformed = stage_trees(tree)
-    words, unassigned = split_words(overrides, [*trees])
+    of_stages, unassigned = stage_overrides(overrides, [*trees])
     problems += [*malformed, *(unassigned if trees else [])]
     stages: list[Stage] = []
     models: dict[str, dict[str, Any]] = {}  # the config of each stage's model, as far as it is known
     for name, stage in trees.items():
         add_later_fields(stage)
-        drop_pin(stage, words[name])
-        stage_problems = apply_overrides(stage, words[name])
+        drop_pin(stage, of_stages[name])
+        stage_problems = apply_overrides(stage, of_stages[name])
         recipe, wrong = check_tree(stage)
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [problem for problem in missing_files(stage) if problem.path not in uses] if with_files else []
@@ -123,7 +123,7 @@ def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int,
     return problems
 
 
-def read_recipes(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
+def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
     """Check a recipe, or all stages of a chain; see `read_chain`. Return the recipes."""
     if source.has_stages:
         return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]

@@ -6,18 +6,15 @@ optimizer.lr=1e-3,3e-3   training.adapter.targets=[[q_proj], [q_proj, v_proj]]  
 import json
 import math
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import UsageError
 from tfkit.recipe.chain import read_recipes
-from tfkit.recipe.reading.parse import parse
+from tfkit.recipe.reading.overrides import Overrides, assignment, parse_overrides, parse_value, plain_value
 from tfkit.recipe.reading.problems import RecipeError
 from tfkit.recipe.reading.read import RecipeText
-from tfkit.recipe.reading.tree import COMMAND_LINE, plain
-from tfkit.recipe.reading.tree import Sequence as ListNode
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\.\.({_NUMBER})\s*")
@@ -26,10 +23,10 @@ LOG_RATIO = 10.0  # a range is sampled on a logarithmic scale if its ends differ
 
 @dataclass(frozen=True)
 class Axis:
-    """A field that varies: over `values`, each as YAML, or over the range between two `ends`."""
+    """A field that varies: over `values`, or over the range between two `ends`."""
 
     key: str
-    values: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
     ends: tuple[float, float] | None = None
     whole: bool = False  # of a range: integers only
 
@@ -39,17 +36,46 @@ class Axis:
         return self.ends is not None and self.ends[0] > 0 and self.ends[1] / self.ends[0] >= LOG_RATIO
 
     @property
-    def first(self) -> str:
-        """The first value or the lower end, as YAML."""
-        return self.values[0] if self.ends is None else number_text(self.ends[0], whole=self.whole)
+    def first(self) -> Any:
+        """The first value or the lower end."""
+        return self.values[0] if self.ends is None else self.number(self.ends[0])
+
+    def number(self, value: float) -> float:
+        """Return a number of a range, which may be one of integers."""
+        return round(value) if self.whole else float(value)
+
+    def document(self) -> Any:
+        """Return the values, or a range as text, for run.json."""
+        return [*self.values] if self.ends is None else "..".join(repr(self.number(end)) for end in self.ends)
+
+    def __str__(self) -> str:
+        values = self.document()
+        return f"{self.key}={values if isinstance(values, str) else ','.join(assignment('', value)[1:] for value in values)}"
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The changes that all trials of a sweep share, as key=value, and the fields that differ."""
+    """The overrides that all trials of a sweep share, and the fields that differ."""
 
-    fixed: tuple[str, ...]
+    fixed: Overrides
     axes: tuple[Axis, ...]
+
+    @classmethod
+    def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
+        """Create it from several values for each varied field, or a range as text: 1e-5..1e-2. Raises UsageError for one value."""
+        axes = []
+        for key, values in varied.items():
+            axis = _parse_axis(key, values) if isinstance(values, str) else _axis_of(key, values)
+            if axis is None:
+                raise UsageError(
+                    f"{key}: a single value cannot be varied in a sweep; give a list, or put it into the overrides, which all trials share"
+                )
+            axes.append(axis)
+        return _checked(cls({name: value for name, value in fixed.items() if name not in varied}, tuple(axes)))
+
+    def document(self) -> dict[str, Any]:
+        """Return what `of` reads as `varied`, for run.json."""
+        return {axis.key: axis.document() for axis in self.axes}
 
     @property
     def size(self) -> int | None:
@@ -57,63 +83,50 @@ class SearchSpace:
         return None if any(axis.ends for axis in self.axes) else math.prod(len(axis.values) for axis in self.axes)
 
 
-def value_of(text: str) -> Any:
-    """Parse the YAML value that was given for a field."""
-    node, _ = parse(text, str(COMMAND_LINE), COMMAND_LINE)
-    return None if node is None else plain(node)
-
-
-def number_text(value: float, *, whole: bool) -> str:
-    """Format a number of a range as YAML."""
-    return str(round(value)) if whole else repr(float(value))
-
-
-def read_space(source: RecipeText, words: Sequence[str]) -> SearchSpace:
-    """Split key=value arguments into fixed and varied fields. Raises UsageError if nothing varies, or for malformed or equal values.
+def read_space(source: RecipeText, words: Iterable[str], fixed: Overrides) -> SearchSpace:
+    """Divide key=value into overrides, added to `fixed`, and varied fields. Raises UsageError if nothing varies, or for malformed values.
 
     Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value.
     """
-    fixed: list[str] = []
+    shared: list[str] = []
     axes: dict[str, Axis] = {}
-    lists: list[tuple[str, str, Axis]] = []
+    lists: list[tuple[str, Axis]] = []
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip()
         if (axis := _parse_axis(key, text) if equals else None) is not None:
             axes[key] = axis
         elif equals and len(items := _list_items(text)) > 1:
-            lists.append((key, word, Axis(key, tuple(items))))
+            lists.append((word, Axis(key, tuple(items))))
         else:
-            fixed.append(word)
-    for key, word, axis in lists:
-        others = [f"{varied.key}={varied.first}" for varied in (*axes.values(), *(other for _, _, other in lists if other.key != key))]
-        if _is_valid(source, [*fixed, *others, word]) and not _is_valid(source, [*fixed, *others, f"{key}={axis.first}"]):
-            fixed.append(word)
+            shared.append(word)
+    overrides = {**fixed, **parse_overrides(shared)}
+    for word, axis in lists:
+        others = {varied.key: varied.first for varied in (*axes.values(), *(other for _, other in lists if other.key != axis.key))}
+        whole = parse_overrides([word])
+        if _is_valid(source, {**overrides, **others, **whole}) and not _is_valid(source, {**overrides, **others, axis.key: axis.first}):
+            overrides |= whole
         else:
-            axes[key] = axis
-    if not axes:
+            axes[axis.key] = axis
+    return _checked(SearchSpace(overrides, tuple(axes.values())))
+
+
+def _checked(space: SearchSpace) -> SearchSpace:
+    """Return the space. Raises UsageError if nothing varies, or a value is given twice, even in another spelling."""
+    if not space.axes:
         raise UsageError(
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or a list of values where they hold commas: "
             "'training.adapter.targets=[[q_proj], [q_proj, v_proj]]'"
         )
-    for axis in axes.values():
-        _require_different(axis)
-    return SearchSpace(tuple(fixed), tuple(axes.values()))
-
-
-def _require_different(axis: Axis) -> None:
-    """Raise UsageError for a value that is given twice, even in another spelling: both trials would be the same."""
-    seen: set[str] = set()
-    for text in axis.values:
-        value = text
-        with suppress(RecipeError):  # an invalid value is refused with its trial
-            value = json.dumps(value_of(text), default=str)
-        if value in seen:
-            raise UsageError(f"{axis.key}={','.join(axis.values)}: has the value {text} twice; write each once")
-        seen.add(value)
+    for axis in space.axes:
+        texts = [json.dumps(value) for value in axis.values]
+        if twice := next((text for text in texts if texts.count(text) > 1), None):
+            raise UsageError(f"{axis}: has the value {twice} twice; write each once")
+    return space
 
 
 def _parse_axis(key: str, text: str) -> Axis | None:
+    """Return the field that a text varies: a range, or several values. None for one value."""
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
         if not low < high:
@@ -124,7 +137,16 @@ def _parse_axis(key: str, text: str) -> Axis | None:
         return None
     if not all(parts):
         raise UsageError(f"{key}={text}: there is nothing between two commas, or at an end; write each value, null for none")
-    return Axis(key, tuple(parts))
+    return Axis(key, tuple(parse_overrides([f"{key}={part}"])[key] for part in parts))
+
+
+def _axis_of(key: str, values: object) -> Axis | None:
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+        return None
+    try:
+        return Axis(key, tuple(plain_value(value) for value in values))
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from None
 
 
 def _split_at_commas(text: str) -> list[str]:
@@ -145,20 +167,18 @@ def _split_at_commas(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-def _list_items(text: str) -> list[str]:
-    """Return the items of a YAML list, each as JSON; empty if the text is not a list."""
+def _list_items(text: str) -> list[Any]:
+    """Return the items of a YAML list; empty if the text is not a list."""
     try:
-        node, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
+        value, problems = parse_value(text)
     except RecipeError:
         return []
-    if problems or not isinstance(node, ListNode):
-        return []
-    return [json.dumps(item, ensure_ascii=False) for item in plain(node)]
+    return value if isinstance(value, list) and not problems else []
 
 
-def _is_valid(source: RecipeText, words: Sequence[str]) -> bool:
+def _is_valid(source: RecipeText, overrides: Overrides) -> bool:
     try:
-        read_recipes(source, words)
+        read_recipes(source, overrides)
     except UsageError:
         return False
     return True

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe.label_sets import LabelSets
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
@@ -159,7 +159,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
         kind = fitting[0]
         wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)
         what = f"these are the columns of {kind}, which is for {wanted}"
-        raise _task_error(seen, model, what, f"--from {wanted}", _ALTERNATIVES[kind, model.stacks])
+        raise _task_error(seen, model, what, argument("start", wanted), _ALTERNATIVES[kind, model.stacks])
     return possible[0] if possible else None
 
 
@@ -201,7 +201,7 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
         raise _task_error(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
-        raise _task_error(seen, model, what, _LABELLED_COLUMNS["both"], "--from a T5")
+        raise _task_error(seen, model, what, _LABELLED_COLUMNS["both"], f"{argument('start')} a T5")
     return kind
 
 

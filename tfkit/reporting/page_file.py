@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tfkit.durable import is_replaceable, write_atomically
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import MachineError, UsageError, argument
 from tfkit.regular_files import open_regular
 from tfkit.reporting.html_page import GENERATOR
 
@@ -11,11 +11,11 @@ from tfkit.reporting.html_page import GENERATOR
 def check_page_path(path: Path) -> None:
     """Raise UsageError for a path that is a folder, or a file with other content than a page."""
     if path.is_dir():
-        raise UsageError(f"--html {path}: is a folder; give the name of a file")
+        raise UsageError(f"{argument('html', path)}: is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or give another path")
+        raise UsageError(f"{argument('html', path)}: there is no folder {path.parent}; make it, or give another path")
     if path.is_file() and path.stat().st_size and not _is_page(path):
-        raise UsageError(f"--html {path}: exists, and is not a page of tfkit report; give another name, or delete it")
+        raise UsageError(f"{argument('html', path)}: exists, and is not a page of tfkit report; give another name, or delete it")
 
 
 def write_page(path: Path, text: str) -> None:
@@ -26,7 +26,9 @@ def write_page(path: Path, text: str) -> None:
         else:
             path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise MachineError(f"--html {path}: cannot be written ({error.strerror}); give another path, or check the disk") from error
+        raise MachineError(
+            f"{argument('html', path)}: cannot be written ({error.strerror}); give another path, or check the disk"
+        ) from error
 
 
 def _is_page(path: Path) -> bool:

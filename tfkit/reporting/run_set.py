@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, read_facts, sum_amounts, text_of
@@ -127,7 +127,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
             raise UsageError(f"{path}: no such folder; give a run, or a folder that runs are in")
         below = _runs_below(path)
         if not below:
-            raise UsageError(f"{path}: no runs; give a run, or the folder that runs are in, as --run named it")
+            raise UsageError(f"{path}: no runs; give a run, or the folder that runs are in, as {argument('run')} named it")
         found |= {run.resolve(): run for run in below if run.resolve() not in found}
     if len(found) > MOST_RUNS:
         problems.append(f"of {len(found):,} runs the first {MOST_RUNS:,} were read; give fewer folders")

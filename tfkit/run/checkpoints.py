@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tfkit.durable import disk_is_full, is_os_error, rename, temporary_sibling, with_retries, write_atomically, write_folder
-from tfkit.errors import MachineError, ModelError, TfkitError
+from tfkit.errors import MachineError, ModelError, TfkitError, argument
 from tfkit.run import strict_json
 from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
 
@@ -93,10 +93,14 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
             return path
         damaged[path] = "; ".join(problems)
         if exact:
-            raise ModelError(f"the newest checkpoint cannot be used: {damaged[path]}. Without --exact the run resumes from an older one")
+            raise ModelError(
+                f"the newest checkpoint cannot be used: {damaged[path]}. Without {argument('exact', True)} the run resumes from an "
+                "older one"
+            )
     if damaged:
         raise ModelError(
-            f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start again with another --run, or restore the files"
+            f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start again with another {argument('run')}, or "
+            "restore the files"
         )
     return None
 
@@ -160,7 +164,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise MachineError(
             f"{root}: the planned checkpoints need {needed_bytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free. "
-            "Free some, lower checkpoint.keep, choose another disk with --run, or start anyway with --force"
+            f"Free some, lower checkpoint.keep, choose another disk with {argument('run')}, or start anyway with {argument('force', True)}"
         )
 
 
@@ -289,5 +293,6 @@ def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:
     with contextlib.suppress(OSError):
         reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
     return MachineError(
-        f"{_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then --resume"
+        f"{_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then "
+        f"{argument('resume', True)}"
     )

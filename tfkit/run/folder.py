@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tfkit.durable import write_atomically
-from tfkit.errors import MachineError, Stopped, TfkitError, UsageError
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import checked_out_commit, describe_machine
@@ -179,7 +179,9 @@ class RunFolder:
         try:
             write_atomically(self.recipe, text)
         except OSError as error:
-            raise MachineError(f"{self.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
+            raise MachineError(
+                f"{self.recipe}: cannot be written ({error.strerror}); check the disk, or give another {argument('run')}"
+            ) from error
 
     def seconds(self, metered: Mapping[int, float]) -> float:
         """Return the wall time of all attempts; `metered`: seconds by number of attempts that have a ledger, which take precedence."""
@@ -231,7 +233,7 @@ def _locked_folder(path: Path, name: str | None) -> tuple[Path, FolderLock, bool
         if not _SLUG.fullmatch(name):
             raise UsageError(
                 f"run name {name!r}: a name consists of letters, digits, dots, dashes and underscores, and begins with a letter or digit. "
-                "Give a folder with such a name with --run"
+                f"Give a folder with such a name with {argument('run')}"
             )
         is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
@@ -291,4 +293,4 @@ def _clear_leftovers(path: Path) -> None:
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a folder that can be written with --run")
+    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a folder that can be written with {argument('run')}")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tfkit.durable import NO_FOLLOW
-from tfkit.errors import MachineError
+from tfkit.errors import MachineError, argument
 from tfkit.run import strict_json
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
@@ -62,7 +62,8 @@ class FolderLock:
     def _in_use(self, owner: dict[str, object]) -> str:
         who = "process {pid} on {host}, started {started_utc}".format_map(owner) if owner else "another process"
         return (
-            f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with --run. "
+            f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with "
+            f"{argument('run')}. "
             f"If that process no longer exists, delete {self.path}"
         )
 

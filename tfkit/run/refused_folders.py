@@ -5,7 +5,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.run.chain_folder import CHAIN, SWEEP
 
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
@@ -18,7 +18,7 @@ def refuse_parent_references(path: Path) -> None:
     """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed."""
     parts = path.parts
     if any(part == ".." and before != ".." for before, part in pairwise(parts)):
-        raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as --run")
+        raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as {argument('run')}")
 
 
 def refuse_missing_mount(path: Path) -> None:
@@ -33,7 +33,7 @@ def refuse_links(path: Path) -> None:
     inside = [entry for name in FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
     for entry in (*(path / name for name in WRITTEN), *inside):
         if entry.is_symlink():
-            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give its target as --run")
+            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give its target as {argument('run')}")
 
 
 def refuse_obstacles(path: Path) -> None:
@@ -56,7 +56,7 @@ def lost_receipt(path: Path) -> str | None:
         return None
     return (
         "its run.json is missing, without which the run cannot continue and has no totals. Restore that file; or use a checkpoint of "
-        "this run with --from, and give another folder with --run"
+        f"this run with {argument('start')}, and give another folder with {argument('run')}"
     )
 
 
@@ -64,14 +64,17 @@ def refuse_foreign_files(path: Path) -> None:
     """Raise UsageError for the user's own files. tfkit writes run.json first, so without it a recipe.yaml is the user's."""
     present = [name for name in FILES if (path / name).exists()]
     if present and "run.json" not in present and not (path / "run.json.damaged").exists():
-        foreign = f"holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
+        foreign = f"holds a {present[0]} that was not written by tfkit and would be overwritten. Give another folder with {argument('run')}"
         raise UsageError(f"{path}: {lost_receipt(path) or foreign}")
 
 
 def refuse_checkpoints(path: Path, resume: bool) -> None:
     """Raise UsageError for a folder with checkpoints, unless they are to be resumed."""
     if not resume and any((path / "checkpoints").glob("step-*")):
-        raise UsageError(f"{path}: holds checkpoints of an earlier run. Resume it with --resume, or give another folder with --run")
+        raise UsageError(
+            f"{path}: holds checkpoints of an earlier run. Resume it with {argument('resume', True)}, or give another folder with "
+            f"{argument('run')}"
+        )
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
@@ -79,7 +82,7 @@ def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
             f"{path}: holds the checkpoints of a run, and {_GROUPS[group]} needs a folder for all of its runs. Give another folder "
-            "with --run"
+            f"with {argument('run')}"
         )
     if kind in _GROUPS and kind != group:
-        raise UsageError(f"{path}: holds the runs of {_GROUPS[str(kind)]}. Give another folder with --run")
+        raise UsageError(f"{path}: holds the runs of {_GROUPS[str(kind)]}. Give another folder with {argument('run')}")

@@ -154,3 +154,39 @@ class StopSignals:
         elif self._count >= 3:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+class Interrupts(StopSignals):
+    """A stop request by Ctrl-C, which is deferred until nothing is lost, or by the caller's callable. A third Ctrl-C is not deferred."""
+
+    def __init__(self, asked: Callable[[], bool]):
+        super().__init__(("SIGINT",))
+        self._asked = asked
+
+    def should_stop(self) -> bool:
+        """Whether Ctrl-C was pressed, or the callable says so."""
+        return super().should_stop() or self._asked()
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if the computation should stop."""
+        super().raise_if_requested(message)
+        if self._asked():
+            raise Stopped(f"stopped: {message}")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._count == 2:  # a third signal kills a command, and would kill a notebook's kernel
+            raise KeyboardInterrupt
+        super()._handle(number, frame)
+
+
+@contextmanager
+def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
+    """Defer Ctrl-C in the block, and raise KeyboardInterrupt after it, in place of the Stopped that Ctrl-C causes."""
+    with Interrupts(should_stop or (lambda: False)) as stop:
+        try:
+            yield stop
+        except Stopped:
+            if stop.requested is None:
+                raise
+    if stop.requested is not None:  # also if it came too late to stop anything
+        raise KeyboardInterrupt

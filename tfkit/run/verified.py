@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, argument
 from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
@@ -113,6 +113,6 @@ def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Ite
         if sha256 != entries[name]["sha256"]:
             raise ModelError(
                 f"{path}: damaged: its SHA-256 is not that of {NAME}. Restore the file, or name another checkpoint; "
-                f"`tfkit verify {path.parent}` checks every file, and --no-verify reads them as they are"
+                f"`tfkit verify {path.parent}` checks every file, and {argument('verify', False)} reads them as they are"
             )
     return hashed

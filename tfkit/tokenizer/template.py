@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tfkit.errors import MachineError, ModelError
+from tfkit.errors import MachineError, ModelError, argument
 from tfkit.run.verified import find_named
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
@@ -25,7 +25,6 @@ SECONDS = 2.0  # for one conversation
 _START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1
 _MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
 _MAX_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
-_REMEDY = "take the template from the model's origin, or generate without --chat"
 _WORKER = Path(__file__).with_name("template_worker.py")
 # The worker can import the standard library and the folders of jinja2, and nothing else: -I and -S exclude all others.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
@@ -45,7 +44,7 @@ class ChatTemplate:
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
         if len(text) > _MAX_LENGTH:
-            raise ModelError(f"{file}: the chat template has {len(text):,} characters, more than the limit of {_MAX_LENGTH:,}; {_REMEDY}")
+            raise ModelError(f"{file}: the chat template has {len(text):,} characters, more than the limit of {_MAX_LENGTH:,}; {_remedy()}")
         self._text, self._file, self._special_tokens, self._date = text, file, dict(special_tokens), date
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -85,7 +84,7 @@ class ChatTemplate:
         if "error" in reply:
             where = f"{self._file}:{reply['line']}" if isinstance(reply.get("line"), int) else str(self._file)
             given = f", given {place}," if place else ""
-            raise ModelError(f"{where}: the chat template{given} failed: {_printable(str(reply['error']))}; {_REMEDY}")
+            raise ModelError(f"{where}: the chat template{given} failed: {_printable(str(reply['error']))}; {_remedy()}")
         return text
 
     def close(self) -> None:
@@ -151,7 +150,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
-            "conversations; take one that was, or leave --chat out"
+            f"conversations; take one that was, or leave {argument('chat', True)} out"
         )
     special_tokens = {role: token_text(tokenizer.settings.get(role)) for role in ROLES}
     file = find_named(folder, TEMPLATE) or folder / CONFIG
@@ -192,3 +191,7 @@ def _folders(*libraries: str) -> list[str]:
     """Return the folders from which these libraries are imported."""
     specs = [find_spec(library) for library in libraries]
     return list(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None))
+
+
+def _remedy() -> str:
+    return f"take the template from the model's origin, or generate without {argument('chat', True)}"

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, argument
 from tfkit.hub.tensor_files import write_tensors
 from tfkit.run import strict_json
 from tfkit.run.model_files import MIB, check_version, find_file, read_object
@@ -59,5 +59,7 @@ def _find(folder: Path, name: str) -> Path:
     path = find_file(folder, f"{FOLDER}/{name}")
     if path is None:
         missing = folder / FOLDER / name
-        raise ModelError(f"{missing}: missing, so training cannot be resumed from {folder}; --from starts a new run from its weights")
+        raise ModelError(
+            f"{missing}: missing, so training cannot be resumed from {folder}; {argument('start')} starts a new run from its weights"
+        )
     return path

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import MachineError, UsageError, argument
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
@@ -55,11 +55,12 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(str(name))
     except RuntimeError:
-        raise UsageError(f"--device {name}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
+        raise UsageError(f"{argument('device', name)}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
     if not available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
-            f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use an available one"
+            f"{argument('device', name)}: this machine or this build of PyTorch has no such device; leave {argument('device')} out "
+            "to use an available one"
         )
     return device
 

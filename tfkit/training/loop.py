@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
-from tfkit.errors import Stopped, UnhealthyError, is_out_of_memory
+from tfkit.errors import Stopped, UnhealthyError, argument, is_out_of_memory
 from tfkit.objectives.objective import Batch
 from tfkit.training.device import allow_nondeterministic, is_nondeterministic
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
@@ -186,8 +186,10 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
 
 def _stopped(step: int, plan: Plan) -> Stopped:
     if not step:
-        return Stopped(f"stopped within step 1 of {plan.steps}: no step was taken yet, and --resume starts with it")
-    return Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume continues from there")
+        return Stopped(f"stopped within step 1 of {plan.steps}: no step was taken yet, and {argument('resume', True)} starts with it")
+    return Stopped(
+        f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and {argument('resume', True)} continues from there"
+    )
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.adapters import describe, how_to_merge, is_adapter, load
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import ModelError, UsageError, argument
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnamed
@@ -173,6 +173,6 @@ def pin_start(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
     if begun not in (None, start.sha256):
         raise ModelError(
             f"model.from: {start.path} has changed since this run was started: the SHA-256 of its weights was {begun} and is now "
-            f"{start.sha256}. Restore it, or start another run with --run; to continue a run, name one of its checkpoints"
+            f"{start.sha256}. Restore it, or start another run with {argument('run')}; to continue a run, name one of its checkpoints"
         )
     return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})

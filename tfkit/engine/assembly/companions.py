@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tfkit.adapters import describe, is_adapter
-from tfkit.errors import MachineError, ModelError
+from tfkit.errors import MachineError, ModelError, argument
 from tfkit.hub import find_checkpoint
 from tfkit.hub.names import on_meta
 from tfkit.hub.weights import find_weights
@@ -119,7 +119,7 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
             if (before := begun.get(companion.name)) != companion.sha256:
                 raise ModelError(
                     f"objective.{companion.name}: {companion.path} has changed since this run was started: the SHA-256 of its weights was "
-                    f"{before} and is now {companion.sha256}. Restore it, or start another run with --run; to continue a run, "
+                    f"{before} and is now {companion.sha256}. Restore it, or start another run with {argument('run')}; to continue a run, "
                     "name one of its checkpoints"
                 )
     section = recipe.objective.pinned({companion.name: companion.sha256 for companion in companions})

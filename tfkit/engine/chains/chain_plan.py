@@ -12,8 +12,9 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError
+from tfkit.errors import BudgetReached, ModelError, OtherVersionError, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
+from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
@@ -39,9 +40,8 @@ class PlannedStage:
 
     @property
     def request(self) -> TrainingRequest:
-        """The request of its training, with the checkpoint of its recipe unless a hash pins that."""
-        model = self.source.read().model
-        return TrainingRequest(kind_of(self.stage.recipe), self.source, (), model.start if model.sha256 is None else None)
+        """The request of its training."""
+        return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
         """Return an earlier stage that this one uses and that has no model yet; None: all have one."""
@@ -89,13 +89,6 @@ def is_chain(folder: Path) -> bool:
     """Whether a folder holds the run of a recipe with stages."""
     recipe = folder / "recipe.yaml"
     return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
-
-
-def first_stage(source: RecipeText | None) -> str:
-    """Return the prefix of the first stage's fields, "sft.", which --from and --data are for; empty for a recipe without stages."""
-    if source is None or not source.has_stages:
-        return ""
-    return f"{next(iter(source.fields()), '').partition('.')[0]}."
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
@@ -160,7 +153,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
     """Return the names of the stages to run, in the order of the chain."""
     for name in options.stages:
         if name not in chain.names:
-            raise UsageError(f"--stages: there is no stage {name!r}; the stages are {', '.join(chain.names)}")
+            raise UsageError(f"{argument('stages')}: there is no stage {name!r}; the stages are {', '.join(chain.names)}")
     selected = tuple(name for name in chain.names if name in options.stages) if options.stages else chain.names
     for stage in chain.stages:
         for earlier in stage.uses if stage.name in selected else ():
@@ -171,8 +164,9 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
                 state = "is not there" if found.status in ("foreign", "new") else f"is {found.status}"
                 together = ",".join(name for name in chain.names if name in (*selected, earlier))
                 raise UsageError(
-                    f"--stages: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run both, with "
-                    f"--stages {together}"
+                    f"{argument('stages')}: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run "
+                    "both, with "
+                    f"{argument('stages', together)}"
                 )
     return selected
 
@@ -194,7 +188,8 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
             gate = None
         if gate is None or gate.metric not in known:
             raise UsageError(
-                f"--fail-if {text!r}: for a recipe with stages name STAGE.METRIC, where STAGE is one of {', '.join(chain.names)}, as in "
+                f"{argument('fail_if', repr(text))}: for a recipe with stages name STAGE.METRIC, where STAGE is one of "
+                f"{', '.join(chain.names)}, as in "
                 f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
             )
         gates.append(gate)
@@ -203,12 +198,13 @@ def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
     """Check each stage to run as its own command would: a mistake in the last one is found before the first one starts."""
-    inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, "--run")
+    inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
     for planned in plan.todo:
         if is_begun(planned.options.run):
             if not options.resume:
                 raise UsageError(
-                    f"{options.run}: the stage {planned.name} was started here before. Continue with --resume, or give another --run"
+                    f"{options.run}: the stage {planned.name} was started here before. Continue with {argument('resume', True)}, or "
+                    f"give another {argument('run')}"
                 )
             continue
         try:
@@ -216,7 +212,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
             assert checked.recipe is not None
             training_gates(planned.options.fail_if, checked.recipe, fine_tuning=planned.stage.fine_tunes)
             require_divisible(checked.recipe, options.ranks.size)
-            checked.inputs.refuse_folder(planned.options.run, "--run")
+            checked.inputs.refuse_folder(planned.options.run, argument("run"))
         except UsageError as error:
             raise of_stage(planned.name, error) from None
     _require_files(plan)
@@ -242,7 +238,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
             continue
         try:
             with RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
-                resumption = resolve_resumption(folder, RequestRecord(planned.source, ()))
+                resumption = resolve_resumption(folder, RequestRecord(planned.source, NO_OVERRIDES))
         except TfkitError as error:
             raise of_stage(planned.name, error) from None
         later = next((other.name for other in plan.stages if planned.name in other.stage.uses and is_begun(other.options.run)), None)
@@ -250,7 +246,7 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
             lines = "\n  ".join(resumption.changes.values())
             raise UsageError(
                 f"stage {planned.name}: the stage {later} has started from its end, so its length cannot change:\n  {lines}\n"
-                "Revert this change, or start the chain in another folder with --run"
+                f"Revert this change, or start the chain in another folder with {argument('run')}"
             )
 
 

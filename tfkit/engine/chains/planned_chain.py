@@ -13,8 +13,9 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.chains.chain_plan import of_stage
 from tfkit.engine.inference.session import Session
 from tfkit.engine.planning.cluster import require_known_gpu
-from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest, begin
+from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest
 from tfkit.engine.planning.planner import plan_prepared, prepare_plan
+from tfkit.engine.request.training_request import TrainingRequest, kind_of
 from tfkit.engine.training_run.assembled_run import family_name
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.errors import TfkitError
@@ -53,8 +54,7 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             work.listener.say(f"stage {stage.name}")
             source = stage.placed(chain.source.path, Path(folder))
             try:
-                start = source.read().model.start if stage.fine_tunes else None
-                run = prepare_plan(begin(source, (), start).decide, work, options, began)
+                run = prepare_plan(TrainingRequest(kind_of(stage.recipe), source).check().decide, work, options, began)
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:

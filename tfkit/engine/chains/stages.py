@@ -4,7 +4,6 @@ Each stage is an ordinary attempt, which is pinned, recorded, resumed and refuse
 """
 
 import gc
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
+from tfkit.recipe.reading.overrides import Overrides
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
 
@@ -31,11 +31,11 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
     return attempt.train(request, options, listener, stop)
 
 
-def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
     if is_chain(options.run):
-        return _run(plan_chain(RequestRecord(None, tuple(words)), None, options), options, listener, stop)
-    return attempt.resume(words, options, listener, stop)
+        return _run(plan_chain(RequestRecord(None, overrides), None, options), options, listener, stop)
+    return attempt.resume(overrides, options, listener, stop)
 
 
 def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _run_stage(
     planned: PlannedStage, done: int, plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
     """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
-    from tfkit.engine.training_run.isolation import isolated
+    from tfkit.training.isolation import isolated
 
     todo = len(plan.todo)
     try:

@@ -1,9 +1,10 @@
 """The plan of a sweep: its varied fields, the order of its trials and the metric that compares them, checked before the first trial."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
 from tfkit.engine.request.inputs import inputs_of
@@ -13,10 +14,11 @@ from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
+from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.recipe.search_space import SearchSpace, read_space
+from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.chain_folder import trial_folders
 from tfkit.run.receipt import read_receipt
 
@@ -43,9 +45,9 @@ class SweepPlan:
         assert self.given.recipe is not None
         return self.given.recipe
 
-    def words(self, trial: Trial) -> list[str]:
+    def overrides(self, trial: Trial) -> dict[str, Any]:
         """Return the changes to the recipe that make a trial."""
-        return [*self.space.fixed, *trial.words]
+        return followed_by(self.space.fixed, trial.values)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -53,32 +55,36 @@ def is_sweep(folder: Path) -> bool:
     return bool(trial_folders(folder))
 
 
-def plan_sweep(now: RequestRecord, asked: int | None, options: RunOptions) -> SweepPlan:
+def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
-    `now`: what this command was given; without a recipe, the sweep in the folder continues. `asked`: the number of trials; None: all.
+    `source`: None: the sweep in the folder continues, with the overrides of `space`. `asked`: the number of trials; None: all.
     """
     before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
     if before and not options.resume:
-        raise UsageError(f"{options.run}: holds a sweep. Continue with --resume, or give another folder with --run")
-    earlier = RequestRecord.from_document(before.get("given"))
+        raise UsageError(
+            f"{options.run}: holds a sweep. Continue with {argument('resume', True)}, or give another folder with {argument('run')}"
+        )
+    now, earlier = RequestRecord(source, space.fixed), RequestRecord.from_document(before.get("given"))
     given = earlier.merged_with(now) if earlier is not None else now
     if given.recipe is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = asked if asked is not None else before.get("asked")
-    space = read_space(given.recipe, given.overrides)
-    changes = _changes(earlier, given)
-    if differences := _refused_changes(earlier, given, changes):
+    begun = SearchSpace.of({}, before["space"]) if "space" in before else space
+    changes = _changes(earlier, now)
+    space = replace(space if space.axes else begun, fixed=given.overrides)
+    differences = [change for change in changes if not is_free(change)] + [str(axis) for axis in space.axes if axis not in begun.axes]
+    if differences or len(space.axes) != len(begun.axes):
         raise UsageError(
             f"{options.run}: this is a different sweep from the one that was started here: {'; '.join(differences)}. Revert that, or give "
-            "another folder with --run"
+            f"another folder with {argument('run')}"
         )
     if asked is None and (space.size is None or space.size > MOST_TRIALS):
         many = "a range has any number of values" if space.size is None else f"{space.size:,} combinations are too many to try all"
-        raise UsageError(f"sweep: {many}; give a number of trials with --trials")
+        raise UsageError(f"sweep: {many}; give a number of trials with {argument('trials')}")
     first = Trial("", {axis.key: axis.first for axis in space.axes})
     with _of_trial(first):
-        recipe = _last_recipe(given.recipe, [*space.fixed, *first.words])
+        recipe = _last_recipe(given.recipe, followed_by(space.fixed, first.values))
     if not recipe.data.validation:
         raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
@@ -91,35 +97,25 @@ def plan_sweep(now: RequestRecord, asked: int | None, options: RunOptions) -> Sw
     return plan
 
 
-def read_trial(source: RecipeText, words: Sequence[str]) -> Recipe | Chain:
+def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
     """Return the recipe of a trial, checked. Raise UsageError."""
-    return read_chain(source, words) if source.has_stages else source.read(words)
+    return read_chain(source, overrides) if source.has_stages else source.read(overrides)
 
 
-def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
+def _last_recipe(source: RecipeText, overrides: Overrides) -> Recipe:
     """Return the recipe whose model is scored: of a recipe with stages, that of the last stage."""
-    recipe = read_trial(source, words)
+    recipe = read_trial(source, overrides)
     return recipe if isinstance(recipe, Recipe) else recipe.stages[-1].recipe
 
 
 def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:
-    """Return the fields of the recipe's file that have changed, and the new key=value."""
-    if before is None or before.recipe is None or now.recipe is None:
+    """Return the fields of the recipe's file that have changed, and the new overrides."""
+    if before is None or before.recipe is None:
         return ()
-    fields, earlier = now.recipe.fields(), before.recipe.fields()
-    changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
-    return (*changed, *(word for word in now.overrides if word not in before.overrides))
-
-
-def _refused_changes(before: RequestRecord | None, now: RequestRecord, changes: Iterable[str]) -> list[str]:
-    """Return the changes that make this a different sweep: those of place and budget do not, nor does another form of the same values."""
-    refused = [change for change in changes if not is_free(change)]
-    if before is None or before.recipe is None or now.recipe is None or not refused:
-        return []
-    old, new = (read_space(given.recipe, given.overrides) for given in (before, now) if given.recipe is not None)
-    if old.axes == new.axes and all(is_free(word) for word in {*old.fixed} ^ {*new.fixed}):
-        return [change for change in refused if change not in now.overrides]
-    return refused
+    fields, earlier = (now.recipe or before.recipe).fields(), before.recipe.fields()
+    changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if now.recipe and earlier.get(name) != fields.get(name)]
+    new = [assignment(name, value) for name, value in now.overrides.items() if before.overrides.get(name, NO_OVERRIDES) != value]
+    return (*changed, *new)
 
 
 def is_free(name: str) -> bool:
@@ -128,7 +124,7 @@ def is_free(name: str) -> bool:
 
 
 def _check(plan: SweepPlan, options: RunOptions) -> None:
-    inputs_of([plan.source.path], [], []).refuse_folder(options.run, "--run")
+    inputs_of([plan.source.path], [], []).refuse_folder(options.run, argument("run"))
     for values in plan.search.combinations() if isinstance(plan.search, Grid) else []:
         trial = Trial("", values)
         with _of_trial(trial):
@@ -141,14 +137,14 @@ def _of_trial(trial: Trial) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
+        raise UsageError(f"trial with {trial.describe()}: {error}") from None
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     """Check the recipe of a trial as its own command would. Raise UsageError."""
-    words = plan.words(trial)
-    recipe = read_trial(plan.source, words)
+    overrides = plan.overrides(trial)
+    recipe = read_trial(plan.source, overrides)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
         require_divisible(stage_recipe, options.ranks.size)
     if isinstance(recipe, Recipe):
-        TrainingRequest(kind_of(recipe), plan.source, words).check().inputs.refuse_folder(options.run, "--run")
+        TrainingRequest(kind_of(recipe), plan.source, overrides).check().inputs.refuse_folder(options.run, argument("run"))

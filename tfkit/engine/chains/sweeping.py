@@ -1,7 +1,6 @@
 """A sweep: trials of one recipe with different values, each an ordinary run in a folder of its own, in a folder with their totals."""
 
 import gc
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,29 +9,31 @@ from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_s
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.sweep_result import Trial, sweep_facts, sweep_result
-from tfkit.engine.request.training_request import RequestRecord, TrainingRequest, kind_of
+from tfkit.engine.request.training_request import TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
+from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
 
 
 def sweep(
-    source: RecipeText, words: Sequence[str], trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
+    source: RecipeText, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
-    """Run a trial for each combination of the values in `words`, some key=value of which give several; return the result of docs/cli.md.
+    """Run a trial for each combination of the values in `space`; return the result of docs/cli.md.
 
     `trials`: the number of combinations, which Optuna chooses; None: all.
     """
-    return _run(plan_sweep(RequestRecord(source, tuple(words)), trials, options), options, listener, stop)
+    return _run(plan_sweep(source, space, trials, options), options, listener, stop)
 
 
-def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the sweep, the recipe with stages or the single run in a folder."""
     if is_sweep(options.run):
-        return _run(plan_sweep(RequestRecord(None, tuple(words)), None, options), options, listener, stop)
-    return stages.resume(words, options, listener, stop)
+        return _run(plan_sweep(None, SearchSpace(overrides, ()), None, options), options, listener, stop)
+    return stages.resume(overrides, options, listener, stop)
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
         facts = sweep_facts(folder.path, trials)
-        folder.begin_attempt(options.threads, kind=SWEEP, given=plan.given.document(), asked=plan.asked, **facts)
+        asked = {"given": plan.given.document(), "space": plan.space.document(), "asked": plan.asked}
+        folder.begin_attempt(options.threads, kind=SWEEP, **asked, **facts)
         folder.write_recipe(plan.source.text)
         try:
             if (number := _next(plan, folder, trials)) is None:
@@ -76,16 +78,17 @@ def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None
 
 def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
     """Start or continue the run of a trial; return the trial, with the error if its values made it fail."""
-    from tfkit.engine.training_run.isolation import isolated
+    from tfkit.training.isolation import isolated
 
     folder = options.run / trial.name
     own = replace(options, run=folder, resume=True, fail_if=(), stages=())
     stop.raise_if_requested(f"{trial.name} was not started")
-    listener.say(f"{trial.name} of {plan.search.count}: {', '.join(trial.words)}")
+    listener.say(f"{trial.name} of {plan.search.count}: {trial.describe()}")
     try:
         with isolated():
             if is_begun(folder):
-                stages.resume([word for word in plan.space.fixed if is_free(word)], own, listener, stop)  # place and budget may change
+                place_and_budget = {name: value for name, value in plan.space.fixed.items() if is_free(name)}
+                stages.resume(place_and_budget, own, listener, stop)
             elif (problem := _problem(plan, trial, options)) is not None:
                 return _failed(trial, problem, listener)
             else:
@@ -112,11 +115,10 @@ def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
 
 
 def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
-    words = plan.words(trial)
-    recipe = read_trial(plan.source, words)
-    start = recipe.model.start if isinstance(recipe, Recipe) and recipe.model.sha256 is None else None
+    overrides = plan.overrides(trial)
+    recipe = read_trial(plan.source, overrides)
     kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
-    stages.train(TrainingRequest(kind, plan.source, words, start, is_named=not plan.continues), options, listener, stop)
+    stages.train(TrainingRequest(kind, plan.source, overrides, is_named=not plan.continues), options, listener, stop)
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:

@@ -17,7 +17,7 @@ from tfkit.engine.inference.prediction_lines import prediction_lines
 from tfkit.engine.inference.session import WHOLE
 from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import ModelError, UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
@@ -110,7 +110,7 @@ def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: 
     data = settings.data
     sources = validation_sources(data, roles) if data is not None else []
     if data is None or not sources:
-        raise UsageError(f"there are no {what}: give them as --data F, or a recipe with data.validation")
+        raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
     return data, sources
 
 

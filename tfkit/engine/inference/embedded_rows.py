@@ -11,9 +11,10 @@ from tfkit.engine.inference.opened_model import named_precision
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.stale_runs import finalize_killed_run
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.hub import find_checkpoint
 from tfkit.parallel.rank_map import RankMap
+from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
@@ -26,27 +27,30 @@ _SECTIONS = ("data", "evaluation", "carbon")
 
 
 def open_embedder(
-    checkpoint: str | Path, words: Sequence[str], data: str, *, field: str | None, needs_all: bool, precision: "Precision"
+    checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: "Precision"
 ) -> RowAnswers:
     """Read the settings by which the texts of rows are embedded. Raises UsageError.
 
-    `words`: key=value. `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
+    `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: no
     row may lack a vector. `precision`: auto is float32, since the digits of a vector are its answer.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
-    settings = read_settings(None, folder, ["data.validation.0.files=all", *words], _SECTIONS, data)
+    settings = read_settings(None, folder, {"data.validation.0.files": "all", **overrides}, _SECTIONS, data)
     assert settings.data is not None  # by `data`
     if needs_all and settings.data.on_bad_row == "skip":
-        raise UsageError("data.on_bad_row=skip: a row without a vector has no place in the file of --out; leave --out away, for JSON lines")
+        raise UsageError(
+            f"data.on_bad_row=skip: a row without a vector has no place in the file of {argument('out')}; leave {argument('out')} "
+            "away, for JSON lines"
+        )
     update: dict[str, Any] = {}
-    if not any(word.partition("=")[0].strip() == "data.sequence_length" for word in words):  # that of the training is of its own rows
+    if "data.sequence_length" not in overrides:  # that of the training is of its own rows
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)
         update["validation"] = [one.model_copy(update={"columns": {"text": field}, "text": None}) for one in settings.data.validation]
     settings = replace(settings, data=settings.data.model_copy(update=update))
-    named = named_precision(settings, words, precision)
+    named = named_precision(settings, overrides, precision)
     task = Embedding(_text_role(settings.objective.trained_for), settings, takes_lines=field in (None, "text"))
     return RowAnswers(checkpoint, folder, settings, task, "float32" if named == "auto" else named)
 
@@ -67,7 +71,7 @@ class Embedding:
         """Return the column of the text."""
         role = TEXT[0] if "text" in named else self.role
         own = {role.name: named[role.name]} if role.name in named else {}
-        return PredictionColumns((role,), own, option="--field", takes_lines=self.takes_lines)
+        return PredictionColumns((role,), own, option=argument("field"), takes_lines=self.takes_lines)
 
     def open(self, loaded: "Loaded", deal: RankMap) -> RowModel:
         """Return the model as one that embeds texts."""

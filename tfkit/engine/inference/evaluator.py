@@ -11,6 +11,7 @@ from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText
+from tfkit.recipe.reading.overrides import Overrides
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -26,14 +27,14 @@ _MANY_TRAINED = 0.05  # fraction of the scored texts that were trained on beyond
 class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
-    `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file, folder or glob in place
+    `recipe`: None: that of the run that made the checkpoint, else the defaults. `data`: a file, folder or glob in place
     of data.validation. `code`: which reward functions may be run. Raises UsageError for another.
     """
 
-    def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None, code: CodePermission):
+    def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
         finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
-        self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
+        self.settings = read_settings(recipe, self.folder, overrides, _SECTIONS, data)
         self.code = code
         code.require(self.settings.objective.trained_for.code_files)
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)

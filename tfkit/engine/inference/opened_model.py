@@ -1,6 +1,5 @@
 """The model of a command that does not train, on the device of its rank, with the tokenizer that it needs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ if TYPE_CHECKING:
     from tfkit.engine.request.evaluation_settings import EvaluationSettings
     from tfkit.engine.request.inputs import Inputs
     from tfkit.generation.answer_precision import Opened, Precision
+    from tfkit.recipe.reading.overrides import Overrides
 
 
 def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "Opened":
@@ -50,7 +50,6 @@ def own_precision(settings: "EvaluationSettings") -> "Precision":
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 
-def named_precision(settings: "EvaluationSettings", words: Sequence[str], precision: "Precision") -> "Precision":
-    """Return the precision of a command; in place of auto the evaluation.precision among its key=value, if it is there."""
-    is_named = any(word.partition("=")[0].strip() == "evaluation.precision" for word in words)
-    return own_precision(settings) if is_named and precision == "auto" else precision
+def named_precision(settings: "EvaluationSettings", overrides: "Overrides", precision: "Precision") -> "Precision":
+    """Return the precision of a command; in place of auto the evaluation.precision among its overrides, if it is there."""
+    return own_precision(settings) if "evaluation.precision" in overrides and precision == "auto" else precision

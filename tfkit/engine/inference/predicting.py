@@ -1,6 +1,6 @@
 """Predictions of a checkpoint for rows that need no label, as of tfkit predict, tfkit.predict and loaded.predict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,12 @@ from tfkit.data.sources.prediction_rows import PredictionColumns
 from tfkit.engine.inference.infer_objective import infer_objective
 from tfkit.engine.inference.opened_model import named_precision
 from tfkit.engine.inference.row_answers import RowAnswers, RowModel
-from tfkit.engine.request.evaluation_settings import EvaluationSettings, quoted, read_settings
+from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_settings
 from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.parallel.rank_map import RankMap
+from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 
 
 def open_predictor(
-    checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
+    checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: "Precision" = "auto"
 ) -> RowAnswers:
     """Read the settings by which a checkpoint answers rows: its objective, and the columns that its training read. Raises UsageError.
 
-    `words`: key=value, such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another
-    way. `precision`: auto: as evaluation.precision among the words, else chosen for the model when it is loaded.
+    `overrides`: such as data.validation.0.columns for the rows. `data`: a file, folder or glob; "-": the rows are given in another way.
+    `precision`: auto: as evaluation.precision among the overrides, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
-    settings = _settings(folder, words, data)
+    settings = _settings(folder, overrides, data)
     section = settings.objective.trained_for.judged_alone
     if section.reads_text or section.scored_by != "row":
         raise UsageError(
@@ -41,7 +42,7 @@ def open_predictor(
             "on pairs of texts or on conversations; fine-tune it on such rows, or continue texts with tfkit generate"
         )
     task = Prediction(section, settings, all_labels)
-    return RowAnswers(checkpoint, folder, settings, task, named_precision(settings, words, precision))
+    return RowAnswers(checkpoint, folder, settings, task, named_precision(settings, overrides, precision))
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,10 @@ class Prediction:
         return {"objective": self.section.kind}
 
 
-def _settings(folder: Path, words: Sequence[str], data: str) -> EvaluationSettings:
+def _settings(folder: Path, overrides: Overrides, data: str) -> EvaluationSettings:
     """Return the settings of the run that made the checkpoint, else those with the objective that its files name."""
-    settings = read_settings(None, folder, words, _SECTIONS, data)
-    if settings.has_recipe or any(word.partition("=")[0].strip().partition(".")[0] == "objective" for word in words):
+    settings = read_settings(None, folder, overrides, _SECTIONS, data)
+    if settings.has_recipe or any(name.partition(".")[0] == "objective" for name in overrides):
         return settings
-    section = infer_objective(folder)
-    named = [f"objective.{name}={quoted(value) if isinstance(value, str) else str(value).lower()}" for name, value in section.items()]
-    return read_settings(None, folder, [*named, *words], _SECTIONS, data)
+    named = {f"objective.{name}": value for name, value in infer_objective(folder).items()}
+    return read_settings(None, folder, {**named, **overrides}, _SECTIONS, data)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfkit.durable import is_replaceable, sync_file, sync_folder, temporary_sibling
 from tfkit.engine.listener import StopRequest
-from tfkit.errors import DataError, MachineError
+from tfkit.errors import DataError, MachineError, argument
 from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
@@ -23,7 +23,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # at which some readers split lines
 
 
-def require_writable(path: Path, option: str = "--predictions") -> None:
+def require_writable(path: Path, option: str) -> None:
     """Raise MachineError for a path that cannot be written."""
     try:
         folder = path.absolute().parent
@@ -42,7 +42,7 @@ def require_writable(path: Path, option: str = "--predictions") -> None:
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
     """Write a JSON line for each prediction, in order, until a pipe is closed by its reader."""
-    with suppress(BrokenPipeError), lines_file(path, stop, "--predictions") as write:
+    with suppress(BrokenPipeError), lines_file(path, stop, argument("predictions")) as write:
         for prediction in predictions:
             write(prediction)
 
@@ -156,7 +156,9 @@ class _Table:
             self.writer.writerow(self.header)
         for row in self.waiting:
             if unknown := next((name for name in row if name not in self.header), None):
-                raise DataError(f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: --out F.jsonl")
+                raise DataError(
+                    f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: {argument('out', 'F.jsonl')}"
+                )
             self.writer.writerow([_cell(row.get(name)) for name in self.header])
         self.waiting.clear()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tfkit.engine.inference.pipe import Pipe
-from tfkit.errors import DataError
+from tfkit.errors import DataError, argument
 
 _FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # in the first batch, and in later ones
 
@@ -94,7 +94,7 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if chat and "messages" in row:
         return Prompt(place, row, messages=_read_messages(row["messages"], place), tools=row.get("tools"))
     if not isinstance(row.get("prompt"), str):
-        hint = "; messages are read with --chat" if "messages" in row else ""
+        hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
         raise DataError(f'{place}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))
 

@@ -12,12 +12,12 @@ from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.engine.results import Completion
-from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.errors import DataError, ModelError, UsageError, argument
 from tfkit.generation.complete import OnText, TextCompletion, complete, encode_prompts
 from tfkit.generation.config_file import SHOWN, CheckpointSettings, checkpoint_settings, describe
 from tfkit.generation.decoding import AT_ONCE
 from tfkit.hub import find_checkpoint
-from tfkit.recipe.reading.overrides import given_sections
+from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
@@ -39,18 +39,18 @@ _PURPOSES = {
 
 
 class TextGenerator:
-    """Generates text with the settings of the run that made the checkpoint, else of its generation_config.json, changed by `words`.
+    """Generates text with the settings of the run that made the checkpoint, else of its generation_config.json, changed by overrides.
 
-    `words`: key=value. Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
+    Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
     """
 
     def __init__(
-        self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
+        self, checkpoint: str, overrides: Overrides, *, chat: bool = False, files: Sequence[Path] = (), precision: "Precision" = "auto"
     ):
         finalize_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
-        self.words, self.chat, self.precision = words, chat, precision
-        self.settings = read_settings(None, self.folder, words, _SECTIONS)
+        self.overrides, self.chat, self.precision = overrides, chat, precision
+        self.settings = read_settings(None, self.folder, overrides, _SECTIONS)
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, work: "Session") -> None:
@@ -144,8 +144,10 @@ class TextGenerator:
                 "continue a text, and masked ones, which fill each [MASK]"
             )
         if kind == "masked_lm" and self.chat:
-            raise UsageError("this is a masked language model: it fills each [MASK] of a text, and does not answer; leave --chat out")
-        unread = [word.partition("=")[0] for word in self.words if word.startswith("generation.")]
+            raise UsageError(
+                f"this is a masked language model: it fills each [MASK] of a text, and does not answer; leave {argument('chat', True)} out"
+            )
+        unread = [name for name in self.overrides if name.startswith("generation.")]
         if kind == "masked_lm" and unread:
             raise UsageError(
                 f"this is a masked language model: it does not sample, so {', '.join(unread)} would have no effect; leave that out"
@@ -153,11 +155,11 @@ class TextGenerator:
         return kind == "masked_lm"
 
     def _decide(self) -> CheckpointSettings:
-        """Return the checkpoint's settings, overridden by those of its run and of `words`; report which are used and which are ignored."""
+        """Return the checkpoint's settings, changed by its run and the overrides; report which are used and which are ignored."""
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,
-            given_sections(self.words).get("generation", {}),
+            given_sections(self.overrides).get("generation", {}),
             encodes=self.loaded.model.encoder is not None,
             vocab_size=self.loaded.config.vocab_size,
             folder=self.loaded.folder,
@@ -168,7 +170,7 @@ class TextGenerator:
             taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())
             listener.say(
                 f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
-                "generation_config.json, unless options such as --temperature say otherwise"
+                f"generation_config.json, unless options such as {argument('temperature')} say otherwise"
             )
         if decided.unsupported and not self.fills_masks:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")

@@ -9,18 +9,21 @@ from typing import IO, Any
 import numpy as np
 
 from tfkit.engine.inference.predictions_file import json_line, output_file
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, UsageError, argument
 
 _VECTOR = "embedding"
-_REMEDY = "write the vectors alone, --out F.npy, or JSON lines to stdout"
 
 
 def require_vectors_file(path: Path) -> None:
     """Raise UsageError for a path whose suffix names no file of vectors, or at which none can be written."""
     if path.suffix.lower() not in (".npy", ".parquet"):
-        raise UsageError(f"--out {path}: vectors are written to F.npy or F.parquet; without --out they are JSON lines on stdout")
+        raise UsageError(
+            f"{argument('out', path)}: vectors are written to F.npy or F.parquet; without {argument('out')} they are JSON lines on stdout"
+        )
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(f"--out {path}: is a device or a pipe, and such a file is not written from its beginning to its end; give a name")
+        raise UsageError(
+            f"{argument('out', path)}: is a device or a pipe, and such a file is not written from its beginning to its end; give a name"
+        )
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
     The file that a link leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
     """
-    with output_file(path.resolve(), "--out", mode="b") as file, ExitStack() as stack:
+    with output_file(path.resolve(), argument("out"), mode="b") as file, ExitStack() as stack:
         if path.suffix.lower() == ".npy":
             yield stack.enter_context(_array(file, dim))
         else:
@@ -82,7 +85,7 @@ class _ParquetRows:
         place = f"rows {self.rows + 1:,} to {self.rows + len(lines):,}"
         self.rows += len(lines)
         if unknown := next((name for name in names if name not in self.names), None):
-            raise DataError(f"{place}: a row has the field {unknown!r}, and the first ones have none of this name; {_REMEDY}")
+            raise DataError(f"{place}: a row has the field {unknown!r}, and the first ones have none of this name; {_remedy()}")
         arrays = []
         for name, kind in zip(self.names, self.writer.schema.types, strict=False):
             values = columns.get(name, [None] * len(lines))
@@ -90,7 +93,7 @@ class _ParquetRows:
                 arrays.append(pa.array(map(_text, values) if kind == pa.string() else values, kind))
             except (pa.ArrowException, OverflowError) as error:
                 raise DataError(
-                    f"{place}: the field {name!r} is of type {kind} in the first rows, and not here ({error}); {_REMEDY}"
+                    f"{place}: the field {name!r} is of type {kind} in the first rows, and not here ({error}); {_remedy()}"
                 ) from error
         vectors = pa.array(np.concatenate([line[_VECTOR] for line in lines]), pa.float32())
         arrays.append(pa.FixedSizeListArray.from_arrays(vectors, self.dim))
@@ -114,3 +117,7 @@ def _text(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else json.dumps(json_line({"": value})[""], ensure_ascii=False)
     return text.encode(errors="backslashreplace").decode()
+
+
+def _remedy() -> str:
+    return f"write the vectors alone, {argument('out', 'F.npy')}, or JSON lines to stdout"

@@ -22,7 +22,7 @@ from tfkit.engine.planning.further_models import FurtherModels, further_models
 from tfkit.engine.planning.gpus import GPUS, Gpu
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.reading.rank_divisibility import require_mesh
@@ -62,13 +62,16 @@ class Cluster:
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
     """Raise UsageError for an unknown GPU, for a probe on a planned GPU, for a negative number of steps, and for less than 1 rank."""
     if probe < 0:
-        raise UsageError(f"--probe {probe}: the number of steps must be at least 0")
+        raise UsageError(f"{argument('probe', probe)}: the number of steps must be at least 0")
     if ranks < 1:
-        raise UsageError(f"--ranks {ranks}: the number of ranks must be at least 1")
+        raise UsageError(f"{argument('ranks', ranks)}: the number of ranks must be at least 1")
     if gpu is not None and gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: unknown GPU; choose one of {', '.join(GPUS)}")
+        raise UsageError(f"{argument('gpu', gpu)}: unknown GPU; choose one of {', '.join(GPUS)}")
     if gpu is not None and probe:
-        raise UsageError(f"--probe {probe} takes its steps on this machine, and --gpu {gpu} plans for another: leave one of them out")
+        raise UsageError(
+            f"{argument('probe', probe)} takes its steps on this machine, and {argument('gpu', gpu)} plans for another: leave one "
+            "of them out"
+        )
 
 
 def require_ranks(recipe: Recipe, ranks: int) -> None:
@@ -78,7 +81,8 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
         raise UsageError(
-            f"--ranks {ranks}: a batch of {size:,} rows cannot be divided evenly among {ranks} ranks: use {' or '.join(map(str, near))} "
+            f"{argument('ranks', ranks)}: a batch of {size:,} rows cannot be divided evenly among {ranks} ranks: use "
+            f"{' or '.join(map(str, near))} "
             "ranks, or another training.batch_size"
         )
 

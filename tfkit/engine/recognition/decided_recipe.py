@@ -1,6 +1,5 @@
 """Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
+from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
@@ -45,8 +45,8 @@ _LABELLED = (
 )  # causal_lm: rows that have a text
 
 
-def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given: dict[str, Any]) -> ResolvedRequest:
-    """Make the recipe for this data and model. `words`: the command line as key=value, `given`: the same as an incomplete recipe.
+def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRequest:
+    """Make the recipe for this data and model. `given`: the overrides as an incomplete recipe.
 
     Raises UsageError if no task fits, DataError and ModelError.
     """
@@ -57,7 +57,7 @@ def decide_recipe(source: SourceSection, start: str, words: Sequence[str], given
     reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
     size = decide_size(seen, model, kind, given, tokens)
-    recipe, document = _fitting_recipe(_document(task, size, given), (*words, *_columns_of(task, given)))
+    recipe, document = _fitting_recipe(_document(task, size, given), followed_by(overrides, _columns_of(task, given)))
     return ResolvedRequest(recipe, document, _header(seen, model, task, size))
 
 
@@ -215,11 +215,11 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fitting_recipe(decided: dict[str, Any], words: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+def _fitting_recipe(decided: dict[str, Any], overrides: Overrides) -> tuple[Recipe, dict[str, Any]]:
     """Return the decided recipe with the changes of the command line, and its document, without decided fields that these make invalid."""
     while True:
         try:
-            return read_document(decided, _DECIDED, words)
+            return read_document(decided, _DECIDED, overrides)
         except RecipeError as error:
             misfits = [problem.path for problem in error.problems if problem.place.file == _DECIDED and problem.path[:1] != ("objective",)]
             if not any(_remove(decided, path) for path in misfits):
@@ -232,11 +232,11 @@ def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
     return isinstance(section, dict) and section.pop(str(path[1]), None) is not None
 
 
-def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:
-    """Return the columns of the task for every source that the command line lists, as key=value."""
+def _columns_of(task: Task, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides with the columns of the task for every source that is given."""
     sources = {part: given["data"].get(part) for part in ("train", "validation")} if task.columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
-    return [f"{name}.columns={json.dumps(task.columns, ensure_ascii=False)}" for name in names]
+    return {f"{name}.columns": task.columns for name in names}
 
 
 def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:

@@ -1,7 +1,6 @@
 """A fine-tuning without a recipe: the data and the checkpoint that its command names, from which a recipe is made. Torch-free."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,9 @@ from pydantic import ValidationError
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
 from tfkit.engine.request.training_request import ResolvedRequest
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeError
-from tfkit.recipe.reading.overrides import given_sections
+from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.recipe.reading.read import slug
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping
 from tfkit.recipe.reading.validate import problems_in
@@ -24,18 +23,18 @@ from tfkit.run.checkpoints import step_folders
 
 @dataclass(frozen=True)
 class UnwrittenRecipe:
-    """The recipe of a fine-tuning that names data and a checkpoint only. `words`: key=value, also of --from and --data.
+    """The recipe of a fine-tuning that names data and a checkpoint only, in its overrides.
 
-    The words are parsed when something asks for them, the data are read by `decide`. Raises UsageError if one is missing.
+    They are checked when something asks for them, the data are read by `decide`. Raises UsageError if one is missing.
     """
 
-    words: Sequence[str]
+    overrides: Overrides
 
     @cached_property
     def given(self) -> dict[str, Any]:
-        """The words as an incomplete recipe."""
-        given = given_sections(self.words)
-        if any(word.partition("=")[0].strip() == "data" for word in self.words):
+        """The overrides as an incomplete recipe."""
+        given = given_sections(self.overrides)
+        if "data" in self.overrides:
             given.get("data", {}).setdefault("validation", None)  # a whole section replaces the decided one, with its held-out rows
         return given
 
@@ -44,7 +43,7 @@ class UnwrittenRecipe:
         """The first of the data to learn from."""
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
-            raise UsageError("what should be learned? Give a RECIPE, or --data F")
+            raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
         return _source(sources[0])
 
     @cached_property
@@ -52,7 +51,7 @@ class UnwrittenRecipe:
         """The checkpoint to start from."""
         start = self.given.get("model", {}).get("from")
         if not isinstance(start, str):
-            raise UsageError("which checkpoint? Give --from CKPT")
+            raise UsageError(f"which checkpoint? Give {argument('start', 'CKPT')}")
         return start
 
     @property
@@ -71,7 +70,7 @@ class UnwrittenRecipe:
         """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
         from tfkit.engine.recognition.decided_recipe import decide_recipe  # which imports torch
 
-        return decide_recipe(self.source, self.start, self.words, self.given)
+        return decide_recipe(self.source, self.start, self.overrides, self.given)
 
 
 def _source(values: Any) -> SourceSection:

@@ -1,7 +1,7 @@
-"""The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from key=value."""
+"""The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from overrides."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.checks import unread_length
-from tfkit.recipe.reading.overrides import apply_overrides, split_overrides
+from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
 from tfkit.recipe.reading.validate import one_of, problems_in
@@ -79,19 +79,8 @@ def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments of a command line, and its key=value. A path may contain "=" after a slash."""
-    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
-    return [argument for argument in arguments if argument not in overrides], overrides
-
-
-def quoted(text: str) -> str:
-    """Return a text as a quoted value of key=value."""
-    return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, but not its escaped pairs of surrogates
-
-
 def read_settings(
-    recipe: RecipeText | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
+    recipe: RecipeText | None, checkpoint: Path, overrides: Overrides, sections: Collection[str], scored: str | None = None
 ) -> EvaluationSettings:
     """Return the settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
@@ -99,49 +88,48 @@ def read_settings(
 
     Raises UsageError, also for an override of another section than `sections`: the command would not read it.
     """
-    names = [override.partition("=")[0].strip() for override in overrides]
-    for name in names:
+    for name in overrides:
         if name.partition(".")[0] not in sections:
             raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"command line: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
-        overrides = [f"data.validation=[{{path: {quoted(scored)}, files: {evaluated_files(scored)}}}]", *overrides]
+        overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
     saved = _saved_recipe(checkpoint)
     source = recipe or saved
     if source is None:
         return _without_recipe(overrides)
-    if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
-        overrides = [*_defaults_of_other_objectives(), *overrides]
-    if recipe is None and "data.on_bad_row" not in names:  # a training may skip rows, but a score may not
-        overrides = ["data.on_bad_row=error", *overrides]
+    if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
+        overrides = {**_defaults_of_other_objectives(), **overrides}
+    if recipe is None and "data.on_bad_row" not in overrides:  # a training may skip rows, but a score may not
+        overrides = {"data.on_bad_row": "error", **overrides}
     if recipe is None and scored is not None:  # the run's limit is of its own validation rows; what is named here is scored whole
-        overrides = ["evaluation.max_tokens=null", *overrides]
+        overrides = {"evaluation.max_tokens": None, **overrides}
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
-            overrides = [*split_overrides(saved.read(), recipe.fields()), *overrides]
+            overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
     data: DataSection | None = read.data
     if scored is not None:
         data = _read_as_trained(read.data, scored)
     elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts, to which responses were sampled
         data = None
-    own_length = recipe is None and "data.sequence_length" not in names  # of the run that made the checkpoint
+    own_length = recipe is None and "data.sequence_length" not in overrides  # of the run that made the checkpoint
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
         data = data.model_copy(update={"sequence_length": None})
     sections_read = (read.objective, read.evaluation, read.generation, read.carbon)
     return EvaluationSettings(data, *sections_read, read.training.seed, read.training.batch_size, has_recipe=True, path=source.path)
 
 
-def _defaults_of_other_objectives() -> list[str]:
+def _defaults_of_other_objectives() -> dict[str, Any]:
     """Return overrides that reset what the run's recipe sets for its own objective alone, since another one judges its checkpoint."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
-    return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
+    return {name: field.default for name, field in fields.items()}
 
 
-def _without_recipe(overrides: Sequence[str]) -> EvaluationSettings:
+def _without_recipe(overrides: Overrides) -> EvaluationSettings:
     """Return the defaults, changed by the overrides. Raises RecipeError."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfkit.errors import QualityGateError, TfkitError, UsageError
+from tfkit.errors import QualityGateError, TfkitError, UsageError, argument
 from tfkit.recipe.schema.data_sections import DataSection, set_names
 from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
@@ -44,18 +44,18 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
     match = _FORM.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"--fail-if {text!r} is not a comparison: write a metric, one of {' '.join(_COMPARISONS)}, and a number, "
+            f"{argument('fail_if', repr(text))} is not a comparison: write a metric, one of {' '.join(_COMPARISONS)}, and a number, "
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
     if not {*metric.split(".")} & {*metrics}:  # also a metric of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
-        raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; the metrics are {', '.join(metrics)}")
+        raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {', '.join(metrics)}")
     try:
         threshold = float(number)
     except ValueError:
         threshold = math.nan
     if math.isnan(threshold):
-        raise UsageError(f"--fail-if {text!r}: {number!r} is not a number")
+        raise UsageError(f"{argument('fail_if', repr(text))}: {number!r} is not a number")
     return Gate(metric, comparison, threshold)
 
 
@@ -83,7 +83,9 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
     of_stages = {f"{stage}.{name}" for stage in stages for name in known}
     if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):
         named = f"; and the same of a stage, as in {stages[0]}.seconds ({', '.join(stages)})" if stages else ""
-        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; the metrics are {', '.join(dict.fromkeys(known))}{named}")
+        raise UsageError(
+            f"{argument('fail_if')} '{other}': unknown metric {other.metric!r}; the metrics are {', '.join(dict.fromkeys(known))}{named}"
+        )
     return gates
 
 
@@ -109,7 +111,7 @@ def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitEr
     """Return the error that names every failed gate, or a metric that this evaluation does not have; None: all gates passed."""
     for gate in gates:
         if gate.metric not in metrics:
-            return UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; the metrics are {', '.join(metrics)}")
+            return UsageError(f"{argument('fail_if')} '{gate}': no metric {gate.metric!r} here; the metrics are {', '.join(metrics)}")
     return failed_gates(judge(gates, metrics))
 
 

@@ -3,7 +3,7 @@
 import re
 from importlib.metadata import version
 
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import MachineError, UsageError, argument
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.rank_divisibility import require_even, require_mesh
 from tfkit.recipe.schema.sections import Recipe
@@ -35,7 +35,9 @@ def rank_device(asked: str | None, ranks: Ranks) -> str | None:
     if ranks.is_alone or asked == "cpu":
         return asked
     if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:
-        raise UsageError(f"--device {asked}: every rank needs a GPU of its own; give --device cuda, or start one process")
+        raise UsageError(
+            f"{argument('device', asked)}: every rank needs a GPU of its own; give {argument('device', 'cuda')}, or start one process"
+        )
     if asked not in (None, "auto", "cuda"):
         return asked
     import torch
@@ -52,7 +54,8 @@ def gpu_of_rank(ranks: Ranks, visible: int) -> int:
     if visible == 1:
         return 0
     raise MachineError(
-        f"{ranks.local_size} ranks are on this machine, and it has {visible} GPUs: start one for each of them, or give --device cpu"
+        f"{ranks.local_size} ranks are on this machine, and it has {visible} GPUs: start one for each of them, or give "
+        f"{argument('device', 'cpu')}"
     )
 
 

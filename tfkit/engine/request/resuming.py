@@ -9,11 +9,11 @@ from typing import Any, TypeGuard
 from tfkit.alignment.user_code import code_hashes
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError, UsageError, argument
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.reading.overrides import LENGTH, split_overrides
+from tfkit.recipe.reading.overrides import LENGTH, followed_by, split_overrides
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder, rounding_fields
@@ -57,7 +57,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     given, base, wanted = now, begun, None
     if now.recipe is None:
         given = before.merged_with(now) if before else now
-        new = given.overrides[len(before.overrides) :] if before else now.overrides
+        new = before.changed_by(now) if before else now.overrides
         wanted = read_recipe(str(folder.recipe), new).recipe
     elif before is not None and before.recipe is not None:
         given = before.merged_with(now)
@@ -65,7 +65,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
         with suppress(UsageError):  # a recipe of an older version that is no longer valid: then everything is compared
             base = before.recipe.read(before.overrides)
     else:
-        wanted = _as_tried(now.recipe.read((*split_overrides(begun, now.recipe.fields()), *now.overrides)), begun)
+        wanted = _as_tried(now.recipe.read(followed_by(split_overrides(begun, now.recipe.fields()), now.overrides)), begun)
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
     changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
@@ -73,7 +73,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
         lines = "\n  ".join(refused)
         raise UsageError(
             f"{folder.path}: this run was started with another recipe, so it cannot continue:\n  {lines}\n"
-            "Revert these changes, or start another run with --run"
+            f"Revert these changes, or start another run with {argument('run')}"
         )
     return Resumption(_with_changes(begun, wanted, changes), given, changes)
 
@@ -84,7 +84,7 @@ def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
     if isinstance(before, list) and before != now:
         raise DataError(
             f"the code of objective.rules is not what this run was started with: its SHA-256 was {', '.join(map(str, before))} and is now "
-            f"{', '.join(now)}. Restore the file, or start another run with --run"
+            f"{', '.join(now)}. Restore the file, or start another run with {argument('run')}"
         )
 
 
@@ -118,7 +118,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
     if steps is not None and steps < done:
         raise UsageError(
             f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
-            "steps, leave it out to keep the run's own, or start another run with --run"
+            f"steps, leave it out to keep the run's own, or start another run with {argument('run')}"
         )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.engine.request.chain_result import run_facts, sum_totals
+from tfkit.recipe.reading.overrides import Overrides, assignment
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.recipe.search_space import value_of
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
@@ -19,22 +19,21 @@ _OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values, each as YAML, and the error of a failed trial."""
+    """One combination of values, and the error of a failed trial."""
 
     name: str
-    values: Mapping[str, str]
+    values: Overrides
     error: str | None = None
 
-    @property
-    def words(self) -> list[str]:
-        """The changes of the trial to the recipe, as key=value."""
-        return [f"{key}={value}" for key, value in self.values.items()]
+    def describe(self) -> str:
+        """Return the values as text."""
+        return ", ".join(assignment(key, value) for key, value in self.values.items())
 
 
 def recorded_trials(folder: Path) -> list[Trial]:
     """Return the trials that the run.json of a sweep names, in order. Raise OSError or ValueError if it cannot be read."""
     trials = read_receipt(folder / "run.json").get("trials") or {}
-    return [Trial(name, {key: str(value) for key, value in one["values"].items()}, one.get("error")) for name, one in trials.items()]
+    return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
 
 
 def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
@@ -86,8 +85,7 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def _trial_document(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    values = {key: value_of(text) for key, text in facts["values"].items()}
-    return {"trial": name, "run": str(folder / name), "values": values, **{key: facts.get(key) for key in _OF_A_TRIAL}}
+    return {"trial": name, "run": str(folder / name), "values": facts["values"], **{key: facts.get(key) for key in _OF_A_TRIAL}}
 
 
 def _selection_factor(total: float | None, best: Mapping[str, Any] | None) -> float | None:

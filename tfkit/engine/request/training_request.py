@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, recipe_inputs
 from tfkit.engine.request.stale_runs import finalize_killed_run
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeText
 from tfkit.recipe.dump import dump_document, recipe_document
-from tfkit.recipe.reading.overrides import LENGTH
+from tfkit.recipe.reading.overrides import LENGTH, Overrides, followed_by
 from tfkit.recipe.schema.objective_facts import judges_only
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """The recipe of a run as the command line gave it, and its overrides, key=value; without a recipe, the overrides are all.
+    """The recipe of a run as it was given, and its overrides; without a recipe, the overrides are all.
 
-    run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different key=value is a
-    change, a key=value that is left out the second time is not.
+    run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or a different override is a
+    change, an override that is left out the second time is not.
     """
 
     recipe: RecipeText | None
-    overrides: tuple[str, ...]
+    overrides: Overrides
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
@@ -37,41 +37,41 @@ class RequestRecord:
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
-        if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
+        if not isinstance(overrides, dict):
             return None
         if isinstance(recipe, str) and isinstance(text, str):
-            return cls(RecipeText(Path(recipe), text), tuple(overrides))
-        return cls(None, tuple(overrides)) if recipe is None and text is None else None
+            return cls(RecipeText(Path(recipe), text), overrides)
+        return cls(None, overrides) if recipe is None and text is None else None
 
     def document(self) -> dict[str, Any]:
         """Return the document for run.json."""
         path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
-        return {"recipe": path, "text": text, "overrides": list(self.overrides)}
+        return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 
     def sha256(self) -> str:
         """Return a hash that is the same for all ranks with the same recipe and overrides."""
-        text = json.dumps([self.recipe.text if self.recipe else None, self.overrides])
+        text = json.dumps([self.recipe.text if self.recipe else None, dict(self.overrides)])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def changed_by(self, now: "RequestRecord") -> dict[str, Any]:
+        """Return what a later request changes: the edits of the file that the overrides would hide, and its own new overrides."""
+        given = now.overrides.items()
+        new = {name: value for name, value in given if now._last(name) == (name, value) != self._last(name)}
+        if not self.recipe or not now.recipe:
+            return new
+        before = self.recipe.fields()
+        edited = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
+        hidden = {name: value for name, value in edited.items() if _touches(name, self.overrides) and not _touches(name, now.overrides)}
+        return followed_by(hidden, new)
 
     def merged_with(self, now: "RequestRecord") -> "RequestRecord":
         """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""
-        new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
-        edits: list[str] = []
-        if self.recipe and now.recipe:
-            before = self.recipe.fields()
-            changed = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
-            hidden = [name for name in changed if _touches(name, self.overrides) and not _touches(name, now.overrides)]
-            edits = [f"{name}={json.dumps(changed[name], ensure_ascii=False)}" for name in hidden]
-        return RequestRecord(now.recipe or self.recipe, (*self.overrides, *edits, *new))
+        return RequestRecord(now.recipe or self.recipe, followed_by(self.overrides, self.changed_by(now)))
 
-    def _last(self, key: str) -> str | None:
+    def _last(self, name: str) -> tuple[str, Any] | None:
         """Return the last override of a field, which holds; the units of the length are one field."""
-        names = _alternatives(key)
-        return next((word for word in reversed(self.overrides) if _key(word) in names), None)
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].strip()
+        names = _alternatives(name)
+        return next((one for one in reversed([*self.overrides.items()]) if one[0] in names), None)
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
@@ -85,9 +85,16 @@ def _alternatives(name: str) -> tuple[str, ...]:
 def _touches(name: str, overrides: Iterable[str]) -> bool:
     """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
     names = _alternatives(name)
-    return any(
-        field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in map(_key, overrides) for field in names
-    )
+    return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
+
+
+def tuning_overrides(overrides: Overrides, source: RecipeText | None, start: str | None, data: str | None) -> dict[str, Any]:
+    """Return the overrides with those for the checkpoint and the data of a fine-tuning, which belong to the first stage of a recipe."""
+    stage = f"{next(iter(source.fields()), '').partition('.')[0]}." if source is not None and source.has_stages else ""
+    # The data come first, so that data.train.0.columns can name columns.
+    rows = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    base = {} if start is None else {f"{stage}model.from": start}
+    return followed_by({**rows, **overrides}, base)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,11 @@ class RecipeFromData(Protocol):
     """A recipe that nobody wrote: it is made from the data and the checkpoint (recognition/unwritten_recipe.py)."""
 
     @property
+    def run_name(self) -> str:
+        """The name of its run."""
+        ...
+
+    @property
     def inputs(self) -> Inputs:
         """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
         ...
@@ -141,34 +153,34 @@ def kind_of(recipe: "Recipe") -> TrainingKind:
 class TrainingRequest:
     """A training that a command or a call requests: from random weights by a recipe, or from a checkpoint by a recipe or its data.
 
-    `words`: key=value, including those of `model.from` and `data.train`; STAGE.key=value for a recipe with stages. `checkpoint`: the value
-    of `model.from`, if `words` sets it. `is_named`: the user named this recipe in this command, so that its code may be run; it
-    does not come from the folder of an earlier one. `unwritten`: the recipe that is made, where there is no source.
+    `kind`: None: as the recipe has it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins with
+    a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the folder of
+    an earlier one. `unwritten`: the recipe that is made, where there is no source.
     """
 
-    kind: TrainingKind
+    kind: TrainingKind | None
     source: RecipeText | None
-    words: Sequence[str] = ()
-    checkpoint: str | None = None
+    overrides: Overrides = field(default_factory=dict)
     is_named: bool = False
     unwritten: RecipeFromData | None = None
 
     @property
     def given(self) -> RequestRecord:
         """The part of the request that run.json keeps."""
-        return RequestRecord(self.source, tuple(self.words))
+        return RequestRecord(self.source, self.overrides)
 
     def check(self) -> CheckedRequest:
         """Return the checked recipe and its inputs. Raises UsageError."""
-        if self.kind == "fine-tuning":
-            return finetuning(self.source, self.words, self.checkpoint, self.unwritten)
-        assert self.source is not None
-        return pretraining(self.source, self.words)
+        if self.source is None or self.kind == "fine-tuning":
+            return finetuning(self.source, self.overrides, self.unwritten)
+        if self.kind is None and self.source.read(self.overrides).model.start is not None:
+            return finetuning(self.source, self.overrides)
+        return pretraining(self.source, self.overrides)
 
 
-def pretraining(source: RecipeText, words: Sequence[str]) -> CheckedRequest:
-    """Return the checked request of a training from random weights; `words` are key=value. Raises UsageError."""
-    recipe, document = source.changed(words)
+def pretraining(source: RecipeText, overrides: Overrides) -> CheckedRequest:
+    """Return the checked request of a training from random weights. Raises UsageError."""
+    recipe, document = source.changed(overrides)
     if recipe.model.start is not None:
         raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
     require_trainable(recipe)
@@ -176,22 +188,21 @@ def pretraining(source: RecipeText, words: Sequence[str]) -> CheckedRequest:
     return CheckedRequest(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
 
 
-def finetuning(
-    source: RecipeText | None, words: Sequence[str], checkpoint: str | None, unwritten: RecipeFromData | None = None
-) -> CheckedRequest:
+def finetuning(source: RecipeText | None, overrides: Overrides, unwritten: RecipeFromData | None = None) -> CheckedRequest:
     """Return the checked request of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
-    if checkpoint is not None:
-        finalize_killed_run(checkpoint)
     if source is None:
         assert unwritten is not None
+        for model in unwritten.inputs.models:
+            finalize_killed_run(model)
         return CheckedRequest(unwritten.decide, unwritten.inputs)
-    recipe, document = source.changed(words)
+    recipe, document = source.changed(overrides)
     if recipe.model.start is None:
-        raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
+        raise UsageError(f"{source.path}: which checkpoint? Give {argument('start', 'CKPT')}, or model: {{from: CKPT}} in the recipe")
+    finalize_killed_run(recipe.model.start)
     require_trainable(recipe)
     decided, inputs = ResolvedRequest(recipe, document, source.comment), recipe_inputs(recipe, source.path)
-    if checkpoint is not None and recipe.model.sha256 is not None:
-        return CheckedRequest(lambda listener: _with_checkpoint(checkpoint, source, decided, words, listener), inputs, recipe)
+    if "model.from" in overrides and recipe.model.sha256 is not None:
+        return CheckedRequest(lambda listener: _with_checkpoint(source, decided, overrides, listener), inputs, recipe)
     return CheckedRequest(lambda _: decided, inputs, recipe)
 
 
@@ -204,17 +215,16 @@ def require_trainable(recipe: "Recipe") -> None:
     resolve_place(recipe.carbon)
 
 
-def _with_checkpoint(
-    checkpoint: str, source: RecipeText, decided: ResolvedRequest, words: Sequence[str], listener: Listener
-) -> ResolvedRequest:
+def _with_checkpoint(source: RecipeText, decided: ResolvedRequest, overrides: Overrides, listener: Listener) -> ResolvedRequest:
     """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.reading.read import read_document
 
+    checkpoint = overrides["model.from"]
     if content_hash(find_checkpoint(checkpoint)) == decided.recipe.model.sha256:
         return decided
     own = source.read()
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
-    return ResolvedRequest(*read_document(document, str(source.path), words))
+    return ResolvedRequest(*read_document(document, str(source.path), overrides))

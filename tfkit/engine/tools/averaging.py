@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit.durable import is_os_error, with_retries, write_folder
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
-from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
+from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run import strict_json
@@ -39,8 +39,8 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     Raises UsageError if `out` exists or lies in the run, ModelError for missing checkpoints.
     """
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
-    Inputs(models=(run / "checkpoints",)).refuse_output(out, "--out")
+        raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('out')}")
+    Inputs(models=(run / "checkpoints",)).refuse_output(out, argument("out"))
     return _last(run, last)
 
 
@@ -70,7 +70,7 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise MachineError(
-            f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another --out"
+            f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another {argument('out')}"
         ) from error
     return Averaged([path.name for path in chosen], facts["step"], facts.get(_SHIFT))
 
@@ -85,8 +85,9 @@ def _last(run: Path, last: int) -> list[Path]:
             f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
         )
         raise ModelError(
-            f"{run}: --last {last} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
-            "raise it (also for a run that is continued with --resume), or average fewer"
+            f"{run}: {argument('last', last)} of its checkpoints, but {kept}. A run keeps checkpoint.keep of them, one every "
+            "checkpoint.every steps: "
+            f"raise it (also for a run that is continued with {argument('resume', True)}), or average fewer"
         )
     return saved[-last:]
 

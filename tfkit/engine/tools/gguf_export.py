@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tfkit.durable import rename, sync_file, temporary_sibling
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
-from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, how_to_install
+from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, argument, how_to_install
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -45,13 +45,13 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
     than its type allows; MachineError without the extra or room on the disk.
     """
     if kind not in TYPES:
-        raise UsageError(f"--type {kind}: there is no such type; {' and '.join(TYPES)} are known")
+        raise UsageError(f"{argument('type', kind)}: there is no such type; {' and '.join(TYPES)} are known")
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: already exists and is never overwritten; give another --gguf")
+        raise UsageError(f"{out}: already exists and is never overwritten; give another {argument('gguf')}")
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise MachineError(f"tfkit export --gguf {how_to_install('gguf')}") from None
+        raise MachineError(f"{argument('gguf')}: the export {how_to_install('gguf')}") from None
 
     from tfkit import adapters
     from tfkit.hub.find import find_checkpoint
@@ -59,7 +59,7 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
     from tfkit.tokenizer.gguf_vocabulary import gguf_vocabulary
 
     folder = find_checkpoint(checkpoint)
-    Inputs(models=(folder,)).refuse_output(out, "--gguf")
+    Inputs(models=(folder,)).refuse_output(out, argument("gguf"))
     described = adapters.describe(folder)
     if described.codec is None:
         raise ModelError(f"{folder}: has no tokenizer, without which llama.cpp opens no model")
@@ -80,7 +80,9 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
         sync_file(temporary)
         rename(temporary, out)
     except OSError as error:
-        raise MachineError(f"{out}: cannot be written ({error.strerror or error}); make room there, or give another --gguf") from error
+        raise MachineError(
+            f"{out}: cannot be written ({error.strerror or error}); make room there, or give another {argument('gguf')}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return Exported(layout.architecture, count, out.stat().st_size, kl)

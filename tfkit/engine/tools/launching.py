@@ -1,17 +1,27 @@
 """The file that starts a training on a cluster. Torch-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.errors import UsageError
 from tfkit.parallel.launch_files import FILES, LaunchedTraining
 from tfkit.recipe import open_recipe, read_recipes
+from tfkit.recipe.reading.overrides import Overrides
 
 
 def launch_file(
-    kind: str, recipe: str, words: tuple[str, ...], run: Path | None, *, nodes: int, ranks_per_node: int | None, gpus_per_node: int | None
+    kind: str,
+    recipe: str,
+    overrides: Overrides,
+    run: Path | None,
+    words: Sequence[str],
+    *,
+    nodes: int,
+    ranks_per_node: int | None,
+    gpus_per_node: int | None,
 ) -> str:
-    """Return the content of the file. `words`: key=value; see `tfkit launch` for the others. Raises UsageError."""
+    """Return the content of the file. `words`: the overrides as the command line has them. Raises UsageError."""
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
     processes = gpus_per_node or ranks_per_node or 1  # on each machine
@@ -21,7 +31,7 @@ def launch_file(
             "leave --ranks-per-node out"
         )
     source = open_recipe(recipe)
-    recipes = read_recipes(source, words, ranks=nodes * processes)
+    recipes = read_recipes(source, overrides, ranks=nodes * processes)
     for checked in recipes:
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"

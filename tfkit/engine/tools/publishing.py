@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfkit.engine.listener import Listener
-from tfkit.errors import MachineError, ModelError, TfkitError, UsageError
+from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.network import is_offline, status_of, with_retries
 from tfkit.run import strict_json
@@ -119,7 +119,7 @@ def _refuse_local_base(folder: Path) -> None:
     if not is_hub_name(base):
         raise ModelError(
             f"{folder}: an adapter whose base model, {base}, is a folder of this machine, without which nobody can use it: merge them, "
-            f"{how_to_merge(folder)}, and push WHOLE; or start the training from a model on the Hub, --from hub:OWNER/NAME"
+            f"{how_to_merge(folder)}, and push WHOLE; or start the training from a model on the Hub, {argument('start', 'hub:OWNER/NAME')}"
         )
 
 
@@ -133,7 +133,10 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if is_offline():
-        raise MachineError("TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with --dry-run")
+        raise MachineError(
+            f"TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with "
+            f"{argument('dry_run', True)}"
+        )
     disable_progress_bars()  # the listener shows one
     api, name, sizes = HfApi(library_name="tfkit"), publication.repository, publication.sizes()
     before = _ask(name, lambda: _repository(api, name, public))
@@ -160,9 +163,9 @@ def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
         api.create_repo(name, private=not public)
         info = api.model_info(name)
     if info.private and public:
-        raise UsageError(f"{name}: exists and is private; change that on the Hub, or leave out --public")
+        raise UsageError(f"{name}: exists and is private; change that on the Hub, or leave out {argument('public', True)}")
     if not info.private and not public:
-        raise UsageError(f"{name}: exists and is public; confirm that with --public, or take another name")
+        raise UsageError(f"{name}: exists and is public; confirm that with {argument('public', True)}, or take another name")
     return info
 
 

@@ -31,7 +31,7 @@ from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.training_log import TrainingLog, saved_log
 from tfkit.engine.training_run.validator import Validator
-from tfkit.errors import BudgetReached, Stopped
+from tfkit.errors import BudgetReached, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
@@ -47,7 +47,7 @@ from tfkit.units import format_baselines
 
 def no_step_yet(resumed_from: Path | None) -> str:
     """Return the message for a run that is stopped before the first step of this attempt."""
-    return "no step was taken yet" + (f"; --resume continues the run from {resumed_from.name}" if resumed_from else "")
+    return "no step was taken yet" + (f"; {argument('resume', True)} continues the run from {resumed_from.name}" if resumed_from else "")
 
 
 @dataclass(frozen=True)

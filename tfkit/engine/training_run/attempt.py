@@ -16,8 +16,9 @@ from tfkit.engine.request.gate import Gate, judge, training_gates, training_metr
 from tfkit.engine.request.rank_checks import rank_device, rank_threads, require_divisible
 from tfkit.engine.request.training_request import CheckedRequest, RequestRecord, TrainingKind, TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.ranks_of_command import RankConnection
-from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
+from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
+from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
@@ -72,7 +73,7 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
         checked = request.check()
         if checked.recipe is not None:
             training_gates(options.fail_if, checked.recipe, fine_tuning=request.kind == "fine-tuning")
-        checked.inputs.refuse_folder(options.run, "--run")
+        checked.inputs.refuse_folder(options.run, argument("run"))
         return checked
 
     checked_before = None if options.resumes_run else check()
@@ -84,11 +85,12 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
             listener.decided(decided.text)
         return decided.recipe
 
+    assert request.kind is not None, "only a plan leaves the kind to the recipe"
     return _attempt(start, request.given, request.kind, options, listener, stop, is_named=request.is_named)
 
 
-def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue a run as it was started, from its folder alone; `words` are key=value. Return the result of docs/cli.md."""
+def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
     from tfkit.recipe import read_recipe
 
     if not is_begun(options.run):
@@ -98,7 +100,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     def refuse_start() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
-    return _attempt(refuse_start, RequestRecord(None, tuple(words)), kind, options, listener, stop)
+    return _attempt(refuse_start, RequestRecord(None, overrides), kind, options, listener, stop)
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
@@ -142,7 +144,7 @@ def _attempt(
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
-        raise UsageError(f"--stages {','.join(options.stages)}: the recipe has no stages; leave it out")
+        raise UsageError(f"{argument('stages', ','.join(options.stages))}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
             resumption = resolve_resumption(folder, given)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.errors import PeerLostError, UsageError
+from tfkit.errors import PeerLostError, UsageError, argument
 from tfkit.parallel.launched_rank import watch_launcher
 from tfkit.parallel.ranks import ONE_PROCESS as ONE_PROCESS
 from tfkit.parallel.ranks import Ranks as Ranks
@@ -45,7 +45,8 @@ class RankConnection:
             return ALONE
         if device.type not in ("cpu", "cuda"):
             raise UsageError(
-                f"--device {device}: several ranks compute on processors or on NVIDIA's GPUs: give --device cpu, or start one process"
+                f"{argument('device', device)}: several ranks compute on processors or on NVIDIA's GPUs: give "
+                f"{argument('device', 'cpu')}, or start one process"
             )
         use_device(device)
         return self._join(say)
@@ -100,7 +101,8 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:
         raise UsageError(
-            f"--ranks {requested}: this process is already rank {ranks.rank} of {ranks.size}, started by torchrun or Slurm; leave it out"
+            f"{argument('ranks', requested)}: this process is already rank {ranks.rank} of {ranks.size}, started by torchrun or "
+            "Slurm; leave it out"
         )
     if requested is None or requested == 1 or not ranks.is_alone:
         watch_launcher()
@@ -130,7 +132,9 @@ def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConne
     import torch.distributed as dist
 
     if dist.is_initialized():
-        raise UsageError("--ranks: this process is one of a process group of torch.distributed already; leave it out, or call from another")
+        raise UsageError(
+            f"{argument('ranks')}: this process is one of a process group of torch.distributed already; leave it out, or call from another"
+        )
     command = [sys.executable, "-m", "tfkit", "resume", str(run), *(["--threads", str(threads)] if threads is not None else [])]
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     workers = Workers.start(command, size, {**os.environ, "PYTHONPATH": imports}, first=1)

@@ -12,7 +12,7 @@ import torch
 from tfkit.engine.request.run_totals import energy_fields
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.trackers import open_trackers
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, argument
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes, peak_flops
 from tfkit.training.loop import Log, Plan, Progress
@@ -214,12 +214,13 @@ def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]
         saved = SavedLog.from_state(state["log"]) if "log" in state else None
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{checkpoint}: its training state is not one that this version reads ({error!r}); --from starts a new run from its weights"
+            f"{checkpoint}: its training state is not one that this version reads ({error!r}); {argument('start')} starts a new run "
+            "from its weights"
         ) from error
     for part, before in begun.items():
         if before != data[part]:
             raise DataError(
                 f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
-                f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with --run"
+                f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with {argument('run')}"
             )
     return saved

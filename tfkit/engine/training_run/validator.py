@@ -8,7 +8,7 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.training_log import TrainingLog
-from tfkit.errors import Stopped
+from tfkit.errors import Stopped, argument
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.training.loop import Progress
 
@@ -35,7 +35,9 @@ class Validator:
         if self.data.validation and self.log.before is None:
             self.context.meter.phase("evaluate")
             self.log.scores_before(
-                self._score("in the evaluation before the first step: no step was taken yet, and --resume starts with it")
+                self._score(
+                    f"in the evaluation before the first step: no step was taken yet, and {argument('resume', True)} starts with it"
+                )
             )
 
     def evaluated(self, step: int) -> bool:

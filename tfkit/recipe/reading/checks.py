@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tfkit.errors import argument
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.presets import merge
@@ -47,7 +48,10 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Check that a checkpoint is given if the objective needs one, and that no tokenizer is given beside it: it has its own."""
     if recipe.objective.needs_start and recipe.model.start is None:
         kind = recipe.objective.kind
-        yield ("objective", "kind"), f"{kind} trains a finished model, never random weights: set model.from, or give --from CKPT"
+        yield (
+            ("objective", "kind"),
+            f"{kind} trains a finished model, never random weights: set model.from, or give {argument('start', 'CKPT')}",
+        )
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
         yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, which is used: remove this section"
 

@@ -1,29 +1,91 @@
-"""key=value: the one way to change a recipe from the command line. A dotted path, a YAML value; the last one wins."""
+"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so the last one wins."""
 
+import json
+from collections import abc
 from collections.abc import Collection, Iterable
-from collections.abc import Sequence as Arguments
+from types import MappingProxyType
 from typing import Any
 
+from tfkit.errors import UsageError
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
-from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain
+from tfkit.recipe.reading.problems import Problem, RecipeError, cut, quoted
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain, tree_of
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 
+Overrides = abc.Mapping[str, Any]
+NO_OVERRIDES: Overrides = MappingProxyType({})
 LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
-def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return the overrides that a command line gives as key=value, with a YAML value. Raises RecipeError with a problem for each word."""
+    found: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        name = key.strip()
+        if not equals or not all(name.split(".")):
+            problems.append(Problem(COMMAND_LINE, (), f"{quoted(word)} is not key=value, such as training.steps=100"))
+            continue
+        try:
+            value, wrong = parse_value(text)
+        except RecipeError as error:
+            problems += [Problem(COMMAND_LINE, tuple(name.split(".")), problem.message) for problem in error.problems]
+            continue
+        problems += [Problem(COMMAND_LINE, (*name.split("."), *problem.path), problem.message) for problem in wrong]
+        found.pop(name, None)
+        found[name] = value
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+def parse_value(text: str) -> tuple[Any, list[Problem]]:
+    """Parse the YAML value of a field, and return its problems. Raises RecipeError if it is no YAML."""
+    node, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
+    return (None if node is None else plain(node)), problems
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as a recipe would hold it: lists for tuples, text for paths. Raises ValueError for what no recipe can hold."""
+    return plain(tree_of(value, MAX_DEPTH))
+
+
+def plain_overrides(overrides: object) -> dict[str, Any]:
+    """Return the overrides of a call as a recipe would hold them. Raises UsageError for anything but a dict of such values."""
+    if not isinstance(overrides, abc.Mapping | None):
+        raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
+    found = {}
+    for name, value in (overrides or {}).items():
+        try:
+            found[str(name)] = plain_value(value)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+    return found
+
+
+def assignment(name: str, value: Any) -> str:
+    """Return an override as text, for a message."""
+    return f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+
+
+def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
+    """Return the overrides with later ones, which win."""
+    return {name: value for name, value in overrides.items() if name not in later} | dict(later)
+
+
+def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
     problems: list[Problem] = []
-    for override in overrides:
+    for name, value in overrides.items():
         try:
-            _apply(root, override)
+            _apply(root, name, value)
         except RecipeError as error:
             problems += error.problems
     return problems
 
 
-def given_sections(overrides: Arguments[str]) -> dict[str, dict[str, Any]]:
+def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
     """Return the overrides as an incomplete recipe, by section. Raises RecipeError."""
     tree = Mapping(COMMAND_LINE)
     if problems := apply_overrides(tree, overrides):
@@ -31,23 +93,20 @@ def given_sections(overrides: Arguments[str]) -> dict[str, dict[str, Any]]:
     return {name: section for name, section in plain(tree).items() if isinstance(section, dict)}
 
 
-def _apply(root: Mapping, override: str) -> None:
-    name, equals, text = override.partition("=")
-    steps = name.strip().split(".")
-    if not equals or not all(steps):
-        raise _error((), f"{quoted(override)} is not key=value, such as training.steps=100")
+def _apply(root: Mapping, name: str, value: Any) -> None:
+    steps = name.split(".")
+    if not all(steps):
+        raise _error((), f"{quoted(name)} is not the name of a field, such as training.steps")
     if len(steps) > MAX_DEPTH:
         raise _error(tuple(steps), f"more than {MAX_DEPTH} levels deep, which no recipe is")
     try:
-        value, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
-    except RecipeError as error:
-        raise RecipeError(Problem(COMMAND_LINE, tuple(steps), problem.message) for problem in error.problems) from None
-    if problems:
-        raise RecipeError(Problem(COMMAND_LINE, (*steps, *problem.path), problem.message) for problem in problems)
-    _set(root, steps, value or Scalar(COMMAND_LINE, None, ""))
-    if name.strip() in LENGTH and text.strip() not in ("", "null", "~"):
+        node = tree_of(value, MAX_DEPTH)
+    except ValueError as error:
+        raise _error(tuple(steps), str(error)) from None
+    _set(root, steps, node)
+    if name in LENGTH and value is not None:
         _drop(root, {*LENGTHS} - {steps[1]})
-    if name.strip() == "optimizer.lr":
+    if name == "optimizer.lr":
         _drop(root, {"trial_rates"})
 
 
@@ -78,7 +137,8 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
 def _step(node: Node, name: str, path: Path) -> str | int:
     """Return a key of a section, or an existing index of a list."""
     if isinstance(node, Scalar):
-        raise _error(path, f"is {node.text}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
+        shown = cut(json.dumps(node.value, ensure_ascii=False), 60)
+        raise _error(path, f"is {shown}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
     if isinstance(node, Mapping):
         return name
     if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(node.items)):
@@ -109,9 +169,9 @@ def add_later_fields(recipe: Mapping) -> None:
     """Add the fields of later versions to a recipe that has every field of its own version."""
     data = recipe.values.get("data")
     if isinstance(data, Mapping) and data.values.keys() == _DATA_0_1:
-        data.set("split_by", Scalar(data.place, "row", "row"), data.place)
+        data.set("split_by", Scalar(data.place, "row"), data.place)
 
 
-def split_overrides(begun: Recipe, written: Collection[str]) -> list[str]:
+def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
     """Return the overrides that make a recipe with these written fields split its rows as the run `begun`, unless it sets the split."""
-    return [] if "data.split_by" in written else [f"data.split_by={begun.data.split_by}"]
+    return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -20,8 +20,8 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
-from tfkit.recipe.reading.tree import Mapping, Node, Path, Place, Scalar, Sequence
+from tfkit.recipe.reading.problems import Problem, RecipeError
+from tfkit.recipe.reading.tree import MAX_INTEGER, Mapping, Node, Path, Place, Scalar, Sequence
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
@@ -52,7 +52,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
         return _BOOL[text]
     if _INT.fullmatch(text):
         number = int(text, 0) if text[:2] in ("0o", "0x") else int(text[:40], 10)
-        if len(text) > 40 or abs(number) >= 2**63:
+        if len(text) > 40 or abs(number) >= MAX_INTEGER:
             raise ValueError("the number is too large")
         return number
     if _FLOAT.fullmatch(text):
@@ -155,12 +155,12 @@ class _Composer:
     def _scalar(self, event: ScalarEvent, place: Place) -> Scalar:
         self._refuse_surrogates(event.value, place)
         if not event.implicit[0]:
-            return Scalar(place, event.value, quoted(event.value))
+            return Scalar(place, event.value)
         try:
-            return Scalar(place, read_scalar(event.value), event.value)
+            return Scalar(place, read_scalar(event.value))
         except ValueError as error:
             self._problem(place, str(error))
-            return Scalar(place, None, event.value)
+            return Scalar(place, None)
 
     def _refuse_surrogates(self, text: str, place: Place) -> None:
         if any("\ud800" <= character <= "\udfff" for character in text):

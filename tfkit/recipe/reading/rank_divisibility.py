@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tfkit.errors import UsageError
+from tfkit.errors import UsageError, argument
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import Node, Path, dotted, place_of
 from tfkit.recipe.schema.rollout_sections import RolloutSection
@@ -60,7 +60,7 @@ def _mesh_problems(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
         yield (
             ("parallel", "shard"),
             f"{ranks:,} {'ranks are' if ranks > 1 else 'rank is'} not a multiple of the {shard:,} over which each copy of the weights is "
-            f"sharded: start {shard * -(-ranks // shard):,} with --ranks, or give 1",
+            f"sharded: start {shard * -(-ranks // shard):,} with {argument('ranks')}, or give 1",
         )
     elif replicas not in ("auto", ranks // shard):
         yield (

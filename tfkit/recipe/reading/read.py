@@ -1,11 +1,10 @@
-"""Reading a recipe: file or bundled name, then key=value, then the schema, then checks between sections. Torch-free."""
+"""Reading a recipe: file or bundled name, then overrides, then the schema, then checks between sections. Torch-free."""
 
 import difflib
 import json
 import os
 import re
 import select
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -20,7 +19,7 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.files import missing_files
-from tfkit.recipe.reading.overrides import add_later_fields, apply_overrides
+from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, add_later_fields, apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.reading.rank_divisibility import dealing_problems
@@ -54,11 +53,11 @@ class RecipeText:
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 
-    def read(self, overrides: Sequence[str] = ()) -> Recipe:
+    def read(self, overrides: Overrides = NO_OVERRIDES) -> Recipe:
         """Check the recipe with overrides. Raises RecipeError with all problems, one per line, as `place: field: problem and remedy`."""
         return self.changed(overrides)[0]
 
-    def changed(self, overrides: Sequence[str], *, with_files: bool = False, ranks: int = 1) -> tuple[Recipe, dict[str, Any]]:
+    def changed(self, overrides: Overrides, *, with_files: bool = False, ranks: int = 1) -> tuple[Recipe, dict[str, Any]]:
         """Return the checked recipe, and its document with the overrides applied. Raises RecipeError as `read` does.
 
         `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
@@ -116,13 +115,13 @@ def open_recipe(name_or_path: str) -> RecipeText:
     return RecipeText(path, _text(path))
 
 
-def read_recipe(name_or_path: str, overrides: Sequence[str] = (), *, with_files: bool = False) -> ResolvedRecipe:
+def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False) -> ResolvedRecipe:
     """Read and check a recipe; see `RecipeText.read`. `with_files`: missing files and folders are problems, too."""
     source = open_recipe(name_or_path)
     return ResolvedRecipe(source.changed(overrides, with_files=with_files)[0], source)
 
 
-def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
+def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES) -> tuple[Recipe, dict[str, Any]]:
     """Check a recipe that is not in a file, with overrides. Return it, and its document with the overrides applied."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
@@ -130,7 +129,7 @@ def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] 
 
 
 def _read(
-    tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str], *, with_files: bool = False, ranks: int = 1
+    tree: Node | None, problems: list[Problem], name: str, overrides: Overrides, *, with_files: bool = False, ranks: int = 1
 ) -> tuple[Recipe, Mapping]:
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"

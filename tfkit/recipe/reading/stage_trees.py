@@ -1,9 +1,11 @@
 """The trees of a recipe with stages (a chain), one per stage; `from: STAGE` names an earlier stage."""
 
 import re
-from collections.abc import Sequence as Arguments
+from collections.abc import Iterable
+from typing import Any
 
-from tfkit.recipe.reading.problems import Problem, quoted
+from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Scalar
 from tfkit.recipe.schema.sections import Recipe
 
@@ -43,29 +45,24 @@ def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
     return found, problems
 
 
-def split_words(overrides: Arguments[str], names: Arguments[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """Return the overrides of each stage, without its name, and a problem for each override that belongs to no stage."""
-    words: dict[str, list[str]] = {name: [] for name in names}
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
     problems = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    for key, value in overrides.items():
         name, dot, field = (part.strip() for part in key.partition("."))
-        if not equals:
-            message = f"{quoted(override)} is not key=value, such as {next(iter(names), 'STAGE')}.training.steps=100"
-            problems.append(Problem(COMMAND_LINE, (), message))
-        elif name not in words or not dot or not field:
-            message = f"this recipe has stages: start with one of {', '.join(names)}, and name a field of it"
-            problems.append(Problem(COMMAND_LINE, tuple(key.strip().split(".")), message))
+        if name in found and dot and field:
+            found[name]["model.from" if field == START else field] = value
         else:
-            words[name].append(f"{'model.from' if field == START else field}={text}")
-    return words, problems
+            message = f"this recipe has stages: start with one of {', '.join(found)}, and name a field of it"
+            problems.append(Problem(COMMAND_LINE, tuple(key.split(".")), message))
+    return found, problems
 
 
-def drop_pin(stage: Mapping, words: Arguments[str]) -> None:
+def drop_pin(stage: Mapping, overrides: Overrides) -> None:
     """Remove the hash of a stage's checkpoint if an override replaces the checkpoint but not the hash."""
-    keys = {word.partition("=")[0].strip() for word in words}
     model = stage.values.get("model")
-    if isinstance(model, Mapping) and "model.from" in keys and "model.sha256" not in keys:
+    if isinstance(model, Mapping) and "model.from" in overrides and "model.sha256" not in overrides:
         model.values.pop("sha256", None)
         model.keys.pop("sha256", None)
 

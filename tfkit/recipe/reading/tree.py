@@ -1,10 +1,12 @@
 """The tree of a recipe: its values with their positions, so that every error has a position."""
 
+from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 Path = tuple[str | int, ...]
+MAX_INTEGER = 2**63  # no field holds one of this size
 
 
 @dataclass(frozen=True, order=True)
@@ -24,11 +26,10 @@ COMMAND_LINE = Place("command line")
 
 @dataclass
 class Scalar:
-    """A number, a text, true, false or null. `text` is its spelling."""
+    """A number, a text, true, false or null."""
 
     place: Place
     value: str | int | float | bool | None
-    text: str
 
 
 @dataclass
@@ -65,6 +66,23 @@ def plain(node: Node) -> Any:
             return [plain(item) for item in node.items]
         case Scalar():
             return node.value
+
+
+def tree_of(value: Any, levels: int) -> Node:
+    """Return the tree of a value that is in no file. Raises ValueError for more levels, and for what no recipe can hold."""
+    if not levels:
+        raise ValueError("is nested too deep")
+    if isinstance(value, abc.Mapping):
+        items = {str(key): tree_of(inner, levels - 1) for key, inner in value.items()}
+        return Mapping(COMMAND_LINE, items, dict.fromkeys(items, COMMAND_LINE))
+    if isinstance(value, list | tuple):
+        return Sequence(COMMAND_LINE, [tree_of(inner, levels - 1) for inner in value])
+    scalar = value if isinstance(value, str | int | float | None) else str(value)
+    if isinstance(scalar, int) and abs(scalar) >= MAX_INTEGER:
+        raise ValueError("the number is too large")
+    if isinstance(scalar, str) and any("\ud800" <= character <= "\udfff" for character in scalar):
+        raise ValueError("half a character (a surrogate); write the whole character")
+    return Scalar(COMMAND_LINE, scalar)
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

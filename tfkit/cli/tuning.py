@@ -1,0 +1,41 @@
+"""The request of a command that trains from a checkpoint, or shows such a training."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tfkit.cli.options import split_recipe
+from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, tuning_overrides
+from tfkit.errors import UsageError
+from tfkit.recipe import open_recipe
+from tfkit.recipe.reading.overrides import parse_overrides
+
+
+class Tuning(NamedTuple):
+    """The request of a training that may start from a checkpoint."""
+
+    request: TrainingRequest
+    arguments: list[str]  # the recipe and the changes as they were given
+
+
+def tuning_request(
+    command: str,
+    kind: TrainingKind | None,
+    recipe: str | None,
+    overrides: Sequence[str] | None,
+    checkpoint: str | None,
+    data: str | None,
+    *,
+    needed: bool = False,
+) -> Tuning:
+    """Open the recipe, if one is given, and add --from and --data to the changes; in a recipe with stages they apply to the first.
+
+    `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
+    """
+    chosen, words = split_recipe(command, recipe, overrides)
+    if needed and chosen is None and checkpoint is None and data is None:
+        raise UsageError(f"{command}: which training? Give a RECIPE, or --from CKPT and --data F")
+    source = open_recipe(chosen) if chosen is not None else None
+    changes = tuning_overrides(parse_overrides(words), source, checkpoint, data)
+    request = TrainingRequest(kind, source, changes, is_named=True, unwritten=UnwrittenRecipe(changes))
+    return Tuning(request, [*([chosen] if chosen is not None else []), *words])
