@@ -10,7 +10,6 @@ from tfkit.data import PackedRows
 from tfkit.engine.assembly import memory_plan
 from tfkit.engine.assembly.components import batch_sizes, state_tensors, total_steps, trained_numel
 from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, planned_bytes, require_memory_for_blocks
-from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks
@@ -61,7 +60,7 @@ def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, con
 def test_a_machine_must_hold_the_parts_of_its_ranks(local: int, size: int, shard: int, copies: float) -> None:
     """One process of a recipe for many has all by itself."""
     wanted = recipe(steps=1).model_copy(update={"parallel": ParallelSection(shard=shard)})
-    assert copies_on_machine(wanted, Ranks(size=size, local_size=local)) == copies
+    assert Ranks(size=size, local_size=local).copies_on_machine(wanted.parallel.shard) == copies
 
 
 def test_what_a_machine_holds_decides_whether_a_model_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfkit.data import ExampleSet, Row, Source
 from tfkit.data.store.example_sets import Example
-from tfkit.data.store.overlap import text_hash
+from tfkit.data.store.hashes import text_hash
 from tfkit.generation.complete import complete
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective

@@ -37,6 +37,14 @@ class Ranks:
         """Whether this process writes the run folder and reports."""
         return self.rank == 0
 
+    def share(self, shard: int) -> bool:
+        """Whether the ranks hold parts of the weights, if a recipe divides these among `shard` of them."""
+        return shard > 1 and not self.is_alone
+
+    def copies_on_machine(self, shard: int) -> float:
+        """Return the number of copies of weights, gradients and optimizer state that the ranks of this machine hold together."""
+        return self.local_size / (shard if self.size > 1 else 1)
+
     @property
     def meters_its_node(self) -> bool:
         """Whether this process measures the energy of its machine: the first rank of each machine but that of rank 0."""

@@ -8,7 +8,8 @@ from typing import Any
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.reading.stage_trees import STAGE_NAME, STAGES, START
+from tfkit.recipe.reading.stage_trees import STAGE_NAME, START
+from tfkit.recipe.reading.tree import STAGES
 from tfkit.recipe.schema.sections import START_FIELDS, Recipe
 
 _NULLABLE = ("vocab_size", "hidden_dim", "num_kv_heads", "head_dim")

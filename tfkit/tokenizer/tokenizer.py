@@ -76,6 +76,11 @@ class Tokenizer:
         return self._template[1]
 
     @property
+    def reads_openings_twice(self) -> bool:
+        """Whether it begins texts with a special token, and also recognizes one that is written in a text."""
+        return bool(self.prefix) and not self.backend.encode_special_tokens
+
+    @property
     def unk_id(self) -> int | None:
         """The id for text that the vocabulary cannot express; None if there is none, as for the ids below."""
         return self._role("unk_token")

@@ -4,22 +4,16 @@ All rows are read before the first is yielded, since a prompt may recur at the e
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Row, Skipped, Source
-from tfkit.recipe.schema.roles import Role
 
 UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
 COMPLETIONS = 8  # in a joined row, approximately
 _VERSION = 2
-
-
-def with_joined_rows(source: Source, roles: Sequence[Role]) -> Source:
-    """Return the source with its unpaired rows joined, if rows of these roles may be unpaired; else the source itself."""
-    return JoinedRows(source) if any(role.shape == UNPAIRED for role in roles) else source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
-from tfkit.data.sources.joined_rows import with_joined_rows
+from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, list_names, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
@@ -105,7 +105,12 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[
     """Open the training sources, without the held-out part."""
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
-    return [with_joined_rows(source, roles) for source in sources]
+    return _joined(sources, roles)
+
+
+def _joined(sources: list[Source], roles: tuple[Role, ...]) -> list[Source]:
+    """Return the sources, with unpaired rows joined if rows of these roles may be unpaired."""
+    return [JoinedRows(source) for source in sources] if any(role.shape == UNPAIRED for role in roles) else sources
 
 
 def pretraining_sources(data: DataSection) -> list[Source]:
@@ -120,7 +125,7 @@ def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> lis
     fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
     sources = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
-    return [with_joined_rows(source, roles) for source in sources]
+    return _joined(sources, roles)
 
 
 @dataclass(frozen=True)

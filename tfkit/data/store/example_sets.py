@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, skip
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
-from tfkit.data.store.hashes import HashedArray, HashedFiles
-from tfkit.data.store.overlap import text_hash
+from tfkit.data.store.hashes import HashedArray, HashedFiles, text_hash
 from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError
 

@@ -126,3 +126,8 @@ def _hashes_of(path: Path) -> FileHashes:
 
 def _hash(block: bytes | memoryview) -> str:
     return hashlib.blake2b(block, digest_size=8).hexdigest()
+
+
+def text_hash(text: str) -> bytes:
+    """Return an 8-byte hash of a text without the white space at its ends."""
+    return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()

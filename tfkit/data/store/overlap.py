@@ -1,7 +1,6 @@
 """Overlap of held-out and training rows, which inflates scores."""
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,11 +19,6 @@ class Hashed(Protocol):
     @property
     def texts(self) -> NDArray[Any]:
         """The hashes, (rows,) uint64."""
-
-
-def text_hash(text: str) -> bytes:
-    """Return an 8-byte hash of a text without the white space at its ends."""
-    return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:

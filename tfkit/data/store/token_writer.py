@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tfkit.data.columns.rows import Skipped, Source
 from tfkit.data.order.sentences import split_sentences
 from tfkit.data.store.folder_cache import write_index
-from tfkit.data.store.overlap import text_hash
+from tfkit.data.store.hashes import text_hash
 from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.pieces import BATCH, batches

@@ -165,10 +165,8 @@ def start_model(
     return grown, (*loaded.new_parameters, f"the last {added} entries of the vocabulary")
 
 
-def pin_start(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
+def pin_start(recipe: Recipe, start: Start, folder: RunFolder) -> Recipe:
     """Return the recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was started from other weights."""
-    if start is None:
-        return recipe
     begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.has_checkpoints and folder.recipe.exists() else None
     if begun not in (None, start.sha256):
         raise ModelError(

@@ -17,7 +17,7 @@ from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, open_loader, 
 from tfkit.engine.assembly.reference_model import data_with_reference
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import check_validation
-from tfkit.engine.assembly.weight_sharding import WeightsHash, is_sharded, shard_weights
+from tfkit.engine.assembly.weight_sharding import WeightsHash, shard_weights
 from tfkit.engine.listener import Listener
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import open_tensors
@@ -61,7 +61,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     If its weights will be sharded over `peers`, its blocks are filled later, one by one.
     """
     new: tuple[str, ...] | None = None
-    later = is_sharded(recipe, peers) and not data.objective.initializes_blocks
+    later = peers.ranks.share(recipe.parallel.shard) and not data.objective.initializes_blocks
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels, defer_blocks=later)
         if new:
@@ -93,7 +93,8 @@ def assemble(
         *(stream for stream, _ in data.pretraining),
     ):
         stored.check_vocabulary(model.config.vocab_size)
-    check_validation(recipe, data)
+    if data.validation:
+        check_validation(recipe, data)
     _check_prompts(recipe, data, model)
     training, objective = recipe.training, data.objective
     precision = pick_precision(training.precision, device)
@@ -107,7 +108,7 @@ def assemble(
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **options)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    if is_sharded(recipe, peers):
+    if peers.ranks.share(recipe.parallel.shard):
         shard_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
         key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}"

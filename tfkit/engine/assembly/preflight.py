@@ -16,10 +16,8 @@ _HEAD = 256  # characters: more than any special token has
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
 
-    A tokenizer that recognizes special tokens in a text then encodes it twice, which the model never sees when it generates.
+    A tokenizer that `reads_openings_twice` then encodes it twice, which the model never sees when it generates.
     """
-    if not tokenizer.prefix or tokenizer.backend.encode_special_tokens:  # then no text is encoded with one
-        return
     opening = tokenizer.prefix[-1]
     for source in sources:
         heads = [

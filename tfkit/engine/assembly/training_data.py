@@ -16,7 +16,6 @@ from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.assembly.companions import require_memory_for_companions
 from tfkit.engine.assembly.preflight import check_lost, check_openings
-from tfkit.engine.assembly.weight_sharding import copies_on_machine, is_sharded
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.errors import ModelError
 from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
@@ -97,7 +96,7 @@ def prepare_data(
     listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
-        require_memory_for_companions(recipe, copies_on_machine(recipe, peers.ranks) if copies is None else copies)
+        require_memory_for_companions(recipe, peers.ranks.copies_on_machine(recipe.parallel.shard) if copies is None else copies)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         texts = pretraining_sources(recipe.data)
@@ -114,7 +113,7 @@ def prepare_data(
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": is_sharded(recipe, peers)}
+        options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": peers.ranks.share(recipe.parallel.shard)}
         context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
         objective = open_objective(recipe.objective, context)
         for place, path in recipe.objective.code_files.items():
@@ -124,9 +123,9 @@ def prepare_data(
             from tfkit.alignment.rewards import Rules
 
             rules = Rules(objective.rollouts.section.rules, code)
-        if not objective.reads_special_tokens:
-            check_openings((*sources, *held_out), roles, tokenizer)
-        check_openings(texts, TEXT, tokenizer)
+        if tokenizer.reads_openings_twice:
+            check_openings(() if objective.reads_special_tokens else (*sources, *held_out), roles, tokenizer)
+            check_openings(texts, TEXT, tokenizer)
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         encoder = _feedback_encoder(recipe, objective, device)
         stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]

@@ -10,19 +10,8 @@ from tfkit.adapters import FrozenReference
 from tfkit.errors import ModelError, UsageError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.step import Stepper
-
-
-def is_sharded(recipe: Recipe, peers: Peers) -> bool:
-    """Whether the weights are sharded over these ranks."""
-    return recipe.parallel.shard > 1 and not peers.ranks.is_alone
-
-
-def copies_on_machine(recipe: Recipe, ranks: Ranks) -> float:
-    """Return the number of copies of weights, gradients and optimizer state that the ranks of this machine hold together."""
-    return ranks.local_size / (recipe.parallel.shard if ranks.size > 1 else 1)
 
 
 def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:

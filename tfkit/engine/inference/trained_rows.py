@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tfkit.data.sources.open_sources import training_sources
-from tfkit.data.store.overlap import Hashes, cached_hashes, text_hash
+from tfkit.data.store.hashes import text_hash
+from tfkit.data.store.overlap import Hashes, cached_hashes
 from tfkit.errors import TfkitError
 from tfkit.recipe import read_recipe
 

@@ -225,7 +225,8 @@ def assemble_run(
         components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
     data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
-    require_length(context.folder.path, components.plan.steps, progress.step)
+    if resumed_from:
+        require_length(context.folder.path, components.plan.steps, progress.step)
     micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
@@ -239,7 +240,7 @@ def assemble_run(
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
     with context.stop.at_once("no step was taken yet"):
-        baselines = training_baselines(recipe)
+        baselines = training_baselines(recipe) if data.validation else {}
     return AssembledRun(
         context,
         planned,

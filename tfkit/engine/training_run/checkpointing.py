@@ -26,7 +26,7 @@ from tfkit.hub import content_hash, family_of, run_id_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.ancestors import Parent, find_ancestors
+from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
@@ -93,7 +93,7 @@ class Checkpointer:
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         parents = parents_of(context.recipe, data)
         self.parents = [parent.document() for parent in parents]
-        ancestry = find_ancestors(parents, context.folder.run_id)
+        ancestry = find_ancestors(parents, context.folder.run_id) if parents else Ancestry()
         self.ancestors = ancestry.ancestors
         for problem in ancestry.problems:
             context.listener.warn(problem)

@@ -105,7 +105,8 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
             "Slurm; leave it out"
         )
     if requested is None or requested == 1 or not ranks.is_alone:
-        watch_launcher()
+        if not ranks.is_alone:
+            watch_launcher()
         return ranks
     workers = Workers.start([sys.executable, "-m", "tfkit", *words], requested)
     try:

@@ -12,7 +12,6 @@ from tfkit.engine.assembly.base_model import pin_start
 from tfkit.engine.assembly.companions import pin_companions
 from tfkit.engine.assembly.memory_plan import meta_model, require_memory, require_memory_for_blocks
 from tfkit.engine.assembly.training_data import prepare_data
-from tfkit.engine.assembly.weight_sharding import copies_on_machine
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind
 from tfkit.engine.training_run.assembled_run import AssembledRun, assemble_run, no_step_yet
@@ -57,7 +56,7 @@ class Run:
         `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
         `copies`: of each model, that this machine must have the memory for; None: as the ranks hold them. Raises MachineError, UsageError.
         """
-        copies = copies_on_machine(self.recipe, self.leader.peers.ranks) if copies is None else copies
+        copies = self.leader.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
         self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers, copies)
         self.model = meta_model(self.recipe, self.data.config)
@@ -93,7 +92,9 @@ class Run:
         """
         if self.recipe.training.trial_rates is not None:
             self.recipe = self._with_tried_rate(folder, budget)
-        resolved = pin_companions(pin_start(self.recipe, self.data.start, folder), self.data.objective, folder)
+        resolved = pin_companions(
+            (pin_start(self.recipe, self.data.start, folder) if self.data.start else self.recipe), self.data.objective, folder
+        )
         context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget, self.forecaster)
         self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
         assembled.record()

@@ -79,7 +79,8 @@ class TrainingLog:
                 self.sampled.add(record["step"])
         if saved is not None:
             self._restore(saved)
-        self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn)
+        is_tracked = context.recipe.trackers or context.recipe.training.tensorboard
+        self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn) if is_tracked else []
 
     def state(self) -> dict[str, Any]:
         """Return the part for a checkpoint."""

@@ -23,8 +23,8 @@ from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, add_later_fi
 from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.reading.rank_divisibility import dealing_problems
-from tfkit.recipe.reading.stage_trees import STAGES, has_stages, stage_trees
-from tfkit.recipe.reading.tree import Mapping, Node, Place, flatten, plain
+from tfkit.recipe.reading.stage_trees import stage_trees
+from tfkit.recipe.reading.tree import STAGES, Mapping, Node, Place, flatten, has_stages, plain
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.schema.sections import Recipe

@@ -6,19 +6,13 @@ from typing import Any
 
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.reading.problems import Problem
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Scalar
+from tfkit.recipe.reading.tree import COMMAND_LINE, STAGES, Mapping, Scalar
 from tfkit.recipe.schema.sections import Recipe
 
-STAGES = "stages"
 START = "from"  # of a stage: short for model: {from: ...}
 STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # also the name of a folder, and the beginning of dotted names
 # The names of sections, and of the entries of a run folder.
 _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
-
-
-def has_stages(tree: Node | None) -> bool:
-    """Whether a tree is that of a chain."""
-    return isinstance(tree, Mapping) and STAGES in tree.values
 
 
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:

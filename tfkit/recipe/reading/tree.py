@@ -22,6 +22,7 @@ class Place:
 
 
 COMMAND_LINE = Place("command line")
+STAGES = "stages"  # the one section of a chain
 
 
 @dataclass
@@ -66,6 +67,11 @@ def plain(node: Node) -> Any:
             return [plain(item) for item in node.items]
         case Scalar():
             return node.value
+
+
+def has_stages(tree: Node | None) -> bool:
+    """Whether a tree is that of a chain, a recipe with stages."""
+    return isinstance(tree, Mapping) and STAGES in tree.values
 
 
 def tree_of(value: Any, levels: int) -> Node:
