@@ -48,7 +48,7 @@ def decided(words: list[str], stacks: Any, parameters: int) -> Any:
     model = ModelSummary("m", "gpt2", stacks, "lm", parameters, True, True, context_length=64, token_bytes=100)
     task = decide(SEEN, model, given.get("objective", {}))
     size = decide_size(SEEN, model, task.objective["kind"], given, RowTokens(20, 30))
-    return _fitting_recipe(_document(task, size, given), overrides)[0]
+    return _fitting_recipe(_document(task, size, given), overrides, "").recipe
 
 
 def words_for(kind: str, data: str, *changes: str) -> list[str]:

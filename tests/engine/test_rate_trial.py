@@ -131,7 +131,7 @@ def test_a_plan_counts_the_trial(base: Path, document: dict[str, Any]) -> None:
 
 def recipe_of(**training: Any) -> Recipe:
     values = {"model": {"preset": "gpt2"}, "data": {"train": [{"path": "x"}]}, "optimizer": {"lr": 1e-3}}
-    return read_document({**values, "training": {"epochs": 2, "batch_size": 8, **training}}, "a recipe", {})[0]
+    return read_document({**values, "training": {"epochs": 2, "batch_size": 8, **training}}, "a recipe").recipe
 
 
 def planned(rows: int, steps: int, of_step: float = 1e12, shard: int = 1) -> RateTrialPlan | NoTrial | None:
@@ -171,8 +171,8 @@ def test_the_one_reason_why_no_rates_are_tried_is_reported_with_its_numbers(numb
 
 def test_a_rate_that_is_given_is_not_tried() -> None:
     recipe, words = {"training": {"epochs": 2, "trial_rates": [1e-3]}, "data": {"train": [{"path": "x"}]}}, ["model.preset=gpt2"]
-    assert read_document(recipe, "a recipe", parse_overrides(words))[0].training.trial_rates == [1e-3]
-    assert read_document(recipe, "a recipe", parse_overrides([*words, "optimizer.lr=2e-3"]))[0].training.trial_rates is None
+    assert read_document(recipe, "a recipe", parse_overrides(words)).recipe.training.trial_rates == [1e-3]
+    assert read_document(recipe, "a recipe", parse_overrides([*words, "optimizer.lr=2e-3"])).recipe.training.trial_rates is None
     with pytest.raises(RecipeError, match=r"training.trial_rates: ppo trains on responses that are sampled"):
         read_document(recipe | {"objective": {"kind": "ppo", "reward": "x", "value": "y"}}, "a recipe", parse_overrides(["model.from=z"]))
 

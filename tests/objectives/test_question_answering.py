@@ -358,5 +358,5 @@ def test_a_recipe_that_cannot_be_is_refused(words: list[str], error: str) -> Non
     given = ["model.preset=bert-tiny", "tokenizer.kind=wordpiece", "data.train=[{path: rows.json}]", "training.steps=1"]
     with pytest.raises(UsageError, match=error):
         read_document({"objective": {"kind": "question_answering"}}, "r", parse_overrides([*given, *words]))
-    recipe, _ = read_document({"objective": {"kind": "question_answering"}}, "r", parse_overrides(given))
+    recipe = read_document({"objective": {"kind": "question_answering"}}, "r", parse_overrides(given)).recipe
     assert recipe.objective.head == "spans"

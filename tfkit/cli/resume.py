@@ -24,12 +24,12 @@ def resume(
     """
     from tfkit import console
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import to_run_options, train
-    from tfkit.engine.chains.sweeping import resume as resume_run
+    from tfkit.cli.train import run_training, to_run_options
+    from tfkit.engine.chains.sweeping import resume as resume_any
     from tfkit.recipe.reading.overrides import parse_overrides
 
     if (ranks := join_training(attempt.ranks, attempt.threads)) is None:
         return
     changes, run_options = parse_overrides(overrides or ()), to_run_options(attempt, ranks, run, True, fail_if, stages)
     words = ["resume", str(run), *(overrides or ())]
-    train(lambda signals: resume_run(changes, run_options, console, signals), run_options, words, as_json=json)
+    run_training(lambda signals: resume_any(changes, run_options, console, signals), run_options, words, as_json=json)

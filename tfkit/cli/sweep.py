@@ -34,8 +34,8 @@ def sweep(
     """
     from tfkit import console
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import option_words, to_run_options, train
-    from tfkit.engine.chains.sweeping import sweep as run_sweep
+    from tfkit.cli.train import option_words, run_training, to_run_options
+    from tfkit.engine.chains.sweeping import run_sweep
     from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
     from tfkit.recipe import open_recipe
 
@@ -56,4 +56,4 @@ def sweep(
     given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
     words = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
     run_options = to_run_options(attempt, ranks, folder, resume, request=request)
-    train(lambda signals: run_sweep(source, space, trials, run_options, console, signals), run_options, words, as_json=json)
+    run_training(lambda signals: run_sweep(source, space, trials, run_options, console, signals), run_options, words, as_json=json)

@@ -21,7 +21,7 @@ from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
 
-def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
+def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
     """Run an attempt and show its result. If a signal or a budget stops it, the last line is the command that continues the run.
 
     `words`, the command and its arguments, repeat an attempt that ends before its training begins: until then the run folder lacks the
@@ -63,7 +63,7 @@ def start_training(request: TrainingRequest, words: Sequence[str], options: RunO
 
         return show_dry_run(request, options, as_json)
     resume_words = [*words, "--run", str(options.run), "--resume"]
-    train(lambda signals: stages.train(request, options, console, signals), options, resume_words, as_json=as_json)
+    run_training(lambda signals: stages.run_request(request, options, console, signals), options, resume_words, as_json=as_json)
 
 
 def to_run_options(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.chains import stages as training
+from tfkit.engine.chains import stages as chain
 from tfkit.engine.chains import sweeping
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.engine.planning.run_forecaster import RunForecaster
@@ -79,7 +79,7 @@ def pretrain(
     source = _recipe_text(recipe)
     request = TrainingRequest("pre-training", source, plain_overrides(overrides), is_named=True)
     options = _run_options("pretrain", _folder(run, source), resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
+    return _train(options, ranks, should_stop, lambda stop, joined: chain.run_request(request, joined, listener or Silent(), stop))
 
 
 def finetune(
@@ -108,7 +108,7 @@ def finetune(
     assert request.unwritten is not None
     folder = _folder(run, request.source) if run is not None or request.source is not None else Path("runs") / request.unwritten.run_name
     options = _run_options("finetune", folder, resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: training.train(request, joined, listener or Silent(), stop))
+    return _train(options, ranks, should_stop, lambda stop, joined: chain.run_request(request, joined, listener or Silent(), stop))
 
 
 def resume(
@@ -159,7 +159,7 @@ def sweep(
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
     options = _run_options("sweep", folder, resume, False, force, device, threads, (), allow_code)
     result = _until_stopped(
-        options, ranks, should_stop, lambda stop, joined: sweeping.sweep(source, varied, trials, joined, listener or Silent(), stop)
+        options, ranks, should_stop, lambda stop, joined: sweeping.run_sweep(source, varied, trials, joined, listener or Silent(), stop)
     )
     if isinstance(result, Stopped):
         raise result

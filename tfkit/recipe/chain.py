@@ -127,7 +127,7 @@ def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, wit
     """Check a recipe, or all stages of a chain; see `read_chain`. Return the recipes."""
     if source.has_stages:
         return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]
-    return [source.changed(overrides, with_files=with_files, ranks=ranks)[0]]
+    return [source.resolve(overrides, with_files=with_files, ranks=ranks).recipe]
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:

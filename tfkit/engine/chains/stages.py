@@ -20,7 +20,7 @@ from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
 
 
-def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def run_request(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Train as requested, and return the result of docs/cli.md. The first stage of a chain has to be of the requested kind."""
     if request.source is not None and request.source.has_stages:
         plan = plan_chain(request.given, request.kind, options)
@@ -28,14 +28,14 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
             paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
             options = replace(options, code=options.code.with_named(paths, listener.warn))
         return _run(plan, options, listener, stop)
-    return attempt.train(request, options, listener, stop)
+    return attempt.start_run(request, options, listener, stop)
 
 
-def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def resume_folder(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the run or the chain in a folder: finished stages return their results again, later ones start."""
     if is_chain(options.run):
         return _run(plan_chain(RequestRecord(None, overrides), None, options), options, listener, stop)
-    return attempt.resume(overrides, options, listener, stop)
+    return attempt.resume_run(overrides, options, listener, stop)
 
 
 def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _run_stage(
         listener.say(f"stage {planned.name}, {done + 1} of {todo}")
         planned.require_intact_stages()
         with isolated():
-            return attempt.train(planned.request, replace(planned.options, code=options.code), listener, stop)
+            return attempt.start_run(planned.request, replace(planned.options, code=options.code), listener, stop)
     except (Stopped, TfkitError) as error:
         raise of_stage(planned.name, error) from None
     except Exception as error:

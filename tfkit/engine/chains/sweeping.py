@@ -19,7 +19,7 @@ from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
 
 
-def sweep(
+def run_sweep(
     source: RecipeText, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
     """Run a trial for each combination of the values in `space`; return the result of docs/cli.md.
@@ -33,7 +33,7 @@ def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: 
     """Continue the sweep, the recipe with stages or the single run in a folder."""
     if is_sweep(options.run):
         return _run(plan_sweep(None, SearchSpace(overrides, ()), None, options), options, listener, stop)
-    return stages.resume(overrides, options, listener, stop)
+    return stages.resume_folder(overrides, options, listener, stop)
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
         with isolated():
             if is_begun(folder):
                 place_and_budget = {name: value for name, value in plan.space.fixed.items() if is_free(name)}
-                stages.resume(place_and_budget, own, listener, stop)
+                stages.resume_folder(place_and_budget, own, listener, stop)
             elif (problem := _problem(plan, trial, options)) is not None:
                 return _failed(trial, problem, listener)
             else:
@@ -118,7 +118,7 @@ def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listene
     overrides = plan.overrides(trial)
     recipe = read_trial(plan.source, overrides)
     kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
-    stages.train(TrainingRequest(kind, plan.source, overrides, is_named=not plan.continues), options, listener, stop)
+    stages.run_request(TrainingRequest(kind, plan.source, overrides, is_named=not plan.continues), options, listener, stop)
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:

@@ -8,9 +8,10 @@ from tfkit.engine.planning.cluster import copies_elsewhere, require_ranks, with_
 from tfkit.engine.planning.plan_request import PlanOptions
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.request.training_request import ResolvedRequest, require_trainable
+from tfkit.engine.request.training_request import require_trainable
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
+from tfkit.recipe import ResolvedRecipe
 from tfkit.training.device import pick_device
 
 
@@ -25,7 +26,7 @@ def plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
     return plan
 
 
-def prepare_plan(decide: Callable[[Listener], ResolvedRequest], work: Session, options: PlanOptions, began: float) -> Run:
+def prepare_plan(decide: Callable[[Listener], ResolvedRecipe], work: Session, options: PlanOptions, began: float) -> Run:
     """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
     with work.stop.at_once():
         decided = decide(work.listener)

@@ -11,17 +11,16 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
-from tfkit.engine.request.training_request import ResolvedRequest
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
-from tfkit.recipe import RecipeError
+from tfkit.recipe import RecipeError, ResolvedRecipe
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
 from tfkit.recipe.reading.overrides import Overrides, followed_by
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.sections import LENGTHS, Recipe
+from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
 from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, long_texts, unread_texts
 from tfkit.tokenizer import Tokenizer
@@ -45,7 +44,7 @@ _LABELLED = (
 )  # causal_lm: rows that have a text
 
 
-def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRequest:
+def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRecipe:
     """Make the recipe for this data and model. `given`: the overrides as an incomplete recipe.
 
     Raises UsageError if no task fits, DataError and ModelError.
@@ -57,8 +56,8 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
     reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
     tokens = _row_tokens(source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
     size = decide_size(seen, model, kind, given, tokens)
-    recipe, document = _fitting_recipe(_document(task, size, given), followed_by(overrides, _columns_of(task, given)))
-    return ResolvedRequest(recipe, document, _header(seen, model, task, size))
+    changes = followed_by(overrides, _columns_of(task, given))
+    return _fitting_recipe(_document(task, size, given), changes, _header(seen, model, task, size))
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
@@ -215,11 +214,11 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fitting_recipe(decided: dict[str, Any], overrides: Overrides) -> tuple[Recipe, dict[str, Any]]:
-    """Return the decided recipe with the changes of the command line, and its document, without decided fields that these make invalid."""
+def _fitting_recipe(decided: dict[str, Any], overrides: Overrides, comment: str) -> ResolvedRecipe:
+    """Return the decided recipe with the overrides, without decided fields that these make invalid."""
     while True:
         try:
-            return read_document(decided, _DECIDED, overrides)
+            return read_document(decided, _DECIDED, overrides, comment)
         except RecipeError as error:
             misfits = [problem.path for problem in error.problems if problem.place.file == _DECIDED and problem.path[:1] != ("objective",)]
             if not any(_remove(decided, path) for path in misfits):

@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
-from tfkit.engine.request.training_request import ResolvedRequest
 from tfkit.errors import UsageError, argument
-from tfkit.recipe import RecipeError
+from tfkit.recipe import RecipeError, ResolvedRecipe
 from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.recipe.reading.read import slug
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping
@@ -66,7 +65,7 @@ class UnwrittenRecipe:
         source, held_out = self.source, self.given["data"].get("validation")
         return inputs_of([], [source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
-    def decide(self, _listener: Listener) -> ResolvedRequest:
+    def decide(self, _listener: Listener) -> ResolvedRecipe:
         """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
         from tfkit.engine.recognition.decided_recipe import decide_recipe  # which imports torch
 

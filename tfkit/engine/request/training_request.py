@@ -11,8 +11,8 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, recipe_inputs
 from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError, argument
-from tfkit.recipe import RecipeText
-from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe import RecipeText, ResolvedRecipe
+from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.reading.overrides import LENGTH, Overrides, followed_by
 from tfkit.recipe.schema.objective_facts import judges_only
 
@@ -98,27 +98,13 @@ def tuning_overrides(overrides: Overrides, source: RecipeText | None, start: str
 
 
 @dataclass(frozen=True)
-class ResolvedRequest:
-    """The recipe of a run, also as a document that can be saved, with its leading comment."""
-
-    recipe: "Recipe"
-    document: dict[str, Any]
-    comment: str = ""
-
-    @property
-    def text(self) -> str:
-        """The recipe as YAML."""
-        return self.comment + dump_document(self.document)
-
-
-@dataclass(frozen=True)
 class CheckedRequest:
     """A run to start: its checked recipe, if there is one, and its inputs.
 
     `decide` returns the recipe once the run folder is locked; no data are read before.
     """
 
-    decide: Callable[[Listener], ResolvedRequest]
+    decide: Callable[[Listener], ResolvedRecipe]
     inputs: Inputs
     recipe: "Recipe | None" = None
 
@@ -136,7 +122,7 @@ class RecipeFromData(Protocol):
         """The files and the checkpoint to make it from. Raises UsageError if the command does not name them."""
         ...
 
-    def decide(self, listener: Listener, /) -> ResolvedRequest:
+    def decide(self, listener: Listener, /) -> ResolvedRecipe:
         """Read the data and the checkpoint, and make the recipe."""
         ...
 
@@ -180,11 +166,11 @@ class TrainingRequest:
 
 def pretraining(source: RecipeText, overrides: Overrides) -> CheckedRequest:
     """Return the checked request of a training from random weights. Raises UsageError."""
-    recipe, document = source.changed(overrides)
+    decided = source.resolve(overrides)
+    recipe = decided.recipe
     if recipe.model.start is not None:
         raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
     require_trainable(recipe)
-    decided = ResolvedRequest(recipe, document, source.comment)
     return CheckedRequest(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
 
 
@@ -195,12 +181,12 @@ def finetuning(source: RecipeText | None, overrides: Overrides, unwritten: Recip
         for model in unwritten.inputs.models:
             finalize_killed_run(model)
         return CheckedRequest(unwritten.decide, unwritten.inputs)
-    recipe, document = source.changed(overrides)
+    decided = source.resolve(overrides)
+    recipe, inputs = decided.recipe, recipe_inputs(decided.recipe, source.path)
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give {argument('start', 'CKPT')}, or model: {{from: CKPT}} in the recipe")
     finalize_killed_run(recipe.model.start)
     require_trainable(recipe)
-    decided, inputs = ResolvedRequest(recipe, document, source.comment), recipe_inputs(recipe, source.path)
     if "model.from" in overrides and recipe.model.sha256 is not None:
         return CheckedRequest(lambda listener: _with_checkpoint(source, decided, overrides, listener), inputs, recipe)
     return CheckedRequest(lambda _: decided, inputs, recipe)
@@ -215,7 +201,7 @@ def require_trainable(recipe: "Recipe") -> None:
     resolve_place(recipe.carbon)
 
 
-def _with_checkpoint(source: RecipeText, decided: ResolvedRequest, overrides: Overrides, listener: Listener) -> ResolvedRequest:
+def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
     """Return a run's resolved recipe with another checkpoint, to which its description of the model does not apply, except dropout."""
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.reading.read import read_document
@@ -227,4 +213,4 @@ def _with_checkpoint(source: RecipeText, decided: ResolvedRequest, overrides: Ov
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     listener.say(f"{source.path}: was run from {own.model.start}; of its section model, only dropout is used for {checkpoint}")
-    return ResolvedRequest(*read_document(document, str(source.path), overrides))
+    return read_document(document, str(source.path), overrides)

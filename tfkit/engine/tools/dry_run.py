@@ -12,11 +12,12 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.planning.cluster import with_cluster
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.rank_checks import require_divisible
-from tfkit.engine.request.training_request import ResolvedRequest, require_trainable
+from tfkit.engine.request.training_request import require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.evaluation.baselines import Baselines
+from tfkit.recipe import ResolvedRecipe
 from tfkit.training.device import pick_device
 from tfkit.training.memory import available_bytes
 from tfkit.units import format_baselines, format_bytes, format_energy, format_epochs, format_number_of, format_seconds
@@ -26,7 +27,7 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 class DryRun:
     """The plan of a training."""
 
-    decided: ResolvedRequest
+    decided: ResolvedRecipe
     inspection: Inspection
     estimate: Estimate
     batch_size: int
@@ -67,7 +68,7 @@ class DryRun:
 
 
 def dry_run(
-    decide: Callable[[Listener], ResolvedRequest], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
+    decide: Callable[[Listener], ResolvedRecipe], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
 ) -> DryRun:
     """Plan a training on `ranks` ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
     with work.stop.at_once():

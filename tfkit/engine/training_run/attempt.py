@@ -63,7 +63,7 @@ class RunOptions:
         return self.resume and is_begun(self.run)
 
 
-def train(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Start a run, or continue the one in the folder; return the result of docs/cli.md.
 
     Problems of a new run's recipe are reported before its folder is created.
@@ -89,7 +89,7 @@ def train(request: TrainingRequest, options: RunOptions, listener: Listener, sto
     return _attempt(start, request.given, request.kind, options, listener, stop, is_named=request.is_named)
 
 
-def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue a run as it was started, from its folder alone. Return the result of docs/cli.md."""
     from tfkit.recipe import read_recipe
 

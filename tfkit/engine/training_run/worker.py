@@ -107,7 +107,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
     """Prepare the data, from the cache that rank 0 has filled if it is shared, and assemble the same components as rank 0."""
-    recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
+    recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))
     use_device(device)
     checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None

@@ -55,15 +55,15 @@ class RecipeText:
 
     def read(self, overrides: Overrides = NO_OVERRIDES) -> Recipe:
         """Check the recipe with overrides. Raises RecipeError with all problems, one per line, as `place: field: problem and remedy`."""
-        return self.changed(overrides)[0]
+        return self.resolve(overrides).recipe
 
-    def changed(self, overrides: Overrides, *, with_files: bool = False, ranks: int = 1) -> tuple[Recipe, dict[str, Any]]:
-        """Return the checked recipe, and its document with the overrides applied. Raises RecipeError as `read` does.
+    def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
+        """Return the checked recipe with overrides. Raises RecipeError as `read` does.
 
         `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
         """
         recipe, tree = _read(*self._tree(), str(self.path), overrides, with_files=with_files, ranks=ranks)
-        return recipe, plain(tree)
+        return ResolvedRecipe(recipe, self, plain(tree))
 
     @property
     def comment(self) -> str:
@@ -93,10 +93,16 @@ class RecipeText:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe that passed every check, and its source."""
+    """A recipe that passed every check, its source, and its document as it was written, with the overrides."""
 
     recipe: Recipe
     source: RecipeText
+    document: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The document as YAML, below the comment of the source."""
+        return self.source.comment + dump_document(self.document)
 
     @property
     def name(self) -> str:
@@ -117,15 +123,14 @@ def open_recipe(name_or_path: str) -> RecipeText:
 
 def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False) -> ResolvedRecipe:
     """Read and check a recipe; see `RecipeText.read`. `with_files`: missing files and folders are problems, too."""
-    source = open_recipe(name_or_path)
-    return ResolvedRecipe(source.changed(overrides, with_files=with_files)[0], source)
+    return open_recipe(name_or_path).resolve(overrides, with_files=with_files)
 
 
-def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES) -> tuple[Recipe, dict[str, Any]]:
-    """Check a recipe that is not in a file, with overrides. Return it, and its document with the overrides applied."""
+def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
+    """Check a recipe that is not in a file, with overrides. `comment`: the lines that begin its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
-    return recipe, plain(changed)
+    return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
 
 
 def _read(
