@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
-from tfkit.engine.chains import stages as chain
-from tfkit.engine.chains import sweeping
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
-from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.engine.training_run.ranks_of_command import local_ranks
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
     from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.training_run.attempt import RunOptions
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
@@ -76,10 +72,12 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
+    from tfkit.engine.chains import stages as stages_of
+
     source = _recipe_text(recipe)
     request = TrainingRequest("pre-training", source, plain_overrides(overrides), is_named=True)
     options = _run_options("pretrain", _folder(run, source), resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: chain.run_request(request, joined, listener or Silent(), stop))
+    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
 
 
 def finetune(
@@ -104,11 +102,13 @@ def finetune(
 
     In a recipe with stages, `start` and `data` belong to the first stage. For the other arguments see `pretrain`.
     """
+    from tfkit.engine.chains import stages as stages_of
+
     request = _tuning("fine-tuning", recipe, overrides, start, data)
     assert request.unwritten is not None
     folder = _folder(run, request.source) if run is not None or request.source is not None else Path("runs") / request.unwritten.run_name
     options = _run_options("finetune", folder, resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: chain.run_request(request, joined, listener or Silent(), stop))
+    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
 
 
 def resume(
@@ -126,6 +126,8 @@ def resume(
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Continue the run in a folder as it was started; a finished run returns its result again. For the other arguments see `pretrain`."""
+    from tfkit.engine.chains import sweeping
+
     options = _run_options("resume", Path(run), True, exact, force, device, threads, stages, allow_code)
     changes = plain_overrides(overrides)
     return _train(options, ranks, should_stop, lambda stop, joined: sweeping.resume(changes, joined, listener or Silent(), stop))
@@ -154,6 +156,8 @@ def sweep(
     `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
     trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
+    from tfkit.engine.chains import sweeping
+
     source = _recipe_text(recipe)
     varied = SearchSpace.of(tuning_overrides(plain_overrides(overrides), source, _path(start), _path(data)), space)
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
@@ -364,7 +368,10 @@ def _run_options(
     threads: int | None,
     stages: Sequence[str],
     allow_code: bool,
-) -> RunOptions:
+) -> "RunOptions":
+    from tfkit.engine.planning.run_forecaster import RunForecaster
+    from tfkit.engine.training_run.attempt import RunOptions
+
     code = CodePermission.of_user(allow_code)
     return RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, [f"tfkit.{call}"], stages=tuple(stages), code=code)
 
@@ -381,9 +388,11 @@ def _folder(run: str | Path | None, source: RecipeText | None) -> Path:
 
 
 def _until_stopped(
-    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, RunOptions], dict[str, Any]]
+    options: "RunOptions", ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, "RunOptions"], dict[str, Any]]
 ) -> dict[str, Any] | Stopped:
     """Return the result of a training, also of one that is stopped; a Stopped without one if it took no step."""
+    from tfkit.engine.training_run.ranks_of_command import local_ranks
+
     try:
         with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as meeting:
             return train(stop, replace(options, meeting=meeting))
@@ -392,7 +401,7 @@ def _until_stopped(
 
 
 def _train(
-    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, RunOptions], dict[str, Any]]
+    options: "RunOptions", ranks: int, should_stop: ShouldStop, train: Callable[[StopRequest, "RunOptions"], dict[str, Any]]
 ) -> TrainingResult:
     result = _until_stopped(options, ranks, should_stop, train)
     if isinstance(result, Stopped):
