@@ -10,7 +10,7 @@ from tfkit.engine.recognition.decided_size import RowTokens, decide_size
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.recipe import RecipeError
 from tfkit.recipe.reading.overrides import parse_overrides
-from tfkit.recipe.reading.tree import COMMAND_LINE
+from tfkit.recipe.reading.tree import OVERRIDES
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.tasks import DataSummary, ModelSummary, decide
 
@@ -78,7 +78,7 @@ def test_what_is_decided_fits_what_is_given(kind: str) -> None:
         except RecipeError as error:
             recipe, problems = None, error.problems
         for problem in problems:  # of a field of the user, or of a section from which one of them is missing
-            assert problem.place == COMMAND_LINE or (len(problem.path) == 1 and problem.path[0] in changed), (words, str(problem))
+            assert problem.place == OVERRIDES or (len(problem.path) == 1 and problem.path[0] in changed), (words, str(problem))
         if recipe is not None:
             assert recipe.objective.kind in (kind, "reward")
             if not any("validation" in word for word in words):

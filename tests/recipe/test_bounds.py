@@ -81,7 +81,7 @@ def test_an_absurd_number_is_refused_with_its_place(number: tuple[str, str, dict
     with pytest.raises(RecipeError) as caught:
         read_recipe(str(recipe), parse_overrides([*words, f"{path}={value}"]))
     assert re.search(
-        rf"^command line: {re.escape(path)}(\.0)?: must be (at most|less than) \S+, not (9{{18}}|1e\+?308)", str(caught.value), re.M
+        rf"^overrides: {re.escape(path)}(\.0)?: must be (at most|less than) \S+, not (9{{18}}|1e\+?308)", str(caught.value), re.M
     )
 
 

@@ -57,7 +57,7 @@ def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
 def test_the_model_of_an_earlier_stage_holds_the_rows() -> None:
     """It is checked before that stage is trained."""
     assert read(CHAIN, "tune.data.sequence_length=16").stages[1].recipe.data.sequence_length == 16
-    said = "command line: tune.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
+    said = "overrides: tune.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
     assert problems(CHAIN, "tune.data.sequence_length=17") == [said]
     later = CHAIN + "  last: {from: tune, data: {train: [{stdlib: true}], sequence_length: 17}, training: {steps: 1}}\n"
     assert problems(later)[0].endswith(
@@ -127,7 +127,7 @@ def test_an_override_begins_with_the_name_of_a_stage() -> None:
     assert (tune.model.start, chain.stages[1].uses) == ("elsewhere", ())
     assert (small.objective.companion_paths, chain.stages[2].uses) == ({"teacher": "tune"}, ("base", "tune"))
     wrong = problems(CHAIN, "training.steps=3", "tune=3", "late.training.steps=3", "tune.training.stps=1")
-    place, names = "command line: ", "this recipe has stages: start with one of base, tune, small, and name a field of it"
+    place, names = "overrides: ", "this recipe has stages: start with one of base, tune, small, and name a field of it"
     assert wrong == [
         f"{place}training.steps: {names}",
         f"{place}tune: {names}",
@@ -208,4 +208,4 @@ def test_any_chain_is_read_or_refused_with_places(chain: dict[str, object], word
     else:
         places = set()
         assert read_chain(RecipeText(Path("again.yaml"), found.resolved)).names == found.names
-    assert places <= {"chain.yaml", "command line"}
+    assert places <= {"chain.yaml", ""}

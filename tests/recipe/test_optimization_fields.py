@@ -20,7 +20,7 @@ def problems(folder: Path, *words: str) -> list[str]:
     try:
         read_recipe(str(path), parse_overrides(words))
     except RecipeError as error:
-        return [line.replace("command line: ", "") for line in str(error).replace(f"{path}", "r.yaml").splitlines()]
+        return [line.replace("overrides: ", "") for line in str(error).replace(f"{path}", "r.yaml").splitlines()]
     return []
 
 

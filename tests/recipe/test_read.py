@@ -131,17 +131,17 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
     )
     assert found == [
         f"r.yaml:5:1: fo: unknown; the fields here are {SECTIONS}",
-        "command line: data.train.4: there is no such entry: data.train has only the entry 0",
-        "command line: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
-        "command line: data.train.0.weight: must be greater than 0, not -1",
-        "command line: optimizer.lrr: unknown, did you mean lr",
-        "command line: model.dmi: unknown, did you mean dim",
+        "overrides: data.train.4: there is no such entry: data.train has only the entry 0",
+        "overrides: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
+        "overrides: data.train.0.weight: must be greater than 0, not -1",
+        "overrides: optimizer.lrr: unknown, did you mean lr",
+        "overrides: model.dmi: unknown, did you mean dim",
     ]
     assert errors(tmp_path, MINIMAL, "training.steps=3", "carbon.pue=[1", "generation.stop={a: 1, a: 2}", "steps", "a..b=1") == [
-        "command line: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
-        "command line: generation.stop.a: given twice, first at command line; remove one",
-        "command line: 'steps' is not key=value, such as training.steps=100",
-        "command line: 'a..b=1' is not key=value, such as training.steps=100",
+        "overrides: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
+        "overrides: generation.stop.a: given twice, first at overrides; remove one",
+        "overrides: 'steps' is not key=value, such as training.steps=100",
+        "overrides: 'a..b=1' is not key=value, such as training.steps=100",
     ]
 
 
@@ -169,7 +169,7 @@ def test_a_vocabulary_larger_than_the_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("field", "value"), [("split", "test"), ("revision", "main"), ("config", "en")])
 def test_an_option_that_nothing_reads(tmp_path: Path, field: str, value: str) -> None:
     (found,) = errors(tmp_path, MINIMAL, f"data.train.0.{field}={value}")
-    assert found == f"command line: data.train.0.{field}: only a hub source reads it; remove it"
+    assert found == f"overrides: data.train.0.{field}: only a hub source reads it; remove it"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_an_option_that_nothing_reads(tmp_path: Path, field: str, value: str) ->
 )
 def test_what_is_said_of_files_that_nothing_reads(tmp_path: Path, source: str, expected: str) -> None:
     (found,) = errors(tmp_path, MINIMAL, f"data.train=[{source}]")
-    assert found == f"command line: data.train.0.{expected}"
+    assert found == f"overrides: data.train.0.{expected}"
 
 
 def test_missing_sections_and_lengths(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def run(words: list[str], signals: StopSignals) -> int:
 
 def _option(name: str, value: object) -> str:
     """Return an argument of the engine as the option of a command: --from CKPT, --resume, --no-verify."""
+    if name == "overrides":
+        return "command line"
     option = f"--{'no-' if value is False else ''}{'from' if name == 'start' else name.replace('_', '-')}"
     return option if value is None or isinstance(value, bool) else f"{option} {value}"
 

@@ -14,7 +14,7 @@ from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeError, ResolvedRecipe
 from tfkit.recipe.reading.overrides import Overrides, given_sections
 from tfkit.recipe.reading.read import slug
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping
+from tfkit.recipe.reading.tree import OVERRIDES, Mapping
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.run.checkpoints import step_folders
@@ -76,7 +76,7 @@ def _source(values: Any) -> SourceSection:
     try:
         return SourceSection.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise RecipeError(problems_in(error, SourceSection, values, Mapping(COMMAND_LINE), ("data", "train", 0))) from None
+        raise RecipeError(problems_in(error, SourceSection, values, Mapping(OVERRIDES), ("data", "train", 0))) from None
 
 
 def _model_name(start: str) -> str:

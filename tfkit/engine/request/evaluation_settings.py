@@ -18,7 +18,7 @@ from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.checks import unread_length
 from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
+from tfkit.recipe.reading.tree import OVERRIDES, Mapping, place_of, plain
 from tfkit.recipe.reading.validate import one_of, problems_in
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
@@ -90,9 +90,9 @@ def read_settings(
     """
     for name in overrides:
         if name.partition(".")[0] not in sections:
-            raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
+            raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
-            raise UsageError(f"command line: {name}: a budget is of a training, and this command has none; leave it out")
+            raise UsageError(f"{OVERRIDES}: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}], **overrides}
     saved = _saved_recipe(checkpoint)
@@ -131,7 +131,7 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 def _without_recipe(overrides: Overrides) -> EvaluationSettings:
     """Return the defaults, changed by the overrides. Raises RecipeError."""
-    tree = Mapping(COMMAND_LINE)
+    tree = Mapping(OVERRIDES)
     problems = apply_overrides(tree, overrides)
     given = _validated(_Sections, plain(tree), tree, (), problems)
     objective = None if given is None else _objective(given, tree, problems)

@@ -9,7 +9,7 @@ from typing import Any
 from tfkit.errors import UsageError
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
 from tfkit.recipe.reading.problems import Problem, RecipeError, cut, quoted
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain, tree_of
+from tfkit.recipe.reading.tree import OVERRIDES, Mapping, Node, Path, Scalar, Sequence, child, dotted, plain, tree_of
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 
 Overrides = abc.Mapping[str, Any]
@@ -25,14 +25,14 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         name = key.strip()
         if not equals or not all(name.split(".")):
-            problems.append(Problem(COMMAND_LINE, (), f"{quoted(word)} is not key=value, such as training.steps=100"))
+            problems.append(Problem(OVERRIDES, (), f"{quoted(word)} is not key=value, such as training.steps=100"))
             continue
         try:
             value, wrong = parse_value(text)
         except RecipeError as error:
-            problems += [Problem(COMMAND_LINE, tuple(name.split(".")), problem.message) for problem in error.problems]
+            problems += [Problem(OVERRIDES, tuple(name.split(".")), problem.message) for problem in error.problems]
             continue
-        problems += [Problem(COMMAND_LINE, (*name.split("."), *problem.path), problem.message) for problem in wrong]
+        problems += [Problem(OVERRIDES, (*name.split("."), *problem.path), problem.message) for problem in wrong]
         found.pop(name, None)
         found[name] = value
     if problems:
@@ -42,7 +42,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 def parse_value(text: str) -> tuple[Any, list[Problem]]:
     """Parse the YAML value of a field, and return its problems. Raises RecipeError if it is no YAML."""
-    node, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
+    node, problems = parse(text, str(OVERRIDES), OVERRIDES)
     return (None if node is None else plain(node)), problems
 
 
@@ -87,7 +87,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
     """Return the overrides as an incomplete recipe, by section. Raises RecipeError."""
-    tree = Mapping(COMMAND_LINE)
+    tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
     return {name: section for name, section in plain(tree).items() if isinstance(section, dict)}
@@ -118,7 +118,7 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
         path = (*path, step)
         inner = child(node, step)
         if inner is None or (isinstance(inner, Scalar) and inner.value is None):
-            inner = Mapping(COMMAND_LINE)
+            inner = Mapping(OVERRIDES)
             _put(node, step, inner)
         node = inner
     _put(node, _step(node, steps[-1], path), value)
@@ -150,13 +150,13 @@ def _step(node: Node, name: str, path: Path) -> str | int:
 
 def _put(node: Node, step: str | int, value: Node) -> None:
     if isinstance(node, Mapping):
-        node.set(str(step), value, COMMAND_LINE)
+        node.set(str(step), value, OVERRIDES)
     elif isinstance(node, Sequence):
         node.items[int(step)] = value
 
 
 def _error(path: Path, message: str) -> RecipeError:
-    return RecipeError([Problem(COMMAND_LINE, path, message)])
+    return RecipeError([Problem(OVERRIDES, path, message)])
 
 
 # Recipes that an earlier version wrote with all of its fields, as for every run: later fields get the values that it implied.

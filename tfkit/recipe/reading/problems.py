@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import UsageError
-from tfkit.recipe.reading.tree import COMMAND_LINE, Path, Place, dotted
+from tfkit.recipe.reading.tree import Path, Place, dotted
 
 MAX_LINES = 100
 MAX_PATH = 200  # characters of a path in a message
@@ -26,11 +26,11 @@ class Problem:
 
 
 class RecipeError(UsageError):
-    """All problems of a recipe, one per line: those of the file in its order, then those of the command line."""
+    """All problems of a recipe, one per line: those of the file in its order, then those of the overrides."""
 
     def __init__(self, problems: Iterable[Problem]):
         distinct = dict.fromkeys(problems)
-        self.problems = sorted(distinct, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
+        self.problems = sorted(distinct, key=lambda problem: (not problem.place.file, problem.place))
         lines = [str(problem) for problem in self.problems[:MAX_LINES]]
         if more := len(self.problems) - len(lines):
             lines.append(f"and {more} more")
@@ -40,7 +40,7 @@ class RecipeError(UsageError):
         """Return the problems as `tfkit check --json` reports them."""
         return [
             {
-                "file": problem.place.file,
+                "file": problem.place.name,
                 "line": problem.place.line or None,
                 "column": problem.place.column or None,
                 "path": dotted(problem.path),

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.reading.problems import Problem
-from tfkit.recipe.reading.tree import COMMAND_LINE, STAGES, Mapping, Scalar
+from tfkit.recipe.reading.tree import OVERRIDES, STAGES, Mapping, Scalar
 from tfkit.recipe.schema.sections import Recipe
 
 START = "from"  # of a stage: short for model: {from: ...}
@@ -49,7 +49,7 @@ def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[st
             found[name]["model.from" if field == START else field] = value
         else:
             message = f"this recipe has stages: start with one of {', '.join(found)}, and name a field of it"
-            problems.append(Problem(COMMAND_LINE, tuple(key.split(".")), message))
+            problems.append(Problem(OVERRIDES, tuple(key.split(".")), message))
     return found, problems
 
 

@@ -5,23 +5,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfkit.errors import argument
+
 Path = tuple[str | int, ...]
 MAX_INTEGER = 2**63  # no field holds one of this size
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in a file, counted from 1, or the command line, which has no lines (0)."""
+    """A position in a file, counted from 1, or the overrides, which are in no file and have no lines (0)."""
 
     file: str
     line: int = 0
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.name
+
+    @property
+    def name(self) -> str:
+        """The file, or what the caller gives the overrides with: the command line, or the argument."""
+        return self.file or argument("overrides").strip("`")
 
 
-COMMAND_LINE = Place("command line")
+OVERRIDES = Place("")
 STAGES = "stages"  # the one section of a chain
 
 
@@ -80,15 +87,15 @@ def tree_of(value: Any, levels: int) -> Node:
         raise ValueError("is nested too deep")
     if isinstance(value, abc.Mapping):
         items = {str(key): tree_of(inner, levels - 1) for key, inner in value.items()}
-        return Mapping(COMMAND_LINE, items, dict.fromkeys(items, COMMAND_LINE))
+        return Mapping(OVERRIDES, items, dict.fromkeys(items, OVERRIDES))
     if isinstance(value, list | tuple):
-        return Sequence(COMMAND_LINE, [tree_of(inner, levels - 1) for inner in value])
+        return Sequence(OVERRIDES, [tree_of(inner, levels - 1) for inner in value])
     scalar = value if isinstance(value, str | int | float | None) else str(value)
     if isinstance(scalar, int) and abs(scalar) >= MAX_INTEGER:
         raise ValueError("the number is too large")
     if isinstance(scalar, str) and any("\ud800" <= character <= "\udfff" for character in scalar):
         raise ValueError("half a character (a surrogate); write the whole character")
-    return Scalar(COMMAND_LINE, scalar)
+    return Scalar(OVERRIDES, scalar)
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
