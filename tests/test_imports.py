@@ -23,6 +23,7 @@ PURE = {
     "model.config",
     "families",
     "recipe",
+    "carbon.footprint",
     "carbon.reading",
     "regular_files",
     "units",

@@ -9,7 +9,7 @@ from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.reading import SUMMED, Totals
-from tfkit.carbon.totals import read_rework, read_seconds, read_totals
+from tfkit.carbon.totals import attempts_of, ledger_totals, read_seconds, read_totals, rework
 
 HEADER = {
     "kind": "header",
@@ -151,8 +151,8 @@ def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
     (folder / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [HEADER, *lines]))
     reading = read_totals(folder)
     assert all(math.isfinite(getattr(reading, name)) for name in SUMMED)
-    rework, seconds = read_rework(folder, "run") or {}, read_seconds(folder, "run")
-    assert all(map(math.isfinite, [*rework.values(), *seconds.values()]))
+    lost, seconds = rework(attempts_of(folder, "run")), read_seconds(folder, "run")
+    assert all(map(math.isfinite, [*lost.values(), *seconds.values()]))
     write_emissions(folder)
     assert (folder / "emissions.csv").exists()
 
@@ -198,17 +198,17 @@ def test_an_estimate_that_was_written_twice_counts_once(tmp_path):
 def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_from(tmp_path):
     """1 Wh a second. Killed after the checkpoint of step 10, then before any, then gone on from the damaged one's forerunner."""
     write(tmp_path, [at("setup", 2, 2, 2, 0), at("train", 5, 5, 5, 5), at("train", 9, 9, 9, 10), at("train", 12, 12, 12)], attempt=1)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 0
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 0
     write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 4, 4, 4)], attempt=2)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "attempt 1, after step 10"
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 3, "attempt 1, after step 10"
     write(tmp_path, [at("setup", 1, 1, 1)], attempt=3)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "killed before it took up a checkpoint"
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 3, "killed before it took up a checkpoint"
     write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 9, 9, 9, 20)], attempt=4)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 3 + 3, "and attempt 2, after its setup"
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 3 + 3, "and attempt 2, after its setup"
     write(tmp_path, [at("setup", 1, 1, 1, 5), at("train", 9, 9, 9, 20)], attempt=5)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 7 + 3 + 8, "all that came after step 5"
-    assert read_rework(tmp_path, "run")["emissions_g"] == pytest.approx(1.8)
-    assert read_rework(tmp_path, "another") is None
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 7 + 3 + 8, "all that came after step 5"
+    assert rework(attempts_of(tmp_path, "run"))["emissions_g"] == pytest.approx(1.8)
+    assert ledger_totals(tmp_path, "another", 1.0) is None
 
 
 def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
@@ -216,9 +216,9 @@ def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
     saved = [at("setup", 2, 2, 2, 0), at("train", 9, 9, 9, 10), at("train", 10, 10, 10)]
     write(tmp_path, [*saved[:2], at("finish", 14, 14, 14)], attempt=1)
     write(tmp_path, [at("setup", 1, 1, 1, 10), *saved[1:], at("evaluate", 12, 12, 12), at("finish", 15, 15, 15)], attempt=2)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 0
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 0
     write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 9, 9, 9, 20)], attempt=3)
-    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "a second of a step and two of the evaluation"
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == 3, "a second of a step and two of the evaluation"
 
 
 def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
@@ -226,7 +226,7 @@ def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
     ticks = [at("setup", 1, 0, 0, 0), at("train", 3, 0, 0), at("finish", 9, 4, 4), estimated(5, 5.0)]
     write(tmp_path, ticks)
     write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
-    assert read_rework(tmp_path, "run")["energy_wh"] == pytest.approx(2)
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("late", "energy_wh"), [(0, 10), (3, 10), (5, 10)])
@@ -235,7 +235,7 @@ def test_rework_has_its_share_of_the_estimate(tmp_path, late, energy_wh):
     first = at("setup", late, 0, 0, 0)
     write(tmp_path, [first, at("train", 5, 0, 0), at("train", late + 10, late + 5, late + 5), estimated(5, 5.0)])
     write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
-    assert read_rework(tmp_path, "run")["energy_wh"] == pytest.approx(energy_wh)
+    assert rework(attempts_of(tmp_path, "run"))["energy_wh"] == pytest.approx(energy_wh)
 
 
 def test_an_attempt_says_how_its_measuring_went(tmp_path):

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfkit.carbon.footprint import MEASURED, RunTotals
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.reading import Totals
-from tfkit.carbon.totals import attempts_of, measurement_fields
+from tfkit.carbon.totals import attempts_of, totals_of
 
 FRANCE = {"text": "FRA", "intensity_g_per_kwh": 56.0, "source": "2023 mean, carbon.country", "kind": "annual mean", "year": 2023}
 HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "place": FRANCE, "pue": 1.5}
@@ -28,7 +29,7 @@ def write(folder, components, measured, attempt=1, tdp_w=None, phase="train", pl
 
 
 def fields(folder, seconds=HOUR):
-    return measurement_fields(attempts_of(folder), seconds)
+    return totals_of(attempts_of(folder), seconds).document(MEASURED)
 
 
 # A CPU of 10 W by its model at a TDP of 40 W, 100 W of a board, 20 W of memory, each for an hour, with a PUE of 1.5 in all of them.
@@ -101,7 +102,7 @@ def test_what_was_measured_where_and_on_what(tmp_path):
 
 
 def test_nothing_measured_is_nothing_known(tmp_path):
-    assert set(measurement_fields([], 10.0).values()) == {None}
+    assert totals_of([], 10.0) == RunTotals(seconds=10.0, carbon_status="off")
     write(tmp_path, {}, totals(0, 0, 0, 0))
     found = fields(tmp_path)
     assert (found["energy_kwh_low"], found["modelled_share"], found["provenance"], found["coverage"]) == (None, None, None, 0.0)

@@ -2,17 +2,17 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from tfkit.carbon.footprint import RunTotals, sum_totals
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.place import Place, codecarbon_folder, range_of_country, range_of_world, resolve_place
 from tfkit.carbon.reading import Totals
-from tfkit.carbon.totals import attempts_of, measurement_fields
+from tfkit.carbon.totals import attempts_of, totals_of
 from tfkit.engine.planning.forecast import emissions_of
-from tfkit.engine.request.chain_result import sum_totals
 from tfkit.engine.training_run.estimate import Range
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -60,7 +60,7 @@ def test_a_plan_has_the_lowest_energy_at_the_lowest_intensity() -> None:
     assert "between" not in how["emissions_g"]
 
 
-def _measured(folder: Path, places: list[Place]) -> dict[str, object]:
+def _measured(folder: Path, places: list[Place]) -> RunTotals:
     """Return the totals of attempts of 1 kWh of a counter each."""
     for number, place in enumerate(places, 1):
         ledger = Ledger.create(folder / "carbon", 0, number)
@@ -72,13 +72,14 @@ def _measured(folder: Path, places: list[Place]) -> dict[str, object]:
             tick_line(1e9, "train", 3600.0, totals, 1.0, "ok"),
         ):
             ledger.append(line)
-    return {"seconds": 3600.0 * len(places), **measurement_fields(attempts_of(folder), 3600.0 * len(places))}
+    return totals_of(attempts_of(folder), 3600.0 * len(places))
 
 
 def test_measured_emissions_have_the_range_of_energy_and_intensity(tmp_path: Path) -> None:
     found = _measured(tmp_path / "one", [COAL])
-    assert (found["emissions_g_low"], found["emissions_g_high"]) == pytest.approx((0.95 * 400, 1.05 * 600))
-    assert found["intensity"] == {
+    assert (found.emissions_g_low, found.emissions_g_high) == pytest.approx((0.95 * 400, 1.05 * 600))
+    assert found.intensity is not None
+    assert found.intensity.document() == {
         "g_per_kwh": 500.0,
         "low_g_per_kwh": 400.0,
         "high_g_per_kwh": 600.0,
@@ -87,23 +88,22 @@ def test_measured_emissions_have_the_range_of_energy_and_intensity(tmp_path: Pat
         "kind": "annual mean",
     }
     mixed = _measured(tmp_path / "two", [COAL, Place(intensity_g_per_kwh=100.0, kind="user")])
-    assert (mixed["emissions_g_low"], mixed["emissions_g_high"]) == pytest.approx((0.95 * 500, 1.05 * 700))
-    intensity = mixed["intensity"]
-    assert isinstance(intensity, dict)
-    assert [intensity[name] for name in ("g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")] == pytest.approx([300, 250, 350])
-    user = _measured(tmp_path / "three", [Place(intensity_g_per_kwh=100.0, kind="user")])
-    assert isinstance(user["intensity"], dict)
-    assert "low_g_per_kwh" not in user["intensity"]
+    assert (mixed.emissions_g_low, mixed.emissions_g_high) == pytest.approx((0.95 * 500, 1.05 * 700))
+    assert _ends(mixed) == pytest.approx([300, 250, 350])
+    assert _ends(_measured(tmp_path / "three", [Place(intensity_g_per_kwh=100.0, kind="user")])) == [100, None, None]
 
 
 def test_stages_have_the_range_of_their_intensities(tmp_path: Path) -> None:
-    energy = {"energy_kwh": 1.0, "carbon_status": "ok"}
-    coal = _measured(tmp_path / "a", [COAL]) | energy | {"emissions_g": 500.0}
-    user = _measured(tmp_path / "b", [Place(intensity_g_per_kwh=100.0, kind="user")]) | energy | {"emissions_g": 100.0}
-    intensity = sum_totals([coal, user])["intensity"]
-    assert [intensity[name] for name in ("g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")] == pytest.approx([300, 250, 350])
-    assert sum_totals([coal, coal])["intensity"]["low_g_per_kwh"] == pytest.approx(400)
-    assert "low_g_per_kwh" not in sum_totals([user])["intensity"]
+    coal = replace(_measured(tmp_path / "a", [COAL]), energy_kwh=1.0, emissions_g=500.0)
+    user = replace(_measured(tmp_path / "b", [Place(intensity_g_per_kwh=100.0, kind="user")]), energy_kwh=1.0, emissions_g=100.0)
+    assert _ends(sum_totals([coal, user])) == pytest.approx([300, 250, 350])
+    assert _ends(sum_totals([coal, coal])) == pytest.approx([500, 400, 600])
+    assert _ends(sum_totals([user])) == [100, None, None]
+
+
+def _ends(totals: RunTotals) -> list[float | None]:
+    assert totals.intensity is not None
+    return [totals.intensity.g_per_kwh, totals.intensity.low_g_per_kwh, totals.intensity.high_g_per_kwh]
 
 
 def test_a_printed_range_contains_the_printed_intensity() -> None:

@@ -17,7 +17,7 @@ from tfkit.carbon import Meter
 from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
 from tfkit.carbon.place import resolve_place
 from tfkit.carbon.reading import Totals
-from tfkit.carbon.totals import attempts_of, measurement_fields
+from tfkit.carbon.totals import attempts_of, totals_of
 from tfkit.errors import DataError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -163,13 +163,13 @@ def test_a_meter_charges_what_was_used_when(tmp_path):
     final = meter.stop(PATIENCE_SECONDS)
     assert final.place.startswith("100 g/kWh (now, by carbon.intensity_file)")
     (attempt,) = attempts_of(tmp_path)
-    found = measurement_fields([attempt], final.seconds)["intensity"]
+    found = totals_of([attempt], final.seconds).intensity
     late = final.seconds - 2.0
     assert final.emissions_g == pytest.approx(POWER_W / 3.6e6 * (2.0 * G_PER_KWH + late * 500), rel=0.15)
-    assert found["g_per_kwh"] == pytest.approx(final.emissions_g / final.energy_wh * 1000)
-    assert G_PER_KWH < found["mean_g_per_kwh"] < 500
-    assert found["emissions_g_at_mean"] == pytest.approx(final.energy_wh * found["mean_g_per_kwh"] / 1000)
-    assert (found["kind"], found["source"], found["beyond_series"]) == ("series", "grid.csv", False)
+    assert found.g_per_kwh == pytest.approx(final.emissions_g / final.energy_wh * 1000)
+    assert G_PER_KWH < found.mean_g_per_kwh < 500
+    assert found.emissions_g_at_mean == pytest.approx(final.energy_wh * found.mean_g_per_kwh / 1000)
+    assert (found.kind, found.source, found.beyond_series) == ("series", "grid.csv", False)
 
 
 def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
@@ -185,6 +185,6 @@ def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
     assert warning == "carbon.intensity_file has ended; its last value is used from now on, and the ledger records this"
     final = meter.stop(PATIENCE_SECONDS)
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
-    assert measurement_fields(attempts_of(tmp_path), final.seconds)["intensity"]["beyond_series"] is True
+    assert totals_of(attempts_of(tmp_path), final.seconds).intensity.beyond_series is True
     ticks = [json.loads(line) for line in (tmp_path / "carbon/0-1.jsonl").read_text().splitlines()]
     assert any(tick.get("beyond_series") for tick in ticks)

@@ -9,7 +9,7 @@ import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
 
-from tfkit.engine.results import MEASURED
+from tfkit.carbon.footprint import MEASURED
 from tfkit.units import format_energy, format_range
 
 METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5, baseline_seconds: 0.5, pue: 1.2}}"

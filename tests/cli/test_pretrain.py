@@ -18,7 +18,7 @@ from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, writ
 
 import tfkit
 import tfkit.engine.training_run.loop_hooks
-from tfkit.engine.results import MEASURED
+from tfkit.carbon.footprint import MEASURED
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
 

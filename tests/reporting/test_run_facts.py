@@ -9,9 +9,10 @@ import pytest
 from written_runs import write_ledger, write_run
 
 from tfkit import regular_files
+from tfkit.carbon.footprint import RunTotals, sum_totals
 from tfkit.reporting import metric_lines
 from tfkit.reporting.bounded_lines import ThinnedSeries
-from tfkit.reporting.run_facts import Amounts, read_facts, sum_amounts
+from tfkit.reporting.run_facts import read_facts
 from tfkit.run.lock import FolderLock
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
@@ -20,7 +21,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 def test_the_facts_of_a_run_of_0_1_0() -> None:
     run = read_facts(FIXTURES / "stopped")
     assert (run.name, run.status, run.kind, run.problems) == ("stopped", "stopped", "pretrain", ())
-    assert run.amounts.emissions_g == run.totals["emissions_g"] > 0
+    assert run.amounts.emissions_g == run.totals.emissions_g
+    assert run.amounts.emissions_g is not None
+    assert run.amounts.emissions_g > 0
     assert run.amounts.emissions_g == pytest.approx(sum(sums["emissions_g"] for sums in run.phases.values()))
     assert [*run.phases] == ["setup", "tokenize", "train", "evaluate", "checkpoint"]
     assert run.provenance == "CPU model, RAM constant"
@@ -142,11 +145,10 @@ def test_thinning_keeps_the_first_and_the_last() -> None:
 
 
 def test_sums_have_a_range_only_where_all_have_one() -> None:
-    ranged = Amounts(emissions_g=2.0, emissions_g_low=1.0, emissions_g_high=3.0, seconds=1.0)
-    assert sum_amounts([ranged, ranged, Amounts(seconds=5.0)]) == Amounts(
-        emissions_g=4.0, emissions_g_low=2.0, emissions_g_high=6.0, seconds=7.0
-    )
-    assert sum_amounts([ranged, Amounts(emissions_g=1.0)]).emissions_g_low is None
+    ranged = RunTotals(energy_kwh=1.0, emissions_g=2.0, emissions_g_low=1.0, emissions_g_high=3.0, seconds=1.0)
+    found = sum_totals([ranged, ranged, RunTotals(seconds=5.0)])
+    assert (found.emissions_g, found.emissions_g_low, found.emissions_g_high, found.seconds) == (4.0, 2.0, 6.0, 7.0)
+    assert sum_totals([ranged, RunTotals(energy_kwh=1.0, emissions_g=1.0)]).emissions_g_low is None
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:

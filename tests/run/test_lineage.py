@@ -49,7 +49,7 @@ def test_a_document_is_read_as_it_was_written() -> None:
         Lineage("", (), own(None, "off"), ()),
     ):
         assert parse_lineage(json.loads(json.dumps(lineage.document()))) == lineage
-    assert OwnTotals.of(Reading(status="off"), {}).document() == own(None, "off").document() | {"provenance": "", "intensity": None}
+    assert OwnTotals.of(Reading(status="off"), None).document() == own(None, "off").document() | {"provenance": "", "intensity": None}
 
 
 def test_the_shoulders_of_a_diamond_share_their_base(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from transformers.models.auto import modeling_auto as auto
 
+from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.carbon.reading import Reading
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.hub import family_of
@@ -140,9 +141,10 @@ def test_the_impact_has_the_five_lines_of_ml_co2_impact_and_what_they_leave_out(
     parts = {"cpu_wh": 9.0, "ram_wh": 27.0}
     place, provenance = "FRA, 56 g/kWh (2023 mean, carbon.country)", "CPU model, RAM constant"
     reading = Reading(36.0, 2.016, 20.0, 1800.0, "ok", place, provenance, **parts)
-    totals = {"seconds": 3600.0, "train_flops": 1.234e15, "rework_g": 0.5, "coverage": 0.987}
-    intensity = {"g_per_kwh": 56.0, "source": "carbon.country", "year": 2023}
-    impact = CardImpact(reading, "Abacus 9", 4_000_000, 1e15, Inherited(0.3, 3.1, True), 1.2, intensity, totals)
+    intensity = Intensity(g_per_kwh=56.0, source="carbon.country", year=2023)
+    known = RunTotals(seconds=3600.0, train_flops=1.234e15, rework_g=0.5, coverage=0.987)
+    totals = known.filled_from(RunTotals(tokens=4_000_000, train_flops=1e15, pue=1.2, intensity=intensity))
+    impact = CardImpact(reading, "Abacus 9", Inherited(0.3, 3.1, True), totals)
     card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", impact=impact)
     section = card.split("\n## Environmental impact\n")[1].strip().splitlines()[2:]
     assert dict(line.strip("| ").split(" | ") for line in section) == {

@@ -10,23 +10,25 @@ sidecar.py                  the process: a tick every few seconds, a last one wh
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
+from tfkit.carbon.footprint import Footprint
 from tfkit.carbon.ledger import FINISH
 from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
-from tfkit.carbon.totals import attempts_of, measurement_fields, missing_nodes, read_rework, read_seconds, read_totals, reading_of
+from tfkit.carbon.totals import attempts_of, ledger_totals, missing_nodes, read_seconds, read_totals, reading_of, totals_of
 
 __all__ = [
     "FINISH",
+    "Footprint",
     "Meter",
     "Place",
     "Reading",
     "attempts_of",
-    "measurement_fields",
+    "ledger_totals",
     "missing_nodes",
-    "read_rework",
     "read_seconds",
     "read_totals",
     "reading_of",
     "resolve_place",
+    "totals_of",
 ]

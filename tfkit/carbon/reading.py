@@ -44,7 +44,7 @@ class Reading:
         return "degraded" if self.status == "degraded" else "ok"
 
     @property
-    def footprint(self) -> str:
+    def text(self) -> str:
         """The energy, the emissions and their place as text."""
         return format_footprint(self.energy_wh, self.emissions_g, self.place)
 

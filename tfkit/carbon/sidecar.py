@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tfkit.carbon.attempt_files import AttemptFiles
+from tfkit.carbon.footprint import describe_sources
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.intensity_series import IntensityCorrection
 from tfkit.carbon.ledger import ENERGIES
 from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import Totals
-from tfkit.carbon.totals import provenance
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting
@@ -140,7 +140,7 @@ class Sidecar:
         sums["seconds"] = self._files.earlier["seconds"] + line["seconds"]
         status = "degraded" if line["status"] == "ok" and self._files.earlier_degraded else line["status"]
         reading = sums | {"power_w": line["power_w"], "status": status, "token": token, "failing": line["status"] == "degraded"}
-        reading["provenance"] = provenance(machine.components) if machine else ""
+        reading["provenance"] = describe_sources(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 
 

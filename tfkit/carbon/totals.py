@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfkit.carbon.footprint import Footprint, Intensity, RunTotals, describe_sources, joined
 from tfkit.carbon.ledger import SUMS, Attempt, LedgerReader
 from tfkit.carbon.reading import Reading
 
@@ -38,7 +39,7 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
     sums["seconds"] = sum(wall_seconds(attempts).values())
     degraded = has_gaps(attempts, attempts[-1].header["attempt"])
     place = str(attempts[-1].place.get("text", ""))
-    return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)
+    return Reading(status="degraded" if degraded else "ok", place=place, provenance=describe_sources(attempts[-1].components), **sums)
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
@@ -88,69 +89,79 @@ def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
     return incomplete or sum(1 <= number <= last for number in numbers) < last
 
 
-def provenance(components: Mapping[str, str]) -> str:
-    """Return the sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
-    return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)
+def totals_of(attempts: Sequence[Attempt], seconds: float) -> RunTotals:
+    """Return the totals of a run that follow from its ledgers. The ranges add up over attempts.
 
-
-def measurement_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
-    """Return the ranges and sources of a run's energy, under the names of run.json's totals; None: not known.
-
-    `seconds`: of all attempts, metered or not. The ranges add up over attempts.
+    `seconds`: of all attempts, metered or not.
     """
     reading = reading_of(attempts)
-    energy = reading.energy_wh
-    ranges = [_energy_range(attempt) for attempt in attempts]
-    low, high = (sum(ends) for ends in zip(*ranges, strict=True)) if ranges else (0.0, 0.0)
-    grams = [_emissions_range(attempt) for attempt in attempts]
-    modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in _PARTS if attempt.components.get(part) in _MODELLED)
+    if not attempts:
+        return RunTotals(seconds=seconds, carbon_status=reading.outcome)
+    energy, repeated = reading.energy_wh, rework(attempts)
+    known: dict[str, Any] = {}
+    if energy:
+        (low, high), (grams_low, grams_high) = (_sum_ranges(map(span, attempts)) for span in (_energy_range, _emissions_range))
+        modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in _PARTS if attempt.components.get(part) in _MODELLED)
+        known = {
+            "energy_kwh_low": low / 1000,
+            "energy_kwh_high": high / 1000,
+            "emissions_g_low": grams_low,
+            "emissions_g_high": grams_high,
+            "modelled_share": round(modelled / energy, 4),
+            "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in _PARTS},
+        }
     measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
     node_seconds = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # summed over nodes
-    return {
-        "energy_kwh_low": low / 1000 if energy else None,
-        "energy_kwh_high": high / 1000 if energy else None,
-        "emissions_g_low": sum(low for low, _ in grams) if energy else None,
-        "emissions_g_high": sum(high for _, high in grams) if energy else None,
-        "coverage": round(min(1.0, measured_seconds / node_seconds), 4) if seconds and attempts else None,
-        "modelled_share": round(modelled / energy, 4) if energy else None,
-        "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in _PARTS} if energy else None,
-        "pue": _number(attempts[-1].header.get("pue")) if attempts else None,
-        "intensity": _intensity(attempts, reading),
-        "device_seconds": _device_seconds(attempts) or None,
-        "idle_kwh": _idle_kwh(attempts),
-    }
+    return RunTotals(
+        **vars(Footprint.from_reading(reading)),
+        **known,
+        seconds=seconds,
+        coverage=round(min(1.0, measured_seconds / node_seconds), 4) if seconds else None,
+        pue=_number(attempts[-1].header.get("pue")),
+        intensity=_intensity(attempts, reading),
+        device_seconds=_device_seconds(attempts) or None,
+        idle_kwh=_idle_kwh(attempts),
+        rework_kwh=repeated["energy_wh"] / 1000,
+        rework_g=repeated["emissions_g"],
+        rework_seconds=round(repeated["seconds"], 3),
+    )
 
 
-def joined(values: Iterable[str | None]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none."""
-    return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
+def ledger_totals(run_folder: Path, run_id: str, seconds: float) -> RunTotals | None:
+    """Return `totals_of` a run folder; None without a readable ledger."""
+    with contextlib.suppress(OSError):
+        if attempts := attempts_of(run_folder, run_id):
+            return totals_of(attempts, seconds)
+    return None
 
 
-def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] | None:
+def _sum_ranges(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    low, high = (sum(ends) for ends in zip(*ranges, strict=True))
+    return low, high
+
+
+def _intensity(attempts: Sequence[Attempt], reading: Reading) -> Intensity:
     """Return the carbon intensity over all attempts, in g/kWh, with its range and source."""
-    if not attempts:
-        return None
     places = [attempt.place for attempt in attempts]
     grams = {_number(place.get("intensity_g_per_kwh")) for place in places}
     charged = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
     integral, seconds = sum(attempt.series_integral for attempt in attempts), sum(attempt.series_seconds for attempt in attempts)
-    is_constant = len(grams) == 1 and not seconds
-    series_fields: dict[str, Any] = {}
+    value = grams.pop() if len(grams) == 1 and not seconds else charged
+    series: dict[str, Any] = {}
     if seconds:
         mean, beyond = integral / seconds, any(attempt.is_beyond_series for attempt in attempts)
-        series_fields = {"mean_g_per_kwh": mean, "emissions_g_at_mean": mean * reading.energy_wh / 1000, "beyond_series": beyond}
-    value = grams.pop() if is_constant else charged
-    return {
-        "g_per_kwh": value,
+        series = {"mean_g_per_kwh": mean, "emissions_g_at_mean": mean * reading.energy_wh / 1000, "beyond_series": beyond}
+    return Intensity(
+        g_per_kwh=value,
         **_intensity_range(attempts, value),
-        **series_fields,
-        "source": joined(place.get("dataset") or place.get("source") for place in places),
-        "year": places[-1].get("year"),
-        "kind": joined(place.get("kind") for place in places),
-    }
+        **series,
+        source=joined(place.get("dataset") or place.get("source") for place in places),
+        year=places[-1].get("year"),
+        kind=joined(place.get("kind") for place in places),
+    )
 
 
-def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, float]:
+def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, Any]:
     """Return the range of the intensity, averaged over the attempts by emissions; {} if no place has a range."""
     factors = [_intensity_factors(attempt.place) for attempt in attempts]
     if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
@@ -246,7 +257,7 @@ def _full_load_energy(attempt: Attempt) -> float:
     return attempt.sums["cpu_wh"] / (_IDLE_FRACTION + (1 - _IDLE_FRACTION) * load**3)
 
 
-def rework(attempts: list[Attempt]) -> dict[str, float]:
+def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums that a run used for work that was lost and repeated: the cost of kills, included in the totals.
 
     Lost are the steps and evaluations of an attempt after the checkpoint from which a later attempt resumed. Start-up, and the end of an
@@ -261,12 +272,3 @@ def rework(attempts: list[Attempt]) -> dict[str, float]:
             for name, value in attempt.work_since(kept[-1] if kept else attempt.resume_points[0]).items():
                 sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value  # nodes work at the same time
     return sums
-
-
-def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
-    """Return `rework` of a run from its ledgers; None if there are none, or they cannot be read."""
-    try:
-        attempts = attempts_of(run_folder, run_id)
-    except OSError:
-        return None
-    return rework(attempts) if attempts else None

@@ -96,7 +96,7 @@ def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: 
     """Show a summary: on stderr if the rows themselves are the result. `answers`: what they are called."""
     if "out" not in result:
         if reading.status == "ok":
-            console.say(f"{result['rows']:,} rows, {reading.footprint}")
+            console.say(f"{result['rows']:,} rows, {reading.text}")
     elif as_json:
         console.json(result)
     else:
@@ -107,6 +107,6 @@ def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: 
             "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
             "truncated": f"{result['truncated']:,}" if result["truncated"] else "",
             "checkpoint": result["checkpoint"],
-            "energy": reading.footprint if result["energy_kwh"] is not None else "",
+            "energy": reading.text if result["energy_kwh"] is not None else "",
         }
         console.result(align_facts(facts))

@@ -17,8 +17,8 @@ def average(
     json: options.Json = False,
 ) -> None:
     """Average the weights of a run's last checkpoints, as in the 2017 Transformer paper. The result can be used like any checkpoint."""
+    from tfkit.carbon import Footprint
     from tfkit.cli.session import command_session
-    from tfkit.engine.request.run_totals import energy_fields, place_fields
     from tfkit.engine.tools.averaging import average_checkpoints, carbon_of, choose_checkpoints
 
     chosen = choose_checkpoints(run, out, last)
@@ -28,10 +28,9 @@ def average(
         seconds = time.monotonic() - began
         reading = work.own(work.meter.stop())
     if json:
-        measured = energy_fields(reading) | place_fields(reading)
         facts = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
         facts |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}
-        console.json({"schema_version": 1, **facts, "seconds": round(seconds, 3), **measured})
+        console.json({"schema_version": 1, **facts, "seconds": round(seconds, 3), **vars(Footprint.from_reading(reading))})
         return
     console.result(f"{out}: the mean of {', '.join(done.checkpoints)}")
     if done.reward_shift is not None:

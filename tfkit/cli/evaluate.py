@@ -95,5 +95,5 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "data": ", ".join(entry["name"] for entry in result["data"]),
         "checkpoint": result["checkpoint"],
     }
-    rows["energy"] = reading.footprint if result["energy_kwh"] is not None else ""
+    rows["energy"] = reading.text if result["energy_kwh"] is not None else ""
     return align_facts(rows) + class_tables(result)

@@ -101,4 +101,4 @@ def generate(
         reading = work.reading()
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
-            console.say(f"{tokens:,} tokens, {reading.footprint}")
+            console.say(f"{tokens:,} tokens, {reading.text}")

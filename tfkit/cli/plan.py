@@ -40,11 +40,11 @@ def plan(
     no run folder is made. For a recipe with stages, each stage and their sum are planned. Without a recipe, as in `tfkit finetune`, the
     task is recognised by the columns of the data and the kind of the model.
     """
+    from tfkit.carbon import Footprint
     from tfkit.cli.session import command_session
     from tfkit.cli.tuning import tuning_request
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
-    from tfkit.engine.request.run_totals import energy_fields
 
     request = tuning_request("plan", None, recipe, overrides, checkpoint, data, needed=True).request
     selected = options.stage_names(stages)
@@ -54,9 +54,9 @@ def plan(
         from tfkit.engine.chains.planned_chain import make_plan
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission.of_user(allow_code)))
-    measured = energy_fields(work.own(work.meter.stop()))
-    document = estimate.to_dict() | {f"plan_{name}": measured[name] for name in ("energy_kwh", "emissions_g")}
-    document |= {"carbon_status": measured["carbon_status"], "gates": judge(gates, plan_metrics(document))}
+    used = Footprint.from_reading(work.own(work.meter.stop()))
+    document = estimate.to_dict() | {"plan_energy_kwh": used.energy_kwh, "plan_emissions_g": used.emissions_g}
+    document |= {"carbon_status": used.carbon_status, "gates": judge(gates, plan_metrics(document))}
     error = failed_gates(document["gates"])
     show_judged(document, "\n".join(lines(estimate)), error, as_json=json)
     if error is not None:

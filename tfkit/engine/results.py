@@ -4,14 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from tfkit.carbon.footprint import Footprint, Measurement
 from tfkit.run.metrics import read_metrics
-
-MEASURED = (
-    *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
-    *("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high", "coverage", "modelled_share", "provenance"),
-    *("pue", "intensity", "device_seconds", "idle_kwh"),
-)
-"""The fields of a training's result that are the totals of run.json: energy and emissions, and how they were obtained."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class TrainingResult(_Result):
+class TrainingResult(_Result, Measurement):
     """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
 
     For a recipe with stages, `stages` has the result of each by name; steps, tokens, time, energy and emissions are then sums, and the
@@ -60,22 +54,6 @@ class TrainingResult(_Result):
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    energy_kwh: float | None  # None: not measured
-    energy_kwh_parts: dict[str, float] | None
-    emissions_g: float | None
-    carbon_status: str
-    place: str | None
-    energy_kwh_low: float | None  # the range of the uncertainty of the measurement
-    energy_kwh_high: float | None
-    emissions_g_low: float | None
-    emissions_g_high: float | None
-    coverage: float | None  # the fraction of the seconds that was measured
-    modelled_share: float | None  # the fraction of the energy that was modelled or taken as a constant
-    provenance: dict[str, str | None] | None  # of cpu, gpu and ram: counter, model, constant or user
-    pue: float | None
-    intensity: dict[str, Any] | None  # g_per_kwh, source, year, kind
-    device_seconds: dict[str, float] | None
-    idle_kwh: float | None  # what the idle machine would have used; None: not measured
     inherited_g: float | None  # emissions of all ancestors of the model; None: not known for any of them
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
@@ -100,7 +78,7 @@ class TrainingResult(_Result):
 
 
 @dataclass(frozen=True)
-class SweepResult(_Result):
+class SweepResult(_Result, Footprint):
     """The result of sweep. Time, energy and emissions are sums of all trials, over all attempts; `status` is finished or stopped."""
 
     run: str
@@ -112,17 +90,13 @@ class SweepResult(_Result):
     seconds: float | None
     train_seconds: float | None
     tokens: int | None
-    energy_kwh: float | None
-    energy_kwh_parts: dict[str, float] | None
-    emissions_g: float | None
-    carbon_status: str
     stopped_by: str | None  # the key of the budget that ended it, or "request"; None: it is finished
     selection_factor: float | None  # grams of all trials for each gram of the best one
     gates: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class EvaluationResult(_Result):
+class EvaluationResult(_Result, Footprint):
     """The result of evaluate. `predictions` has a document for each text or labelled row, if they were requested."""
 
     metrics: dict[str, float]
@@ -148,11 +122,6 @@ class EvaluationResult(_Result):
     bleu_tokenize: str | None
     inputs: int | None  # the number of generated texts
     references: int | None  # the number of references with which they were compared
-    energy_kwh: float | None
-    energy_kwh_parts: dict[str, float] | None
-    emissions_g: float | None
-    carbon_status: str
-    place: str | None
     gates: list[dict[str, Any]]  # the verdicts of --fail-if
     predictions: list[dict[str, Any]] = field(repr=False)
 

@@ -1,7 +1,8 @@
 """Text for the amounts of a run: values with their ranges, and forecasts with the measured values."""
 
+from tfkit.carbon.footprint import RunTotals
 from tfkit.reporting.equal_score import Comparison
-from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.score_curve import Cost
 from tfkit.reporting.visible_text import visible
@@ -18,7 +19,7 @@ def format_field(name: str, value: float) -> str:
     return format_energy(1000 * value) if name == "energy_kwh" else format_mass(value)
 
 
-def format_amount(amounts: Amounts, name: str, is_lower_bound: bool) -> str:
+def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
     """Return `12 g (9.1 g to 15 g)`, the range only if it is known; `>= 12 g` for a lower bound; empty if the value is not known."""
     value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:

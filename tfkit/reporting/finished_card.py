@@ -1,9 +1,11 @@
 """The model card of a checkpoint with the energy and emissions of the whole run; its README.md has those at the time of the save."""
 
+from dataclasses import replace
+
 from tfkit.carbon.reading import Reading
 from tfkit.errors import ModelError, UsageError
 from tfkit.reporting.inherited import ancestry_of
-from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, text_of
 from tfkit.run.card import with_impact
 from tfkit.run.card_impact import CardImpact
 from tfkit.run.model_files import MIB, find_file, read_text
@@ -28,32 +30,22 @@ def finished_card(run: RunFacts, *, full: bool) -> str:
 
 
 def _impact(run: RunFacts) -> CardImpact:
-    ancestry, amounts, measurement = ancestry_of(run), run.amounts, run.measurement
-    tokens, flops = (number_of(run.totals, name) or 0 for name in ("tokens", "train_flops"))
+    ancestry, amounts = ancestry_of(run), run.amounts
     record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
     processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
     reading = Reading()
     if amounts.energy_kwh is not None and amounts.emissions_g is not None:
-        parts = mapping_of(run.totals, "energy_kwh_parts")
-        cpu, gpu, ram = (1000 * (number_of(parts, part) or 0.0) for part in ("cpu", "gpu", "ram"))
+        parts = {"cpu": 0.0, "gpu": 0.0, "ram": 0.0} | (run.totals.energy_kwh_parts or {})
         reading = Reading(
             1000 * amounts.energy_kwh,
             amounts.emissions_g,
-            seconds=amounts.seconds or 0.0,
             status="degraded" if run.is_lower_bound else "ok",
             place=run.place or "",
             provenance=run.provenance,
-            cpu_wh=cpu,
-            gpu_wh=gpu,
-            ram_wh=ram,
+            cpu_wh=1000 * parts["cpu"],
+            gpu_wh=1000 * parts["gpu"],
+            ram_wh=1000 * parts["ram"],
         )
-    return CardImpact(
-        reading,
-        ", ".join(filter(None, (text_of(record, "gpu_model"), processor))),
-        int(tokens),
-        float(flops),
-        ancestry.sums if ancestry.ancestors else None,
-        number_of(measurement, "pue"),
-        mapping_of(measurement, "intensity"),
-        {name: measurement.get(name) for name in ("coverage", "rework_g", "train_flops")},
-    )
+    hardware = ", ".join(filter(None, (text_of(record, "gpu_model"), processor)))
+    totals = replace(run.measurement, seconds=amounts.seconds, tokens=run.totals.tokens)
+    return CardImpact(reading, hardware, ancestry.sums if ancestry.ancestors else None, totals)

@@ -9,7 +9,7 @@ from typing import Any
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
 from tfkit.reporting.equal_score import Comparison
-from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import shareable
 from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
@@ -94,16 +94,14 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
-        intensity, coverage, pue = mapping_of(facts, "intensity"), number_of(facts, "coverage"), number_of(facts, "pue")
-        source = [text_of(intensity, "source"), str(intensity.get("year") or ""), text_of(intensity, "kind")]
         rows.append(
             [
                 entry.label,
                 run.provenance or "not measured",
-                "" if coverage is None else f"{coverage:.0%}",
-                "" if pue is None else f"{pue:g}",
+                "" if facts.coverage is None else f"{facts.coverage:.0%}",
+                "" if facts.pue is None else f"{facts.pue:g}",
                 run.place or "",
-                ", ".join(filter(None, source)),
+                facts.intensity.origin if facts.intensity else "",
                 "a lower bound: a part was not measured" if run.is_lower_bound else "",
             ]
         )

@@ -3,11 +3,10 @@
 import csv
 import io
 import re
-from dataclasses import asdict
 from typing import Any
 
+from tfkit.carbon.footprint import AMOUNTS
 from tfkit.reporting.equal_score import compare_runs
-from tfkit.reporting.run_facts import Amounts
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import shareable
 from tfkit.run import strict_json
@@ -15,7 +14,7 @@ from tfkit.run import strict_json
 SCHEMA_VERSION = 1
 _COLUMNS = (
     *("run", "kind", "status", "steps", "planned_steps", "metric", "score"),
-    *(*Amounts.__dataclass_fields__, "is_lower_bound", "inherited_g", "inherited_is_lower_bound", "served", "place", "provenance"),
+    *(*AMOUNTS, "is_lower_bound", "inherited_g", "inherited_is_lower_bound", "served", "place", "provenance"),
 )
 _FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")  # the beginning of what a spreadsheet may take for a formula; not -1.5
 
@@ -28,9 +27,9 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
         "runs": [_run(entry, full) for entry in runs.entries],
         "totals": {
             "runs": len(runs.entries),
-            **asdict(runs.amounts),
+            **runs.amounts.document(AMOUNTS),
             "is_lower_bound": runs.is_lower_bound,
-            "by_status": {status: {"runs": count, **asdict(amounts)} for status, (count, amounts) in runs.by_status().items()},
+            "by_status": {status: {"runs": count, **amounts.document(AMOUNTS)} for status, (count, amounts) in runs.by_status().items()},
             "best": None if best is None else {"run": best.label, "emissions_g": runs.best_g},
             "selection_factor": runs.selection_factor,
         },
@@ -63,7 +62,7 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "planned_steps": listed.planned_steps if type(listed.planned_steps) is int else None,
         "metrics": listed.metrics,
         "best": listed.best,
-        **asdict(run.amounts),
+        **run.amounts.document(AMOUNTS),
         "is_lower_bound": run.is_lower_bound,
         **entry.inherited.sums.fields(),
         "planned": dict(run.predicted) or None,

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tfkit.carbon.footprint import RunTotals, describe_sources, sum_totals
 from tfkit.carbon.ledger import Attempt
-from tfkit.carbon.totals import attempts_of, has_gaps, measurement_fields, provenance, reading_of, rework, wall_seconds
+from tfkit.carbon.totals import attempts_of, has_gaps, reading_of, totals_of, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
@@ -21,30 +22,10 @@ from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
 from tfkit.reporting.power_ticks import Tick, read_ticks
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.listing import ListedRun, read_run
-from tfkit.run.receipt import read_receipt
+from tfkit.run.receipt import read_receipt, totals_in
 
 LARGEST = 1e30  # larger numbers count as damaged
 _MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """The time, energy and emissions of a run until now, over all attempts; None: not known. Low and high: the range, if recorded."""
-
-    seconds: float | None = None
-    energy_kwh: float | None = None
-    energy_kwh_low: float | None = None
-    energy_kwh_high: float | None = None
-    emissions_g: float | None = None
-    emissions_g_low: float | None = None
-    emissions_g_high: float | None = None
-    rework_kwh: float | None = None
-    rework_g: float | None = None
-
-    @property
-    def has_rework(self) -> bool:
-        """Whether the energy of repeated work is at least 0.05 mWh, so that it is displayed as more than 0."""
-        return (self.rework_kwh or 0.0) >= 5e-8
 
 
 @dataclass(frozen=True)
@@ -104,53 +85,45 @@ class RunFacts:
         command = self.receipt.get("command")
         return " ".join(map(str, command)) if isinstance(command, list) else ""
 
-    @property
-    def totals(self) -> Mapping[str, Any]:
-        """The recorded field `totals`; {} until an attempt has ended."""
-        return mapping_of(self.receipt, "totals")
+    @cached_property
+    def totals(self) -> RunTotals:
+        """The recorded totals; nothing is known until an attempt has ended."""
+        return totals_in(self.receipt.get("totals"))
 
     @cached_property
-    def amounts(self) -> Amounts:
+    def amounts(self) -> RunTotals:
         """The amounts until now: the sum over stages or trials, or as recorded at the end of an attempt, or else from the ledgers."""
         if self.is_group and self.members:
-            return sum_amounts([member.amounts for member in self.members])
-        recorded = Amounts(**{name: number_of(self.totals, name) for name in Amounts.__dataclass_fields__})
+            return sum_totals([member.amounts for member in self.members])
+        recorded = self.totals
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
             seconds = [number_of(attempt, "seconds") or 0.0 for attempt in self.receipt.get("attempts") or []]
             return recorded if recorded.seconds is not None or not seconds else replace(recorded, seconds=sum(seconds))
-        measured = self._ledger_amounts()
+        measured = replace(self._of_ledgers, seconds=reading_of(self.attempts).seconds)
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
             return recorded  # ledgers were lost
         return measured
 
-    def _ledger_amounts(self) -> Amounts:
-        reading, repeated = reading_of(self.attempts), rework([*self.attempts])
-        ranges = {name: number_of(self.measurement, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
-        known = Amounts(reading.seconds, rework_kwh=repeated["energy_wh"] / 1000, rework_g=repeated["emissions_g"], **ranges)
-        if not reading.energy_wh:
-            return known
-        return replace(known, energy_kwh=reading.energy_wh / 1000, emissions_g=reading.emissions_g)
+    @cached_property
+    def measurement(self) -> RunTotals:
+        """How the energy was obtained (coverage, provenance, pue, intensity, ...), from the recorded totals, or else from the ledgers."""
+        return self._of_ledgers if self.status in ("running", "killed") else self.totals.filled_from(self._of_ledgers)
 
     @cached_property
-    def measurement(self) -> Mapping[str, Any]:
-        """The ranges and sources of the energy (coverage, provenance, pue, intensity, ...) from `totals`, or else from the ledgers."""
-        seconds = number_of(self.totals, "seconds") or sum(wall_seconds(self.attempts).values())
-        fields = measurement_fields(self.attempts, seconds) if self.attempts else {}
-        is_current = self.status not in ("running", "killed")
-        return fields | {name: value for name, value in self.totals.items() if value is not None and is_current}
+    def _of_ledgers(self) -> RunTotals:
+        seconds = self.totals.seconds or sum(wall_seconds(self.attempts).values())
+        return totals_of(self.attempts, seconds) if self.attempts else RunTotals()
 
     @property
     def place(self) -> str | None:
         """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
-        recorded = text_of(self.totals, "place")
-        return recorded or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
+        return self.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
 
     @property
     def provenance(self) -> str:
         """The source of the energy of each component: `GPU counter, CPU model, RAM constant`; empty if nothing was measured."""
-        components = {part: str(source) for part, source in mapping_of(self.measurement, "provenance").items() if source}
-        return provenance(components or (self.attempts[-1].components if self.attempts else {}))
+        return describe_sources(self.measurement.provenance or (self.attempts[-1].components if self.attempts else {}))
 
     @property
     def is_lower_bound(self) -> bool:
@@ -158,7 +131,7 @@ class RunFacts:
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
-            return self.amounts.energy_kwh is not None and text_of(self.totals, "carbon_status") != "ok"
+            return self.amounts.energy_kwh is not None and self.totals.carbon_status != "ok"
         return has_gaps([*self.attempts], len(self.receipt.get("attempts") or ()))
 
     @cached_property
@@ -259,18 +232,6 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def sum_amounts(amounts: list[Amounts]) -> Amounts:
-    """Return the sum of the known values of each field; None if there are none, and for a range that some known amount lacks."""
-    sums: dict[str, float | None] = {}
-    for name in Amounts.__dataclass_fields__:
-        known = [value for part in amounts if (value := getattr(part, name)) is not None]
-        is_complete = not name.endswith(("_low", "_high")) or all(
-            getattr(part, name) is not None or getattr(part, name.rpartition("_")[0]) is None for part in amounts
-        )
-        sums[name] = sum(known) if known and is_complete else None
-    return Amounts(**sums)
 
 
 def number_of(values: Any, name: str) -> float | None:

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from tfkit.errors import UsageError, argument
+from tfkit.carbon.footprint import RunTotals, sum_totals
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
-from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, read_facts, sum_amounts, text_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, read_facts, text_of
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.refused_folders import lost_receipt
 
@@ -49,16 +50,16 @@ class RunSet:
         return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
     @cached_property
-    def amounts(self) -> Amounts:
+    def amounts(self) -> RunTotals:
         """The sums over all runs; stages and trials count instead of the folder that holds them."""
-        return sum_amounts([entry.run.amounts for entry in self._counted()])
+        return sum_totals([entry.run.amounts for entry in self._counted()])
 
-    def by_status(self) -> dict[str, tuple[int, Amounts]]:
+    def by_status(self) -> dict[str, tuple[int, RunTotals]]:
         """Return the number of runs of each status, and the sums of their amounts."""
-        amounts: dict[str, list[Amounts]] = {}
+        amounts: dict[str, list[RunTotals]] = {}
         for entry in self._counted():
             amounts.setdefault(entry.run.status, []).append(entry.run.amounts)
-        return {status: (len(group), sum_amounts(group)) for status, group in sorted(amounts.items())}
+        return {status: (len(group), sum_totals(group)) for status, group in sorted(amounts.items())}
 
     @property
     def is_lower_bound(self) -> bool:
@@ -80,7 +81,7 @@ class RunSet:
         """The emissions of the best run, and of the evaluations, generations and probes that belong to it; None: not known."""
         best = self.best
         own = [entry.run.amounts for entry in self.entries if best is not None and (entry is best or entry.served == best.label)]
-        return sum_amounts(own).emissions_g
+        return sum_totals(own).emissions_g
 
     @property
     def selection_factor(self) -> float | None:

@@ -1,9 +1,9 @@
 """The environmental impact in a model card: the five lines of ML CO2 Impact (https://mlco2.github.io/impact), and further facts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.carbon.reading import Reading
 from tfkit.run.lineage import Inherited
 from tfkit.units import format_energy, format_mass, format_seconds
@@ -16,17 +16,13 @@ _SMALLEST_GRAMS = 1e-4  # smaller numbers need an exponent, and the Hub reads 1.
 class CardImpact:
     """The energy and emissions of a training, as far as they are known when the card is written.
 
-    `totals` are those of run.json, which are complete only after the run; rows whose field is missing are left out.
+    `totals`: those of run.json, which are complete only after the run; rows whose field is not known are left out.
     """
 
     reading: Reading
     hardware: str
-    tokens: int = 0
-    flops: float = 0.0  # of all steps, counted from the architecture
     inherited: Inherited | None = None
-    pue: float | None = None
-    intensity: Mapping[str, Any] = field(default_factory=dict)  # g_per_kwh, source, and if known year and kind
-    totals: Mapping[str, Any] = field(default_factory=dict)
+    totals: RunTotals = field(default_factory=RunTotals)
 
     def front(self, training_type: str) -> dict[str, Any]:
         """Return the value of the Hub's `co2_eq_emissions`, in grams; {} if too little was measured to write it without an exponent.
@@ -62,25 +58,21 @@ class CardImpact:
         if reading.outcome not in ("ok", "degraded"):
             return {}
         least = "at least " if reading.outcome == "degraded" else ""
-        seconds = _number(totals, "seconds") or reading.seconds
-        flops = _number(totals, "train_flops") or self.flops
-        grams = reading.emissions_g
-        rework = _number(totals, "rework_g")
-        coverage = _number(totals, "coverage")
+        seconds, grams = totals.seconds or reading.seconds, reading.emissions_g
         rows = {
             "hardware type": self.hardware,
             "hours used": f"{seconds / 3600:.3g} ({format_seconds(seconds)})",
             "cloud provider": _UNKNOWN,
             "compute region": _region(reading.place),
             "carbon emitted": f"{least}{format_mass(grams)} CO2e",
-            "computation": f"{flops:.3g} FLOP by the architecture" if flops else "",
-            "per million tokens": f"{format_mass(1e6 * grams / self.tokens)} CO2e" if self.tokens else "",
-            "lost and done again": f"{format_mass(rework)} CO2e of it" if rework else "",
+            "computation": f"{totals.train_flops:.3g} FLOP by the architecture" if totals.train_flops else "",
+            "per million tokens": f"{format_mass(1e6 * grams / totals.tokens)} CO2e" if totals.tokens else "",
+            "lost and done again": f"{format_mass(totals.rework_g)} CO2e of it" if totals.rework_g else "",
             "inherited": self._inherited(),
-            "grid": _grid(totals.get("intensity") or self.intensity),
-            "PUE": f"{self.pue:g}, included" if self.pue is not None else "",
+            "grid": _grid(totals.intensity) if totals.intensity else "",
+            "PUE": f"{totals.pue:g}, included" if totals.pue is not None else "",
             "modelled": _modelled(reading),
-            "time measured": f"{coverage:.1%}" if coverage is not None else "",
+            "time measured": f"{totals.coverage:.1%}" if totals.coverage is not None else "",
         }
         return {label: value for label, value in rows.items() if value}
 
@@ -107,10 +99,9 @@ def _region(place: str) -> str:
     return country if comma else "place unknown"
 
 
-def _grid(intensity: Mapping[str, Any]) -> str:
-    grams = _number(intensity, "g_per_kwh")
-    known = [str(intensity[name]) for name in ("source", "year", "kind") if intensity.get(name)]
-    return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({', '.join(known)})" if known else "")
+def _grid(intensity: Intensity) -> str:
+    grams, origin = intensity.g_per_kwh, intensity.origin
+    return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({origin})" if origin else "")
 
 
 def _modelled(reading: Reading) -> str:
@@ -121,8 +112,3 @@ def _modelled(reading: Reading) -> str:
         return ""
     share = sum(parts.get(part, 0.0) for part, source in sources.items() if source != "counter") / reading.energy_wh
     return f"{min(share, 1.0):.0%} of the energy ({reading.provenance})"
-
-
-def _number(values: Mapping[str, Any], name: str) -> float | None:
-    value = values.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

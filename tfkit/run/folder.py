@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tfkit.carbon.footprint import RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import checked_out_commit, describe_machine
-from tfkit.run.receipt import End, Receipt
+from tfkit.run.receipt import End, Receipt, totals_in
 from tfkit.run.refused_folders import (
     FILES,
     FOLDERS,
@@ -128,10 +129,9 @@ class RunFolder:
         return self._receipt.document.get("result")
 
     @property
-    def totals(self) -> dict[str, Any]:
+    def totals(self) -> RunTotals:
         """The recorded field `totals`."""
-        totals: dict[str, Any] = self._receipt.document.get("totals") or {}
-        return totals
+        return totals_in(self._receipt.document.get("totals"))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -173,6 +173,10 @@ class RunFolder:
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each value replaces the old one. A full disk only warns."""
         self._write(lambda: self._receipt.record(fields))
+
+    def record_totals(self, fields: Mapping[str, Any]) -> None:
+        """Set fields of `totals`; others are kept. A full disk only warns."""
+        self.record(totals={**(self._receipt.document.get("totals") or {}), **fields})
 
     def write_recipe(self, text: str) -> None:
         """Write recipe.yaml atomically, since resuming reads it. Raises MachineError."""

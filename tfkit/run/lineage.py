@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tfkit.carbon.footprint import Footprint, Intensity
 from tfkit.carbon.reading import Reading
 
 Source = Literal["ledger", "card", "unknown"]
@@ -36,11 +37,13 @@ class OwnTotals:
     intensity: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, reading: Reading, intensity: Mapping[str, Any]) -> "OwnTotals":
+    def of(cls, reading: Reading, intensity: Intensity | None) -> "OwnTotals":
         """Take the totals from the meter's reading; `intensity`: the carbon intensity of the emissions."""
-        if reading.outcome not in ("ok", "degraded"):
+        used = Footprint.from_reading(reading)
+        if used.energy_kwh is None:
             return cls(None, None, None, reading.outcome)
-        return cls(reading.energy_wh / 1000, reading.emissions_g, reading.seconds, reading.outcome, reading.provenance, intensity)
+        grid = intensity.document() if intensity else None
+        return cls(used.energy_kwh, used.emissions_g, reading.seconds, reading.outcome, reading.provenance, grid)
 
     def document(self) -> dict[str, Any]:
         """Return the entry in tfkit.json."""

@@ -17,10 +17,15 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import OtherVersionError
 from tfkit.run import strict_json
@@ -29,6 +34,7 @@ from tfkit.run.model_files import check_version
 SCHEMA_VERSION = 1
 SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
+_LARGEST = 1e30  # larger numbers count as damaged
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 
 
@@ -163,6 +169,26 @@ def read_receipt(path: Path) -> dict[str, Any]:
     if not _is_receipt(document):
         raise ValueError("not a run's receipt")
     return dict(document)
+
+
+def totals_in(document: Any) -> RunTotals:
+    """Return the `totals` of a run.json of any version. A value that does not fit its field, as in a damaged file, is not known."""
+    values = {}
+    for name, kind in _kinds_of_totals().items() if isinstance(document, dict) else ():
+        with suppress(ValidationError):
+            value = _adapter(kind).validate_python(document.get(name))
+            values[name] = None if isinstance(value, float) and abs(value) >= _LARGEST else value
+    return RunTotals(**values)
+
+
+@cache
+def _kinds_of_totals() -> dict[str, Any]:
+    return get_type_hints(RunTotals)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(strict=Intensity not in get_args(kind), allow_inf_nan=False))
 
 
 def _new_document() -> dict[str, Any]:

@@ -91,9 +91,9 @@ class Evaluator:
         return evaluate_rows(self.settings, loaded, work, each=each)
 
     def _result(self, loaded: "Loaded", scored: "Scored", reading: "Reading") -> dict[str, Any]:
+        from tfkit.carbon import Footprint
         from tfkit.engine.assembly.verdict import compare, comparison_fields
         from tfkit.engine.inference.trained_rows import count_trained_rows
-        from tfkit.engine.request.run_totals import energy_fields, place_fields
         from tfkit.evaluation.bootstrap import intervals
         from tfkit.objectives.context import row_length
 
@@ -117,7 +117,6 @@ class Evaluator:
             "context_length": loaded.config.context_length,
             "sequence_length": row_length(self.settings.sequence_length, loaded.config),
             **scored.facts,
-            **energy_fields(reading),
-            **place_fields(reading),
+            **vars(Footprint.from_reading(reading)),
             "gates": [],
         }

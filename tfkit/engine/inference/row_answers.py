@@ -145,7 +145,7 @@ class RowAnswers:
 
     def result(self, reading: "Reading") -> dict[str, Any]:
         """Return the document of docs/cli.md, with the energy of `reading`."""
-        from tfkit.engine.request.run_totals import energy_fields, place_fields
+        from tfkit.carbon import Footprint
 
         counts = self.counts
         return {
@@ -158,8 +158,7 @@ class RowAnswers:
             "checkpoint": str(self.loaded.folder),
             "batch_size": self.settings.evaluation.batch_size,
             "precision": "bfloat16" if self.precision == "bf16" else self.precision,
-            **energy_fields(reading),
-            **place_fields(reading),
+            **vars(Footprint.from_reading(reading)),
         }
 
     def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:

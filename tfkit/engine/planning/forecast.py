@@ -5,13 +5,12 @@ The prediction and the outcome of a run are recorded in run.json, and as a pair 
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from tfkit.carbon import Place, resolve_place
+from tfkit.carbon.footprint import RunTotals
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
 from tfkit.engine.planning.gpus import gpu_of
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
@@ -125,10 +124,9 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
     return FullPower(power.name, power.watts, hours, power.watts * hours / 1000 * intensity, power.source)
 
 
-def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], device: torch.device) -> None:
+def remember_outcome(plan: Estimate, recipe: Recipe, totals: RunTotals, device: torch.device) -> None:
     """Add a run that was finished in one attempt, with its prediction, to the history."""
-    seconds, kwh = totals.get("seconds"), totals.get("energy_kwh")
-    if not seconds:
+    if not totals.seconds:
         return
     remember(
         PastRun(
@@ -138,9 +136,9 @@ def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], 
             size_class(plan.flops["total"]),
             sum(plan.table_seconds.values()),
             plan.seconds.likely,
-            seconds,
+            totals.seconds,
             plan.energy_kwh.likely if recipe.carbon.enabled else None,
-            kwh or None,
+            totals.energy_kwh or None,
             recipe.carbon.pue,
             plan.table_seconds.get("start", 0.0),
             TABLE_VERSION,

@@ -3,12 +3,13 @@
 It imports torch when it is first asked: a training is checked, and its folder locked, before.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from tfkit.carbon.footprint import RunTotals
     from tfkit.engine.assembly.training_data import TrainingData
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.model.transformer import Transformer
@@ -26,7 +27,7 @@ class RunForecaster:
 
         return estimate_run(recipe, data, model, device, start)
 
-    def remember(self, planned: "Estimate", recipe: "Recipe", totals: Mapping[str, Any], device: "torch.device") -> None:
+    def remember(self, planned: "Estimate", recipe: "Recipe", totals: "RunTotals", device: "torch.device") -> None:
         """Add a finished run to the history; see `remember_outcome`."""
         from tfkit.engine.planning.forecast import remember_outcome
 

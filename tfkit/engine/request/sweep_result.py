@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.engine.request.chain_result import run_facts, sum_totals
 from tfkit.recipe.reading.overrides import Overrides, assignment
+from tfkit.engine.request.chain_result import run_facts, summed_totals
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.listing import read_run
@@ -43,7 +43,7 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
     scores = {name: facts["score"] for name, facts in by_name.items() if facts["status"] == "finished" and facts["score"] is not None}
     choose = max if metrics & HIGHER else min
     best = choose(scores, key=lambda name: scores[name]) if scores else None
-    return {"trials": by_name, "best_trial": best, "totals": sum_totals(by_name.values())}
+    return {"trials": by_name, "best_trial": best, "totals": summed_totals(by_name.values())}
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:

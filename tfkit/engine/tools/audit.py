@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon import attempts_of, missing_nodes, read_seconds, reading_of
+from tfkit.carbon import attempts_of, ledger_totals, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.emissions_file import NAME, emission_rows
+from tfkit.carbon.footprint import MEASURED, REWORK
 from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import Attempt
-from tfkit.engine.request.run_totals import ledger_fields, rework_fields
 from tfkit.run.chain_folder import member_folders
 from tfkit.run.checkpoints import step_folders
-from tfkit.run.receipt import read_receipt
+from tfkit.run.receipt import read_receipt, totals_in
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, for sums in another order
@@ -136,27 +136,26 @@ def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
 
 def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
     """Yield the differences of the totals in run.json. What an older version did not record is not compared."""
-    run_id, totals = document["run_id"], document.get("totals") or {}
-    metered = read_seconds(folder, run_id)
+    run_id, totals, recorded = document["run_id"], document.get("totals") or {}, totals_in(document.get("totals"))
+    path, metered = folder / "run.json", read_seconds(folder, run_id)
     known = len(metered) == len(document["attempts"])
     if known and not behind and is_number(totals.get("seconds")):
-        yield from _differences(folder / "run.json", "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
-    expected = ledger_fields(folder, run_id, totals.get("seconds") or 0.0)
-    if expected is None and totals.get("energy_kwh"):
-        yield f"{folder / 'carbon'}: has no ledger of this run, and {folder / 'run.json'} has totals.energy_kwh {totals['energy_kwh']}"
+        yield from _differences(path, "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
+    expected = ledger_totals(folder, run_id, recorded.seconds or 0.0)
+    if expected is None and recorded.energy_kwh:
+        yield f"{folder / 'carbon'}: has no ledger of this run, and {path} has totals.energy_kwh {recorded.energy_kwh}"
     if expected is None or not totals:
         return
-    if totals.get("carbon_status") == "degraded" and expected["carbon_status"] == "ok":
-        del expected["carbon_status"]  # the meter ended early, which the ledger does not record
+    if recorded.carbon_status == "degraded" and expected.carbon_status == "ok":
+        expected = replace(expected, carbon_status="degraded")  # the meter ended early, which the ledger does not record
     if behind:
-        for name in _SUMMED[1:]:
-            recorded = totals.get(name)
-            if recorded is not None and recorded > (expected[name] or 0.0) * (1 + _SAME):
-                yield f"{folder / 'run.json'}: totals.{name} is {recorded}, but at most {expected[name]} according to the ledgers"
+        for name, value in expected.document(_SUMMED[1:]).items():
+            if (getattr(recorded, name) or 0.0) > (value or 0.0) * (1 + _SAME):
+                yield f"{path}: totals.{name} is {getattr(recorded, name)}, but at most {value} according to the ledgers"
         return
-    for name, value in (expected | rework_fields(folder, run_id)).items():
+    for name, value in expected.document((*MEASURED, *REWORK)).items():
         if name in totals:
-            yield from _differences(folder / "run.json", f"totals.{name}", value, totals[name])
+            yield from _differences(path, f"totals.{name}", value, totals[name])
 
 
 def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:

@@ -4,7 +4,6 @@ It is ready for its next step: it records itself, trains and finishes.
 """
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from tfkit.carbon import FINISH
+from tfkit.carbon.footprint import MEASURED, RunTotals
 from tfkit.data import Loader
 from tfkit.engine.assembly.base_model import has_new_head
 from tfkit.engine.assembly.baseline_scores import training_baselines
@@ -22,7 +22,6 @@ from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.request.training_request import TrainingKind
-from tfkit.engine.results import MEASURED
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.coordinator import Coordinator
 from tfkit.engine.training_run.estimate import Estimate
@@ -131,6 +130,7 @@ class AssembledRun:
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
         folder, progress, data, best = self.context.folder, self.progress, self.data, self.checkpointer.best
+        totals = folder.totals
         result: dict[str, Any] = {
             "schema_version": 1,
             "run": str(folder.path),
@@ -150,10 +150,10 @@ class AssembledRun:
             "best": best.document(),
             "stopped_early": progress.step < self.components.plan.steps,
             "stopped_by": None,
-            "seconds": folder.totals["seconds"],
+            "seconds": totals.seconds,
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-            **{name: folder.totals.get(name) for name in MEASURED},
+            **totals.document(MEASURED),
             **self.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
@@ -165,11 +165,11 @@ class AssembledRun:
         result = self.result("finished")
         for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.context.listener.warn(warning)
-        folder = self.context.folder
-        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
+        folder, totals = self.context.folder, self.context.folder.totals
+        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
-            self.context.forecaster.remember(self.planned, self.context.recipe, folder.totals, self.context.device)
-        measured = _actual(folder.totals, memory_bytes(self.context.device))
+            self.context.forecaster.remember(self.planned, self.context.recipe, totals, self.context.device)
+        measured = _actual(totals, memory_bytes(self.context.device))
         folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result
 
@@ -258,12 +258,12 @@ def assemble_run(
     )
 
 
-def _actual(totals: Mapping[str, Any], memory_bytes: int) -> dict[str, Any]:
+def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:
     """Return `actual` of run.json, from the totals of all attempts; `flops`: of the steps, counted as in the plan."""
     return {
-        **{name: totals.get(name) for name in ("seconds", "energy_kwh", "emissions_g")},
+        **totals.document(("seconds", "energy_kwh", "emissions_g")),
         "memory_bytes": memory_bytes,
-        "flops": totals.get("train_flops"),
+        "flops": totals.train_flops,
     }
 
 

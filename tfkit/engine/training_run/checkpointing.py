@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from tfkit.adapters import Base, base_folder, is_adapter, merged, save_adapter
 from tfkit.carbon import resolve_place
+from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.base_model import Start
 from tfkit.engine.assembly.companions import recorded_companions
@@ -133,7 +133,7 @@ class Checkpointer:
         own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
 
-    def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
         """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
 
         `totals`: those of run.json, once the attempt has ended and they are complete.
@@ -168,7 +168,7 @@ class Checkpointer:
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))
 
-    def _card(self, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> str:
+    def _card(self, step: int, totals: RunTotals = RunTotals()) -> str:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
@@ -183,18 +183,10 @@ class Checkpointer:
             CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
         )
 
-    def _impact(self, totals: Mapping[str, Any]) -> CardImpact:
+    def _impact(self, totals: RunTotals) -> CardImpact:
         carbon, tokens = self.context.recipe.carbon, self.log.progress.tokens
-        return CardImpact(
-            self.context.meter.reading(),
-            _hardware(self.context.device),
-            tokens,
-            self.log.flops_per_token * tokens,
-            self.inherited,
-            carbon.pue,
-            intensity_of(carbon),
-            totals,
-        )
+        now = RunTotals(tokens=tokens, train_flops=self.log.flops_per_token * tokens, pue=carbon.pue, intensity=intensity_of(carbon))
+        return CardImpact(self.context.meter.reading(), _hardware(self.context.device), self.inherited, totals.filled_from(now))
 
 
 def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
@@ -211,13 +203,13 @@ def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
     return [*parents, parent_of(entry, folder)]
 
 
-def intensity_of(section: CarbonSection) -> dict[str, Any]:
-    """Return the carbon intensity of a run and its source, as in the totals of run.json; empty if its place is no longer known."""
+def intensity_of(section: CarbonSection) -> Intensity | None:
+    """Return the carbon intensity of a run and its source, as in the totals of run.json; None if its place is no longer known."""
     try:
         place = resolve_place(section)
     except UsageError:  # the settings of CodeCarbon were changed since the run began
-        return {}
-    return {"g_per_kwh": place.intensity_g_per_kwh, "source": place.dataset, "year": place.year, "kind": place.kind}
+        return None
+    return Intensity(g_per_kwh=place.intensity_g_per_kwh, source=place.dataset, year=place.year, kind=place.kind)
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:

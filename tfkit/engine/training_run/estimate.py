@@ -1,6 +1,6 @@
 """The estimate of a run before its first step, and the protocol of what makes it. Torch-free."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +9,7 @@ from tfkit.engine.training_run.rate_trial_plan import RateTrialPlan
 if TYPE_CHECKING:
     import torch
 
+    from tfkit.carbon.footprint import RunTotals
     from tfkit.engine.assembly.training_data import TrainingData
     from tfkit.model.transformer import Transformer
     from tfkit.recipe.schema.sections import Recipe
@@ -126,6 +127,6 @@ class Forecaster(Protocol):
         """Return the estimate of a run. `model`: its shapes; `start` returns the seconds since its command started."""
         ...
 
-    def remember(self, planned: Estimate, recipe: "Recipe", totals: Mapping[str, Any], device: "torch.device") -> None:
+    def remember(self, planned: Estimate, recipe: "Recipe", totals: "RunTotals", device: "torch.device") -> None:
         """Add a run that was finished in one attempt, with its prediction, to the history."""
         ...

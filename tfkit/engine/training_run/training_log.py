@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from tfkit.engine.request.run_totals import energy_fields
+from tfkit.carbon import Footprint
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.trackers import open_trackers
 from tfkit.errors import DataError, ModelError, argument
@@ -148,7 +148,7 @@ class TrainingLog:
     def line(self, line: Log) -> None:
         """Append the line, and show it if there is no live line."""
         reading = self.context.meter.reading()
-        energy, rate = energy_fields(reading), line.tokens_per_second
+        used, rate = Footprint.from_reading(reading), line.tokens_per_second
         several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
         self.latest = {
             "step": line.step,
@@ -161,8 +161,8 @@ class TrainingLog:
             "tokens_per_second": round(rate, 1),
             "mfu": round(rate * self.flops_per_token / self.peak_flops, 4) if self.peak_flops else None,
             "memory": memory_bytes(self.context.device),
-            "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
-            "emissions_g": energy["emissions_g"],
+            "energy_wh": None if used.energy_kwh is None else reading.energy_wh,
+            "emissions_g": used.emissions_g,
         } | ({"skipped": line.skipped} if line.skipped else {})
         self._lines += 1
         self._metrics.append(self.latest)

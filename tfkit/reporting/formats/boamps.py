@@ -25,7 +25,7 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
     if run.amounts.energy_kwh is None:
         raise UsageError(f"{run.path}: its energy was not measured, and a BoAmps report requires it; train with carbon.enabled=true")
     accuracy = model.metrics.get("accuracy", -1.0)
-    place = {"country": model.country, "powerSourceCarbonIntensity": model.intensity.get("g_per_kwh")}
+    place = {"country": model.country, "powerSourceCarbonIntensity": model.intensity.g_per_kwh}
     time, status = _time(model.ended or model.started), "final" if run.status == "finished" else "draft"
     header = {"reportId": run.run_id, "reportDatetime": time, "reportStatus": status}
     document: dict[str, Any] = {

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.reporting.inherited import Ancestry, ancestry_of
-from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, text_of
 from tfkit.run.card_facts import is_repository, source_name
 from tfkit.run.lineage import Ancestor
 
@@ -42,15 +43,8 @@ class ModelFacts:
     architecture: str = ""
     layers: int | None = None
     objective: str = ""
-    tokens: int | None = None
     flops: float | None = None
     flops_basis: str = ""
-    flops_at_peak: float | None = None  # of the device, in the time of the steps
-    devices: Mapping[str, float] = field(default_factory=dict)  # seconds of each kind
-    provenance: Mapping[str, str] = field(default_factory=dict)  # cpu, gpu, ram: counter, model, constant, user
-    coverage: float | None = None
-    pue: float | None = None
-    intensity: Mapping[str, Any] = field(default_factory=dict)
     country: str | None = None  # ISO 3166 alpha-3
     data: tuple[DataSource, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file
@@ -77,6 +71,26 @@ class ModelFacts:
         """The source of the energy of each component, as text."""
         return ", ".join(f"{part.upper()} by {source}" for part, source in self.provenance.items())
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The source of the energy of cpu, gpu and ram, as far as it is known: counter, model, constant or user."""
+        return {part: source for part, source in (self.footprint.provenance or {}).items() if source}
+
+    @property
+    def footprint(self) -> RunTotals:
+        """How the energy was obtained."""
+        return self.run.measurement
+
+    @property
+    def intensity(self) -> Intensity:
+        """The carbon intensity."""
+        return self.footprint.intensity or Intensity()
+
+    @property
+    def tokens(self) -> int | None:
+        """The number of tokens trained on."""
+        return self.run.totals.tokens
+
     def gaps(self) -> list[str]:
         """Return sentences on the facts that are unknown or incomplete."""
         return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
@@ -99,10 +113,11 @@ class ModelFacts:
             return
         if self.run.is_lower_bound:
             yield "energy and emissions: a lower bound, because a part of the run was not measured"
-        if self.country is None and self.intensity.get("kind") != "user":
+        if self.country is None and self.intensity.kind != "user":
             yield "place: unknown, so the world's average intensity is used"
-        if self.coverage is not None and self.coverage < 0.99:
-            yield f"measured time: {self.coverage:.1%}; the rest is estimated"
+        coverage = self.footprint.coverage
+        if coverage is not None and coverage < 0.99:
+            yield f"measured time: {coverage:.1%}; the rest is estimated"
         if self.run.amounts.energy_kwh_low is None:
             yield "range of the energy: not recorded"
         yield "water, network and storage: not included"
@@ -114,12 +129,10 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
     if training is None:
         kind = f"of kind {run.kind}" if run.kind else "not readable"
         raise UsageError(f"{run.path}: this format describes a trained model, and this run is {kind}; name the folder of one training")
-    totals, checkpoint, attempts = run.totals, run.checkpoint, run.recorded_attempts
+    checkpoint, attempts = run.checkpoint, run.recorded_attempts
     flops, basis = _flops(run)
     settings = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
-    devices = mapping_of(run.measurement, "device_seconds")
     places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
-    provenance = {part: str(source) for part, source in mapping_of(run.measurement, "provenance").items() if source}
     country = str(run.attempts[-1].place.get("country_iso_code") or "") if run.attempts else ""
     return ModelFacts(
         run=run,
@@ -133,15 +146,8 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         architecture=_architecture(run),
         layers=_layers(run),
         objective=str(run.recipe.get("objective.kind") or ""),
-        tokens=_whole(totals.get("tokens")),
         flops=flops,
         flops_basis=basis,
-        flops_at_peak=number_of(totals, "hardware_flops_bound"),
-        devices={str(name): float(seconds) for name, seconds in devices.items() if type(seconds) in (int, float)},
-        provenance=provenance,
-        coverage=number_of(run.measurement, "coverage"),
-        pue=number_of(run.measurement, "pue"),
-        intensity=mapping_of(run.measurement, "intensity"),
         country=country if country not in ("", "WLD") else None,
         data=tuple(_sources(run, full)),
         weights={name: file["sha256"] for name, file in checkpoint.weights.items()} if checkpoint else {},
@@ -155,14 +161,12 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
 
 def _flops(run: RunFacts) -> tuple[float | None, str]:
     """Return the operations of the training and the method of counting: those in run.json, or else the Commission's 6 P D."""
-    counted = number_of(run.totals, "train_flops")
-    if counted:
-        return counted, "the matrix products of each step, forward and backward, by the architecture"
+    if run.totals.train_flops:
+        return run.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
     parameters = run.checkpoint.parameters if run.checkpoint and not run.checkpoint.is_adapter else None
-    tokens = _whole(run.totals.get("tokens"))
-    if parameters is None or tokens is None:
+    if parameters is None or run.totals.tokens is None:
         return None, ""
-    return 6.0 * parameters * tokens, "6 operations for each parameter and token (C ~ 6 P D)"
+    return 6.0 * parameters * run.totals.tokens, "6 operations for each parameter and token (C ~ 6 P D)"
 
 
 def _architecture(run: RunFacts) -> str:

@@ -28,12 +28,12 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
         "model": run.name,
         "run_id": run.run_id,
         "energy_kwh": amounts.energy_kwh,
-        "pue": model.pue,
-        "pue_included": None if model.pue is None else True,
-        "intensity_g_per_kwh": model.intensity.get("g_per_kwh"),
-        "intensity_source": model.intensity.get("source"),
-        "intensity_year": model.intensity.get("year"),
-        "intensity_kind": model.intensity.get("kind"),
+        "pue": model.footprint.pue,
+        "pue_included": None if model.footprint.pue is None else True,
+        "intensity_g_per_kwh": model.intensity.g_per_kwh,
+        "intensity_source": model.intensity.source,
+        "intensity_year": model.intensity.year,
+        "intensity_kind": model.intensity.kind,
         "emissions_g": amounts.emissions_g,
         "embodied_g": embodied,
         "embodied_device_hours": hours,
@@ -45,7 +45,7 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
         "high": high,
         "whole_training_g": sums[0],
         "boundary": BOUNDARY,
-        "provenance": dict(model.provenance),
+        "provenance": model.provenance,
         "gaps": [gap for gap in model.gaps() if embodied is None or not gap.startswith("embodied")],
         **({"places": dict(model.places)} if model.places else {}),
     }
@@ -59,5 +59,5 @@ def _device_hours(model: ModelFacts) -> float | None:
         seconds = run.amounts.seconds
         return None if seconds is None else seconds / 3600
     processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
-    gpu_seconds = [seconds for name, seconds in model.devices.items() if name not in processors]
+    gpu_seconds = [seconds for name, seconds in (model.footprint.device_seconds or {}).items() if name not in processors]
     return sum(gpu_seconds) / 3600 if gpu_seconds else None

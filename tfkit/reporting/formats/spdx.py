@@ -66,7 +66,7 @@ def _package(model: ModelFacts, identity: str, created: str) -> dict[str, Any]:
 
 
 def _training(model: ModelFacts) -> str:
-    amounts, intensity = model.run.amounts, model.intensity.get("g_per_kwh")
+    amounts, intensity = model.run.amounts, model.intensity.g_per_kwh
     parts = [
         model.training,
         f"{model.run.listed.steps:,} steps" if model.run.listed.steps is not None else "",
@@ -76,7 +76,7 @@ def _training(model: ModelFacts) -> str:
         f"{amounts.seconds:,.0f} seconds" if amounts.seconds is not None else "",
         f"{decimal(amounts.emissions_g)} g CO2e at {intensity} g/kWh" if amounts.emissions_g is not None else "emissions not measured",
         f"energy: {model.measured}" if model.measured else "",
-        f"PUE {model.pue:g}, included" if model.pue is not None else "",
+        f"PUE {model.footprint.pue:g}, included" if model.footprint.pue is not None else "",
     ]
     return "; ".join(part for part in parts if part)
 

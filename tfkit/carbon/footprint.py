@@ -1,0 +1,213 @@
+"""Footprint: the energy and emissions of work, and how they were obtained, under the names of run.json, results and reports.
+
+None: not known. Free of pydantic, which the process of the meter need not import.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import Any, Self
+
+from tfkit.carbon.reading import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """A carbon intensity over all attempts, with its range, if it has one, and the mean of a series, if it is from one."""
+
+    g_per_kwh: float | None = None
+    low_g_per_kwh: float | None = None
+    high_g_per_kwh: float | None = None
+    mean_g_per_kwh: float | None = None
+    emissions_g_at_mean: float | None = None
+    beyond_series: bool | None = None
+    source: str | None = None
+    year: int | None = None
+    kind: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object, without the range and the mean that it does not have."""
+        always = ("g_per_kwh", "source", "year", "kind")
+        return {name: value for name, value in vars(self).items() if value is not None or name in always}
+
+    @property
+    def origin(self) -> str:
+        """Its source, year and kind as text."""
+        return ", ".join(str(value) for value in (self.source, self.year, self.kind) if value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """The energy and emissions of work; `energy_kwh_parts`: of cpu, gpu and ram.
+
+    `carbon_status`: ok; degraded: a lower bound; failed: metered without success; off: not metered.
+    """
+
+    energy_kwh: float | None = None
+    energy_kwh_parts: dict[str, float] | None = None
+    emissions_g: float | None = None
+    carbon_status: str | None = None
+    place: str | None = None  # "FRA, 56 g/kWh (...)"
+
+    @classmethod
+    def from_reading(cls, reading: Reading) -> Self:
+        """Return that of a meter's reading; without measured energy it is None, not 0."""
+        if reading.outcome not in ("ok", "degraded"):
+            return cls(carbon_status=reading.outcome, place=reading.place or None)
+        parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
+        return cls(
+            energy_kwh=reading.energy_wh / 1000,
+            energy_kwh_parts=parts,
+            emissions_g=reading.emissions_g,
+            carbon_status=reading.outcome,
+            place=reading.place or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Footprint):
+    """A footprint with its range and its sources."""
+
+    energy_kwh_low: float | None = None  # the range of the uncertainty of the measurement
+    energy_kwh_high: float | None = None
+    emissions_g_low: float | None = None
+    emissions_g_high: float | None = None
+    coverage: float | None = None  # the fraction of the seconds that was measured
+    modelled_share: float | None = None  # the fraction of the energy that was modelled or taken as a constant
+    provenance: dict[str, str | None] | None = None  # of cpu, gpu and ram: counter, model, constant or user
+    pue: float | None = None
+    intensity: Intensity | None = None
+    device_seconds: dict[str, float] | None = None
+    idle_kwh: float | None = None  # what the idle machine would have used; None: not measured
+
+
+MEASURED = tuple(field.name for field in fields(Measurement))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTotals(Measurement):
+    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the part that was lost and repeated."""
+
+    seconds: float | None = None
+    train_seconds: float | None = None
+    tokens: int | None = None
+    train_flops: float | None = None
+    hardware_flops_bound: float | None = None
+    rework_kwh: float | None = None
+    rework_g: float | None = None
+    rework_seconds: float | None = None
+
+    def document(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the fields with these names, as JSON values."""
+        values = vars(self) | {"intensity": self.intensity.document() if self.intensity else None}
+        return {name: values[name] for name in names}
+
+    def filled_from(self, other: "RunTotals") -> "RunTotals":
+        """Return these totals, with the values of `other` where they are not known."""
+        return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
+
+    @property
+    def sources(self) -> str:
+        """The sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
+        return describe_sources(self.provenance or {})
+
+    @property
+    def has_rework(self) -> bool:
+        """Whether the energy of repeated work is at least 0.05 mWh, so that it is displayed as more than 0."""
+        return (self.rework_kwh or 0.0) >= 5e-8
+
+
+_SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rework_kwh", "rework_g", "rework_seconds", "idle_kwh")
+REWORK = ("rework_kwh", "rework_g", "rework_seconds")
+RANGES = ("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high")
+AMOUNTS = ("seconds", "energy_kwh", *RANGES[:2], "emissions_g", *RANGES[2:], *REWORK[:2])
+"""The fields of a row of a report."""
+
+
+def describe_sources(components: Mapping[str, str | None]) -> str:
+    """Return the sources of the energy as text: `GPU counter, CPU model, RAM constant`."""
+    return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if components.get(part))
+
+
+def joined(values: Iterable[Any]) -> str | None:
+    """Return the distinct values as text, such as `counter, model`; None if there are none."""
+    return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
+
+
+def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
+    """Sum the totals of runs: None without known values, and for a range that a run with energy lacks.
+
+    If some runs have energy and others have none, the whole is degraded.
+    """
+    metered = [part for part in parts if part.energy_kwh]
+    outcomes = {part.carbon_status for part in parts if part.seconds is not None}
+    ranges = {name: [getattr(part, name) for part in metered] for name in RANGES}
+    provenance = [part.provenance or {} for part in metered]
+    return RunTotals(
+        **{name: _sum(getattr(part, name) for part in parts) for name in _SUMS},
+        **{name: None if None in values else _sum(values) for name, values in ranges.items()},
+        energy_kwh_parts=_sum_by_name(part.energy_kwh_parts for part in parts),
+        carbon_status=outcomes.pop() if len(outcomes) == 1 else "degraded" if outcomes else "off",
+        coverage=_mean(parts, "coverage", "seconds"),
+        modelled_share=_mean(metered, "modelled_share", "energy_kwh"),
+        provenance={name: joined(one.get(name) for one in provenance) for name in dict.fromkeys(chain(*provenance))} or None,
+        pue=_same(part.pue for part in metered),
+        intensity=_mean_intensity(metered),
+        device_seconds=_sum_by_name(part.device_seconds for part in parts),
+    )
+
+
+def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
+    """Return the carbon intensity of all runs; if they differ, the mean over their energy."""
+    intensities = [part.intensity or Intensity() for part in parts]
+    if not any(part.intensity for part in parts):
+        return None
+    energy, emissions = (sum(getattr(part, name) or 0.0 for part in parts) for name in ("energy_kwh", "emissions_g"))
+    same = _same(intensity.g_per_kwh for intensity in intensities)
+    value = emissions / energy if same is None and energy else same
+    names = [name for name in ("low_g_per_kwh", "high_g_per_kwh") if any(getattr(one, name) is not None for one in intensities)]
+    ends: dict[str, Any] = {name: value * _mean_factor(parts, name) for name in names if value}
+    return Intensity(
+        g_per_kwh=value,
+        **ends,
+        source=joined(intensity.source for intensity in intensities),
+        year=_same(intensity.year for intensity in intensities),
+        kind=joined(intensity.kind for intensity in intensities),
+    )
+
+
+def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
+    """Return an end of the intensity's range as a factor of it, the mean over the emissions; for a run without a range it is 1."""
+    pairs = []
+    for part in parts:
+        intensity = part.intensity or Intensity()
+        mean, end = intensity.g_per_kwh, getattr(intensity, name)
+        pairs.append((part.emissions_g or 0.0, end / mean if mean and end is not None else 1.0))
+    total = sum(weight for weight, _ in pairs)
+    return sum(weight * factor for weight, factor in pairs) / total if total else 1.0
+
+
+def _same(values: Iterable[Any]) -> Any:
+    different = [*dict.fromkeys(values)]
+    return different[0] if len(different) == 1 else None
+
+
+def _mean(parts: Iterable[RunTotals], name: str, weight: str) -> float | None:
+    pairs = [(getattr(part, name), getattr(part, weight) or 0.0) for part in parts]
+    total = sum(weight for _, weight in pairs)
+    known = total and any(value is not None for value, _ in pairs)
+    return round(sum((value or 0.0) * weight for value, weight in pairs) / total, 4) if known else None
+
+
+def _sum_by_name(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    present = [values for values in parts if values]
+    return {name: _sum(values.get(name) for values in present) for name in dict.fromkeys(chain(*present))} or None
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """Return the sum: of integers exactly, of other numbers with 15 digits, so that 5.1 and 2.9 are 8.0; None without numbers."""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):
+        return sum(numbers) if numbers else None
+    return float(f"{math.fsum(numbers):.15g}")
