@@ -35,6 +35,7 @@ CHECKPOINTS = {
     "run.checkpoints",
     "run.manifest",
     "run.model_files",
+    "run.run_json",
     "run.safetensors_header",
     "run.strict_json",
     "run.verified",

@@ -75,7 +75,7 @@ def test_fields_of_unexpected_types_raise_nothing(tmp_path: Path, fields: dict[s
     document = json.loads((path / "run.json").read_text()) | fields
     (path / "run.json").write_text(json.dumps(document).replace("Infinity", "null"), encoding="utf-8")
     run = read_facts(path)
-    for name in ("amounts", "place", "provenance", "phases", "predicted", "parents", "is_lower_bound"):
+    for name in ("amounts", "place", "provenance", "phases", "parents", "is_lower_bound"):
         getattr(run, name)
     assert run.amounts.emissions_g in (None, 3.0)
 

@@ -25,8 +25,7 @@ from tfkit.cli.results import show_training_result
 from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
-from tfkit.run import machine
-from tfkit.run import receipt as receipts
+from tfkit.run import machine, run_json
 from tfkit.run.checkpoints import save_checkpoint
 from tfkit.run.folder import RunFolder
 
@@ -228,7 +227,7 @@ def attempt_that_raises(path: Path, resumed_from: Path | None, error: Exception)
 
 def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        assert (run.attempt, run.result) == (1, None)
+        assert (run.attempt, run.recorded.result) == (1, None)
         assert receipt(tmp_path)["status"] == "new"
     with pytest.raises(Stopped):
         attempt_that_raises(tmp_path, None, Stopped("stopped by SIGTERM", 15))
@@ -240,7 +239,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         run.record_resume(run.checkpoints / "step-000005", 5)
         run.record(threads=3, totals={"tokens": 7}, result={"loss": float("nan")})
         run.end_attempt("finished", step=9)
-        assert run.result is not None
+        assert run.recorded.result is not None
         assert run.attempt == 4, "the next"
     document = receipt(tmp_path)
     first, second, third = document["attempts"]
@@ -260,7 +259,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     assert document["versions"]["python"] == platform.python_version()
     assert document["processor"]["cores"] == os.cpu_count()
     with open_run(tmp_path, resume=True) as run:
-        assert run.result == {"loss": None}
+        assert run.recorded.result == {"loss": None}
     assert receipt(tmp_path)["status"] == "finished", "opening begins no attempt"
     (tmp_path / "checkpoints" / "step-000009").mkdir(parents=True)
     for resumed_from, kept in ((None, True), (tmp_path / "checkpoints" / "step-000009", False)):
@@ -268,7 +267,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
             attempt_that_raises(tmp_path, resumed_from, Stopped("stopped by SIGTERM", 15))
         assert ("result" in receipt(tmp_path)) is kept, "lost once an attempt goes on from there"
         with open_run(tmp_path, resume=True) as run:
-            assert (run.result is not None) is kept
+            assert (run.recorded.result is not None) is kept
     assert receipt(tmp_path)["totals"] == {"tokens": 7}
 
 
@@ -277,13 +276,13 @@ def test_durations_survive_a_clock_set_back(tmp_path: Path) -> None:
 import sys, time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tfkit.run import receipt
+from tfkit.run import run_json
 from tfkit.run.folder import RunFolder
 with RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo") as run:
     run.begin_attempt()
     time.sleep(0.05)
     time.time = lambda: 0.0
-    receipt._now = lambda: (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    run_json._now = lambda: (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     run.end_attempt("finished")
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -293,14 +292,14 @@ with RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo") as
 
 
 def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 600)
+    monkeypatch.setattr(run_json, "SECONDS_BETWEEN_WRITES", 600)
     run = open_run(tmp_path)
     run.begin_attempt()
     begun = receipt(tmp_path)
     time.sleep(0.12)
     run.update_time()  # too early
     assert receipt(tmp_path) == begun
-    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 0.1)
+    monkeypatch.setattr(run_json, "SECONDS_BETWEEN_WRITES", 0.1)
     run.update_time()
     run.close()  # as the kernel does it for a killed process
     with open_run(tmp_path, resume=True) as run:
@@ -308,9 +307,9 @@ def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path
         assert (killed["status"], killed["ended_utc"], 0.12 <= killed["seconds"] < 600) == ("killed", None, True)
         run.begin_attempt()
         time.sleep(0.05)
-        assert killed["seconds"] + 0.05 <= run.seconds({}) < 600
-        assert 7.05 <= run.seconds({1: 7.0}) < 607, "the ledger knows better"
-        assert run.seconds({1: 7.0, 2: 3.0, 9: 100.0}) == 10.0
+        assert killed["seconds"] + 0.05 <= run.recorded.seconds({}) < 600
+        assert 7.05 <= run.recorded.seconds({1: 7.0}) < 607, "the ledger knows better"
+        assert run.recorded.seconds({1: 7.0, 2: 3.0, 9: 100.0}) == 10.0
 
 
 JSON = st.recursive(
@@ -343,11 +342,11 @@ def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory:
         (folder / "run.json").write_text(json.dumps(document))
     with open_run(folder, resume=True) as run:
         assert isinstance(run.arithmetic, dict)
-        assert isinstance(run.seconds({}), int | float)
-        RequestRecord.from_document(run.given)
-        run.record(totals=run.totals | {"tokens": 1})
-        if is_training_result(run.result):
-            show_training_result(run.result, as_json=False)
+        assert isinstance(run.recorded.seconds({}), int | float)
+        RequestRecord.from_document(run.recorded.given)
+        run.record_totals({"tokens": 1})
+        if is_training_result(run.recorded.result):
+            show_training_result(run.recorded.result, as_json=False)
         run.begin_attempt()
 
 
@@ -371,13 +370,13 @@ def test_a_receipt_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_an_attempt_and_what_is_known_at_its_begin_and_end_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, Any]] = []
-    write = receipts.write_atomically
+    write = run_json.write_atomically
 
     def counted(path: Path, text: str) -> None:
         write(path, text)
         written.append(json.loads(text))
 
-    monkeypatch.setattr(receipts, "write_atomically", counted)
+    monkeypatch.setattr(run_json, "write_atomically", counted)
     with open_run(tmp_path) as run:
         run.begin_attempt(threads=2, kind="pre-training")
         run.record_resume(run.checkpoints / "step-000005", 5)

@@ -6,8 +6,8 @@ from pathlib import Path
 from tfkit.errors import ModelError, argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
-from tfkit.run import strict_json
 from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
+from tfkit.run.run_json import read_run_json
 
 ADAPTER = "adapter_config.json"  # in the folder of an adapter in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -94,15 +94,11 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
 def _describe_state(folder: Path) -> str:
     """Describe the state of a run from its run.json, as the predicate of a sentence."""
     try:
-        document = strict_json.loads((folder / "run.json").read_bytes())
-        status, attempts = document["status"], document["attempts"]
-        if status == "failed":
-            return f"failed ({attempts[-1]['error']})"
-        return {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not started"}.get(
-            status, "is finished"
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        run = read_run_json(folder)
+    except (OSError, ValueError):
         return "has no readable run.json"
+    states = {"running": "is in progress", "stopped": "was stopped", "killed": "was killed", "new": "was not started"}
+    return f"failed ({run.last.error})" if run.status == "failed" else states.get(run.status, "is finished")
 
 
 def _download(name: str) -> Path:

@@ -48,7 +48,7 @@ def run_cells(entry: Entry, least: str) -> list[str]:
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
     """Return the likely, low and high forecast of a field; None: not recorded."""
-    predicted = mapping_of(run.predicted, name)
+    predicted = mapping_of(run.recorded.predicted, name)
     return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
 
 

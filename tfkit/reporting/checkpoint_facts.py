@@ -1,7 +1,7 @@
 """The facts about a checkpoint in reports, from its small files and the header of its weights; no weights are loaded or hashed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,8 +10,10 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+from tfkit.run.lineage import ParentEntry
 from tfkit.run.manifest import Entry, read_manifest
 from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.run_json import entries_of
 from tfkit.run.safetensors_header import read_header
 
 _LIMIT = 16 * MIB
@@ -44,6 +46,11 @@ class CheckpointFacts:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:
             return None
+
+    @property
+    def parents(self) -> Sequence[ParentEntry]:
+        """The models from which its training started or learned."""
+        return entries_of(self.lineage.get("parents")) or ()
 
     @property
     def lineage(self) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ def finished_card(run: RunFacts, *, full: bool) -> str:
 def _impact(run: RunFacts) -> CardImpact:
     ancestry, amounts = ancestry_of(run), run.amounts
     record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
-    processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
+    processor = text_of(run.recorded.processor, "name") or text_of(record, "cpu_model") or "unknown"
     reading = Reading()
     if amounts.energy_kwh is not None and amounts.emissions_g is not None:
         parts = {"cpu": 0.0, "gpu": 0.0, "ram": 0.0} | (run.totals.energy_kwh_parts or {})

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from tfkit.reporting.run_facts import RunFacts, text_of
+from tfkit.reporting.run_facts import RunFacts
 from tfkit.run.card_facts import last_name
 from tfkit.run.lineage import Ancestor, Inherited, Source, merge_ancestors, parse_lineage, position, shifted, sum_inherited
 
@@ -30,7 +30,7 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
         _collect(member, by_id, collected, own_ids)
     ancestors = merge_ancestors(collected, own_ids)
     parents = [parent for member in (run, *run.members) for parent in member.parents]
-    positions = (position(ancestors, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in parents)
+    positions = (position(ancestors, parent.run_id, parent.sha256) for parent in parents)
     direct = tuple(dict.fromkeys(index for index in positions if index is not None))
     indirect = {index for ancestor in ancestors for index in ancestor.parents}
     return Ancestry(ancestors, direct or tuple(index for index in range(len(ancestors)) if index not in indirect), sum_inherited(ancestors))
@@ -44,15 +44,15 @@ def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ances
     if recorded is not None:
         first = len(ancestors)
         ancestors += shifted(recorded, first)
-        positions = (position(recorded, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in run.parents)
+        positions = (position(recorded, parent.run_id, parent.sha256) for parent in run.parents)
         return [index + first for index in positions if index is not None]
     parents = []
     for parent in run.parents[:100]:
-        run_id = text_of(parent, "run_id")
+        run_id = parent.run_id
         known = by_id.get(run_id) if run_id and run_id not in descendants and len(descendants) < 100 else None
         parents.append(len(ancestors))
-        name = known.name if known else last_name(text_of(parent, "path") or "unknown")
-        ancestor = Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256"))
+        name = known.name if known else last_name(parent.path or "unknown")
+        ancestor = Ancestor(name, (parent.role or "parent",), run_id, parent.sha256)
         ancestors.append(ancestor)
         if known:
             inner = tuple(_collect(known, by_id, ancestors, {*descendants, run_id or ""}))

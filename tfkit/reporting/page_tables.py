@@ -9,7 +9,7 @@ from typing import Any
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
 from tfkit.reporting.equal_score import Comparison
-from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
+from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import shareable
 from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
@@ -85,8 +85,8 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
     for name, words in FORECAST_WORDS.items():
         yield words, format_forecast(run, name), forecast_of(run, name)[0], getattr(run.amounts, name), partial(format_field, name)
     for name, words, write in (("memory_bytes", "memory", format_bytes), ("flops", "FLOPs of the steps", "{:.3g}".format)):
-        likely = number_of(run.predicted, name)
-        yield words, "" if likely is None else write(likely), likely, number_of(mapping_of(run.receipt, "actual"), name), write
+        likely = number_of(run.recorded.predicted, name)
+        yield words, "" if likely is None else write(likely), likely, number_of(run.recorded.actual, name), write
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import asdict
 from typing import Any
 
 from tfkit.carbon.footprint import AMOUNTS
@@ -59,13 +60,13 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "kind": run.kind,
         "status": run.status,
         "steps": listed.steps,
-        "planned_steps": listed.planned_steps if type(listed.planned_steps) is int else None,
+        "planned_steps": listed.planned_steps,
         "metrics": listed.metrics,
         "best": listed.best,
         **run.amounts.document(AMOUNTS),
         "is_lower_bound": run.is_lower_bound,
         **entry.inherited.sums.fields(),
-        "planned": dict(run.predicted) or None,
+        "planned": run.recorded.predicted or None,
         "phases": run.phases,
         "served": entry.served,
         "place": run.place,
@@ -73,7 +74,8 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "problems": [shareable(problem, full=full) for problem in (*filter(None, [listed.problem]), *run.problems)],
     }
     if full:
-        document |= {"run_id": run.run_id, "hosts": run.hosts, "command": run.receipt.get("command"), "parents": run.parents}
+        parents = [asdict(parent) for parent in run.parents]
+        document |= {"run_id": run.run_id, "hosts": run.hosts, "command": run.recorded.command, "parents": parents}
     return document
 
 

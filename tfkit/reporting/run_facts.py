@@ -4,7 +4,7 @@ No content of a folder raises an error: it is read as far as possible, and the p
 is in progress or was killed come from its ledgers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,8 +21,9 @@ from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
 from tfkit.reporting.power_ticks import Tick, read_ticks
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
+from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run
-from tfkit.run.receipt import read_receipt, totals_in
+from tfkit.run.run_json import RunDocument, known_of
 
 LARGEST = 1e30  # larger numbers count as damaged
 _MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
@@ -30,11 +31,11 @@ _MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four t
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts of one run folder. `receipt`: run.json, {} if it cannot be read; `recipe`: the resolved recipe by dotted names."""
+    """The facts of one run folder. `recorded`: run.json, empty if it cannot be read; `recipe`: the resolved recipe by dotted names."""
 
     path: Path
     listed: ListedRun
-    receipt: Mapping[str, Any] = field(default_factory=dict)
+    recorded: RunDocument = field(default_factory=RunDocument)
     recipe_text: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: MetricLines = field(default_factory=MetricLines)
@@ -67,28 +68,22 @@ class RunFacts:
     @property
     def run_id(self) -> str | None:
         """The run's uuid."""
-        return text_of(self.receipt, "run_id")
-
-    @property
-    def recorded_attempts(self) -> list[dict[str, Any]]:
-        """The recorded field `attempts`."""
-        return [attempt for attempt in self.receipt.get("attempts") or () if isinstance(attempt, dict)]
+        return self.recorded.run_id or None
 
     @property
     def hosts(self) -> list[str]:
         """The names of the hosts of all attempts, sorted."""
-        return sorted({str(attempt["host"]) for attempt in self.recorded_attempts if attempt.get("host")})
+        return sorted({attempt.host for attempt in self.recorded.attempts if attempt.host})
 
     @property
     def command_line(self) -> str:
         """The words of the command that started the run; empty if it was not recorded."""
-        command = self.receipt.get("command")
-        return " ".join(map(str, command)) if isinstance(command, list) else ""
+        return " ".join(self.recorded.command or ())
 
-    @cached_property
+    @property
     def totals(self) -> RunTotals:
         """The recorded totals; nothing is known until an attempt has ended."""
-        return totals_in(self.receipt.get("totals"))
+        return self.recorded.totals
 
     @cached_property
     def amounts(self) -> RunTotals:
@@ -98,8 +93,8 @@ class RunFacts:
         recorded = self.totals
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
-            seconds = [number_of(attempt, "seconds") or 0.0 for attempt in self.receipt.get("attempts") or []]
-            return recorded if recorded.seconds is not None or not seconds else replace(recorded, seconds=sum(seconds))
+            known = recorded.seconds is not None or not self.recorded.attempts
+            return recorded if known else replace(recorded, seconds=self.recorded.seconds({}))
         measured = replace(self._of_ledgers, seconds=reading_of(self.attempts).seconds)
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
             return recorded  # ledgers were lost
@@ -132,7 +127,7 @@ class RunFacts:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
             return self.amounts.energy_kwh is not None and self.totals.carbon_status != "ok"
-        return has_gaps([*self.attempts], len(self.receipt.get("attempts") or ()))
+        return has_gaps([*self.attempts], len(self.recorded.attempts))
 
     @cached_property
     def phases(self) -> dict[str, dict[str, float]]:
@@ -149,33 +144,27 @@ class RunFacts:
         return phases
 
     @property
-    def predicted(self) -> Mapping[str, Any]:
-        """The forecast made before the run: seconds, energy_kwh and emissions_g with low, likely and high; {} if none was recorded."""
-        return mapping_of(self.receipt, "predicted")
-
-    @property
-    def parents(self) -> list[dict[str, Any]]:
-        """The models from which the run started or learned: role, path, run_id, sha256."""
-        parents = self.receipt.get("parents")
-        if not isinstance(parents, list):
-            parents = self.checkpoint.lineage.get("parents") if self.checkpoint else None
-        return [parent for parent in parents if isinstance(parent, dict)] if isinstance(parents, list) else []
+    def parents(self) -> Sequence[ParentEntry]:
+        """The models from which the run started or learned."""
+        if self.recorded.parents is not None or self.checkpoint is None:
+            return self.recorded.parents or ()
+        return self.checkpoint.parents
 
 
 def read_facts(path: Path) -> RunFacts:
     """Read the facts of a run, and of its existing stages or trials. Nothing in the folder is changed."""
-    listed, receipt, problems = _read_receipt(path)
+    listed, recorded, problems = _read_run_json(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
     metrics = read_metric_lines(path / "metrics.jsonl")
-    attempts, ledger_problems = _read_ledgers(path / "carbon", text_of(receipt, "run_id"))
+    attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
-    members = tuple(read_facts(member) for member in _members(path)) if receipt else ()
+    members = tuple(read_facts(member) for member in _members(path)) if recorded.run_id else ()
     problems += [*metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     shown = tuple(problem.replace(f"{path}/", "") for problem in problems)
     ticks = tuple(read_ticks(path / "carbon"))
-    return RunFacts(path, listed, receipt, recipe_text, recipe, metrics, attempts, ticks, checkpoint, members, shown)
+    return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, ticks, checkpoint, members, shown)
 
 
 def _members(path: Path) -> list[Path]:
@@ -184,18 +173,17 @@ def _members(path: Path) -> list[Path]:
     return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
 
-def _read_receipt(path: Path) -> tuple[ListedRun, dict[str, Any], list[str]]:
-    """Return the run as `tfkit runs` lists it, its run.json ({} if it cannot be read), and the problems with that file."""
+def _read_run_json(path: Path) -> tuple[ListedRun, RunDocument, list[str]]:
+    """Return the run as `tfkit runs` lists it, its run.json (empty if it cannot be read), and the problems with that file."""
     file = path / "run.json"
     try:
         if file.exists():
             read_limited(file, _MOST_BYTES)
         listed = read_run(path)
-        receipt = read_receipt(file) if listed.status not in ("foreign", "damaged") else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # fields of unexpected types, too
-        return ListedRun(str(path), "damaged", problem=f"run.json: {error}"), {}, [f"run.json: {_reason(error)}"]
+    except (OSError, ValueError) as error:
+        return ListedRun(str(path), "damaged", problem=f"run.json: {error}"), RunDocument(), [f"run.json: {_reason(error)}"]
     problems = [listed.problem or "run.json cannot be read"] if listed.status == "damaged" else []
-    return listed, receipt, problems
+    return listed, known_of(path), problems
 
 
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:

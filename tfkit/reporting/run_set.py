@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tfkit.errors import UsageError, argument
 from tfkit.carbon.footprint import RunTotals, sum_totals
+from tfkit.errors import UsageError, argument
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
-from tfkit.reporting.run_facts import RunFacts, mapping_of, read_facts, text_of
+from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.refused_folders import lost_receipt
 
@@ -33,7 +33,7 @@ class Entry:
     @property
     def evaluation_key(self) -> str:
         """A key that is equal for runs that were evaluated on the same held-out rows for the same objective."""
-        validation = mapping_of(self.run.receipt, "data").get("validation")
+        validation = self.run.recorded.data.get("validation")
         return json.dumps([validation, self.run.recipe.get("objective.kind")], sort_keys=True, default=str)
 
 
@@ -114,8 +114,7 @@ def _model_run(run: RunFacts) -> RunFacts | None:
     """Return the run of the model that a folder is for; None for a sweep without a finished trial, or if there is no run."""
     if not run.is_group:
         return run
-    best = text_of(run.receipt, "best_trial")
-    members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == best]
+    members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]
     return _model_run(members[-1]) if members else None
 
 
@@ -194,7 +193,7 @@ def _owners(runs: Sequence[RunFacts], labels: Sequence[str]) -> dict[str, str]:
     folders = {label: run.path.resolve() for run, label in zip(runs, labels, strict=True)}
     owners: dict[str, str] = {}
     for run, label in zip(runs, labels, strict=True):
-        checkpoint = text_of(run.receipt.get("result"), "checkpoint")
+        checkpoint = text_of(run.recorded.result, "checkpoint")
         if checkpoint is not None and run.kind not in (*_TRAINING, None) and not run.is_group:
             path = Path(checkpoint)
             folder = path.parent.parent if path.parent.name == "checkpoints" else path

@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
-from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
+from tfkit.reporting.run_facts import RunFacts, number_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
     """Return the evaluations of a run with this metric, in order; for fine-tuning, also that before the first step, at no cost."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
-    before = number_of(mapping_of(run.receipt, "before"), metric)
+    before = number_of(run.recorded.before, metric)
     if before is not None and not (curve and curve[0].cost.step == 0):
         curve.insert(0, CurvePoint(before, Cost(0, 0.0, 0.0, 0.0)))
     return curve

@@ -11,13 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tfkit.carbon.footprint import RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import checked_out_commit, describe_machine
-from tfkit.run.receipt import End, Receipt, totals_in
 from tfkit.run.refused_folders import (
     FILES,
     FOLDERS,
@@ -30,6 +28,7 @@ from tfkit.run.refused_folders import (
     refuse_other_kind,
     refuse_parent_references,
 )
+from tfkit.run.run_json import End, Receipt, RunDocument
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -119,37 +118,9 @@ class RunFolder:
         return is_begun(self.path)
 
     @property
-    def given(self) -> Any:
-        """The recorded field `given`; None if an older version wrote run.json."""
-        return self._receipt.document.get("given")
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The recorded field `result`, which a finished run returns again; None if no attempt reached the end, or a later one continued."""
-        return self._receipt.document.get("result")
-
-    @property
-    def totals(self) -> RunTotals:
-        """The recorded field `totals`."""
-        return totals_in(self._receipt.document.get("totals"))
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The recorded field `data`: the fingerprints of the data, and the SHA-256 of the code that the run executes."""
-        data = self._receipt.document.get("data")
-        return data if isinstance(data, dict) else {}
-
-    @property
-    def rate_trial(self) -> dict[str, Any] | None:
-        """The recorded field `rate_trial`: the learning rates that were tried, and the chosen one."""
-        trial: dict[str, Any] | None = self._receipt.document.get("rate_trial")
-        return trial
-
-    @property
-    def planned_steps(self) -> int | None:
-        """The recorded field `planned_steps`: the length of the run so far."""
-        steps: int | None = self._receipt.document.get("planned_steps")
-        return steps
+    def recorded(self) -> RunDocument:
+        """The present content of run.json."""
+        return self._receipt.recorded
 
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, its machine and fields to run.json; `threads`: the number that the user requested, None for the default.
@@ -186,10 +157,6 @@ class RunFolder:
             raise MachineError(
                 f"{self.recipe}: cannot be written ({error.strerror}); check the disk, or give another {argument('run')}"
             ) from error
-
-    def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts; `metered`: seconds by number of attempts that have a ledger, which take precedence."""
-        return self._receipt.seconds(metered)
 
     def update_time(self) -> None:
         """Record the time of the running attempt every few seconds, so that a kill loses no more of it. A full disk only warns."""

@@ -13,8 +13,8 @@ from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders, runs_within
 from tfkit.run.checkpoints import newest_step, read_best, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
-from tfkit.run.receipt import read_receipt
 from tfkit.run.refused_folders import lost_receipt
+from tfkit.run.run_json import RunDocument, read_run_json
 
 _TAIL_BYTES = 1 << 16  # of metrics.jsonl: only its end is read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
@@ -78,63 +78,59 @@ def read_run(path: Path) -> ListedRun:
     if path.is_symlink():
         return ListedRun(str(path), "foreign", problem="a link")
     try:
-        receipt = read_receipt(path / "run.json")
+        document = read_run_json(path)
     except FileNotFoundError:
         if (problem := lost_receipt(path)) is None:
             return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit")
     except (OSError, ValueError) as error:  # ValueError includes OtherVersionError
         problem = f"run.json: {error}"
     else:
-        return _describe(path, receipt)
+        return _describe(path, document)
     return ListedRun(str(path), "damaged", problem=problem, checkpoints=len(step_folders(path / "checkpoints")))
 
 
-def _describe(path: Path, receipt: dict[str, Any]) -> ListedRun:
-    root, attempts = path / "checkpoints", receipt["attempts"]
-    result, totals = receipt.get("result") or {}, receipt.get("totals") or {}
-    last = attempts[-1] if attempts else {}
-    status = receipt["status"]
+def _describe(path: Path, run: RunDocument) -> ListedRun:
+    root, result, last, status = path / "checkpoints", run.result or {}, run.last, run.status
     if status == "running" and not is_locked(path / "lock"):
         status = "killed"
     step, evaluation = _read_latest(path / "metrics.jsonl")
     saved = sum(len(step_folders(run / "checkpoints")) for run in runs_within(path))
     best = read_best(root)
     scores = result.get("metrics") or result.get("evaluation") or evaluation
-    steps = result.get("steps") if status == "finished" else step if status == "running" else last.get("to_step") or newest_step(root)
-    if receipt.get("kind") in (CHAIN, SWEEP):
+    steps = result.get("steps") if status == "finished" else step if status == "running" else last.to_step or newest_step(root)
+    if run.kind in (CHAIN, SWEEP):
         steps = sum(read_run(member).steps or 0 for member in member_folders(path).values() if member.exists())
     return ListedRun(
         str(path),
         status,
-        _kind(receipt),
+        _kind(run),
         steps if type(steps) is int else None,
-        receipt.get("planned_steps"),
+        run.planned_steps,
         {name: value for name, value in scores.items() if strict_json.is_number(value)} if isinstance(scores, dict) else {},
         asdict(best) if best else None,
-        totals.get("seconds"),
-        totals.get("energy_kwh"),
-        totals.get("emissions_g"),
+        run.totals.seconds,
+        run.totals.energy_kwh,
+        run.totals.emissions_g,
         saved,
-        _resume_command(path, receipt, saved) if status in UNFINISHED else None,
-        last.get("error") if status == "failed" else None,
+        _resume_command(path, run, saved) if status in UNFINISHED else None,
+        last.error if status == "failed" else None,
     )
 
 
-def _kind(receipt: dict[str, Any]) -> str | None:
+def _kind(run: RunDocument) -> str | None:
     """Return the name of the command that started the run; None for a resumed run of an older version, which did not record it."""
-    kind, command = receipt.get("kind"), receipt.get("command")
-    if isinstance(kind, str):
-        return _KINDS.get(kind, kind)
-    name = command[1] if isinstance(command, list) and len(command) > 1 else None
-    return name if name in ("pretrain", "finetune", "evaluate", "generate") else None
+    if run.kind is not None:
+        return _KINDS.get(run.kind, run.kind)
+    name = (run.command or [])[1:2]
+    return name[0] if name and name[0] in ("pretrain", "finetune", "evaluate", "generate") else None
 
 
-def _resume_command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
+def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
     """Return the command that continues a run; without a checkpoint, the one that started it. None if another program started it."""
-    larger = [word] if isinstance(word := receipt.get("larger_budget"), str) else []
-    if (saved or receipt.get("kind") in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
+    larger = [run.larger_budget] if run.larger_budget is not None else []
+    if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         return shlex.join(["tfkit", "resume", str(path), *larger])
-    command = [str(word) for word in receipt.get("command") or ()]
+    command = run.command or []
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):
         return None
     command = [word for word in command if not any(word.startswith(f"{budget.partition('=')[0]}=") for budget in larger)]

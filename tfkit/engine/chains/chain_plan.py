@@ -20,7 +20,7 @@ from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify
-from tfkit.run.receipt import read_receipt
+from tfkit.run.run_json import RunDocument, read_run_json
 
 TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
 
@@ -55,7 +55,7 @@ class PlannedStage:
             return
         for name in self.stage.uses:
             run = self.options.run.parent / name
-            result, root = read_receipt(run / "run.json").get("result"), run / "checkpoints"
+            result, root = read_run_json(run).result, run / "checkpoints"
             if not is_training_result(result):
                 problems = [f"{run / 'run.json'}: has no result of a training"]
             elif not (problems := verify(used := root / Path((result.get("best") or result)["checkpoint"]).name)):
@@ -98,14 +98,14 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     """
     recorded = _recorded(options.run)
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
-    before = RequestRecord.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
+    before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
     given = _combine(before, now, options.run)
     assert given.recipe is not None
     chain = read_chain(given.recipe, given.overrides)
     _require_kind(chain, kind)
     selected = _selected(chain, options)
     texts, gates = _split_gates(options.fail_if, chain)
-    place = str((recorded or {}).get("folder") or options.run)
+    place = (recorded.folder if recorded is not None else None) or str(options.run)
     moved = Path(place).resolve() != options.run.resolve()
     stages = []
     for stage in chain.stages:
@@ -117,10 +117,10 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     return plan
 
 
-def _recorded(folder: Path) -> dict[str, Any] | None:
+def _recorded(folder: Path) -> RunDocument | None:
     """Return the run.json of a chain's folder; None if it is missing, or damaged: then opening the folder sets it aside."""
     try:
-        return read_receipt(folder / "run.json") if stage_folders(folder) else None
+        return read_run_json(folder) if stage_folders(folder) else None
     except OtherVersionError:
         raise
     except ValueError:

@@ -20,7 +20,7 @@ from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, 
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.chain_folder import trial_folders
-from tfkit.run.receipt import read_receipt
+from tfkit.run.run_json import read_run_json
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
 _MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: place and budget
@@ -60,17 +60,17 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
 
     `source`: None: the sweep in the folder continues, with the overrides of `space`. `asked`: the number of trials; None: all.
     """
-    before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
+    before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:
         raise UsageError(
             f"{options.run}: holds a sweep. Continue with {argument('resume', True)}, or give another folder with {argument('run')}"
         )
-    now, earlier = RequestRecord(source, space.fixed), RequestRecord.from_document(before.get("given"))
+    now, earlier = RequestRecord(source, space.fixed), RequestRecord.from_document(before.given if before is not None else None)
     given = earlier.merged_with(now) if earlier is not None else now
     if given.recipe is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
-    asked = asked if asked is not None else before.get("asked")
-    begun = SearchSpace.of({}, before["space"]) if "space" in before else space
+    asked = before.asked if asked is None and before is not None else asked
+    begun = SearchSpace.of({}, before.space) if before is not None and before.space is not None else space
     changes = _changes(earlier, now)
     space = replace(space if space.axes else begun, fixed=given.overrides)
     differences = [change for change in changes if not is_free(change)] + [str(axis) for axis in space.axes if axis not in begun.axes]
@@ -90,7 +90,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     trials = tuple(recorded_trials(options.run)) if before else ()
-    plan = SweepPlan(given, space, search, trials, asked, bool(before), bool(recipe.objective.code_files), changes)
+    plan = SweepPlan(given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)
     if before:
         require_unspent(recipe.carbon, options.run, spent_in(options.run))
     _check(plan, options)

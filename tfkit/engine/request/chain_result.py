@@ -10,7 +10,7 @@ from tfkit.run.ancestors import read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
 from tfkit.run.listing import read_run
-from tfkit.run.receipt import read_receipt, totals_in
+from tfkit.run.run_json import known_of, read_run_json, totals_in
 
 _TOTALS = (
     *("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", *REWORK, "idle_kwh", "energy_kwh_parts", "carbon_status"),
@@ -57,9 +57,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # not started, or not readable: see its status
-        totals = read_receipt(folder / "run.json").get("totals") or {}
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # none if not started, or not readable: see its status
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 
@@ -70,7 +68,7 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
     runs = set()
     for folder in folders:
         with suppress(OSError, ValueError):  # not started, or damaged: see its status
-            runs.add(str(read_receipt(folder / "run.json")["run_id"]))
+            runs.add(read_run_json(folder).run_id)
             newest = newest_checkpoint(folder / "checkpoints")
             lineage = read_lineage(newest) if newest is not None else None
             ancestors += shifted((lineage.ancestors if lineage else None) or (), len(ancestors))

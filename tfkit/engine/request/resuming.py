@@ -53,7 +53,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     what was given is compared with the whole recipe that is given now.
     """
     begun = read_recipe(str(folder.recipe)).recipe
-    before = RequestRecord.from_document(folder.given)
+    before = RequestRecord.from_document(folder.recorded.given)
     given, base, wanted = now, begun, None
     if now.recipe is None:
         given = before.merged_with(now) if before else now
@@ -80,7 +80,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
 
 def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
     """Raise DataError, before any code is run, if it is not that with which the run was started."""
-    before, now = folder.data.get("code"), code_hashes(recipe.objective.code_files)
+    before, now = folder.recorded.data.get("code"), code_hashes(recipe.objective.code_files)
     if isinstance(before, list) and before != now:
         raise DataError(
             f"the code of objective.rules is not what this run was started with: its SHA-256 was {', '.join(map(str, before))} and is now "
@@ -132,7 +132,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training whose checkpoint is intact; None if there is something left to do."""
-    result = folder.result
+    result = folder.recorded.result
     if not is_training_result(result):
         return None
     return result if not verify(folder.checkpoints / Path(result["checkpoint"]).name) else None

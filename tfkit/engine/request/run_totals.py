@@ -13,7 +13,7 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
 
     Time and energy are those of the ledgers. `reading`, the meter's last one, replaces them if the disk did not store all of theirs.
     """
-    seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
+    seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)
     totals = stored or RunTotals()
     if stored is None or (reading.outcome == "ok" and reading.energy_wh > 1000 * (stored.energy_kwh or 0.0) * (1 + 1e-6)):

@@ -13,7 +13,7 @@ from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.listing import read_run
-from tfkit.run.receipt import read_receipt
+from tfkit.run.run_json import read_run_json
 
 
 def finalize_killed_run(path: str | Path) -> None:
@@ -25,7 +25,7 @@ def finalize_killed_run(path: str | Path) -> None:
     if folder.parent.name == "checkpoints":
         folder = folder.parent.parent
     with suppress(OSError, ValueError):  # ValueError: also a TfkitError
-        if read_receipt(folder / "run.json")["status"] == "running" and read_run(folder).status == "killed":
+        if read_run_json(folder).status == "running" and read_run(folder).status == "killed":
             stages, trials = stage_folders(folder), trial_folders(folder)
             for member in (*stages.values(), *trials.values()):
                 finalize_killed_run(member)

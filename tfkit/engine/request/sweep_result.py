@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.recipe.reading.overrides import Overrides, assignment
 from tfkit.engine.request.chain_result import run_facts, summed_totals
+from tfkit.recipe.reading.overrides import Overrides, assignment
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.listing import read_run
-from tfkit.run.receipt import read_receipt
+from tfkit.run.run_json import read_run_json
 from tfkit.run.strict_json import is_number
 
 _SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status")
@@ -32,7 +32,7 @@ class Trial:
 
 def recorded_trials(folder: Path) -> list[Trial]:
     """Return the trials that the run.json of a sweep names, in order. Raise OSError or ValueError if it cannot be read."""
-    trials = read_receipt(folder / "run.json").get("trials") or {}
+    trials = read_run_json(folder).trials or {}
     return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
 
 

@@ -6,7 +6,7 @@ checkpoint must not exceed it. A run that is in progress, or was killed, may lag
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import Any
 
 from tfkit.carbon import attempts_of, ledger_totals, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.emissions_file import NAME, emission_rows
-from tfkit.carbon.footprint import MEASURED, REWORK
+from tfkit.carbon.footprint import MEASURED, REWORK, sum_totals
 from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import Attempt
 from tfkit.run.chain_folder import member_folders
 from tfkit.run.checkpoints import step_folders
-from tfkit.run.receipt import read_receipt, totals_in
+from tfkit.run.run_json import RunDocument, read_run_json
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, for sums in another order
@@ -50,19 +50,17 @@ def audit_runs(folder: Path) -> list[Audit]:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
     audits = [audit for member in members.values() for audit in audit_runs(member)]
     summary = Audit(str(folder))
-    document = _receipt(folder, summary)
-    parts = [_receipt(member, summary).get("totals") or {} for member in members.values()]
-    if document and document["status"] not in ("running", "killed"):
-        for name in _SUMMED:
-            values = [part[name] for part in parts if is_number(part.get(name)) and part.get(name) is not None]
-            expected = sum(values) if values else None
-            summary.problems.extend(_differences(folder / "run.json", f"totals.{name}", expected, (document.get("totals") or {}).get(name)))
+    document = _document(folder, summary)
+    parts = [part.totals for member in members.values() if (part := _document(member, summary)) is not None]
+    if document is not None and document.status not in ("running", "killed"):
+        for name, value in sum_totals(parts).document(_SUMMED).items():
+            summary.problems.extend(_differences(folder / "run.json", f"totals.{name}", value, _recorded(document, name)))
     return [*audits, summary]
 
 
 def _audit(folder: Path) -> Audit:
     findings = Audit(str(folder))
-    document = _receipt(folder, findings)
+    document = _document(folder, findings)
     try:
         attempts = attempts_of(folder)
     except OSError as error:
@@ -74,23 +72,23 @@ def _audit(folder: Path) -> Audit:
         for name, chain in chains.items()
         if chain.state == "unchained"
     )
-    behind = document.get("status") in ("running", "killed")
+    behind = document is not None and document.status in ("running", "killed")
     if behind:
         findings.notes.append(f"{folder}: is in progress or was killed; its totals may lack the latest readings of the ledgers")
     findings.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
     findings.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
-    if document:
+    if document is not None:
         findings.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
     states, lines = {name: chain.state for name, chain in chains.items()}, sum(chain.lines for chain in chains.values())
     return replace(findings, ledgers=states, lines=lines)
 
 
-def _receipt(folder: Path, audit: Audit) -> dict[str, Any]:
+def _document(folder: Path, audit: Audit) -> RunDocument | None:
     try:
-        return read_receipt(folder / "run.json")
+        return read_run_json(folder)
     except (OSError, ValueError) as error:
         audit.notes.append(f"{folder / 'run.json'}: not compared ({error})")
-        return {}
+        return None
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
@@ -134,13 +132,13 @@ def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
             yield f"{path}: has a row {run_id} that is in no ledger"
 
 
-def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
     """Yield the differences of the totals in run.json. What an older version did not record is not compared."""
-    run_id, totals, recorded = document["run_id"], document.get("totals") or {}, totals_in(document.get("totals"))
+    run_id, recorded, totals = document.run_id, document.totals, document.fields.get("totals") or {}
     path, metered = folder / "run.json", read_seconds(folder, run_id)
-    known = len(metered) == len(document["attempts"])
-    if known and not behind and is_number(totals.get("seconds")):
-        yield from _differences(path, "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
+    known = len(metered) == len(document.attempts)
+    if known and not behind:
+        yield from _differences(path, "totals.seconds", round(sum(metered.values()), 3), _recorded(document, "seconds"))
     expected = ledger_totals(folder, run_id, recorded.seconds or 0.0)
     if expected is None and recorded.energy_kwh:
         yield f"{folder / 'carbon'}: has no ledger of this run, and {path} has totals.energy_kwh {recorded.energy_kwh}"
@@ -155,16 +153,22 @@ def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], 
         return
     for name, value in expected.document((*MEASURED, *REWORK)).items():
         if name in totals:
-            yield from _differences(path, f"totals.{name}", value, totals[name])
+            yield from _differences(path, f"totals.{name}", value, _recorded(document, name))
 
 
-def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+def _recorded(document: RunDocument, name: str) -> Any:
+    """Return a field of the totals; as text if it is not of its type."""
+    value, written = document.totals.document([name])[name], (document.fields.get("totals") or {}).get(name)
+    return str(written) if value is None and written is not None else value
+
+
+def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
     """Yield the cards of checkpoints whose grams differ from those of the run at its end, or exceed them."""
-    of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document["run_id"]]
-    grams, result = reading_of(of_run).emissions_g, document.get("result") or {}
-    last = Path(str(result.get("checkpoint", ""))).name if document.get("status") == "finished" else ""
+    of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
+    grams, result = reading_of(of_run).emissions_g, document.result or {}
+    last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""
     rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_impact.py)
-    exact = not behind and (document.get("totals") or {}).get("carbon_status") == "ok"
+    exact = not behind and document.totals.carbon_status == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
         stated = _stated_grams(checkpoint / "README.md")
         if stated is None:

@@ -94,7 +94,7 @@ class AssembledRun:
             context.folder.record_resume(self.resumed_from, self.progress.step)
             self.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
-        if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
+        if not self.resumed_from or context.folder.recorded.planned_steps != self.components.plan.steps:
             predicted = self.planned and self.planned.predicted(metered=context.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
@@ -130,7 +130,7 @@ class AssembledRun:
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
         folder, progress, data, best = self.context.folder, self.progress, self.data, self.checkpointer.best
-        totals = folder.totals
+        recorded = folder.recorded
         result: dict[str, Any] = {
             "schema_version": 1,
             "run": str(folder.path),
@@ -146,14 +146,14 @@ class AssembledRun:
             **comparison_fields(best.comparison(self.baselines)),
             "new_head": data.start is not None and has_new_head(data.start, data.config, data.labels),
             "sequence_length": row_length(self.context.recipe.data.sequence_length, data.config),
-            "rate_trial": folder.rate_trial,
+            "rate_trial": recorded.rate_trial,
             "best": best.document(),
             "stopped_early": progress.step < self.components.plan.steps,
             "stopped_by": None,
-            "seconds": totals.seconds,
+            "seconds": recorded.totals.seconds,
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-            **totals.document(MEASURED),
+            **recorded.totals.document(MEASURED),
             **self.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
@@ -165,7 +165,7 @@ class AssembledRun:
         result = self.result("finished")
         for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.context.listener.warn(warning)
-        folder, totals = self.context.folder, self.context.folder.totals
+        folder, totals = self.context.folder, self.context.folder.recorded.totals
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.context.forecaster.remember(self.planned, self.context.recipe, totals, self.context.device)

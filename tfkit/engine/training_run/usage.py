@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tfkit.carbon import Meter, Reading, read_seconds, read_totals
 from tfkit.run.chain_folder import member_folders
-from tfkit.run.receipt import read_receipt
+from tfkit.run.run_json import read_run_json
 
 Clock = Callable[[], float]
 REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
@@ -122,11 +122,8 @@ def spent_in(folder: Path) -> Amounts:
     if members := member_folders(folder):
         return sum((spent_in(member) for member in members.values()), Amounts())
     with suppress(OSError, ValueError):
-        receipt = read_receipt(folder / "run.json")
-        metered = read_seconds(folder, receipt["run_id"])
-        attempts = enumerate(receipt["attempts"], 1)
-        seconds = sum(metered.get(number, attempt.get("seconds") or 0.0) for number, attempt in attempts)
-        return Amounts.of(read_totals(folder, receipt["run_id"]), seconds)
+        run = read_run_json(folder)
+        return Amounts.of(read_totals(folder, run.run_id), run.seconds(read_seconds(folder, run.run_id)))
     return Amounts()
 
 

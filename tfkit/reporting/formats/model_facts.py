@@ -129,7 +129,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
     if training is None:
         kind = f"of kind {run.kind}" if run.kind else "not readable"
         raise UsageError(f"{run.path}: this format describes a trained model, and this run is {kind}; name the folder of one training")
-    checkpoint, attempts = run.checkpoint, run.recorded_attempts
+    checkpoint, attempts = run.checkpoint, run.recorded.attempts
     flops, basis = _flops(run)
     settings = ("optimizer.kind", "optimizer.lr", "schedule.kind", "training.batch_size", "training.precision", "training.seed")
     places = {"hosts": ", ".join(run.hosts), "command": run.command_line, "folder": str(run.path)}
@@ -138,8 +138,8 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         run=run,
         training=training,
         version=checkpoint.path.name if checkpoint else "",
-        started=text_of(attempts[0], "started_utc") if attempts else None,
-        ended=text_of(attempts[-1], "ended_utc") if attempts else None,
+        started=attempts[0].started_utc if attempts else None,
+        ended=run.recorded.last.ended_utc,
         ancestry=ancestry_of(run),
         parameters=checkpoint.parameters if checkpoint and not checkpoint.is_adapter else None,
         adapter_parameters=checkpoint.parameters if checkpoint and checkpoint.is_adapter else None,
@@ -153,7 +153,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         weights={name: file["sha256"] for name, file in checkpoint.weights.items()} if checkpoint else {},
         metrics={name: value for name, value in run.listed.metrics.items() if value is not None and name != "target_tokens"},
         settings={name: str(value) for name in settings if (value := run.recipe.get(name)) is not None},
-        versions={str(name): str(version) for name, version in mapping_of(run.receipt, "versions").items()},
+        versions={str(name): str(version) for name, version in run.recorded.versions.items()},
         machine=mapping_of(run.attempts[-1].machine, "record") if run.attempts else {},
         places={name: value for name, value in places.items() if value and full},
     )

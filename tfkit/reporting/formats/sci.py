@@ -55,7 +55,7 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
 def _device_hours(model: ModelFacts) -> float | None:
     """Return the hours of all GPUs together, or of the machine if it trained on its processor; None if they are not known."""
     run = model.run
-    if run.receipt.get("device") == "cpu":
+    if run.recorded.device == "cpu":
         seconds = run.amounts.seconds
         return None if seconds is None else seconds / 3600
     processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}

@@ -9,6 +9,8 @@
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (still
 "running" at the next start; its ended_utc is unknown, thus null). A run that has not begun is "new". Times are UTC; `seconds` is
 monotonic time until the file was last written, also for a killed attempt.
+
+`Receipt` writes the file, `read_run_json` reads it. Of an older version, or a damaged file, only what identifies the run must be valid.
 """
 
 import math
@@ -18,10 +20,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,13 +32,148 @@ from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import OtherVersionError
 from tfkit.run import strict_json
+from tfkit.run.lineage import ParentEntry
 from tfkit.run.model_files import check_version
 
+NAME = "run.json"
 SCHEMA_VERSION = 1
 SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
-_LARGEST = 1e30  # larger numbers count as damaged
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
+_OBJECTS = ("totals", "result", "given", "processor", "versions")
+_LARGEST = 1e30  # larger numbers count as damaged
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class AttemptEntry:
+    """An attempt of a run."""
+
+    status: str = ""
+    started_utc: str | None = None
+    ended_utc: str | None = None
+    seconds: float | None = None
+    host: str | None = None
+    to_step: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RunDocument:
+    """The content of a run.json. None, or empty: not recorded, or of another type than tfkit writes."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them, as they are in the file
+    run_id: str = ""
+    status: str = "new"
+    attempts: tuple[AttemptEntry, ...] = ()
+    totals: RunTotals = field(default_factory=RunTotals)
+    parents: tuple[ParentEntry, ...] | None = None  # the models from which the run started or learned
+    command: list[str] | None = None
+    kind: str | None = None
+    planned_steps: int | None = None
+    given: dict[str, Any] | None = None
+    data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
+    result: dict[str, Any] | None = None  # of a finished run; None if no attempt reached the end, or a later one continued
+    rate_trial: dict[str, Any] | None = None
+    before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
+    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, with low, likely and high
+    actual: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    larger_budget: str | None = None  # the key=value that continues a run which a budget ended
+    folder: str | None = None  # of a recipe with stages, as its stages name it
+    stages: dict[str, Any] | None = None
+    trials: dict[str, dict[str, Any]] | None = None  # of a sweep
+    best_trial: str | None = None
+    space: dict[str, Any] | None = None  # of a sweep: the varied fields
+    asked: int | None = None  # trials
+
+    @property
+    def last(self) -> AttemptEntry:
+        """The latest attempt; empty before the first."""
+        return self.attempts[-1] if self.attempts else AttemptEntry()
+
+    def seconds(self, metered: Mapping[int, float]) -> float:
+        """Return the wall time of all attempts: from `metered`, by number, and for the others as recorded."""
+        return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
+
+
+def read_run_json(folder: Path) -> RunDocument:
+    """Return the content of the run.json of a run folder.
+
+    Raises OSError, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
+    """
+    return _parse(_load(folder / NAME))
+
+
+def known_of(folder: Path) -> RunDocument:
+    """Return the content of the run.json of a run folder; nothing is known if it is missing or cannot be read."""
+    with suppress(OSError, ValueError):
+        return read_run_json(folder)
+    return RunDocument()
+
+
+def totals_in(document: Any) -> RunTotals:
+    """Return the `totals` of a run.json of any version."""
+    return _fitting(RunTotals, document)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    document = strict_json.loads(path.read_bytes())
+    if isinstance(document, dict):
+        check_version(document, path, SCHEMA_VERSION)
+    if not _identifies_a_run(document):
+        raise ValueError("not a run's receipt")
+    return dict(document)
+
+
+def _identifies_a_run(document: Any) -> bool:
+    if not isinstance(document, dict) or not document.keys() >= _OWN_FIELDS or not isinstance(document["attempts"], list):
+        return False
+    return (
+        all(isinstance(document[name], str) for name in ("run_id", "status"))
+        and all(isinstance(one, dict) and isinstance(one.get("status"), str) for one in document["attempts"])
+        and all(strict_json.is_number(one.get("seconds")) for one in document["attempts"])
+        and all(isinstance(document.get(name) or {}, dict) for name in _OBJECTS)
+    )
+
+
+def _parse(document: Mapping[str, Any]) -> RunDocument:
+    return _fitting(
+        RunDocument,
+        document,
+        fields=document,
+        attempts=tuple(_fitting(AttemptEntry, attempt) for attempt in document["attempts"]),
+        totals=totals_in(document.get("totals")),
+        parents=entries_of(document.get("parents")),
+    )
+
+
+def entries_of(parents: Any) -> tuple[ParentEntry, ...] | None:
+    """Return the entries of parents in run.json or tfkit.json; None if there is no such list."""
+    return tuple(_fitting(ParentEntry, one) for one in parents if isinstance(one, dict)) if isinstance(parents, list) else None
+
+
+def _fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
+    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field has its default."""
+    values: dict[str, Any] = {}
+    for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
+        with suppress(ValidationError):
+            if name in document and name not in others:
+                value = _adapter(hint).validate_python(document[name])
+                values |= {} if isinstance(value, float) and abs(value) >= _LARGEST else {name: value}
+    return kind(**others, **values)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=Intensity not in get_args(hint), allow_inf_nan=False))
 
 
 class Receipt:
@@ -54,10 +192,11 @@ class Receipt:
         A damaged file is renamed, with a warning. `saved_step`: of the newest checkpoint, recorded as the last step of a killed attempt.
         Raises OtherVersionError if a later version of tfkit wrote the file.
         """
+        new = {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}
         try:
-            document = read_receipt(path)
+            document = _load(path)
         except FileNotFoundError:
-            return cls(path, _new_document())
+            return cls(path, new)
         except OtherVersionError:
             raise
         except ValueError as error:
@@ -66,7 +205,7 @@ class Receipt:
             warn(
                 f"{path}: unreadable ({error}); kept as {aside.name}. The run gets a new id, and its earlier attempts are no longer counted"
             )
-            return cls(path, _new_document())
+            return cls(path, new)
         for part in (document, *document["attempts"]):
             if part["status"] == "running":
                 part["status"] = "killed"
@@ -112,11 +251,11 @@ class Receipt:
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
 
-    def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall time of all attempts: from `metered`, by number, and for the others from this file."""
+    @property
+    def recorded(self) -> RunDocument:
+        """The present content of the file."""
         self._update_time()
-        attempts = enumerate(self.document["attempts"], 1)
-        return sum(metered.get(number, attempt.get("seconds") or 0.0) for number, attempt in attempts)
+        return _parse(self.document)
 
     def update_time(self) -> None:
         """Write the file if SECONDS_BETWEEN_WRITES have passed, so that a kill loses no more time than that."""
@@ -156,59 +295,6 @@ class Receipt:
         self._update_time()
         self._written = time.monotonic()
         write_atomically(self.path, strict_json.dumps(self.document, indent=1) + "\n")
-
-
-def read_receipt(path: Path) -> dict[str, Any]:
-    """Return the document of a run.json.
-
-    Raises OSError, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
-    """
-    document = strict_json.loads(path.read_bytes())
-    if isinstance(document, dict):
-        check_version(document, path, SCHEMA_VERSION)
-    if not _is_receipt(document):
-        raise ValueError("not a run's receipt")
-    return dict(document)
-
-
-def totals_in(document: Any) -> RunTotals:
-    """Return the `totals` of a run.json of any version. A value that does not fit its field, as in a damaged file, is not known."""
-    values = {}
-    for name, kind in _kinds_of_totals().items() if isinstance(document, dict) else ():
-        with suppress(ValidationError):
-            value = _adapter(kind).validate_python(document.get(name))
-            values[name] = None if isinstance(value, float) and abs(value) >= _LARGEST else value
-    return RunTotals(**values)
-
-
-@cache
-def _kinds_of_totals() -> dict[str, Any]:
-    return get_type_hints(RunTotals)
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind, config=ConfigDict(strict=Intensity not in get_args(kind), allow_inf_nan=False))
-
-
-def _new_document() -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}
-
-
-def _is_receipt(document: Any) -> bool:
-    if not isinstance(document, dict) or not document.keys() >= _OWN_FIELDS:
-        return False
-    attempts = document["attempts"]
-    return (
-        isinstance(document["run_id"], str)
-        and isinstance(document["status"], str)
-        and isinstance(attempts, list)
-        and all(
-            isinstance(attempt, dict) and isinstance(attempt.get("status"), str) and strict_json.is_number(attempt.get("seconds"))
-            for attempt in attempts
-        )
-        and all(isinstance(document.get(name) or {}, dict) for name in ("totals", "result", "given", "processor", "versions"))
-    )
 
 
 def _now() -> str:
