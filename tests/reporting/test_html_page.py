@@ -254,7 +254,7 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
     ids=lambda value: str(value)[:12],
 )
 def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) -> None:
-    """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms are rendered, and `tfkit runs` and `verify` read it."""
+    """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms, `runs` and `verify` are tried."""
     result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x"}
     plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
     path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0})
