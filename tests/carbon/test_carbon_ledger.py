@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
-from tfkit.carbon.reading import SUMMED, Totals
+from tfkit.carbon.reading import SUMS, Totals
 from tfkit.carbon.totals import attempts_of, ledger_totals, read_seconds, read_totals, rework
 
 HEADER = {
@@ -150,7 +150,7 @@ def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
     (folder / "carbon").mkdir()
     (folder / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [HEADER, *lines]))
     reading = read_totals(folder)
-    assert all(math.isfinite(getattr(reading, name)) for name in SUMMED)
+    assert all(math.isfinite(getattr(reading, name)) for name in SUMS)
     lost, seconds = rework(attempts_of(folder, "run")), read_seconds(folder, "run")
     assert all(map(math.isfinite, [*lost.values(), *seconds.values()]))
     write_emissions(folder)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
+from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, LedgerReader
 from tfkit.carbon.ledger_writer import Ledger
 from tfkit.carbon.probe import Machine
-from tfkit.carbon.reading import SUMMED
+from tfkit.carbon.reading import ENERGIES, SUMS
 from tfkit.carbon.totals import has_gaps, wall_seconds
 
 
@@ -24,7 +24,7 @@ class AttemptFiles:
         self._spec, self._warn, self._warned = spec, warn, False
         self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
         self._nodes = int(spec.get("nodes", 1)) if spec["folder"] else 1
-        self.earlier = dict.fromkeys(SUMMED, 0.0)
+        self.earlier = dict.fromkeys(SUMS, 0.0)
         """The sums of the run's attempts before this one."""
         self.earlier_degraded = False
         self._ledger: Ledger | None = None

@@ -5,7 +5,7 @@ None: not known. Free of pydantic, which the process of the meter need not impor
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self
 
@@ -82,7 +82,7 @@ class Measurement(Footprint):
     idle_kwh: float | None = None  # what the idle machine would have used; None: not measured
 
 
-MEASURED = tuple(field.name for field in fields(Measurement))
+MEASURED = tuple(Measurement.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.hash_chain import Chain, parse_line
+from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
-ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
-SUMS = ("seconds", *ENERGIES)
 FINISH = "finish"  # the phase after the end of the work, which is saved or has been given up
+_LARGEST = 1e30  # a larger power counts as damaged
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -64,6 +64,7 @@ class Attempt:
     series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
+    ticks: list[tuple[float, float, float]] | None = None  # seconds, emissions in g, and watts since the tick before; None: not kept
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -113,6 +114,8 @@ class Attempt:
         self.series_integral += intensity * covered
         self.series_seconds += covered
         self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
+        if self.ticks is not None and isinstance(power := line.get("power_w"), int | float) and abs(power) < _LARGEST:
+            self.ticks.append((sums["seconds"], sums["emissions_g"], float(power)))
         if step is not None:
             self.resume_points.append(ResumePoint(step, sums, sums["seconds"] - measured))
 
@@ -171,8 +174,9 @@ def _finite(value: Any) -> float:
 class LedgerReader:
     """The reader of all ledgers of a run folder; each read continues where the previous one ended."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
+        self._keeps_ticks = keeps_ticks
         self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and their sums
 
     def attempts(self) -> list[Attempt]:
@@ -190,10 +194,11 @@ class LedgerReader:
         return iter(sorted(self.folder.glob("*.jsonl")))
 
     def _refresh(self, path: Path) -> Attempt:
-        start, attempt = self._read.get(path, (0, Attempt(path.stem)))
+        new = 0, Attempt(path.stem, ticks=[] if self._keeps_ticks else None)
+        start, attempt = self._read.get(path, new)
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) < start:
-                start, attempt = 0, Attempt(path.stem)
+                start, attempt = new
             file.seek(start)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]  # the rest is a line that is being written, or was torn by a kill

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tfkit.carbon.hash_chain import FIELD, last_hash, line_hash
-from tfkit.carbon.ledger import ENERGIES
-from tfkit.carbon.reading import Totals
+from tfkit.carbon.reading import ENERGIES, Totals
 from tfkit.durable import sync_folder
 
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would write other line breaks

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.intensity_series import IntensitySeries
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place, series_of
-from tfkit.carbon.reading import SUMMED, Reading, Status
+from tfkit.carbon.reading import SUMS, Reading, Status
 from tfkit.carbon.sidecar_process import SidecarProcess
 from tfkit.carbon.totals import read_totals
 
@@ -171,7 +171,7 @@ class Meter:
             self._heard_at = time.monotonic()
             if "failed" in message:
                 return self._degrade(f"the carbon meter failed: {message['failed']}")
-            names = (*SUMMED, "power_w", "status", "provenance", "failing")
+            names = (*SUMS, "power_w", "status", "provenance", "failing")
             self._reading = replace(self._reading, **{name: message[name] for name in names})
             self._answered = max(self._answered, message["token"])
             if message.get("warning"):

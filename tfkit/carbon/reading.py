@@ -12,8 +12,9 @@ Status = Literal["ok", "starting", "degraded", "off"]
 so the energy is a lower bound."""
 
 
-SUMMED = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g", "seconds")
-"""The fields of a Reading that add up over attempts."""
+ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
+SUMS = ("seconds", *ENERGIES)
+"""The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
 SILENT_SECONDS = 10.0  # by then even an idle machine has used a milliwatt-hour
 
@@ -52,7 +53,7 @@ class Reading:
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
     """Add readings of other nodes of the same run: sums, the longest time, and degraded if one of them is not ok."""
     for other in others:
-        sums = {name: getattr(own, name) + getattr(other, name) for name in SUMMED} | {"seconds": max(own.seconds, other.seconds)}
+        sums = {name: getattr(own, name) + getattr(other, name) for name in SUMS} | {"seconds": max(own.seconds, other.seconds)}
         status = own.status if other.status in ("ok", own.status) else "degraded"
         own = replace(own, **sums, power_w=own.power_w + other.power_w, status=status)
     return own

@@ -21,10 +21,9 @@ from tfkit.carbon.attempt_files import AttemptFiles
 from tfkit.carbon.footprint import describe_sources
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.intensity_series import IntensityCorrection
-from tfkit.carbon.ledger import ENERGIES
 from tfkit.carbon.ledger_writer import estimate_line, tick_line
 from tfkit.carbon.probe import Probe
-from tfkit.carbon.reading import Totals
+from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting

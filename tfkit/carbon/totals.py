@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.footprint import Footprint, Intensity, RunTotals, describe_sources, joined
-from tfkit.carbon.ledger import SUMS, Attempt, LedgerReader
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
 _MOST_NODES = 100_000  # a damaged ledger may contain any number
@@ -26,9 +26,10 @@ _MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # of CodeCarbon's 5 W; its rule before
 _IDLE_FRACTION = 0.1  # of the TDP, at no load
 
 
-def attempts_of(run_folder: Path, run_id: str | None = None) -> list[Attempt]:
+def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
     """Return the ledgers of a run in order, for one run id or (None) all. Raises OSError."""
-    return [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
+    reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
+    return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
 
 def reading_of(attempts: Sequence[Attempt]) -> Reading:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from tfkit.carbon.ledger import Attempt
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_field
 from tfkit.reporting.chart_scales import Points, drawable, thin, ticks, time_ticks
 from tfkit.reporting.equal_score import Comparison
-from tfkit.reporting.power_ticks import Tick
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.score_curve import score_curve
 from tfkit.units import format_count, format_mass, format_seconds
@@ -48,7 +48,7 @@ def _series(entries: Sequence[Entry], curves: Sequence[Points]) -> Series:
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
     """Return charts of power and emissions over the wall time of all attempts, and of the emissions by phase."""
-    curves = [_power_and_emissions(entry.run.ticks) for entry in entries]
+    curves = [_power_and_emissions(entry.run.attempts) for entry in entries]
     power, grams = (_series(entries, [[(point[0], point[axis]) for point in curve] for curve in curves]) for axis in (1, 2))
     phases = {entry.label: {name: sums["emissions_g"] for name, sums in entry.run.phases.items()} for entry in entries if entry.run.phases}
     charts = [
@@ -59,17 +59,19 @@ def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
-def _power_and_emissions(ticks: Sequence[Tick]) -> list[tuple[float, float, float]]:
+def _power_and_emissions(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float]]:
     """Return (seconds, watts, grams) over the attempts of a run, one after the other, summed over its nodes."""
     curve: list[tuple[float, float, float]] = []
     start, earlier = 0.0, 0.0
-    for attempt in dict.fromkeys(tick.attempt for tick in ticks):
-        latest: dict[int, Tick] = {}
-        for tick in sorted((tick for tick in ticks if tick.attempt == attempt), key=lambda tick: tick.seconds):
-            latest[tick.node] = tick
-            grams = earlier + sum(node.emissions_g for node in latest.values())
-            curve.append((start + tick.seconds, sum(node.power_w for node in latest.values()), grams))
-        start, earlier = curve[-1][0], curve[-1][2]
+    for number in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
+        nodes = [ledger for ledger in ledgers if ledger.header["attempt"] == number]
+        ticks = sorted((tick[0], node, tick) for node, ledger in enumerate(nodes) for tick in ledger.ticks or ())
+        latest: dict[int, tuple[float, float, float]] = {}
+        for seconds, node, tick in ticks:
+            latest[node] = tick
+            grams = earlier + sum(emissions for _, emissions, _ in latest.values())
+            curve.append((start + seconds, sum(watts for *_, watts in latest.values()), grams))
+        start, earlier = curve[-1][::2] if curve else (0.0, 0.0)
     return curve
 
 

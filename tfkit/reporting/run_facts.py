@@ -19,7 +19,6 @@ from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
-from tfkit.reporting.power_ticks import Tick, read_ticks
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run
@@ -40,7 +39,6 @@ class RunFacts:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: MetricLines = field(default_factory=MetricLines)
     attempts: tuple[Attempt, ...] = ()  # the ledgers, one per attempt and node, with their phases
-    ticks: tuple[Tick, ...] = ()
     checkpoint: CheckpointFacts | None = None
     members: tuple["RunFacts", ...] = ()  # the existing stages of a recipe or trials of a sweep
     problems: tuple[str, ...] = ()
@@ -163,8 +161,7 @@ def read_facts(path: Path) -> RunFacts:
     members = tuple(read_facts(member) for member in _members(path)) if recorded.run_id else ()
     problems += [*metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     shown = tuple(problem.replace(f"{path}/", "") for problem in problems)
-    ticks = tuple(read_ticks(path / "carbon"))
-    return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, ticks, checkpoint, members, shown)
+    return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, checkpoint, members, shown)
 
 
 def _members(path: Path) -> list[Path]:
@@ -192,7 +189,7 @@ def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...]
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > 4 * _MOST_BYTES or not all(path.is_file() for path in paths):
             return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
-        attempts = attempts_of(folder.parent, run_id)
+        attempts = attempts_of(folder.parent, run_id, keeps_ticks=True)
     except OSError as error:
         return (), [f"carbon: {_reason(error)}"]
     dropped = sum(attempt.lines_dropped for attempt in attempts)

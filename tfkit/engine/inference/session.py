@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon import Meter, Reading, read_totals, resolve_place
-from tfkit.carbon.reading import SUMMED, add_readings
+from tfkit.carbon.reading import SUMS, add_readings
 from tfkit.engine.listener import Listener, Progress, Silent, StopRequest
 from tfkit.engine.request.rank_checks import rank_device, rank_threads
 from tfkit.engine.request.run_totals import record_totals
@@ -51,7 +51,7 @@ class Session:
         """Return the part of a meter's reading that this command used."""
         if not self.metered:
             return Reading()
-        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED})
+        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
 
     def reading(self, *, last: bool = False) -> Reading:
         """Return what this command used, on all of its machines; called once, when its work is done. `last`: stop the meter."""
