@@ -6,12 +6,14 @@ ignored: it never stops a run. Torch-free.
 
 import contextlib
 import json
-import math
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.durable import write_atomically
@@ -24,6 +26,7 @@ _LATEST = 9  # runs of which a ratio is the median
 _MAX_BYTES = 2**20  # of the file, beyond which the older half is dropped
 _MAX_DISTANCE = 2  # in powers of ten of FLOPs: runs farther apart are not comparable
 _SPREAD = 1.3  # factor to either side of a single run
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class PastRun:
     threads: int
     kind: str  # of the objective
     size: int  # the power of ten of its FLOPs
-    table_seconds: float
-    predicted_seconds: float
-    seconds: float
-    predicted_kwh: float | None = None
-    kwh: float | None = None  # None: not metered
-    pue: float = 1.0
-    start_seconds: float = 0.0  # until the data were prepared, included in all three times; older versions did not record it
+    table_seconds: Amount
+    predicted_seconds: Amount
+    seconds: Amount
+    predicted_kwh: Amount | None = None
+    kwh: Amount | None = None  # None: not metered
+    pue: Amount = 1.0
+    start_seconds: Annotated[float, Field(ge=0)] = (
+        0.0  # until the data were prepared, included in all three; older versions did not record it
+    )
     table: int = 1  # the version of the table, which version 1 did not record
 
     @property
@@ -88,17 +93,15 @@ def past_runs() -> list[PastRun]:
 
 
 def _parse(line: bytes) -> PastRun | None:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        run = PastRun(**json.loads(line))
-        numbers: list[Any] = [run.table_seconds, run.predicted_seconds, run.seconds, run.pue]
-        optional = [kwh for kwh in (run.predicted_kwh, run.kwh) if kwh is not None]
-        if (
-            all(math.isfinite(number) and number > 0 for number in [*numbers, *optional])
-            and isinstance(run.size, int)
-            and 0 <= run.start_seconds < run.table_seconds
-        ):
-            return run
+    with contextlib.suppress(ValidationError):
+        run: PastRun = _adapter().validate_json(line, strict=True)
+        return run if run.start_seconds < run.table_seconds else None
     return None
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(PastRun)
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
