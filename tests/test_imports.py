@@ -38,6 +38,7 @@ CHECKPOINTS = {
     "run.run_json",
     "run.safetensors_header",
     "run.strict_json",
+    "run.tfkit_json",
     "run.verified",
 }
 MAY_IMPORT = {

@@ -30,7 +30,7 @@ def test_the_facts_of_a_run_of_0_1_0() -> None:
     assert [int(record["step"]) for record in run.metrics.steps] == [1, 2, 3]
     assert run.recipe["training.batch_size"] == 4
     assert run.checkpoint is not None
-    assert (run.checkpoint.parameters, run.checkpoint.facts["run_id"]) == (2856, run.run_id)
+    assert (run.checkpoint.parameters, run.checkpoint.document.run_id) == (2856, run.run_id)
     assert len(run.checkpoint.files["model.safetensors"]["sha256"]) == 64
 
 

@@ -17,7 +17,7 @@ from tfkit.adapters.peft_config import PeftConfig, base_record, find_base, peft_
 from tfkit.adapters.peft_files import NAME, Updates, find_tensors, read_updates, to_peft
 from tfkit.errors import ModelError
 from tfkit.hub import OWN_TYPE, Described, Loaded, family_of, find_checkpoint, save_model
-from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_objective, read_problem_type
+from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
 from tfkit.hub.names import label_tensors, rules_of
@@ -26,6 +26,7 @@ from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsH
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
+from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, unverified, verified
 from tfkit.tokenizer import Tokenizer
 
@@ -52,7 +53,9 @@ def describe(path: str | Path) -> Described:
         codec = with_model_ids(read_tokenizer(folder, opened.config.vocab_size) or opened.base.codec, ids)
         generation = read_generation(opened.hf, folder) or opened.base.generation
         problem = read_problem_type(opened.hf) if opened.hf else opened.base.problem_type
-        return Described(folder, opened.config, codec, opened.family, ids, labels, generation, problem, *read_objective(folder))
+        document = read_tfkit_json(folder)
+        about = generation, problem, document.objective, document.objective_settings
+        return Described(folder, opened.config, codec, opened.family, ids, labels, *about)
 
 
 def load(

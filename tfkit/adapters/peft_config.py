@@ -9,13 +9,14 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
-from tfkit.hub.config_json import LIMIT, read_facts
+from tfkit.hub.config_json import LIMIT
 from tfkit.hub.content_hash import content_hash
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
+from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named
 
 # Settings with which an update is not alpha / rank * B A x.
@@ -162,8 +163,7 @@ def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
 
 
 def _read_base_record(folder: Path) -> dict[str, Any]:
-    adapter = read_facts(folder).get("adapter", {})
-    record = adapter.get("base", {}) if isinstance(adapter, dict) else {}
+    record = read_tfkit_json(folder).adapter.get("base", {})
     return record if isinstance(record, dict) else {}
 
 

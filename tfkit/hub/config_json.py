@@ -19,7 +19,8 @@ from tfkit.model.config import (
     TagsHeadConfig,
 )
 from tfkit.recipe.presets import merge
-from tfkit.run.model_files import MIB, check_version, read_object
+from tfkit.run.model_files import MIB, read_object
+from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express: it fails to load elsewhere rather than load wrong
@@ -33,9 +34,7 @@ _GENERATION_KEYS = (  # transformers reads these from config.json if there is no
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MAX_PROBLEMS = 20  # in a message
-FACTS = "tfkit.json"  # holds what config.json cannot express
-FACTS_VERSION = 1
-LIMIT = 4 * MIB  # maximum size of config.json and tfkit.json: a thousand times the usual
+LIMIT = 4 * MIB  # maximum size of config.json: a thousand times the usual
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
@@ -62,30 +61,13 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(
             f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers do not make a {kind}: one stack is missing"
         )
-    facts = read_facts(folder)
+    document = read_tfkit_json(folder)
     if family:
-        ours, training_only = folder / FACTS, facts.get("model", {})
+        ours, training_only = folder / NAME, document.fields.get("model", {})
         if not isinstance(training_only, dict) or not training_only.keys() <= TRAINING_ONLY_FIELDS:
             raise ModelError(f"{ours}: model must hold {' and '.join(sorted(TRAINING_ONLY_FIELDS))}, and nothing that is in config.json")
         config = _validated(config.model_dump() | training_only, ours)
     return family, config
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Read the tfkit.json of a folder; empty if there is none. Raise ModelError."""
-    path = find_named(folder, FACTS)
-    if path is None:
-        return {}
-    facts = read_object(path, LIMIT)
-    check_version(facts, path, FACTS_VERSION)
-    return facts
-
-
-def read_objective(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return the objective that a model was trained for, and the settings that its predictions depend on, from tfkit.json."""
-    facts = read_facts(folder)
-    settings = facts.get("objective_settings")
-    return facts.get("objective"), settings if isinstance(settings, dict) else {}
 
 
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from tfkit.hub.config_json import read_facts
 from tfkit.hub.find import ADAPTER
 from tfkit.run.manifest import Identity, identity_of, is_settled
+from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 
 _BLOCK = 1 << 20
@@ -43,5 +43,4 @@ def _hash_files(paths: Iterable[Path]) -> str:
 
 def run_id_of(folder: Path) -> str | None:
     """Return the id of the run that trained the model; None if tfkit.json does not have it."""
-    run_id = read_facts(folder).get("run_id")
-    return run_id if isinstance(run_id, str) else None
+    return read_tfkit_json(folder).run_id

@@ -17,10 +17,8 @@ from tfkit.hub.config_json import (
     OWN_TYPE,
     apply_changes,
     read_config,
-    read_facts,
     read_generation,
     read_labels,
-    read_objective,
     read_problem_type,
     stated_ends,
 )
@@ -44,6 +42,7 @@ from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import allocate, initialize
 from tfkit.model.transformer import Transformer
 from tfkit.run.model_files import read_object
+from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 from tfkit.tokenizer import Backend, Tokenizer
 from tfkit.tokenizer.conversations import end_ids
@@ -96,6 +95,11 @@ class Loaded(ModelFolder):
         codec_pad = self.codec.pad_id if self.codec else None
         return next((token_id for token_id in stated if token_id is not None), codec_pad)
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The content of its tfkit.json; empty without one."""
+        return read_tfkit_json(self.folder).fields
+
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
 
@@ -106,7 +110,6 @@ class Loaded(ModelFolder):
                 f"{folder}: this model's weights have 8 bits, and its own are gone; load it without precision='int8' to save it"
             )
         Path(folder).mkdir(parents=True, exist_ok=True)
-        facts = read_facts(self.folder)
         save_model(
             Path(folder),
             self.config,
@@ -117,7 +120,7 @@ class Loaded(ModelFolder):
             labels=self.labels,
             problem_type=self.problem_type,
             generation=self.generation,
-            facts={name: facts[name] for name in ("run_id", "lineage") if name in facts},
+            facts={name: self.facts[name] for name in ("run_id", "lineage") if name in self.facts},
         )
 
 
@@ -146,9 +149,9 @@ def describe(path: str | Path) -> Described:
         labels = read_labels(opened.hf, opened.config.head)
         generation = read_generation(opened.hf, folder)
         problem = read_problem_type(opened.hf)
-        return Described(
-            folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation, problem, *read_objective(folder)
-        )
+        document = read_tfkit_json(folder)
+        about = generation, problem, document.objective, document.objective_settings
+        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, *about)
 
 
 def load(

@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from tfkit.hub.config_json import (
-    FACTS,
-    FACTS_VERSION,
     OWN_TYPE,
     SPECIAL_IDS,
     TRAINING_ONLY_FIELDS,
@@ -21,6 +19,7 @@ from tfkit.hub.config_json import (
 from tfkit.hub.names import expected_shapes, to_foreign
 from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
+from tfkit.run.tfkit_json import write_tfkit_json
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _START = "decoder_start_token_id"
@@ -69,8 +68,8 @@ def save_model(
         {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", _generation(generation or {}, ids))
-    about: dict[str, Any] = {"schema_version": FACTS_VERSION, "model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
-    _write_json(folder / FACTS, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
+    about: dict[str, Any] = {"model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
+    write_tfkit_json(folder, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
         write_model_tensors(folder, expected_shapes(expressing, config), to_foreign(tensors, expressing, config))
     if tokenizer is not None:

@@ -8,7 +8,6 @@ from typing import Any
 from tfkit.adapters import load
 from tfkit.errors import ModelError
 from tfkit.hub import content_hash, run_id_of
-from tfkit.hub.config_json import read_facts
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
@@ -49,5 +48,5 @@ def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool =
             f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
             f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
-    model, facts = loaded.model.requires_grad_(trained), read_facts(loaded.folder)
+    model, facts = loaded.model.requires_grad_(trained), loaded.facts
     return Companion(name, model, path, sha256, run_id_of(loaded.folder), loaded.codec, facts, trained, folder=loaded.folder)

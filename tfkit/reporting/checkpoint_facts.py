@@ -1,7 +1,7 @@
 """The facts about a checkpoint in reports, from its small files and the header of its weights; no weights are loaded or hashed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,11 +10,10 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
-from tfkit.run.lineage import ParentEntry
 from tfkit.run.manifest import Entry, read_manifest
 from tfkit.run.model_files import MIB, find_file, read_object
-from tfkit.run.run_json import entries_of
 from tfkit.run.safetensors_header import read_header
+from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 
 _LIMIT = 16 * MIB
 
@@ -25,7 +24,7 @@ class CheckpointFacts:
 
     path: Path
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json
-    facts: Mapping[str, Any] = field(default_factory=dict)  # tfkit.json
+    document: ModelDocument = field(default_factory=ModelDocument)  # tfkit.json
     files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
     problems: tuple[str, ...] = ()
 
@@ -47,17 +46,6 @@ class CheckpointFacts:
         except ModelError:
             return None
 
-    @property
-    def parents(self) -> Sequence[ParentEntry]:
-        """The models from which its training started or learned."""
-        return entries_of(self.lineage.get("parents")) or ()
-
-    @property
-    def lineage(self) -> Mapping[str, Any]:
-        """The field `lineage` of tfkit.json; {} without it."""
-        lineage = self.facts.get("lineage")
-        return lineage if isinstance(lineage, dict) else {}
-
 
 def read_checkpoint(root: Path) -> CheckpointFacts | None:
     """Return the facts of the best or else newest checkpoint in a run's `checkpoints`; None without a complete one."""
@@ -67,14 +55,16 @@ def read_checkpoint(root: Path) -> CheckpointFacts | None:
     if path is None:
         return None
     problems: list[str] = []
-    documents: dict[str, dict[str, Any]] = {}
-    for name in ("config.json", "tfkit.json"):
-        try:
-            documents[name] = {} if find_file(path, name) is None else read_object(path / name, _LIMIT)
-        except (ModelError, OSError) as error:
-            problems.append(f"{path.name}: {error}")
-    files: dict[str, Entry] = {}
+    config: dict[str, Any] = {}
+    document, files = ModelDocument(), {}
+    try:
+        config = read_object(path / "config.json", _LIMIT) if find_file(path, "config.json") else {}
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
+    try:
+        document = read_tfkit_json(path)
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
     with suppress(ModelError, OSError):
         files = read_manifest(path)
-    config, facts = (documents.get(name, {}) for name in ("config.json", "tfkit.json"))
-    return CheckpointFacts(path, config, facts, files, tuple(problems))
+    return CheckpointFacts(path, config, document, files, tuple(problems))

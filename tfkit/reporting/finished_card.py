@@ -25,7 +25,7 @@ def finished_card(run: RunFacts, *, full: bool) -> str:
         raise UsageError(f"{error}; no card can be made from it") from None
     if not card:
         raise UsageError(f"{run.checkpoint.path}: has no README.md to which the cost of the run could be added; save the model again")
-    training = text_of(run.checkpoint.lineage, "training") or "pre-training"
+    training = run.checkpoint.document.training or "pre-training"
     return with_impact(card, _impact(run), training)
 
 

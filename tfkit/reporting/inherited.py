@@ -40,7 +40,7 @@ def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ances
     """Append the ancestors of a run, not merged yet, and return the positions of its parents. `descendants`: run ids, to stop at cycles."""
     recorded = None
     with suppress(ValueError):  # it cannot be read
-        recorded = parse_lineage(run.checkpoint.lineage).ancestors if run.checkpoint else None
+        recorded = parse_lineage(run.checkpoint.document.fields.get("lineage", {})).ancestors if run.checkpoint else None
     if recorded is not None:
         first = len(ancestors)
         ancestors += shifted(recorded, first)

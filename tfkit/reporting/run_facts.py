@@ -146,7 +146,7 @@ class RunFacts:
         """The models from which the run started or learned."""
         if self.recorded.parents is not None or self.checkpoint is None:
             return self.recorded.parents or ()
-        return self.checkpoint.parents
+        return self.checkpoint.document.parents
 
 
 def read_facts(path: Path) -> RunFacts:

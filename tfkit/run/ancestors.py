@@ -13,10 +13,10 @@ from tfkit.errors import ModelError
 from tfkit.run.card_facts import BaseCard, last_name
 from tfkit.run.lineage import Ancestor, Lineage, merge_ancestors, parse_lineage, position, shifted
 from tfkit.run.manifest import NAME, read_manifest, sha256_of
-from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.model_files import find_file
+from tfkit.run.tfkit_json import NAME as FACTS
+from tfkit.run.tfkit_json import read_tfkit_json
 
-FACTS = "tfkit.json"
-_LIMIT = 4 * MIB  # the largest tfkit.json, as in tfkit.hub
 _AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the same run as their mean
 
 
@@ -78,25 +78,22 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
 
 def read_lineage(folder: Path) -> Lineage | None:
     """Return the lineage in the tfkit.json of a checkpoint; None if it has none. Raises ModelError if it is damaged or was edited."""
-    facts = _facts(folder)
-    if "lineage" not in facts:
+    _require_unedited(folder)
+    fields = read_tfkit_json(folder).fields
+    if "lineage" not in fields:
         return None
     try:
-        return parse_lineage(facts["lineage"])
+        return parse_lineage(fields["lineage"])
     except ValueError as error:
         raise ModelError(f"{folder / FACTS}: {error}; copy the file again") from None
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    """Return the content of tfkit.json; {} without one. Raises ModelError if it is damaged, or differs from the manifest."""
+def _require_unedited(folder: Path) -> None:
     path = find_file(folder, FACTS)
-    if path is None:
-        return {}
-    if find_file(folder, NAME) is not None:
+    if path is not None and find_file(folder, NAME) is not None:
         entry = read_manifest(folder).get(FACTS)
         if entry is None or sha256_of(path)[0] != entry["sha256"]:
             raise ModelError(f"{path}: was edited: its SHA-256 is not that of {NAME}; restore the file")
-    return read_object(path, _LIMIT)
 
 
 def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:

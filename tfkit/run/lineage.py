@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tfkit.carbon.footprint import Footprint, Intensity
 from tfkit.carbon.reading import Reading
+from tfkit.run.fitting_fields import fitting
 
 Source = Literal["ledger", "card", "unknown"]
 Text = Annotated[str, Field(max_length=1000)]
@@ -122,6 +123,11 @@ class Lineage:
 
 
 _LINEAGE = TypeAdapter(Lineage)
+
+
+def parent_entries(parents: Any) -> tuple[ParentEntry, ...] | None:
+    """Return the entries of parents in run.json or tfkit.json, as far as they are readable; None if there is no such list."""
+    return tuple(fitting(ParentEntry, one) for one in parents if isinstance(one, dict)) if isinstance(parents, list) else None
 
 
 def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:

@@ -22,17 +22,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from tfkit.carbon.footprint import Intensity, RunTotals
+from tfkit.carbon.footprint import RunTotals
 from tfkit.durable import write_atomically
 from tfkit.errors import OtherVersionError
 from tfkit.run import strict_json
-from tfkit.run.lineage import ParentEntry
+from tfkit.run.fitting_fields import fitting
+from tfkit.run.lineage import ParentEntry, parent_entries
 from tfkit.run.model_files import check_version
 
 NAME = "run.json"
@@ -41,8 +39,6 @@ SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 _OBJECTS = ("totals", "result", "given", "processor", "versions")
-_LARGEST = 1e30  # larger numbers count as damaged
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ def known_of(folder: Path) -> RunDocument:
 
 def totals_in(document: Any) -> RunTotals:
     """Return the `totals` of a run.json of any version."""
-    return _fitting(RunTotals, document)
+    return fitting(RunTotals, document)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -140,40 +136,14 @@ def _identifies_a_run(document: Any) -> bool:
 
 
 def _parse(document: Mapping[str, Any]) -> RunDocument:
-    return _fitting(
+    return fitting(
         RunDocument,
         document,
         fields=document,
-        attempts=tuple(_fitting(AttemptEntry, attempt) for attempt in document["attempts"]),
+        attempts=tuple(fitting(AttemptEntry, attempt) for attempt in document["attempts"]),
         totals=totals_in(document.get("totals")),
-        parents=entries_of(document.get("parents")),
+        parents=parent_entries(document.get("parents")),
     )
-
-
-def entries_of(parents: Any) -> tuple[ParentEntry, ...] | None:
-    """Return the entries of parents in run.json or tfkit.json; None if there is no such list."""
-    return tuple(_fitting(ParentEntry, one) for one in parents if isinstance(one, dict)) if isinstance(parents, list) else None
-
-
-def _fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
-    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field has its default."""
-    values: dict[str, Any] = {}
-    for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
-        with suppress(ValidationError):
-            if name in document and name not in others:
-                value = _adapter(hint).validate_python(document[name])
-                values |= {} if isinstance(value, float) and abs(value) >= _LARGEST else {name: value}
-    return kind(**others, **values)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
-@cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(strict=Intensity not in get_args(hint), allow_inf_nan=False))
 
 
 class Receipt:

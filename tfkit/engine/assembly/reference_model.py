@@ -18,11 +18,11 @@ from tfkit.engine.listener import Listener
 from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded, content_hash
-from tfkit.hub.config_json import read_facts
 from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
+from tfkit.run.tfkit_json import read_tfkit_json
 
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import TrainingData
@@ -93,21 +93,19 @@ def with_finished_reference(
     if objective.reference_use != "once" or not sets:
         return list(sets)
     folder, weight = finished.folder, next(finished.model.parameters())
-    lineage = read_facts(folder).get("lineage")
-    parents = lineage.get("parents", []) if isinstance(lineage, dict) else []
-    start = next((parent for parent in parents if isinstance(parent, dict) and parent.get("role") == "start"), None)
-    if start is None or not isinstance(start.get("path"), str):
+    start = next((parent for parent in read_tfkit_json(folder).parents if parent.role == "start"), None)
+    if start is None or start.path is None:
         raise ModelError(
             f"{folder}: tfkit.json names no model that its training began with, and with that the answers are compared; evaluate a "
             "checkpoint of a run of this objective"
         )
     try:
-        loaded = _load_first(start["path"], finished)
+        loaded = _load_first(start.path, finished)
     except ModelError as error:
         raise ModelError(f"the model that {folder} was trained from, with which its answers are compared: {error}") from None
-    if (sha256 := content_hash(loaded.folder)) != start.get("sha256"):
+    if (sha256 := content_hash(loaded.folder)) != start.sha256:
         raise ModelError(
-            f"{start['path']}: the model that {folder} was trained from has changed: the SHA-256 of its weights was {start.get('sha256')} "
+            f"{start.path}: the model that {folder} was trained from has changed: the SHA-256 of its weights was {start.sha256} "
             f"and is now {sha256}; restore it, since the answers are compared with it"
         )
     key = f"{sha256}\0{weight.dtype}\0{weight.device.type}"

@@ -24,7 +24,6 @@ from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import deterministic
-from tfkit.hub.config_json import read_facts
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import Scores, unit_weights
@@ -150,7 +149,7 @@ def open_finished(section: ObjectiveSection, loaded: "Loaded", settings: Evaluat
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
     tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
-    labels, facts = _labels(section, loaded), read_facts(loaded.folder)
+    labels, facts = _labels(section, loaded), loaded.facts
     context = ModelContext(loaded.config, tokenizer, labels, settings.seed, loaded.folder, facts, settings.sequence_length)
     return open_objective(section, context), tokenizer
 

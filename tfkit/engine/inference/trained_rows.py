@@ -1,6 +1,5 @@
 """The number of rows of an evaluation that its run was trained on, by the hashes of their texts in the cache."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tfkit.data.store.hashes import text_hash
 from tfkit.data.store.overlap import Hashes, cached_hashes
 from tfkit.errors import TfkitError
 from tfkit.recipe import read_recipe
+from tfkit.run.tfkit_json import read_tfkit_json
 
 _MOST_BYTES = 1 << 30  # of training rows that are read again
 
@@ -27,9 +27,9 @@ def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None
 def _hashes(checkpoint: Path) -> Hashes | None:
     """Return the hashes of the training texts: from the cache, else from the rows themselves, if these are not too many."""
     try:
-        fingerprints = json.loads((checkpoint / "tfkit.json").read_bytes())["data"]["train"]
+        fingerprints = read_tfkit_json(checkpoint).data["train"]
         cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]
-    except (OSError, ValueError, KeyError, TypeError):  # another program's checkpoint
+    except (OSError, ValueError, KeyError):  # another program's checkpoint
         return None
     known = [hashes for hashes in cached if hashes is not None]
     if cached and len(known) == len(cached):

@@ -12,10 +12,10 @@ from tfkit.engine.request.inputs import Inputs
 from tfkit.errors import MachineError, ModelError, TfkitError, UsageError, argument
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.carbon_section import CarbonSection
-from tfkit.run import strict_json
 from tfkit.run.card import mean_card
 from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_manifest
+from tfkit.run.tfkit_json import NAME, read_tfkit_json, write_tfkit_json
 
 if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
@@ -99,7 +99,6 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
     Computed anew it would need the training data.
     """
     from tfkit.adapters import is_adapter
-    from tfkit.hub.config_json import read_facts
     from tfkit.objectives.reward import read_shift
 
     with listener.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
@@ -112,7 +111,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
             "training.adapter.merge=true"
         )
     entries = [read_manifest(path) for path in chosen]
-    facts = [read_facts(path) for path in chosen]
+    facts = [dict(read_tfkit_json(path).fields) for path in chosen]
     for path, entry, fact in zip(chosen, entries, facts, strict=True):
         other = [name for name in _SAME if entry.get(name) != entries[-1].get(name)]
         if fact.get("run_id") != facts[-1].get("run_id"):
@@ -133,7 +132,7 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
 
     newest = chosen[-1]
     for name in read_manifest(newest):
-        if not name.startswith("training_state/") and ".safetensors" not in name and name != "tfkit.json":
+        if not name.startswith("training_state/") and ".safetensors" not in name and name != NAME:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(newest / name, folder / name)
     run_id = facts.get("run_id")
@@ -141,8 +140,7 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
     lineage = facts.get("lineage", {})
     lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
-    document = facts | {"averaged": averaged, "lineage": lineage}
-    (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_tfkit_json(folder, facts | {"averaged": averaged, "lineage": lineage})
     if (newest / "README.md").is_file():
         card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
         (folder / "README.md").write_text(card, encoding="utf-8")

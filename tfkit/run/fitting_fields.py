@@ -1,0 +1,34 @@
+"""Tolerant reading of a JSON object as a dataclass: a field whose value is not of its type, as in a damaged file, has its default."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tfkit.carbon.footprint import Intensity
+
+_LARGEST = 1e30  # larger numbers count as damaged
+_T = TypeVar("_T")
+
+
+def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
+    """Return a dataclass with `others`, and the values of a JSON object that fit its other fields: a damaged field has its default."""
+    values: dict[str, Any] = {}
+    for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
+        with suppress(ValidationError):
+            if name in document and name not in others:
+                value = _adapter(hint).validate_python(document[name])
+                values |= {} if isinstance(value, float) and abs(value) >= _LARGEST else {name: value}
+    return kind(**others, **values)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=Intensity not in get_args(hint), allow_inf_nan=False))

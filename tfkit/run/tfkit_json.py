@@ -1,0 +1,52 @@
+"""tfkit.json of a checkpoint: what config.json cannot say. Objectives add fields of their own (`reward_shift`).
+
+{"schema_version": 1, "model": {"dropout": ...}, "labels": [...], "objective": "causal_lm", "objective_settings": {...},
+ "run_id": ..., "step": 500, "tokens": ..., "data": {"train": [fingerprints]}, "lineage": {...} (lineage.py), "averaged": {...}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfkit.run import strict_json
+from tfkit.run.fitting_fields import fitting
+from tfkit.run.lineage import ParentEntry, parent_entries
+from tfkit.run.model_files import MIB, check_version, read_object
+from tfkit.run.verified import find_named
+
+NAME = "tfkit.json"
+SCHEMA_VERSION = 1
+_LIMIT = 4 * MIB  # a thousand times the usual
+
+
+@dataclass(frozen=True)
+class ModelDocument:
+    """The content of a tfkit.json. None, or empty: not recorded, or of another type than tfkit writes."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them, as they are in the file
+    parents: tuple[ParentEntry, ...] = ()  # the models from which the training started or learned
+    training: str = ""  # pre-training or fine-tuning
+    run_id: str | None = None
+    objective: str | None = None
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # on which predictions depend
+    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
+    adapter: dict[str, Any] = field(default_factory=dict)
+
+
+def read_tfkit_json(folder: Path) -> ModelDocument:
+    """Return the content of the tfkit.json of a checkpoint; nothing is known without one. Raises ModelError."""
+    path = find_named(folder, NAME)
+    if path is None:
+        return ModelDocument()
+    fields = read_object(path, _LIMIT)
+    check_version(fields, path, SCHEMA_VERSION)
+    lineage = fields["lineage"] if isinstance(fields.get("lineage"), dict) else {}
+    training = lineage["training"] if isinstance(lineage.get("training"), str) else ""
+    return fitting(ModelDocument, fields, fields=fields, parents=parent_entries(lineage.get("parents")) or (), training=training)
+
+
+def write_tfkit_json(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Write the tfkit.json of a checkpoint. Raises OSError."""
+    text = strict_json.dumps({"schema_version": SCHEMA_VERSION, **fields}, indent=2)
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
