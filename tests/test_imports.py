@@ -37,6 +37,7 @@ CHECKPOINTS = {
     "run.model_files",
     "run.run_json",
     "run.safetensors_header",
+    "run.state_json",
     "run.strict_json",
     "run.tfkit_json",
     "run.verified",

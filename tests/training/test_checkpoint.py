@@ -1,6 +1,7 @@
 """The training state goes to the disk and back bit for bit, and damage is an error that names the file."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from tfkit.errors import ModelError
 from tfkit.run.checkpoints import newest_good, save_checkpoint
 from tfkit.run.manifest import verify
+from tfkit.run.state_json import SavedLog, TrainingState
 from tfkit.training.checkpoint import load_training_state, save_training_state
+from tfkit.training.loop import Progress
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -24,7 +27,8 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
-STATE = {"step": 12, "tokens": 10**15, "micro_batch_size": 4, "best": None, "lr": 0.1 + 0.2, "seen": {"a": [1, 2.5, True, "é"]}}
+PROGRESS = asdict(Progress(12, 10**15, seconds=0.1 + 0.2))
+STATE = TrainingState(PROGRESS, 4, {"train": ["a"]}, 3, SavedLog(2, None, [(1, {"loss": None})]), {"a": [1, 2.5, True, "é"]})
 
 
 def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
@@ -42,12 +46,12 @@ def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), (1, 2), {1: 2}])
 def test_a_state_that_json_would_change_is_refused(tmp_path: Path, value: object) -> None:
     with pytest.raises(ValueError, match="does not survive JSON"):
-        save_training_state(tmp_path, {}, {"value": value})
+        save_training_state(tmp_path, {}, TrainingState({"value": value}))
 
 
 def test_a_state_that_json_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        save_training_state(tmp_path, {}, {"value": torch.zeros(1)})
+        save_training_state(tmp_path, {}, TrainingState({"value": torch.zeros(1)}))
 
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "state.json"])
@@ -75,7 +79,7 @@ def test_damage_names_the_file(tmp_path: Path, file: str, damage: str) -> None:
 
 @pytest.mark.parametrize("text", ["[]", '{"step": NaN}', '{"step": 1, "step": 2}', "\ufeff{}"])
 def test_a_state_that_is_no_strict_object_is_refused(tmp_path: Path, text: str) -> None:
-    save_training_state(tmp_path, {}, {})
+    save_training_state(tmp_path, {}, STATE)
     (tmp_path / "training_state" / "state.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"state\.json:"):
         load_training_state(tmp_path)

@@ -26,6 +26,7 @@ from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.state_json import TrainingState
 from tfkit.training.device import move, pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
@@ -190,7 +191,7 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
             raise UsageError(f"generation.prompts: {error}") from None
 
 
-def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
+def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: TrainingState) -> Progress:
     """Load the weights and the training state of a checkpoint into the components; return its progress. Raises ModelError."""
     components.optimizer.load_state(
         {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
@@ -202,17 +203,17 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     latest: Mapping[str, torch.Tensor]
     mean: Mapping[str, torch.Tensor]
     latest, mean = ({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)} for prefix in (_LATEST, _MEAN))
-    restore_loader(components.loader, checkpoint, tensors, state)
+    restore_loader(components.loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state["mean_steps"] and not mean):  # the model's own files hold them
+        if not latest or (state.mean_steps and not mean):  # the model's own files hold them
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
-        if state["mean_steps"]:
-            components.weights.load_mean(mean, state["mean_steps"])
+        if state.mean_steps:
+            components.weights.load_mean(mean, state.mean_steps)
         components.weights.load(reading(latest))
     if shards:
         digest.require_same(components.stepper.peers)
-    return Progress.from_state(state["progress"])
+    return Progress.from_state(state.progress)
 
 
 def owner_of(key: str) -> tuple[str, str]:

@@ -81,7 +81,6 @@ class MixedLoader:
 
 
 LOADER_PREFIX = "loader/"  # prefix of its tensors in a training state
-_STATE = "loader"  # its key in the document of the training state
 
 
 def open_loader(
@@ -141,14 +140,14 @@ def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the loader's tensors and document for the training state of a checkpoint of this step; usually both are empty."""
     tensors, state = loader.state(step)
-    return {f"{LOADER_PREFIX}{name}": tensor for name, tensor in tensors.items()}, {_STATE: state} if state else {}
+    return {f"{LOADER_PREFIX}{name}": tensor for name, tensor in tensors.items()}, dict(state)
 
 
 def restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
     """Restore the result of `loader_state`. Raises ModelError for anything else."""
     loader_tensors = {name.removeprefix(LOADER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LOADER_PREFIX)}
     try:
-        loader.restore(loader_tensors, state.get(_STATE, {}))
+        loader.restore(loader_tensors, state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"

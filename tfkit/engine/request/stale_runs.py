@@ -8,12 +8,12 @@ from tfkit.carbon import read_totals
 from tfkit.engine.request.chain_result import stage_facts
 from tfkit.engine.request.run_totals import record_totals
 from tfkit.engine.request.sweep_result import recorded_trials, sweep_facts
-from tfkit.run import strict_json
 from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.listing import read_run
 from tfkit.run.run_json import read_run_json
+from tfkit.run.state_json import read_state_json
 
 
 def finalize_killed_run(path: str | Path) -> None:
@@ -42,6 +42,6 @@ def _step_totals(root: Path) -> dict[str, Any]:
     newest = newest_checkpoint(root)
     with suppress(OSError, ValueError, KeyError, TypeError):
         if newest is not None:
-            progress = strict_json.loads((newest / "training_state" / "state.json").read_bytes())["progress"]
+            progress = read_state_json(newest).progress
             return {"train_seconds": round(progress["seconds"], 3), "tokens": progress["tokens"]}
     return {}

@@ -14,6 +14,7 @@ from tfkit.errors import MachineError
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.checkpoints import checkpoints, step_of
 from tfkit.run.manifest import verify
+from tfkit.run.state_json import TrainingState
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
 from tfkit.training.loop import Progress, take_steps
@@ -60,7 +61,7 @@ def _state_before(
     model = first_model(recipe, data, listener)
     components = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]), listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
-    tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
+    tensors, state = load_training_state(usable[-1]) if usable else ({}, TrainingState())
     progress = restore(components, usable[-1], tensors, state) if usable else Progress()
     listener.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
     take_steps(components.stepper, components.loader, components.schedule, components.plan, progress, document["step"] - 1)

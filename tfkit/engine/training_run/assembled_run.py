@@ -28,7 +28,7 @@ from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run_context import RunContext
-from tfkit.engine.training_run.training_log import TrainingLog, saved_log
+from tfkit.engine.training_run.training_log import TrainingLog, require_same_text
 from tfkit.engine.training_run.validator import Validator
 from tfkit.errors import BudgetReached, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
@@ -38,6 +38,7 @@ from tfkit.objectives.context import row_length
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
+from tfkit.run.state_json import TrainingState
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.loop import Progress, train, try_out
@@ -214,12 +215,13 @@ def assemble_run(
     make_deterministic(device)
     keep_freed_memory()
     resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)
-    tensors, state = load_training_state(resumed_from) if resumed_from else ({}, {})
-    saved = saved_log(resumed_from, state, data.fingerprints()) if resumed_from else None
+    tensors, state = load_training_state(resumed_from) if resumed_from else ({}, TrainingState())
+    if resumed_from:
+        require_same_text(state.data, data.fingerprints())
     _announce_size(model, context)
     if not force:
         require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
-    size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
+    size = state.micro_batch_size or recipe.training.micro_batch_size or 1
     with context.stop.at_once(no_step_yet(resumed_from)):
         leader.begin(recipe, data, context.folder.path, resumed_from, size, device)
         components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
@@ -235,7 +237,7 @@ def assemble_run(
         flops = flops_per_token(recipe, data, meta_model(recipe, data.config), rows, components.plan.steps)
     else:
         flops = planned.training_flops / planned.tokens
-    log = TrainingLog(context, components.plan, progress, flops, components.precision, saved)
+    log = TrainingLog(context, components.plan, progress, flops, components.precision, state.log)
     checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
     validator = Validator(context, data, components, log, checkpointer)
     hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)

@@ -33,6 +33,7 @@ from tfkit.run.card_impact import CardImpact
 from tfkit.run.checkpoints import best_checkpoint, prune, save_checkpoint
 from tfkit.run.lineage import Inherited, Lineage, OwnTotals, ParentEntry, sum_inherited
 from tfkit.run.machine import processor
+from tfkit.run.state_json import TrainingState
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
@@ -160,10 +161,10 @@ class Checkpointer:
         facts |= self.work.facts()
         write_model(folder, recipe, self.data, self.model, weights.trained, self.work.tensors("result"), self.family, facts)
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
-        state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
-        state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
-        loader_tensors, loader_document = loader_state(self.components.loader, progress.step)
-        save_training_state(folder, self.work.tensors("state", loader_tensors), state | loader_document)
+        loader = self.components.loader
+        loader_tensors, document = loader_state(loader, progress.step)
+        state = TrainingState(progress.state(), loader.micro_batch_size, data, weights.mean_steps, self.log.state(), document)
+        save_training_state(folder, self.work.tensors("state", loader_tensors), state)
 
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))

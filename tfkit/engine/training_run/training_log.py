@@ -1,9 +1,6 @@
 """The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,43 +9,12 @@ import torch
 from tfkit.carbon import Footprint
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.trackers import open_trackers
-from tfkit.errors import DataError, ModelError, argument
+from tfkit.errors import DataError, argument
 from tfkit.run.metrics import MetricsLog, read_metrics
+from tfkit.run.state_json import SavedLog, finite_or_none
 from tfkit.training.device import memory_bytes, peak_flops
 from tfkit.training.loop import Log, Plan, Progress
 from tfkit.units import format_metrics
-
-
-@dataclass(frozen=True)
-class SavedLog:
-    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
-
-    lines: int  # records of steps
-    loss: float | None  # of the last of them; None: not finite, or none yet
-    evaluations: dict[int, dict[str, float | None]]  # by step; None: not finite
-    before: dict[str, float] | None = None  # the scores before the first step
-
-    def state(self) -> dict[str, Any]:
-        """Return the document for JSON."""
-        evaluations = [[step, values] for step, values in self.evaluations.items()]
-        before: dict[str, float | str] | None = None
-        if self.before is not None:
-            before = {name: value if math.isfinite(value) else str(value) for name, value in self.before.items()}
-        return {"lines": self.lines, "loss": self.loss, "evaluations": evaluations, "before": before}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Read the result of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
-        evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
-        before = state.get("before")  # an older version has none
-        if before is not None:
-            before = {str(name): float(value) if isinstance(value, str) else value for name, value in before.items()}
-        return cls(int(state["lines"]), finite(state["loss"]), evaluations, before)
-
-
-def finite(value: float | None) -> float | None:
-    """Return the value, or None if it is not finite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 class TrainingLog:
@@ -82,17 +48,16 @@ class TrainingLog:
         is_tracked = context.recipe.trackers or context.recipe.training.tensorboard
         self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn) if is_tracked else []
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> SavedLog:
         """Return the part for a checkpoint."""
-        evaluations = {step: {name: finite(value) for name, value in values.items()} for step, values in self.evaluations.items()}
-        return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations, self.before).state()
+        return SavedLog.of(self._lines, self.latest.get("loss"), self.evaluations, self.before)
 
     def _restore(self, saved: SavedLog) -> None:
         """Continue from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
         lost = saved.lines - self._lines
         if lost > 0:
             self.latest = {"loss": saved.loss}
-        unscored = [step for step in saved.evaluations if step not in self.evaluations]
+        unscored = [step for step, _ in saved.evaluations if step not in self.evaluations]
         if lost > 0 or unscored:
             missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
             missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
@@ -100,10 +65,10 @@ class TrainingLog:
                 f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run "
                 "continues with the records in its checkpoint; the lines stay missing"
             )
-        self._lines, self.before = saved.lines, saved.before
-        for step, values in saved.evaluations.items():
+        self._lines, self.before = saved.lines, saved.scores_before
+        for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite(value) for name, value in logged.items()} != values:  # else the same, with infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # else the same, with infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
@@ -203,25 +168,11 @@ class TrainingLog:
         self._metrics.sync()
 
 
-def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]]) -> SavedLog | None:
-    """Return what the training state of a checkpoint keeps of the log; None for one of an older version.
-
-    Raises ModelError for an invalid state, DataError if `data`, the fingerprints of the run's text, have changed.
-    """
-    try:
-        Progress.from_state(state["progress"])
-        int(state["mean_steps"]), int(state["micro_batch_size"])
-        begun = {part: [*state["data"][part]] for part in data}
-        saved = SavedLog.from_state(state["log"]) if "log" in state else None
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise ModelError(
-            f"{checkpoint}: its training state is not one that this version reads ({error!r}); {argument('start')} starts a new run "
-            "from its weights"
-        ) from error
-    for part, before in begun.items():
-        if before != data[part]:
+def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
+    """Raise DataError if `data`, the fingerprints of the run's text, are not those with which it was begun."""
+    for part, now in data.items():
+        if (before := begun.get(part, [])) != now:
             raise DataError(
                 f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
-                f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with {argument('run')}"
+                f"{', '.join(now)}. Restore the text and the tokenizer, or start another run with {argument('run')}"
             )
-    return saved

@@ -30,6 +30,7 @@ from tfkit.parallel.launched_rank import write_into
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.state_json import TrainingState
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -120,7 +121,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener, group)
-    tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
+    tensors, state = load_training_state(checkpoint) if checkpoint else ({}, TrainingState())
     components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
     progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
     if recipe.training.compile:

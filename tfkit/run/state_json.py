@@ -1,0 +1,107 @@
+"""training_state/state.json of a checkpoint: what a resume needs beside tensors. Torch-free."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from tfkit.errors import ModelError, argument
+from tfkit.run import strict_json
+from tfkit.run.model_files import MIB, check_version, find_file, read_object
+
+FOLDER = "training_state"
+NAME = f"{FOLDER}/state.json"
+SCHEMA_VERSION = 1
+_LIMIT = 64 * MIB
+
+
+@dataclass(frozen=True)
+class SavedLog:
+    """The part of the log that a checkpoint keeps: all that determines how the run continues, so that metrics.jsonl may be lost."""
+
+    lines: int  # records of steps
+    loss: float | None  # of the last of them; None: not finite, or none yet
+    evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
+    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; an older version has none
+
+    @classmethod
+    def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
+        """Return the log in numbers that JSON can represent."""
+        finite = [(step, {name: finite_or_none(value) for name, value in values.items()}) for step, values in evaluations.items()]
+        texts = None if before is None else {name: value if math.isfinite(value) else str(value) for name, value in before.items()}
+        return cls(lines, finite_or_none(loss), finite, texts)
+
+    @property
+    def scores_before(self) -> dict[str, float] | None:
+        """The scores before the first step."""
+        return None if self.before is None else {name: float(value) for name, value in self.before.items()}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The content of a state.json."""
+
+    progress: dict[str, Any] = field(default_factory=dict)  # training/loop.py
+    micro_batch_size: int = 0
+    data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints by part
+    mean_steps: int = 0  # in the mean of the weights
+    log: SavedLog | None = None  # None: an older version
+    loader: dict[str, Any] = field(default_factory=dict)
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """Return the value, or None if it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def write_state_json(folder: Path, state: TrainingState) -> None:
+    """Write the state.json of a checkpoint. Raises OSError, and TypeError or ValueError for values that JSON cannot represent exactly."""
+    fields = {name: value for name, value in asdict(state).items() if name != "loader" or value}
+    if state.log is not None:
+        fields["log"]["evaluations"] = [list(pair) for pair in state.log.evaluations]
+    document = {"schema_version": SCHEMA_VERSION, **fields}
+    text = strict_json.dumps(document, indent=1)
+    if strict_json.loads(text) != document:
+        raise ValueError(
+            "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
+        )
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_state_json(folder: Path) -> TrainingState:
+    """Return the content of the state.json of a checkpoint. Raises ModelError."""
+    path = find_training_file(folder, NAME)
+    document = read_object(path, _LIMIT)
+    check_version(document, path, SCHEMA_VERSION)
+    try:
+        if not document.keys() >= {"progress", "micro_batch_size", "data", "mean_steps"}:
+            raise ValueError("a field is missing")
+        return _adapter().validate_python(document)
+    except ValueError as error:
+        raise unread_state(folder, error) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[TrainingState]:
+    return TypeAdapter(TrainingState)
+
+
+def unread_state(checkpoint: Path, error: Exception) -> ModelError:
+    """Return the error for a training state of another form."""
+    first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
+    return ModelError(
+        f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run from its weights"
+    )
+
+
+def find_training_file(folder: Path, name: str) -> Path:
+    """Return the path of a file of the training state. Raises ModelError if it is missing."""
+    path = find_file(folder, name)
+    if path is None:
+        raise ModelError(
+            f"{folder / name}: missing, so training cannot be resumed from {folder}; {argument('start')} starts a new run from its weights"
+        )
+    return path
