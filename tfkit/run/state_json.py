@@ -93,7 +93,8 @@ def unread_state(checkpoint: Path, error: Exception) -> ModelError:
     """Return the error for a training state of another form."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
-        f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run from its weights"
+        f"{checkpoint}: its training state is not one that this version reads ({first}); {argument('start')} starts a new run "
+        "from its weights"
     )
 
 
