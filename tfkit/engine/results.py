@@ -78,7 +78,7 @@ class TrainingResult(_Result, Measurement):
 
 
 @dataclass(frozen=True)
-class SweepResult(_Result, Footprint):
+class SweepResult(_Result):
     """The result of sweep. Time, energy and emissions are sums of all trials, over all attempts; `status` is finished or stopped."""
 
     run: str
@@ -90,6 +90,10 @@ class SweepResult(_Result, Footprint):
     seconds: float | None
     train_seconds: float | None
     tokens: int | None
+    energy_kwh: float | None
+    energy_kwh_parts: dict[str, float] | None
+    emissions_g: float | None
+    carbon_status: str | None
     stopped_by: str | None  # the key of the budget that ended it, or "request"; None: it is finished
     selection_factor: float | None  # grams of all trials for each gram of the best one
     gates: list[dict[str, Any]]
