@@ -46,11 +46,6 @@ class OwnTotals:
         grid = intensity.document() if intensity else None
         return cls(used.energy_kwh, used.emissions_g, reading.seconds, reading.outcome, reading.provenance, grid)
 
-    def document(self) -> dict[str, Any]:
-        """Return the entry in tfkit.json."""
-        names = ("energy_kwh", "emissions_g", "seconds", "status", "provenance")
-        return {name: getattr(self, name) for name in names} | {"intensity": dict(self.intensity) if self.intensity else None}
-
 
 @dataclass(frozen=True)
 class Ancestor:
@@ -117,7 +112,7 @@ class Lineage:
 
     def document(self) -> dict[str, Any]:
         """Return the entry in tfkit.json."""
-        own = {"own": self.own.document()} if self.own is not None else {}
+        own = {"own": asdict(self.own)} if self.own is not None else {}
         ancestors = {"ancestors": [ancestor.document() for ancestor in self.ancestors]} if self.ancestors is not None else {}
         return {"training": self.training, "parents": [asdict(parent) for parent in self.parents], **own, **ancestors}
 

@@ -5,9 +5,7 @@ checkpoint must not exceed it. A run that is in progress, or was killed, may lag
 """
 
 import csv
-import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from tfkit.carbon.emissions_file import NAME, emission_rows
 from tfkit.carbon.footprint import MEASURED, REWORK, sum_totals
 from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import Attempt
+from tfkit.run.card_facts import BaseCard
 from tfkit.run.chain_folder import member_folders
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.run_json import RunDocument, read_run_json
@@ -170,7 +169,7 @@ def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind:
     rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_impact.py)
     exact = not behind and document.totals.carbon_status == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
-        stated = _stated_grams(checkpoint / "README.md")
+        stated = BaseCard.read(checkpoint).emissions_g
         if stated is None:
             continue
         what = f"{checkpoint / 'README.md'}: co2_eq_emissions.emissions is {stated} g"
@@ -178,14 +177,6 @@ def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind:
             yield f"{what}, but {grams} g according to the ledgers"
         elif stated > grams + rounding and (exact or behind):
             yield f"{what}, but {grams} g for the whole run according to the ledgers"
-
-
-def _stated_grams(card: Path) -> float | None:
-    with suppress(OSError, ValueError):
-        front = card.read_text(encoding="utf-8").split("---\n")[1]
-        if match := re.search(r"^co2_eq_emissions:\n(?:  .*\n)*?  emissions: (\S+)$", front, re.MULTILINE):
-            return float(match[1])
-    return None
 
 
 def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
