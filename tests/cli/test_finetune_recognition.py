@@ -19,7 +19,8 @@ from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.starting_points import DECISIONS, trained_bytes
+from tfkit.recipe.starting_points import DECISIONS
+from tfkit.training.memory import trained_bytes
 
 STARTS = {
     "bert": [

@@ -12,7 +12,7 @@ from tiny_plans import recipe_of
 
 import tfkit
 from tfkit.errors import MachineError, UsageError
-from tfkit.training import memory
+from tfkit.training import free_memory
 
 
 def near(traffic: float) -> Any:
@@ -77,7 +77,7 @@ def test_a_plan_for_other_machines_is_not_bound_by_the_memory_of_this_one(tmp_pa
     weights = tfkit.plan(document, threads=1).parameters
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text(f"MemAvailable: {10 * weights // 1024} kB\n", encoding="ascii")
-    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    monkeypatch.setattr(free_memory, "_ROOT", tmp_path)
     for changes, ranks in (({}, 1), ({}, 4), ({"parallel.shard": 1}, 2)):
         with pytest.raises(MachineError, match=r"weights need .* GB of memory with their gradients"):
             tfkit.plan(document, changes, ranks=ranks, threads=1)

@@ -16,16 +16,14 @@ from tiny_training import GPT2, batches, config, stepper
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.training import memory
+from tfkit.training import free_memory, memory
+from tfkit.training.free_memory import available_bytes, resident_bytes
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import (
     activation_bytes_per_row,
-    available_bytes,
+    choose_micro_batch,
     largest_divisor,
     likely_peak,
-    resident_bytes,
-    rows_that_fit,
-    state_bytes,
     step_bytes_per_row,
 )
 
@@ -80,16 +78,6 @@ def test_nothing_of_the_estimate_is_left() -> None:
     assert not any(one() is not None for one in left)
 
 
-def test_state() -> None:
-    """fp32 weights, gradients and AdamW's two moments; with bf16 a working copy besides."""
-    assert state_bytes(1000, 1000, 2000, torch.float32) == 16_000
-    assert state_bytes(1000, 1000, 2000, torch.bfloat16) == 18_000
-    assert state_bytes(1000, 10, 7, torch.float32) == 4_068
-    assert state_bytes(1000, 10, 7, torch.float32, whole=False) == 4_068
-    assert state_bytes(1000, 10, 20, torch.bfloat16, whole=False) == 4_000, "read in fp32, then 2,160"
-    assert state_bytes(1000, 900, 1800, torch.bfloat16, whole=False) == 16_400
-
-
 def test_the_likely_peak() -> None:
     """The memory in use and the memory to come: the activations without their margin, and at most two blocks of logits."""
     assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 100 + 20
@@ -100,9 +88,10 @@ def test_the_likely_peak() -> None:
 
 def test_rows_that_fit() -> None:
     logits = 2 * memory.LOGITS_BYTES
-    assert rows_that_fit(10, logits + 95) == 9
-    assert rows_that_fit(10, logits - 1) == rows_that_fit(10, -5) == 1
-    assert rows_that_fit(10, None) > 10**9
+    assert choose_micro_batch(9, 1, 10, logits + 95) == 9
+    assert choose_micro_batch(9, 1, 10, logits + 89) == 3  # a divisor
+    assert choose_micro_batch(9, 1, 10, logits - 1) == choose_micro_batch(9, 1, 10, -5) == 1
+    assert choose_micro_batch(9, 1, 10, None) == 9
     assert [largest_divisor(12, most) for most in (1, 5, 7, 11, 12, 99)] == [1, 4, 6, 6, 12, 12]
 
 
@@ -112,7 +101,7 @@ def _machine(folder: Path, patch: pytest.MonkeyPatch, **files: str) -> None:
         path = folder / name.replace("__", "/").replace("-", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="ascii")
-    patch.setattr(memory, "_ROOT", folder)
+    patch.setattr(free_memory, "_ROOT", folder)
     patch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 

@@ -8,10 +8,9 @@ import peak_of_a_taught_step
 import pytest
 from peak_of_a_step import batch
 
-from tfkit.engine.assembly.companions import companion_bytes_per_row
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training.loss_module import LossModule
-from tfkit.training.memory import step_bytes_per_row
+from tfkit.training.memory import companion_bytes_per_row, step_bytes_per_row
 
 
 @pytest.mark.slow  # a fresh process each: in this one, memory that was freed would be taken again
@@ -19,7 +18,7 @@ from tfkit.training.memory import step_bytes_per_row
 def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_taught_step.made(kind)
-    estimate = step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) + companion_bytes_per_row(taking.objective, 256)
+    estimate = step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) + companion_bytes_per_row(taking.objective, 256, 4)
     program = [sys.executable, peak_of_a_taught_step.__file__, kind]
     paths = os.pathsep.join(path for path in sys.path if path)
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})

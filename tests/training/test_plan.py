@@ -8,14 +8,15 @@ from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.assembly import memory_plan
-from tfkit.engine.assembly.components import batch_sizes, state_tensors, total_steps, trained_numel
-from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, planned_bytes, require_memory_for_blocks
+from tfkit.engine.assembly.components import batch_sizes, state_tensors, total_steps
+from tfkit.engine.assembly.memory_plan import disk_bytes, require_memory_for_blocks, run_memory, trained_numel
 from tfkit.errors import MachineError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection, ModelSection, ParallelSection, Recipe, TrainingSection
+from tfkit.training.memory import choose_micro_batch
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 
@@ -87,7 +88,7 @@ def test_the_planned_bytes_are_those_of_the_tensors_that_are_saved(optimizer: Op
     numbers = sum(tensor.numel() for tensor in taking.weights.result.values())
     numbers += sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
     wanted = recipe(steps=9, ema_decay=decay).model_copy(update={"optimizer": optimizer})
-    assert planned_bytes(wanted, taking.model) == 4 * numbers * (wanted.checkpoint.keep + 2)
+    assert disk_bytes(wanted, taking.model, CausalLM()) == 4 * numbers * (wanted.checkpoint.keep + 2)
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
@@ -106,7 +107,7 @@ def test_of_an_adapter_only_what_is_trained_takes_room(decay: float | None, merg
         peft = to_peft({name: taking.weights.result[name] for name in taking.weights.trained}, "gpt2", model.config)
         numbers += sum(tensor.numel() for tensor in peft.tensors.values())
     wanted = recipe(steps=9, ema_decay=decay, adapter=section.model_dump())
-    assert planned_bytes(wanted, model) == 4 * numbers * (wanted.checkpoint.keep + 2)
+    assert disk_bytes(wanted, model, CausalLM()) == 4 * numbers * (wanted.checkpoint.keep + 2)
 
 
 def test_what_is_frozen_has_no_gradient_no_state_and_no_mean() -> None:
@@ -118,4 +119,5 @@ def test_what_is_frozen_has_no_gradient_no_state_and_no_mean() -> None:
             parameter.numel() for name, parameter in model.named_parameters() if name.startswith(("decoder.blocks.1", "decoder.n"))
         )
         assert trained_numel(model) == trained
-        assert kept_numel(wanted, model) == trained * (2 if decay is None else 3)
+        memory = run_memory(wanted, CausalLM(), model, torch.float32)
+        assert (memory.gradients, memory.state) == (4 * trained, 4 * trained * (2 if decay is None else 3))

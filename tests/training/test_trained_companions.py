@@ -1,7 +1,7 @@
 """A model that is trained beside that of the run: as if it were trained alone, at a rate of its own, restored and checked with the run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +16,9 @@ from tfkit.engine.assembly.companions import (
     companion_tensors,
     load_companion_tensors,
     place_companions,
-    trained_companion_numel,
 )
 from tfkit.engine.assembly.components import state_tensors
-from tfkit.engine.assembly.memory_plan import planned_bytes
-from tfkit.engine.planning.further_models import FurtherModels, further_models
+from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
@@ -29,8 +27,7 @@ from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection, Op
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loss_module import LossModule
-from tfkit.training.memory import step_bytes_per_row
-from tfkit.training.model_sharder import root_numel
+from tfkit.training.memory import ModelBytes, Units, step_bytes_per_row
 from tfkit.training.optimizer import with_peak_lr
 from tfkit.training.replay import find_first_bad, weights_sha256
 from tfkit.training.step import Stepper
@@ -133,11 +130,9 @@ def test_what_it_takes_of_disk_and_memory() -> None:
     taking.take(1, batches(CausalLM(), 4), 1.0)
     value = taking.companions["value"]
     wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
-    companions = taking.objective.companions
     saved = state_tensors(taking.weights, taking.optimizer, taking.companions)
     numbers = sum(tensor.numel() for name, tensor in saved.items() if name.startswith(PREFIX) and tensor.dim())
-    assert trained_companion_numel(wanted, companions) == numbers
-    more = planned_bytes(wanted, taking.model, companions) - planned_bytes(wanted, taking.model)
+    more = disk_bytes(wanted, taking.model, taking.objective) - disk_bytes(wanted, taking.model, CausalLM())
     assert more == 4 * numbers * (wanted.checkpoint.keep + 2)
     parameters = sum(parameter.numel() for parameter in value.model.parameters())
     assert numbers == 3 * parameters
@@ -149,23 +144,28 @@ def test_further_models_are_planned() -> None:
     wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
     (trained,) = taking.objective.companions
     policy, value, fp32, bf16 = taking.model, trained.model, torch.float32, torch.bfloat16
-    numbers, around = sum(one.numel() for one in value.parameters()), root_numel(value)
+    numbers, around = sum(one.numel() for one in value.parameters()), Units.of(dict(value.named_parameters())).root
     block = sum(one.numel() for one in value.decoder.blocks[0].parameters())
+
+    def planned(objective: Any, dtype: torch.dtype, shards: int = 1) -> Any:
+        return run_memory(wanted, objective, policy, dtype, shards=shards).further
+
+    def sizes(planned: ModelBytes) -> tuple[int, int]:
+        return planned.held, planned.in_step
 
     def about(*sizes: int) -> Any:
         return pytest.approx(sizes, rel=0.01)  # an odd row is in the first part
 
-    assert further_models(wanted, taking.objective, policy, fp32) == FurtherModels(12 * numbers, 4 * numbers, 0)
-    assert further_models(wanted, taking.objective, policy, bf16) == FurtherModels(14 * numbers, 4 * numbers, 0)
-    shared = further_models(wanted, taking.objective, policy, bf16, 2)
-    assert astuple(shared) == about(6 * numbers, 2 * numbers + 2 * (block + 2 * around), 0)
+    assert sizes(planned(taking.objective, fp32)) == (12 * numbers, 4 * numbers)
+    assert sizes(planned(taking.objective, bf16)) == (14 * numbers, 4 * numbers)
+    assert sizes(planned(taking.objective, bf16, 2)) == about(6 * numbers, 2 * numbers + 2 * (block + 2 * around))
     frozen: Any = SimpleNamespace(companions=[replace(trained, trained=False)], rollouts=None, reference_use="none")
-    assert further_models(wanted, frozen, policy, bf16) == FurtherModels(2 * numbers, 0, 0)
-    assert astuple(further_models(wanted, frozen, policy, bf16, 2)) == about(numbers, 2 * (block + around), 0)
+    assert sizes(planned(frozen, bf16)) == (2 * numbers, 0)
+    assert sizes(planned(frozen, bf16, 2)) == about(numbers, 2 * (block + around))
     sampled: Any = SimpleNamespace(companions=frozen.companions, rollouts="some", reference_use="throughout")
     own = sum(one.numel() for one in policy.parameters())
-    assert astuple(further_models(wanted, sampled, policy, fp32, 2)) == about(2 * (numbers + own), 0, 4 * max(numbers, own))
-    assert further_models(wanted, sampled, policy, fp32) == FurtherModels(4 * (numbers + own), 0, 0)
+    assert sizes(planned(sampled, fp32, 2)) == about(2 * (numbers + own), 0)
+    assert sizes(planned(sampled, fp32)) == (4 * (numbers + own), 0)
 
 
 def test_the_activations_that_it_keeps_are_measured_with_those_of_the_model() -> None:

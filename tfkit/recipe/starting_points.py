@@ -28,11 +28,6 @@ def step_tokens(parameters: int) -> int:
     return int(min(_MAX_TOKENS, max(_MIN_TOKENS, _STEP_FLOPS / (6 * parameters))))
 
 
-def trained_bytes(parameters: int) -> int:
-    """Return the bytes that training all weights needs: fp32 weights, gradients and two moments, and a 16-bit working copy."""
-    return 18 * parameters
-
-
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows as much as gives 20 rows, but at most 0.3.
 

@@ -95,7 +95,8 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
 
-    model._apply(moved)
+    if any(moved(tensor) is not tensor for tensor in (*model.parameters(), *model.buffers())):  # PyTorch converts no simulated tensors
+        model._apply(moved)
 
 
 def make_deterministic(device: torch.device) -> None:

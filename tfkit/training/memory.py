@@ -1,60 +1,175 @@
-"""The memory that a step needs and the memory available, from which a CPU's micro-batch is chosen. On a GPU, sizes are tried out."""
+"""The memory of a step: its one model, from which a CPU's micro-batch is chosen and plans are made. On a GPU, sizes are tried out.
 
-import contextlib
-import resource
+A rank holds, of each model, weights, a working copy, gradients, optimizer state and a mean (`ModelBytes`), and in a micro-batch activations
+and logits: of a row, they are estimated from the config alone, or measured with a short row.
+"""
+
 import sys
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.objective import Batch
+from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
+from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, OptimizerSection
 from tfkit.training.loss_module import LossModule
+from tfkit.training.optimizer import BLOCK, reads_narrow_gradients, state_numel
+from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
-_ROOT = Path("/")
-_PAGE = resource.getpagesize()
+# Of a micro-batch that is chosen here: more tokens or bytes of activations, margin included, would be no faster. SmolLM2-135M takes 1.2 MB
+# per token on a CPU: 3,600 tokens.
+AUTO_MICRO_BATCH_TOKENS = 16_384
+AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors within an operation: the measured peak is 1.2 to 1.5 times what autograd keeps
 _LIKELY = 1 / _MARGIN  # the likely fraction of an estimate with its margin: the probe's few tokens overestimate a long row by a seventh
 
 
-def available_bytes(swap: bool = False) -> int | None:
-    """Return how many bytes this process may still allocate, given the machine (and its `swap`), its control groups and its own limit.
+@dataclass(frozen=True)
+class ModelBytes:
+    """The bytes of a model on a rank, by kind of tensor; those of several models may be added."""
 
-    None if all of them are unknown.
+    weights: int = 0  # in fp32; of frozen weights that checkpoints do not need, in the precision of the run
+    working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
+    gradients: int = 0  # at most, in a step
+    optimizer: int = 0  # its state, without step counters
+    mean: int = 0  # of the weights
+    gathered: int = 0  # of sharded weights, in a micro-batch: the root parameters, and a block or all blocks
+    root_gradients: int = 0  # of the gathered root parameters, until the ranks have summed them
+
+    @property
+    def held(self) -> int:
+        """The bytes between two steps."""
+        return self.weights + self.working + self.optimizer + self.mean
+
+    @property
+    def in_step(self) -> int:
+        """The further bytes in a step, apart from activations."""
+        return self.gradients + self.gathered + self.root_gradients
+
+    def __add__(self, other: "ModelBytes") -> "ModelBytes":
+        """Add by kind."""
+        return ModelBytes(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+
+def model_bytes(
+    parameters: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    section: OptimizerSection | None,
+    *,
+    has_mean: bool = False,
+    whole: bool = True,
+    shards: int = 1,
+    reshard: bool = True,
+    sums_gradients: bool = True,
+) -> ModelBytes:
+    """Return the bytes of a model whose steps compute in `dtype`, on the first of the ranks over which its weights are sharded.
+
+    `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `section`: of its optimizer; None: it is not
+    trained. `has_mean`, `whole`: as in `Weights`. `reshard`: free the weights of a block after its forward. `sums_gradients`: of several
+    micro-batches or ranks.
     """
-    known = [limit for limit in (_machine(swap), _control_group(), _address_space()) if limit is not None]
-    return max(0, min(known)) if known else None
+    parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
+    trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
+    numbers, learned = (sum(part.numel() for part in some.values()) for some in (parts, trained))
+    full = numbers if whole or dtype == torch.float32 else learned  # weights in fp32
+    units = Units.of(parameters)
+    in_turn = units.largest if reshard else units.blocks
+    gathered, root = (dtype.itemsize * (in_turn + units.root), dtype.itemsize * units.root) if shards > 1 else (0, 0)
+    if section is None:
+        return ModelBytes(4 * full + dtype.itemsize * (numbers - full), gathered=gathered)
+    is_narrow = shards == 1 and dtype != torch.float32
+    stays_narrow = is_narrow and HOLDS_NARROW_GRADIENTS and not sums_gradients
+    narrow = sum(part.numel() for name, part in trained.items() if stays_narrow and reads_narrow_gradients(name, part, section))
+    # Adafactor's means over rows and columns are replicated.
+    states = {
+        name: parameters[name].shape if isinstance(section, AdafactorSection) and len(part) > 1 else part for name, part in trained.items()
+    }
+    return ModelBytes(
+        weights=4 * full + dtype.itemsize * (numbers - full),
+        working=dtype.itemsize * full if is_narrow else 0,
+        gradients=4 * (learned - narrow) + dtype.itemsize * narrow,
+        optimizer=4 * state_numel(states, section),
+        mean=4 * learned if has_mean else 0,
+        gathered=gathered,
+        root_gradients=root if learned else 0,
+    )
 
 
-def resident_bytes() -> int | None:
-    """Return the resident memory of this process in bytes; None without /proc."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-    return None
+def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Return the bytes that training needs for this many weights with AdamW: weights, working copy, gradients and two moments."""
+    sizes = model_bytes({"": torch.empty(parameters, device="meta", requires_grad=True)}, dtype, AdamWSection())
+    return sizes.held + sizes.in_step
 
 
-def likely_peak(held: int, to_come: int, micro_batch: int, logits: int) -> int:
+@dataclass(frozen=True)
+class Units:
+    """The numbers of weights that ranks gather at once of a sharded model."""
+
+    count: int  # of blocks
+    largest: int  # block
+    blocks: int  # all of them
+    root: int  # outside the blocks: they stay gathered from the forward to the end of the backward pass
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor]) -> "Units":
+        """Return those of a model with these parameters."""
+        sizes: Counter[str] = Counter()
+        for name, parameter in parameters.items():
+            sizes[found[0] if (found := BLOCK.match(name)) else ""] += parameter.numel()
+        root = sizes.pop("", 0)
+        return cls(len(sizes), max(sizes.values(), default=0), sum(sizes.values()), root)
+
+
+def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
+    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
+
+    `longest`: tokens of the longest row; `row_bytes`: its activations; `left`: bytes for activations and two blocks of logits, None if
+    unknown.
+    """
+    useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
+    fitting = sys.maxsize if left is None else (left - 2 * LOGITS_BYTES) // max(1, row_bytes)
+    return largest_divisor(max(1, unit // ranks), max(1, min(useful, fitting)))
+
+
+def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
-    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `micro_batch`: the activations as
-    estimated by `step_bytes_per_row`, whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
+    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
+    whose margin is removed; `logits`: all logits, of which at most two blocks are held at once.
     """
-    return held + to_come + int(micro_batch * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
+    return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
 
-def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *, whole: bool = True) -> int:
-    """Return the bytes of weights, gradients of `trained` parameters and `kept` further numbers in fp32, and of a working copy in `dtype`.
+def logits_bytes(config: ModelConfig, positions: int, itemsize: int) -> int:
+    """Return the bytes of the logits of this many positions over the vocabulary; 0 for another head."""
+    return positions * config.vocab_size * itemsize if config.head.kind in ("lm", "masked_lm") else 0
 
-    Without `whole`, frozen parameters have only a working copy, as in `Weights`, but are first loaded in fp32.
+
+def planned_row_bytes(config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:
+    """Estimate the bytes of a row's activations in all models of a run, from their configs alone, margin included."""
+    trained = [config, *(companion.model.config for companion in objective.companions if companion.trained)]
+    rows = sum(activation_bytes_per_row(one, length, itemsize, has_fused_dropout=has_fused_dropout) for one in trained)
+    return rows + companion_bytes_per_row(objective, length, itemsize)
+
+
+def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
+    """Return the peak bytes of the companions' forward passes for a row, each of one block, without gradients: the residual stream, and the
+    MLP or, if scores are capped, the attention.
+
+    What autograd keeps of a trained companion is measured with the model's own.
     """
-    working = 0 if dtype == torch.float32 else parameters * dtype.itemsize
-    if whole or not working:
-        return 4 * (parameters + trained + kept) + working
-    return max(4 * parameters, 4 * (2 * trained + kept) + working)
+    total = 0
+    for config in (companion.model.config for companion in objective.companions):
+        scores = config.num_heads * length * 3 if config.attention.softcap is not None else 0
+        width = 4 * config.dim + max(3 * config.hidden_dim, scores)
+        total += int(_MARGIN * length * itemsize * width) + length**2
+    return total
 
 
 def activation_bytes_per_token(config: ModelConfig) -> int:
@@ -121,71 +236,6 @@ def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
     return sum(kept.values())
 
 
-def rows_that_fit(row_bytes: int, budget: int | None) -> int:
-    """Return how many rows fit the budget with their activations and two blocks of logits; at least 1. `budget` None: no limit."""
-    return sys.maxsize if budget is None else max(1, (budget - 2 * LOGITS_BYTES) // max(1, row_bytes))
-
-
 def largest_divisor(number: int, most: int) -> int:
     """Return the largest divisor of `number` that is at most `most`."""
     return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
-
-
-def _machine(swap: bool) -> int | None:
-    """Return the machine's memory that is available without swapping, and with `swap` the free swap; None without /proc."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        lines = (line.split() for line in (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines())
-        fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
-        return fields["MemAvailable"] + (fields.get("SwapFree", 0) if swap else 0)
-    return None
-
-
-def _control_group() -> int | None:
-    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's or a batch system's."""
-    least: int | None = None
-    for limit, usage, stat in _control_group_files():
-        with contextlib.suppress(OSError, ValueError):
-            maximum = int(limit.read_text(encoding="ascii"))  # ValueError for "max"
-            if maximum < 1 << 60:  # without a limit, version 1 writes a larger number
-                left = maximum - int(usage.read_text(encoding="ascii")) + _reclaimable(stat)
-                least = left if least is None else min(least, left)
-    return least
-
-
-def _control_group_files() -> list[tuple[Path, Path, Path]]:
-    """Return the files with the limit, the usage and the statistics of each control group of this process and its parents."""
-    files = []
-    with contextlib.suppress(OSError):
-        for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, names = _ROOT / "sys/fs/cgroup", ("memory.max", "memory.current", "memory.stat")
-            elif "memory" in controllers.split(","):
-                root, names = _ROOT / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
-            else:
-                continue
-            group = root / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if folder == root.parent:
-                    break
-                files.append((folder / names[0], folder / names[1], folder / names[2]))
-    return files
-
-
-def _reclaimable(stat: Path) -> int:
-    """Return the bytes of page cache, which count as used but are freed on demand."""
-    for line in stat.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0
-
-
-def _address_space() -> int | None:
-    """Return the address space that `ulimit -v` leaves; None without such a limit."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY or sys.platform != "linux":
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        return limit - int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
-    return None

@@ -49,9 +49,3 @@ class ModelSharder:
             block.to(self.device)
 
         return fill_on_device
-
-
-def root_numel(model: Transformer) -> int:
-    """Return the number of weights outside the blocks, which stay gathered from a forward of a sharded model to the end of its backward."""
-    blocks = sum(one.numel() for stack in model.stacks for block in stack.blocks for one in block.parameters())
-    return sum(one.numel() for one in model.parameters()) - blocks

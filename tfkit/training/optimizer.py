@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # depth 0      the head, and the norm at the end of a stack
 # depth 1      the top block; 2: the block below it, and so on; in an encoder-decoder, each stack counts from its own top
 # greatest     the embeddings of tokens, positions and segments, and the position bias that the blocks of a stack share
-_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 
 
 def parameter_depths(names: Iterable[str]) -> dict[str, int]:
@@ -33,13 +33,13 @@ def parameter_depths(names: Iterable[str]) -> dict[str, int]:
     names = list(names)
     layers: dict[str, int] = {}
     for name in names:
-        if block := _BLOCK.match(name):
+        if block := BLOCK.match(name):
             layers[block[1]] = max(layers.get(block[1], 0), int(block[2]) + 1)
     return {name: _depth(name, layers) for name in names}
 
 
 def _depth(name: str, layers: Mapping[str, int]) -> int:
-    if block := _BLOCK.match(name):
+    if block := BLOCK.match(name):
         return layers[block[1]] - int(block[2])
     is_below_blocks = name.startswith("embedding.") or ".position_bias." in name
     return max(layers.values(), default=0) + 1 if is_below_blocks else 0
@@ -234,6 +234,11 @@ def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> i
     if isinstance(section, AdafactorSection):
         return shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel()
     return shape.numel() if isinstance(section, MuonSection) and _uses_muon(name, shape) else 2 * shape.numel()
+
+
+def reads_narrow_gradients(name: str, shape: torch.Size, section: OptimizerSection) -> bool:
+    """Whether the update of a parameter widens its gradient a portion at a time; other algorithms widen all gradients first."""
+    return not isinstance(section, AdafactorSection) and not (isinstance(section, MuonSection) and _uses_muon(name, shape))
 
 
 def _uses_muon(name: str, shape: torch.Size) -> bool:

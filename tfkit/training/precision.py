@@ -22,7 +22,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
-_HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # of another type than the parameter's: torch 2.10 and later
+HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # of another type than the parameter's: torch 2.10 and later
 _PART = 2**19  # numbers that are widened at once
 
 
@@ -54,7 +54,7 @@ class Weights:
             self.master[name] = nn.Parameter(parameter.data, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
-                if _HOLDS_NARROW_GRADIENTS:
+                if HOLDS_NARROW_GRADIENTS:
                     self.master[name].grad_dtype = None  # any
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to_master(self.master[name]))
 
@@ -214,7 +214,7 @@ def _move_gradient_to_master(master: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:
-            master.grad = parameter.grad if _HOLDS_NARROW_GRADIENTS else parameter.grad.float()
+            master.grad = parameter.grad if HOLDS_NARROW_GRADIENTS else parameter.grad.float()
         else:
             master.grad = master.grad.float().add_(parameter.grad)
         parameter.grad = None

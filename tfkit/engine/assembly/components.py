@@ -14,6 +14,7 @@ from tfkit.data import BatchSizes, Rows, StepLoader
 from tfkit.engine.assembly.base_model import start_model
 from tfkit.engine.assembly.companions import PREFIX, companion_parameter, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.assembly.loaders import LOADER_PREFIX, mix_text, open_loader, restore_loader
+from tfkit.engine.assembly.memory_plan import holds_whole_model
 from tfkit.engine.assembly.reference_model import data_with_reference
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import check_validation
@@ -21,8 +22,10 @@ from tfkit.engine.assembly.weight_sharding import WeightsHash, shard_weights
 from tfkit.engine.listener import Listener
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import open_tensors
+from tfkit.hub.names import on_meta
+from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives.objective import Batch
+from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
@@ -99,16 +102,8 @@ def assemble(
     _check_prompts(recipe, data, model)
     training, objective = recipe.training, data.objective
     precision = pick_precision(training.precision, device)
-    companions = place_companions(recipe, objective, device, precision)
-    move(model, device)
-    weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
-    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
-    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
-    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    options: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
-    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **options)
-    for stack in model.stacks:
-        stack.activation_checkpointing = training.activation_checkpointing
+    stepper, reference = assemble_stepper(recipe, objective, model, device, precision, peers)
+    weights = stepper.weights
     if peers.ranks.share(recipe.parallel.shard):
         shard_weights(recipe, stepper, reference)
     if objective.reference_use == "once":
@@ -129,7 +124,24 @@ def assemble(
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     loader = open_loader(recipe, objective, data.rules, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers)
     loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
-    return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
+    return Components(precision, loader, plan, schedule, weights, stepper.optimizer, stepper, reference, data)
+
+
+def assemble_stepper(
+    recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
+) -> tuple[Stepper, FrozenReference | None]:
+    """Return what takes the steps, with unsharded weights, and the initial model, for an objective that reads it in every step."""
+    training = recipe.training
+    companions = place_companions(recipe, objective, device, precision)
+    move(model, device)
+    weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
+    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
+    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
+    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
+    for stack in model.stacks:
+        stack.activation_checkpointing = training.activation_checkpointing
+    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
+    return Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside), reference
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
@@ -165,15 +177,11 @@ def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) 
         freeze(model, training.frozen)
 
 
-def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
-    adapter = recipe.training.adapter
-    return adapter is None or adapter.merge
-
-
-def trained_numel(model: Transformer) -> int:
-    """Return the number of elements of the parameters that are not frozen."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
+    """Return the model of a run on the meta device, with its trained parameters chosen. Raises UsageError."""
+    model = on_meta(config)
+    choose_trained(recipe, model)
+    return model
 
 
 def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:

@@ -1,119 +1,175 @@
-"""The memory and disk that a run needs, computed before it has weights, and the micro-batch that fits."""
+"""The memory and disk that the run of a recipe needs, by the model of training/memory.py, before it has weights."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from tfkit.data import Rows
-from tfkit.engine.assembly.companions import trained_companion_numel
-from tfkit.engine.assembly.components import choose_trained, holds_whole_model, trained_numel
-from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.errors import MachineError
+from tfkit.adapters import describe, is_adapter, needs_copy
+from tfkit.data import BatchSizes
+from tfkit.errors import MachineError, ModelError
+from tfkit.hub import find_checkpoint
 from tfkit.hub.names import on_meta, our_shapes
-from tfkit.model.config import ModelConfig
+from tfkit.hub.weights import find_weights
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
+from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.recipe.starting_points import trained_bytes
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import activation_bytes_per_row, available_bytes, largest_divisor, rows_that_fit, state_bytes
-from tfkit.training.optimizer import state_numel
-
-AUTO_MICRO_BATCH_TOKENS = 16_384
-# Activations of a micro-batch on a CPU, margin included. SmolLM2-135M takes 1.2 MB per token: 3,600 tokens.
-AUTO_MICRO_BATCH_BYTES = 4 * 2**30
-SHORTEST_TEXT = 128
-LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: a step of longer rows would take minutes on a CPU
+from tfkit.training.free_memory import available_bytes
+from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
-def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
-    """Choose the rows of a micro-batch: the largest divisor of a rank's part of `unit` rows that fits into memory; at least 1.
+def holds_whole_model(recipe: Recipe) -> bool:
+    """Whether checkpoints hold the frozen weights, too, unrounded; those of an adapter do not."""
+    adapter = recipe.training.adapter
+    return adapter is None or adapter.merge
 
-    More than 16,384 tokens or 4 GiB of activations would be no faster. `longest`: tokens of the longest row; `row_bytes`: its activations;
-    `left`: bytes of memory for activations, None if unknown.
+
+def trained_numel(model: Transformer) -> int:
+    """Return the number of elements of the parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """The bytes of the models of a run on a rank."""
+
+    own: ModelBytes  # of the trained model
+    further: ModelBytes  # of all companions, and of the reference that the policy is compared with
+    loading: int  # of the trained model's weights in fp32, as they are read
+
+    @property
+    def total(self) -> int:
+        """The most at once, apart from activations."""
+        return max(self.loading, self.own.held + self.own.in_step) + self.further.held + self.further.in_step
+
+    @property
+    def gradients(self) -> int:
+        """The bytes that each step needs anew."""
+        return self.own.in_step + self.further.in_step
+
+    @property
+    def state(self) -> int:
+        """The bytes of optimizer state and means, which the first step creates."""
+        return self.own.optimizer + self.own.mean + self.further.optimizer
+
+
+def run_memory(
+    recipe: Recipe, objective: Objective, model: Transformer, dtype: torch.dtype, *, shards: int = 1, sums_gradients: bool = True
+) -> RunMemory:
+    """Return the memory of a run on the first of the ranks over which its models are sharded.
+
+    `model`: its shapes, with the trained parameters chosen already; `sums_gradients`: as for `model_bytes`.
     """
-    useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
-    return largest_divisor(max(1, unit // ranks), max(1, min(useful, rows_that_fit(row_bytes, left))))
+    parameters = dict(model.named_parameters())
+    layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
+    own = _own_bytes(recipe, parameters, dtype, **layout)
+    further = ModelBytes()
+    for companion in objective.companions:
+        further += _companion_bytes(recipe, objective, companion, dtype, shards, sums_gradients=sums_gradients)
+    if objective.reference_use == "throughout" and needs_copy(model):
+        further += replace(model_bytes(parameters, dtype, None, whole=False, shards=shards), gathered=0)  # it is not read in a step
+    return RunMemory(own, further, 0 if shards > 1 else 4 * sum(one.numel() for one in parameters.values()))
 
 
-def text_length(context_length: int, texts: int, step: int, token_bytes: int, parameters: int) -> int:
-    """Choose the tokens of a row of text without a recipe: the length of the `texts`, rounded up to a multiple of 64.
-
-    At most the context and a quarter of the tokens of a `step`; halved until a row fits into free memory. `token_bytes`: activations of a
-    token.
-    """
-    length = min(context_length, LONGEST_TEXT, max(SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
-    left = available_bytes()
-    while left is not None and length > SHORTEST_TEXT and length * token_bytes > left - trained_bytes(parameters):
-        length = max(SHORTEST_TEXT, length // 2)
-    return length
+def _own_bytes(recipe: Recipe, parameters: Mapping[str, Tensor], dtype: torch.dtype, **layout: Any) -> ModelBytes:
+    has_mean, whole = recipe.training.ema_decay is not None, holds_whole_model(recipe)
+    return model_bytes(parameters, dtype, recipe.optimizer, has_mean=has_mean, whole=whole, **layout)
 
 
-def kept_numel(recipe: Recipe, model: Transformer) -> int:
-    """Return the count of fp32 numbers that training keeps besides weights and gradients: optimizer state and the mean of the weights."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
-    mean = 0 if recipe.training.ema_decay is None else trained_numel(model)
-    return state_numel(shapes, recipe.optimizer) + mean
+def _companion_bytes(
+    recipe: Recipe, objective: Objective, companion: Companion, dtype: torch.dtype, shards: int = 1, *, sums_gradients: bool = True
+) -> ModelBytes:
+    parameters = dict(companion.model.named_parameters())
+    if companion.trained:
+        return model_bytes(parameters, dtype, recipe.optimizer, shards=shards, sums_gradients=sums_gradients)
+    frozen = model_bytes(parameters, dtype, None, whole=False, shards=shards)
+    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model scores responses between steps
 
 
-def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Companion] = ()) -> int:
-    """Return the bytes on disk of the checkpoints in fp32: those that are kept, the one being written, and the best."""
+def sums_gradients(objective: Objective, sizes: BatchSizes, micro_batch_size: int, ranks: int = 1) -> bool:
+    """Whether a step adds up several gradients: of micro-batches, of ranks, or of the text that the objective mixes in."""
+    return ranks > 1 or micro_batch_size < sizes.full or objective.pretraining is not None
+
+
+def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
+    """Return the bytes on disk of a checkpoint: weights, optimizer state and mean in fp32, also of trained companions."""
     adapter, trained = recipe.training.adapter, trained_numel(model)
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    if (
-        adapter is not None
-    ):  # the training state has the LoRA matrices as trained; in the adapter's file, fused ones are up to twice as large
-        whole = trained + (whole if adapter.merge else 2 * trained)
-    whole += kept_numel(recipe, model) + trained_companion_numel(recipe, companions)
-    return 4 * whole * (recipe.checkpoint.keep + 2)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    if adapter is not None:
+        # The training state has the LoRA matrices as trained; in the adapter's file, fused ones are up to twice as large.
+        weights = trained + (weights if adapter.merge else 2 * trained)
+    companions = [_companion_bytes(recipe, objective, one, torch.float32).held for one in objective.companions if one.trained]
+    own = _own_bytes(recipe, dict(model.named_parameters()), torch.float32)
+    return 4 * weights + own.optimizer + own.mean + sum(companions)
 
 
-def longest_row_bytes(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
-    """Return the bytes of the activations of the longest row in all trained models, with a margin."""
-    trained = [data.config, *(companion.model.config for companion in data.objective.companions if companion.trained)]
-    return sum(activation_bytes_per_row(config, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for config in trained)
-
-
-def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Raise MachineError if the blocks of a randomly initialized model do not fit into memory; its vocabulary is not known yet.
-
-    The check comes before the data are read, and builds one block of each stack on the meta device. `copies`: of the model on this machine,
-    less than 1 if it holds only some shards.
-    """
-    left = available_bytes(swap=True) if device.type == "cpu" else None
-    if left is None or recipe.model.start is not None:
-        return
-    shapes = {name: torch.Size(shape) for name, shape in our_shapes(model_config(recipe.model, 1)).items()}
-    parameters = sum(shape.numel() for shape in shapes.values())
-    trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numel(shapes, recipe.optimizer))
-    _require(parameters, copies * state_bytes(parameters, trained, kept, torch.float32), left)
-
-
-def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
-    """Return the model of a run on the meta device, with its trained parameters chosen. Raises UsageError."""
-    model = on_meta(config)
-    choose_trained(recipe, model)
-    return model
+def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
+    """Return the bytes on disk of all checkpoints of a run: those that are kept, the one being written, and the best."""
+    return checkpoint_bytes(recipe, model, objective) * (recipe.checkpoint.keep + 2)
 
 
 def require_memory(recipe: Recipe, model: Transformer, device: torch.device, copies: float = 1.0) -> None:
     """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit into the memory of this machine.
 
-    `copies`: as in `require_memory_for_blocks`.
+    `copies`: of the model on this machine, less than 1 if it holds only some shards.
     """
+    _require(recipe, dict(model.named_parameters()), device, copies)
+
+
+def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
+    """Do the same for a randomly initialized model before the data are read, while its vocabulary is not known.
+
+    Only one block of each stack is built, on the meta device.
+    """
+    if recipe.model.start is None:
+        trained = not recipe.training.frozen and recipe.training.adapter is None
+        shapes = our_shapes(model_config(recipe.model, 1))
+        _require(recipe, {name: torch.empty(shape, device="meta", requires_grad=trained) for name, shape in shapes.items()}, device, copies)
+
+
+def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.device, copies: float) -> None:
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None:
         return
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
-    needed = state_bytes(parameters, trained_numel(model), kept_numel(recipe, model), precision, whole=whole)
-    _require(parameters, copies * needed, left)
-
-
-def _require(parameters: int, needed: float, left: int) -> None:
+    numbers = sum(one.numel() for one in parameters.values())
+    sizes = _own_bytes(recipe, parameters, pick_precision(recipe.training.precision, device), sums_gradients=False)
+    needed = copies * max(4 * numbers, sizes.held + sizes.in_step)
     if needed > left:
         raise MachineError(
-            f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "
+            f"the model's {numbers:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "
             f"{left / 1e9:.3g} GB are free: choose a smaller model, end other programs, or use a larger machine"
         )
+
+
+def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
+    """Raise MachineError, with the numbers, if the companions alone do not fit this machine's memory, ModelError if one is missing.
+
+    Only the headers of files are read. `copies`: of each companion on this machine.
+    """
+    left = available_bytes(swap=True)
+    for name, path in recipe.objective.companion_paths.items():
+        try:
+            parameters = _count_parameters(find_checkpoint(path))
+        except ModelError as error:
+            raise ModelError(f"objective.{name}: {error}") from None
+        needed = int(copies * (trained_bytes(parameters, torch.float32) if recipe.objective.companions[name] else 4 * parameters))
+        if left is not None and needed > left:
+            raise MachineError(
+                f"the {parameters:,} weights of the {name} {path} need {needed / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
+                f"free: choose a smaller {name}, end other programs, or use a larger machine"
+            )
+        left = None if left is None else left - needed
+
+
+def _count_parameters(folder: Path) -> int:
+    """Return the number of parameters of a model folder; for an adapter, that of the whole model."""
+    if is_adapter(folder):
+        return sum(parameter.numel() for parameter in on_meta(describe(folder).config).parameters())
+    return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())

@@ -14,7 +14,7 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
-from tfkit.engine.assembly.companions import require_memory_for_companions
+from tfkit.engine.assembly.memory_plan import require_memory_for_companions
 from tfkit.engine.assembly.preflight import check_lost, check_openings
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.errors import ModelError

@@ -13,21 +13,21 @@ import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes, Loader
-from tfkit.engine.assembly.components import batch_sizes
-from tfkit.engine.assembly.memory_plan import choose_micro_batch, longest_row_bytes, meta_model
+from tfkit.engine.assembly.components import batch_sizes, meta_model
+from tfkit.engine.assembly.memory_plan import RunMemory, run_memory
 from tfkit.engine.assembly.step_flops import sampled_batches
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.engine.planning.forecast import emissions_of
-from tfkit.engine.planning.further_models import FurtherModels, further_models
+from tfkit.engine.planning.forecast import PROCESS_BYTES, emissions_of
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.run_estimate import PROCESS_BYTES
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.errors import UsageError, argument
-from tfkit.objectives.objective import Batch
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.reading.rank_divisibility import require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
+from tfkit.training.memory import Units, choose_micro_batch, planned_row_bytes
 from tfkit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -119,9 +119,12 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     }
     steps = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
     model = meta_model(recipe, data.config)
-    further = {layout: further_models(recipe, data.objective, model, dtype, mesh.shards) for layout, mesh in meshes.items()}
-    is_complete = has_simulated_companions(data.objective)
-    tensors = {layout: _tensor_bytes(step, further[layout], is_complete) for layout, step in steps.items()}
+    is_complete, sums = has_simulated_companions(data.objective), ranks > 1 or per_rank > micro
+    tensors = {}
+    for layout, step in steps.items():
+        models = run_memory(recipe, data.objective, model, dtype, shards=meshes[layout].shards, sums_gradients=sums)
+        gathered = dtype.itemsize * _sampling_numel(data.objective, model) if meshes[layout].shards > 1 else 0
+        tensors[layout] = _tensor_bytes(step, models, gathered, is_complete)
     memory = {layout: sizes["peak"] + (PROCESS_BYTES if gpu is None else 0) for layout, sizes in tensors.items()}
     traffic = {layout: sum(step.sent.values()) for layout, step in steps.items()}
     usable = _USABLE * gpu.memory_bytes if gpu is not None else None
@@ -129,7 +132,9 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     layout: Layout = "replicated" if replicated else "sharded"
     fits = usable is None or memory[layout] <= usable
     sent = {layout: step.sent for layout, step in steps.items()}
-    cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, steps["sharded"].units)
+    units = Units.of(dict(model.named_parameters()))
+    in_turn = {"blocks": units.count, "block_bytes": units.largest * dtype.itemsize, "rest_bytes": units.root * dtype.itemsize}
+    cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, in_turn)
     changed = replace(plan, micro_batch_size=micro, memory_bytes=memory[layout], cluster=asdict(cluster))
     if gpu is not None:
         return _plan_gpus(changed, recipe, ranks, gpu, traffic[layout])
@@ -139,7 +144,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
     """Return a micro-batch with the most tokens, preferably one that needs a mask, and the rows that a micro-batch of a rank has."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
-    row_bytes = longest_row_bytes(data, rows, dtype.itemsize, on_gpu)
+    row_bytes = planned_row_bytes(data.config, data.objective, rows.longest, dtype.itemsize, has_fused_dropout=on_gpu)
     sizes = batch_sizes(recipe, rows)
     micro = recipe.training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)
@@ -147,15 +152,21 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
     return max(batches, key=lambda batch: (batch.input_ids.numel(), batch.document_ids is not None)), micro
 
 
-def _tensor_bytes(step: "SimulatedStep", further: FurtherModels, is_complete: bool) -> dict[str, int]:
+def _sampling_numel(objective: Objective, model: Transformer) -> int:
+    """Return the number of weights of the largest model of which a rank gathers the whole where responses are sampled; 0 if none are."""
+    models = [model, *(companion.model for companion in objective.companions)] if objective.rollouts is not None else []
+    return max((sum(parameter.numel() for parameter in one.parameters()) for one in models), default=0)
+
+
+def _tensor_bytes(step: "SimulatedStep", models: RunMemory, gathered: int, is_complete: bool) -> dict[str, int]:
     """Return the bytes of a rank's tensors by kind, and their peak, which is in a step or where responses are sampled.
 
-    `is_complete`: the simulated peak includes the further models.
+    `gathered`: while they are sampled; `is_complete`: the simulated peak includes the further models.
     """
-    if is_complete:
-        return {**step.held, "companions": further.held, "peak": step.peak}
-    sampling = sum(step.held[name] for name in ("weights", "optimizer", "mean", "working")) + further.sampling
-    return {**step.held, "companions": further.held, "peak": further.held + max(step.peak + further.in_step, sampling)}
+    own, further = models.own, models.further
+    kinds = {name: getattr(own, name) for name in ("weights", "gradients", "optimizer", "mean", "working", "gathered")}
+    peak = step.peak if is_complete else further.held + max(step.peak + further.in_step, own.held + gathered)
+    return {**kinds, "activations": step.activations, "companions": further.held, "peak": peak}
 
 
 def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int) -> Estimate:

@@ -1,25 +1,43 @@
-"""Forecast time, energy and emissions of a run on this machine, from its table of speeds, corrected by earlier runs on it.
+"""Estimate a run before its first step, without weights: its size and memory, and its time, energy and emissions on this machine, from its
+table of speeds, corrected by earlier runs on it.
 
 The prediction and the outcome of a run are recorded in run.json, and as a pair in the history from which later plans learn.
 """
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from tfkit.carbon import Place, resolve_place
 from tfkit.carbon.footprint import RunTotals
+from tfkit.data import Loader
+from tfkit.engine.assembly.components import batch_sizes, total_steps
+from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory, sums_gradients, trained_numel
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
 from tfkit.engine.planning.gpus import gpu_of
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
+from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.planning.workload import RunWork
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
+from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.device import pick_precision
+from tfkit.training.free_memory import available_bytes
+from tfkit.training.memory import choose_micro_batch, likely_peak, logits_bytes, planned_row_bytes
 
+PROCESS_BYTES = 350_000_000  # of Python and its libraries
+_ASSUMPTIONS = {
+    "flops": "matrix products of the real batches, padding included; attention between visible positions",
+    "memory_bytes": "by formula, from the model's configuration",
+}
 _TABLE_SPREAD = 2.0  # factor to either side of a time from the table alone
 _START_SPREAD = Range(0.8, 1.0, 1.5)  # of the time for preparing the data, which was measured
 _UNKNOWN_BOARD_WATTS = 300.0
@@ -44,6 +62,41 @@ class Forecast:
     assumptions: dict[str, str]
     full_power: FullPower | None
     table_seconds: dict[str, float]  # by part, without the correction
+
+
+def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, start: Callable[[], float]) -> Estimate:
+    """Estimate a run from its recipe, its data and the shapes of its model. `start` returns the seconds since its command started."""
+    objective, config, training = data.objective, data.config, recipe.training
+    rows = open_rows(recipe, objective, data.train, config)
+    sizes = batch_sizes(recipe, rows)
+    steps = total_steps(recipe, rows, sizes)
+    mix = objective.pretraining
+    pretraining = mix.ratio * row_order(recipe, config).length if mix is not None else 0  # tokens of text mixed in for each row
+    dtype = pick_precision(training.precision, device)
+    row_bytes = planned_row_bytes(config, objective, rows.longest, dtype.itemsize, has_fused_dropout=device.type == "cuda")
+    left = available_bytes() if device.type == "cpu" else None
+    if left is not None:
+        left -= run_memory(recipe, objective, model, dtype).total
+    micro_batch = training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, left)
+    sums = sums_gradients(objective, sizes, micro_batch)
+    state = run_memory(recipe, objective, model, dtype, sums_gradients=sums).total
+    logits = logits_bytes(config, micro_batch * rows.longest, dtype.itemsize)
+    flops, work, trial = run_flops(recipe, data, model, Loader(rows, objective.collate, sizes, micro_batch), steps)
+    prediction = forecast(recipe, work, flops["total"], device, dtype, start())
+    return Estimate(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_parameters=trained_numel(model),
+        tokens=round(sizes.before(steps) * (rows.mean_tokens + pretraining)),
+        steps=steps,
+        micro_batch_size=micro_batch,
+        flops=flops,
+        memory_bytes=likely_peak(PROCESS_BYTES, state, micro_batch * row_bytes, logits),
+        disk_bytes=disk_bytes(recipe, model, objective),
+        place=resolve_place(recipe.carbon).describe(),
+        rate_trial=trial if isinstance(trial, RateTrialPlan) else None,
+        no_rate_trial=trial.reason if isinstance(trial, NoTrial) else None,
+        **vars(replace(prediction, assumptions=_ASSUMPTIONS | prediction.assumptions)),
+    )
 
 
 def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype, start: float) -> Forecast:

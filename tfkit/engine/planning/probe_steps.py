@@ -26,8 +26,8 @@ from tfkit.errors import Stopped
 from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import compile_model, eager, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
-from tfkit.training.memory import resident_bytes
 
 _START_PATIENCE_SECONDS = 30.0  # for the meter's first power
 _KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches; it compiles some for each new shape, of 0.1 to 0.6 MB each
@@ -200,7 +200,8 @@ def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.devic
         f"{each:.3g} s, extrapolated from {fraction:.0%} of one; {fixed:.3g} s for start, first steps and checkpoints",
         "memory_bytes": f"the peak of these steps and the evaluation, plus extrapolated growth; by formula {plan.memory_bytes:,}",
     }
-    prediction = build_forecast(recipe, seconds, _power(probe, recipe, device), "probe", plan.assumptions | how, device, plan.table_seconds)
+    power = _power(probe, recipe, device)
+    prediction = build_forecast(recipe, seconds, power, "probe", plan.assumptions | how, device, plan.table_seconds)
     cost: dict[str, Any] = {
         "steps": len(probe.steps),
         "seconds": sum(step.seconds + step.loading_seconds for step in probe.steps) + evaluation_seconds,
@@ -208,15 +209,5 @@ def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.devic
         "memory_bytes": probe.memory_bytes,
         "formula_memory_bytes": plan.memory_bytes,
     }
-    return replace(
-        plan,
-        micro_batch_size=probe.micro_batch_size,
-        memory_bytes=probe.memory_bytes,
-        seconds=prediction.seconds,
-        energy_kwh=prediction.energy_kwh,
-        emissions_g=prediction.emissions_g,
-        basis="probe",
-        assumptions=prediction.assumptions,
-        full_power=prediction.full_power,
-        probe=cost,
-    )
+    sizes: dict[str, Any] = {"micro_batch_size": probe.micro_batch_size, "memory_bytes": probe.memory_bytes}
+    return replace(plan, probe=cost, **sizes, **vars(prediction))

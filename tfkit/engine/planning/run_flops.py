@@ -6,8 +6,7 @@ from operator import add
 from typing import Any, Literal
 
 from tfkit.data import Loader, StepLoader
-from tfkit.engine.assembly.components import trained_numel
-from tfkit.engine.assembly.memory_plan import planned_bytes
+from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.workload import RunWork, Workload, count_blocks, step_workload
@@ -84,7 +83,7 @@ def _fixed_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: 
         decoded_bytes=4.0 * sum(parameter.numel() for parameter in model.parameters()),
         decoded_blocks=count_blocks(model.config),
         sampled=sampled,
-        checkpoint_bytes=saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
+        checkpoint_bytes=float(saves * checkpoint_bytes(recipe, model, data.objective)),
         weight_bytes=4.0 * sum(parameter.numel() for each in models for parameter in each.parameters()),
     )
 

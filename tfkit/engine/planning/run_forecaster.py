@@ -23,7 +23,7 @@ class RunForecaster:
         self, recipe: "Recipe", data: "TrainingData", model: "Transformer", device: "torch.device", start: Callable[[], float]
     ) -> "Estimate":
         """Return the estimate of a run; see `estimate_run`."""
-        from tfkit.engine.planning.run_estimate import estimate_run
+        from tfkit.engine.planning.forecast import estimate_run
 
         return estimate_run(recipe, data, model, device, start)
 

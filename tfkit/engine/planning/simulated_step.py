@@ -8,7 +8,7 @@ A deep model is extrapolated from two models with fewer blocks, since each block
 
 import copy
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tfkit.engine.assembly.components import choose_trained, holds_whole_model
+from tfkit.engine.assembly.components import assemble_stepper, choose_trained
 from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
@@ -31,10 +31,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.loss_module import LossModule
-from tfkit.training.model_sharder import root_numel
-from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
-from tfkit.training.precision import Weights
+from tfkit.training.memory import Units
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
@@ -55,17 +52,11 @@ class Mesh:
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """The bytes of a rank.
+    """The bytes that a step of a rank takes; they include companions if `has_simulated_companions`."""
 
-    `held`: `weights` (fp32), `gradients` (after the last backward pass), `optimizer`, `mean` (of the weights), `working` (the unsharded
-    copy in bf16), `gathered` (of sharded weights: the largest block, or all blocks, and the root parameters), `activations` (kept for a
-    backward pass). The peak and the traffic, but not these numbers, include companions if `has_simulated_companions`.
-    """
-
-    held: dict[str, int]
-    peak: int  # the most at once in a step
-    sent: dict[str, int]  # in a step, by kind of collective
-    units: dict[str, int]  # of sharded weights: the number of `blocks`, `block_bytes` of the largest, `rest_bytes` of the root parameters
+    activations: int  # kept for a backward pass
+    peak: int  # of all tensors at once
+    sent: dict[str, int]  # by kind of collective
 
 
 def has_simulated_companions(objective: Objective) -> bool:
@@ -87,9 +78,9 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     fewer = max(0, depth - MIN_BLOCKS) // period * period  # so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
-        return _to_result(_measure(recipe, config, objective, batch, mesh), config)
+        return _to_result(_measure(recipe, config, objective, batch, mesh))
     small, larger = (_measure(recipe, _shallower(config, by), objective, batch, mesh) for by in (fewer, fewer - period))
-    return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()}, config)
+    return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()})
 
 
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
@@ -97,15 +88,7 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     with _fake_ranks(mesh.ranks) as group, TensorMeter(fake=True) as meter:
         stepper = _stepper(recipe, config, objective, mesh, group)
         stepper.take(1, [batch], 1.0)  # creates the optimizer's state
-        sizes = dict.fromkeys(("working", "gathered"), 0) | _unit_bytes(stepper, mesh)
-        weights, sharding = stepper.weights, stepper.weights.sharding
-        sizes |= {"weights": _bytes(weights.master.values()), "optimizer": _bytes(stepper.optimizer.state().values())}
-        sizes["mean"] = _bytes(weights.mean[name] for name in weights.trained) if weights.mean else 0
-        if sharding is not None:
-            sizes["gathered"] = sizes["rest_bytes"] + (sizes["block_bytes"] if mesh.reshard else sizes["all_blocks"])
-        elif weights.working is not weights.master:
-            sizes["working"] = _bytes(weights.working.values())
-        recorder = _PeakRecorder(stepper, meter)
+        recorder, sizes = _PeakRecorder(stepper, meter), dict[str, int]()
         for count in range(1, 1 + min(2, mesh.micro_batches)):
             before, recorder.peaks = meter.sent.copy(), {}
             stepper.take(1 + count, [batch] * count, 1.0)
@@ -115,22 +98,17 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
             sizes |= {
                 f"sent/{kind}": size + further * (size - sizes[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
-        gathered = sizes["rest_bytes"] if mesh.reshard else sizes["rest_bytes"] + sizes["all_blocks"]  # until the backward pass
-        gathered += sum(mesh.dtype.itemsize * root_numel(companion.model) for companion in stepper.objective.companions)
-        sizes |= {"gradients": recorder.gradients, "activations": recorder.kept - (gathered if sharding is not None else 0)}
-        sizes |= {f"peak/{part}": size for part, size in recorder.peaks.items() if part}
-        return sizes
+        gathered = 0  # until the backward pass
+        if mesh.shards > 1:
+            units = Units.of(dict(stepper.model.named_parameters()))
+            further_roots = [Units.of(dict(one.model.named_parameters())).root for one in stepper.objective.companions]
+            gathered = mesh.dtype.itemsize * (units.root + sum(further_roots) + (0 if mesh.reshard else units.blocks))
+        return sizes | {"activations": recorder.kept - gathered} | {f"peak/{part}": size for part, size in recorder.peaks.items() if part}
 
 
-def _to_result(sizes: Mapping[str, int], config: ModelConfig) -> SimulatedStep:
-    held = ("weights", "gradients", "optimizer", "mean", "working", "gathered", "activations")
-    units = {"blocks": sum(_depths(config).values()), "block_bytes": sizes["block_bytes"], "rest_bytes": sizes["rest_bytes"]}
-    return SimulatedStep(
-        {name: sizes[name] for name in held},
-        max(size for name, size in sizes.items() if name.startswith("peak/")),
-        {name.removeprefix("sent/"): size for name, size in sizes.items() if name.startswith("sent/")},
-        units,
-    )
+def _to_result(sizes: Mapping[str, int]) -> SimulatedStep:
+    sent = {name.removeprefix("sent/"): size for name, size in sizes.items() if name.startswith("sent/")}
+    return SimulatedStep(sizes["activations"], max(size for name, size in sizes.items() if name.startswith("peak/")), sent)
 
 
 class _PeakRecorder:
@@ -138,7 +116,7 @@ class _PeakRecorder:
 
     def __init__(self, stepper: Stepper, meter: TensorMeter):
         self.peaks: dict[str, int] = {}
-        self.gradients = self.kept = 0
+        self.kept = 0
         self._meter, self._part, self._start = meter, "", 0
         for index, stack in enumerate(stepper.model.stacks):
             for block, part in zip(stack.blocks, _block_parts(len(stack.blocks)), strict=True):
@@ -148,7 +126,6 @@ class _PeakRecorder:
         step = stepper.optimizer.step
 
         def recorded(lr_factor: float, gradient_factor: float = 1.0) -> None:
-            self.gradients = _bytes(parameter.grad for parameter in stepper.weights.master.values() if parameter.grad is not None)
             self.enter("optimizer")
             step(lr_factor, gradient_factor)
 
@@ -189,16 +166,11 @@ class _SubstituteLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble a stepper as `engine.components.assemble` does, without data, and shard the weights."""
+    """Assemble a stepper as a training does, with new models on the simulated rank."""
     objective = _SubstituteLoss() if _is_substituted(objective) else _with_simulated_companions(objective, mesh.dtype)
-    training, model = recipe.training, Transformer(config)
+    model = Transformer(config)
     choose_trained(recipe, model)
-    weights = Weights(model, mesh.dtype, training.ema_decay, whole=holds_whole_model(recipe))
-    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
-    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=_CPU, seed=training.seed, unfreezing=unfreezing, peers=group)
-    for stack in model.stacks:
-        stack.activation_checkpointing = training.activation_checkpointing
+    stepper, _ = assemble_stepper(recipe, objective, model, _CPU, mesh.dtype, group)
     if mesh.shards > 1:
         frozen = [companion.model for companion in objective.companions]
         stepper.shard_weights(mesh.shards, reshard=mesh.reshard, frozen=frozen, as_gpus=mesh.has_gpus)
@@ -217,13 +189,6 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
                 torch.set_default_dtype(torch.float32)
             setattr(copied, name, replace(companion, model=model))
     return copied
-
-
-def _unit_bytes(stepper: Stepper, mesh: Mesh) -> dict[str, int]:
-    """Return the bytes of working weights: of the largest block, of all blocks, and of the root parameters."""
-    itemsize, model = mesh.dtype.itemsize, stepper.model
-    blocks = [itemsize * sum(parameter.numel() for parameter in block.parameters()) for stack in model.stacks for block in stack.blocks]
-    return {"block_bytes": max(blocks), "all_blocks": sum(blocks), "rest_bytes": itemsize * root_numel(model)}
 
 
 @contextmanager
@@ -246,10 +211,6 @@ def _clear_sharding_cache() -> None:
 
     if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # of PyTorch 2.13
         clear()
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _depths(config: ModelConfig) -> dict[str, int]:

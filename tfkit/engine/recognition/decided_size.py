@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfkit.engine.assembly.memory_plan import LONGEST_TEXT, text_length
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (
@@ -20,13 +19,15 @@ from tfkit.recipe.starting_points import (
     rates_beside,
     starting_point,
     step_tokens,
-    trained_bytes,
 )
 from tfkit.recipe.tasks import DataSummary, ModelSummary, rare_share
 from tfkit.tokenizer import Tokenizer
-from tfkit.training.memory import available_bytes
+from tfkit.training.free_memory import available_bytes
+from tfkit.training.memory import trained_bytes
 from tfkit.units import format_epochs
 
+_SHORTEST_TEXT = 128
+_LONGEST_TEXT = 1024  # tokens of a row of text: a step of longer rows would take minutes on a CPU
 _CHARACTERS_A_TOKEN = 4  # roughly, in English
 _SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
 _LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: beyond, each step is logged
@@ -134,10 +135,22 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
     `may_grow`: whether the model's context may change; an adapter keeps that of its base.
     """
     if reads_text:
-        return text_length(model.context_length, tokens.most, tokens_per_step, model.token_bytes, model.parameters)
+        return _text_length(model, model.context_length, tokens.most, tokens_per_step)
     if not (may_grow and model.reads_further) or tokens.most <= model.context_length:
         return model.context_length
-    return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
+    return max(model.context_length, _text_length(model, _LONGEST_TEXT, tokens.most, 4 * _LONGEST_TEXT))
+
+
+def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
+    """Choose the tokens of a row of text: the length of the `texts`, rounded up to a multiple of 64.
+
+    At most the context and a quarter of the tokens of a `step`; halved until a row fits into free memory.
+    """
+    length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
+    left = available_bytes()
+    while left is not None and length > _SHORTEST_TEXT and length * model.token_bytes > left - trained_bytes(model.parameters):
+        length = max(_SHORTEST_TEXT, length // 2)
+    return length
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

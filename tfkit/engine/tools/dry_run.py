@@ -19,7 +19,7 @@ from tfkit.engine.training_run.run import Run
 from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe import ResolvedRecipe
 from tfkit.training.device import pick_device
-from tfkit.training.memory import available_bytes
+from tfkit.training.free_memory import available_bytes
 from tfkit.units import format_baselines, format_bytes, format_energy, format_epochs, format_number_of, format_seconds
 
 

@@ -15,8 +15,8 @@ from tfkit.carbon.footprint import MEASURED, RunTotals
 from tfkit.data import Loader
 from tfkit.engine.assembly.base_model import has_new_head
 from tfkit.engine.assembly.baseline_scores import training_baselines
-from tfkit.engine.assembly.components import Components, assemble, first_model, restore, trained_numel
-from tfkit.engine.assembly.memory_plan import meta_model, planned_bytes
+from tfkit.engine.assembly.components import Components, assemble, first_model, meta_model, restore
+from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import flops_per_token
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.verdict import comparison_fields
@@ -220,7 +220,7 @@ def assemble_run(
         require_same_text(state.data, data.fingerprints())
     _announce_size(model, context)
     if not force:
-        require_free_space(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
+        require_free_space(context.folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
     with context.stop.at_once(no_step_yet(resumed_from)):
         leader.begin(recipe, data, context.folder.path, resumed_from, size, device)

@@ -5,9 +5,8 @@ from functools import cached_property
 import torch
 
 from tfkit.data import Loader
-from tfkit.engine.assembly.companions import companion_bytes_per_row, trained_companion_numel
-from tfkit.engine.assembly.components import Components, batch_sizes, total_steps, trained_numel
-from tfkit.engine.assembly.memory_plan import choose_micro_batch, kept_numel, longest_row_bytes
+from tfkit.engine.assembly.components import Components, batch_sizes, total_steps
+from tfkit.engine.assembly.memory_plan import run_memory, sums_gradients
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_run.estimate import Estimate
@@ -16,9 +15,17 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.free_memory import available_bytes, resident_bytes
 from tfkit.training.loop import Progress
-from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
-from tfkit.training.model_sharder import root_numel
+from tfkit.training.memory import (
+    choose_micro_batch,
+    companion_bytes_per_row,
+    largest_divisor,
+    likely_peak,
+    logits_bytes,
+    planned_row_bytes,
+    step_bytes_per_row,
+)
 from tfkit.units import format_energy, format_epochs, format_seconds
 
 _SHORT_SECONDS = 60.0
@@ -81,12 +88,12 @@ class MicroBatches:
         """Set the size that `choose_micro_batch` returns for the free memory; on a GPU the memory is tried out instead."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
-        left = None if left is None else left // self.ranks.local_size
+        left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
         self.loader.micro_batch_size = choose_micro_batch(
             self.loader.sizes.unit,
             self.loader.rows.longest,
             self.row_bytes if on_cpu else 0,
-            None if left is None else left - self.bytes_to_come,
+            left,
             self.ranks.size,
         )
 
@@ -116,34 +123,23 @@ class MicroBatches:
 
         With sharded weights, rank 0 cannot measure alone: then they are estimated from the model's configuration.
         """
-        rows, loss_module = self.loader.rows, self.components.stepper.loss_module
+        rows, itemsize, loss_module = self.loader.rows, self.components.precision.itemsize, self.components.stepper.loss_module
         if self.components.weights.sharding is not None:
-            row = longest_row_bytes(self.components.data, rows, self.components.precision.itemsize, has_fused_dropout=False)
-            return row + companion_bytes_per_row(loss_module.objective, rows.longest)
+            return planned_row_bytes(self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False)
         first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest if rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
-        return row + companion_bytes_per_row(loss_module.objective, rows.longest)
+        return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)
 
-    @property
-    def bytes_to_come(self) -> int:
-        """Bytes of gradients and optimizer state that are not in memory yet; a resumed run has already read its state."""
-        recipe, companions = self.recipe, self.components.stepper.objective.companions
-        shards = 1 if self.components.weights.sharding is None else recipe.parallel.shard
-        if self.restored:
-            numbers = trained_numel(self.model) + sum(trained_numel(companion.model) for companion in companions if companion.trained)
-        else:
-            numbers = trained_numel(self.model) + kept_numel(recipe, self.model) + trained_companion_numel(recipe, companions)
-        return 4 * (numbers // shards + self._gathered_numel)
+    def bytes_to_come(self, *, sums: bool) -> int:
+        """Return the bytes of gradients and optimizer state that are not in memory yet; a resumed run has already read its state.
 
-    @property
-    def _gathered_numel(self) -> int:
-        """Elements of sharded weights that are gathered at once, apart from a block: those around the blocks, and their gradients."""
-        if self.components.weights.sharding is None:
-            return 0
-        companions = self.components.stepper.objective.companions
-        others = sum((2 if companion.trained else 1) * root_numel(companion.model) for companion in companions)
-        return 2 * root_numel(self.model) + others
+        `sums`: whether a step adds up several gradients.
+        """
+        components, shards = self.components, 1 if self.components.weights.sharding is None else self.recipe.parallel.shard
+        objective, dtype = components.stepper.objective, components.precision
+        memory = run_memory(self.recipe, objective, self.model, dtype, shards=shards, sums_gradients=sums)
+        return memory.gradients + (0 if self.restored else memory.state)
 
     def describe(self, planned: Estimate | None, progress: Progress) -> str:
         """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
@@ -174,8 +170,8 @@ class MicroBatches:
         resident = resident_bytes() if self.device.type == "cpu" else None
         if resident is None:
             return ""
-        head = self.model.config.head.kind in ("lm", "masked_lm")
-        logits = micro_batch * rows.longest * self.model.config.vocab_size * self.components.precision.itemsize if head else 0
-        peak = likely_peak(resident, self.bytes_to_come, micro_batch * self.row_bytes, logits)
+        sums = sums_gradients(self.components.stepper.objective, self.loader.sizes, micro_batch, self.ranks.size)
+        logits = logits_bytes(self.model.config, micro_batch * rows.longest, self.components.precision.itemsize)
+        peak = likely_peak(resident, self.bytes_to_come(sums=sums), micro_batch * self.row_bytes, logits)
         left = available_bytes()
         return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + resident) / 1e9:.3g} GB")

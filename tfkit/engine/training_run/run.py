@@ -10,7 +10,8 @@ from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.assembly.base_model import pin_start
 from tfkit.engine.assembly.companions import pin_companions
-from tfkit.engine.assembly.memory_plan import meta_model, require_memory, require_memory_for_blocks
+from tfkit.engine.assembly.components import meta_model
+from tfkit.engine.assembly.memory_plan import require_memory, require_memory_for_blocks
 from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind

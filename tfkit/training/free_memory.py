@@ -1,0 +1,85 @@
+"""The memory that this process has, and may still allocate, by the machine, its control groups and its own limit."""
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+_ROOT = Path("/")
+_PAGE = resource.getpagesize()
+
+
+def available_bytes(swap: bool = False) -> int | None:
+    """Return how many bytes this process may still allocate, given the machine (and its `swap`), its control groups and its own limit.
+
+    None if all of them are unknown.
+    """
+    known = [limit for limit in (_machine(swap), _control_group(), _address_space()) if limit is not None]
+    return max(0, min(known)) if known else None
+
+
+def resident_bytes() -> int | None:
+    """Return the resident memory of this process in bytes; None without /proc."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    return None
+
+
+def _machine(swap: bool) -> int | None:
+    """Return the machine's memory that is available without swapping, and with `swap` the free swap; None without /proc."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines())
+        fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+        return fields["MemAvailable"] + (fields.get("SwapFree", 0) if swap else 0)
+    return None
+
+
+def _control_group() -> int | None:
+    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's or a batch system's."""
+    least: int | None = None
+    for limit, usage, stat in _control_group_files():
+        with contextlib.suppress(OSError, ValueError):
+            maximum = int(limit.read_text(encoding="ascii"))  # ValueError for "max"
+            if maximum < 1 << 60:  # without a limit, version 1 writes a larger number
+                left = maximum - int(usage.read_text(encoding="ascii")) + _reclaimable(stat)
+                least = left if least is None else min(least, left)
+    return least
+
+
+def _control_group_files() -> list[tuple[Path, Path, Path]]:
+    """Return the files with the limit, the usage and the statistics of each control group of this process and its parents."""
+    files = []
+    with contextlib.suppress(OSError):
+        for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, names = _ROOT / "sys/fs/cgroup", ("memory.max", "memory.current", "memory.stat")
+            elif "memory" in controllers.split(","):
+                root, names = _ROOT / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+            else:
+                continue
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
+                if folder == root.parent:
+                    break
+                files.append((folder / names[0], folder / names[1], folder / names[2]))
+    return files
+
+
+def _reclaimable(stat: Path) -> int:
+    """Return the bytes of page cache, which count as used but are freed on demand."""
+    for line in stat.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _address_space() -> int | None:
+    """Return the address space that `ulimit -v` leaves; None without such a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY or sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return limit - int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
+    return None
