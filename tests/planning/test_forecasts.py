@@ -20,7 +20,7 @@ from tfkit.engine.planning import forecast, forecast_history, machine_speed, spe
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.planning.workload import RunWork, Workload, step_workload
+from tfkit.engine.planning.workload import RunWork, Workload, seconds_of, step_workload
 from tfkit.engine.training_run.run import Run
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import RecipeText, model_config
@@ -33,7 +33,7 @@ from tfkit.training.isolation import isolated
 
 CPU = torch.device("cpu")
 TABLE = MachineSpeed((1.0,) * 4, (1.0,) * 3, (1.0,) * 3, *(1.0,) * 12)
-RUN_WORK = RunWork(Workload(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+RUN_WORK = RunWork({}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3, table=forecast_history.TABLE_VERSION)
 
 
@@ -132,33 +132,38 @@ def test_the_speed_of_attention_is_interpolated_by_length_and_time_hardly_grows_
 def test_the_workload_of_a_step() -> None:
     change: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 1, "dim": 64, "num_heads": 1}
     shape = ForwardShape(2, 128, 0, 256)
-    work = step_workload(_meta(change | {"dropout": {"attention": 0.0}}), shape)
-    assert [*work.attention] == [(128, 64, True)]
-    assert work.attention[128, 64, True] == 3 * 2 * 2 * 2 * 64 * 128 * 129 / 2
-    assert (work.scores, work.blocks, work.logits, work.elements) == (0, 2, 256 * 50257, 2 * 128 * 7 * 64)
-    dropping = step_workload(_meta(change | {"dropout": {"attention": 0.1}}), shape)
-    assert (dropping.scores, dropping.dropped_scores) == (0, 2 * 128 * 128)
-    assert (len(dropping.attention), dropping.products) == (0, work.products)
+    work, dropping = (_by_operation(change | {"dropout": {"attention": rate}}, shape) for rate in (0.0, 0.1))
+    flops = 3 * 2 * 2 * 2 * 64 * 128 * 129 / 2
+    rest = {"blocks": 2, "logits": 256 * 50257, "elements": 2 * 128 * 7 * 64}
+    products = {operation: amount for operation, amount in work.items() if operation[0] == "products"}
+    assert work == products | {("attention", 128, 64, True): flops} | rest
+    assert dropping == products | {"dropped_scores": 2 * 128 * 128} | rest
+    assert _by_operation(change, (shape, 3.0)) == {operation: 3 * amount for operation, amount in _by_operation(change, shape).items()}
 
 
 def test_attention_scores_that_are_kept_have_their_own_speed() -> None:
     change: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 1, "decoder_layers": 2, "dim": 64, "num_heads": 4, "head_dim": 16}
     change |= {"dropout": {"attention": 0.0}}
-    work = step_workload(_meta(change), ForwardShape(2, 10, 6, 12))
-    assert not work.attention
-    assert work.scores == 2 * 4 * (10 * 10 + 2 * 6 * 6 + 2 * 6 * 10)
-    assert (work.blocks, work.elements, work.rms_elements > 0) == (1 + 2 * 1.5 + 1, 0, True)
-    slow, fast = (work.seconds(replace(TABLE, scores=speed)) for speed in (1.0, 1e12))
-    assert slow - fast == pytest.approx(work.scores)
+    work = _by_operation(change, ForwardShape(2, 10, 6, 12))
+    assert {operation for operation in work if operation[0] != "products"} == {"scores", "rms_elements", "logits", "blocks"}
+    assert (work["scores"], work["blocks"]) == (2 * 4 * (10 * 10 + 2 * 6 * 6 + 2 * 6 * 10), 1 + 2 * 1.5 + 1)
+    slow, fast = (seconds_of(work, replace(TABLE, scores=speed)) for speed in (1.0, 1e12))
+    assert slow - fast == pytest.approx(work["scores"])
 
 
 def test_decoding_takes_the_time_of_weights_blocks_and_sampled_tokens() -> None:
     run = replace(RUN_WORK, decoded=10.0, decoded_bytes=100.0, decoded_blocks=3.0, sampled=40.0)
     table = replace(TABLE, bytes=50.0, written_blocks=6.0, sampled=20.0)
     assert run.seconds_by_part(table, 0.0)["writing"] == 10 * (2 + 0.5) + 2
-    quick = replace(RUN_WORK, steps=Workload(products={32: 6.0}), evaluation=0.5, extra=1.0)
+    quick = replace(RUN_WORK, steps={("products", 32): 6.0}, evaluation=0.5, extra=1.0)
     parts = quick.seconds_by_part(replace(TABLE, products=(2.0, 2.0, 2.0, 2.0), forward=2.0), 0.0)
     assert (parts["steps"], parts["evaluation"]) == (3 * 1.5, 0.75), "a forward alone is twice as fast"
+
+
+def _by_operation(change: dict[str, Any], shape: ForwardShape | tuple[ForwardShape, float]) -> Workload:
+    """Return what a micro-batch takes, or several of one shape, without the operations that it does not need."""
+    shapes = [(shape, 1.0) if isinstance(shape, ForwardShape) else shape]
+    return {operation: amount for operation, amount in step_workload(_meta(change), shapes).items() if amount}
 
 
 def _meta(change: dict[str, Any]) -> Transformer:

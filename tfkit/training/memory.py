@@ -148,7 +148,12 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
 
 def logits_bytes(config: ModelConfig, positions: int, itemsize: int) -> int:
     """Return the bytes of the logits of this many positions over the vocabulary; 0 for another head."""
-    return positions * config.vocab_size * itemsize if config.head.kind in ("lm", "masked_lm") else 0
+    return positions * config.vocab_size * itemsize if has_logits(config) else 0
+
+
+def has_logits(config: ModelConfig) -> bool:
+    """Whether the head of a model has logits over its vocabulary."""
+    return config.head.kind in ("lm", "masked_lm")
 
 
 def planned_row_bytes(config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:

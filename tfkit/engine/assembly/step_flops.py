@@ -17,6 +17,7 @@ from tfkit.objectives.registry import row_order
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
+from tfkit.training.memory import has_logits
 
 _SAMPLED_TOKENS = 65_536  # after which no further steps are read
 _SAMPLED_STEPS = 8  # across the first epoch
@@ -26,8 +27,8 @@ _SAMPLED_STEPS = 8  # across the first epoch
 class StepFlops:
     """The FLOPs of a number of training rows, of the trained model and of further models."""
 
-    rows: int
-    tokens: int
+    rows: float
+    tokens: float
     forward: Flops
     backward: Flops
     companions_in_steps: float
@@ -44,7 +45,7 @@ class StepFlops:
         shape = trained_shape(objective, batch, model.config)
         forward = forward_flops(model, shape)
         recomputed = forward.blocks + forward.attention if checkpointing else 0.0
-        if model.config.head.kind in ("lm", "masked_lm") and shape.states * model.config.vocab_size * 4 > LOGITS_BYTES:
+        if has_logits(model.config) and shape.states * model.config.vocab_size * 4 > LOGITS_BYTES:
             recomputed += forward.head
         companions = sum(_companion_flops(objective, companion, batch) for companion in objective.companions)
         policy, scoring = _rollout_flops(objective, model, shape) if objective.rollouts is not None else (0.0, 0.0)
@@ -59,6 +60,11 @@ class StepFlops:
     def __add__(self, other: "StepFlops") -> "StepFlops":
         """Add two counts."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __mul__(self, factor: float) -> "StepFlops":
+        """Return the FLOPs of this many times the rows."""
+        *numbers, shapes = (getattr(self, name) for name in self.__dataclass_fields__)
+        return StepFlops(*(number * factor for number in numbers), tuple((shape, number * factor) for shape, number in shapes))
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
@@ -153,9 +159,7 @@ def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, ro
         return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0, ())
     texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
     (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
-    text, count = _text_flops(model, batch, mix.count(batch), checkpointing=recipe.training.activation_checkpointing), mix.ratio * rows
-    shapes = tuple((shape, number * count) for shape, number in text.shapes)
-    return StepFlops(0, batch.tokens * count, text.forward * count, text.backward * count, 0.0, 0.0, 0.0, text.recomputed * count, shapes)
+    return _text_flops(model, batch, mix.count(batch), checkpointing=recipe.training.activation_checkpointing) * (mix.ratio * rows)
 
 
 def _text_flops(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +31,9 @@ FOLDER = "machine-speed"  # in the cache folder
 WIDTHS = (32, 128, 512, 1024)
 LENGTHS = (32, 128, 512)  # of rows, for attention
 HEAD_DIM = 64  # for attention
+# FLOPs of matrix products by their smallest size; FLOPs of visible pairs in fused kernels of attention by the length of a row, head_dim,
+# and whether it is causal; or the amount of what a field of MachineSpeed names.
+Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class MachineSpeed:
     written_blocks: float  # the same in generation, forward alone
     sampled: float  # tokens drawn for one row of a batch
     bytes: float  # bytes of weights, each multiplied by a single position; forward alone
+
+    def of(self, operation: Operation) -> float:
+        """Return the speed of an operation."""
+        match operation:
+            case "products", width:
+                return self.product_speed(width)
+            case "attention", length, head_dim, causal:
+                return self.attention_speed(length, head_dim, causal)
+            case _:
+                return float(getattr(self, operation))
 
     def product_speed(self, width: int) -> float:
         """Return the FLOP/s of a matrix product of this width, interpolated."""

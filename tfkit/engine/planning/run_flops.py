@@ -1,15 +1,12 @@
 """Count the FLOPs of a whole run by part: its steps, evaluations, samples and its trial of learning rates."""
 
-from dataclasses import replace
-from functools import reduce
-from operator import add
 from typing import Any, Literal
 
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.assembly.memory_plan import checkpoint_bytes, trained_numel
 from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, reference_flops, sampled_flops
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.engine.planning.workload import RunWork, Workload, count_blocks, step_workload
+from tfkit.engine.planning.workload import RunWork, count_blocks, step_workload
 from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan, plan_trial
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of
@@ -23,19 +20,17 @@ def run_flops(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
 ) -> tuple[dict[str, float], RunWork, RateTrialPlan | NoTrial | None]:
     """Return the FLOPs of the whole run by part, as in `Estimate`, the workload of the run, and its learning rate trial."""
-    sample = sampled_flops(recipe, data, model, loader, steps)
-    rows = loader.sizes.before(steps)
-    scale = rows / sample.rows
-    text = pretraining_flops(recipe, data, model, rows)
-    forward, backward = sample.forward * scale + text.forward, sample.backward * scale + text.backward
+    sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
+    whole = sample * (rows / sample.rows) + pretraining_flops(recipe, data, model, rows)
+    forward, backward = whole.forward, whole.backward
     held_out = sum(tokens_of(validation.stored) for validation in data.validation)
     evaluations = evaluation_count(recipe, data, loader, steps)
     parts = {
         "forward": forward.total,
         "backward": backward.total,
-        "companions": (sample.companions_in_steps + sample.companions_in_rollouts) * scale + reference_flops(data, sample),
-        "rollouts": sample.rollouts * scale,
-        "recomputed": sample.recomputed * scale + text.recomputed,
+        "companions": whole.companions_in_steps + whole.companions_in_rollouts + reference_flops(data, sample),
+        "rollouts": whole.rollouts,
+        "recomputed": whole.recomputed,
         "evaluation": evaluations * _evaluation_flops(recipe, data, sample, held_out),
         "samples": (evaluations - (data.start is not None)) * _sample_flops(recipe, model),
     }
@@ -46,23 +41,21 @@ def run_flops(
     total += parts["trial"]
     included = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
     trained = forward.total + backward.total
-    work = replace(
-        _fixed_work(recipe, data, model, loader, steps, evaluations),
-        steps=_workload(model, sample) * scale + _workload(model, text),
+    work = RunWork(
+        steps=step_workload(model, whole.shapes),
         extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half is decoding
         evaluation=parts["evaluation"] / trained,
         trial=parts["trial"] / trained,
+        updates=float(steps * trained_numel(model)),
+        **_other_work(recipe, data, model, loader, steps, evaluations),
     )
     return {"total": total, **parts, **included}, work, trial
 
 
-def _workload(model: Transformer, counted: StepFlops) -> Workload:
-    """Return the workload of forward and backward passes of these shapes."""
-    return reduce(add, (step_workload(model, shape) * number for shape, number in counted.shapes), Workload())
-
-
-def _fixed_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
-    """Return the workload of a run without forward and backward passes: optimizer updates, decoding, checkpoints and weights."""
+def _other_work(
+    recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int
+) -> dict[str, float]:
+    """Return the work of decoding, checkpoints and weights, by the names of RunWork."""
     decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
@@ -73,19 +66,17 @@ def _fixed_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: 
         decoded += batches * rollouts.section.max_new_tokens
         sampled += (iterations * rollouts.responses + evaluations * held_out) * rollouts.section.max_new_tokens
     saves = _count_intervals(recipe.checkpoint.every, loader, steps)
-    models = [model, *(companion.model for companion in data.objective.companions)]
-    return RunWork(
-        steps=Workload(),
-        extra=0.0,
-        evaluation=0.0,
-        updates=float(steps * trained_numel(model)),
-        decoded=decoded,
-        decoded_bytes=4.0 * sum(parameter.numel() for parameter in model.parameters()),
-        decoded_blocks=count_blocks(model.config),
-        sampled=sampled,
-        checkpoint_bytes=float(saves * checkpoint_bytes(recipe, model, data.objective)),
-        weight_bytes=4.0 * sum(parameter.numel() for each in models for parameter in each.parameters()),
+    own, *further = (
+        4.0 * sum(one.numel() for one in each.parameters()) for each in (model, *(one.model for one in data.objective.companions))
     )
+    return {
+        "decoded": decoded,
+        "decoded_bytes": own,
+        "decoded_blocks": count_blocks(model.config),
+        "sampled": sampled,
+        "checkpoint_bytes": float(saves * checkpoint_bytes(recipe, model, data.objective)),
+        "weight_bytes": own + sum(further),
+    }
 
 
 def evaluation_count(recipe: Recipe, data: TrainingData, loader: StepLoader[Any], steps: int) -> int:

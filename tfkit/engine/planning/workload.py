@@ -1,81 +1,41 @@
 """The workload of a run, in the quantities whose speeds are measured (machine_speed.py), and the time that it takes."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from tfkit.engine.planning.machine_speed import MachineSpeed
+from tfkit.engine.planning.machine_speed import MachineSpeed, Operation
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.training.flops import ForwardShape, products
+from tfkit.training.memory import has_logits
 
 _ASSEMBLY_SECONDS = 0.1  # until the first step, apart from the weights; measured on two cores
 _BYTES_PER_SECOND = 2e8  # of checkpoints written, hashed and synced, and of weights initialized, or read, hashed and rounded
-_NUMBERS = ("scores", "dropped_scores", "elements", "rms_elements", "logits", "blocks")
-AttentionShape = tuple[int, int, bool]  # the length of a row, head_dim, and whether it is causal
+Workload = Mapping[Operation, float]  # how much of each operation forward and backward passes take
 
 
-@dataclass(frozen=True)
-class Workload:
-    """The computation of forward and backward passes."""
-
-    products: Mapping[int, float] = field(default_factory=dict)  # FLOPs of matrix products by their smallest size
-    attention: Mapping[AttentionShape, float] = field(default_factory=dict)  # FLOPs of visible pairs in fused kernels
-    scores: float = 0.0  # attention scores that are kept
-    dropped_scores: float = 0.0  # the same with dropout
-    elements: float = 0.0  # elements through LayerNorms, activations and sums
-    rms_elements: float = 0.0  # the same with RMSNorms
-    logits: float = 0.0
-    blocks: float = 0.0  # calls of blocks
-
-    def __add__(self, other: "Workload") -> "Workload":
-        """Add two workloads."""
-        sums: list[Any] = []
-        for name in ("products", "attention"):
-            counter = Counter(getattr(self, name))
-            counter.update(getattr(other, name))
-            sums.append(counter)
-        return Workload(*sums, *(getattr(self, name) + getattr(other, name) for name in _NUMBERS))
-
-    def __mul__(self, factor: float) -> "Workload":
-        """Scale the workload."""
-        products = {width: flops * factor for width, flops in self.products.items()}
-        attention = {key: flops * factor for key, flops in self.attention.items()}
-        return Workload(products, attention, *(factor * getattr(self, name) for name in _NUMBERS))
-
-    def seconds(self, speed: MachineSpeed) -> float:
-        """Return the time at these speeds."""
-        seconds = sum(flops / speed.product_speed(width) for width, flops in self.products.items())
-        seconds += sum(flops / speed.attention_speed(*key) for key, flops in self.attention.items())
-        seconds += self.scores / speed.scores + self.dropped_scores / speed.dropped_scores
-        seconds += self.elements / speed.elements + self.rms_elements / speed.rms_elements
-        return seconds + self.logits / speed.logits + self.blocks / speed.blocks
+def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:
+    """Return the workload of the forward and backward passes of micro-batches of these shapes, each with its number."""
+    work: Counter[Operation] = Counter()
+    config = model.config
+    for shape, number in shapes:
+        for product in products(model, shape):
+            flops = number * product.flops * (1 + product.gradients)
+            if product.part != "attention":
+                work["products", product.width] += flops
+            elif not _keeps_scores(config):
+                work["attention", product.length, product.width, product.causal] += flops
+        work["dropped_scores" if config.dropout.attention else "scores"] += number * _scores(config, shape)
+        work["rms_elements" if config.norm.kind == "rms" else "elements"] += number * _elements(config, shape)
+        work["logits"] += number * (shape.states * config.vocab_size if has_logits(config) else 0)
+        work["blocks"] += number * (count_blocks(config) if shape.rows else 0.0)
+    return work
 
 
-def step_workload(model: Transformer, shape: ForwardShape) -> Workload:
-    """Return the workload of the forward and backward pass of a micro-batch."""
-    config, positions = model.config, shape.rows * max(shape.length, shape.decoder_length)
-    by_width: Counter[int] = Counter()
-    attention: Counter[AttentionShape] = Counter()
-    for product in products(model, shape):
-        flops = round(product.flops * (1 + product.gradients))
-        if product.part != "attention":
-            by_width[product.width] += flops
-        elif not _keeps_scores(config):
-            attention[product.length, product.width, product.causal] += flops
-    logits = shape.states * config.vocab_size if config.head.kind in ("lm", "masked_lm") else 0
-    scores, elements = _scores(config, shape), _elements(config, shape)
-    return Workload(
-        by_width,
-        attention,
-        0.0 if config.dropout.attention else scores,
-        scores if config.dropout.attention else 0.0,
-        0.0 if config.norm.kind == "rms" else elements,
-        elements if config.norm.kind == "rms" else 0.0,
-        logits,
-        count_blocks(config) if positions else 0.0,
-    )
+def seconds_of(work: Workload, speed: MachineSpeed) -> float:
+    """Return the time of a workload at these speeds."""
+    return sum(amount / speed.of(operation) for operation, amount in work.items())
 
 
 def count_blocks(config: ModelConfig) -> float:
@@ -126,7 +86,7 @@ class RunWork:
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
         """Return the wall time of the run by part; `start`: the known seconds until its data are prepared."""
-        steps = self.steps.seconds(speed)
+        steps = seconds_of(self.steps, speed)
         return {
             "start": start,
             "weights": _ASSEMBLY_SECONDS + self.weight_bytes / _BYTES_PER_SECOND,
