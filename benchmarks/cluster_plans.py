@@ -38,6 +38,8 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
     """Yield a planned row for each model and number of ranks."""
     import torch
 
+    from tfkit.engine.assembly.components import meta_model
+    from tfkit.engine.assembly.memory_plan import run_memory
     from tfkit.engine.planning.simulated_step import Mesh, SimulatedStep, simulate
     from tfkit.hub.names import our_shapes
     from tfkit.objectives.causal_lm import CausalLM
@@ -71,13 +73,15 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
                 if found[size, shards].peak <= USABLE or shards == size:
                     break
                 shards = min(2 * shards, size)
-            one = found[size, shards]
+            one, own = found[size, shards], run_memory(recipe, CausalLM(), meta_model(recipe, config), torch.bfloat16, shards=shards).own
             yield {
                 "model": name,
                 "ranks": size,
                 "shards": shards,
                 "fits": one.peak <= USABLE,
-                "held": one.held,
+                "state": own.weights + own.gradients + own.optimizer,
+                "gathered": own.gathered,
+                "activations": one.activations,
                 "peak": one.peak,
                 "sent": one.sent,
             }
@@ -88,9 +92,7 @@ def table(found: Iterator[dict[str, Any]]) -> None:
     print("| model | GPUs | mesh | weights, gradients, AdamW | gathered | activations | peak | sent in a step |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in found:
-        held = row["held"]
-        state = sum(held[name] for name in ("weights", "gradients", "optimizer"))
-        sizes = " | ".join(f"{size / GB:.1f} GB" for size in (state, held["gathered"], held["activations"]))
+        sizes = " | ".join(f"{row[name] / GB:.1f} GB" for name in ("state", "gathered", "activations"))
         peak = f"{row['peak'] / GB:.1f} GB" + ("" if row["fits"] else ": does not fit")
         mesh = f"{row['ranks'] // row['shards']} x {row['shards']}"
         print(f"| {row['model']} | {row['ranks']:,} | {mesh} | {sizes} | {peak} | {sum(row['sent'].values()) / GB:.0f} GB |", flush=True)

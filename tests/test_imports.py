@@ -367,8 +367,8 @@ def reached(module: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "engine.planning.planner",
         "engine.tools.dry_run",
+        "engine.chains.planned_chain",
         "engine.training_run.run",
         "engine.inference.by_row",
         "engine.inference.text_generator",

@@ -103,7 +103,7 @@ def test_real_steps_hold_the_planned_bytes(
         further = {name: watched(one.weights, one.optimizer) for name, one in stepper.companions.items()}
         for step in (0, 1):
             stepper.take(step + 1, components.loader.step(step), 1.0)
-        sums = sums_gradients(run.data.objective, components.loader.sizes, components.loader.micro_batch_size)
+        sums = sums_gradients(run.data.objective, components.loader.sizes.full, components.loader.micro_batch_size)
         planned = run_memory(run.recipe, run.data.objective, run.model, components.precision, sums_gradients=sums)
         assert planned.own == measured(components.weights, components.optimizer, max(own))
         beside = ModelBytes(held_by_others(components))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tfkit.adapters import describe, is_adapter, needs_copy
-from tfkit.data import BatchSizes
 from tfkit.errors import MachineError, ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.hub.names import on_meta, our_shapes
@@ -93,9 +92,9 @@ def _companion_bytes(
     return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model scores responses between steps
 
 
-def sums_gradients(objective: Objective, sizes: BatchSizes, micro_batch_size: int, ranks: int = 1) -> bool:
-    """Whether a step adds up several gradients: of micro-batches, of ranks, or of the text that the objective mixes in."""
-    return ranks > 1 or micro_batch_size < sizes.full or objective.pretraining is not None
+def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks: int = 1) -> bool:
+    """Whether a step of this many rows adds up several gradients: of micro-batches, of ranks, or of text that the objective mixes in."""
+    return ranks > 1 or micro_batch_size < rows or objective.pretraining is not None
 
 
 def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:

@@ -1,7 +1,8 @@
-"""Plan a run, or each stage of a chain and their sum."""
+"""Plan a run, or each stage of a chain and their sum. Data are prepared as for the run; no run folder is made."""
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -12,20 +13,24 @@ import torch
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.chains.chain_plan import of_stage
 from tfkit.engine.inference.session import Session
-from tfkit.engine.planning.cluster import require_known_gpu
+from tfkit.engine.listener import Listener
+from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest
-from tfkit.engine.planning.planner import plan_prepared, prepare_plan
-from tfkit.engine.request.training_request import TrainingRequest, kind_of
+from tfkit.engine.planning.probe_steps import probe_run, with_probe
+from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.request.training_request import TrainingRequest, kind_of, require_trainable
 from tfkit.engine.training_run.assembled_run import family_name
 from tfkit.engine.training_run.estimate import Estimate
+from tfkit.engine.training_run.run import Run
 from tfkit.errors import TfkitError
 from tfkit.hub import family_of, save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
 from tfkit.objectives.companion import PLACEHOLDER
-from tfkit.recipe import Chain
+from tfkit.recipe import Chain, ResolvedRecipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer.conversations import end_ids
+from tfkit.training.device import pick_device
 
 
 def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Estimate:
@@ -36,7 +41,33 @@ def make_plan(request: PlanRequest, work: Session, options: PlanOptions) -> Esti
     if request.chain is not None:
         return _plan_chain(request.chain, work, options)
     assert request.checked is not None
-    return plan_prepared(prepare_plan(request.checked.decide, work, options, work.meter.began), work, options)
+    return _plan_prepared(_prepare(request.checked.decide, work, options, work.meter.began), work, options)
+
+
+def _plan_prepared(run: Run, work: Session, options: PlanOptions) -> Estimate:
+    """Return the estimate of a prepared run, with a probe if one was requested."""
+    plan = run.forecast(ahead=True)
+    if options.probe:
+        probe = probe_run(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
+        plan = with_probe(plan, run.recipe, probe, run.device)
+    if options.ranks > 1 or options.gpu is not None:
+        plan = with_cluster(plan, run.recipe, run.data, options.ranks, options.gpu)
+    return plan
+
+
+def _prepare(decide: Callable[[Listener], ResolvedRecipe], work: Session, options: PlanOptions, began: float) -> Run:
+    """Return a run with its data prepared; `began`: the monotonic time at which its own command would have started."""
+    with work.stop.at_once():
+        decided = decide(work.listener)
+    require_trainable(decided.recipe)
+    require_ranks(decided.recipe, options.ranks)
+    code = options.code.with_named(decided.recipe.objective.code_files.values(), work.listener.warn) if options.probe else None
+    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, RunForecaster(), code=code)
+    run.began = began
+    is_here = options.gpu is None and options.ranks == 1
+    copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
+    run.prepare(ranks=options.ranks, copies=copies)
+    return run
 
 
 def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
@@ -54,11 +85,11 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             work.listener.say(f"stage {stage.name}")
             source = stage.placed(chain.source.path, Path(folder))
             try:
-                run = prepare_plan(TrainingRequest(kind_of(stage.recipe), source).check().decide, work, options, began)
+                run = _prepare(TrainingRequest(kind_of(stage.recipe), source).check().decide, work, options, began)
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:
-                estimates[stage.name] = plan_prepared(run, work, options)
+                estimates[stage.name] = _plan_prepared(run, work, options)
             if stage.name in used:
                 _write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
             began = time.monotonic()

@@ -14,7 +14,7 @@ import torch
 from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes, Loader
 from tfkit.engine.assembly.components import batch_sizes, meta_model
-from tfkit.engine.assembly.memory_plan import RunMemory, run_memory
+from tfkit.engine.assembly.memory_plan import run_memory, sums_gradients
 from tfkit.engine.assembly.step_flops import sampled_batches
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.planning.forecast import PROCESS_BYTES, emissions_of
@@ -31,7 +31,7 @@ from tfkit.training.memory import Units, choose_micro_batch, planned_row_bytes
 from tfkit.units import format_bytes
 
 if TYPE_CHECKING:
-    from tfkit.engine.planning.simulated_step import SimulatedStep
+    from tfkit.engine.planning.simulated_step import Mesh, SimulatedStep
 
 _PEAK = "the peak of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
@@ -104,7 +104,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     Raises UsageError if the ranks do not form the mesh of the recipe.
     """
     # Imports PyTorch's compiler: a second that other plans save.
-    from tfkit.engine.planning.simulated_step import Mesh, has_simulated_companions, simulate
+    from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
@@ -113,25 +113,19 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     batch, micro = _simulated_batch(recipe, data, ranks, dtype, plan.steps, on_gpu=gpu is not None)
     per_rank = recipe.training.batch_size // ranks
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
-    meshes = {
-        layout: Mesh(ranks, count, recipe.parallel.reshard is not False, per_rank // micro, dtype, gpu is not None)
-        for layout, count in (("replicated", 1), ("sharded", shards))
-    }
-    steps = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
     model = meta_model(recipe, data.config)
-    is_complete, sums = has_simulated_companions(data.objective), ranks > 1 or per_rank > micro
-    tensors = {}
-    for layout, step in steps.items():
-        models = run_memory(recipe, data.objective, model, dtype, shards=meshes[layout].shards, sums_gradients=sums)
-        gathered = dtype.itemsize * _sampling_numel(data.objective, model) if meshes[layout].shards > 1 else 0
-        tensors[layout] = _tensor_bytes(step, models, gathered, is_complete)
-    memory = {layout: sizes["peak"] + (PROCESS_BYTES if gpu is None else 0) for layout, sizes in tensors.items()}
-    traffic = {layout: sum(step.sent.values()) for layout, step in steps.items()}
+    tensors: dict[str, dict[str, int]] = {}
+    sent: dict[str, dict[str, int]] = {}
+    for name, count in (("replicated", 1), ("sharded", shards)):
+        mesh = Mesh(ranks, count, recipe.parallel.reshard is not False, per_rank // micro, dtype, gpu is not None)
+        step = simulate(recipe, data.config, data.objective, batch, mesh)
+        tensors[name], sent[name] = _tensor_bytes(recipe, data.objective, model, mesh, step), step.sent
+    memory = {name: sizes["peak"] + (PROCESS_BYTES if gpu is None else 0) for name, sizes in tensors.items()}
+    traffic = {name: sum(kinds.values()) for name, kinds in sent.items()}
     usable = _USABLE * gpu.memory_bytes if gpu is not None else None
     replicated = recipe.parallel.shard == 1 and (usable is None or memory["replicated"] <= usable or ranks == 1)
     layout: Layout = "replicated" if replicated else "sharded"
     fits = usable is None or memory[layout] <= usable
-    sent = {layout: step.sent for layout, step in steps.items()}
     units = Units.of(dict(model.named_parameters()))
     in_turn = {"blocks": units.count, "block_bytes": units.largest * dtype.itemsize, "rest_bytes": units.root * dtype.itemsize}
     cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, in_turn)
@@ -152,20 +146,18 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
     return max(batches, key=lambda batch: (batch.input_ids.numel(), batch.document_ids is not None)), micro
 
 
-def _sampling_numel(objective: Objective, model: Transformer) -> int:
-    """Return the number of weights of the largest model of which a rank gathers the whole where responses are sampled; 0 if none are."""
-    models = [model, *(companion.model for companion in objective.companions)] if objective.rollouts is not None else []
-    return max((sum(parameter.numel() for parameter in one.parameters()) for one in models), default=0)
-
-
-def _tensor_bytes(step: "SimulatedStep", models: RunMemory, gathered: int, is_complete: bool) -> dict[str, int]:
-    """Return the bytes of a rank's tensors by kind, and their peak, which is in a step or where responses are sampled.
-
-    `gathered`: while they are sampled; `is_complete`: the simulated peak includes the further models.
+def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
+    """Return the bytes of a rank's tensors by kind, and their peak, which is in a step or where responses are sampled: there a rank with
+    sharded weights gathers one whole model at a time, the policy or a companion.
     """
-    own, further = models.own, models.further
+    sums = sums_gradients(objective, mesh.micro_batches, 1, mesh.ranks)
+    models = run_memory(recipe, objective, model, mesh.dtype, shards=mesh.shards, sums_gradients=sums)
+    own, further, peak = models.own, models.further, step.peak
+    if not step.has_companions:
+        gathered = [model, *(one.model for one in objective.companions)] if objective.rollouts is not None and mesh.shards > 1 else []
+        largest = max((sum(parameter.numel() for parameter in one.parameters()) for one in gathered), default=0)
+        peak = further.held + max(peak + further.in_step, own.held + mesh.dtype.itemsize * largest)
     kinds = {name: getattr(own, name) for name in ("weights", "gradients", "optimizer", "mean", "working", "gathered")}
-    peak = step.peak if is_complete else further.held + max(step.peak + further.in_step, own.held + gathered)
     return {**kinds, "activations": step.activations, "companions": further.held, "peak": peak}
 
 

@@ -78,7 +78,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
     if left is not None:
         left -= run_memory(recipe, objective, model, dtype).total
     micro_batch = training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, left)
-    sums = sums_gradients(objective, sizes, micro_batch)
+    sums = sums_gradients(objective, sizes.full, micro_batch)
     state = run_memory(recipe, objective, model, dtype, sums_gradients=sums).total
     logits = logits_bytes(config, micro_batch * rows.longest, dtype.itemsize)
     flops, work, trial = run_flops(recipe, data, model, Loader(rows, objective.collate, sizes, micro_batch), steps)

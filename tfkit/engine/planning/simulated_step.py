@@ -52,16 +52,12 @@ class Mesh:
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """The bytes that a step of a rank takes; they include companions if `has_simulated_companions`."""
+    """The bytes that a step of a rank takes."""
 
     activations: int  # kept for a backward pass
     peak: int  # of all tensors at once
     sent: dict[str, int]  # by kind of collective
-
-
-def has_simulated_companions(objective: Objective) -> bool:
-    """Whether a simulated step includes the forward passes of an objective's companions, such as a teacher."""
-    return bool(objective.companions) and not _is_substituted(objective)
+    has_companions: bool  # whether peak and traffic include those of the objective's companions, such as a teacher
 
 
 def _is_substituted(objective: Objective) -> bool:
@@ -78,9 +74,9 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     fewer = max(0, depth - MIN_BLOCKS) // period * period  # so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
-        return _to_result(_measure(recipe, config, objective, batch, mesh))
+        return _to_result(_measure(recipe, config, objective, batch, mesh), objective)
     small, larger = (_measure(recipe, _shallower(config, by), objective, batch, mesh) for by in (fewer, fewer - period))
-    return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()})
+    return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()}, objective)
 
 
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
@@ -106,9 +102,10 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
         return sizes | {"activations": recorder.kept - gathered} | {f"peak/{part}": size for part, size in recorder.peaks.items() if part}
 
 
-def _to_result(sizes: Mapping[str, int]) -> SimulatedStep:
+def _to_result(sizes: Mapping[str, int], objective: Objective) -> SimulatedStep:
+    peak = max(size for name, size in sizes.items() if name.startswith("peak/"))
     sent = {name.removeprefix("sent/"): size for name, size in sizes.items() if name.startswith("sent/")}
-    return SimulatedStep(sizes["activations"], max(size for name, size in sizes.items() if name.startswith("peak/")), sent)
+    return SimulatedStep(sizes["activations"], peak, sent, bool(objective.companions) and not _is_substituted(objective))
 
 
 class _PeakRecorder:

@@ -170,7 +170,7 @@ class MicroBatches:
         resident = resident_bytes() if self.device.type == "cpu" else None
         if resident is None:
             return ""
-        sums = sums_gradients(self.components.stepper.objective, self.loader.sizes, micro_batch, self.ranks.size)
+        sums = sums_gradients(self.components.stepper.objective, self.loader.sizes.full, micro_batch, self.ranks.size)
         logits = logits_bytes(self.model.config, micro_batch * rows.longest, self.components.precision.itemsize)
         peak = likely_peak(resident, self.bytes_to_come(sums=sums), micro_batch * self.row_bytes, logits)
         left = available_bytes()
