@@ -81,12 +81,11 @@ def test_a_micro_batch_has_at_most_4_gib_of_activations(row_bytes: int, expected
 )
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_the_planned_bytes_are_those_of_the_tensors_that_are_saved(optimizer: OptimizerSection, decay: float | None) -> None:
-    """Step counters aside: one number for each parameter."""
     taking = stepper(fresh(), section=optimizer, ema_decay=decay)
     taking.take(1, batches(CausalLM(), 4), 1.0)
     saved = state_tensors(taking.weights, taking.optimizer)
     numbers = sum(tensor.numel() for tensor in taking.weights.result.values())
-    numbers += sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
+    numbers += sum(tensor.numel() for tensor in saved.values())
     wanted = recipe(steps=9, ema_decay=decay).model_copy(update={"optimizer": optimizer})
     assert disk_bytes(wanted, taking.model, CausalLM()) == 4 * numbers * (wanted.checkpoint.keep + 2)
 
@@ -100,7 +99,7 @@ def test_of_an_adapter_only_what_is_trained_takes_room(decay: float | None, merg
     taking = stepper(model, section=AdamWSection(), ema_decay=decay)
     taking.take(1, batches(CausalLM(), 4), 1.0)
     saved = state_tensors(taking.weights, taking.optimizer, factors=True)
-    numbers = sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
+    numbers = sum(tensor.numel() for tensor in saved.values())
     if merge:
         numbers += sum(tensor.numel() for tensor in merged(model, taking.weights.result).values()) + trained_numel(model)
     else:
@@ -115,9 +114,8 @@ def test_what_is_frozen_has_no_gradient_no_state_and_no_mean() -> None:
     freeze(model, ["embedding.*", "decoder.blocks.0.*"])
     for decay in (None, 0.9):
         wanted = recipe(steps=9, ema_decay=decay)
-        trained = sum(
-            parameter.numel() for name, parameter in model.named_parameters() if name.startswith(("decoder.blocks.1", "decoder.n"))
-        )
+        parts = [one.numel() for name, one in model.named_parameters() if name.startswith(("decoder.blocks.1", "decoder.n"))]
+        trained, counters = sum(parts), len(parts)
         assert trained_numel(model) == trained
         memory = run_memory(wanted, CausalLM(), model, torch.float32)
-        assert (memory.gradients, memory.state) == (4 * trained, 4 * trained * (2 if decay is None else 3))
+        assert (memory.in_step, memory.to_create) == (4 * trained, 4 * (trained * (2 if decay is None else 3) + counters))

@@ -37,7 +37,7 @@ class ModelBytes:
     weights: int = 0  # in fp32; of frozen weights that checkpoints do not need, in the precision of the run
     working: int = 0  # the copy of unsharded fp32 weights in the precision of the run
     gradients: int = 0  # at most, in a step
-    optimizer: int = 0  # its state, without step counters
+    optimizer: int = 0  # its state
     mean: int = 0  # of the weights
     gathered: int = 0  # of sharded weights, in a micro-batch: the root parameters, and a block or all blocks
     root_gradients: int = 0  # of the gathered root parameters, until the ranks have summed them

@@ -226,14 +226,16 @@ def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
 
 
 def state_numel(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
-    """Return the number of elements in the state of parameters of these shapes, without step counters."""
+    """Return the number of elements in the state of parameters of these shapes."""
     return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())
 
 
 def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> int:
-    if isinstance(section, AdafactorSection):
-        return shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel()
-    return shape.numel() if isinstance(section, MuonSection) and _uses_muon(name, shape) else 2 * shape.numel()
+    if isinstance(section, MuonSection) and _uses_muon(name, shape):
+        return shape.numel()
+    if not isinstance(section, AdafactorSection):
+        return 2 * shape.numel() + 1  # which counts the steps
+    return 1 + (shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel())
 
 
 def reads_narrow_gradients(name: str, shape: torch.Size, section: OptimizerSection) -> bool:

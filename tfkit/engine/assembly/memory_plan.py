@@ -49,13 +49,13 @@ class RunMemory:
         return max(self.loading, self.own.held + self.own.in_step) + self.further.held + self.further.in_step
 
     @property
-    def gradients(self) -> int:
-        """The bytes that each step needs anew."""
+    def in_step(self) -> int:
+        """The bytes that each step allocates, apart from activations."""
         return self.own.in_step + self.further.in_step
 
     @property
-    def state(self) -> int:
-        """The bytes of optimizer state and means, which the first step creates."""
+    def to_create(self) -> int:
+        """The bytes of optimizer state and mean, which the first step creates."""
         return self.own.optimizer + self.own.mean + self.further.optimizer
 
 

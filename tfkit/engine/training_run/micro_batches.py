@@ -139,7 +139,7 @@ class MicroBatches:
         components, shards = self.components, 1 if self.components.weights.sharding is None else self.recipe.parallel.shard
         objective, dtype = components.stepper.objective, components.precision
         memory = run_memory(self.recipe, objective, self.model, dtype, shards=shards, sums_gradients=sums)
-        return memory.gradients + (0 if self.restored else memory.state)
+        return memory.in_step + (0 if self.restored else memory.to_create)
 
     def describe(self, planned: Estimate | None, progress: Progress) -> str:
         """Describe the remaining steps with their memory, time and energy, so that too much of one is noticed before the first step.
