@@ -63,8 +63,9 @@ class StepFlops:
 
     def __mul__(self, factor: float) -> "StepFlops":
         """Return the FLOPs of this many times the rows."""
-        *numbers, shapes = (getattr(self, name) for name in self.__dataclass_fields__)
-        return StepFlops(*(number * factor for number in numbers), tuple((shape, number * factor) for shape, number in shapes))
+        numbers: list[Any] = [getattr(self, name) * factor for name in self.__dataclass_fields__ if name != "shapes"]
+        numbers.append(tuple((shape, number * factor) for shape, number in self.shapes))
+        return StepFlops(*numbers)
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:

@@ -1,6 +1,6 @@
 """The workload of a run, in the quantities whose speeds are measured (machine_speed.py), and the time that it takes."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ Workload = Mapping[Operation, float]  # how much of each operation forward and b
 
 def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:
     """Return the workload of the forward and backward passes of micro-batches of these shapes, each with its number."""
-    work: Counter[Operation] = Counter()
+    work: defaultdict[Operation, float] = defaultdict(float)
     config = model.config
     for shape, number in shapes:
         for product in products(model, shape):
