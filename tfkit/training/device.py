@@ -95,7 +95,10 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
 
-    if any(moved(tensor) is not tensor for tensor in (*model.parameters(), *model.buffers())):  # PyTorch converts no simulated tensors
+    def is_moved(tensor: Tensor) -> bool:
+        return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
+
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # PyTorch could not convert those of a simulated rank
         model._apply(moved)
 
 
