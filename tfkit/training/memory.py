@@ -76,28 +76,29 @@ def model_bytes(
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
-    numbers, learned = (sum(part.numel() for part in some.values()) for some in (parts, trained))
-    full = numbers if whole or dtype == torch.float32 else learned  # weights in fp32
+    numbers, trained_numbers = (sum(part.numel() for part in some.values()) for some in (parts, trained))
+    in_fp32 = numbers if whole or dtype == torch.float32 else trained_numbers
+    weights = 4 * in_fp32 + dtype.itemsize * (numbers - in_fp32)
     units = Units.of(parameters)
     in_turn = units.largest if reshard else units.blocks
     gathered, root = (dtype.itemsize * (in_turn + units.root), dtype.itemsize * units.root) if shards > 1 else (0, 0)
     if section is None:
-        return ModelBytes(4 * full + dtype.itemsize * (numbers - full), gathered=gathered)
-    is_narrow = shards == 1 and dtype != torch.float32
-    stays_narrow = is_narrow and HOLDS_NARROW_GRADIENTS and not sums_gradients
+        return ModelBytes(weights, gathered=gathered)
+    has_copy = shards == 1 and dtype != torch.float32
+    stays_narrow = has_copy and HOLDS_NARROW_GRADIENTS and not sums_gradients
     narrow = sum(part.numel() for name, part in trained.items() if stays_narrow and reads_narrow_gradients(name, part, section))
     # Adafactor's means over rows and columns are replicated.
     states = {
         name: parameters[name].shape if isinstance(section, AdafactorSection) and len(part) > 1 else part for name, part in trained.items()
     }
     return ModelBytes(
-        weights=4 * full + dtype.itemsize * (numbers - full),
-        working=dtype.itemsize * full if is_narrow else 0,
-        gradients=4 * (learned - narrow) + dtype.itemsize * narrow,
+        weights=weights,
+        working=dtype.itemsize * in_fp32 if has_copy else 0,
+        gradients=4 * (trained_numbers - narrow) + dtype.itemsize * narrow,
         optimizer=4 * state_numel(states, section),
-        mean=4 * learned if has_mean else 0,
+        mean=4 * trained_numbers if has_mean else 0,
         gathered=gathered,
-        root_gradients=root if learned else 0,
+        root_gradients=root if trained_numbers else 0,
     )
 
 

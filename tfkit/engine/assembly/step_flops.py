@@ -27,15 +27,15 @@ _SAMPLED_STEPS = 8  # across the first epoch
 class StepFlops:
     """The FLOPs of a number of training rows, of the trained model and of further models."""
 
-    rows: float
-    tokens: float
-    forward: Flops
-    backward: Flops
-    companions_in_steps: float
-    companions_in_rollouts: float  # scoring sampled responses before the first step of an iteration
-    rollouts: float  # sampling, and the policy's own forward pass on the responses
-    recomputed: float
-    shapes: tuple[tuple[ForwardShape, float], ...]  # of the trained model's passes, each with its number
+    rows: float = 0
+    tokens: float = 0
+    forward: Flops = Flops()
+    backward: Flops = Flops()
+    companions_in_steps: float = 0.0
+    companions_in_rollouts: float = 0.0  # scoring sampled responses before the first step of an iteration
+    rollouts: float = 0.0  # sampling, and the policy's own forward pass on the responses
+    recomputed: float = 0.0
+    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the trained model's passes, each with its number
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
@@ -157,7 +157,7 @@ def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, ro
     """Return the FLOPs of the pretraining text that is mixed into the steps; `rows`: of all steps."""
     mix = data.objective.pretraining
     if mix is None:
-        return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0, ())
+        return StepFlops()
     texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
     (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
     return _text_flops(model, batch, mix.count(batch), checkpointing=recipe.training.activation_checkpointing) * (mix.ratio * rows)
@@ -167,4 +167,5 @@ def _text_flops(model: Transformer, batch: Batch, states: int, *, checkpointing:
     shape = ForwardShape.of(batch, model.config, states)
     forward = forward_flops(model, shape)
     recomputed = forward.blocks + forward.attention if checkpointing else 0.0
-    return StepFlops(0, batch.tokens, forward, backward_flops(model, shape), 0.0, 0.0, 0.0, recomputed, ((shape, 1.0),))
+    backward = backward_flops(model, shape)
+    return StepFlops(tokens=batch.tokens, forward=forward, backward=backward, recomputed=recomputed, shapes=((shape, 1.0),))
