@@ -126,10 +126,10 @@ def test_a_gpu_is_planned_from_its_data_sheet() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"probe": -1}, "`probe` -1: the number of steps must be at least 0"),
-        ({"ranks": 0}, "`ranks` 0: the number of ranks must be at least 1"),
-        ({"gpu": "tpu"}, "`gpu` tpu: unknown GPU; choose one of h100, a100, l4, mi300x"),
-        ({"gpu": "l4", "probe": 2}, "`gpu` l4 plans for another"),
+        ({"probe": -1}, "probe=-1: the number of steps must be at least 0"),
+        ({"ranks": 0}, "ranks=0: the number of ranks must be at least 1"),
+        ({"gpu": "tpu"}, "gpu=tpu: unknown GPU; choose one of h100, a100, l4, mi300x"),
+        ({"gpu": "l4", "probe": 2}, "gpu=l4 plans for another"),
         ({"ranks": 3}, "a batch of 4 rows cannot be divided evenly among 3 ranks: use 2 or 4 ranks"),
         ({"ranks": 9}, "use 4 ranks"),
     ],

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 import tfkit
 from tfkit.engine.assembly.components import Components, meta_model
 from tfkit.engine.assembly.memory_plan import run_memory, sums_gradients
-from tfkit.engine.library.calls import interrupts
 from tfkit.engine.planning import simulated_step
 from tfkit.engine.planning.simulated_step import Mesh
 from tfkit.engine.planning.tensor_meter import TensorMeter
-from tfkit.engine.training_run.isolation import isolated
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe import RecipeText, model_config
 from tfkit.recipe.dump import dump_document
+from tfkit.run.signals import interrupts
+from tfkit.training.isolation import isolated
 from tfkit.training.memory import ModelBytes, trained_bytes
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
@@ -127,7 +127,7 @@ def test_real_steps_hold_the_planned_bytes(
 def test_a_simulated_rank_holds_the_planned_bytes(
     name: str, training: dict[str, Any], more: dict[str, Any], shards: int, dtype: torch.dtype
 ) -> None:
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of(name, **training) | more)).read(())
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of(name, **training) | more)).read({})
     config = model_config(recipe.model, 61)
     ids = torch.zeros(2, 12, dtype=torch.long)
     batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)

@@ -1,7 +1,7 @@
 """Count the FLOPs of training steps, from the shapes of their real batches: padding counts, and the head reads labelled positions only."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -29,8 +29,8 @@ class StepFlops:
 
     rows: float = 0
     tokens: float = 0
-    forward: Flops = Flops()
-    backward: Flops = Flops()
+    forward: Flops = field(default_factory=Flops)
+    backward: Flops = field(default_factory=Flops)
     companions_in_steps: float = 0.0
     companions_in_rollouts: float = 0.0  # scoring sampled responses before the first step of an iteration
     rollouts: float = 0.0  # sampling, and the policy's own forward pass on the responses
