@@ -190,6 +190,11 @@ class Objective(Protocol):
         return None
 
     @property
+    def recorded_companions(self) -> "Sequence[Companion]":
+        """The companions that a run records: those that its steps use, and those that made its examples."""
+        return [*self.companions, *(self.feedback.companions if self.feedback is not None else ())]
+
+    @property
     def reference_use(self) -> ReferenceUse:
         """Whether the loss reads outputs of the initial model: for each row once, before the first step, or in every step."""
         return "none"

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError, argument
-from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
@@ -65,16 +64,9 @@ def load_companion_tensors(
         companion.weights.load(reading(weights))
 
 
-def recorded_companions(objective: Objective) -> list[Companion]:
-    """Return the companions that a run records: those that its steps use, and those that made its examples."""
-    return [*objective.companions, *(objective.feedback.companions if objective.feedback is not None else ())]
-
-
 def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
     """Return the recipe with the companions' hashes. Raises ModelError if the run in the folder was started with other companions."""
-    companions = recorded_companions(objective)
-    if not companions:
-        return recipe
+    companions = objective.recorded_companions
     if folder.has_checkpoints and folder.recipe.exists():
         begun = read_recipe(str(folder.recipe)).recipe.objective.pins
         for companion in companions:

@@ -132,7 +132,7 @@ def assemble_stepper(
 ) -> tuple[Stepper, FrozenReference | None]:
     """Return what takes the steps, with unsharded weights, and the initial model, for an objective that reads it in every step."""
     training = recipe.training
-    companions = place_companions(recipe, objective, device, precision)
+    companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)
     weights = Weights(model, precision, training.ema_decay, whole=holds_whole_model(recipe))
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None

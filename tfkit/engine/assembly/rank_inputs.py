@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.alignment.user_code import code_hashes
-from tfkit.engine.assembly.companions import recorded_companions
 from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
 from tfkit.engine.request.inputs import Inputs, inputs_of
 from tfkit.errors import DataError, ModelError, TfkitError
@@ -43,7 +42,7 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
         yield RankInput(f"model.from: {start.path}", f"{start.sha256} {tokenizer}", ModelError, files)
     elif (path := recipe.tokenizer.path) is not None:
         yield RankInput(f"tokenizer.path: {path}", tokenizer, ModelError, lambda: _files_in(tokenizer_folder(path), TOKENIZER_FILES))
-    for companion in recorded_companions(data.objective):
+    for companion in data.objective.recorded_companions:
         files = partial(_files_in, companion.folder)
         yield RankInput(f"objective.{companion.name}: {companion.path}", companion.sha256, ModelError, files)
     section, fingerprints = recipe.data, data.fingerprints()

@@ -12,7 +12,6 @@ from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.base_model import Start
-from tfkit.engine.assembly.companions import recorded_companions
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import loader_state
 from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
@@ -192,7 +191,7 @@ class Checkpointer:
 
 def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
     """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
-    parents = [parent_of(companion.parent(), companion.folder) for companion in recorded_companions(data.objective)]
+    parents = [parent_of(companion.parent(), companion.folder) for companion in data.objective.recorded_companions]
     if data.start is not None:
         return [parent_of(data.start.parent(), data.start.described.folder), *parents]
     if recipe.tokenizer.path is None:

@@ -93,9 +93,9 @@ class Run:
         """
         if self.recipe.training.trial_rates is not None:
             self.recipe = self._with_tried_rate(folder, budget)
-        resolved = pin_companions(
-            (pin_start(self.recipe, self.data.start, folder) if self.data.start else self.recipe), self.data.objective, folder
-        )
+        resolved = pin_start(self.recipe, self.data.start, folder) if self.data.start else self.recipe
+        if self.data.objective.recorded_companions:
+            resolved = pin_companions(resolved, self.data.objective, folder)
         context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget, self.forecaster)
         self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
         assembled.record()
