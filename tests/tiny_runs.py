@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -96,6 +96,11 @@ class Done:
     err: str
     peak_bytes: int = 0
     processor_seconds: float = 0.0
+
+    def exits(self, code: int) -> Self:
+        """Assert the exit code, or show what the process wrote to stderr, and return the process."""
+        assert self.code == code, self.err
+        return self
 
 
 def write_corpus(folder: Path, files: int = 8) -> Path:

@@ -152,36 +152,31 @@ def test_a_prompt_whose_responses_are_equally_good_is_dropped(place: Path, monke
 
 
 def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: Callable[..., Done]) -> None:
-    done = tfkit("finetune", "feedback.yaml", "--run", "scores")
-    assert done.code == 0, done.err
+    done = tfkit("finetune", "feedback.yaml", "--run", "scores").exits(0)
     assert "12 rows" in done.err
     facts = json.loads((place / "scores" / "checkpoints" / "step-000004" / "tfkit.json").read_text())
     assert facts["objective"] == "reward"
     assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "policy", "judge"]
     pinned = (place / "scores" / "recipe.yaml").read_text()
     assert all(parent["sha256"] in pinned for parent in facts["lineage"]["parents"])
-    again = tfkit("finetune", "feedback.yaml", "--run", "again")
-    assert again.code == 0, again.err
+    again = tfkit("finetune", "feedback.yaml", "--run", "again").exits(0)
     assert "from the cache" in again.err
     assert hashes(place / "again", 4) == hashes(place / "scores", 4)
     (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
-    scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false")
-    assert scored.code == 0, scored.err
+    scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)
     assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
     without = tfkit("evaluate", "--from", "scores", "carbon.enabled=false")
     assert (without.code, "there are no rows to score: give them as --data F" in without.err) == (2, True)
 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:
-    done = tfkit("finetune", "feedback.yaml", "objective.of={kind: dpo}", "--run", "direct", "--json")
-    assert done.code == 0, done.err
+    done = tfkit("finetune", "feedback.yaml", "objective.of={kind: dpo}", "--run", "direct", "--json").exits(0)
     assert json.loads(done.out)["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
     assert load(place / "direct").config.head.kind == "lm"
 
 
 def test_inspect_shows_the_responses_in_their_order(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "feedback.yaml", "--rows", "1")
-    assert done.code == 0, done.err
+    done = tfkit("inspect", "feedback.yaml", "--rows", "1").exits(0)
     assert "choice 0" in done.out
     assert "label: 1.0" in done.out
 

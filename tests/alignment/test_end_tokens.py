@@ -151,8 +151,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     )
 
     def run(*words: str) -> str:
-        done = run_tfkit(tmp_path, [*words])
-        assert done.code == 0, done.err
+        done = run_tfkit(tmp_path, [*words]).exits(0)
         return done.out
 
     return run

@@ -38,8 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     (folder / "grpo.yaml").write_text(RECIPE, encoding="utf-8")
     words = ["training.steps=4", "model.dropout.residual=0.2", "model.context_length=24"]
-    done = pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), *words)
-    assert done.code == 0, done.err
+    pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), *words).exits(0)
     return folder
 
 
@@ -97,16 +96,14 @@ def test_f02_f03_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
 ) -> None:
     run = tmp_path / "run"
     assert tfkit("finetune", "grpo.yaml", "--run", str(run), "--threads", "1", before=fault).code in (-9, 143)
-    done = tfkit("resume", str(run), "--threads", "1")
-    assert done.code == 0, done.err
+    tfkit("resume", str(run), "--threads", "1").exits(0)
     assert hashes(run, STEPS) == hashes(whole, STEPS)
     assert exact(run) == exact(whole)
 
 
 def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) -> None:
     """Twelve prompts, with four responses each and two passes over them, are 24 steps of four."""
-    done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "--threads", "1", "training.steps=12")
-    assert done.code == 0, done.err
+    done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "--threads", "1", "training.steps=12").exits(0)
     assert "12 steps of 4 rows" in done.err
     assert "0.5 epochs" in done.err
     done = tfkit("inspect", "grpo.yaml", "--json", "--rows", "9")
@@ -116,8 +113,7 @@ def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) 
 
 
 def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
-    done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json", "--threads", "1")
-    assert done.code == 0, done.err
+    done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json", "--threads", "1").exits(0)
     result = json.loads(done.out)
     last = [record["evaluation"] for record in records(whole) if "evaluation" in record][-1]
     assert result["metrics"] == pytest.approx(last, abs=1e-6)
@@ -138,23 +134,20 @@ def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[...,
         encoding="utf-8",
     )
     words = ["evaluate", "--from", "whole/checkpoints/step-000008", "--data", "long.jsonl", "--json", "--threads", "1"]
-    done = tfkit(*words, "--predictions", "said.jsonl")
-    assert done.code == 0, done.err
+    done = tfkit(*words, "--predictions", "said.jsonl").exits(0)
     result, lines = json.loads(done.out), [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
     assert "1 row that the model cannot process counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
     assert (result["examples"], result["lost"]) == (3, {"no room for a response": 1})
     assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}
     assert result["metrics"]["reward"] == pytest.approx((lines[0]["reward"] + lines[1]["reward"]) / 2)
     assert result["metrics"]["accuracy"] == pytest.approx(sum(line["reward"] == 1.5 for line in lines[:2]) / 3)
-    done = tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]")
-    assert done.code == 3
+    done = tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]").exits(3)
     assert "long.jsonl:2: " in done.err
 
 
 def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["training.adapter={rank: 4}", "training.steps=5", "optimizer.lr=0.1"]
-    done = tfkit("finetune", "grpo.yaml", "--run", "lora", "--threads", "1", *words)
-    assert done.code == 0, done.err
+    tfkit("finetune", "grpo.yaml", "--run", "lora", "--threads", "1", *words).exits(0)
     steps = [record for record in records(place / "lora") if "loss" in record]
     assert (steps[0]["kl"], steps[0]["largest_ratio"], steps[4]["largest_ratio"]) == (0.0, 1.0, 1.0)
     assert abs(steps[4]["kl"]) > 1e-4
@@ -178,8 +171,7 @@ def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], pla
 
 
 def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callable[..., Done], place: Path) -> None:
-    done = tfkit("finetune", "grpo.yaml", "--run", "away", "--threads", "1", "optimizer.lr=1", "objective.kl_stop=0.01")
-    assert done.code == 6
+    done = tfkit("finetune", "grpo.yaml", "--run", "away", "--threads", "1", "optimizer.lr=1", "objective.kl_stop=0.01").exits(6)
     assert "step 5: the KL of the policy" in done.err
     assert "objective.kl_stop" in done.err
     assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
@@ -189,21 +181,17 @@ def test_a_run_does_not_go_on_with_other_code_of_the_users(tfkit: Callable[..., 
     code = place / "mine.py"
     code.write_text("def f(row, text):\n    return text.count('a')\n", encoding="utf-8")
     rules = "objective.rules=[{kind: python, function: 'mine.py:f', allow_code: true}]"
-    done = tfkit("finetune", "grpo.yaml", "--run", "coded", "--threads", "1", "training.steps=3", rules)
-    assert done.code == 0, done.err
+    tfkit("finetune", "grpo.yaml", "--run", "coded", "--threads", "1", "training.steps=3", rules).exits(0)
     code.write_text("def f(row, text):\n    return text.count('b')\n", encoding="utf-8")
-    done = tfkit("resume", "coded", "training.steps=4", "--threads", "1")
-    assert done.code == 3
+    done = tfkit("resume", "coded", "training.steps=4", "--threads", "1").exits(3)
     assert "the code of objective.rules is not what this run was started with" in done.err
     code.unlink()
 
 
 def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["--threads", "1", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
-    done = tfkit("finetune", "grpo.yaml", "--run", "broken", *words)
-    assert done.code == 6, done.err
-    done = tfkit("replay", "broken")
-    assert done.code == 0, done.err
+    tfkit("finetune", "grpo.yaml", "--run", "broken", *words).exits(6)
+    done = tfkit("replay", "broken").exits(0)
     assert "step 2" in done.out + done.err
 
 

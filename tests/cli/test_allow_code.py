@@ -97,8 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["pretrain", "grown.yaml", "--run", "grown"],
         ["finetune", "grpo.yaml", "--run", "whole"],
     ):
-        done = run_tfkit(folder, [*words, "--threads", "1"])
-        assert done.code == 0, done.err
+        run_tfkit(folder, [*words, "--threads", "1"]).exits(0)
     sweep = ["sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--threads", "1"]
     assert run_tfkit(folder, sweep, strike(signal.SIGTERM, 11)).code == 143  # in the second trial
     broken = ["optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "--run", "broken", "--threads", "1"]
@@ -136,8 +135,7 @@ def test_no_command_runs_the_code_of_a_run_without_permission(command: str, plac
     assert done.code == 2
     assert REFUSED in done.err
     assert "--allow-code" in done.err
-    done = run(command, *words, "--allow-code")
-    assert done.code == 0, done.err
+    run(command, *words, "--allow-code").exits(0)
     assert canaries(place) == ["mine.py.ran"]
     assert not (place.parent / "state").exists()  # the option is for one command
 
@@ -196,16 +194,14 @@ def test_code_of_the_users_own_training_runs_from_then_on_until_it_is_changed(pl
         ["resume", "own", "training.steps=5"],
         ["replay", "broken"],
     ):
-        done = run(*words)
-        assert done.code == 0, done.err
+        run(*words).exits(0)
     (place / "mine.py.ran").unlink()
     (place / "mine.py").write_text(CODE + "#", encoding="utf-8")
     for words in (["evaluate", "--from", "own"], ["replay", "broken"]):
         done = run(*words)
         assert (done.code, REFUSED in done.err) == (2, True), done.err
     for option in ([], ["--allow-code"]):
-        done = run("resume", "own", "training.steps=6", *option)
-        assert done.code == 3
+        done = run("resume", "own", "training.steps=6", *option).exits(3)
         assert "the code of objective.rules is not what this run was started with" in done.err
     assert canaries(place) == []
     assert run("finetune", "grpo.yaml", "--run", "another").code == 0
@@ -246,8 +242,7 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
         notes = tmp_path / "state" / ("tfkit" if fault == "a file for the state folder" else "tfkit/allowed_code")
         notes.parent.mkdir(parents=True)
         notes.write_text("damaged", encoding="utf-8")
-    done = run("finetune", "grpo.yaml", "--run", "own")
-    assert done.code == 0, done.err
+    done = run("finetune", "grpo.yaml", "--run", "own").exits(0)
     assert [line for line in done.err.splitlines() if "not noted" in line] == [
         line for line in done.err.splitlines() if line.startswith("warning: ") and "needs --allow-code" in line
     ]
@@ -266,12 +261,10 @@ def command_of(done: Done) -> list[str]:
 def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run("finetune", "grpo.yaml", "--run", "own", before=strike(signal.SIGTERM, 3))
-    assert done.code == 143
+    done = run("finetune", "grpo.yaml", "--run", "own", before=strike(signal.SIGTERM, 3)).exits(143)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
     assert command_of(done) == ["resume", "own", "--allow-code"]
-    done = run(*command_of(done))
-    assert done.code == 0, done.err
+    run(*command_of(done)).exits(0)
     done = run("pretrain", "tiny.yaml", "--run", "plain", before=strike(signal.SIGTERM, 3))
     assert command_of(done) == ["resume", "plain"]  # without code
 
@@ -284,8 +277,7 @@ def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path
         done = run(*words)
         assert (done.code, REFUSED in done.err) == (2, True), done.err  # its second stage is that of the folder
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
-    done = run("resume", "chained")
-    assert done.code == 0, done.err
+    run("resume", "chained").exits(0)
     assert canaries(place) == ["mine.py.ran"]
 
 
@@ -306,8 +298,7 @@ def test_a_launch_file_has_the_option_where_it_is_needed(kind: str, place: Path)
 @pytest.mark.slow
 def test_ranks_run_what_rank_0_may_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """They learn it from rank 0, and need no state folder of their own."""
-    done = run("finetune", "grpo.yaml", "--run", "own", "--ranks", "2", "--device", "cpu", "training.steps=2")
-    assert done.code == 0, done.err
+    done = run("finetune", "grpo.yaml", "--run", "own", "--ranks", "2", "--device", "cpu", "training.steps=2").exits(0)
     assert (place / "mine.py.ran").read_text() == "ran ran "
     (place / "mine.py.ran").unlink()
     more = ["training.steps=6", "--ranks", "2", "--device", "cpu"]

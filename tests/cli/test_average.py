@@ -28,8 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoints 3 to 6 are kept, each itself a mean over the steps."""
     folder = tmp_path_factory.mktemp("average")
     write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "run", folder / "tiny.yaml", *EVERY)
-    assert done.code == 0, done.err
+    pretrain(folder / "run", folder / "tiny.yaml", *EVERY).exits(0)
     return folder / "run"
 
 
@@ -111,8 +110,7 @@ def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:
     YAML(typ="safe").dump(document, recipe)
     before = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
     words = ["average", str(tmp_path / "run"), "--last", "2", "--out", str(tmp_path / "mean"), "--json"]
-    done = run_tfkit(tmp_path, words, before=before)
-    assert done.code == 0, done.err
+    done = run_tfkit(tmp_path, words, before=before).exits(0)
     found = json.loads(done.out)
     assert (found["carbon_status"], found["energy_kwh"] > 0) == ("ok", True)
     assert found["emissions_g"] == pytest.approx(found["energy_kwh"] * G_PER_KWH)

@@ -61,8 +61,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"
     assert f"its checkpoint is saved, and --resume continues from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
-    refused = run_tfkit(base, ["resume", str(run)])
-    assert refused.code == 2
+    refused = run_tfkit(base, ["resume", str(run)]).exits(2)
     assert f"{run}: carbon.budget_g: 3" in refused.err
     assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
     more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
@@ -81,8 +80,7 @@ def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: 
         print(json.dumps([result.status, result.stopped_by, result.energy_kwh, result.steps]))
         return 0
 
-    done = Process(base, [], slowly(base), program).wait()
-    assert done.code == 0, done.err
+    done = Process(base, [], slowly(base), program).wait().exits(0)
     status, reason, energy, steps = json.loads(done.out)
     assert (status, reason) == ("stopped", "carbon.budget_kwh")
     assert 2.5e-5 <= energy <= 2.5e-5 + 1e-5 * (TICK + 1.0)
@@ -90,8 +88,7 @@ def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: 
 
 
 def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
-    done = train(base, "time", "carbon.budget_seconds=1.5")
-    assert done.code == 7, done.err
+    done = train(base, "time", "carbon.budget_seconds=1.5").exits(7)
     assert re.search(r"s of 1\.5 s are used(, and the next step would take some .*)?: stopped after step ", done.err)
     assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
     assert 1.5 - 3 * STEP_SECONDS <= totals(base / "time")["seconds"] < 1.5 + STEP_SECONDS + 1.0
@@ -99,8 +96,7 @@ def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
 
 
 def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:
-    done = pretrain(base / "none", base / "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2")
-    assert done.code == 7, done.err
+    done = pretrain(base / "none", base / "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2").exits(7)
     last = done.err.rstrip().splitlines()[-1]
     assert (last.count("carbon.budget_seconds="), last.count("training.seed=2"), last.count("1e-4")) == (1, 1, 0)
     receipt = base / "none" / "run.json"
@@ -118,12 +114,10 @@ def test_a_budget_that_is_not_reached_changes_nothing(base: Path) -> None:
 
 def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
     words = ["carbon.budget_g=5", "carbon.budget_kwh=5", "carbon.budget_seconds=0", "carbon.on_meter_failure=shout"]
-    done = pretrain(base / "wrong", base / "tiny.yaml", *words)
-    assert done.code == 2
+    done = pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2)
     assert "carbon.budget_seconds" in done.err
     assert "carbon.on_meter_failure" in done.err
-    done = pretrain(base / "wrong", base / "tiny.yaml", *words[:2])
-    assert done.code == 2
+    done = pretrain(base / "wrong", base / "tiny.yaml", *words[:2]).exits(2)
     assert done.err.count("is not counted with enabled: false") == 2
     done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")
     assert "is read only with budget_g or budget_kwh" in done.err
@@ -134,8 +128,7 @@ def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
     document = (base / "tiny.yaml").read_text().replace("\n", "\n    ")
     (base / "chain.yaml").write_text("stages:\n  one: {}\n  two: {}\n".replace("{}", f"\n    {document}"))
     words = ["one.carbon.budget_seconds=1000", "two.carbon.budget_seconds=1.5"]
-    done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base))
-    assert done.code == 7, done.err
+    done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base)).exits(7)
     assert "stage two: carbon.budget_seconds: " in done.err
     assert "by the other runs" in done.err
     assert done.err.rstrip().splitlines()[-1].startswith(f"tfkit resume {base / 'chain'} two.carbon.budget_seconds=")

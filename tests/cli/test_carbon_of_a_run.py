@@ -25,8 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         before()
         fake_codecarbon.wait_for_the_end()
 
-    done = pretrain(folder / "run", folder / "tiny.yaml", METERED, "--json", before=patiently)
-    assert done.code == 0, done.err
+    done = pretrain(folder / "run", folder / "tiny.yaml", METERED, "--json", before=patiently).exits(0)
     assert "measuring the idle machine for 0.5 s" in done.err
     (folder / "result.json").write_text(done.out)
     return folder / "run"

@@ -21,8 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dry")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     model = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
-    done = pretrain(folder / "start", recipe, *model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null")
-    assert done.code == 0, done.err
+    pretrain(folder / "start", recipe, *model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null").exits(0)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     return folder
 
@@ -39,8 +38,7 @@ def command(*words: str) -> Done:
 
 def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> None:
     before = {path.name for path in place.iterdir()}
-    planned = command("finetune", *WORDS, *LATER, "--dry-run")
-    assert planned.code == 0, planned.err
+    planned = command("finetune", *WORDS, *LATER, "--dry-run").exits(0)
     assert {path.name for path in place.iterdir() if not path.name.startswith(("out-", "err-"))} == {
         name for name in before if not name.startswith(("out-", "err-"))
     }
@@ -54,8 +52,7 @@ def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> No
     (place / "task.yaml").write_text(planned.out, encoding="utf-8")
     length = ["training.steps=2"]
     for run, words in {"saved": ["task.yaml"], "direct": [*WORDS, *LATER]}.items():
-        done = command("finetune", *words, *length, "--run", run, "--threads", "1")
-        assert done.code == 0, done.err
+        command("finetune", *words, *length, "--run", run, "--threads", "1").exits(0)
     assert hashes(place / "saved", 2) == hashes(place / "direct", 2)
 
 
@@ -84,8 +81,7 @@ def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> No
 
 def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
     words = ["tiny.yaml", "training.epochs=2", "model.context_length=12"]
-    planned = command("pretrain", *words, "--dry-run")
-    assert planned.code == 0, planned.err
+    planned = command("pretrain", *words, "--dry-run").exits(0)
     (place / "changed.yaml").write_text(planned.out, encoding="utf-8")
     assert read_recipe("changed.yaml").recipe == read_recipe("tiny.yaml", parse_overrides(words[1:])).recipe
     assert "steps: 12" not in planned.out
@@ -121,8 +117,7 @@ def test_errors_are_those_of_the_run(place: Path, words: list[str], code: int, m
 
 
 def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
-    found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--rows", "1", "--json")
-    assert found.code == 0, found.err
+    found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--rows", "1", "--json").exits(0)
     assert (json.loads(found.out)["objective"], json.loads(found.out)["labels"]) == ("classification", ["cat", "dog"])
     chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
     assert json.loads(chosen.out)["objective"] == "masked_lm", chosen.err

@@ -68,8 +68,7 @@ def printed(done: Done) -> Any:
 def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(name: str) -> None:
     """In several windows, whose rows are sorted by length."""
     start = ["--data", write_rows(ROWS), "evaluation.batch_size=4"]
-    done = embed(*start, "--out", "v.npy", "--json", model=FIXTURES / name)
-    assert done.code == 0, done.err
+    done = embed(*start, "--out", "v.npy", "--json", model=FIXTURES / name).exits(0)
     vectors = np.load("v.npy")
     np.testing.assert_allclose(vectors, vectors_of(TEXTS, FIXTURES / name), atol=2e-6, rtol=1e-5)
     assert vectors.dtype == np.float32
@@ -138,8 +137,7 @@ def test_what_comes_from_a_pipe_is_recognised(stdin: bytes) -> None:
 
 def test_a_pipe_may_have_a_text_a_line() -> None:
     """But a header that lacks the field is no text."""
-    done = piped(b"the cat\n\na dog\n", "--out", "v.npy")
-    assert done.code == 0, done.err
+    piped(b"the cat\n\na dog\n", "--out", "v.npy").exits(0)
     np.testing.assert_allclose(np.load("v.npy"), vectors_of(["the cat", "a dog"]), atol=2e-6, rtol=1e-5)
     done = piped(b"id,body\n3,the cat\n", "--field", "bodi")
     assert (done.code, done.out) == (3, "")

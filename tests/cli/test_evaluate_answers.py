@@ -52,8 +52,7 @@ def evaluate(folder: Path, *words: str) -> Done:
 def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The result, and the lines of the predictions."""
     path = folder / "predictions.jsonl"
-    done = evaluate(folder, *words, "--json", "--predictions", str(path))
-    assert done.code == 0, done.err
+    done = evaluate(folder, *words, "--json", "--predictions", str(path)).exits(0)
     return json.loads(done.out), [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -245,8 +244,7 @@ def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path
     (tmp_path / "same.jsonl").write_text((json.dumps(row) + "\n") * 3, encoding="utf-8")
     done = evaluate(
         tmp_path, "--from", str(place / "numbers"), "--data", str(tmp_path / "same.jsonl"), "--fail-if", "pearson < -1", "--json"
-    )
-    assert done.code == 8, done.err
+    ).exits(8)
     assert json.loads(done.out)["metrics"]["pearson"] is None
 
 
@@ -267,8 +265,7 @@ def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path
             (elsewhere / file.name).write_bytes(file.read_bytes())
     done = evaluate(
         tmp_path, "--from", str(elsewhere), "--data", "test.jsonl", "objective={kind: classification}", "--json", "carbon.enabled=false"
-    )
-    assert done.code == 0, done.err
+    ).exits(0)
     own = json.loads(evaluate(tmp_path, "--from", str(place / "classes"), "--json").out)
     assert json.loads(done.out)["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
     columns = ["--data", "test.jsonl", "data.validation.0.columns={text: other}", "carbon.enabled=false"]

@@ -45,8 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"],
         }
         for name, words in runs.items():
-            done = pretrain(folder / name, recipe, *words)
-            assert done.code == 0, done.err
+            pretrain(folder / name, recipe, *words).exits(0)
     return folder
 
 
@@ -62,8 +61,7 @@ def evaluate(folder: Path, *words: str) -> Done:
 def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:
     lines = tmp_path / "said.jsonl"
     words = ["--json", "--predictions", str(lines), "--fail-if", "accuracy.sits < 1"]
-    done = evaluate(tmp_path, "--from", "learned", PAIRED, "--data", "pairs.jsonl", *words)
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", "learned", PAIRED, "--data", "pairs.jsonl", *words).exits(0)
     found = json.loads(done.out)
     assert found["metrics"] == {"accuracy": 1.0, "accuracy.sits": 1.0, "accuracy.sit": 1.0}
     assert (found["examples"], found["data"][0]["name"]) == (4, "pairs.jsonl")
@@ -86,13 +84,11 @@ def test_gates_hold_for_groups(tmp_path: Path) -> None:
 
 
 def test_choices_with_and_without_examples(tmp_path: Path) -> None:
-    done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot}", "--data", "questions.jsonl", "--json")
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot}", "--data", "questions.jsonl", "--json").exits(0)
     metrics = json.loads(done.out)["metrics"]
     assert (metrics["accuracy"], metrics["chance"]) == (1.0, 0.5)
     words = ["objective={kind: few_shot, shots: 1, separator: ' '}", "data={train: [{path: questions.jsonl}], validation: 0.5}", "--json"]
-    done = evaluate(tmp_path, "--from", "learned", *words)
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", "learned", *words).exits(0)
     assert 0 < json.loads(done.out)["examples"] < 4
     done = evaluate(
         tmp_path, "--from", "learned", "objective={kind: few_shot, shots: 4}", words[1].replace("0.5", "[{path: questions.jsonl}]")
@@ -107,8 +103,7 @@ def test_choices_with_and_without_examples(tmp_path: Path) -> None:
 def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path) -> None:
     (checkpoint,) = (place / "learned" / "checkpoints").glob("step-*")
     alone = shutil.copytree(checkpoint, tmp_path / "alone")
-    done = evaluate(tmp_path, "--from", str(alone), PAIRED, "--data", "pairs.jsonl", "carbon.enabled=false", "--json")
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", str(alone), PAIRED, "--data", "pairs.jsonl", "carbon.enabled=false", "--json").exits(0)
     assert json.loads(done.out)["metrics"]["accuracy"] == 1.0
 
 
@@ -138,8 +133,7 @@ def test_it_trains_nothing_and_needs_a_language_model(place: Path, tmp_path: Pat
     data = "data={train: [{path: pairs.jsonl}], validation: 0.5}"
     for command in (["pretrain", "tiny.yaml"], ["finetune", "tiny.yaml", "--from", "learned"]):
         words = [*command, PAIRED, data, *(["model={}", "tokenizer={}"] if command[0] == "finetune" else [])]
-        done = run_tfkit(tmp_path, [*words, "--run", str(tmp_path / "run")])
-        assert done.code == 2, done.err
+        done = run_tfkit(tmp_path, [*words, "--run", str(tmp_path / "run")]).exits(2)
         assert "minimal_pairs evaluates a finished model: use it with `tfkit evaluate --from CKPT`" in done.err
         assert not (tmp_path / "run").exists()
     (checkpoint,) = (place / "encoder" / "checkpoints").glob("step-*")

@@ -39,8 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             files = ("train", train), ("validation", "spoiled")
             sources = (f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in files)
             (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{', '.join(sources)}{skip}}}\nobjective: {objective}{REST}")
-            done = pretrain(folder / name, folder / f"{name}.yaml")
-            assert done.code == 0, done.err
+            done = pretrain(folder / name, folder / f"{name}.yaml").exits(0)
             assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
     return folder
 
@@ -123,8 +122,7 @@ def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: 
 def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({**row, "label": "red"}) + "\n" for row in made_rows(5)), encoding="utf-8")
-    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path)).exits(0)
     assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
 
 

@@ -24,8 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for name, words in RUNS.items():
             words = [MODEL, "tokenizer={kind: wordpiece, vocab_size: 120}", "training.steps=3", "evaluation.every=null", *words]
-            done = pretrain(folder / name, recipe, *words)
-            assert done.code == 0, done.err
+            pretrain(folder / name, recipe, *words).exits(0)
     return folder
 
 
@@ -40,8 +39,7 @@ def evaluate(folder: Path, *words: str) -> Done:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_says_what_the_runs_own_validation_said(place: Path, tmp_path: Path, name: str) -> None:
-    done = evaluate(tmp_path, "--from", str(place / name), "--json", *(["evaluation.max_tokens=300"] if name == "masked" else []))
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, "--from", str(place / name), "--json", *(["evaluation.max_tokens=300"] if name == "masked" else [])).exits(0)
     found = json.loads(done.out)
     said = records(place / name)[-1]["evaluation"]
     assert found["metrics"] == pytest.approx(said, rel=1e-5)
@@ -79,8 +77,7 @@ def test_without_the_training_rows_a_baseline_is_of_the_scored_ones(place: Path,
     (checkpoint,) = (place / "classes" / "checkpoints").glob("step-*")
     alone = str(shutil.copytree(checkpoint, tmp_path / "alone"))
     words = ["--from", alone, "--data", str(place / "rows.jsonl"), "objective={kind: classification}", "carbon.enabled=false"]
-    done = evaluate(tmp_path, *words, "--json")
-    assert done.code == 0, done.err
+    done = evaluate(tmp_path, *words, "--json").exits(0)
     found = json.loads(done.out)["baselines"]
     assert {name: scores["accuracy"] for name, scores in found.items()} == {"most_frequent_class_of_scored_rows": 0.5}
 

@@ -52,8 +52,7 @@ def finetune(run: str, *words: str, before: Any = None) -> Done:
 
 def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(place: Path, work: Path) -> None:
     start = ["--from", str(place / "bert")]
-    done = finetune("whole", *start)
-    assert done.code == 0, done.err
+    done = finetune("whole", *start).exits(0)
     assert "newly initialized: head.pooler.weight, head.pooler.bias, head.classes.weight, head.classes.bias" in done.err
     assert finetune("run", *start, before=strike(signal.SIGTERM, 3)).code == 143
     assert kept(work / "run") == ["step-000003"]
@@ -85,15 +84,13 @@ def test_at_a_rate_of_nothing_the_weights_are_those_of_the_checkpoint(place: Pat
     assert shared == {name for name in after if not name.startswith("head.")}
     for name in shared:
         torch.testing.assert_close(after[name], before[name], atol=0, rtol=0)
-    done = run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"])
-    assert done.code == 0, done.err
+    run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).exits(0)
     assert hashes(work / "again", 1) == hashes(work / "run", 1)
 
 
 def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_classes(place: Path, work: Path) -> None:
     assert finetune("first", "--from", str(place / "bert"), "objective.labels=[good, bad]").code == 0
-    done = finetune("second", "--from", "first")
-    assert done.code == 0, done.err
+    done = finetune("second", "--from", "first").exits(0)
     assert "newly initialized" not in done.err
     assert load("second").labels == ("good", "bad")
 
@@ -106,16 +103,14 @@ def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[st
     rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [{**row, "label": labels[number % len(labels)]} for number, row in enumerate(rows)]
     Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = finetune("second", "--from", "first", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.seed=5")
-    assert done.code == 0, done.err
+    done = finetune("second", "--from", "first", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.seed=5").exits(0)
     assert "newly initialized: head.classes.weight, head.classes.bias\n" in done.err
     before, after = (load_any(name).model.state_dict() for name in ("first", "second"))
     assert load_any("second").labels == tuple(sorted(labels))
     torch.testing.assert_close(after["head.pooler.weight"], before["head.pooler.weight"], atol=1e-6, rtol=0)
     assert len(after["head.classes.weight"]) == len(labels)
     assert float((after["head.classes.weight"][:2] - before["head.classes.weight"]).abs().max()) > 1e-3
-    done = run_tfkit(work, ["finetune", "second/recipe.yaml", "--run", "again", "--threads", "1"])
-    assert done.code == 0, done.err
+    run_tfkit(work, ["finetune", "second/recipe.yaml", "--run", "again", "--threads", "1"]).exits(0)
     assert hashes(work / "again", 6) == hashes(work / "second", 6)
 
 
@@ -132,8 +127,7 @@ def test_a_class_that_only_the_held_out_part_has_is_known(place: Path, work: Pat
     rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [{"text": row["text"], "label": row["label"] if number % 3 else f"class {number}"} for number, row in enumerate(rows)]
     Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = finetune("run", "--from", str(place / "bert"), "data.validation=0.3")
-    assert done.code == 0, done.err
+    finetune("run", "--from", str(place / "bert"), "data.validation=0.3").exits(0)
     assert len(load("run").labels) == len({row["label"] for row in rows})
 
 
@@ -145,8 +139,7 @@ def test_no_entry_of_a_vocabulary_is_taken_away(place: Path, work: Path) -> None
 @pytest.mark.parametrize("start", ["bert", "gpt"])
 def test_a_checkpoint_with_learned_positions_is_tuned_at_a_shorter_length(place: Path, work: Path, start: str) -> None:
     words = ["--from", str(place / start), "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1", "evaluation.every=null"]
-    done = finetune("short", *words, "model.context_length=9")
-    assert done.code == 0, done.err
+    finetune("short", *words, "model.context_length=9").exits(0)
     before, after = load(place / start).model, load("short").model
     assert after.config.context_length == 9
     torch.testing.assert_close(after.embedding.positions.weight, before.embedding.positions.weight[:9], atol=0, rtol=0)
@@ -157,8 +150,7 @@ def test_a_checkpoint_with_learned_positions_is_tuned_at_a_shorter_length(place:
 
 def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> None:
     words = ["data={train: [{path: labelled.jsonl}], validation: 0.3}", "objective={kind: causal_lm}"]
-    done = finetune("run", "--from", str(place / "gpt"), *words)
-    assert done.code == 0, done.err
+    finetune("run", "--from", str(place / "gpt"), *words).exits(0)
     assert load("run").config.head == load(place / "gpt").config.head
 
 
@@ -171,8 +163,7 @@ def test_what_the_start_states_of_writing_is_kept(place: Path, work: Path) -> No
     path.write_text(json.dumps(stated), encoding="utf-8")
     words = ["objective={kind: causal_lm}", "training.steps=2", "model={from: start}", "evaluation.every=null"]
     for number, adapter in enumerate([[], ["training.adapter={rank: 2}"]]):
-        done = finetune(f"tuned{number}", *words, *adapter)
-        assert done.code == 0, done.err
+        finetune(f"tuned{number}", *words, *adapter).exits(0)
         [saved] = (work / f"tuned{number}" / "checkpoints").glob("step-*")
         assert json.loads((saved / "generation_config.json").read_text(encoding="utf-8")) == stated
 
@@ -204,11 +195,9 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
         next(loaded.model.parameters()).add_(1)
     shutil.rmtree("start")
     loaded.save("start")
-    done = finetune("run", "--from", "start", "--resume")
-    assert done.code == 4
+    done = finetune("run", "--from", "start", "--resume").exits(4)
     assert "has changed since this run was started" in done.err
-    done = run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"])
-    assert done.code == 4
+    done = run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"]).exits(4)
     assert "has changed since this recipe was run" in done.err
 
 
@@ -222,8 +211,7 @@ def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> N
     def again(run: str, *words: str) -> Done:
         return run_tfkit(work, ["finetune", "first/recipe.yaml", "--run", run, "--threads", "1", *words])
 
-    done = again("second", "--from", "wide", "model.dropout.final=0.3")
-    assert done.code == 0, done.err
+    done = again("second", "--from", "wide", "model.dropout.final=0.3").exits(0)
     assert f"first/recipe.yaml: was run from {place / 'bert'}; of its section model, only dropout is used for wide" in done.err
     saved, loaded = read_recipe("second/recipe.yaml").recipe, load("second")
     assert (saved.model.start, loaded.config.dim, loaded.labels) == ("wide", 32, ("good", "bad"))
@@ -248,8 +236,7 @@ def test_a_run_without_a_checkpoint_begins_anew_from_any_model(place: Path, work
     with torch.no_grad():
         next(loaded.model.parameters()).add_(1)
     loaded.save("other")
-    done = finetune("run", "--from", "other")
-    assert done.code == 0, done.err
+    finetune("run", "--from", "other").exits(0)
 
 
 def test_pretraining_takes_no_checkpoint_and_finetuning_needs_one(place: Path, work: Path) -> None:

@@ -74,8 +74,7 @@ def state(run: str, step: int = 6) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
 def test_an_adapter_with_a_new_head_is_trained_resumed_and_opened_by_peft(work: Path, words: list[str]) -> None:
     start = ["--from", "bert", LORA, *words]
-    done = finetune("whole", *start)
-    assert done.code == 0, done.err
+    done = finetune("whole", *start).exits(0)
     updates, head = 2 * 2 * 2 * (2 * 16), 16 * 16 + 16 + 2 * 16 + 2  # layers, q and v, A and B; pooler and classes
     assert f"training {updates + head:,} of " in done.err
     assert finetune("run", *start, before=strike(signal.SIGTERM, 3)).code == 143
@@ -132,28 +131,24 @@ def test_an_adapter_is_evaluated_written_with_and_trained_further_as_any_checkpo
     tfkit.load("run").save("whole")
     scores = []
     for name in ("run", "whole"):
-        done = tfkit_("evaluate", "--from", name, "--data", "labelled.jsonl", "--json", "carbon.enabled=false")
-        assert done.code == 0, done.err
+        done = tfkit_("evaluate", "--from", name, "--data", "labelled.jsonl", "--json", "carbon.enabled=false").exits(0)
         scores.append(json.loads(done.out)["metrics"]["loss"])
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     words = ["--prompt", "the cat", "generation.temperature=0", "generation.max_new_tokens=4", "carbon.enabled=false"]
     texts = [tfkit_("generate", "--from", name, *words) for name in ("run", "whole")]
     assert texts[0].code == 0, texts[0].err
     assert texts[0].out == texts[1].out
-    done = finetune("further", "--from", "run", "optimizer={lr: 1e-30, weight_decay: 0}", "training.steps=1", *TEXT)
-    assert done.code == 0, done.err
+    finetune("further", "--from", "run", "optimizer={lr: 1e-30, weight_decay: 0}", "training.steps=1", *TEXT).exits(0)
     torch.testing.assert_close(load("further").model.state_dict(), load("whole").model.state_dict(), atol=0, rtol=0)
     done = finetune("second", "--from", "run", LORA, *TEXT)
     assert (done.code, "is an adapter, and an adapter of an adapter is not supported: merge it first" in done.err) == (2, True), done.err
-    done = finetune("second", "--from", "run", f"{LORA[:-1]}, merge: true}}", *TEXT)
-    assert done.code == 0, done.err
+    finetune("second", "--from", "run", f"{LORA[:-1]}, merge: true}}", *TEXT).exits(0)
 
 
 def test_a_base_that_is_gone_or_another_is_reported(work: Path) -> None:
     assert finetune("run", "--from", "bert", LORA, "training.steps=1").code == 0
     shutil.move(work / "bert", work / "elsewhere")
-    done = tfkit_("evaluate", "--from", "run", "--json", "carbon.enabled=false")
-    assert done.code == 4, done.err
+    done = tfkit_("evaluate", "--from", "run", "--json", "carbon.enabled=false").exits(4)
     assert "/bert/checkpoints/step-000003 does not exist: restore it, or set base_model_name_or_path in adapter_config.json" in done.err
     assert finetune("run", "--from", "bert", LORA, "training.steps=2", "--resume").code == 4
     shutil.move(work / "elsewhere", work / "bert")
@@ -175,8 +170,7 @@ def test_a_base_that_is_gone_or_another_is_reported(work: Path) -> None:
 @pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
 def test_frozen_parameters_stay_and_the_rest_is_trained(work: Path, words: list[str]) -> None:
     frozen = ["--from", "bert", "training.frozen=['embedding.*', 'encoder.blocks.0.*']", "optimizer.lr=1e-2", *words]
-    done = finetune("whole", *frozen)
-    assert done.code == 0, done.err
+    done = finetune("whole", *frozen).exits(0)
     assert "training 3," in done.err
     assert finetune("run", *frozen, before=strike(signal.SIGTERM, 3)).code == 143
     assert finetune("run", *frozen, "--resume").code == 0
@@ -223,8 +217,7 @@ def test_an_adapter_is_of_the_base_as_it_is(work: Path) -> None:
 
 def test_muon_steps_the_factors_alone(work: Path) -> None:
     """Of a language model nothing else is trained, so that AdamW has nothing to do."""
-    done = finetune("run", "--from", "gpt", LORA, *TEXT, "optimizer={kind: muon, lr: 1e-2}", "training.steps=2", "evaluation.every=null")
-    assert done.code == 0, done.err
+    finetune("run", "--from", "gpt", LORA, *TEXT, "optimizer={kind: muon, lr: 1e-2}", "training.steps=2", "evaluation.every=null").exits(0)
     assert {name.rpartition("/")[2] for name in state("run", 2) if not name.startswith("latest/")} == {"momentum_buffer"}
 
 
@@ -237,8 +230,7 @@ def test_a_step_that_is_no_number_is_replayed_through_the_updates(work: Path) ->
     """Two steps after a checkpoint: the replay has its factors, takes the steps again, and names the layer with an update."""
     fault = spoil("encoder.blocks.1.self_attention.op.v_proj", 5)
     assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3", before=fault).code == 6
-    done = tfkit_("replay", "run", "--json", before=fault)
-    assert done.code == 0, done.err
+    done = tfkit_("replay", "run", "--json", before=fault).exits(0)
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.self_attention.op.v_proj", "in": "forward", "micro_batch": 0}
 
 

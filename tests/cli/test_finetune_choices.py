@@ -31,8 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny GPT of ours, rows with two answers each, and a recipe for them."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     gpt = ["model={preset: gpt, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 32}", "tokenizer={kind: bpe_eow, vocab_size: 90}"]
-    done = pretrain(tmp_path / "gpt", recipe, *gpt, "training.steps=2", "evaluation.every=null")
-    assert done.code == 0, done.err
+    pretrain(tmp_path / "gpt", recipe, *gpt, "training.steps=2", "evaluation.every=null").exits(0)
     random = np.random.default_rng(3)
     with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
         for number in range(40):
@@ -45,11 +44,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
     words = ["finetune", "task.yaml", "--run", "run", "--threads", "1"]
-    done = run_tfkit(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).exits(0)
     assert "newly initialized: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
-    again = run_tfkit(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"])
-    assert again.code == 0, again.err
+    run_tfkit(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).exits(0)
     assert hashes(place / "again", 4) == hashes(place / "run", 4)
     before, after = load(place / "gpt"), load(place / "run")
     assert before.codec is not None
@@ -76,13 +73,11 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
 
 
 def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
-    done = run_tfkit(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"]).exits(0)
     assert "the last 2 entries of the vocabulary" in done.err
     (scores,) = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
     assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
-    again = run_tfkit(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"])
-    assert again.code == 0, again.err
+    again = run_tfkit(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"]).exits(0)
     assert "newly initialized" not in again.err
 
 

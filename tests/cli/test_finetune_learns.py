@@ -48,8 +48,7 @@ def run(folder: Path, *words: str) -> Done:
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), *PRETRAINED[name])
-    assert done.code == 0, done.err
+    pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), *PRETRAINED[name]).exits(0)
     write_rows(tmp_path / "train.jsonl", 1, 400)
     write_rows(tmp_path / "test.jsonl", 2, 60)
     objective, metric = TASKS[name]
@@ -59,12 +58,10 @@ def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monke
         "training={steps: 100, batch_size: 16, precision: fp32}",
         "evaluation.every=50",
     ]
-    done = run(tmp_path, "finetune", "--from", "base", "--data", "train.jsonl", "--run", "tuned", objective, *settings)
-    assert done.code == 0, done.err
+    run(tmp_path, "finetune", "--from", "base", "--data", "train.jsonl", "--run", "tuned", objective, *settings).exits(0)
     judged = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} < 0.95")
     assert judged.code == 0, judged.out + judged.err
-    untaught = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} > 0.4")
-    assert untaught.code == 8
+    untaught = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} > 0.4").exits(8)
     assert json.loads(untaught.out)["metrics"] == json.loads(judged.out)["metrics"]
 
 

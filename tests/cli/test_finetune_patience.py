@@ -76,8 +76,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     values = [record["evaluation"]["loss"] for record in records(Path("whole")) if "evaluation" in record]
     end, best = ends_at(values, 3)
     assert 1 < best < end < 16, values
-    done = finetune("ended", "training.patience=3")
-    assert done.code == 0, done.err
+    done = finetune("ended", "training.patience=3").exits(0)
     assert f"step {end}: no better loss in 3 evaluations, so the run stops here" in done.err
     found = result("ended")
     assert (found["steps"], found["stopped_early"], result("whole")["stopped_early"]) == (end, True, False)
@@ -91,10 +90,8 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     assert kept(Path("ended")) == [f"step-{best:06d}", f"step-{end:06d}"]
     assert exact(Path("ended")) == [record for record in exact(Path("whole")) if record["step"] <= end]
 
-    strikes = finetune("struck", "training.patience=3", before=strike(signal.SIGTERM, end - 1))
-    assert strikes.code == 143
-    done = finetune("struck", "training.patience=3", "--resume")
-    assert done.code == 0, done.err
+    finetune("struck", "training.patience=3", before=strike(signal.SIGTERM, end - 1)).exits(143)
+    finetune("struck", "training.patience=3", "--resume").exits(0)
     assert hashes(Path("struck"), end) == hashes(Path("ended"), end)
     assert exact(Path("struck")) == exact(Path("ended"))
     assert result("struck")["best"]["step"] == best
@@ -124,8 +121,7 @@ def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
         (run / "checkpoints" / "best.json").unlink()
     if "half" in lost:
         log.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:9])
-    done = finetune(run.name, "--resume")
-    assert done.code == 0, done.err
+    done = finetune(run.name, "--resume").exits(0)
     assert hashes(run, end) == hashes(reference, end)
     assert (result(run.name)["steps"], result(run.name)["best"]["step"]) == (end, best)
     assert kept(run) == kept(reference)

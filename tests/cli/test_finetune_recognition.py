@@ -121,8 +121,7 @@ RECOGNISED = [
 @pytest.mark.parametrize("scored", ["classes", "preferences"])
 def test_a_model_that_scores_texts_learns_preferences_as_a_reward_model(place: Path, scored: str) -> None:
     kind = ["objective={kind: reward}"] if scored == "preferences" else []
-    done = learn(place, "gpt", scored, "--run", "scorer", "training={steps: 1, batch_size: 8}", *kind)
-    assert done.code == 0, done.err
+    learn(place, "gpt", scored, "--run", "scorer", "training={steps: 1, batch_size: 8}", *kind).exits(0)
     shown = finetune("--from", "scorer", "--data", str(place / "preferences.jsonl"), "--dry-run", "carbon.enabled=false")
     assert "\nobjective: {kind: reward}\n" in shown.out, shown.err
     assert shown.out.startswith("# reward: a prompt, and two completions of which one is better.\n")
@@ -147,8 +146,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("starts")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     for name, words in STARTS.items():
-        done = pretrain(folder / name, recipe, *words, "training.steps=2")
-        assert done.code == 0, done.err
+        pretrain(folder / name, recipe, *words, "training.steps=2").exits(0)
     for name, found in DATA.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     return folder
@@ -179,8 +177,7 @@ def printed(done: Done) -> str:
 def test_a_task_is_recognised_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
 ) -> None:
-    done = learn(place, start, data, "training.epochs=2")
-    assert done.code == 0, done.err
+    done = learn(place, start, data, "training.epochs=2").exits(0)
     recipe = printed(done)
     assert recipe.startswith(f"# {objective['kind']}: ")
     assert said in recipe
@@ -276,14 +273,12 @@ def test_labels_that_are_named_are_meant(place: Path) -> None:
 
 def test_what_the_command_line_says_is_kept(place: Path) -> None:
     words = ["training.steps=3", "optimizer={kind: adafactor, lr: 1e-2}", "schedule.warmup_steps=1", "data.validation=null"]
-    done = learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: category}", "objective.regression=false")
-    assert done.code == 0, done.err
+    learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: category}", "objective.regression=false").exits(0)
     recipe = read_recipe("runs/gpt-both/recipe.yaml").recipe
     assert (recipe.training.steps, recipe.training.epochs, recipe.optimizer.kind) == (3, None, "adafactor")
     assert (recipe.schedule.warmup_steps, recipe.schedule.warmup_ratio) == (1, None)
     assert (recipe.data.validation, recipe.evaluation.metric, recipe.evaluation.every) == (None, None, None)
-    done = learn(place, "bert", "sorted", "objective.kind=masked_lm", "training.steps=1")
-    assert done.code == 0, done.err
+    done = learn(place, "bert", "sorted", "objective.kind=masked_lm", "training.steps=1").exits(0)
     assert printed(done).startswith("# masked_lm: named on the command line.")
 
 
@@ -407,11 +402,9 @@ def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, a
 def test_a_head_for_classes_asks_for_labels(place: Path) -> None:
     assert learn(place, "bert", "classes", "--run", "first").code == 0
     given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]
-    done = finetune(*given)
-    assert done.code == 2
+    done = finetune(*given).exits(2)
     assert "the model's head predicts classes" in done.err
-    done = finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null")
-    assert done.code == 0, done.err
+    finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null").exits(0)
     assert load("runs/first-plain").config.head.kind == "masked_lm"
 
 
@@ -458,11 +451,9 @@ def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -
     """By its last line, by the run folder alone, and never with other data or another checkpoint."""
     Path("my rows.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
     words = ["--from", str(place / "bert"), "--data", "my rows.jsonl", "carbon.enabled=false", "training.steps=6", "--threads", "1"]
-    done = run_tfkit(work, ["finetune", *words, "--run", "whole"])
-    assert done.code == 0, done.err
+    done = run_tfkit(work, ["finetune", *words, "--run", "whole"]).exits(0)
     for name, again in {"last-line": None, "folder-alone": ["finetune", "--run", "folder-alone", "--resume", "--threads", "1"]}.items():
-        done = run_tfkit(work, ["finetune", *words, "--run", name], strike(signal.SIGTERM, 2))
-        assert done.code == 143, done.err
+        done = run_tfkit(work, ["finetune", *words, "--run", name], strike(signal.SIGTERM, 2)).exits(143)
         line = done.err.splitlines()[-1]
         assert line == f"tfkit resume {name} --threads 1"
         done = run_tfkit(work, again or shlex.split(line)[1:])
@@ -481,7 +472,6 @@ def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path,
     Path("task.yaml").write_text(f"# For a test.\n{recipe}", encoding="utf-8")
     start = ["finetune", "task.yaml", "--from", str(place / "bert"), "--data", "rows.jsonl", "--run", "run", "--threads", "1"]
     columns = f"data.train.0.columns={json.dumps({'text': 'my text', 'label': 'my label'})}"
-    done = run_tfkit(work, [*start, columns, "carbon.enabled=false", "training.steps=6"], strike(signal.SIGTERM, 2))
-    assert done.code == 143, done.err
+    run_tfkit(work, [*start, columns, "carbon.enabled=false", "training.steps=6"], strike(signal.SIGTERM, 2)).exits(143)
     done = run_tfkit(work, [*start, "--resume", "--json"])
     assert (done.code, json.loads(done.out or "{}").get("steps")) == (0, 6), done.err

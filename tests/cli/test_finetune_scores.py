@@ -31,8 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scores")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     words = [*BERT, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null"]
-    done = pretrain(folder / "start", recipe, *words)
-    assert done.code == 0, done.err
+    pretrain(folder / "start", recipe, *words).exits(0)
     random = np.random.default_rng(3)
     texts = [" ".join(random.choice(["cat", "dog", "sat", "ran"], 4)) for _ in range(24)]
     rows = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
@@ -59,8 +58,7 @@ def exact_result(done: Done) -> dict[str, Any]:
 
 def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_stop(work: Path) -> None:
     words = ["--json", "--fail-if", "improvement < 0", "--fail-if", "loss > 100"]
-    whole = finetune("whole", *words)
-    assert whole.code == 0, whole.err
+    whole = finetune("whole", *words).exits(0)
     result = exact_result(whole)
     assert result["before"].keys() == result["evaluation"].keys()
     assert 0 < result["improvement"] == result["before"]["loss"] - result["best"]["value"]
@@ -72,8 +70,7 @@ def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_s
     still = finetune("still", "--json", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1")
     assert json.loads(still.out)["evaluation"] == json.loads(still.out)["before"] == result["before"]
     assert finetune("stopped", *words, before=strike(signal.SIGTERM, 4)).code == 143
-    resumed = finetune("stopped", *words, "--resume")
-    assert resumed.code == 0, resumed.err
+    resumed = finetune("stopped", *words, "--resume").exits(0)
     assert "before the first step: validation" not in resumed.err
     again = exact_result(resumed) | {"best": None}
     assert again == result | {"best": None}
@@ -85,8 +82,7 @@ def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_s
 def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: Path) -> None:
     assert finetune("own-head").code == 0
     words = ["--from", "own-head", "optimizer.lr=30", "evaluation.metric=loss"]
-    done = finetune("worse", *words)
-    assert done.code == 0, done.err
+    done = finetune("worse", *words).exits(0)
     assert "WORSE by" in done.out.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("warning: this run made the model worse: loss ")
     assert done.err.endswith("before the first step. Try a lower optimizer.lr, fewer steps, or other data\n")
@@ -100,16 +96,14 @@ def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: 
 def test_what_a_new_head_answered_before_is_no_measure(work: Path) -> None:
     """A model that learns that no label is frequent answers none at first: worse than chance, as what it learned is no use yet."""
     words = ["objective={kind: multi_label}", "data.train.0.columns={labels: label}", "data.validation.0.columns={labels: label}"]
-    done = finetune("few", *words, "evaluation.metric=f1_micro", "optimizer.lr=1e-2")
-    assert done.code == 0, done.err
+    done = finetune("few", *words, "evaluation.metric=f1_micro", "optimizer.lr=1e-2").exits(0)
     assert json.loads((work / "few/run.json").read_text(encoding="utf-8"))["before"]["f1_micro"] > 0
     assert "worse" not in done.err + done.out.lower()
     assert re.search(r"does not beat its best baseline\. Its validation loss was still falling at the end \(0\.\d+\): try", done.err)
 
 
 def test_without_validation_data_there_is_no_score_before(work: Path) -> None:
-    done = finetune("blind", "data.validation=null", "evaluation.every=null", "training.steps=1", "--json")
-    assert done.code == 0, done.err
+    done = finetune("blind", "data.validation=null", "evaluation.every=null", "training.steps=1", "--json").exits(0)
     assert (json.loads(done.out)["before"], json.loads(done.out)["improvement"]) == (None, None)
 
 

@@ -26,32 +26,27 @@ def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> 
 def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
     past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
     for path, code, words in ((past, 3, "but now it is"), (future, 3, "but now it is"), (base / "none.csv", 3, "cannot be read as csv")):
-        done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}")
-        assert done.code == code, done.err
+        done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(code)
         assert words in done.err
     assert not (base / "refused").exists()
-    done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7")
-    assert done.code == 2
+    done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7").exits(2)
     assert "replaces intensity_g_per_kwh" in done.err
     assert "no such file" in run_tfkit(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).err.lower()
 
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
     short = grid(base, "short.csv", -0.5, 1, rows=2)
-    done = pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000")
-    assert done.code == 3, done.err
+    done = pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000").exits(3)
     assert "short.csv: ends at" in done.err
     assert not [*(base / "long/checkpoints").glob("*")]
 
 
 def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> None:
     path = grid(base, "now.csv", -5, 10)
-    done = pretrain(base / "run", base / "tiny.yaml", f"carbon.intensity_file={path}")
-    assert done.code == 0, done.err
+    pretrain(base / "run", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(0)
     grid(base, "now.csv", -600, 10)
     assert run_tfkit(base, ["resume", str(base / "run")]).code == 0, "it is finished"
-    scored = run_tfkit(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"])
-    assert scored.code == 0, scored.err
+    scored = run_tfkit(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"]).exits(0)
     assert "now.csv: covers" in scored.err
     assert "This command is charged without the series" in scored.err
     assert run_tfkit(base, ["resume", str(base / "run"), "training.steps=14"]).code == 3

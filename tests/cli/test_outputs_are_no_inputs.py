@@ -23,8 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     (folder / "mine.jsonl").write_text("".join(json.dumps({"text": f"the cat sat on {i}"}) + "\n" for i in range(4)), encoding="utf-8")
-    done = pretrain(folder / "run", recipe, "training.steps=2", "checkpoint.every=1", "evaluation.every=null")
-    assert done.code == 0, done.err
+    pretrain(folder / "run", recipe, "training.steps=2", "checkpoint.every=1", "evaluation.every=null").exits(0)
     return folder
 
 
@@ -110,11 +109,9 @@ def test_prompts_and_averages(work: Path) -> None:
 
 def test_what_lies_beside_is_allowed(work: Path) -> None:
     words = ["--from", "run", "--data", "mine.jsonl", "carbon.enabled=false", "--threads", "1"]
-    done = run_tfkit(work.parent, ["evaluate", *words, "--predictions", "other.jsonl"])
-    assert done.code == 0, done.err
+    run_tfkit(work.parent, ["evaluate", *words, "--predictions", "other.jsonl"]).exits(0)
     assert len(Path("other.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-    done = run_tfkit(work.parent, ["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3", "--threads", "1"])
-    assert done.code == 0, done.err
+    run_tfkit(work.parent, ["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3", "--threads", "1"]).exits(0)
 
 
 # -- every option that names an output
@@ -142,8 +139,7 @@ def place(base: Path) -> Path:
     data = f"data: {{train: [{{path: {base}/rows/rows.jsonl}}], validation: 0.3}}\nobjective: {{kind: classification}}"
     rest = "training: {steps: 1, batch_size: 4, precision: fp32}\ncarbon: {enabled: false}"
     (base / "classes.yaml").write_text(f"{ENCODER}\n{data}\n{rest}\n", encoding="utf-8")
-    done = pretrain(base / "classes", base / "classes.yaml")
-    assert done.code == 0, done.err
+    pretrain(base / "classes", base / "classes.yaml").exits(0)
     shutil.copytree(base / "run", base / "other")
     (base / "run" / "carbon").mkdir()
     (base / "model").mkdir()
@@ -239,8 +235,7 @@ def test_devices_pipes_and_links_are_written_directly(
         path.symlink_to(tmp_path / "target")
     kind_before = path.lstat().st_mode
     words, _ = OUTPUTS[name, option]
-    done = run_tfkit(place.parent, [*words, option, str(path), *(["--threads", "1"] if name != "report" else [])], lambda: None)
-    assert done.code == 0, done.err
+    done = run_tfkit(place.parent, [*words, option, str(path), *(["--threads", "1"] if name != "report" else [])], lambda: None).exits(0)
     assert path.lstat().st_mode == kind_before
     if kind == "stdout":
         read = [done.out.encode()]
@@ -256,6 +251,5 @@ def test_other_files_are_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(place)
     for name, option in (("evaluate", "--predictions"), ("predict", "--out")):
         Path("old.txt").write_text("mine", encoding="utf-8")
-        done = run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.txt", "--threads", "1"])
-        assert done.code == 0, done.err
+        run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.txt", "--threads", "1"]).exits(0)
         assert Path("old.txt").read_text(encoding="utf-8").startswith("{")

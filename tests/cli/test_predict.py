@@ -62,8 +62,7 @@ def unlabelled(name: str) -> list[dict[str, Any]]:
 def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Path, name: str) -> None:
     """With and without the label, in batches of any size."""
     command = ["evaluate", "--from", name, "--predictions", str(Path("of.jsonl").absolute()), "--threads", "1"]
-    done = run_here(command, answers)
-    assert done.code == 0, done.err
+    run_here(command, answers).exits(0)
     wanted = lines(Path("of.jsonl").read_text(encoding="utf-8"))
     rows = unlabelled(name)
     done = predict("--from", answers / name, "--data", write_rows(Path("new.jsonl"), rows), "--all", "evaluation.batch_size=5")
@@ -111,8 +110,7 @@ def test_a_table_in_gives_a_table_out(answers: Path) -> None:
         writer.writerows(rows)
     start = ["--from", answers / "classes", "--data", "new.csv"]
     printed = lines(predict(*start).out)
-    done = predict(*start, "--out", "out.csv", "--json")
-    assert done.code == 0, done.err
+    done = predict(*start, "--out", "out.csv", "--json").exits(0)
     with open("out.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [{key: one[key] for key in rows[0]} for one in table] == rows
@@ -139,8 +137,7 @@ def test_parquet_and_tables_without_a_header(answers: Path) -> None:
     assert [(one["id"], one["text"], one["when"]) for one in found] == [(row["id"], row["text"], str(row["when"])) for row in made]
     texts = [f"{row['text']} again" for row in ROWS]
     Path("bare.csv").write_text("".join(f"{text};{row['label']}\n" for text, row in zip(texts, ROWS, strict=True)), encoding="utf-8")
-    bare = predict(*start, "bare.csv")
-    assert bare.code == 0, bare.err
+    bare = predict(*start, "bare.csv").exits(0)
     assert [(one["text"], one["label"]) for one in lines(bare.out)] == [(text, row["label"]) for text, row in zip(texts, ROWS, strict=True)]
 
 
@@ -154,8 +151,7 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     assert (done.code, len(done.out.splitlines())) == (3, 1), done.out
     assert "bad.jsonl:2: no column 'text'; columns found: id, other; name the one that holds the text with data.val" in done.err
     assert "data.on_bad_row: skip" in done.err
-    done = predict(*start, "data.on_bad_row=skip")
-    assert done.code == 0, done.err
+    done = predict(*start, "data.on_bad_row=skip").exits(0)
     first, second, third, fourth, fifth = lines(done.out)
     assert first == fifth
     assert (second["id"], second["prediction"]) == (2, None)
@@ -210,8 +206,7 @@ PIPED = [
 
 @pytest.mark.parametrize("stdin", PIPED)
 def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> None:
-    done = predict("--from", answers / "classes", "--data", "-", stdin=stdin)
-    assert done.code == 0, done.err
+    done = predict("--from", answers / "classes", "--data", "-", stdin=stdin).exits(0)
     one = lines(done.out)[-1]
     assert (one["text"], one["prediction"] in ("blue", "green", "red"), str(one.get("id", 3))) == ("the cat", True, "3")
 
@@ -239,8 +234,7 @@ def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
             if not facts:
                 for file in ("tfkit.json", "manifest.json"):
                     (alone / file).unlink()
-            done = predict("--from", alone, *start)
-            assert done.code == 0, done.err
+            done = predict("--from", alone, *start).exits(0)
             assert [one["prediction"] for one in lines(done.out)] == wanted
 
 
@@ -297,8 +291,7 @@ def test_the_fields_of_a_table_are_those_of_the_rows(answers: Path, suffix: str)
     """Also those that look like formulas, or hold delimiters, quotes and any line end: a reader of tables gets them back."""
     odd = ["=1+1", "+1", "-1", "@x", "'=x", "\tx", "\rx", "x\ry", "x\ny", "x\r\ny", 'x"y', "x,y;z\tw", "\r", "\u2028", "-", "x\\y", "=\r"]
     rows = write_rows(Path("odd.jsonl"), [row | {"note": note} for row, note in zip(unlabelled("classes") * 9, odd, strict=False)])
-    done = predict("--from", answers / "classes", "--data", rows, "--out", f"out.{suffix}")
-    assert done.code == 0, done.err
+    predict("--from", answers / "classes", "--data", rows, "--out", f"out.{suffix}").exits(0)
     with open(f"out.{suffix}", encoding="utf-8", newline="") as file:
         assert [row["note"] for row in csv.DictReader(file, delimiter="," if suffix == "csv" else "\t")] == odd
 

@@ -61,8 +61,7 @@ def finished(place: Path, name: str, **settings: Any) -> Path:
 
 def test_texts_that_never_end_within_a_row_are_reported(place: Path) -> None:
     write(place / "one.jsonl", [{"text": text(np.random.default_rng(2), 77)}])
-    done = run(place, "data.train=[{path: one.jsonl}]")
-    assert done.code == 0, done.err
+    done = run(place, "data.train=[{path: one.jsonl}]").exits(0)
     assert "warning: one.jsonl: no text ends within a row of 16 tokens that is trained on, so the model does not learn to end" in done.err
     done = run(place, "data.train=[{path: one.jsonl}, {path: rows.jsonl}]", name="both")
     assert (done.code, "warning" in done.err) == (0, False), done.err
@@ -75,8 +74,7 @@ def test_the_end_of_the_only_text_is_a_target_where_the_rows_end_with_it(place: 
         letters = "x" * (31 + extra if add_bos == "true" else 32 + extra)  # bytes, since the vocabulary has no room for more
         write(place / "one.jsonl", [{"text": letters}])
         words = ["data.train=[{path: one.jsonl}]", "tokenizer.vocab_size=257", f"tokenizer.add_bos={add_bos}"]
-        done = run(place, *words, name=f"run-{extra}")
-        assert done.code == 0, done.err
+        done = run(place, *words, name=f"run-{extra}").exits(0)
         assert ("no text ends within a row" in done.err) == warned, done.err
 
 
@@ -84,8 +82,7 @@ def test_a_finished_tokenizer_without_an_end_is_reported(place: Path) -> None:
     folder = finished(place, "endless", eos_token=None, bos_token=None)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}), encoding="utf-8")
-    done = run(place, "tokenizer={path: endless}")
-    assert done.code == 0, done.err
+    done = run(place, "tokenizer={path: endless}").exits(0)
     assert "warning: the tokenizer has no token that ends a text" in done.err
     done = run(place, "tokenizer={kind: bpe_eow, vocab_size: 100}", name="gpt")  # whose kind has none
     assert done.code == 0, done.err
@@ -103,16 +100,14 @@ def test_a_text_that_begins_with_what_the_tokenizer_puts_there_is_refused(place:
     assert "doubled.jsonl:4: the text begins with <|endoftext|>, which the tokenizer puts before every text" in done.err
     assert not (place / "run" / "checkpoints").exists() or not list((place / "run" / "checkpoints").iterdir())
     splits = finished(place, "splits", split_special_tokens=True)  # there it is a text like any other
-    done = run(place, f"tokenizer={{path: {splits.name}}}", "data.train=[{path: doubled.jsonl}, {path: rows.jsonl}]", name="other")
-    assert done.code == 0, done.err
+    run(place, f"tokenizer={{path: {splits.name}}}", "data.train=[{path: doubled.jsonl}, {path: rows.jsonl}]", name="other").exits(0)
 
 
 def test_in_every_text_of_a_labelled_row(place: Path) -> None:
     write(place / "pairs.jsonl", [{"text": "the cat", "pair": "[CLS] the dog", "label": i % 2} for i in range(8)])
     encoder = "model={preset: bert-base, encoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 16}"
     words = [encoder, "tokenizer.kind=wordpiece", CLASSES[0], "data.train=[{path: pairs.jsonl}]"]
-    done = run(place, *words)
-    assert done.code == 3, done.err
+    done = run(place, *words).exits(3)
     assert "pairs.jsonl:1: the pair begins with [CLS], which the tokenizer puts before every text" in done.err
 
 
@@ -123,11 +118,9 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
     words = [*CLASSES, "model.context_length=32", "data.length_groups=false"]
     for name, pad in (("same", "<|endoftext|>"), ("own", "<more>"), ("none", None)):
         finished(place, f"{name}-pad", split_special_tokens=False, pad_token=pad)
-        done = run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name)
-        assert done.code == 0, done.err
+        run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name).exits(0)
     assert exact(place / "same") == exact(place / "own") == exact(place / "none")
-    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"]).exits(0)
     for row in json.loads(done.out)["rows"]:
         ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]
         assert sum(ends) == 3, "the template's, and the two of the text"
@@ -139,8 +132,7 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
 
 def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     words = [*CLASSES, "model.context_length=8"]
-    first_run = run(place, *words)
-    assert first_run.code == 0, first_run.err
+    first_run = run(place, *words).exits(0)
     first = int(first_run.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
     cut = int(first_run.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
     assert 0 < cut < 40
@@ -161,8 +153,7 @@ def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
 
 
 def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:
-    done = run(place, "data.max_lost=0.1")
-    assert done.code == 2, done.err
+    done = run(place, "data.max_lost=0.1").exits(2)
     assert "data.max_lost: no row is lost: bad ones are errors, and causal_lm cuts none; remove it" in done.err
 
 
@@ -171,8 +162,7 @@ def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:
 
 def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
     write(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
-    done = run(place, *CLASSES, "data.validation=[{path: held.jsonl}]")
-    assert done.code == 0, done.err
+    done = run(place, *CLASSES, "data.validation=[{path: held.jsonl}]").exits(0)
     assert "held.jsonl: 1 row that the model cannot process counts as wrong: 1 label 'perhaps' (first held.jsonl:2)" in done.err
 
 

@@ -165,8 +165,7 @@ def test_metrics(run: Path) -> None:
 
 
 def test_what_is_said(base: Path, recipe: Path) -> None:
-    done = pretrain(base / "said", recipe)
-    assert done.code == 0
+    done = pretrain(base / "said", recipe).exits(0)
     assert [line.split("  ")[0] for line in done.out.splitlines()] == ["checkpoint", "trained", "loss", "validation"]
     assert "training tokens, vocabulary 300" in done.err
     assert "step 12/12  loss" in done.err
@@ -195,13 +194,11 @@ def test_resuming_a_finished_run_repeats_its_result(base: Path, run: Path, recip
 
 def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
     saved = shutil.copy(run / "recipe.yaml", base / "resolved.yaml")
-    done = pretrain(base / "again", Path(saved))
-    assert done.code == 0, done.err
+    pretrain(base / "again", Path(saved)).exits(0)
     assert hashes(base / "again", 12) == hashes(run, 12)
     assert exact(base / "again") == exact(run)
     assert (base / "again" / "recipe.yaml").read_bytes() == Path(saved).read_bytes()
-    resumed = pretrain(base / "again", base / "again" / "recipe.yaml", "--resume")
-    assert resumed.code == 0
+    resumed = pretrain(base / "again", base / "again" / "recipe.yaml", "--resume").exits(0)
     assert "this run is finished" in resumed.err
 
 
@@ -252,8 +249,7 @@ def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path
     theirs.save_pretrained(base / "tokenizer")
     text = recipe.read_text(encoding="utf-8").replace("{vocab_size: 300}", json.dumps({"path": str(base / "tokenizer")}))
     (base / "with-path.yaml").write_text(text, encoding="utf-8")
-    done = pretrain(base / "with-path", base / "with-path.yaml", "--json")
-    assert done.code == 0, done.err
+    done = pretrain(base / "with-path", base / "with-path.yaml", "--json").exits(0)
     assert pretrain(base / "with-path", base / "with-path.yaml", "--json", "--resume").out == done.out
     saved = AutoTokenizer.from_pretrained(base / "with-path" / "checkpoints" / "step-000012")
     assert saved("the cat 🙂").input_ids == theirs("the cat 🙂").input_ids
@@ -279,15 +275,13 @@ def no_numbers(done: Done) -> bool:
     ],
 )
 def test_errors(tmp_path: Path, recipe: Path, words: list[str], code: int, message: str) -> None:
-    done = pretrain(tmp_path / "run", recipe, *words)
-    assert done.code == code, done.err
+    done = pretrain(tmp_path / "run", recipe, *words).exits(code)
     assert message in done.err
     assert no_numbers(done)
 
 
 def test_what_fails_before_the_first_step_is_an_attempt_too(base: Path, recipe: Path) -> None:
-    done = pretrain(base / "early", recipe, "data.train=[{path: nowhere.txt}]")
-    assert done.code == 3
+    pretrain(base / "early", recipe, "data.train=[{path: nowhere.txt}]").exits(3)
     receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))
     (attempt,) = receipt["attempts"]
     assert (receipt["status"], attempt["status"], attempt["from_step"], attempt["to_step"]) == ("failed", "failed", 0, None)
@@ -319,8 +313,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(bas
 def test_a_perplexity_beyond_all_numbers(base: Path, recipe: Path) -> None:
     """More than 700 nats a token, of weights that are far too large: null in JSON, and named; the same when it is repeated."""
     words = ["model.init.std=300", "optimizer.lr=1e-9", "training.steps=2"]
-    done = pretrain(base / "perplexed", recipe, "--json", *words)
-    assert done.code == 0, done.err
+    done = pretrain(base / "perplexed", recipe, "--json", *words).exits(0)
     document = json.loads(done.out, parse_constant=pytest.fail)
     assert document["evaluation"]["loss"] > 700
     assert document["evaluation"]["perplexity"] is None
@@ -333,8 +326,7 @@ def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, 
     """There is nothing that the change could contradict."""
     assert pretrain(base / "mended", recipe, "optimizer.lr=1e30", "schedule.warmup_steps=0", "evaluation.every=null").code == 6
     assert kept(base / "mended") == []
-    done = pretrain(base / "mended", recipe)
-    assert done.code == 0, done.err
+    pretrain(base / "mended", recipe).exits(0)
     assert pretrain(base / "unbroken", recipe).code == 0
     assert exact(base / "mended") == exact(base / "unbroken")
 
@@ -349,8 +341,7 @@ def test_a_disk_too_small_for_the_checkpoints(base: Path, recipe: Path) -> None:
 
 
 def test_bf16_runs_where_there_is_no_hardware_for_it_too(base: Path, recipe: Path) -> None:
-    done = pretrain(base / "bf16", recipe, "training.precision=bf16", "training.steps=3")
-    assert done.code == 0, done.err
+    pretrain(base / "bf16", recipe, "training.precision=bf16", "training.steps=3").exits(0)
     loaded = tfkit.load(base / "bf16").model
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}  # the master
     assert any(not torch.equal(p, p.bfloat16().float()) for p in loaded.parameters())

@@ -61,8 +61,7 @@ def checkpoint(place: Path) -> Path:
 
 @pytest.mark.parametrize("pack", ["false", "true"])
 def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str) -> None:
-    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi")
-    assert done.code == 0, done.err
+    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi").exits(0)
     assert "rows.jsonl: 12 rows" in done.err
     assert "% of the training tokens are targets" in done.err
     scores = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
@@ -80,8 +79,7 @@ def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str
 
 
 def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on(place: Path) -> None:
-    done = pretrain(place / "run", place / "chat.yaml", "training.steps=1", "objective.system=Be short.", "generation.prompts=[]")
-    assert done.code == 0, done.err
+    pretrain(place / "run", place / "chat.yaml", "training.steps=1", "objective.system=Be short.", "generation.prompts=[]").exits(0)
     folder = checkpoint(place)
     codec, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
     assert ours is not None
@@ -94,10 +92,8 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     assert text == "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
     assert encode_rendered(ours, [text])[0] == theirs
     answer = [*codec.encode("it sat", add_special_tokens=False), end]
-    shown = Process(
-        place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", "objective.system=Be short."]
-    ).wait()
-    assert shown.code == 0, shown.err
+    words = ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", "objective.system=Be short."]
+    shown = Process(place, words).wait().exits(0)
     trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in json.loads(shown.out)["rows"]]
     assert [*theirs, *answer] in [ids[: len(theirs) + len(answer)] for ids in trained]
     targets = [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in json.loads(shown.out)["rows"]]
@@ -116,8 +112,7 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
         .replace(RECIPE.splitlines()[1], "model: {from: plain}"),
         encoding="utf-8",
     )
-    done = run_tfkit(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"])
-    assert done.code == 0, done.err
+    run_tfkit(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).exits(0)
     before, after = (load_tokenizer(next((place / run / "checkpoints").glob("step-*"))) for run in ("plain", "run"))
     assert before is not None
     assert after is not None
@@ -125,8 +120,7 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
     assert after.encode_texts(["<|im_start|><|im_end|>"])[0][-2:] == [before.size, before.size + 1]
     answer = asked(place, "--prompt", "the dog")
     assert (answer["completion"], answer["finish"]) == ("it ran", "stop")
-    scored = run_tfkit(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"])
-    assert scored.code == 0, scored.err
+    scored = run_tfkit(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).exits(0)
     assert json.loads(scored.out)["metrics"]["token_accuracy"] == 1.0
 
 
@@ -142,14 +136,12 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     """Llama 3's, with the one date that training has; the tokenizer itself puts <s> and </s> around a text, which here it must not."""
     folder = write_chat_checkpoint(place / "origin", TEMPLATES["llama 3"])
     words = ["training.steps=2", "generation.prompts=[]", "tokenizer={path: origin}", "model.context_length=400"]
-    done = pretrain(place / "run", place / "chat.yaml", *words)
-    assert done.code == 0, done.err
+    pretrain(place / "run", place / "chat.yaml", *words).exits(0)
     assert (checkpoint(place) / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATES["llama 3"]
     codec = AutoTokenizer.from_pretrained(folder)
     end = codec.convert_tokens_to_ids("<|eot_id|>")
     assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
-    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words])
-    assert shown.code == 0, shown.err
+    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words]).exits(0)
     found = [row for row in json.loads(shown.out)["rows"] if row["place"] == "rows.jsonl:5"]
     tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "it sat"}]

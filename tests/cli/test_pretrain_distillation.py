@@ -73,8 +73,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     for name in TEACHERS.values():
-        done = pretrain(folder / name, folder / f"{name}.yaml")
-        assert done.code == 0, done.err
+        pretrain(folder / name, folder / f"{name}.yaml").exits(0)
     patch.undo()
     return folder
 
@@ -97,8 +96,7 @@ def unbroken(base: Path) -> Callable[[str], Path]:
     def run(student: str) -> Path:
         path = base / f"whole-{student}"
         if not path.exists():
-            done = taught(path, student)
-            assert done.code == 0, done.err
+            taught(path, student).exits(0)
         return path
 
     return run
@@ -148,8 +146,7 @@ def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str]
     run = tmp_path / "run"
     assert taught(run, student, before=strike(signal.SIGTERM, 3)).code == 143
     assert taught(run, student, "--resume", before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
-    done = taught(run, student, "--resume")
-    assert done.code == 0, done.err
+    taught(run, student, "--resume").exits(0)
     assert hashes(run, STEPS) == hashes(unbroken(student), STEPS)
     assert exact(run) == exact(unbroken(student))
 
@@ -158,8 +155,7 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
     """Not even if the new one has the old one's name, as after the teacher's own run continued."""
     run = tmp_path / "run"
     assert taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).code == 143
-    done = taught(run, "distilbert", "--resume", "objective.teacher=gpt")
-    assert done.code == 2
+    done = taught(run, "distilbert", "--resume", "objective.teacher=gpt").exits(2)
     assert "objective.teacher: bert in the run, gpt now" in done.err
     shutil.copytree(place / "bert", tmp_path / "bert")
     (weights,) = (tmp_path / "bert" / "checkpoints").glob("*8/model.safetensors")
@@ -185,8 +181,7 @@ def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> Non
     run = tmp_path / "run"
     fault = spoil("encoder.blocks.1.mlp.op.up_proj", 5)
     assert taught(run, "distilbert", before=fault).code == 6
-    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], fault)
-    assert done.code == 0, done.err
+    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], fault).exits(0)
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
 
 
@@ -194,18 +189,15 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     done = taught(tmp_path / "run", "distilbert", "objective.copy_layers=[0, 4]")
     assert (done.code, "tokenizing" in done.err) == (4, False)
     assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
-    done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}")
-    assert done.code == 4
+    done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}").exits(4)
     assert f"bert has changed since this recipe was run: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
-    done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere")
-    assert done.code == 4
+    done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere").exits(4)
     assert "objective.teacher: nowhere: there is no such folder" in done.err
 
     def little() -> None:
         tfkit.engine.assembly.companions.available_bytes = lambda swap=False: 1000
 
-    done = taught(tmp_path / "large", "distilbert", before=little)
-    assert done.code == 5
+    done = taught(tmp_path / "large", "distilbert", before=little).exits(5)
     assert "weights of the teacher bert need" in done.err
 
 
@@ -214,10 +206,8 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     tune = tmp_path / "tune.yaml"
     tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
     words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
-    done = run_tfkit(tmp_path, ["finetune", str(tune), *words])
-    assert done.code == 0, done.err
-    done = taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2")
-    assert done.code == 0, done.err
+    run_tfkit(tmp_path, ["finetune", str(tune), *words]).exits(0)
+    taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2").exits(0)
     facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json").read_text(encoding="utf-8"))
     assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
 
@@ -237,11 +227,9 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
         given = [str(tmp_path / "tuned.yaml"), "--from", start, "--run", str(tmp_path / "run"), "--threads", "1", *words]
         return run_tfkit(tmp_path, ["finetune", *given])
 
-    done = tune("objective.copy_layers=[1]")
-    assert done.code == 2
+    done = tune("objective.copy_layers=[1]").exits(2)
     assert "objective.copy_layers: the student begins with the weights of model.from already; remove one of the two" in done.err
-    done = tune()
-    assert done.code == 0, done.err
+    tune().exits(0)
     facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000008" / "tfkit.json").read_text(encoding="utf-8"))
     assert [(parent["role"], parent["path"]) for parent in facts["lineage"]["parents"]] == [("start", start), ("teacher", "gpt")]
 
@@ -261,6 +249,5 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
     ],
 )
 def test_check_says_what_is_wrong(place: Path, tmp_path: Path, words: str, said: str) -> None:
-    done = run_tfkit(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")])
-    assert done.code == 2
+    done = run_tfkit(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")]).exits(2)
     assert f": {said}" in done.err

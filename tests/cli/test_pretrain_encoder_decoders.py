@@ -56,8 +56,7 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     write_rows(tmp_path)
     recipe, whole, run = tmp_path / "recipe.yaml", tmp_path / "whole", tmp_path / "run"
     recipe.write_text(f"# For a test.{RECIPES[kind]}{REST.lstrip()}", encoding="utf-8")
-    done = pretrain(whole, recipe)
-    assert done.code == 0, done.err
+    pretrain(whole, recipe).exits(0)
     assert pretrain(run, recipe, before=strike(signal.SIGTERM, 2)).code == 143
     assert kept(run) == ["step-000001"]
     assert pretrain(run, recipe, "--resume").code == 0
@@ -75,8 +74,7 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     inputs = codec("the cat sat", return_tensors="pt")
     expected = theirs.eval().generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=6, do_sample=False)
     arguments = ["generate", "--from", str(whole), "--prompt", "the cat sat", "--max-new-tokens", "6", "--temperature", "0", "--json"]
-    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"])
-    assert done.code == 0, done.err
+    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).exits(0)
     assert json.loads(done.out)["completion"] == codec.decode(expected[0], skip_special_tokens=True)
     assert theirs.config.decoder_start_token_id == loaded.start_id == 0
 
@@ -88,8 +86,7 @@ def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, monk
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     text = RECIPES["2017"].replace("variant: translation, vocab_size: 320", "variant: gemma, vocab_size: 330")
     recipe.write_text(f"# For a test.{text}{REST.lstrip()}", encoding="utf-8")
-    done = pretrain(run, recipe)
-    assert done.code == 0, done.err
+    pretrain(run, recipe).exits(0)
     loaded = load(run)
     assert loaded.codec is not None
     assert loaded.start_id == loaded.codec.bos_id != loaded.codec.pad_id

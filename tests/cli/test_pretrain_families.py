@@ -24,8 +24,7 @@ def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[st
     words = [f"model={json.dumps(model | sizes)}", *WORDS]
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = pretrain(whole, recipe, *words)
-    assert done.code == 0, done.err
+    pretrain(whole, recipe, *words).exits(0)
     assert pretrain(run, recipe, *words, before=strike(signal.SIGTERM, 1)).code == 143
     assert kept(run) == ["step-000001"]
     assert pretrain(run, recipe, "--resume", *words).code == 0
@@ -35,6 +34,5 @@ def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[st
     assert json.loads((loaded.folder / "config.json").read_text(encoding="utf-8"))["model_type"] == model_type
     assert (loaded.config.decoder_layers, loaded.config.context_length) == (2, 16)
     arguments = ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "4", "--temperature", "0", "--json"]
-    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"])
-    assert done.code == 0, done.err
+    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).exits(0)
     assert json.loads(done.out)["tokens"] == 4

@@ -63,8 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
     """The checkpoint of a run, its evaluation, and what it said."""
-    done = pretrain(place / "run", place / "tiny.yaml", *words)
-    assert done.code == 0, done.err
+    done = pretrain(place / "run", place / "tiny.yaml", *words).exits(0)
     scores = next(record["evaluation"] for record in records(place / "run") if "evaluation" in record)
     return place / "run" / "checkpoints" / "step-000030", scores, done
 
@@ -74,8 +73,7 @@ def test_max_tokens_holds_for_all_validation_sets_together(place: Path) -> None:
     sets = "data.validation=[{path: dev.jsonl, name: first}, {path: train.jsonl, name: second}]"
     for most, named in ((1, {"first"}), (100_000, {"first", "second"})):
         words = [*GPT2, "objective={kind: classification}", sets, "training.steps=1", f"evaluation.max_tokens={most}"]
-        done = pretrain(place / f"run{most}", place / "tiny.yaml", *words)
-        assert done.code == 0, done.err
+        pretrain(place / f"run{most}", place / "tiny.yaml", *words).exits(0)
         (scores,) = (record["evaluation"] for record in records(place / f"run{most}") if "evaluation" in record)
         assert {name.partition(".")[0] for name in scores if "." in name} == named
 
@@ -120,8 +118,7 @@ def test_several_labels(place: Path) -> None:
     assert (scores["f1_micro"], hits > 0) == (pytest.approx(2 * hits / all_of_them, abs=1e-6), True)
     assert "pipeline_tag: text-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
     gate = ["--fail-if", "exact_match < 0"]
-    done = run_tfkit(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate]).exits(0)
     lines = [json.loads(line) for line in (place / "p.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{*line["predicted"]} for line in lines] == predictions
     assert json.loads(done.out)["metrics"]["f1_macro"] == pytest.approx(scores["f1_macro"])
@@ -158,8 +155,7 @@ def test_answers_in_a_context(place: Path) -> None:
         output, ours = theirs(input_ids=ids), tfkit.load(folder).model(ids).logits
     assert float((torch.stack([output.start_logits, output.end_logits], -1) - ours).abs().max()) < 1e-4
     assert "pipeline_tag: question-answering\n" in (folder / "README.md").read_text(encoding="utf-8")
-    begun = pretrain(place / "stopped", place / "tiny.yaml", *words, before=strike(signal.SIGTERM, 14))
-    assert begun.code == 143, begun.err
+    pretrain(place / "stopped", place / "tiny.yaml", *words, before=strike(signal.SIGTERM, 14)).exits(143)
     assert pretrain(place / "stopped", place / "tiny.yaml", *words, "--resume").code == 0
     assert hashes(place / "stopped", 30) == hashes(place / "run", 30)
     assert [record.get("loss") for record in records(place / "stopped")] == [record.get("loss") for record in records(place / "run")]
@@ -220,8 +216,7 @@ def test_a_limit_that_ends_inside_the_first_set_leaves_the_same_to_the_next_one_
     sets = f"data.validation=[{{path: dev.jsonl, name: a, {columns}}}, {{path: train.jsonl, name: b, {columns}}}]"
     words = ["model.preset=gpt", "model.decoder_layers=1", PLAIN, "objective={kind: multiple_choice}", "training.steps=1"]
     words += ["tokenizer={kind: bpe_eow, vocab_size: 120, special_tokens: [_start_, _delimiter_, _classify_]}", "evaluation.max_tokens=300"]
-    done = pretrain(place / "run", place / "tiny.yaml", *words, sets, f"data.train=[{{path: train.jsonl, {columns}}}]")
-    assert done.code == 0, done.err
+    pretrain(place / "run", place / "tiny.yaml", *words, sets, f"data.train=[{{path: train.jsonl, {columns}}}]").exits(0)
     (scores,) = (record["evaluation"] for record in records(place / "run") if "evaluation" in record)
     done = run_tfkit(place, ["evaluate", "--from", str(place / "run"), "--json", "--threads", "1"])
     assert json.loads(done.out)["metrics"] == pytest.approx(scores, rel=1e-5)

@@ -40,8 +40,7 @@ def fill(run: Path) -> Done:
 
 def test_bert_is_pretrained_resumed_and_read_by_transformers(tmp_path: Path, recipe: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = pretrain(whole, recipe, *words(BERT), "--json")
-    assert done.code == 0, done.err
+    done = pretrain(whole, recipe, *words(BERT), "--json").exits(0)
     result = json.loads(done.out)
     metrics = {"loss", "perplexity", "accuracy", "mlm_loss", "next_sentence_loss", "next_sentence_accuracy"}
     assert result["evaluation"].keys() == metrics
@@ -59,15 +58,13 @@ def test_bert_is_pretrained_resumed_and_read_by_transformers(tmp_path: Path, rec
     assert type(theirs).__name__ == "BertForPreTraining"
     assert not about["missing_keys"]
     assert not about["unexpected_keys"]
-    done = fill(run)
-    assert done.code == 0, done.err
+    done = fill(run).exits(0)
     assert json.loads(done.out)["completion"].startswith("the cat ")
 
 
 def test_distilbert_is_pretrained_and_read_by_transformers(tmp_path: Path, recipe: Path) -> None:
     run = tmp_path / "run"
-    done = pretrain(run, recipe, *words(DISTILBERT), "--json")
-    assert done.code == 0, done.err
+    done = pretrain(run, recipe, *words(DISTILBERT), "--json").exits(0)
     assert json.loads(done.out)["evaluation"].keys() == {"loss", "perplexity", "accuracy"}
     theirs, about = AutoModelForMaskedLM.from_pretrained(load(run).folder, output_loading_info=True)
     assert type(theirs).__name__ == "DistilBertForMaskedLM"
@@ -79,10 +76,8 @@ def test_distilbert_is_pretrained_and_read_by_transformers(tmp_path: Path, recip
 def test_bert_without_next_sentences_has_no_head_for_them(tmp_path: Path, recipe: Path) -> None:
     run = tmp_path / "run"
     plain = BERT | {"objective": {"kind": "masked_lm", "masking": "static", "whole_words": True}}
-    done = pretrain(run, recipe, *words(plain), before=strike(signal.SIGTERM, 2))
-    assert done.code == 143, done.err
-    done = pretrain(run, recipe, *words(plain), "--resume")
-    assert done.code == 0, done.err
+    pretrain(run, recipe, *words(plain), before=strike(signal.SIGTERM, 2)).exits(143)
+    pretrain(run, recipe, *words(plain), "--resume").exits(0)
     theirs, about = AutoModelForMaskedLM.from_pretrained(load(run).folder, output_loading_info=True)
     assert type(theirs).__name__ == "BertForMaskedLM"
     assert not about["missing_keys"]
@@ -111,8 +106,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(tmp_path: 
 
 def test_held_out_text_without_a_row_is_refused_before_the_first_step(tmp_path: Path, recipe: Path) -> None:
     held_out = f"data.validation=[{{path: {recipe.parent / 'corpus' / '0.txt'}}}]"
-    done = pretrain(tmp_path / "run", recipe, *words(BERT), held_out)
-    assert done.code == 3, done.err
+    done = pretrain(tmp_path / "run", recipe, *words(BERT), held_out).exits(3)
     assert "there is 1 here with any text" in done.err
     assert "step 1/" not in done.err
 
@@ -125,6 +119,5 @@ def test_one_document_has_no_random_next_sentence(tmp_path: Path, recipe: Path) 
         f"data.train.0.path={recipe.parent / 'corpus' / '0.txt'}",
         "data.validation=null",
         "evaluation.every=null",
-    )
-    assert done.code == 3, done.err
+    ).exits(3)
     assert "there is 1 here with any text" in done.err

@@ -62,8 +62,7 @@ def unbroken(base: Path) -> Callable[[str], Path]:
     def run(variant: str) -> Path:
         path = base / variant
         if not path.exists():
-            done = pretrain(path, base / "tiny.yaml", *COMMON, *VARIANTS[variant])
-            assert done.code == 0, done.err
+            pretrain(path, base / "tiny.yaml", *COMMON, *VARIANTS[variant]).exits(0)
         return path
 
     return run
@@ -109,8 +108,7 @@ def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     assert f"stopped after step {step} of {STEPS}; its checkpoint is saved" in done.err
     assert attempts(run) == [("stopped", 0, step)]
     assert f"step-{step:06d}" in kept(run)
-    done = pretrain(run, recipe, "--resume", *words)
-    assert done.code == 0, done.err
+    pretrain(run, recipe, "--resume", *words).exits(0)
     assert attempts(run) == [("stopped", 0, step), ("finished", step, STEPS)]
     assert_same(run, unbroken(variant))
 
@@ -120,8 +118,7 @@ def test_stopped_at_every_step(base: Path, unbroken: Callable[[str], Path]) -> N
     variant = "muon-bf16"
     run, recipe = base / "every-step", base / "tiny.yaml"
     for step in range(1, STEPS + 1):
-        done = pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, MICRO_BATCHES))
-        assert done.code == 143, done.err
+        pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, MICRO_BATCHES)).exits(143)
         assert attempts(run)[-1] == ("stopped", step - 1, step)
     assert pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant]).code == 0
     assert_same(run, unbroken(variant))
@@ -132,8 +129,7 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     run, recipe = base / f"{variant}-kill-{forward}", base / "tiny.yaml"
     words = [*COMMON, *VARIANTS[variant]]
     assert pretrain(run, recipe, *words, before=strike(signal.SIGKILL, forward)).code == -signal.SIGKILL
-    done = pretrain(run, recipe, "--resume", *words)
-    assert done.code == 0, done.err
+    pretrain(run, recipe, "--resume", *words).exits(0)
     begun = (forward - 1) // MICRO_BATCHES // 3 * 3  # the last checkpoint before it
     assert attempts(run) == [("killed", 0, begun or None), ("finished", begun, STEPS)]
     assert_same(run, unbroken(variant))
@@ -162,8 +158,7 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
     done = pretrain(run, base / "tiny.yaml", *words, before=strike(number, call, module, function))
     assert done.code in (143, -signal.SIGKILL), done.err
     assert "Traceback" not in done.err
-    done = pretrain(run, base / "tiny.yaml", "--resume", *words)
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", "--resume", *words).exits(0)
     assert_same(run, unbroken("adamw-fp32"))
 
 
@@ -173,10 +168,8 @@ def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken
     run = base / f"replace-{call}"
     words = [*COMMON, *VARIANTS["adamw-fp32"]]
     assert pretrain(run, base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 7 * MICRO_BATCHES)).code == -signal.SIGKILL
-    done = pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGKILL, call, os, "replace"))
-    assert done.code == -signal.SIGKILL
-    done = pretrain(run, base / "tiny.yaml", "--resume", *words)
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGKILL, call, os, "replace")).exits(-signal.SIGKILL)
+    pretrain(run, base / "tiny.yaml", "--resume", *words).exits(0)
     assert_same(run, unbroken("adamw-fp32"))
 
 
@@ -185,8 +178,7 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
     assert pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).code == 0
     module = tfkit.engine.training_run.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 2, module, function))
-    assert done.code == 143, done.err
+    pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 2, module, function)).exits(143)
     assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0
     assert exact(tmp_path / "run") == exact(tmp_path / "unbroken")
     assert len([record for record in exact(tmp_path / "run") if "samples" in record]) == 3
@@ -195,8 +187,7 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
     done = pretrain(
         tmp_path / "run", base / "tiny.yaml", before=strike(signal.SIGTERM, 1, tfkit.engine.assembly.training_data, "training_sources")
-    )
-    assert done.code == 143
+    ).exits(143)
     assert "nothing was trained yet" in done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0
 
@@ -204,8 +195,7 @@ def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
 def stopped_run(base: Path, folder: Path, *words: str) -> Path:
     """A run that was stopped in step 4."""
     run = folder / "run"
-    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=2", *words, before=strike(signal.SIGTERM, 4))
-    assert done.code == 143, done.err
+    pretrain(run, base / "tiny.yaml", "checkpoint.every=2", *words, before=strike(signal.SIGTERM, 4)).exits(143)
     return run
 
 
@@ -245,12 +235,10 @@ def test_what_may_change(base: Path, tmp_path: Path) -> None:
         "checkpoint={every: 5, keep: 1}",
         "evaluation={every: 6}",
     ]
-    done = pretrain(run, base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words, "carbon.pue=1.5", "--resume")
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words, "carbon.pue=1.5", "--resume").exits(0)
     assert [record["step"] for record in records(run) if "loss" in record] == [3, 6, 8, 10, 12, 14, 15]
     assert [record["step"] for record in records(run) if "evaluation" in record] == [6, 12, 15]
-    straight = pretrain(tmp_path / "straight", base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words)
-    assert straight.code == 0
+    pretrain(tmp_path / "straight", base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words).exits(0)
     assert hashes(run, 15) == hashes(tmp_path / "straight", 15)
 
 
@@ -258,8 +246,7 @@ def test_a_finished_run_grows_longer(base: Path, tmp_path: Path) -> None:
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
     assert pretrain(run, base / "tiny.yaml", *words, "training.steps=6").code == 0
-    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json")
-    assert done.code == 0, done.err
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json").exits(0)
     assert json.loads(done.out)["steps"] == 9
     assert pretrain(tmp_path / "straight", base / "tiny.yaml", *words, "training.steps=9").code == 0
     assert hashes(run, 9) == hashes(tmp_path / "straight", 9)
@@ -302,8 +289,7 @@ def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken:
     assert (done.code, (run / "recipe.yaml").exists(), (run / "checkpoints").exists()) == (-9, True, False)
     words = ["evaluate", "--from", str(unbroken("adamw-fp32")), "--run", str(run), "carbon.enabled=false"]
     assert run_tfkit(tmp_path, words).code == 0
-    done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
-    assert done.code == 0, done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume", "--json").exits(0)
     assert json.loads(done.out)["steps"] == STEPS
 
 
@@ -342,8 +328,7 @@ def test_other_data_cannot_go_on(tmp_path: Path) -> None:
     assert (done.code, done.out) == (3, "")
     assert "text is not what this run was started with" in done.err
     (tmp_path / "corpus" / "3.txt").write_text(text, encoding="utf-8")
-    done = pretrain(run, tmp_path / "tiny.yaml", "checkpoint.every=2", "--resume")
-    assert done.code == 0, done.err
+    pretrain(run, tmp_path / "tiny.yaml", "checkpoint.every=2", "--resume").exits(0)
 
 
 def test_an_attempt_that_took_no_step_does_not_hide_how_the_others_were_rounded(tmp_path: Path) -> None:
@@ -369,11 +354,9 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
     damaged = bytearray(weights.read_bytes())
     damaged[-9] ^= 1
     weights.write_bytes(damaged)
-    refused = pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact")
-    assert refused.code == 4
+    refused = pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact").exits(4)
     assert str(weights) in refused.err
-    done = pretrain(run, base / "tiny.yaml", *words, "--resume")
-    assert done.code == 0, done.err
+    done = pretrain(run, base / "tiny.yaml", *words, "--resume").exits(0)
     assert "skipped a damaged checkpoint" in done.err
     assert attempts(run)[-1] == ("finished", 6, STEPS)
     assert_same(run, unbroken("adamw-fp32"))
@@ -484,8 +467,7 @@ def test_a_length_below_what_is_done_is_refused(base: Path, tmp_path: Path) -> N
     for words in (["training.steps=3"], ["training.tokens=100"]):
         done = pretrain(run, base / "tiny.yaml", "--resume", *words)
         assert (done.code, "this run has taken 4 steps, and its length would now be" in done.err) == (2, True), done.err
-    done = pretrain(run, base / "tiny.yaml", "--resume")
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", "--resume").exits(0)
     done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=6")
     assert (done.code, "this run has taken 12 steps, and its length would now be 6" in done.err) == (2, True), done.err
     assert "this run is finished" in pretrain(run, base / "tiny.yaml", "--resume").err
@@ -515,10 +497,8 @@ def test_the_last_line_of_a_stopped_run_goes_on_with_it(base: Path, tmp_path: Pa
 def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_path: Path) -> None:
     recipe = (base / "tiny.yaml").read_text(encoding="utf-8").replace("steps: 12, ", "")
     (tmp_path / "open.yaml").write_text(recipe, encoding="utf-8")
-    done = pretrain(tmp_path / "run", tmp_path / "open.yaml", "training.steps=6", before=strike(signal.SIGTERM, 2))
-    assert done.code == 143, done.err
-    done = pretrain(tmp_path / "run", tmp_path / "open.yaml", "--resume")
-    assert done.code == 0, done.err
+    pretrain(tmp_path / "run", tmp_path / "open.yaml", "training.steps=6", before=strike(signal.SIGTERM, 2)).exits(143)
+    pretrain(tmp_path / "run", tmp_path / "open.yaml", "--resume").exits(0)
     os.mkfifo(tmp_path / "pipe")
     program = Process(
         tmp_path,
@@ -528,6 +508,5 @@ def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_p
     (tmp_path / "pipe").write_text(recipe, encoding="utf-8")
     command = last_line(program.wait())
     assert command == ["resume", str(tmp_path / "piped"), "--threads", "1"]
-    done = run_tfkit(tmp_path, command)
-    assert done.code == 0, done.err
+    run_tfkit(tmp_path, command).exits(0)
     assert hashes(tmp_path / "piped", 6) == hashes(tmp_path / "run", 6)

@@ -23,8 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_noam_s_recorded_learning_rate_is_the_formula_s(base: Path) -> None:
     words = ["optimizer={kind: adam, lr: 0.5}", "schedule={kind: noam, warmup_steps: 5}", "training.steps=8"]
-    done = pretrain(base / "noam", base / "tiny.yaml", *EACH, *words)
-    assert done.code == 0, done.err
+    pretrain(base / "noam", base / "tiny.yaml", *EACH, *words).exits(0)
     found = [record["lr"] for record in records(base / "noam") if "lr" in record]
     assert found == pytest.approx([0.5 * 16**-0.5 * min(step**-0.5, step * 5**-1.5) for step in range(1, 9)], rel=1e-12)
 
@@ -33,8 +32,7 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
     """Rows of 16 tokens: 2, 2, 2, 4, 4, 4 and 6 rows, then 8, until 700 tokens are read; and the decay is over then."""
     words = ["training={tokens: 700, batch_size: 8, micro_batch_size: 2, batch_ramp: {start: 2, tokens: 256}, precision: fp32}"]
     words += [*EACH, "schedule={kind: linear, warmup_tokens: 96}", "checkpoint={every: 3, keep: 9}"]
-    done = pretrain(base / "ramp", base / "tiny.yaml", *words)
-    assert done.code == 0, done.err
+    pretrain(base / "ramp", base / "tiny.yaml", *words).exits(0)
     lines = [record for record in records(base / "ramp") if "lr" in record]
     rows = [2, 2, 2, 4, 4, 4, 6, 8, 8, 8]  # in all
     tokens = [16 * sum(rows[:step]) for step in range(1, 11)]
@@ -55,16 +53,14 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
 def test_a_warm_up_that_is_longer_than_the_run_is_said(base: Path, tmp_path: Path, warmup: str) -> None:
     """If the length depends on the data; training.steps is checked before."""
     words = ["training={epochs: 0.5, batch_size: 4, precision: fp32}", f"schedule={warmup}"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words).exits(0)
     assert "warning: the warm-up is longer than the run of " in done.err
 
 
 def test_skipped_steps_do_not_count_in_the_mean(base: Path) -> None:
     """Nor in what tfkit.json says of it."""
     words = [*EACH, "training.ema_decay=0.5", "training.steps=6", "checkpoint={every: 1, keep: 6}", "training.max_skipped_steps=6"]
-    done = pretrain(base / "skips", base / "tiny.yaml", *words, before=_spoil(4))
-    assert done.code == 0, done.err
+    pretrain(base / "skips", base / "tiny.yaml", *words, before=_spoil(4)).exits(0)
     facts = [
         json.loads((base / "skips" / "checkpoints" / name / "tfkit.json").read_text(encoding="utf-8")) for name in kept(base / "skips")
     ]

@@ -33,8 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     tuning = ["finetune", "--from", str(folder / "run"), "--data", str(folder / "corpus"), "--run", str(folder / "tuned")]
     for words in (["pretrain", str(recipe), "--run", str(folder / "run"), "evaluation.every=2"], tuning):
-        done = run_tfkit(folder, [*words, "training.steps=2", "carbon.enabled=true"])
-        assert done.code == 0, done.err
+        run_tfkit(folder, [*words, "training.steps=2", "carbon.enabled=true"]).exits(0)
     return folder
 
 
@@ -49,8 +48,7 @@ def push(hub: Hub, base: Path, folder: Path, *words: str) -> Done:
 
 
 def test_what_is_pushed_opens_and_the_state_of_training_and_paths_stay_here(hub: Hub, base: Path, tmp_path: Path) -> None:
-    done = push(hub, base, tmp_path, "--json")
-    assert done.code == 0, done.err
+    done = push(hub, base, tmp_path, "--json").exits(0)
     document = json.loads(done.out)
     assert {one["name"]: one["bytes"] for one in document["files"]} == {name: len(held) for name, held in hub.files["models"].items()}
     assert hub.files["models"].keys() == SENT
@@ -61,8 +59,7 @@ def test_what_is_pushed_opens_and_the_state_of_training_and_paths_stay_here(hub:
     assert json.loads(facts)["lineage"]["parents"][0]["path"] == "run"
     scored = run_tfkit(
         base, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "--json", "carbon.enabled=false"], ask(hub, tmp_path)
-    )
-    assert scored.code == 0, scored.err
+    ).exits(0)
     here = run_tfkit(base, ["evaluate", "--from", str(base / "tuned"), "--data", str(base / "corpus"), "--json", "carbon.enabled=false"])
     assert json.loads(scored.out)["metrics"] == json.loads(here.out)["metrics"]
 
@@ -81,8 +78,7 @@ def test_a_second_push_sends_nothing_twice_and_removes_old_weights(hub: Hub, bas
 
 
 def test_a_dry_run_asks_no_hub(hub: Hub, base: Path, tmp_path: Path) -> None:
-    done = push(hub, base, tmp_path, "--dry-run")
-    assert done.code == 0
+    done = push(hub, base, tmp_path, "--dry-run").exits(0)
     assert {line.split()[-1] for line in done.out.splitlines()[:-1]} == SENT
     assert "for org/tiny, private; nothing was sent" in done.out
     assert not hub.seen
@@ -91,8 +87,7 @@ def test_a_dry_run_asks_no_hub(hub: Hub, base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("private", "words"), [(False, ()), (True, ("--public",))])
 def test_a_repository_of_the_other_visibility_is_refused(hub: Hub, base: Path, tmp_path: Path, private: bool, words: tuple[str]) -> None:
     hub.private = private
-    done = push(hub, base, tmp_path, *words)
-    assert done.code == 2
+    done = push(hub, base, tmp_path, *words).exits(2)
     assert "org/tiny: exists and is" in done.err
     assert not hub.commits
 
@@ -104,8 +99,7 @@ def test_what_the_hub_refuses_ends_with_5_and_a_remedy(
     monkeypatch.setattr("tfkit.network._PAUSES", (0.0,) * len(_PAUSES))
     hub.private = True
     hub.fault = lambda path, seen: status if path.endswith("/commit/main") else None
-    done = push(hub, base, tmp_path)
-    assert done.code == 5
+    done = push(hub, base, tmp_path).exits(5)
     assert text in done.err
     assert "Traceback" not in done.err
     hub.fault = lambda path, seen: 500 if path.endswith("/commit/main") and seen[path] % 2 else None
@@ -163,14 +157,11 @@ def make_kinds(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         "merged": [*tune, "--from", run, LORA.replace("2}", "2, merge: true}")],
     }
     for name, words in commands.items():
-        done = run_tfkit(base, [*words, "--run", str(base / name)])
-        assert done.code == 0, done.err
+        run_tfkit(base, [*words, "--run", str(base / name)]).exits(0)
     with serving(base / "run" / "checkpoints" / "step-000002") as hub:
         words = [*tune, "--from", "hub:org/tiny", LORA, "--run", str(base / "lora-of-hub")]
-        done = run_tfkit(base, words, ask(hub, hub_cache))
-        assert done.code == 0, done.err
-    done = run_tfkit(base, ["average", str(base / "distilled"), "--last", "2", "--out", str(base / "mean")])
-    assert done.code == 0, done.err
+        run_tfkit(base, words, ask(hub, hub_cache)).exits(0)
+    run_tfkit(base, ["average", str(base / "distilled"), "--last", "2", "--out", str(base / "mean")]).exits(0)
     load(base / "lora").save(base / "whole")
     foreign = base / "foreign"
     foreign.mkdir()

@@ -34,8 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, a recipe to pretrain, a BERT, labelled rows and a recipe to fine-tune it."""
     folder = tmp_path_factory.mktemp("resume")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "bert", recipe, *BERT)
-    assert done.code == 0, done.err
+    pretrain(folder / "bert", recipe, *BERT).exits(0)
     rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "task.yaml").write_text(TASK, encoding="utf-8")
@@ -66,8 +65,7 @@ def struck_at_its_data() -> None:
 @pytest.mark.parametrize("start", STARTS)
 def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base: Path, tmp_path: Path, start: str) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    straight = run_tfkit(base, [*STARTS[start], "--run", str(whole)])
-    assert straight.code == 0, straight.err
+    straight = run_tfkit(base, [*STARTS[start], "--run", str(whole)]).exits(0)
     line = last_line(run_tfkit(base, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --json --threads 1"
     again = last_line(run_tfkit(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)))

@@ -47,8 +47,7 @@ def runs(folder: Path, *words: str) -> Done:
 
 
 def test_every_run_is_listed_as_what_it_is(folder: Path) -> None:
-    done = runs(folder, "--json")
-    assert done.code == 0, done.err
+    done = runs(folder, "--json").exits(0)
     document = json.loads(done.out)
     found = {Path(one["run"]).name: one for one in document["runs"]}
     facts = {name: (one["kind"], one["status"], one["steps"], one["planned_steps"]) for name, one in found.items()}
@@ -101,8 +100,7 @@ def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: st
     assert (before["status"], before["attempts"][0]["status"], "totals" in before) == ("running", "running", False)
     more = ["--prompt", "the", "--max-new-tokens", "1"] if command == "generate" else []
     words = [str(folder)] if command == "runs" else ["--from", str(run), "carbon.enabled=false", *more]
-    done = run_tfkit(folder.parent, [command, *words])
-    assert done.code == 0, done.err
+    run_tfkit(folder.parent, [command, *words]).exits(0)
     receipt = json.loads((run / "run.json").read_bytes())
     (attempt,) = receipt["attempts"]
     assert (receipt["status"], attempt["status"], attempt["to_step"], attempt["ended_utc"]) == ("killed", "killed", 4, None)
@@ -135,16 +133,14 @@ def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
     done = runs(folder, "--delete-unfinished")
     assert (done.code, done.out, {path.name for path in folder.iterdir()}) == (2, "", everything)
     assert "add --yes to do so" in done.err
-    done = runs(folder, "--delete-unfinished", "--yes", "--json")
-    assert done.code == 0, done.err
+    done = runs(folder, "--delete-unfinished", "--yes", "--json").exits(0)
     assert {path.name for path in folder.iterdir()} == everything - {"early", "failed"}
     assert os.listdir(folder / "with-notes") == ["notes.txt"]
     document = json.loads(done.out)
     assert sorted(document["deleted"]) == [str(folder / name) for name in ("early", "failed", "with-notes")]
     listed = {one["run"]: one["status"] for one in document["runs"]}
     assert (listed[str(folder / "at-work")], listed[str(folder / "with-notes")]) == ("running", "foreign")
-    done = runs(folder, "--delete-unfinished", "--with-checkpoints", "--yes")
-    assert done.code == 0, done.err
+    runs(folder, "--delete-unfinished", "--with-checkpoints", "--yes").exits(0)
     assert {path.name for path in folder.iterdir()} == everything - {"early", "failed", "stopped", "killed"}
     lock.release()
 

@@ -29,8 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """llama/, a decoder whose context is 64, bert/, an encoder whose context is 16, and texts and labelled rows for them."""
     folder = train(tmp_path_factory.mktemp("lengths"))
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null")
-    assert done.code == 0, done.err
+    pretrain(folder / "llama", recipe, LLAMA, "training.steps=2", "evaluation.every=null").exits(0)
     return folder
 
 
@@ -44,8 +43,7 @@ def finetune(place: Path, start: str, data: str, run: str, *words: str) -> Done:
 
 
 def evaluate(*words: str) -> dict[str, Any]:
-    done = run_tfkit(Path.cwd(), ["evaluate", "--json", *words, "carbon.enabled=false", "evaluation.bootstrap=null"])
-    assert done.code == 0, done.err
+    done = run_tfkit(Path.cwd(), ["evaluate", "--json", *words, "carbon.enabled=false", "evaluation.bootstrap=null"]).exits(0)
     result: dict[str, Any] = json.loads(done.out)
     return result
 
@@ -53,8 +51,7 @@ def evaluate(*words: str) -> dict[str, Any]:
 def test_a_decoder_that_is_tuned_on_short_rows_keeps_its_context(place: Path) -> None:
     words = ["training.steps=6", "evaluation.every=3", "evaluation.batch_size=5"]
     for run, length in (("kept", f"{LENGTH}=16"), ("cut", "model.context_length=16")):
-        done = finetune(place, "llama", "corpus", run, *words, length)
-        assert done.code == 0, done.err
+        finetune(place, "llama", "corpus", run, *words, length).exits(0)
     kept, cut = load("kept"), load("cut")
     assert (kept.config.context_length, cut.config.context_length) == (64, 16)
     for name, tensor in cut.model.state_dict().items():
@@ -98,16 +95,14 @@ def test_a_tuned_checkpoint_still_reads_its_whole_context(place: Path) -> None:
     ids = torch.arange(5, 60)[None]
     torch.testing.assert_close(theirs(ids).logits, kept.model(ids).logits, atol=1e-4, rtol=1e-4)
     words = ["generate", "--from", "kept", "--prompt", "the cat", "--max-new-tokens", "40", "--json", "carbon.enabled=false"]
-    done = run_tfkit(Path.cwd(), words)
-    assert done.code == 0, done.err
+    done = run_tfkit(Path.cwd(), words).exits(0)
     assert json.loads(done.out)["tokens"] > 16
 
 
 def test_an_encoder_that_is_tuned_on_short_rows_keeps_its_positions(place: Path) -> None:
     words = ["training.steps=4", "optimizer.lr=1e-2", "data.validation=0.3"]
     for run, length in (("kept", f"{LENGTH}=5"), ("cut", "model.context_length=5")):
-        done = finetune(place, "bert", "labelled.jsonl", run, *words, length)
-        assert done.code == 0, done.err
+        done = finetune(place, "bert", "labelled.jsonl", run, *words, length).exits(0)
         assert "of them truncated (first" in done.err
     kept, cut, base = load("kept"), load("cut"), load(place / "bert")
     assert (kept.config.context_length, cut.config.context_length) == (16, 5)
@@ -193,8 +188,7 @@ def test_every_objective_reads_rows_of_that_length(place: Path, objective: str) 
         recipe += "training: {steps: 2, batch_size: 4, precision: fp32, log_every: 1}\ncarbon: {enabled: false}\n"
         Path(f"{run}.yaml").write_text(recipe, encoding="utf-8")
         command = ["pretrain" if model else "finetune", f"{run}.yaml", "--run", run, "--threads", "1", *words]
-        done = run_tfkit(Path.cwd(), [*command, *([f"{LENGTH}={own}"] if own else [])])
-        assert done.code == 0, done.err
+        run_tfkit(Path.cwd(), [*command, *([f"{LENGTH}={own}"] if own else [])]).exits(0)
         found.append([one.get("loss", one.get("evaluation")) for one in records(Path(run)) if "loss" in one or "evaluation" in one])
     assert found[0] == found[1] != found[2]
     assert (load("kept").config.context_length, load("cut").config.context_length) == (64, length)

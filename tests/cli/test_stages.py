@@ -69,8 +69,7 @@ def tfkit(*words: str, before: Any = None) -> Done:
 
 
 def good(*words: str, before: Any = None) -> Done:
-    done = tfkit(*words, before=before)
-    assert done.code == 0, done.err
+    done = tfkit(*words, before=before).exits(0)
     return done
 
 
@@ -195,8 +194,7 @@ def stopped_behind_the_first_stage() -> None:
 
 
 def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
-    done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage)
-    assert done.code == 143
+    done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage).exits(143)
     said, command = done.err.splitlines()[-2:]
     assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not started"
     assert not Path("between/tune").exists()
@@ -250,8 +248,7 @@ def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole
 
 
 def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..., str]) -> None:
-    sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json")
-    assert sick.code == 6
+    sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json").exits(6)
     assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err
     assert json.loads(sick.out)["error"]["kind"] == "unhealthy"
     assert (receipt("sick")["status"], receipt("sick")["stages"]["tune"]["status"], Path("sick/small").exists()) == (
@@ -298,8 +295,7 @@ def test_folders_of_another_kind_and_in_use(whole: dict[str, Any], refused: Call
 def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(whole: dict[str, Any]) -> None:
     good("pretrain", "chain.yaml", "--run", "pruned/chain", "--stages", "base")
     assert json.loads(good("runs", "pruned", "--delete-unfinished", "--with-checkpoints", "--yes", "--json").out)["deleted"] == []
-    failed = tfkit("pretrain", "chain.yaml", "--run", "pruned/other", "base.data.train.0.path=gone")
-    assert failed.code == 3, failed.err
+    tfkit("pretrain", "chain.yaml", "--run", "pruned/other", "base.data.train.0.path=gone").exits(3)
     deleted = json.loads(good("runs", "pruned", "--delete-unfinished", "--yes", "--json").out)["deleted"]
     assert deleted == ["pruned/other/base", "pruned/other"]
     assert Path("pruned/chain/base/checkpoints").exists()

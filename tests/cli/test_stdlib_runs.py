@@ -37,16 +37,14 @@ def write_recipe(folder: Path, task: str) -> Path:
 @pytest.mark.parametrize("task", RUNS)
 def test_a_task_is_trained_and_scored_on_files_of_its_own(tmp_path: Path, task: str) -> None:
     recipe = write_recipe(tmp_path, task)
-    done = pretrain(tmp_path / "run", recipe, before=few_files)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "run", recipe, before=few_files).exits(0)
     assert f"{task} of the standard library of Python" in done.err
     assert "(the training part)" in done.err
     assert "(held out)" in done.err
     assert "held-out rows are among those" not in done.err
     scored = next(record["evaluation"] for record in exact(tmp_path / "run") if "evaluation" in record)
     assert RUNS[task][3] in scored
-    shown = run_tfkit(tmp_path, ["inspect", str(recipe), "--rows", "1", "--json"], few_files)
-    assert shown.code == 0, shown.err
+    shown = run_tfkit(tmp_path, ["inspect", str(recipe), "--rows", "1", "--json"], few_files).exits(0)
     document = json.loads(shown.out)
     place, line = document["rows"][0]["place"].split(":")
     assert place.split("/")[0] in ("email", "asyncio")

@@ -33,8 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         strike(15, 8)()
 
     assert pretrain(folder / "run", folder / "tiny.yaml", METERED, before=stopped).code == 143
-    done = run_tfkit(folder, ["resume", str(folder / "run"), "--threads", "1"], before)
-    assert done.code == 0, done.err
+    run_tfkit(folder, ["resume", str(folder / "run"), "--threads", "1"], before).exits(0)
     return folder / "run"
 
 

@@ -19,8 +19,7 @@ def train(folder: Path) -> Path:
     """Make bert/, a BERT of ours, gpt/, a GPT-2 of ours, labelled.jsonl, and tiny.yaml, of which the models are."""
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     for name, words in {"bert": BERT, "gpt": ["training.steps=3"]}.items():
-        done = pretrain(folder / name, recipe, *words)
-        assert done.code == 0, done.err
+        pretrain(folder / name, recipe, *words).exits(0)
     random = np.random.default_rng(3)
     with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
         for number in range(24):

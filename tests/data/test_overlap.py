@@ -34,12 +34,10 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("words", [[], ["objective={kind: classification, labels: [no, yes, maybe]}"]])
 def test_a_run_reports_held_out_rows_that_it_trains_on(tmp_path: Path, words: list[str]) -> None:
-    done = pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words).exits(0)
     assert "three.jsonl: 8 of 18 held-out rows are among those that are trained on" in done.err
     write(tmp_path / "three.jsonl", range(20, 30))
-    done = pretrain(tmp_path / "clean", tmp_path / "recipe.yaml", *words)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "clean", tmp_path / "recipe.yaml", *words).exits(0)
     assert "trained on" not in done.err
 
 
@@ -48,8 +46,7 @@ def test_evaluate_reports_which_of_its_rows_the_run_was_trained_on(tmp_path: Pat
     assert pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words, "data.validation=null").code == 0
 
     def evaluated(*more: str) -> tuple[dict[str, Any], str]:
-        done = run_tfkit(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more])
-        assert done.code == 0, done.err
+        done = run_tfkit(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more]).exits(0)
         return json.loads(done.out), done.err
 
     result, said = evaluated()

@@ -137,12 +137,9 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(precision: str, corpus: Path
     """Dropout, drawn texts and scores are the same, too."""
     recipe = str(write_recipe(tmp_path, corpus))
     words = ["pretrain", recipe, f"training.precision={precision}"]
-    whole = run(device, tmp_path, *words, "--run", str(tmp_path / "whole"))
-    assert whole.code == 0, whole.err
-    stopped = run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), fault=("stop", 4))
-    assert stopped.code == 143, stopped.err
-    resumed = run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), "--resume")
-    assert resumed.code == 0, resumed.err
+    run(device, tmp_path, *words, "--run", str(tmp_path / "whole")).exits(0)
+    run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), fault=("stop", 4)).exits(143)
+    run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), "--resume").exits(0)
     assert exact(tmp_path / "stopped") == exact(tmp_path / "whole")
     assert hashes(tmp_path / "stopped", 8) == hashes(tmp_path / "whole", 8)
     assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["device"] == str(device)
@@ -163,12 +160,10 @@ def test_where_memory_ends_micro_batches_are_halved(corpus: Path, device: torch.
         "evaluation.every=null",
         "model.dropout.residual=0.0",
     ]
-    roomy = run(device, tmp_path, *words, "--run", str(tmp_path / "roomy"))
-    assert roomy.code == 0, roomy.err
+    run(device, tmp_path, *words, "--run", str(tmp_path / "roomy")).exits(0)
     if device.type not in ("cpu", "cuda"):
         pytest.skip("no limit can be set to the memory of this device")
-    tight = run(device, tmp_path, *words, "--run", str(tmp_path / "tight"), fault=("little memory", 2))
-    assert tight.code == 0, tight.err
+    tight = run(device, tmp_path, *words, "--run", str(tmp_path / "tight"), fault=("little memory", 2)).exits(0)
     assert "out of memory in micro-batches of" in tight.err
     losses = [[record["loss"] for record in records(tmp_path / name) if "loss" in record] for name in ("roomy", "tight")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -177,8 +172,7 @@ def test_where_memory_ends_micro_batches_are_halved(corpus: Path, device: torch.
 def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.device, tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, corpus))
     words = ["carbon={country: FRA, every_seconds: 0.5}", "evaluation.every=null"]
-    done = run(device, tmp_path, "pretrain", recipe, *words, "--run", str(tmp_path / "run"), fault=("busy", 0))
-    assert done.code == 0, done.err
+    run(device, tmp_path, "pretrain", recipe, *words, "--run", str(tmp_path / "run"), fault=("busy", 0)).exits(0)
     with (tmp_path / "run" / "emissions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))

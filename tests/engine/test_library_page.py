@@ -27,8 +27,7 @@ def test_the_examples_run(tmp_path: Path) -> None:
             exec(compile(block, "docs/library.md", "exec"), names)
         return 0
 
-    done = Process(tmp_path, [], program=program).wait()
-    assert done.code == 0, done.err
+    done = Process(tmp_path, [], program=program).wait().exits(0)
     assert "finished 12 " in done.out
     # Of the listener `console` alone.
     assert [line[:7] for line in done.err.splitlines() if line.startswith("step ")] == ["step 3/", "step 3:"]

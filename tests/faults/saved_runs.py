@@ -27,10 +27,8 @@ class Base:
         self.recipe = write_recipe(folder, write_corpus(folder / "corpus"))
         self.unbroken = folder / "unbroken"
         self.killed = folder / "killed"
-        done = self.run(self.unbroken)
-        assert done.code == 0, done.err
-        done = self.run(self.killed, before=strike(signal.SIGKILL, 9))
-        assert done.code == -signal.SIGKILL, done.err
+        self.run(self.unbroken).exits(0)
+        self.run(self.killed, before=strike(signal.SIGKILL, 9)).exits(-signal.SIGKILL)
 
     def run(self, run: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
         """Run `tfkit pretrain` with the common words and these."""
@@ -43,8 +41,7 @@ class Base:
 
     def assert_ends_the_same(self, run: Path) -> None:
         """Resume the run: it ends with the bits of the one that was never stopped, and leaves nothing over."""
-        done = self.run(run, "--resume")
-        assert done.code == 0, done.err
+        self.run(run, "--resume").exits(0)
         self.assert_same(run)
 
     def assert_same(self, run: Path) -> None:

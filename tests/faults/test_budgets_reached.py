@@ -23,8 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reached")
     write_recipe(folder, write_corpus(folder / "corpus"))
     fake_codecarbon.write(folder / "fake")
-    done = pretrain(folder / "unbroken", folder / "tiny.yaml", *WORDS)
-    assert done.code == 0, done.err
+    pretrain(folder / "unbroken", folder / "tiny.yaml", *WORDS).exits(0)
     return folder
 
 
@@ -76,8 +75,7 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
         strike(signal.SIGKILL, 23)()
 
     run = base / "killed"
-    done = pretrain(run, base / "tiny.yaml", *WORDS, METERED % "", before=killed_in_step_6)
-    assert done.code == -signal.SIGKILL
+    pretrain(run, base / "tiny.yaml", *WORDS, METERED % "", before=killed_in_step_6).exits(-signal.SIGKILL)
     lost = spent_in(run).seconds
     assert lost >= 22 * 0.1 - 0.5, "all but a reading's interval"
     words = ["resume", str(run), f"carbon.budget_seconds={lost + 0.7}", "--threads", "1"]

@@ -42,8 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unmetered(base: Path) -> Path:
-    done = pretrain(base / "off", base / "tiny.yaml", *COMMON)
-    assert done.code == 0, done.err
+    pretrain(base / "off", base / "tiny.yaml", *COMMON).exits(0)
     assert json.loads((base / "off/run.json").read_text())["totals"]["carbon_status"] == "off"
     return base / "off"
 
@@ -172,8 +171,7 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
     base: Path, unmetered: Path, tmp_path: Path, fault: dict[str, Any], reason: str
 ) -> None:
     run = tmp_path / "run"
-    done = metered(run, base, codecarbon(tmp_path, **fault))
-    assert done.code == 0, done.err
+    done = metered(run, base, codecarbon(tmp_path, **fault)).exits(0)
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert reason in warning
@@ -197,8 +195,7 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
 )
 def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path, unmetered: Path, tmp_path: Path, sample: str) -> None:
     run = tmp_path / "run"
-    done = metered(run, base, both(codecarbon(tmp_path, sample=sample), slowly(0.06)))
-    assert done.code == 0, done.err
+    done = metered(run, base, both(codecarbon(tmp_path, sample=sample), slowly(0.06))).exits(0)
     assert_same(run, unmetered)
     assert len(warnings_in(done)) == 1, done.err
     result = json.loads(done.out)
@@ -209,8 +206,7 @@ def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path
 
 
 def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmetered: Path, tmp_path: Path) -> None:
-    done = metered(tmp_path / "run", base, codecarbon(tmp_path, stop=RAISE))
-    assert done.code == 0, done.err
+    done = metered(tmp_path / "run", base, codecarbon(tmp_path, stop=RAISE)).exits(0)
     assert_same(tmp_path / "run", unmetered)
     assert json.loads(done.out)["carbon_status"] == "ok"
 
@@ -327,13 +323,11 @@ interfere_here()
 
 def test_f26_handlers_exits_and_noise_of_codecarbon_stay_in_its_process(base: Path, unmetered: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = metered(run, base, both(codecarbon(tmp_path, **{"import": NOISE}), strike(signal.SIGTERM, 6)))
-    assert done.code == 128 + signal.SIGTERM, done.err
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": NOISE}), strike(signal.SIGTERM, 6))).exits(128 + signal.SIGTERM)
     assert kept(run) == ["step-000004", "step-000006"]
     assert "NOISE" not in done.out + done.err
     assert warnings_in(done) == []
-    done = metered(run, base, codecarbon(tmp_path, **{"import": NOISE}), "--resume")
-    assert done.code == 0, done.err
+    metered(run, base, codecarbon(tmp_path, **{"import": NOISE}), "--resume").exits(0)
     assert_same(run, unmetered)
     assert_adds_up(run)
 
@@ -342,8 +336,7 @@ def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Pat
     """The run is stopped afterwards, and resumed with a CodeCarbon that works."""
     run = tmp_path / "run"
     fault = codecarbon(tmp_path, sample="import threading; threading.Thread(target=os._exit, args=(7,)).start(); time.sleep(1)")
-    done = metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9)))
-    assert done.code == 128 + signal.SIGTERM, done.err
+    done = metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9))).exits(128 + signal.SIGTERM)
     (warning,) = warnings_in(done)
     assert "ended early" in warning
     done = metered(run, base, codecarbon(tmp_path), "--resume")
@@ -368,8 +361,7 @@ def test_f26_a_sidecar_that_is_killed_is_one_warning(base: Path, unmetered: Path
 
         CausalLM.loss = kill  # type: ignore[method-assign]
 
-    done = metered(run, base, both(codecarbon(tmp_path), killed_in_step_5))
-    assert done.code == 0, done.err
+    done = metered(run, base, both(codecarbon(tmp_path), killed_in_step_5)).exits(0)
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert "ended early" in warning
@@ -402,8 +394,7 @@ FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
 def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
     """Stopped by a signal, then the file is changed, then the run continues."""
     run = tmp_path / "run"
-    done = metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5)))
-    assert done.code == 128 + signal.SIGTERM, done.err
+    metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5))).exits(128 + signal.SIGTERM)
     path = run / "emissions.csv"
     theirs = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
     path.write_text(path.read_text() + theirs)
@@ -439,8 +430,7 @@ def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: 
 
 def test_f27_a_folder_that_may_not_be_written_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = metered(run, base, codecarbon(tmp_path, **{"import": FAILING_FILES.format("EACCES")}))
-    assert done.code == 0, done.err
+    done = metered(run, base, codecarbon(tmp_path, **{"import": FAILING_FILES.format("EACCES")})).exits(0)
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert "could not be written" in warning
@@ -477,8 +467,7 @@ def test_f27_eight_writers_lose_no_row_and_tear_none(base: Path, unmetered: Path
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_f16_a_failing_disk_for_the_ledger_is_one_warning(base: Path, unmetered: Path, tmp_path: Path, error: str) -> None:
     run = tmp_path / "run"
-    done = metered(run, base, both(codecarbon(tmp_path, **{"import": FAILING_FILES.format(error)}), slowly(0.1)))
-    assert done.code == 0, done.err
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": FAILING_FILES.format(error)}), slowly(0.1))).exits(0)
     assert_same(run, unmetered)
     (warning,) = warnings_in(done)
     assert os.strerror(getattr(__import__("errno"), error)) in warning
@@ -491,8 +480,7 @@ def test_f16_a_disk_that_has_room_again_gets_the_whole_ledger(base: Path, unmete
     run = tmp_path / "run"
     passing = FAILING_FILES.format("ENOSPC") + "\nimport threading\n" + "threading.Timer(0.4, lambda: restore()).start()\n"
     passing += "def restore():\n    os.write, os.replace = write, replace\n"
-    done = metered(run, base, both(codecarbon(tmp_path, **{"import": passing}), slowly(0.1)))
-    assert done.code == 0, done.err
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": passing}), slowly(0.1))).exits(0)
     assert_same(run, unmetered)
     assert len(warnings_in(done)) == 1
     (attempt,) = ledgers(run)

@@ -333,8 +333,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(base)
     for name, words in BEGUN.items():
-        done = attempt(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4))
-        assert done.code == 143, done.err
+        attempt(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4)).exits(143)
     yield base
     monkeypatch.undo()
 
@@ -371,8 +370,7 @@ def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str)
     shutil.copytree(stopped / "gpt", tmp_path / "gpt")
     # As outside pytest: torch.compile's own warnings are no errors.
     before = (lambda: warnings.simplefilter("ignore")) if "compile" in change else None
-    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, change, "--resume", before=before)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, change, "--resume", before=before).exits(0)
     warning = FREE[change]
     warned = [line for line in done.err.splitlines() if line.startswith("warning: ") and "CodeCarbon" not in line]
     assert len(warned) == (warning is not None), done.err
@@ -382,8 +380,7 @@ def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str)
 @pytest.fixture(scope="module")
 def finished(stopped: Path) -> Path:
     """A run of its full length."""
-    done = pretrain(stopped / "finished", stopped / "tiny.yaml", *GPT)
-    assert done.code == 0, done.err
+    pretrain(stopped / "finished", stopped / "tiny.yaml", *GPT).exits(0)
     return stopped / "finished"
 
 
@@ -413,8 +410,7 @@ def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None
     torch = document["versions"]["torch"]
     document |= {"threads": 7, "device": "cuda:0", "processor": {"name": "Elsewhere"}, "versions": {"torch": "1.0"}}
     receipt.write_text(json.dumps(document), encoding="utf-8")
-    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume", before=strike(signal.SIGTERM, 2))
-    assert done.code == 143, done.err
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume", before=strike(signal.SIGTERM, 2)).exits(143)
     assert done.err.count("warning") == 1
     for part in (
         "threads: 7 in the run, 1 now",

@@ -114,8 +114,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_f36_odd_data_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(ODD[name])
-    done = train_on(tmp_path / name, tmp_path)
-    assert done.code == 0, done.err
+    train_on(tmp_path / name, tmp_path).exits(0)
 
 
 # ------------------------------------------------------------------------------------------------- bad rows: refused, or skipped
@@ -142,16 +141,14 @@ BAD_ROWS = {  # the file, where the message says the trouble is, a part of what 
 def test_f36_a_bad_row_is_named_or_skipped_and_counted(tmp_path: Path, name: str) -> None:
     content, place, reason, kind = BAD_ROWS[name]
     (tmp_path / name).write_bytes(content)
-    done = train_on(tmp_path / name, tmp_path)
-    assert done.code == 3
+    done = train_on(tmp_path / name, tmp_path).exits(3)
     assert f"{tmp_path / name}{place}: " in done.err
     assert reason in done.err
     assert "data.on_bad_row: skip" in done.err
     for cached in (False, True):
         done = train_on(
             tmp_path / name, tmp_path, "data.on_bad_row=skip", f"data.validation=[{{path: {json.dumps(str(tmp_path / name))}}}]"
-        )
-        assert done.code == 0, done.err
+        ).exits(0)
         assert ("from the cache" in done.err) == cached
         assert done.err.count("bad row") == 1, "reported once, though training and validation both skip it"
         assert f"{kind} (first {tmp_path / name}{place})" in done.err
@@ -161,18 +158,15 @@ def test_f36_bad_rows_of_parquet_and_bad_text_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.parquet").write_bytes(parquet(tmp_path, [TEXT, None, "UTF-8 to spoil", "fine"]).replace(b"UTF-8", b"UTF\xff8"))
     (tmp_path / "a" / "latin.txt").write_bytes(b"\xe9")
-    done = train_on(tmp_path / "a/one.parquet", tmp_path)
-    assert done.code == 3
+    done = train_on(tmp_path / "a/one.parquet", tmp_path).exits(3)
     assert "one.parquet:2: column 'text' holds null" in done.err
-    done = train_on(tmp_path / "a", tmp_path, "data.on_bad_row=skip")
-    assert done.code == 0, done.err
+    done = train_on(tmp_path / "a", tmp_path, "data.on_bad_row=skip").exits(0)
     assert "3 bad rows skipped: 2 not UTF-8 (first " in done.err
 
 
 def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl({"body": "a"}, {"body": "b"}))
-    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.on_bad_row=skip")
-    assert done.code == 3
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.on_bad_row=skip").exits(3)
     assert f"every row is bad; the first is {tmp_path}/a.jsonl:1: no column 'text'; columns found: body" in done.err
 
 
@@ -222,8 +216,7 @@ DAMAGED = {
 def test_f36_damaged_files_end_the_run(tmp_path: Path, name: str, policy: str) -> None:
     content, reason = DAMAGED[name]
     (tmp_path / name).write_bytes(content)
-    done = train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}")
-    assert done.code == 3, done.err
+    done = train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}").exits(3)
     assert name in done.err
     assert reason in done.err
 
@@ -235,8 +228,7 @@ def test_f36_damage_in_the_middle_is_found_whatever_came_before(tmp_path: Path, 
     half = len(content) // 2
     content = content[:half] if damage == "cut" else content[: half - 20_000] + bytes(40_000) + content[half + 20_000 :]
     (tmp_path / "a.parquet").write_bytes(content)
-    done = train_on(tmp_path / "a.parquet", tmp_path, f"data.on_bad_row={policy}")
-    assert done.code == 3, done.err
+    done = train_on(tmp_path / "a.parquet", tmp_path, f"data.on_bad_row={policy}").exits(3)
     assert "a.parquet: damaged" in done.err
 
 
@@ -255,8 +247,7 @@ def test_f36_no_file_no_text_and_no_regular_file(tmp_path: Path) -> None:
         "x" * 5000: "File name too long",
         "~nobody-of-this-name/a.txt": "no such user",
     }.items():
-        done = train_on(path, tmp_path)
-        assert done.code == 3, done.err
+        done = train_on(path, tmp_path).exits(3)
         assert reason in done.err
 
 
@@ -269,8 +260,7 @@ def test_f36_links_that_lead_in_a_circle_do_not_hang(tmp_path: Path, pattern: st
     os.mkfifo(folder / "pipe.txt")
     for name in ("one", "two"):
         (folder / "below" / name).symlink_to(folder)
-    done = train_on(f"{folder}{pattern}", tmp_path)
-    assert done.code == 0, done.err
+    done = train_on(f"{folder}{pattern}", tmp_path).exits(0)
     assert ": 1 file, " in done.err
 
 
@@ -279,23 +269,19 @@ def test_f36_links_that_lead_in_a_circle_do_not_hang(tmp_path: Path, pattern: st
 
 def test_f37_too_little_text_is_refused_with_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
-    done = train_on(tmp_path / "a.txt", tmp_path)
-    assert done.code == 3
+    done = train_on(tmp_path / "a.txt", tmp_path).exits(3)
     assert "tokens do not fill one row of 16 + 1; give more text, or set a smaller data.sequence_length" in done.err
     (tmp_path / "b.txt").write_text(TEXT, encoding="utf-8")
-    done = train_on(tmp_path / "b.txt", tmp_path, "data.train.0.weight=1e-3")
-    assert done.code == 3
+    done = train_on(tmp_path / "b.txt", tmp_path, "data.train.0.weight=1e-3").exits(3)
     assert "weight 0.001 of" in done.err
     assert "is less than one row" in done.err
 
 
 def test_f37_a_part_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": TEXT}) + "\n", encoding="utf-8")
-    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.001")
-    assert done.code == 3
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.001").exits(3)
     assert "a.jsonl: 1 file, 1.0 kB; held out part, 0.10% of the rows: no text in any row" in done.err
-    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.999")
-    assert done.code == 3
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.999").exits(3)
     assert "a.jsonl: 1 file, 1.0 kB; train part, 0.10% of the rows: no text to train a tokenizer on" in done.err
 
 
@@ -306,8 +292,7 @@ def test_f37_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     assert "tokenizer.vocab_size: 300 entries are more than model.vocab_size, which is 280" in done.err
     assert train_on(tmp_path / "a.txt", tmp_path).code == 0
     (model,) = (tmp_path / "runs").glob("*/checkpoints/step-000001")
-    done = train_on(tmp_path / "a.txt", tmp_path, f"tokenizer={{path: {json.dumps(str(model))}}}", "model.vocab_size=280")
-    assert done.code == 2, done.err
+    done = train_on(tmp_path / "a.txt", tmp_path, f"tokenizer={{path: {json.dumps(str(model))}}}", "model.vocab_size=280").exits(2)
     assert "model.vocab_size is 280, but the tokenizer has 300 entries" in done.err
 
 
@@ -315,8 +300,7 @@ def test_f37_held_out_text_without_a_target_is_refused_before_training(tmp_path:
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "b.txt").write_text("a", encoding="utf-8")
     words = ["tokenizer.add_bos=false", f"data.validation=[{{path: {json.dumps(str(tmp_path / 'b.txt'))}}}]", "evaluation.every=1"]
-    done = train_on(tmp_path / "a.txt", tmp_path, *words)
-    assert done.code == 3, done.err
+    done = train_on(tmp_path / "a.txt", tmp_path, *words).exits(3)
     assert "b.txt: nothing to score: of 1 texts none has a token that follows another" in done.err
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
 
@@ -334,12 +318,10 @@ def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> Non
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
     before = json.loads((checkpoint / "training_state" / "state.json").read_bytes())["data"]
     (tmp_path / f"{part}.txt").write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
-    done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume")
-    assert done.code == 3, done.err
+    done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume").exits(3)
     assert f"the {part} text is not what this run was started with: its fingerprints were {before[part][0]} and are now " in done.err
     (tmp_path / f"{part}.txt").write_text(TEXT, encoding="utf-8")
-    done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume")
-    assert done.code == 0, done.err
+    pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume").exits(0)
 
 
 # --------------------------------------------------------------------------------------------- signals while Rust is at work
@@ -387,8 +369,7 @@ def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str
     path = tmp_path / "a.txt"
     path.write_bytes(many_words(1_000_000) if call == "Corpus" else many_words(3_000_000).replace(b" ", b"s"))
     word = "tokenizer.vocab_size=30000" if call == "Corpus" else "tokenizer.sample_bytes=100000"
-    done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "ended"))
-    assert done.code == code, done.err
+    done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "ended")).exits(code)
     assert not (tmp_path / "ended").exists()
     assert "nothing was trained yet" in done.err
     assert "Traceback" not in done.err
@@ -439,8 +420,7 @@ def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: st
 
         tfkit.data.store.token_stream.indexed_folder = noted
 
-    done = train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured)
-    assert done.code == 0, done.err
+    train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured).exits(0)
     assert (int(peak.read_text(encoding="utf-8")) - base) * (1 if sys.platform == "darwin" else 1024) < 2e9
 
 
@@ -544,8 +524,7 @@ def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tm
         resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
 
     repeating(tmp_path / "repeating.parquet", nested)
-    done = train_on(tmp_path / "repeating.parquet", tmp_path, before=limit_memory)
-    assert done.code == 3, done.err
+    done = train_on(tmp_path / "repeating.parquet", tmp_path, before=limit_memory).exits(3)
     assert "repeating.parquet: unpacks to more than 250 times its 0." in done.err
     assert "write it as JSON lines" in done.err
 

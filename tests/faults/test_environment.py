@@ -93,8 +93,7 @@ ASCII = ("LC_ALL=C", "ASCII streams")
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, environment: str) -> None:
     begin = both(setting(TMPDIR=str(tmp_path)), _as_outside_pytest, ENVIRONMENTS[environment])
-    done = run_tfkit(tmp_path, words(command, base, tmp_path / "run"), begin)
-    assert done.code == 0, done.err
+    done = run_tfkit(tmp_path, words(command, base, tmp_path / "run"), begin).exits(0)
     assert done.out
     assert "\x1b" not in done.out + done.err, "no colours and no cursor where no terminal is"
     assert "Traceback" not in done.err

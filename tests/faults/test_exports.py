@@ -19,8 +19,7 @@ from tfkit.engine.tools import gguf_export
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with one matrix for embedding and output, and a tokenizer with a special token."""
     folder = tmp_path_factory.mktemp("export")
-    done = pretrain(folder / "run", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2")
-    assert done.code == 0, done.err
+    pretrain(folder / "run", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").exits(0)
     return max((folder / "run" / "checkpoints").glob("step-*"))
 
 

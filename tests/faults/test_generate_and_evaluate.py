@@ -213,8 +213,7 @@ def test_f07_stdout_is_closed(base: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 @pytest.mark.parametrize("command", [generate, evaluate])
 def test_f07_a_full_disk_is_no_reader_that_left(base: Path, command: Callable[..., Done]) -> None:
-    done = command(base, before=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1))
-    assert done.code == 5
+    done = command(base, before=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1)).exits(5)
     assert "the result cannot be written to stdout: No space left on device" in done.err
     assert "Traceback" not in done.err
 
@@ -335,8 +334,7 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("command", [generate, evaluate])
 def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseException) -> None:
-    done = command(base, before=at_call(Transformer, "forward", 11 if command is generate else 3, raising(error)))
-    assert done.code == 5
+    done = command(base, before=at_call(Transformer, "forward", 11 if command is generate else 3, raising(error))).exits(5)
     assert "out of memory: " in done.err
     assert "Traceback" not in done.err
     lines = [json.loads(line) for line in done.out.splitlines()]
@@ -362,8 +360,7 @@ def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseExce
 )
 def test_f51_the_gate(base: Path, gates: list[str], code: int, message: str) -> None:
     """The result is written whatever the gate says; a gate that cannot be decided ends the command before it begins."""
-    done = evaluate(base, *(word for gate in gates for word in ("--fail-if", gate)))
-    assert done.code == code
+    done = evaluate(base, *(word for gate in gates for word in ("--fail-if", gate))).exits(code)
     assert message in done.err
     assert "Traceback" not in done.err
     assert ("error" if code == 2 else "metrics") in json.loads(done.out)
@@ -378,7 +375,6 @@ def test_f51_a_metric_that_is_no_number_fails_every_gate(base: Path, gate: str) 
     (folder / "model").mkdir(parents=True, exist_ok=True)
     save_model(folder / "model", loaded.config, tensors, loaded.codec)
     (folder / "text.txt").write_text("the cat", encoding="utf-8")
-    done = evaluate(folder, "--fail-if", gate)
-    assert done.code == 8
+    done = evaluate(folder, "--fail-if", gate).exits(8)
     assert "(it is nan)" in done.err
     assert json.loads(done.out)["metrics"]["loss"] is None

@@ -105,8 +105,7 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
 
         tfkit.training.optimizer.Optimizer.step = spoilt  # type: ignore[method-assign]
 
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=before)
-    assert done.code == 6
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=before).exits(6)
     assert "step 6: a weight is no longer finite, so this step is not saved" in done.err
     assert kept(tmp_path / "run") == ["step-000003"]
 
@@ -115,8 +114,7 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
 def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
     """An infinite gradient where the loss is a number; resuming past it gives the same run."""
     fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, value, backward=True), [*COMMON, "training.max_skipped_steps=1"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault).exits(0)
     assert "step 5: the loss is " in done.err
     assert "it is skipped, 1 of at most 1" in done.err
     lines = [record for record in records(tmp_path / "run") if "grad_norm" in record]
@@ -145,8 +143,7 @@ def test_f21_one_more_than_allowed_ends_the_run(base: Path, tmp_path: Path) -> N
         spoil("decoder.norm", 4)()
         spoil("decoder.norm", 9)()
 
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "training.max_skipped_steps=1", before=before)
-    assert done.code == 6
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "training.max_skipped_steps=1", before=before).exits(6)
     assert "it is skipped, 1 of at most 1" in done.err
     assert "step 9: the loss is nan" in done.err
     assert kept(tmp_path / "run") == ["step-000003", "step-000006"]
@@ -174,8 +171,7 @@ def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: in
         Stepper.take = counting  # type: ignore[method-assign]
 
     words = [*COMMON, "training.steps=20", "training.loss_jump_sigmas=6", f"training.max_skipped_steps={skips}"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before)
-    assert done.code == code, done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before).exits(code)
     assert "step 14: the loss jumps to " in done.err
     if code == 0:
         assert records(tmp_path / "run")[-1].get("skipped", 1) == 1
@@ -198,8 +194,7 @@ def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path:
 
     run = tmp_path / "run"
     words = [*COMMON, "evaluation.every=3", "checkpoint={every: 3, keep: 1}"]
-    done = pretrain(run, base / "tiny.yaml", *words, before=before)
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", *words, before=before).exits(0)
     best = json.loads((run / "checkpoints" / "best.json").read_text(encoding="utf-8"))
     assert best["step"] in (6, 12)
     assert math.isfinite(best["value"])

@@ -82,8 +82,7 @@ SHORT = ["training.steps=2", "training.micro_batch_size=2", "checkpoint={every: 
 def short(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The run that was never stopped, and the number of points of its second save."""
     folder = tmp_path_factory.mktemp("short")
-    done = pretrain(folder / "run", base.recipe, *SHORT, before=Points(None, folder / "count"))
-    assert done.code == 0, done.err
+    pretrain(folder / "run", base.recipe, *SHORT, before=Points(None, folder / "count")).exits(0)
     return folder / "run", int((folder / "count").read_text())
 
 
@@ -202,8 +201,7 @@ def test_f40_resumed_three_times(base: Base, tmp_path: Path, number: int) -> Non
     for _ in range(3):
         done = base.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
         assert done.code in (143, -signal.SIGKILL), done.err
-    done = base.run(run, "--resume", "checkpoint={every: 1, keep: 2}")
-    assert done.code == 0, done.err
+    base.run(run, "--resume", "checkpoint={every: 1, keep: 2}").exits(0)
     assert hashes(run, STEPS) == hashes(base.unbroken, STEPS)
     assert exact(run) == exact(base.unbroken)
 
@@ -212,13 +210,11 @@ def test_f40_resumed_three_times(base: Base, tmp_path: Path, number: int) -> Non
 def test_f40_resumed_at_each_step_of_fifty(base: Base, tmp_path: Path) -> None:
     """Fifty attempts of one step each."""
     words = ["training.steps=50", "training.micro_batch_size=2", "evaluation.every=20", "model.dropout={residual: 0.1}"]
-    done = pretrain(tmp_path / "straight", base.recipe, *words)
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "straight", base.recipe, *words).exits(0)
     run = tmp_path / "run"
     for step in range(1, 51):
         done = pretrain(run, base.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
         assert done.code == 143, (step, done.err)
-    done = pretrain(run, base.recipe, *words, "--resume")
-    assert done.code == 0, done.err
+    pretrain(run, base.recipe, *words, "--resume").exits(0)
     assert hashes(run, 50) == hashes(tmp_path / "straight", 50)
     assert exact(run) == exact(tmp_path / "straight")

@@ -51,8 +51,7 @@ def test_f23_smaller_micro_batches_are_the_same_steps(base: Path, tmp_path: Path
     """Twice halved in the middle of the run; the losses stay, to rounding, and a resumed run keeps the smaller ones."""
     words = ["training.batch_size=8", "training.log_every=1", "checkpoint.every=6"]
     assert pretrain(tmp_path / "roomy", base / "tiny.yaml", *words).code == 0
-    done = pretrain(tmp_path / "tight", base / "tiny.yaml", *words, before=room_for(2, 4, error))
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "tight", base / "tiny.yaml", *words, before=room_for(2, 4, error)).exits(0)
     assert "out of memory in micro-batches of 8 rows: from now on they have 4" in done.err
     assert "out of memory in micro-batches of 4 rows: from now on they have 2" in done.err
     for roomy, tight in zip(exact(tmp_path / "roomy"), exact(tmp_path / "tight"), strict=True):
@@ -87,8 +86,7 @@ def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path:
         tfkit.evaluation.text_scores.score_texts = full  # type: ignore[assignment]
 
     run = tmp_path / "run"
-    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before)
-    assert done.code == 5
+    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before).exits(5)
     assert "evaluation.batch_size" in done.err
     assert kept(run) == ["step-000004"]
     assert pretrain(run, base / "tiny.yaml", "checkpoint.every=4", "evaluation.batch_size=1", "--resume").code == 0
@@ -139,8 +137,7 @@ def test_f48_few_file_descriptors(base: Path, tmp_path: Path) -> None:
         os.closerange(3, 4096)  # those of the tests
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint={every: 1, keep: 3}", before=before)
-    assert done.code == 0, done.err
+    pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint={every: 1, keep: 3}", before=before).exits(0)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,7 @@ def cut_off(file: Path) -> None:
 
 def assert_falls_back(base: Base, run: Path, file: Path) -> None:
     """`verify` names the file, --exact refuses and changes nothing, and without it the checkpoint before is taken, to the same end."""
-    found = tfkit(run.parent, "verify", str(run), "--json")
-    assert found.code == 4
+    found = tfkit(run.parent, "verify", str(run), "--json").exits(4)
     good, bad = json.loads(found.out)["checkpoints"]
     assert good["verdict"] == "good"
     assert any(str(file) in problem for problem in bad["problems"])
@@ -53,8 +52,7 @@ def assert_falls_back(base: Base, run: Path, file: Path) -> None:
     assert str(file) in refused.err
     assert "Without --exact the run resumes from an older one" in refused.err
     assert kept(run) == ["step-000002", "step-000004"]
-    done = base.run(run, "--resume")
-    assert done.code == 0, done.err
+    done = base.run(run, "--resume").exits(0)
     assert f"warning: skipped a damaged checkpoint: {file}" in done.err
     assert resumed_from(run) == "step-000002"
     base.assert_same(run)
@@ -86,11 +84,9 @@ def test_f11_a_file_is_missing_or_empty(base: Base, tmp_path: Path, name: str, d
 def test_f11_a_file_too_many_is_reported_and_does_no_harm(base: Base, tmp_path: Path) -> None:
     extra = base.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
     extra.touch()
-    found = tfkit(tmp_path, "verify", str(tmp_path / "run"))
-    assert found.code == 0
+    found = tfkit(tmp_path, "verify", str(tmp_path / "run")).exits(0)
     assert f"{extra}: not in the manifest" in found.out
-    done = base.run(tmp_path / "run", "--resume", "--exact")
-    assert done.code == 0, done.err
+    base.run(tmp_path / "run", "--resume", "--exact").exits(0)
     assert resumed_from(tmp_path / "run") == "step-000004"
     base.assert_same(tmp_path / "run")
 
@@ -119,11 +115,9 @@ def test_f10_what_is_saved_after_the_fall_back_is_not_pruned_for_the_damaged_one
     run = tmp_path / "run"
     flip(base.copy_killed(run) / "step-000004" / "model.safetensors")
     one = "checkpoint={every: 2, keep: 1}"
-    done = base.run(run, "--resume", one, before=strike(signal.SIGTERM, 2 * (stop_after - 2)))
-    assert done.code == 143, done.err
+    done = base.run(run, "--resume", one, before=strike(signal.SIGTERM, 2 * (stop_after - 2))).exits(143)
     assert f"stopped after step {stop_after} of 6; its checkpoint is saved" in done.err
-    done = base.run(run, "--resume", "--exact", one)
-    assert done.code == 0, done.err
+    base.run(run, "--resume", "--exact", one).exits(0)
     assert resumed_from(run) == f"step-{stop_after:06d}"
     base.assert_same(run)
 
@@ -144,11 +138,9 @@ def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_
     other = next(name for name in kept(run) if name != f"step-{best:06d}")
     cut_off(run / "checkpoints" / f"step-{best:06d}" / "model.safetensors")
     words[2] = str(run / "checkpoints" / other)
-    expected = tfkit(tmp_path, *words)
-    assert expected.code == 0, expected.err
+    expected = tfkit(tmp_path, *words).exits(0)
     words[2] = str(run)
-    done = tfkit(tmp_path, *words)
-    assert done.code == 0, done.err
+    done = tfkit(tmp_path, *words).exits(0)
     assert done.out == expected.out
     assert f"its best checkpoint, of step {best}, is not complete here; {other} is used" in done.err
     (run / "checkpoints" / other / "manifest.json").unlink()
@@ -187,5 +179,4 @@ def test_f10_one_bit_of_a_named_checkpoint_is_flipped(base: Base, tmp_path: Path
     assert (done.code, done.out) == (4, ""), done.err
     assert f"{folder / 'model.safetensors'}: damaged: its SHA-256 is not that of manifest.json" in done.err
     shutil.rmtree(tmp_path / "tuned", ignore_errors=True)
-    done = tfkit(tmp_path, *words, "--no-verify")
-    assert done.code == 0, done.err
+    tfkit(tmp_path, *words, "--no-verify").exits(0)

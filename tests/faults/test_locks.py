@@ -92,8 +92,7 @@ def test_f44_the_lock_of_a_killed_process_is_taken_over(base: Base, tmp_path: Pa
     killed.kill(signal.SIGKILL)
     assert killed.wait().code == -signal.SIGKILL
     assert json.loads((run / "lock").read_text())["pid"] == killed.pid
-    done = start(base, run, before).wait()
-    assert done.code == 0, done.err
+    start(base, run, before).wait().exits(0)
     base.assert_same(run)
     assert (run / "lock").read_text() == ""
 

@@ -19,8 +19,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe, its corpus, and a run that was stopped after step 4, with one checkpoint."""
     folder = tmp_path_factory.mktemp("paths")
     write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "stopped", folder / "tiny.yaml", before=strike(signal.SIGTERM, 4))
-    assert done.code == 143, done.err
+    pretrain(folder / "stopped", folder / "tiny.yaml", before=strike(signal.SIGTERM, 4)).exits(143)
     assert kept(folder / "stopped") == ["step-000004"]
     return folder
 
@@ -74,8 +73,7 @@ def test_f34_a_name_that_is_no_slug(base: Path, tmp_path: Path, name: str) -> No
 def test_f34_a_recipe_of_any_name_has_its_run_below_runs(base: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "work").mkdir()
     shutil.copy(base / "tiny.yaml", tmp_path / "work" / name)
-    done = run_here(["pretrain", f"./{name}", "training.steps=2"], tmp_path / "work")
-    assert done.code == 0, done.err
+    run_here(["pretrain", f"./{name}", "training.steps=2"], tmp_path / "work").exits(0)
     assert sorted(os.listdir(tmp_path / "work")) == sorted([name, "runs"])
     assert len(os.listdir(tmp_path / "work" / "runs")) == 1
 
@@ -130,8 +128,7 @@ def test_f34_a_card_that_became_a_link_is_replaced(base: Path, tmp_path: Path, o
     card.unlink()
     card.symlink_to(outside / "precious.txt")
     (tmp_path / "run" / "metrics.jsonl").unlink()  # the evaluation of step 4 is made up for
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1))
-    assert done.code == 143, done.err
+    pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1)).exits(143)
     assert not card.is_symlink()
 
 

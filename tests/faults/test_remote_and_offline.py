@@ -20,8 +20,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, whose checkpoint is the model of the hub, and its recipe."""
     folder = tmp_path_factory.mktemp("remote")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "run", recipe, "training.steps=2", "evaluation.every=2")
-    assert done.code == 0, done.err
+    pretrain(folder / "run", recipe, "training.steps=2", "evaluation.every=2").exits(0)
     return folder
 
 
@@ -52,8 +51,7 @@ KINDS = {"datasets": 3, "models": 4}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_f31_a_hub_that_works(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
-    done = use(kind, hub, base, tmp_path)
-    assert done.code == 0, done.err
+    use(kind, hub, base, tmp_path).exits(0)
 
 
 def assert_refused(done: Done, kind: str) -> None:
@@ -65,8 +63,7 @@ def assert_refused(done: Done, kind: str) -> None:
 def assert_clean(hub: Hub, base: Path, folder: Path, kind: str) -> None:
     """With the same caches and a hub that works again, the command works."""
     hub.fault, hub.content = lambda path, seen: None, lambda content: content
-    done = use(kind, hub, base, folder)
-    assert done.code == 0, done.err
+    use(kind, hub, base, folder).exits(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,8 +77,7 @@ def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_f31_a_hub_that_is_down_for_a_moment(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
     hub.fault = lambda path, seen: 503 if seen[path] <= 1 else None
-    done = use(kind, hub, base, tmp_path)
-    assert done.code == 0, done.err
+    use(kind, hub, base, tmp_path).exits(0)
 
 
 @pytest.mark.slow
@@ -117,15 +113,13 @@ STREAMED = ("training.steps=2", "evaluation.every=2", "data.train=[{hub: org/tin
 
 def test_f31_a_streamed_data_set_comes_once(hub: Hub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run finds it in the cache, where the hub has gone, and where it is forbidden to ask."""
-    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
-    assert done.code == 0, done.err
+    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).exits(0)
     assert "org/tiny, split train, streamed: 7 rows, which are read into the cache first" in done.err
     assert not list((tmp_path / "datasets").rglob("*.arrow"))
     asked = sum(hub.seen.values())
     hub.fault = lambda path, seen: 404
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    again = pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
-    assert again.code == 0, again.err
+    again = pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).exits(0)
     assert "streamed: 7 rows, " in again.err
     assert sum(hub.seen.values()) == asked
     assert exact(tmp_path / "again") == exact(tmp_path / "first")
@@ -176,21 +170,18 @@ def test_f30_local_work_opens_no_socket(base: Path, tmp_path: Path, calls: Path)
     carbon = "carbon={enabled: true, country: DEU}"
     run = tmp_path / "run"
     words = ["training.steps=2", "evaluation.every=2", "generation.prompts=[the cat]"]
-    done = pretrain(run, base / "tiny.yaml", *words, carbon, before=online)
-    assert done.code == 0, done.err
+    pretrain(run, base / "tiny.yaml", *words, carbon, before=online).exits(0)
     assert list((run / "carbon").glob("*.jsonl"))
     local = f"data.train=[{{hub: {json.dumps(str(base / 'corpus'))}}}]"
     assert pretrain(tmp_path / "hub", base / "tiny.yaml", *words, local, before=online).code == 0
     for name, *rest in (["evaluate", "--data", str(base / "corpus")], ["generate", "--prompt", "the"]):
-        done = run_tfkit(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online)
-        assert done.code == 0, done.err
+        run_tfkit(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online).exits(0)
     assert not calls.exists(), calls.read_text(encoding="utf-8")
 
 
 def test_f30_a_blocked_socket_is_seen(tmp_path: Path, calls: Path) -> None:
     """Else the test above would prove nothing, of the program or of the processes that it starts."""
-    done = run_tfkit(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online)
-    assert done.code == 4, done.err
+    run_tfkit(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online).exits(4)
     assert calls.exists()
     calls.unlink()
     script = "import socket; socket.create_connection(('127.0.0.1', 9))"

@@ -147,8 +147,7 @@ def test_f15_what_may_go_goes(base: Base, small_disk: Path, is_known: bool) -> N
     def gives_up_when_full() -> None:
         checkpoints.disk_is_full = lambda error: False
 
-    done = base.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing)
-    assert done.code == 0, done.err
+    base.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing).exits(0)
     assert kept(run) == ["step-000004", "step-000006"]
     base.assert_same(run)
 
@@ -164,8 +163,7 @@ def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> N
     assert "the disk has 1.23e-05 GB free" in done.err
     assert "--force" in done.err
     assert not (run / "metrics.jsonl").exists()
-    done = base.run(run, "--force", before=nearly_full)
-    assert done.code == 0, done.err
+    base.run(run, "--force", before=nearly_full).exits(0)
     base.assert_same(run)
 
 
@@ -177,8 +175,7 @@ def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> N
 def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
     run = tmp_path / "run"
     where = "" if function == "fsync" else "step-"
-    done = base.run(run, before=in_saves(refuse(os, function, number, times, where), first=2))
-    assert done.code == 0, done.err
+    base.run(run, before=in_saves(refuse(os, function, number, times, where), first=2)).exits(0)
     base.assert_same(run)
 
 
@@ -209,8 +206,7 @@ def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: 
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc, to find the file of a descriptor")
-    done = base.run(run, before=in_saves(refuse_metrics, first=2))
-    assert done.code == 0, done.err
+    done = base.run(run, before=in_saves(refuse_metrics, first=2)).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'metrics.jsonl'}: cannot write metrics ({os.strerror(number)})" in done.err
     assert hashes(run, 6) == hashes(base.unbroken, 6)
@@ -222,8 +218,7 @@ def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
-    done = base.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json")))
-    assert done.code == 0, done.err
+    done = base.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json"))).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'run.json'}: cannot be written ({os.strerror(number)}); the run continues" in done.err
     assert hashes(run, 6) == hashes(base.unbroken, 6)
@@ -255,8 +250,7 @@ def signals_at(points: dict[int, int]) -> Callable[[], None]:
 )
 def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
     run = tmp_path / "run"
-    done = base.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2))
-    assert done.code == 128 + first, done.err
+    done = base.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2)).exits(128 + first)
     assert "stopped after step 4 of 6; its checkpoint is saved" in done.err
     assert kept(run) == ["step-000002", "step-000004"]
     assert verify(run / "checkpoints" / "step-000004") == []
@@ -268,8 +262,7 @@ def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Pat
 def test_f05_a_third_signal_in_a_save_kills(base: Base, tmp_path: Path, call: int) -> None:
     run = tmp_path / "run"
     points = {call: signal.SIGTERM, call + 1: signal.SIGINT, call + 2: signal.SIGTERM}
-    done = base.run(run, before=in_saves(signals_at(points), first=2))
-    assert done.code == -signal.SIGTERM
+    base.run(run, before=in_saves(signals_at(points), first=2)).exits(-signal.SIGTERM)
     assert verify(run / "checkpoints" / "step-000002") == []
     assert kept(run) in (["step-000002"], ["step-000002", "step-000004"])
     base.assert_ends_the_same(run)
@@ -287,8 +280,7 @@ def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
 
 def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = base.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk)
-    assert done.code == 0, done.err
+    base.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk).exits(0)
     assert kept(run) == [f"step-{step:06d}" for step in range(1, 7)]
     written = [(run / "checkpoints" / name / "manifest.json").stat().st_mtime_ns for name in kept(run)]
     assert written == sorted(written)
@@ -308,8 +300,7 @@ def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path, s
             struck.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    done = run_tfkit(tmp_path, words, lambda: slow_disk(strike))
-    assert done.code == 143, done.err
+    done = run_tfkit(tmp_path, words, lambda: slow_disk(strike)).exits(143)
     assert f"stopped after step {step} of 6; its checkpoint is saved" in done.err
     assert kept(run)[-1] == f"step-{step:06d}"
     assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))

@@ -25,8 +25,7 @@ STOPS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    done = pretrain(folder / "run", recipe, "checkpoint={every: 4, keep: 3}", "evaluation.every=null")
-    assert done.code == 0, done.err
+    pretrain(folder / "run", recipe, "checkpoint={every: 4, keep: 3}", "evaluation.every=null").exits(0)
     return folder
 
 

@@ -30,8 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def untracked(base: Path) -> Path:
-    done = pretrain(base / "off", base / "tiny.yaml", *TRACKED, "trackers=[]")
-    assert done.code == 0, done.err
+    pretrain(base / "off", base / "tiny.yaml", *TRACKED, "trackers=[]").exits(0)
     return base / "off"
 
 
@@ -89,8 +88,7 @@ def test_f29_without_its_extra_nothing_is_trained(base: Path, tmp_path: Path) ->
     def before() -> None:
         sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
 
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *TRACKED, before=before)
-    assert done.code == 5, done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *TRACKED, before=before).exits(5)
     assert "TensorBoard needs the extra tensorboard: in the folder of tfkit, pip install -e '.[tensorboard]'" in done.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -192,8 +190,7 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_f29_a_run_that_was_stopped_goes_on_with_one_curve(base: Path, untracked: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
-    done = pretrain(run, base / "tiny.yaml", *TRACKED, before=strike(number, 7))
-    assert done.code == (143 if number == signal.SIGTERM else -signal.SIGKILL), done.err
+    pretrain(run, base / "tiny.yaml", *TRACKED, before=strike(number, 7)).exits(143 if number == signal.SIGTERM else -signal.SIGKILL)
     if number == signal.SIGTERM:
         assert points(run)["loss"] == list(range(1, 8)), "all that was trained is on the disk"
     time.sleep(1 - time.time() % 1)  # within one second TensorBoard would read the files by the numbers of the processes, as texts

@@ -76,8 +76,7 @@ def generate(folder: Path, before: Callable[[], object] = limit_memory, program:
 
 def assert_refused(folder: Path, *messages: str) -> str:
     """Exit 4 in little time and memory, with one message and nothing on stdout."""
-    done = generate(folder)
-    assert done.code == 4, done.err
+    done = generate(folder).exits(4)
     assert done.processor_seconds < SECONDS
     assert done.out == ""
     for message in messages:
@@ -149,8 +148,7 @@ def test_f12_a_header_of_100_mb_is_not_read(models: Path, tmp_path: Path) -> Non
     folder = copy(models, tmp_path)
 
     (folder / "model.safetensors").write_bytes(SAFETENSORS["100 MB of JSON"][0]())
-    done = generate(folder, lambda: limit_memory(50 << 20))
-    assert done.code == 4, done.err
+    generate(folder, lambda: limit_memory(50 << 20)).exits(4)
 
 
 @pytest.mark.parametrize("kind", PICKLES)
@@ -195,8 +193,7 @@ def test_f13_a_training_state_that_is_a_pickle(tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "step-000002"
     (checkpoint / "training_state" / "optimizer.safetensors").write_bytes(PICKLES["zip"](tmp_path / "canary"))
     write_manifest(checkpoint)
-    done = pretrain(run, recipe, *words, "training.steps=3", "--resume")
-    assert done.code == 4, done.err
+    done = pretrain(run, recipe, *words, "training.steps=3", "--resume").exits(4)
     assert "optimizer.safetensors: is not a readable safetensors file: it is a zip file" in done.err
     assert not (tmp_path / "canary").exists()
 
@@ -407,8 +404,7 @@ def test_f49_hostile_tokenizers(models: Path, tmp_path: Path, name: str) -> None
         (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
         (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
     words = ["generate", "--from", str(folder), "--prompt", "the cat sat on the mat and then the dog went away! " * 5, "--threads", "1"]
-    done = run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory)
-    assert done.code == 4, done.err
+    done = run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory).exits(4)
     assert message in done.err
 
 
@@ -418,10 +414,8 @@ def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> 
     edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
     for name in ("tokenizer_config.json", "special_tokens_map.json"):  # no eos either
         (folder / name).write_text("{}", encoding="utf-8")
-    done = generate(folder)
-    assert done.code == 3, done.err
+    done = generate(folder).exits(3)
     assert "has no tokens" in done.err
     (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
     words = ["evaluate", "--from", str(folder), "--data", str(tmp_path / "text.txt"), "--threads", "1", "carbon.enabled=false"]
-    done = run_tfkit(tmp_path, words)
-    assert done.code == 3, done.err
+    run_tfkit(tmp_path, words).exits(3)

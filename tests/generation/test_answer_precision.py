@@ -117,8 +117,7 @@ def test_each_precision_is_used_by_the_commands(tmp_path):
         ]
     )
     assert json.loads(named.out)["precision"] == "bfloat16"
-    done = run_here(["generate", "--from", WRITER, "--prompt", "the cat", "--precision", "int8", "--max-new-tokens", "3"])
-    assert done.code == 0
+    done = run_here(["generate", "--from", WRITER, "--prompt", "the cat", "--precision", "int8", "--max-new-tokens", "3"]).exits(0)
     assert done.out.startswith("the cat")
 
 

@@ -70,8 +70,7 @@ def tfkit(place: Path) -> Callable[..., Done]:
 @pytest.fixture(scope="module", params=["reward", "dpo"])
 def run(request: pytest.FixtureRequest, place: Path, tfkit: Callable[..., Done]) -> tuple[str, Path, Done]:
     """A run of the kind that was never stopped."""
-    done = tfkit("finetune", f"{request.param}.yaml", "--run", request.param)
-    assert done.code == 0, done.err
+    done = tfkit("finetune", f"{request.param}.yaml", "--run", request.param).exits(0)
     return request.param, place / request.param, done
 
 
@@ -97,8 +96,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfki
     kind, folder, _ = run
     words = ("finetune", f"{kind}.yaml", "--run", f"{kind}-killed")
     assert tfkit(*words, before=strike(signal.SIGKILL, 14)).code == -signal.SIGKILL
-    done = tfkit(*words, "--resume")
-    assert done.code == 0, done.err
+    tfkit(*words, "--resume").exits(0)
     assert hashes(place / f"{kind}-killed", STEPS) == hashes(folder, STEPS)
     assert exact(place / f"{kind}-killed")[-1] == exact(folder)[-1]
 
@@ -106,8 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfki
 def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
     """By the same reference, which tfkit.json names."""
     kind, folder, _ = run
-    done = tfkit("evaluate", "--from", kind, "--predictions", f"{kind}.jsonl", "--json", "carbon.enabled=false")
-    assert done.code == 0, done.err
+    done = tfkit("evaluate", "--from", kind, "--predictions", f"{kind}.jsonl", "--json", "carbon.enabled=false").exits(0)
     metrics = json.loads(done.out)["metrics"]
     found = [json.loads(line) for line in (place / f"{kind}.jsonl").read_text().splitlines()]
     assert metrics == pytest.approx(scores(folder)[-1], abs=1e-5)
@@ -142,8 +139,7 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
     rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()][:24]
     asked = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
     (place / "asked.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
-    done = tfkit("predict", "--from", f"{kind}/checkpoints/step-000012", "--data", "asked.jsonl", "carbon.enabled=false")
-    assert done.code == 0, done.err
+    done = tfkit("predict", "--from", f"{kind}/checkpoints/step-000012", "--data", "asked.jsonl", "carbon.enabled=false").exits(0)
     assert abs(np.mean([json.loads(line)["prediction"] for line in done.out.splitlines()])) < 1e-5
     facts = json.loads((folder / "checkpoints" / "step-000012" / "tfkit.json").read_text())
     assert facts["demonstrations"] == 24
@@ -153,8 +149,7 @@ def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..
     """Its demonstrations average 0 to first order: far closer to it than without a shift, or than the checkpoints' are to each other."""
     if run[0] != "reward":
         return
-    done = run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean", "--json"])
-    assert done.code == 0, done.err
+    done = run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean", "--json"]).exits(0)
     facts = json.loads((place / "mean" / "tfkit.json").read_text())
     newest, before = (
         json.loads((path / "tfkit.json").read_text()) for path in sorted((run[1] / "checkpoints").glob("step-*"), reverse=True)[:2]
@@ -176,8 +171,7 @@ def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..
 @pytest.mark.parametrize("words", [["training.adapter={rank: 2}"], ["training.precision=bf16"], ["model.context_length=24"]])
 def test_the_reference_of_an_adapter_and_of_bf16_is_the_first_model(tfkit: Callable[..., Done], place: Path, words: list[str]) -> None:
     name = words[0].partition("=")[0]
-    done = tfkit("finetune", "dpo.yaml", "--run", name, "training.steps=2", *words)
-    assert done.code == 0, done.err
+    tfkit("finetune", "dpo.yaml", "--run", name, "training.steps=2", *words).exits(0)
     first: dict[str, Any] = next(record for record in records(place / name) if "loss" in record)
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-2 if "bf16" in words[0] else 1e-6)
     result = tfkit("evaluate", "--from", name, "--json", "carbon.enabled=false", "evaluation.bootstrap=null")
@@ -198,17 +192,14 @@ def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], pla
 
 
 def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("pretrain", "base.yaml", "--run", "none", "objective={kind: dpo}")
-    assert done.code == 2
+    done = tfkit("pretrain", "base.yaml", "--run", "none", "objective={kind: dpo}").exits(2)
     assert "dpo trains a finished model, never random weights: set model.from, or give --from CKPT" in done.err
 
 
 def test_an_adapter_cannot_add_the_token_that_a_reward_model_needs(tfkit: Callable[..., Done]) -> None:
     """Merged or not: the remedy is another start, or no adapter."""
-    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj], merge: true}")
-    assert done.code == 2
+    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj], merge: true}").exits(2)
     assert "train all weights" in done.err
-    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}")
-    assert done.code == 2
+    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}").exits(2)
     assert "has no entry in its vocabulary for 1 tokens that this objective needs" in done.err
     assert "train without an adapter" in done.err

@@ -49,8 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [{"prompt": f"{' '.join(one[:4])} ", "chosen": f"cat {one[4]}", "rejected": f"{one[4]} {one[5]}"} for one in words]
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     (folder / "toy.yaml").write_text(RECIPE, encoding="utf-8")
-    done = pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=4")
-    assert done.code == 0, done.err
+    pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=4").exits(0)
     return folder
 
 
@@ -82,8 +81,7 @@ def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callab
     assert tfkit("check", "toy.yaml").code == 0
     wrong = tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1")
     assert (wrong.code, "objective.beta: must be greater than 0" in wrong.err) == (2, True), wrong.err
-    unknown = run_tfkit(place, ["check", "toy.yaml"])
-    assert unknown.code == 2
+    unknown = run_tfkit(place, ["check", "toy.yaml"]).exits(2)
     assert "toy.yaml:5:19: objective.kind: 'toy_preference' is none of " in unknown.err
 
 
@@ -105,8 +103,7 @@ def test_it_names_its_companion_and_pins_it(whole: Path, place: Path, tfkit: Cal
     assert (start["role"], reference["role"], critic["role"]) == ("start", "reference", "critic")
     assert reference["sha256"] == start["sha256"]
     assert f"reference_sha256: {reference['sha256']}" in (whole / "recipe.yaml").read_text()
-    other = tfkit("finetune", "toy.yaml", "--run", "other", f"objective.reference_sha256={'a' * 64}")
-    assert other.code == 4
+    other = tfkit("finetune", "toy.yaml", "--run", "other", f"objective.reference_sha256={'a' * 64}").exits(4)
     assert f"objective.reference: base has changed since this recipe was run: the SHA-256 of its weights was {'a' * 64}" in other.err
 
 
@@ -121,16 +118,14 @@ def test_its_critic_learns_beside_the_model_and_lies_in_the_training_state_alone
     weights = {name.removeprefix("companions/critic/weights/") for name in saved if name.startswith("companions/critic/weights/")}
     assert "embedding.tokens.weight" in weights
     assert {f"companions/critic/optimizer/{name}/exp_avg" for name in weights} <= saved
-    done = tfkit("average", "whole", "--last", "2", "--out", "mean")
-    assert done.code == 0, done.err
+    tfkit("average", "whole", "--last", "2", "--out", "mean").exits(0)
     assert not (whole.parent / "mean" / "training_state").exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
     words = ("finetune", "toy.yaml", "--run", "stopped", "--threads", "1")
     assert tfkit(*words, before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
-    done = tfkit(*words, "--resume")
-    assert done.code == 0, done.err
+    tfkit(*words, "--resume").exits(0)
     assert hashes(place / "stopped", STEPS) == hashes(whole, STEPS)
     assert exact(place / "stopped")[-1] == exact(whole)[-1]
 
@@ -148,8 +143,7 @@ def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[
 
 
 def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "toy.yaml", "--rows", "2", "--json")
-    assert done.code == 0, done.err
+    done = tfkit("inspect", "toy.yaml", "--rows", "2", "--json").exits(0)
     document = json.loads(done.out)
     assert document["first_step"]["targets"].keys() == {"preference", "critic"}
     assert document["first_step"]["targets"]["preference"] == 4

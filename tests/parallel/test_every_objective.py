@@ -39,8 +39,7 @@ def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeyp
     document["data"].pop("validation")
     Path(f"{slug}.yaml").write_text(dump_document(document), encoding="utf-8")
     words = ["finetune" if "from" in document["model"] else "pretrain", f"{slug}.yaml", "--threads", "1", "--run"]
-    alone = Process(place, [*words, f"{slug}-alone"]).wait()
-    assert alone.code == 0, alone.err
+    Process(place, [*words, f"{slug}-alone"]).wait().exits(0)
     gradients, weights = first_step(Path(f"{slug}-alone"))
     assert gradients
     zero = [key.removesuffix(GRADIENTS) for key, gradient in gradients.items() if not gradient.any()]

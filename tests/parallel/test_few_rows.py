@@ -94,8 +94,7 @@ def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count
 def test_one_and_two_ranks_take_the_same_steps(place: Path) -> None:
     write_rows(6)
     words = ["pretrain", "few.yaml", "--threads", "1", "training.batch_size=36", "training.micro_batch_size=3", "--run"]
-    done = run_tfkit(place, [*words, "one"])
-    assert done.code == 0, done.err
+    run_tfkit(place, [*words, "one"]).exits(0)
     ranks = [process.wait() for process in start_ranks(place, [*words, "two"])]
     assert [one.code for one in ranks] == [0, 0], ranks[0].err + ranks[1].err
     assert "there are 6 rows to train on: a step has 6 rows" in ranks[0].err

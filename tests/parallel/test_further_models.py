@@ -48,8 +48,7 @@ def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh:
 def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, adapter: str | None) -> None:
     words = ["--threads", "1", *([adapter] if adapter else [])]
     start = ["finetune", str(base / "dpo.yaml"), "--run"]
-    alone = Process(tmp_path, [*start, str(tmp_path / "one"), *words]).wait()
-    assert alone.code == 0, alone.err
+    Process(tmp_path, [*start, str(tmp_path / "one"), *words]).wait().exits(0)
     lacking = {1: lambda: os.environ.update(TFKIT_CACHE=str(tmp_path / "empty"))}  # rank 0 has what the reference says of the rows
     first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"], lacking)]
     assert (first.code, second.code) == (0, 0), first.err + second.err
@@ -66,8 +65,7 @@ def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: 
         encoding="utf-8",
     )
     start = ["finetune", str(tmp_path / "head.yaml"), ONE_EACH[1], "--threads", "1", "--run"]
-    alone = Process(tmp_path, [*start, str(tmp_path / "one")]).wait()
-    assert alone.code == 0, alone.err
+    Process(tmp_path, [*start, str(tmp_path / "one")]).wait().exits(0)
     first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), "parallel.shard=2"])]
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)

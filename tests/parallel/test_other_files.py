@@ -83,8 +83,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(folder / "run")
         for name, seed in (("scores", 1), ("other-scores", 2)):
             words = ["finetune", "reward.yaml", "--run", "run", "--threads", "1", f"training.seed={seed}", "optimizer.lr=1e-2"]
-            done = Process(folder, words).wait()
-            assert done.code == 0, done.err
+            Process(folder, words).wait().exits(0)
             shutil.move(folder / "run/checkpoints/step-000002", folder / name)
             shutil.rmtree(folder / "run")
     return folder
@@ -206,8 +205,7 @@ def test_the_checkpoint_that_a_run_continues_from_is_compared(disk: Path, tmp_pa
     """Rank 1 reads the manifest of another run in place of that at the path of rank 0, as from a disk that is not shared."""
     words = ["pretrain", str(disk / "tiny.yaml"), "--threads", "1", f"data.train=[{{path: {disk / 'corpus'}}}]", "training.steps=2"]
     for run, seed in (("run", 1), ("other", 2)):
-        done = Process(tmp_path, [*words, f"training.seed={seed}", "--run", str(tmp_path / run)]).wait()
-        assert done.code == 0, done.err
+        Process(tmp_path, [*words, f"training.seed={seed}", "--run", str(tmp_path / run)]).wait().exits(0)
     other = Replaced(rank_inputs, "read_manifest", lambda read: lambda folder: read(tmp_path / "other/checkpoints" / folder.name))
     resumed = start_ranks(tmp_path, ["resume", str(tmp_path / "run"), "training.steps=4", "--threads", "1"], {1: other})
     done_on = [process.wait() for process in resumed]

@@ -54,8 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
-            done = Process(folder, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait()
-            assert done.code == 0, done.err
+            Process(folder, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
     return folder
 
 

@@ -51,8 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").code == 0
-        done = Process(folder, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait()
-        assert done.code == 0, done.err
+        Process(folder, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait().exits(0)
     shutil.copytree(folder / "scores" / "checkpoints" / "step-000002", folder / "critic")
     return folder
 
@@ -62,8 +61,7 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
     """Responses are drawn by their number, rewards and log-probabilities come to both."""
     monkeypatch.chdir(place)
     words = ["finetune", f"{kind}.yaml", "--threads", "1", "--run"]
-    alone = Process(place, [*words, f"{kind}-alone"]).wait()
-    assert alone.code == 0, alone.err
+    Process(place, [*words, f"{kind}-alone"]).wait().exits(0)
     stopped = [one.wait() for one in start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)})]
     assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
     resumed = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-two", "--threads", "1"])]
@@ -80,8 +78,7 @@ def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path
     # Spaces are in about half of the responses; `eps` keeps AdamW from making whole steps of rounding errors.
     words = ["finetune", f"{kind}.yaml", "objective.rules=[{kind: contains, text: ' '}]", "optimizer.eps=1e-3"]
     words += ["training.steps=4", "optimizer.clip_norm=null", "--threads", "1", "--run"]
-    alone = Process(place, [*words, f"{kind}-whole"]).wait()
-    assert alone.code == 0, alone.err
+    Process(place, [*words, f"{kind}-whole"]).wait().exits(0)
     shared = [*words, f"{kind}-shared", "parallel.shard=2"]
     stopped = [one.wait() for one in start_ranks(place, shared, {1: strike(signal.SIGTERM, 3)})]
     assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
@@ -102,8 +99,7 @@ def test_text_of_the_pretraining_is_dealt_too(place: Path, mesh: str, monkeypatc
     words = ["finetune", "ppo.yaml", "data.pretraining=[{path: corpus}]", "objective.ptx_weight=0.5", "objective.ptx_ratio=1"]
     words += ["training.steps=2", "evaluation.every=null", "--threads", "1", "--run"]
     if not Path("text-alone").exists():
-        alone = Process(place, [*words, "text-alone"]).wait()
-        assert alone.code == 0, alone.err
+        Process(place, [*words, "text-alone"]).wait().exits(0)
     run = f"text-{len(mesh)}"
     done = [one.wait() for one in start_ranks(place, [*words, run, f"parallel={mesh}"])]
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err

@@ -56,8 +56,7 @@ def ranks(*words: str, **faults: object) -> list[Done]:
 
 
 def test_a_chain_is_that_of_one_process_also_stopped_in_its_second_stage() -> None:
-    alone = run_here(["pretrain", "chain.yaml", "--run", "alone", "--threads", "1"])
-    assert alone.code == 0, alone.err
+    run_here(["pretrain", "chain.yaml", "--run", "alone", "--threads", "1"]).exits(0)
     stopped = ranks("pretrain", "chain.yaml", "--run", "two", faults={1: strike(signal.SIGTERM, 6 + 3)})
     assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
     assert "tfkit resume two --threads 1 --ranks 2" in stopped[0].err
@@ -75,8 +74,7 @@ def test_a_sweep_goes_on_after_a_trial_that_fails_on_all_ranks() -> None:
     assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
     result = json.loads(done[0].out)
     assert [trial["status"] for trial in result["trials"]] == ["failed", "finished"], result["trials"]
-    alone = run_here(["pretrain", "one.yaml", "training.seed=2", "--run", "seed-2", "--threads", "1"])
-    assert alone.code == 0, alone.err
+    run_here(["pretrain", "one.yaml", "training.seed=2", "--run", "seed-2", "--threads", "1"]).exits(0)
     assert hashes(Path("sweep", "trial-002"), 3) == hashes(Path("seed-2"), 3)
 
 

@@ -26,8 +26,7 @@ def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -
     run = place / f"{kind}-{variant}"
     section = f"tokenizer={{kind: {kind}, vocab_size: 320}}" if variant is None else f"tokenizer={{kind: {kind}, variant: {variant}}}"
     words = [section, "tokenizer.vocab_size=320", "training.steps=2", "training.log_every=1", "evaluation.every=2"]
-    done = pretrain(run, place / "tiny.yaml", *words)
-    assert done.code == 0, done.err
+    pretrain(run, place / "tiny.yaml", *words).exits(0)
 
     checkpoint = run / "checkpoints" / "step-000002"
     ours, theirs = load_tokenizer(checkpoint), transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -40,21 +39,17 @@ def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -
     # Every byte of the texts is in the denominator but those of first tokens that nothing comes before.
     assert 0 < scores["bits_per_byte"] < 16
 
-    again = run_tfkit(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"])
-    assert again.code == 0, again.err
-    written = run_tfkit(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"])
-    assert written.code == 0, written.err
+    run_tfkit(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"]).exits(0)
+    written = run_tfkit(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"]).exits(0)
     assert "the cat" in written.out
 
 
 def test_a_vocabulary_that_is_too_small_is_an_error_of_the_recipe(place: Path) -> None:
-    done = run_tfkit(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"])
-    assert done.code == 2
+    done = run_tfkit(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"]).exits(2)
     assert "vocab_size 100 is too small: 4 pieces of text and 103 special tokens need 107" in done.err
 
 
 def test_less_text_than_entries_is_said(place: Path) -> None:
     words = ["tokenizer={kind: wordpiece, vocab_size: 5000}", "training.steps=2"]
-    done = pretrain(place / "few", place / "tiny.yaml", *words)
-    assert done.code == 0, done.err
+    done = pretrain(place / "few", place / "tiny.yaml", *words).exits(0)
     assert "tokenizer entries, not tokenizer.vocab_size 5,000" in done.err
