@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tiny_layouts import GPT2_LAYOUT
 from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
@@ -103,18 +104,13 @@ def write_chat_checkpoint(folder: Path, template: str | None, **changes: Any) ->
     """Write a model folder with random weights; None: without a chat template. `changes` are of the model's config."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_json(*chat_tokenizer(), template)
-    config = {
+    config = GPT2_LAYOUT | {
         "vocab_size": tokenizer.size,
         "context_length": CONTEXT,
         "decoder_layers": 2,
         "dim": 24,
         "hidden_dim": 44,
         "num_heads": 3,
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "bias": True},
-        "head": {"tied": True},
         "init": {"std": 0.3},
     }
     model = build(ModelConfig.model_validate(config | changes), seed=3)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
 from tfkit.generation.complete import TextCompletion, complete, encode_prompts
 from tfkit.model.config import ModelConfig
@@ -10,23 +11,9 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
 
-_LLAMA: dict[str, Any] = {
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": False},
-    "num_heads": 6,
-    "num_kv_heads": 2,
-}
+_LLAMA: dict[str, Any] = LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2}
 DECODERS: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "bias": True},
-        "head": {"tied": True},
-        "num_heads": 3,
-    },
+    "gpt2": GPT2_LAYOUT | {"num_heads": 3},
     "llama": _LLAMA,
     "mistral": _LLAMA | {"attention": {"windows": [5]}},
     "gemma2": _LLAMA

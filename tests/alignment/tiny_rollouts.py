@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
+from tiny_layouts import GPT2_LAYOUT
 
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.rewards import Rules
@@ -49,16 +50,12 @@ def codec() -> Tokenizer:
 
 def policy(seed: int = 3, **changes: Any) -> Transformer:
     """A tiny model over the four tokens, whose probabilities are far from equal; with dropout, which nothing here may draw."""
-    values: dict[str, Any] = {
+    values: dict[str, Any] = GPT2_LAYOUT | {
         "vocab_size": 4,
         "context_length": 16,
         "decoder_layers": 1,
         "dim": 32,
         "num_heads": 2,
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "bias": True},
         "head": {"tied": False},
         "dropout": {"embedding": 0.3, "residual": 0.3},
         "init": {"std": 0.1},

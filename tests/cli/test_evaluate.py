@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
+from tiny_layouts import GPT2_LAYOUT
 from tiny_runs import Program
 
 from tfkit.__main__ import main
@@ -37,18 +38,13 @@ def write_checkpoint(folder: Path, *, tokenizer: bool = True, weight: float | No
     """A model folder with random weights; `weight` is put into the final norm."""
     folder.mkdir(parents=True, exist_ok=True)
     trained = train_byte_bpe(TEXTS, 300, add_bos=True)
-    config = {
+    config = GPT2_LAYOUT | {
         "vocab_size": trained.size,
         "context_length": 48,
         "decoder_layers": 2,
         "dim": 24,
         "hidden_dim": 44,
         "num_heads": 3,
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "bias": True},
-        "head": {"tied": True},
         "init": {"std": 0.3},
     }
     model = build(ModelConfig.model_validate(config), seed=3)

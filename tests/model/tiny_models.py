@@ -3,28 +3,15 @@
 from typing import Any
 
 import torch
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 
 VOCABULARY, CONTEXT = 53, 24
 _SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 44}
-_GPT2: dict[str, Any] = {
-    "num_heads": 3,
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu_tanh", "bias": True},
-    "head": {"tied": True},
-}
-_LLAMA: dict[str, Any] = {
-    "num_heads": 6,
-    "num_kv_heads": 2,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": False},
-}
+_GPT2: dict[str, Any] = GPT2_LAYOUT | {"num_heads": 3}
+_LLAMA: dict[str, Any] = LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2}
 MODELS = {"gpt2": _GPT2, "llama": _LLAMA, "rotary with LayerNorm": _GPT2 | {"position": {"kind": "rotary"}}}
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_chat_tokenizers import FORMATS, KINDS, chat_codec
 from tiny_examples import assert_same_steps, batches, examples, model
+from tiny_layouts import LLAMA_LAYOUT
 from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM
@@ -26,7 +27,7 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 WORDS = ["the cat", "a dog", "sat on a mat", "ran", "red hat", "12", "é🙂 tree"]
 LENGTH = 256
-CONFIG: dict[str, Any] = {
+CONFIG: dict[str, Any] = LLAMA_LAYOUT | {
     "vocab_size": 340,
     "context_length": LENGTH,
     "decoder_layers": 2,
@@ -34,10 +35,6 @@ CONFIG: dict[str, Any] = {
     "hidden_dim": 36,
     "num_heads": 3,
     "num_kv_heads": 1,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": False},
 }
 
 

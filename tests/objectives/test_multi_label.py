@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support, precision_score, recall_score
 from tiny_examples import ENCODER, assert_same_steps, examples, model, texts, tokenizer
+from tiny_layouts import LLAMA_LAYOUT
 from transformers import AutoModelForSequenceClassification
 
 from tfkit.data import ExampleRows
@@ -24,15 +25,12 @@ from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 
 LABELS = ("animal", "clothes", "motion", "size")
 CONFIG = ENCODER | {"head": {"kind": "classes", "count": 4, "pool": "first", "dense": "tanh", "bias": True}}
-LLAMA: dict[str, Any] = {
+LLAMA: dict[str, Any] = LLAMA_LAYOUT | {
     "vocab_size": 300,
     "context_length": 24,
     "decoder_layers": 2,
     "dim": 24,
     "num_heads": 3,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
     "head": {"kind": "classes", "count": 4, "pool": "last"},
 }
 TOKENIZER = tokenizer()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_examples import assert_same_steps, batches, examples, model, texts, tokenizer
+from tiny_layouts import GPT2_LAYOUT
 from transformers import GPT2DoubleHeadsModel, OpenAIGPTDoubleHeadsModel
 
 from tfkit.data import ExampleRows
@@ -19,16 +20,12 @@ from tfkit.recipe.schema.label_sections import MultipleChoiceSection
 SPECIAL = ["_start_", "_delimiter_", "_classify_"]
 TOKENIZER = tokenizer("bpe_eow", special_tokens=SPECIAL)
 START, DELIMITER, CLASSIFY = (TOKENIZER.backend.token_to_id(token) for token in SPECIAL)
-GPT2: dict[str, Any] = {
+GPT2: dict[str, Any] = GPT2_LAYOUT | {
     "vocab_size": 300,
     "context_length": 24,
     "decoder_layers": 2,
     "dim": 24,
     "num_heads": 3,
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu_tanh", "bias": True},
     "head": {"kind": "lm", "tied": True, "choices": True},
 }
 GPT = GPT2 | {"norm": {"kind": "layer", "placement": "post"}}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
+from tiny_layouts import LLAMA_LAYOUT
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 from toy_objective import Toy, ToySection, register_toy
 
@@ -15,17 +16,7 @@ from tfkit.objectives.companion import Companion
 from tfkit.run.safetensors_header import read_header
 
 STEPS = 6
-DECODER = {
-    "vocab_size": 300,
-    "context_length": 24,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": True},
-}
+DECODER = LLAMA_LAYOUT | {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "head": {"tied": True}}
 RECIPE = """
 # A recipe for tests.
 model: {from: base}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from tiny_examples import examples, texts, tokenizer
+from tiny_layouts import LLAMA_LAYOUT
 
 from tfkit.data import ExampleBatch, ExampleSet
 from tfkit.model.config import ModelConfig
@@ -15,16 +16,13 @@ from tfkit.objectives.reward import Reward, fit_tokenizer, open_reward
 from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES, DPOSection, RewardSection
 
 LENGTH = 24
-DECODER: dict[str, Any] = {
+DECODER: dict[str, Any] = LLAMA_LAYOUT | {
     "vocab_size": 301,
     "context_length": LENGTH,
     "decoder_layers": 2,
     "dim": 24,
     "num_heads": 6,
     "num_kv_heads": 2,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
     "head": {"tied": True},
     "dropout": {"residual": 0.2},
 }

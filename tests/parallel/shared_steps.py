@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 from torch import Tensor
 
 from tfkit.adapters import add_lora, freeze
@@ -29,24 +30,8 @@ from tfkit.training.step import Stepper
 
 # Half of every vector is 16 numbers: the fused AdamW rounds those that do not fill a vector of the processor otherwise.
 SMALL: dict[str, Any] = {"vocab_size": 64, "context_length": 12, "dim": 32, "num_heads": 4, "init": {"std": 0.3}}
-GPT2 = SMALL | {
-    "decoder_layers": 2,
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu_tanh", "bias": True},
-    "head": {"tied": True},
-}
-LLAMA = SMALL | {
-    "decoder_layers": 2,
-    "num_heads": 8,
-    "num_kv_heads": 2,
-    "hidden_dim": 48,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": False},
-}
+GPT2 = SMALL | GPT2_LAYOUT | {"decoder_layers": 2}
+LLAMA = SMALL | LLAMA_LAYOUT | {"decoder_layers": 2, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 48}
 T5 = SMALL | {
     "encoder_layers": 2,
     "decoder_layers": 2,

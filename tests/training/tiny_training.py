@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
 from tfkit.data import Loader, PackedRows, TokenStream
 from tfkit.model.config import ModelConfig
@@ -16,29 +17,15 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 
-GPT2: dict[str, Any] = {
+GPT2: dict[str, Any] = GPT2_LAYOUT | {
     "vocab_size": 53,
     "context_length": 12,
     "decoder_layers": 2,
     "dim": 24,
     "num_heads": 3,
-    "position": {"kind": "learned"},
-    "norm": {"kind": "layer"},
-    "attention": {"qkv_bias": True, "out_bias": True},
-    "mlp": {"activation": "gelu_tanh", "bias": True},
-    "head": {"tied": True},
     "init": {"std": 0.3},
 }
-LLAMA = GPT2 | {
-    "num_heads": 6,
-    "num_kv_heads": 2,
-    "hidden_dim": 40,
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms"},
-    "attention": {},
-    "mlp": {"activation": "silu", "gated": True},
-    "head": {"tied": False},
-}
+LLAMA = GPT2 | LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2, "hidden_dim": 40, "attention": {}}
 
 
 def config(values: dict[str, Any], **changes: Any) -> ModelConfig:
