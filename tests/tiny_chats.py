@@ -1,6 +1,5 @@
 """Checkpoints with chat templates for tests: tiny random models, and the public formats of well-known families."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +115,3 @@ def write_chat_checkpoint(folder: Path, template: str | None, **changes: Any) ->
     model = build(ModelConfig.model_validate(config | changes), seed=3)
     save_model(folder, model.config, model.state_dict(), tokenizer)
     return folder
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path

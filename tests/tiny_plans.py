@@ -1,10 +1,10 @@
 """Tiny recipes, rows and models for each objective."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import write_corpus
 
 import tfkit
@@ -119,7 +119,7 @@ def write_place(folder: Path) -> Path:
         corpus = write_corpus(folder / "corpus")
         words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
         for name in ROW_OBJECTIVES:
-            Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(name, words)), encoding="utf-8")
+            write_rows(Path(f"{name}.jsonl"), rows_of(name, words))
         short: dict[str, Any] = {"training": {"steps": 1, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}
         base = {"model": DECODER, "tokenizer": {"vocab_size": 300}, "data": {"train": [{"path": "corpus"}]}, **short}
         tfkit.pretrain(base, run="base", threads=1)

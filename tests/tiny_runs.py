@@ -28,6 +28,7 @@ import numpy as np
 
 # A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
 import torch._dynamo
+from tiny_files import read_rows
 
 import tfkit.cli
 import tfkit.engine
@@ -288,7 +289,7 @@ def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] 
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return read_rows(run / "metrics.jsonl")
 
 
 def exact(run: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tiny_files import write_rows
 from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def write_prompts_and_pairs(folder: Path) -> None:
     prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
     pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
     for name, rows in (("prompts", prompts), ("pairs", pairs)):
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
 
 
 def assert_close_checkpoints(one: Path, other: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import write_rows
 from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.adapters import load
@@ -40,11 +41,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
     for name, start in (("prompts", 0), ("others", 100)):
         rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
     (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
     assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
     labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
-    (folder / "labelled.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labelled), encoding="utf-8")
+    write_rows(folder / "labelled.jsonl", labelled)
     for seed, name in enumerate(("judge", "other-judge")):
         given = [
             "objective={kind: classification}",

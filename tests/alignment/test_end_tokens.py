@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_chat_tokenizers import FORMATS, chat_codec
+from tiny_files import parse_rows, read_rows, write_rows
 from tiny_rollouts import policy
 from tiny_runs import run_tfkit
 
@@ -134,9 +135,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a command in a folder with conversations, prompts and recipes; return its output."""
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": text, "completion": f"{number} mats"} for number, text in enumerate(PROMPTS)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows)
     asked = [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    write_rows(tmp_path / "asked.jsonl", asked)
     common = "model: {from: base}\ntraining: {steps: 1, batch_size: 2, precision: fp32}\ncarbon: {enabled: false}\noptimizer: {lr: 1e-30}\n"
     common += f"generation: {{temperature: 0, max_new_tokens: {LONGEST}, prompts: {json.dumps(PROMPTS)}}}\nevaluation: {{every: 1}}\n"
     (tmp_path / "chat.yaml").write_text(
@@ -157,29 +158,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return run
 
 
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_every_command_writes_the_same_texts(tmp_path: Path, run: Callable[..., str]) -> None:
     """Greedily, a checkpoint with a sixth of its vocabulary as ends answers a prompt alike wherever it is asked."""
     stated = random.Random(1).sample(range(TALKER.size), TALKER.size // 6)
     base = checkpoint(tmp_path / "base", TALKER, stated, init={"std": 0.8}, norm={"kind": "rms"})
     (tmp_path / "asked.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     settings = ["generation.temperature=0", f"generation.max_new_tokens={LONGEST}"]
-    generated = lines(run("generate", "--from", "base", "--chat", "--input", "asked.txt", *settings))
+    generated = parse_rows(run("generate", "--from", "base", "--chat", "--input", "asked.txt", *settings))
     texts = [line["completion"].strip() for line in generated]
     assert {line["finish"] for line in generated} >= {"stop"}
     assert any(texts)
     run("finetune", "chat.yaml", "--run", "talk")
-    [sampled] = [record["samples"] for record in lines((tmp_path / "talk" / "metrics.jsonl").read_text("utf-8")) if "samples" in record]
+    [sampled] = [record["samples"] for record in read_rows(tmp_path / "talk" / "metrics.jsonl") if "samples" in record]
     found = {"samples in training": [one["completion"].strip() for one in sampled]}
     run("evaluate", "chat.yaml", "--from", "base", "--predictions", "scored.jsonl")
-    found["evaluate"] = [line["text"] for line in lines((tmp_path / "scored.jsonl").read_text("utf-8"))]
+    found["evaluate"] = [line["text"] for line in parse_rows((tmp_path / "scored.jsonl").read_text("utf-8"))]
     run("predict", "--from", "base", "--data", "rows.jsonl", "--out", "predicted.jsonl", *settings)
-    found["predict"] = [line["prediction"] for line in lines((tmp_path / "predicted.jsonl").read_text("utf-8"))]
+    found["predict"] = [line["prediction"] for line in parse_rows((tmp_path / "predicted.jsonl").read_text("utf-8"))]
     run("finetune", "grpo.yaml", "--run", "rewarded")
     run("evaluate", "--from", "rewarded", "--predictions", "rewarded.jsonl")
-    found["rollouts"] = [line["response"].strip() for line in lines((tmp_path / "rewarded.jsonl").read_text("utf-8"))]
+    found["rollouts"] = [line["response"].strip() for line in parse_rows((tmp_path / "rewarded.jsonl").read_text("utf-8"))]
     assert found == dict.fromkeys(found, texts)
     assert {*load(base).eos_ids} == {*load(tmp_path / "talk").eos_ids} == {*load(tmp_path / "rewarded").eos_ids}

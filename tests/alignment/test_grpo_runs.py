@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.__main__ import main
@@ -35,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grpo")
     for name, count in (("prompts", 12), ("others", 5)):
         rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
     (folder / "grpo.yaml").write_text(RECIPE, encoding="utf-8")
     words = ["training.steps=4", "model.dropout.residual=0.2", "model.context_length=24"]
     pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), *words).exits(0)
@@ -119,7 +120,7 @@ def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[
     assert result["metrics"] == pytest.approx(last, abs=1e-6)
     assert result["examples"] == 5
     assert set(result["intervals"]) >= {"reward", "kl"}
-    lines = [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_rows(place / "said.jsonl")
     assert [line["place"] for line in lines] == [f"others.jsonl:{number}" for number in range(1, 6)]
     assert sum(line["reward"] for line in lines) / 5 == pytest.approx(last["reward"])
     assert all(line["reward"] >= ("a" in line["response"]) for line in lines)
@@ -135,7 +136,7 @@ def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[...,
     )
     words = ["evaluate", "--from", "whole/checkpoints/step-000008", "--data", "long.jsonl", "--json", "--threads", "1"]
     done = tfkit(*words, "--predictions", "said.jsonl").exits(0)
-    result, lines = json.loads(done.out), [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
+    result, lines = json.loads(done.out), read_rows(place / "said.jsonl")
     assert "1 row that the model cannot process counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
     assert (result["examples"], result["lost"]) == (3, {"no room for a response": 1})
     assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}

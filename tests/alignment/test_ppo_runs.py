@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit import predict
@@ -53,13 +54,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
     for name, start in (("prompts", 0), ("others", 100)):
         rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
     pairs = [{"prompt": " ".join(words[i : i + 4]), "chosen": " cat sat", "rejected": f" {words[i]} ran"} for i in range(40)]
-    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
+    write_rows(folder / "pairs.jsonl", pairs)
     (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
     assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
     labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
-    (folder / "labelled.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labelled), encoding="utf-8")
+    write_rows(folder / "labelled.jsonl", labelled)
     given = ["objective={kind: classification}", f"data.train.0.path={folder}/labelled.jsonl", "training.steps=4"]
     assert pretrain(folder / "judge", write_recipe(folder, corpus), *given).code == 0
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tiny_chat_tokenizers import chat_codec
+from tiny_files import write_rows
 from tiny_rollouts import codec, policy
 
 from tfkit.data import Encoded
@@ -33,7 +34,7 @@ def objective(folder: Path, tokenizer: Tokenizer, **fields: Any) -> GRPO:
 
 def encoded(folder: Path, made: GRPO, *rows: dict[str, Any]) -> list[Encoded | BadRow]:
     path = folder / "rows.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     return made.encode(list(open_source(SourceSection(path=str(path)), "all", None, roles=made.section.roles).rows()))
 
 

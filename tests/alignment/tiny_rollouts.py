@@ -1,13 +1,13 @@
 """A world that can be enumerated: responses of at most three of four tokens, one of which ends them, and rewards by a table."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 import torch
+from tiny_files import write_rows
 from tiny_layouts import GPT2_LAYOUT
 
 from tfkit.adapters import FrozenReference
@@ -66,7 +66,7 @@ def policy(seed: int = 3, **changes: Any) -> Transformer:
 def prompts(folder: Path, objective: GRPO, texts: list[str]) -> ExampleSet:
     """Prompts as the real path stores them, each with the answer 'ab'."""
     path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text, "answer": "ab"}) + "\n" for text in texts), encoding="utf-8")
+    write_rows(path, [{"prompt": text, "answer": "ab"} for text in texts])
     return example_set(open_source(SourceSection(path=str(path)), "all", None, roles=objective.section.roles), objective, "error")
 
 

@@ -1,6 +1,5 @@
 """The page of decisions: its tasks, its verdicts, and the rows that it cuts."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import decisions
 import pytest
 from decision_tasks import DECODER, RARE_TASKS, TASKS, Task, read_rows, write_task
 from decisions import Cell, Shown
+from tiny_files import write_rows
 
 TASK = Task(
     "one", "language modelling", True, "smollm2", "causal_lm", {"path": "text.txt"}, None, (3, 2), "loss", DECODER, 8, (1, 2, 3, 4), (1, 3)
@@ -69,7 +69,7 @@ def test_a_text_is_cut_into_pieces_of_which_the_last_are_scored(tmp_path: Path, 
 
 def test_rows_are_drawn_without_repetition_and_the_same_in_each_call(tmp_path: Path) -> None:
     rows = [{"text": f"a text with number {number}", "label": str(number % 2)} for number in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows)
     task = Task(
         "two",
         "classification",
@@ -100,7 +100,7 @@ def test_rows_are_drawn_without_repetition_and_the_same_in_each_call(tmp_path: P
 )
 def test_classes_that_are_not_kept_are_one(tmp_path: Path, kind: str, name: str, values: list[Any], expected: list[Any]) -> None:
     text = {"tagging": {"tokens": ["two", "words"]}}.get(kind, {"text": "a text"})
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(text | {name: value}) + "\n" for value in values), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", [text | {name: value} for value in values])
     task = replace(TASK, kind=kind, train={"path": "rows.jsonl"}, rows=(3, 3), kept=("a", "c"))
     rows = read_rows(write_task(task, tmp_path, tmp_path / "made")[0])
     assert sorted((row[name] for row in rows), key=str) == sorted(expected, key=str)

@@ -1,17 +1,14 @@
 """benchmarks/make_sums.py: the rows of grpo-sums are right, and no held-out one is in a text or a prompt of the training."""
 
-import json
 from pathlib import Path
 
 from make_sums import COPIES, HELD_OUT, RIGHT, make
+from tiny_files import read_rows
 
 
 def test_the_rows_of_the_sums(tmp_path: Path) -> None:
     make(tmp_path)
-    text, train, test = (
-        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for name in ("text", "train", "test")
-    )
+    text, train, test = (read_rows(tmp_path / f"{name}.jsonl") for name in ("text", "train", "test"))
     answers = {row["prompt"]: row["answer"] for row in (*train, *test)}
     assert all(sum(map(int, prompt.rstrip("=").split("+"))) == int(answer) for prompt, answer in answers.items())
     said = [row["text"].partition("=") for row in text]

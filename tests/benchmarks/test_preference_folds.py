@@ -1,6 +1,5 @@
 """benchmarks/preference_folds.py: prompts stay whole, means count rows, and the script itself on a tiny model."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import measured_runs
 import preference_folds
 import pytest
 from preference_folds import split, table
+from tiny_files import write_rows
 from tiny_runs import pretrain, write_corpus, write_recipe
 
 from tfkit.data.columns.rows import Row
@@ -45,7 +45,7 @@ def test_the_script_judges_each_pair_once_a_seed(
 ) -> None:
     assert pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), "training.steps=2").code == 0
     rows = [{"prompt": f"the {number} cats", "chosen": " sat", "rejected": " ran away"} for number in range(24)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "pairs.jsonl", rows)
     (tmp_path / "pairs.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measured_runs, "new_process", measured_runs.forked_process)

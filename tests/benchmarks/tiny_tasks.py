@@ -1,11 +1,12 @@
 """A tiny BERT and a tiny task for the scripts of benchmarks/, and the scripts as processes."""
 
-import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+
+from tiny_files import write_rows
 
 ROOT = Path(__file__).parents[2]
 BERT = """# A tiny BERT.
@@ -31,7 +32,7 @@ def write_task(folder: Path) -> None:
     """Write text, labelled rows, and two recipes."""
     draw = random.Random(1)
     rows = [{"text": " ".join(draw.choices(["the", "cat", "dog", "sat"], k=6)), "label": "good" if n % 3 else "bad"} for n in range(60)]
-    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "labelled.jsonl", rows)
     (folder / "text.txt").write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
     (folder / "bert.yaml").write_text(BERT.replace("TEXT", str(folder / "text.txt")), encoding="utf-8")
     (folder / "task.yaml").write_text(TASK, encoding="utf-8")

@@ -8,8 +8,8 @@ import signal
 import time
 
 import pytest
-from fake_codecarbon import PATIENCE_SECONDS
 from scripted_probe import EXIT_SECONDS, HANG_SECONDS
+from tiny_files import wait_for
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -20,13 +20,6 @@ SECTION = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
 def start(folder, probe=None):
     kind = {"probe": f"scripted_probe:{probe}"} if probe else {}
     return Meter.start(SECTION, folder=folder, run_id="run", attempt=1, project="p", **kind)
-
-
-def wait_for(condition, timeout=PATIENCE_SECONDS):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def ticks(folder):

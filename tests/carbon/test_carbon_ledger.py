@@ -4,6 +4,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import write_rows
 
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
 from tfkit.carbon.ledger import LedgerReader
@@ -148,7 +149,7 @@ def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
     changed = data.draw(JSON) if data.draw(st.booleans()) else line | {data.draw(st.sampled_from(sorted(line))): data.draw(JSON)}
     lines[lines.index(line)] = changed
     (folder / "carbon").mkdir()
-    (folder / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [HEADER, *lines]))
+    write_rows(folder / "carbon" / "0-1.jsonl", [HEADER, *lines])
     reading = read_totals(folder)
     assert all(math.isfinite(getattr(reading, name)) for name in SUMS)
     lost, seconds = rework(attempts_of(folder, "run")), read_seconds(folder, "run")
@@ -162,7 +163,7 @@ def test_a_damaged_number_of_an_attempt_costs_no_memory(tmp_path, attempt):
     """The attempts before it have no ledger, so the energy is a lower bound; they are not listed one by one."""
     (tmp_path / "carbon").mkdir()
     lines = [HEADER | {"attempt": attempt}, tick("train", 9, 11)]
-    (tmp_path / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_rows(tmp_path / "carbon" / "0-1.jsonl", lines)
     assert read_totals(tmp_path).status == "degraded"
 
 

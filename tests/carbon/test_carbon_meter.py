@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_codecarbon import PATIENCE_SECONDS
 from scripted_probe import G_PER_KWH, POWER_W
+from tiny_files import read_rows, wait_for
 
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import Attempt, LedgerReader
@@ -26,13 +25,6 @@ SECTION = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK)
 def start(folder, probe="Steady", attempt=1, **changes):
     section = SECTION.model_copy(update=changes)
     return Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe=f"scripted_probe:{probe}")
-
-
-def wait_for(condition, timeout=PATIENCE_SECONDS):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def rows(folder):
@@ -281,7 +273,7 @@ def test_the_ledger_says_what_was_measured_how_and_where(tmp_path):
     meter = start(tmp_path, pue=1.4)
     wait_for(lambda: meter.reading().status == "ok")
     meter.stop()
-    header, *lines = [json.loads(line) for line in (tmp_path / "carbon/0-1.jsonl").read_text().splitlines()]
+    header, *lines = read_rows(tmp_path / "carbon/0-1.jsonl")
     assert header["kind"] == "header"
     assert (header["run_id"], header["attempt"], header["node"], header["pue"]) == ("run", 1, 0, 1.4)
     assert header["place"]["source"] == "carbon.intensity_g_per_kwh"

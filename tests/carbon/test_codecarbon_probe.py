@@ -8,19 +8,12 @@ import sys
 import time
 
 import pytest
-from fake_codecarbon import PATIENCE_SECONDS
+from tiny_files import wait_for
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
-
-
-def wait_for(condition, timeout=PATIENCE_SECONDS):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def rows(folder):

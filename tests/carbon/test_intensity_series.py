@@ -1,6 +1,5 @@
 """Intensities over time: strict files, exact integrals, and a run whose grid changes under it."""
 
-import json
 import os
 import random
 import time
@@ -12,6 +11,7 @@ from fake_codecarbon import PATIENCE_SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_probe import G_PER_KWH, POWER_W
+from tiny_files import read_rows
 
 from tfkit.carbon import Meter
 from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
@@ -186,5 +186,5 @@ def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
     final = meter.stop(PATIENCE_SECONDS)
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert totals_of(attempts_of(tmp_path), final.seconds).intensity.beyond_series is True
-    ticks = [json.loads(line) for line in (tmp_path / "carbon/0-1.jsonl").read_text().splitlines()]
+    ticks = read_rows(tmp_path / "carbon/0-1.jsonl")
     assert any(tick.get("beyond_series") for tick in ticks)

@@ -6,6 +6,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import read_rows, write_rows
 
 from tfkit.carbon.hash_chain import line_hash
 from tfkit.carbon.ledger import LedgerReader
@@ -40,8 +41,8 @@ def test_each_line_has_the_hash_of_the_one_before(tmp_path):
 
 def test_an_older_ledger_has_no_chain_and_reads_as_before(tmp_path):
     path = write(tmp_path)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({name: value for name, value in line.items() if name != "previous"}) + "\n" for line in lines))
+    lines = read_rows(path)
+    write_rows(path, [{name: value for name, value in line.items() if name != "previous"} for line in lines])
     assert (only(tmp_path).chain.state, only(tmp_path).sums["energy_wh"]) == ("unchained", 4)
     with path.open("a") as file:
         file.write(json.dumps(lines[-1]) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
+from tiny_files import write_rows
 from tiny_runs import RECIPE, write_corpus
 
 import tfkit
@@ -43,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
     corpus = write_corpus(folder / "corpus", files=2)
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
     pairs = [{"prompt": " ".join(words[i : i + 3]), "chosen": " cat", "rejected": f" {words[i]}"} for i in range(12)]
-    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
+    write_rows(folder / "pairs.jsonl", pairs)
     (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{pair["prompt"]}"}}\n' for pair in pairs), encoding="utf-8")
     (folder / "tiny.yaml").write_text(RECIPE.replace("CORPUS", "corpus"), encoding="utf-8")
     tune = RECIPE.replace("CORPUS", "corpus").split("\n")

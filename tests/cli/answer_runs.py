@@ -1,11 +1,11 @@
 """Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import write_rows
 from tiny_runs import pretrain
 
 SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
@@ -70,7 +70,7 @@ def train(folder: Path) -> Path:
     """Train a run of each kind, beside its data."""
     rows = made_rows(50)
     for name, part in (("train", rows[:26]), ("test", rows[26:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", part)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, (model, objective, columns) in KINDS.items():

@@ -5,7 +5,6 @@ The code of these runs leaves a canary, a file beside it, whenever it is run.
 
 import ast
 import inspect
-import json
 import py_compile
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_files import write_rows
 from tiny_runs import Done, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit
@@ -84,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.chdir(folder)
     patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("other")))
     rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(6)]
-    Path("prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_rows(Path("prompts.jsonl"), rows)
     Path("mine.py").write_text(CODE, encoding="utf-8")
     Path("grpo.yaml").write_text("model: {from: base}" + COMMON, encoding="utf-8")
     tiny = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 24}\ntokenizer: {path: base}"

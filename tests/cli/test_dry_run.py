@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.recipe import read_recipe
@@ -22,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     model = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
     pretrain(folder / "start", recipe, *model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null").exits(0)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", ROWS)
     return folder
 
 

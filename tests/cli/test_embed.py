@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from answer_runs import KINDS
+from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
 import tfkit
@@ -46,28 +47,19 @@ def piped(stdin: bytes, *words: str) -> Done:
     return run_tfkit(Path(), ["embed", "--from", str(FIXTURES / "classes"), "--data", "-", *words, NO_CARBON, "--threads", "1"], before)
 
 
-def write_rows(rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
-    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return name
-
-
 def vectors_of(texts: list[str], model: Path = FIXTURES / "classes") -> Any:
     return tfkit.load(model).embed(texts).numpy()
 
 
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def printed(done: Done) -> Any:
     assert done.code == 0, done.err
-    return np.array([line["embedding"] for line in lines(done.out)], np.float32)
+    return np.array([line["embedding"] for line in parse_rows(done.out)], np.float32)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(name: str) -> None:
     """In several windows, whose rows are sorted by length."""
-    start = ["--data", write_rows(ROWS), "evaluation.batch_size=4"]
+    start = ["--data", write_rows(Path("rows.jsonl"), ROWS), "evaluation.batch_size=4"]
     done = embed(*start, "--out", "v.npy", "--json", model=FIXTURES / name).exits(0)
     vectors = np.load("v.npy")
     np.testing.assert_allclose(vectors, vectors_of(TEXTS, FIXTURES / name), atol=2e-6, rtol=1e-5)
@@ -92,13 +84,13 @@ def test_each_form_has_the_vectors_of_a_loaded_model_in_the_order_of_the_rows(na
     np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy(zero_copy_only=False)), vectors)
     done = embed(*start, model=FIXTURES / name)
     np.testing.assert_array_equal(printed(done), vectors)  # the digits are enough
-    assert [{key: value for key, value in line.items() if key != "embedding"} for line in lines(done.out)] == ROWS
+    assert [{key: value for key, value in line.items() if key != "embedding"} for line in parse_rows(done.out)] == ROWS
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_text_is_in_the_column_that_the_model_was_trained_on(answers: Path, name: str) -> None:
     """Else in `text`; another is named with --field, which may be a template."""
-    rows = lines((answers / "test.jsonl").read_text(encoding="utf-8"))
+    rows = parse_rows((answers / "test.jsonl").read_text(encoding="utf-8"))
     column = {"spans": "first"}.get(name, "text")
     found = printed(embed("--data", answers / "test.jsonl", model=answers / name))
     np.testing.assert_allclose(found, vectors_of([row[column] for row in rows], answers / name), atol=2e-6, rtol=1e-5)
@@ -117,11 +109,11 @@ def test_all_files_of_a_folder_are_read() -> None:
     """Also those that are called train; a .txt file is one text, unless its lines are."""
     Path("texts").mkdir()
     for name in ("test", "train", "valid"):
-        write_rows([{"text": f"the {name} cat"}], f"texts/{name}.jsonl")
-    assert [line["text"] for line in lines(embed("--data", "texts").out)] == ["the test cat", "the train cat", "the valid cat"]
+        write_rows(Path(f"texts/{name}.jsonl"), [{"text": f"the {name} cat"}])
+    assert [line["text"] for line in parse_rows(embed("--data", "texts").out)] == ["the test cat", "the train cat", "the valid cat"]
     Path("two.txt").write_text("the cat\na dog\n", encoding="utf-8")
-    assert [line["text"] for line in lines(embed("--data", "two.txt").out)] == ["the cat\na dog\n"]
-    assert [line["text"] for line in lines(embed("--data", "two.txt", "data.validation.0.format=lines").out)] == ["the cat", "a dog"]
+    assert [line["text"] for line in parse_rows(embed("--data", "two.txt").out)] == ["the cat\na dog\n"]
+    assert [line["text"] for line in parse_rows(embed("--data", "two.txt", "data.validation.0.format=lines").out)] == ["the cat", "a dog"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +123,7 @@ def test_all_files_of_a_folder_are_read() -> None:
 def test_what_comes_from_a_pipe_is_recognised(stdin: bytes) -> None:
     done = piped(stdin, "--field", "body")
     np.testing.assert_allclose(printed(done), vectors_of(["the cat"]), atol=2e-6, rtol=1e-5)
-    [line] = lines(done.out)
+    [line] = parse_rows(done.out)
     assert (line["body"], str(line["id"])) == ("the cat", "3")
 
 
@@ -146,7 +138,7 @@ def test_a_pipe_may_have_a_text_a_line() -> None:
 
 
 def test_what_is_wrong_with_the_command() -> None:
-    rows = write_rows(ROWS[:3])
+    rows = write_rows(Path("rows.jsonl"), ROWS[:3])
     os.mkfifo("pipe.npy")
     Path("folder.npy").mkdir()
     for words, code, message in [
@@ -178,7 +170,7 @@ def test_a_row_without_a_vector_is_an_error_with_its_place(out: str | None) -> N
     words = [] if out is None else ["--out", out]
     Path("v.npy").write_text("old", encoding="utf-8")
     for bad, message in [({"id": 60, "body": "the cat"}, "no column 'text'"), ({"id": 60, "text": ""}, "the text gives no token")]:
-        rows = write_rows([*ROWS[:60], bad, *ROWS[60:]])
+        rows = write_rows(Path("rows.jsonl"), [*ROWS[:60], bad, *ROWS[60:]])
         done = embed("--data", rows, *words, model=FIXTURES / "own-type")
         assert (done.code, f"rows.jsonl:61: {message}" in done.err, len(done.out.splitlines())) == (3, True, 0 if out else 60), done.err
         assert ("with --field NAME" in done.err) == ("column" in message)
@@ -186,7 +178,7 @@ def test_a_row_without_a_vector_is_an_error_with_its_place(out: str | None) -> N
         assert Path("v.npy").read_text(encoding="utf-8") == "old"
         if out is None:
             done = embed("--data", rows, "data.on_bad_row=skip", model=FIXTURES / "own-type")
-            line = lines(done.out)[60]
+            line = parse_rows(done.out)[60]
             assert (done.code, line["id"], line["embedding"], message in line["error"]) == (0, 60, None, True)
             assert "embeddings: 1 bad row skipped" in done.err
     Path("rows.csv").write_text("id,stuff\n1,the cat\n", encoding="utf-8")
@@ -200,7 +192,7 @@ def test_the_fields_of_a_table_keep_their_types() -> None:
         {"number": 1, "part": 0.5, "is": True, "list": [1, {"é": 2}], "mixed": 1, "large": 2**70, "late": None, "half": "a\ud800"},
         {"number": None, "part": 2, "is": None, "list": None, "mixed": "ü", "large": 1, "late": None, "half": None},
     ]
-    rows = write_rows([{"text": "the cat", **odd[number > 0], "embedding": 1} for number in range(40)])
+    rows = write_rows(Path("rows.jsonl"), [{"text": "the cat", **odd[number > 0], "embedding": 1} for number in range(40)])
     done = embed("--data", rows, "--out", "v.parquet")
     assert (done.code, "the rows have the fields embedding already, which are replaced" in done.err) == (0, True), done.err
     table = pyarrow.parquet.read_table("v.parquet")
@@ -227,12 +219,12 @@ def test_the_fields_of_a_table_keep_their_types() -> None:
 )
 def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: str) -> None:
     """Is an error, while the vectors alone can be written; a field that is missing is null."""
-    rows = write_rows([*ROWS[:70], ROWS[70] | late, *ROWS[71:]])
+    rows = write_rows(Path("rows.jsonl"), [*ROWS[:70], ROWS[70] | late, *ROWS[71:]])
     done = embed("--data", rows, "--out", "v.parquet")
     assert (done.code, message in done.err, [*Path().glob("*v.*")]) == (3, True, []), done.err
     assert embed("--data", rows, "--out", "v.npy").code == 0
     assert np.load("v.npy").shape[0] == 75
-    write_rows([*ROWS[:70], {"text": "the cat"}])
+    write_rows(Path("rows.jsonl"), [*ROWS[:70], {"text": "the cat"}])
     assert embed("--data", rows, "--out", "v.parquet").code == 0
     assert pyarrow.parquet.read_table("v.parquet")["id"].to_pylist() == [*range(70), None]
 
@@ -240,7 +232,7 @@ def test_a_later_row_that_does_not_fit_the_table(late: dict[str, Any], message: 
 def test_longer_texts_are_truncated_to_the_context() -> None:
     """Whatever the length of the training's rows was; data.sequence_length is another limit."""
     loaded = tfkit.load(FIXTURES / "classes")
-    rows = write_rows([{"text": "the cat " * loaded.config.context_length}, {"text": "a dog sat on the mat"}])
+    rows = write_rows(Path("rows.jsonl"), [{"text": "the cat " * loaded.config.context_length}, {"text": "a dog sat on the mat"}])
     for words, limit, count in (
         ([], f"the model's context of {loaded.config.context_length}", 1),
         (["data.sequence_length=4"], "data.sequence_length, 4", 2),
@@ -249,12 +241,12 @@ def test_longer_texts_are_truncated_to_the_context() -> None:
         assert (done.code, f"{count} of 2 rows are longer than {limit} tokens" in done.err) == (0, True), done.err
         assert f"truncated   {count}" in done.out
         if not words:
-            np.testing.assert_allclose(np.load("v.npy"), vectors_of([row["text"] for row in lines(Path(rows).read_text())]), atol=2e-6)
+            np.testing.assert_allclose(np.load("v.npy"), vectors_of([row["text"] for row in parse_rows(Path(rows).read_text())]), atol=2e-6)
 
 
 def test_each_precision() -> None:
     """auto is float32, since a vector is no choice; bf16 and int8 give nearly the same."""
-    rows, found = write_rows(ROWS), {}
+    rows, found = write_rows(Path("rows.jsonl"), ROWS), {}
     for wanted, named in (("auto", "float32"), ("float32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
         done = embed("--data", rows, "--out", "v.npy", "--json", "--precision", wanted)
         assert json.loads(done.out)["precision"] == named
@@ -268,7 +260,8 @@ def test_each_precision() -> None:
 
 
 def test_the_run_folder_has_the_result() -> None:
-    done = run_here(["embed", "--from", FIXTURES / "classes", "--data", write_rows(ROWS), "--run", "run", "--out", "v.npy", "--json"])
+    rows = write_rows(Path("rows.jsonl"), ROWS)
+    done = run_here(["embed", "--from", FIXTURES / "classes", "--data", rows, "--run", "run", "--out", "v.npy", "--json"])
     assert done.code == 0, done.err
     receipt = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
     assert (receipt["kind"], receipt["status"]) == ("embed", "finished")
@@ -282,7 +275,7 @@ def test_what_a_link_leads_to_is_replaced() -> None:
     Path("there/v.npy").write_text("old", encoding="utf-8")
     Path("link.npy").symlink_to("there/v.npy")
     before = Path("there/v.npy").stat().st_ino
-    assert embed("--data", write_rows(ROWS), "--out", "link.npy").code == 0
+    assert embed("--data", write_rows(Path("rows.jsonl"), ROWS), "--out", "link.npy").code == 0
     assert (Path("link.npy").is_symlink(), np.load("there/v.npy").shape[0]) == (True, 75)
     assert Path("there/v.npy").stat().st_ino != before
     assert [path.name for path in Path("there").iterdir()] == ["v.npy"]
@@ -292,7 +285,7 @@ def test_what_a_link_leads_to_is_replaced() -> None:
 
 
 def test_a_reader_that_has_had_enough_ends_it() -> None:
-    words = ["embed", "--from", FIXTURES / "classes", "--data", write_rows(ROWS * 100), "--threads", "1"]
+    words = ["embed", "--from", FIXTURES / "classes", "--data", write_rows(Path("rows.jsonl"), ROWS * 100), "--threads", "1"]
     program = Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout is not None
     assert program.stderr is not None
@@ -305,7 +298,7 @@ def test_a_reader_that_has_had_enough_ends_it() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("out", ["v.npy", "v.parquet"])
 def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
-    rows = write_rows(ROWS * 20)
+    rows = write_rows(Path("rows.jsonl"), ROWS * 20)
 
     def before() -> None:
         windows = row_answers._windows

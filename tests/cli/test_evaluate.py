@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
+from tiny_files import read_rows, write_rows
 from tiny_layouts import GPT2_LAYOUT
 from tiny_runs import Program
 
@@ -62,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": text, "body": text[:9]}) + "\n" for text in ["", *TEXTS]), encoding="utf-8")
+    write_rows(path, [{"text": text, "body": text[:9]} for text in ["", *TEXTS]])
     return path
 
 
@@ -114,7 +115,7 @@ def test_the_table_and_nothing_else_on_stdout(capsys, folder, data):
 def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):
     path = tmp_path / "predictions.jsonl"
     found = metrics(capsys, "--from", folder, "--data", data, "--predictions", path)
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(path)
     assert [row["place"] for row in rows] == [f"{data}:{line}" for line in (2, 3, 4)]
     assert [row["bytes"] for row in rows] == [len(text.encode()) for text in TEXTS]
     assert sum(row["tokens"] for row in rows) == found["target_tokens"]

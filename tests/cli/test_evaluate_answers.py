@@ -13,6 +13,7 @@ import seqeval.metrics
 from answer_runs import KINDS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, records, run_tfkit
 
 from tfkit.engine.results import EvaluationResult
@@ -53,7 +54,7 @@ def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, An
     """The result, and the lines of the predictions."""
     path = folder / "predictions.jsonl"
     done = evaluate(folder, *words, "--json", "--predictions", str(path)).exits(0)
-    return json.loads(done.out), [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return json.loads(done.out), read_rows(path)
 
 
 def recomputed(name: str, said: list[dict[str, Any]]) -> dict[str, float]:
@@ -112,7 +113,7 @@ def recomputed(name: str, said: list[dict[str, Any]]) -> dict[str, float]:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
     result, said = judged(tmp_path, "--from", str(place / name))
-    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "test.jsonl")
     assert [one["place"] for one in said] == [f"test.jsonl:{line}" for line in range(1, len(rows) + 1)]
     assert vars(EvaluationResult.of(result, predictions=said)).keys() >= result.keys() - {"schema_version"}
     metrics = result["metrics"]
@@ -173,9 +174,9 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
 
 def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
     """Rows that are left out shift no reference; each set is reported; max_tokens takes the first rows."""
-    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "test.jsonl")
     bad = [*rows[:3], rows[3] | {"answers": []}, {"nothing": 1}, *rows[5:9]]
-    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
+    write_rows(tmp_path / "bad.jsonl", bad)
     file = f"path: {json.dumps(str(tmp_path / 'bad.jsonl'))}, columns: {{source: text, target: answers}}"
     sets = [f"data.validation=[{{{file}}}, {{path: train.jsonl, name: seen, columns: {{source: other, target: answers}}}}]"]
     words = ["--from", str(place / "texts"), *sets, "data.on_bad_row=skip", "evaluation.text_metrics=[exact_match, chrf]"]
@@ -202,7 +203,7 @@ def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
 
 def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_path: Path) -> None:
     """As the same answers in a list in one row: each input is written once, and counts once."""
-    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "test.jsonl")
     listed: dict[str, list[str]] = {}
     for row in rows:
         listed.setdefault(row["text"], []).extend(row["answers"])
@@ -211,7 +212,7 @@ def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_pa
     assert len(apart) > len(joined)
     found = []
     for name, written in (("joined", joined), ("apart", apart)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        write_rows(tmp_path / f"{name}.jsonl", written)
         words = ["data.validation.0.columns={instruction: text, output: answers}", "evaluation.bleu_tokenize=char"]
         found.append(judged(tmp_path, "--from", str(place / "chat"), "--data", str(tmp_path / f"{name}.jsonl"), *words))
     (whole, lines), (split, each) = found
@@ -318,7 +319,7 @@ def test_figures_of_each_class(place: Path, tmp_path: Path) -> None:
 
 def test_predictions_have_what_was_asked_and_the_probabilities(place: Path, tmp_path: Path) -> None:
     """By the names of the parts of a row; also where the file lies elsewhere than when it was first read."""
-    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "test.jsonl")
     asked = {
         "classes": lambda row: {"text": row["text"]},
         "numbers": lambda row: {"text": row["text"], "pair": row["other"]},

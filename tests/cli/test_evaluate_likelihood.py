@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
@@ -16,11 +17,6 @@ PAIRS = [
 ]
 QUESTIONS = [{"context": f"the {noun}", "choices": ["sit", "sits"], "label": verb} for noun, verb in SUBJECTS.items()]
 PAIRED = "objective={kind: minimal_pairs}"
-
-
-def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +62,7 @@ def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Pa
     assert found["metrics"] == {"accuracy": 1.0, "accuracy.sits": 1.0, "accuracy.sit": 1.0}
     assert (found["examples"], found["data"][0]["name"]) == (4, "pairs.jsonl")
     assert found["intervals"]["accuracy"] == [1.0, 1.0]
-    said = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    said = read_rows(lines)
     assert [one["place"] for one in said] == [f"pairs.jsonl:{n}" for n in (1, 2, 3, 4)]
     assert all(one["good"] > one["bad"] + 1 and one["right"] is True for one in said)
     turned = ["data.validation.0.columns={good: sentence_bad, bad: sentence_good}", "--json"]

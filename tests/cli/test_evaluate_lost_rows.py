@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from answer_runs import KINDS, REST, made_rows
 from test_evaluate_answers import evaluate, judged
+from tiny_files import write_rows
 from tiny_runs import pretrain, records
 
 import tfkit
@@ -30,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = made_rows(30)
     spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "O"], "label": "purple", "talk": TOO_LONG}]
     for name, part in (("train", [*rows[:24], {"nothing": 1}]), ("valid", rows[24:]), ("spoiled", spoiled)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", part)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in (TAGS, CLASSES, CHAT):
@@ -51,7 +52,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scored(folder: Path, name: str, rows: list[dict[str, Any]], *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     return judged(folder, "--from", name, "--data", str(path), *words)
 
 
@@ -113,7 +114,7 @@ def test_written_texts(tmp_path: Path) -> None:
 def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: Path) -> None:
     rows = [*made_rows(4), {"nothing": 1}]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
     assert (done.code, "rows.jsonl:5: no column" in done.err) == (3, True), done.err
     assert scored(tmp_path, CLASSES, rows, "data.on_bad_row=skip")[0]["examples"] == 4
@@ -121,7 +122,7 @@ def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: 
 
 def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({**row, "label": "red"}) + "\n" for row in made_rows(5)), encoding="utf-8")
+    write_rows(path, [{**row, "label": "red"} for row in made_rows(5)])
     done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path)).exits(0)
     assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
 
 MODEL = "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}"
@@ -19,7 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scored")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     rows = [{"text": "the cat " * (i % 4 + 1), "label": ["good", "bad"][i % 2]} for i in range(12)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, words in RUNS.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import parse_rows
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
@@ -84,7 +85,7 @@ def test_json_lines_with_the_candidates(capsys, folder, tmp_path):
     prompts = ["a [MASK] is [MASK].", "France [MASK]", "[MASK] of"] * 7  # more than a batch, of several lengths
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts), encoding="utf-8")
     assert run("--from", folder, "--input", tmp_path / "prompts.jsonl") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = parse_rows(capsys.readouterr().out)
     assert [line["prompt"] for line in lines] == prompts
     assert [line["completion"] for line in lines[:3]] == ["a paris is paris.", "France paris", "paris of"]
     assert [line["tokens"] for line in lines[:3]] == [2, 1, 1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_recipe
 from transformers import AutoModelForSequenceClassification
 from tuned_starts import BERT
@@ -100,9 +101,9 @@ def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_clas
 def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[str], adapter: list[str]) -> None:
     """As many others, or more: what has a row for each class is new, the rest of the head stays."""
     assert finetune("first", "--from", str(place / "bert"), *adapter).code == 0
-    rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(Path("labelled.jsonl"))
     rows = [{**row, "label": labels[number % len(labels)]} for number, row in enumerate(rows)]
-    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(Path("labelled.jsonl"), rows)
     done = finetune("second", "--from", "first", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.seed=5").exits(0)
     assert "newly initialized: head.classes.weight, head.classes.bias\n" in done.err
     before, after = (load_any(name).model.state_dict() for name in ("first", "second"))
@@ -124,9 +125,9 @@ def test_the_classes_of_a_checkpoint_in_another_order_are_refused(place: Path, w
 
 
 def test_a_class_that_only_the_held_out_part_has_is_known(place: Path, work: Path) -> None:
-    rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(Path("labelled.jsonl"))
     rows = [{"text": row["text"], "label": row["label"] if number % 3 else f"class {number}"} for number, row in enumerate(rows)]
-    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(Path("labelled.jsonl"), rows)
     finetune("run", "--from", str(place / "bert"), "data.validation=0.3").exits(0)
     assert len(load("run").labels) == len({row["label"] for row in rows})
 

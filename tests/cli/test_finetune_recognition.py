@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import read_rows, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.adapters import load as load_any
@@ -148,7 +149,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, words in STARTS.items():
         pretrain(folder / name, recipe, *words, "training.steps=2").exits(0)
     for name, found in DATA.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", found)
     return folder
 
 
@@ -395,7 +396,7 @@ def test_what_would_be_missed_is_no_text_that_says_again_what_is_read(name: str,
 def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, again: int, unread: tuple[str, ...]) -> None:
     """As in MetaMathQA, where it is the question itself in two rows of five."""
     found = [{"query": LONG.format(n), "response": "so", "original_question": LONG.format(n if n < again else n + 100)} for n in range(40)]
-    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    write_rows(work / "rows.jsonl", found)
     assert _inspect_data(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
@@ -465,7 +466,7 @@ def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -
 
 
 def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path, work: Path) -> None:
-    rows = [json.loads(line) for line in (place / "classes.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "classes.jsonl")
     renamed = "".join(json.dumps({f"my {name}": value for name, value in row.items()}) + "\n" for row in rows)
     Path("rows.jsonl").write_text(renamed, encoding="utf-8")
     recipe = "model: {from: nowhere}\ndata: {train: [{path: x}]}\nobjective: {kind: classification}\ntraining: {steps: 4, batch_size: 4}\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
 from tiny_chats import TEMPLATES, write_chat_checkpoint
-from tiny_chats import write_lines as write_rows
+from tiny_files import parse_rows, write_rows
 from tiny_runs import Program
 from tiny_writers import complete_texts
 
@@ -55,16 +55,12 @@ def expected(folder, prompts=PROMPTS, **settings) -> list[dict[str, object]]:
     ]
 
 
-def lines(text: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_one_prompt_gives_its_text(capsys, folder):
     [row] = expected(folder, ["the cat"], temperature=0, max_new_tokens=9)
     assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9) == 0
     assert capsys.readouterr().out == f"the cat{row['completion']}\n"
     assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--max-new-tokens", 9, "--json") == 0
-    assert lines(capsys.readouterr().out) == [row]
+    assert parse_rows(capsys.readouterr().out) == [row]
 
 
 def test_json_lines_in_order(capsys, folder, tmp_path):
@@ -74,7 +70,7 @@ def test_json_lines_in_order(capsys, folder, tmp_path):
     settings = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "seed": 5, "max_new_tokens": 12}
     options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert run("--from", folder, "--input", path, *options) == 0
-    found = lines(capsys.readouterr().out)
+    found = parse_rows(capsys.readouterr().out)
     assert found == [{"id": i, **row} for i, row in enumerate(expected(folder, prompts, **settings))]  # with every field of its line
 
 
@@ -83,7 +79,7 @@ def test_the_prompts_before_one_that_is_too_long_are_answered(capsys, folder, tm
     path.write_text("\n".join([*PROMPTS * 2, "the cat " * 99, *PROMPTS]), encoding="utf-8")
     assert run("--from", folder, "--input", path, "--seed", 5, "--max-new-tokens", 12, "--temperature", 1) == 3
     out, err = capsys.readouterr()
-    assert lines(out) == expected(folder, PROMPTS * 2, seed=5, max_new_tokens=12, temperature=1.0)
+    assert parse_rows(out) == expected(folder, PROMPTS * 2, seed=5, max_new_tokens=12, temperature=1.0)
     assert "prompt 11 has" in err
 
 
@@ -100,14 +96,14 @@ def test_the_prompts_before_one_that_is_too_long_are_answered(capsys, folder, tm
 def test_prompts_from_stdin(capsys, monkeypatch, folder, content, prompts, place):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert run("--from", folder, *place, "--max-new-tokens", 2) == 0
-    assert [row["prompt"] for row in lines(capsys.readouterr().out)] == prompts
+    assert [row["prompt"] for row in parse_rows(capsys.readouterr().out)] == prompts
 
 
 def test_stop_strings(capsys, folder):
     [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=20)
     stop = free["completion"][3:5]
     assert run("--from", folder, "--prompt", "the cat", "--temperature", 0, "--stop", "never", "--stop", stop, "--json") == 0
-    [row] = lines(capsys.readouterr().out)
+    [row] = parse_rows(capsys.readouterr().out)
     assert row["completion"] == free["completion"].partition(stop)[0]
     assert row["finish"] == "stop"
 
@@ -118,7 +114,7 @@ def test_beam_search(capsys, folder):
     assert capsys.readouterr().out == f"the cat{rows[0]['completion']}\n"
     assert rows != expected(folder, ["the cat", "a"], temperature=0, max_new_tokens=12)
     assert run("--from", folder, "--prompt", "a", "--json", "--max-new-tokens", 12, "generation.num_beams=4") == 0
-    assert lines(capsys.readouterr().out) == rows[1:]
+    assert parse_rows(capsys.readouterr().out) == rows[1:]
 
 
 def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
@@ -135,7 +131,7 @@ def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out == f"{made[0].text}\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(PROMPTS).encode())))
     assert run("--from", tmp_path, "-", *options) == 0
-    assert [(row["prompt"], row["completion"]) for row in lines(capsys.readouterr().out)] == [
+    assert [(row["prompt"], row["completion"]) for row in parse_rows(capsys.readouterr().out)] == [
         (prompt, completion.text) for prompt, completion in zip(PROMPTS, made, strict=True)
     ]
 
@@ -150,7 +146,7 @@ def test_settings_of_the_run_unless_given(capsys, tmp_path):
         (["generation.max_new_tokens=4", "generation.temperature=1"], {"max_new_tokens": 4, "temperature": 1}),
     ]:
         assert run("--from", tmp_path / "run", "--prompt", "the cat", "--json", *arguments) == 0
-        assert lines(capsys.readouterr().out) == expected(checkpoint, ["the cat"], **settings)
+        assert parse_rows(capsys.readouterr().out) == expected(checkpoint, ["the cat"], **settings)
 
 
 def test_settings_of_generation_config(capsys, tmp_path):
@@ -164,14 +160,14 @@ def test_settings_of_generation_config(capsys, tmp_path):
     ]:
         assert run("--from", folder, "--prompt", "the cat", "--json", *arguments) == 0
         out, err = capsys.readouterr()
-        assert lines(out) == expected(folder, ["the cat"], **settings)
+        assert parse_rows(out) == expected(folder, ["the cat"], **settings)
         assert err.count(": by the checkpoint's generation_config.json, unless options") == 1
         assert err.count("generation_config.json: not supported and ignored: diversity_penalty\n") == 1
     [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=6)
     [made] = load(folder).codec.encode_bare([free["completion"]])
     path.write_text(json.dumps(stated | {"bad_words_ids": [[token] for token in made.tolist()]}), encoding="utf-8")
     assert run("--from", folder, "--prompt", "the cat", "--json", "--temperature", 0) == 0
-    assert lines(capsys.readouterr().out) != [free]
+    assert parse_rows(capsys.readouterr().out) != [free]
     path.write_text(json.dumps(stated | {"bad_words_ids": [[99999]]}), encoding="utf-8")
     assert run("--from", folder, "--prompt", "the cat") == 4
     assert "generation_config.json: bad_words_ids is 99999" in capsys.readouterr().err
@@ -218,7 +214,7 @@ def command(folder: Path, *arguments: object) -> list[str]:
 
 
 def write_prompts(path: Path, count: int) -> Path:
-    path.write_text("".join(json.dumps({"prompt": "the cat"}) + "\n" for _ in range(count)), encoding="utf-8")
+    write_rows(path, [{"prompt": "the cat"} for _ in range(count)])
     return path
 
 
@@ -229,7 +225,7 @@ def test_ctrl_c_leaves_whole_lines(folder, tmp_path):
     program.send_signal(signal.SIGINT)
     rest, err = program.communicate(timeout=60)
     assert program.returncode == 130
-    assert len(lines(first + rest)) < 20_000
+    assert len(parse_rows(first + rest)) < 20_000
     assert "prompts were continued" in err
     assert "Traceback" not in err
 
@@ -284,7 +280,7 @@ def test_chat_answers_a_prompt(capsys, chat_folder):
     assert run("--from", chat_folder, "--chat", "--prompt", "Hello", *GREEDY) == 0
     assert capsys.readouterr().out == f"{answer}\n"
     assert run("--from", chat_folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
-    [row] = lines(capsys.readouterr().out)
+    [row] = parse_rows(capsys.readouterr().out)
     assert (row["prompt"], row["completion"]) == ("Hello", answer)
     [plain] = expected(chat_folder, ["Hello"], temperature=0, max_new_tokens=9)
     assert plain["completion"] != answer
@@ -294,7 +290,7 @@ def test_chat_answers_lines(capsys, chat_folder, tmp_path):
     talk = [{"role": "system", "content": "Be brief."}, user("Hi"), {"role": "assistant", "content": "Yes?"}, user("How are you?")]
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk}, {"prompt": "Hello", "id": 3}])
     assert run("--from", chat_folder, "--chat", "--input", path, *GREEDY) == 0
-    found = lines(capsys.readouterr().out)
+    found = parse_rows(capsys.readouterr().out)
     assert [row["completion"] for row in found] == answers(chat_folder, talk, [user("Hello")], max_new_tokens=9)
     assert (found[0]["messages"], found[1]["prompt"]) == (talk, "Hello")
 
@@ -314,7 +310,7 @@ def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
     [wanted] = complete_texts(loaded.model, loaded.codec, [shown], settings, eos_ids=loaded.eos_ids, rendered=True)
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk, "tools": tools}])
     assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 0
-    [row] = lines(capsys.readouterr().out)
+    [row] = parse_rows(capsys.readouterr().out)
     assert (row["completion"], row["tools"], row["messages"]) == (wanted.text, tools, talk)
     [same] = tfkit.generate(
         [{"messages": talk, "tools": tools}], {"generation.temperature": 0, "generation.max_new_tokens": 9}, start=folder, chat=True
@@ -334,7 +330,7 @@ def test_chat_with_tools_needs_a_template_that_shows_them(capsys, chat_folder, t
 def test_chat_with_plain_lines(capsys, monkeypatch, chat_folder):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\nHi\n")))
     assert run("--from", chat_folder, "--chat", "-", *GREEDY) == 0
-    found = [row["completion"] for row in lines(capsys.readouterr().out)]
+    found = [row["completion"] for row in parse_rows(capsys.readouterr().out)]
     assert found == answers(chat_folder, [user("Hello")], [user("Hi")], max_new_tokens=9)
 
 
@@ -346,7 +342,7 @@ def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
     end = loaded.codec.encode_texts([answer])[0][len(loaded.codec.prefix)]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end if eos == "token" else [1, end]}), encoding="utf-8")
     assert run("--from", folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
-    [row] = lines(capsys.readouterr().out)
+    [row] = parse_rows(capsys.readouterr().out)
     assert (row["completion"], row["finish"]) == ("", "stop")
 
 
@@ -391,7 +387,7 @@ def test_a_conversation_that_the_template_refuses(capsys, tmp_path):
     path = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a"}, {"messages": [{"role": "assistant", "content": "a"}]}])
     assert run("--from", folder, "--chat", "--input", path) == 4
     out, err = capsys.readouterr()
-    assert [row["prompt"] for row in lines(out)] == ["a"]
+    assert [row["prompt"] for row in parse_rows(out)] == ["a"]
     assert f"{folder}/chat_template.jinja:4: the chat template, given {path}:2, failed: Conversation roles must alternate" in err
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import run_tfkit, write_corpus, write_recipe
 
 from tfkit.__main__ import main
@@ -18,7 +19,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def labelled(folder: Path) -> list[str]:
     rows = [{"text": " ".join(["the cat sat on the mat"] * (1 + i % 2)), "label": ["no", "yes"][i % 2]} for i in range(8)]
-    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "labelled.jsonl", rows)
     return ["objective={kind: classification}", "data={train: [{path: labelled.jsonl}]}", "evaluation.every=null"]
 
 
@@ -46,7 +47,7 @@ def test_the_class_of_a_text_and_its_padding_are_shown(recipe: Path, capsys: pyt
 
 def test_the_labels_of_a_text_are_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "the cat sat", "labels": labels} for labels in ("calm|odd", "", "odd")]
-    (recipe.parent / "several.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(recipe.parent / "several.jsonl", rows)
     words = ["objective={kind: multi_label}", "data={train: [{path: several.jsonl}]}", "evaluation.every=null", "training.batch_size=3"]
     assert main(["inspect", str(recipe), *words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -66,7 +67,7 @@ def test_the_windows_of_a_question_and_the_answer_in_them(recipe: Path, capsys: 
     context = " ".join(["the cat sat on the mat"] * 3 + ["a dog ran"])
     rows = [{"question": "who ran", "context": context, "answers": [{"text": "a dog", "answer_start": context.index("a dog")}]}]
     rows += [{"question": "who sat", "context": "the cat", "answers": []}]
-    (recipe.parent / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(recipe.parent / "asked.jsonl", rows)
     words = [
         *("objective={kind: question_answering, unanswerable: true, doc_stride: 2}", "tokenizer={kind: wordpiece, vocab_size: 200}"),
         *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 20}", "data={train: [{path: asked.jsonl}]}"),
@@ -88,7 +89,7 @@ def test_the_windows_of_a_question_and_the_answer_in_them(recipe: Path, capsys: 
 
 def test_a_number_is_shown_as_it_was_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "the cat sat", "label": label} for label in (1.92, "-0.1", 3)]
-    (recipe.parent / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(recipe.parent / "numbers.jsonl", rows)
     words = ["objective={kind: classification, regression: true}", "data={train: [{path: numbers.jsonl}]}", "evaluation.every=null"]
     assert main(["inspect", str(recipe), *words, "training.batch_size=3"]) == 0
     shown = capsys.readouterr().out

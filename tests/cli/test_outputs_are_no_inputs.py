@@ -1,6 +1,5 @@
 """No output of a command takes the place of what it reads, or comes to lie in a run or a model: refused with 2, and nothing has changed."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ import typer
 from answer_runs import ENCODER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_files import write_rows
 from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.cli import COMMANDS, app
@@ -22,7 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, a recipe, rows, and a run with two checkpoints."""
     folder = tmp_path_factory.mktemp("outputs")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    (folder / "mine.jsonl").write_text("".join(json.dumps({"text": f"the cat sat on {i}"}) + "\n" for i in range(4)), encoding="utf-8")
+    write_rows(folder / "mine.jsonl", [{"text": f"the cat sat on {i}"} for i in range(4)])
     pretrain(folder / "run", recipe, "training.steps=2", "checkpoint.every=1", "evaluation.every=null").exits(0)
     return folder
 
@@ -135,7 +135,7 @@ def place(base: Path) -> Path:
     """The folder of `base` with a classifier, a run and folders of models that no command here reads."""
     (base / "rows").mkdir()
     rows = [{"text": f"the cat {i}", "label": "ab"[i % 2]} for i in range(12)]
-    (base / "rows" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(base / "rows" / "rows.jsonl", rows)
     data = f"data: {{train: [{{path: {base}/rows/rows.jsonl}}], validation: 0.3}}\nobjective: {{kind: classification}}"
     rest = "training: {steps: 1, batch_size: 4, precision: fp32}\ncarbon: {enabled: false}"
     (base / "classes.yaml").write_text(f"{ENCODER}\n{data}\n{rest}\n", encoding="utf-8")

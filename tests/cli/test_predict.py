@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
+from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
 from tfkit.engine.inference import row_answers
@@ -43,15 +44,6 @@ def predict(*words: object, stdin: bytes = b"") -> Done:
     return run_tfkit(Path(), ["predict", *map(str, words), "--threads", "1"], before)
 
 
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def unlabelled(name: str) -> list[dict[str, Any]]:
     """The held-out rows without the answer, and with further fields."""
     rows = [{"id": number, **{key: value for key, value in row.items() if key != ANSWERS.get(name)}} for number, row in enumerate(ROWS)]
@@ -63,11 +55,11 @@ def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Pat
     """With and without the label, in batches of any size."""
     command = ["evaluate", "--from", name, "--predictions", str(Path("of.jsonl").absolute()), "--threads", "1"]
     run_here(command, answers).exits(0)
-    wanted = lines(Path("of.jsonl").read_text(encoding="utf-8"))
+    wanted = parse_rows(Path("of.jsonl").read_text(encoding="utf-8"))
     rows = unlabelled(name)
     done = predict("--from", answers / name, "--data", write_rows(Path("new.jsonl"), rows), "--all", "evaluation.batch_size=5")
     assert (done.code, "Traceback" in done.err) == (0, False), done.err
-    found = lines(done.out)
+    found = parse_rows(done.out)
     assert [{key: one[key] for key in row} for one, row in zip(found, rows, strict=True)] == rows  # every field, in order
     mine, expected = [one["prediction"] for one in found], [one.get("predicted", one.get("text")) for one in wanted]
     if name == "numbers":
@@ -81,7 +73,7 @@ def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Pat
         assert all(one["probability"] == max(one["probabilities"].values()) for one in found)
         assert [*found[0]["probabilities"]] == ["blue", "green", "red"]
     assert ("probability" in found[0]) == ("probabilities" in found[0]) == (name not in ("numbers", "texts", "chat"))
-    labelled = lines(predict("--from", answers / name, "--data", answers / "test.jsonl").out)
+    labelled = parse_rows(predict("--from", answers / name, "--data", answers / "test.jsonl").out)
     assert [one["prediction"] for one in labelled] == (pytest.approx(mine, rel=1e-4) if name == "numbers" else mine)
     if name in ANSWERS:
         assert [one[ANSWERS[name]] for one in labelled] == [row[ANSWERS[name]] for row in ROWS]  # a label that is there is kept
@@ -93,12 +85,12 @@ def test_words_of_a_conll_file_without_tags(answers: Path) -> None:
     sentences = [row["words"] for row in ROWS[:5]]
     Path("words.conll").write_text("\n".join("".join(f"{word}\n" for word in words) for words in sentences), encoding="utf-8")
     start = ["--from", answers / "tags", "data.validation.0.columns={tokens: tokens}"]
-    found = lines(predict(*start, "--data", "words.conll").out)
+    found = parse_rows(predict(*start, "--data", "words.conll").out)
     assert [one["tokens"] for one in found] == sentences
     rows = write_rows(Path("words.jsonl"), [{"tokens": words} for words in sentences])
-    assert lines(predict(*start, "--data", rows).out) == found
+    assert parse_rows(predict(*start, "--data", rows).out) == found
     Path("tagged.conll").write_text("\n".join("".join(f"{word} X\n" for word in words) for words in sentences), encoding="utf-8")
-    assert [one["prediction"] for one in lines(predict(*start, "--data", "tagged.conll").out)] == [one["prediction"] for one in found]
+    assert [one["prediction"] for one in parse_rows(predict(*start, "--data", "tagged.conll").out)] == [one["prediction"] for one in found]
 
 
 def test_a_table_in_gives_a_table_out(answers: Path) -> None:
@@ -109,7 +101,7 @@ def test_a_table_in_gives_a_table_out(answers: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     start = ["--from", answers / "classes", "--data", "new.csv"]
-    printed = lines(predict(*start).out)
+    printed = parse_rows(predict(*start).out)
     done = predict(*start, "--out", "out.csv", "--json").exits(0)
     with open("out.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
@@ -121,7 +113,7 @@ def test_a_table_in_gives_a_table_out(answers: Path) -> None:
     done = predict(*start, "--out", "out.jsonl")
     assert [line.split("  ")[0] for line in done.out.splitlines()] == ["predictions", "rows", "checkpoint"]
     text = Path("out.jsonl").read_text(encoding="utf-8")
-    assert (lines(text), "é" in text) == (printed, True)
+    assert (parse_rows(text), "é" in text) == (printed, True)
     assert predict(*start, "--out", "out.tsv", "--all").code == 0
     with open("out.tsv", newline="", encoding="utf-8") as file:
         wide = list(csv.DictReader(file, delimiter="\t"))
@@ -133,12 +125,14 @@ def test_parquet_and_tables_without_a_header(answers: Path) -> None:
     made = [{"id": number, "text": row["text"], "when": datetime.date(2024, 5, number + 1)} for number, row in enumerate(ROWS)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made), "rows.parquet")
     start = ["--from", answers / "classes", "--data"]
-    found = lines(predict(*start, "rows.parquet").out)
+    found = parse_rows(predict(*start, "rows.parquet").out)
     assert [(one["id"], one["text"], one["when"]) for one in found] == [(row["id"], row["text"], str(row["when"])) for row in made]
     texts = [f"{row['text']} again" for row in ROWS]
     Path("bare.csv").write_text("".join(f"{text};{row['label']}\n" for text, row in zip(texts, ROWS, strict=True)), encoding="utf-8")
     bare = predict(*start, "bare.csv").exits(0)
-    assert [(one["text"], one["label"]) for one in lines(bare.out)] == [(text, row["label"]) for text, row in zip(texts, ROWS, strict=True)]
+    assert [(one["text"], one["label"]) for one in parse_rows(bare.out)] == [
+        (text, row["label"]) for text, row in zip(texts, ROWS, strict=True)
+    ]
 
 
 def test_rows_that_cannot_be_read(answers: Path) -> None:
@@ -152,7 +146,7 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     assert "bad.jsonl:2: no column 'text'; columns found: id, other; name the one that holds the text with data.val" in done.err
     assert "data.on_bad_row: skip" in done.err
     done = predict(*start, "data.on_bad_row=skip").exits(0)
-    first, second, third, fourth, fifth = lines(done.out)
+    first, second, third, fourth, fifth = parse_rows(done.out)
     assert first == fifth
     assert (second["id"], second["prediction"]) == (2, None)
     assert second["error"].startswith("bad.jsonl:2: no column 'text'")
@@ -207,17 +201,17 @@ PIPED = [
 @pytest.mark.parametrize("stdin", PIPED)
 def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> None:
     done = predict("--from", answers / "classes", "--data", "-", stdin=stdin).exits(0)
-    one = lines(done.out)[-1]
+    one = parse_rows(done.out)[-1]
     assert (one["text"], one["prediction"] in ("blue", "green", "red"), str(one.get("id", 3))) == ("the cat", True, "3")
 
 
 def test_a_text_a_line_is_a_question_or_a_source(answers: Path) -> None:
     """Whatever the column is called in training; words need a list."""
     for name in ("texts", "numbers"):
-        [one] = lines(predict("--from", answers / name, "--data", "-", stdin=b"the cat sat\n").out)
+        [one] = parse_rows(predict("--from", answers / name, "--data", "-", stdin=b"the cat sat\n").out)
         assert (one["text"], type(one["prediction"])) == ("the cat sat", str if name == "texts" else float)
     done = predict("--from", answers / "chat", "--data", "-", "data.validation.0.columns={}", stdin=b"the cat sat\n")
-    assert (done.code, [*lines(done.out)[0]]) == (0, ["text", "prediction"]), done.err
+    assert (done.code, [*parse_rows(done.out)[0]]) == (0, ["text", "prediction"]), done.err
     done = predict("--from", answers / "tags", "--data", "-", stdin=b"the cat sat\n")
     assert (done.code, "no column 'words'" in done.err) == (3, True), done.err
 
@@ -229,13 +223,13 @@ def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
         alone = shutil.copytree(checkpoint, Path(f"{name}-alone"))
         columns = f"data.validation.0.columns={KINDS[name][2]}"
         start = ["--data", answers / "test.jsonl", "carbon.enabled=false", "generation.max_new_tokens=6", columns]
-        wanted = [one["prediction"] for one in lines(predict("--from", answers / name, *start).out)]
+        wanted = [one["prediction"] for one in parse_rows(predict("--from", answers / name, *start).out)]
         for facts in (True, False):
             if not facts:
                 for file in ("tfkit.json", "manifest.json"):
                     (alone / file).unlink()
             done = predict("--from", alone, *start).exits(0)
-            assert [one["prediction"] for one in lines(done.out)] == wanted
+            assert [one["prediction"] for one in parse_rows(done.out)] == wanted
 
 
 # -- the program

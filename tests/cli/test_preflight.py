@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, exact, pretrain, run_tfkit
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
@@ -26,7 +27,7 @@ def text(random: np.random.Generator, words: int) -> str:
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_in_every_text_of_a_labelled_row(place: Path) -> None:
 
 def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
     """With the end of text as padding, also where it occurs in a text, training is as with a padding token of its own."""
-    rows = [json.loads(line) for line in (place / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(place / "labelled.jsonl")
     write(place / "labelled.jsonl", [row | {"text": row["text"] + "<|endoftext|> the end<|endoftext|>"} for row in rows])
     words = [*CLASSES, "model.context_length=32", "data.length_groups=false"]
     for name, pad in (("same", "<|endoftext|>"), ("own", "<more>"), ("none", None)):

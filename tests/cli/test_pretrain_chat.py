@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tiny_chats import TEMPLATES, write_chat_checkpoint
+from tiny_files import write_rows
 from tiny_runs import Done, Process, pretrain, records, run_tfkit
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -40,7 +41,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows())
     (tmp_path / "chat.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, hashes, pretrain, records, run_tfkit, strike
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -55,7 +56,7 @@ DEV = made(40, seed=2)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with rows to train on, others to judge by, and a recipe."""
     for name, rows in (("train", made(160, seed=1)), ("dev", DEV)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_rows(tmp_path / f"{name}.jsonl", rows)
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -102,9 +103,9 @@ def test_several_labels(place: Path) -> None:
     """The parts of speech of a text, with a delimiter between them; the figures are those of what transformers predicts."""
     for name in ("train", "dev"):
         path = place / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read_rows(path)
         several = [row | {"labels": "|".join(sorted({*row["tags"]} - {"OTHER"}))} for row in rows]
-        path.write_text("".join(json.dumps(row) + "\n" for row in several), encoding="utf-8")
+        write_rows(path, several)
     assert any(not row["labels"] for row in several)
     folder, scores, _ = run(place, *BERT, PLAIN, "objective={kind: multi_label}")
     theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -119,7 +120,7 @@ def test_several_labels(place: Path) -> None:
     assert "pipeline_tag: text-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
     gate = ["--fail-if", "exact_match < 0"]
     done = run_tfkit(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate]).exits(0)
-    lines = [json.loads(line) for line in (place / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_rows(place / "p.jsonl")
     assert [{*line["predicted"]} for line in lines] == predictions
     assert json.loads(done.out)["metrics"]["f1_macro"] == pytest.approx(scores["f1_macro"])
 
@@ -128,7 +129,7 @@ def test_answers_in_a_context(place: Path) -> None:
     """Who is at the end; long contexts have several windows. Stopped and resumed, the run gives the same bytes; transformers opens it."""
     for name in ("train", "dev"):
         path = place / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read_rows(path)
         asked = [
             {
                 "question": "what is last",
@@ -138,7 +139,7 @@ def test_answers_in_a_context(place: Path) -> None:
             for row in rows
             for start in [2 * len(row["text"]) + 1 - len(row["tokens"][-1])]
         ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+        write_rows(path, asked)
     words = [
         *BERT,
         "objective={kind: question_answering, doc_stride: 4}",
@@ -165,9 +166,9 @@ def test_names_of_classes_survive_loading_and_saving(place: Path) -> None:
     words = [*GPT2, "objective={kind: classification, labels: [Straße, no, '🙂']}", "data.train.0.columns={label: word}"]
     for name in ("train", "dev"):
         path = place / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read_rows(path)
         named = [row | {"word": ["no", "Straße"][row["label"]]} for row in rows]
-        path.write_text("".join(json.dumps(row) + "\n" for row in named), encoding="utf-8")
+        write_rows(path, named)
     folder, *_ = run(place, *words, "data.validation.0.columns={label: word}", "training.steps=30")
     names = ("Straße", "no", "🙂")
     assert json.loads((folder / "tfkit.json").read_text(encoding="utf-8"))["labels"] == list(names)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.assembly.training_data
@@ -36,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     pretrain(folder / "bert", recipe, *BERT).exits(0)
     rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     (folder / "task.yaml").write_text(TASK, encoding="utf-8")
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import flip, write_rows
 from tiny_runs import Done, exact, hashes, run_tfkit, strike, write_corpus
 
 from tfkit.__main__ import main
@@ -52,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     write_corpus(folder / "corpus")
     rows = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
     (folder / "base.yaml").write_text(f"{STAGES['base']}{COMMON}", encoding="utf-8")
     return folder
@@ -299,12 +300,6 @@ def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(w
     deleted = json.loads(good("runs", "pruned", "--delete-unfinished", "--yes", "--json").out)["deleted"]
     assert deleted == ["pruned/other/base", "pruned/other"]
     assert Path("pruned/chain/base/checkpoints").exists()
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def truncate(file: Path) -> None:

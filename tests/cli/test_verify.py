@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_files import flip
 
 from tfkit.__main__ import main
 from tfkit.run.checkpoints import newest_good, record_best, save_checkpoint
@@ -28,12 +29,6 @@ def run(tmp_path: Path) -> Path:
     for step in (2, 4):
         save_checkpoint(tmp_path / "checkpoints", step, write)
     return tmp_path
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
+from tiny_files import read_rows
 from tiny_runs import pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.__main__ import main
@@ -122,7 +123,7 @@ def rewritten(run: Path) -> None:
     from tfkit.carbon.ledger_writer import Ledger
 
     path = run / "carbon/0-1.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_rows(path)
     path.unlink()
     ledger = Ledger.create(run / "carbon", 0, 1)
     for line in lines:

@@ -1,6 +1,5 @@
 """A cache that is deleted while it is filled or read: what it held is built again, and the result is that of an undisturbed process."""
 
-import json
 import os
 import shutil
 import sys
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import write_rows
 
 from tfkit.data import open_source, token_stream
 from tfkit.data.columns.record_columns import Columns
@@ -68,7 +68,7 @@ def prepared(rows: Path) -> tuple[str, list[int], list[int]]:
 @pytest.mark.parametrize("files_only", [False, True], ids=["all", "files"])
 def test_deleted_at_each_file_operation_it_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_only: bool) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    write_rows(rows, [{"text": text} for text in TEXTS])
     expected = prepared(rows)
     monkeypatch.setattr(DELETION, "files_only", files_only)
     for at in range(1, 1000):

@@ -1,7 +1,6 @@
 """The cache of examples: what an encoder makes of each row, once, whole, and again when anything that it depends on has changed."""
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import write_rows
 
 from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
 from tfkit.data.columns.rows import BadRow, OnBadRow
@@ -50,7 +50,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(folder: Path, texts: Sequence[str]) -> SourceSection:
     file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    write_rows(file, [{"text": text} for text in texts])
     return SourceSection(path=str(file))
 
 

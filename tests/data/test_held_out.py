@@ -1,10 +1,10 @@
 """The part that is held out: by the input of a row, and of one text by position."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 
 from tfkit.data import Row, open_source
 from tfkit.data.columns.record_columns import Columns, Record
@@ -20,7 +20,7 @@ Roles = tuple[Role, ...]
 
 
 def written(path: Path, rows: list[dict[str, Any]]) -> SourceSection:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return SourceSection(path=str(path))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
+from tiny_files import write_rows
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
@@ -34,7 +35,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "rows.jsonl") -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / name, rows)
     return folder
 
 

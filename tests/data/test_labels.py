@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
@@ -29,7 +30,7 @@ def labels_of(folder: Path, roles: tuple[Role, ...], *files: Sequence[dict[str, 
     sources = []
     for number, rows in enumerate(files):
         path = folder / f"{number}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_rows(path, rows)
         sources.append(open_source(SourceSection(path=str(path)), "all", None, roles=roles))
     return find_labels(sources)
 
@@ -129,6 +130,6 @@ def test_two_columns_that_may_each_be_the_text_are_refused_in_every_format(tmp_p
 
 def test_a_row_that_has_two_texts_among_others_that_do_not_is_found(tmp_path: Path) -> None:
     rows = [{"sentence": "a", "label": "x"}, {"sentence": "b", "label": "y"}, {"sentence": "c", "question": "d", "label": "x"}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DataError, match=r"rows.jsonl:3: the columns 'sentence' and 'question' may each"):
         open_source(SourceSection(path=str(tmp_path / "rows.jsonl")), "all", None, roles=ClassificationSection.roles)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import WORDS, pretrain, run_tfkit
 
 RECIPE = """
@@ -19,7 +20,7 @@ carbon: {enabled: false}
 
 def write(path: Path, numbers: range, label: str = "no") -> None:
     rows = [{"text": f"{' '.join(WORDS)} {number}", "label": label if number % 2 else "yes"} for number in numbers]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
 
 
 @pytest.fixture(autouse=True)

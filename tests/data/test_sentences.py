@@ -1,12 +1,12 @@
 """Where sentences end, and that a stream with sentences has the ids of one without."""
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import write_rows
 
 from tfkit.data import TokenStream, open_source, token_stream
 from tfkit.data.order.sentences import split_sentences
@@ -46,7 +46,7 @@ def test_a_text_that_never_ends_takes_no_longer(text: str) -> None:
 
 def streams(folder: Path, texts: list[str], tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(path, [{"text": text} for text in texts])
     source = open_source(SourceSection(path=str(path)), "all", None)
     return token_stream(source, tokenizer), token_stream(source, tokenizer, sentences=True)
 

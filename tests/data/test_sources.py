@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiny_files import write_rows
 
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns
@@ -146,7 +147,7 @@ def test_nothing_found_says_where_it_looked(tmp_path: Path) -> None:
 def test_the_parts_of_a_fraction_share_the_rows(tmp_path: Path) -> None:
     rows = [f"row {i % 900}" for i in range(1000)]
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    write_rows(file, [{"text": row} for row in rows])
     train, held_out = texts(file, part="train", fraction=0.2), texts(file, part="held_out", fraction=0.2)
     assert sorted(train + held_out) == sorted(rows)
     assert not set(train) & set(held_out), "equal rows must fall on one side"
@@ -159,7 +160,7 @@ def test_rows_that_differ_in_white_space_at_the_ends_are_on_one_side(tmp_path: P
     rows = [
         {"ask": f"{a}question {i}", "say": f"answer{b}"} for i in range(100) for a, b in (("", ""), (" ", ""), ("", "\n\n"), ("\t", " "))
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(file, rows)
     roles = (Role("source", "text", ("ask",)), Role("target", "text", ("say",)))
     parts = (open_source(SourceSection(path=str(file)), part, 0.3, roles=roles).rows() for part in ("train", "held_out"))
     train, held_out = ({" ".join(row.text.split()) for row in rows} for rows in parts)
@@ -176,7 +177,7 @@ def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path
         return [open_source(SourceSection(path=str(path)), part, 0.5).fingerprint() for part in ("train", "held_out")]
 
     lines = [f"line {i}\n  more" for i in range(50)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    write_rows(tmp_path / "a.jsonl", [{"text": line} for line in lines])
     before = sides(tmp_path / "a.jsonl", lines)
     columns = Columns(TEXT).fingerprint()
     digest = hashlib.blake2b(f"files\0{columns}\0Part(name='train', fraction=0.5)".encode(), digest_size=16)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import write_rows
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
@@ -47,7 +48,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(folder: Path, texts: list[str]) -> SourceSection:
     file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(file, [{"text": text} for text in texts])
     return SourceSection(path=str(file))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from library_calls import Recorder, call
+from tiny_files import write_rows
 from tiny_runs import run_tfkit
 from transformers import AutoModel, AutoTokenizer
 
@@ -24,7 +25,7 @@ UNMETERED = {"carbon.enabled": False}
 
 
 def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", ROWS)
     command = ["predict", "--from", str(CLASSES), "--data", str(tmp_path / "rows.jsonl"), "--all", "--threads", "1"]
     expected = [json.loads(line) for line in run_tfkit(tmp_path, command).out.splitlines()]
     assert [one["id"] for one in expected] == [*range(40)]

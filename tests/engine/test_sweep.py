@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import WORDS, exact, hashes, records, write_corpus
 
 import tfkit
@@ -154,7 +155,7 @@ def test_a_better_evaluation_that_was_not_saved_is_said(capsys: pytest.CaptureFi
     """Of a single run and of the trials of a sweep alike: the scores that are compared are those of checkpoints."""
     Path("recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
     rows = [{"text": f"{WORDS[n % 7]} {WORDS[n % 5]}", "label": ["no", "yes"][n % 3 % 2]} for n in range(60)]
-    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(Path("labelled.jsonl"), rows)
     long = ["training.steps=8", "evaluation.every=2", "schedule.kind=constant", "--threads", "1", "--quiet"]
     classes = ["objective={kind: classification}", "data.train=[{path: labelled.jsonl}]", "evaluation.metric=accuracy"]
     assert main(["sweep", "recipe.yaml", *long, "optimizer.lr=3,1e-3", "--run", "unsaved"]) == 0

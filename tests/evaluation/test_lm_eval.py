@@ -12,6 +12,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tiny_files import write_rows
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.lm_eval import TfkitLM
@@ -109,7 +110,7 @@ def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], 
     rows = [
         {"question": sentence(draws, 9), "answers": [sentence(draws, 5) for _ in range(3)], "right": draws.randrange(3)} for _ in range(20)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "animals.yaml").write_text(TASK.replace("ROWS", json.dumps(str(tmp_path / "rows.jsonl"))), encoding="utf-8")
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = [

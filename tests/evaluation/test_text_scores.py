@@ -1,9 +1,9 @@
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_rows
 
 from tfkit.data import open_source, token_stream
 from tfkit.data.store.token_stream import TokenStream
@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 def stream_of(folder, tokenizer, texts=TEXTS) -> TokenStream:
     """A stream of the texts; an empty row is no text."""
     path = folder / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]), encoding="utf-8")
+    write_rows(path, [{"text": text} for text in [*texts, ""]])
     return token_stream(open_source(SourceSection(path=str(path)), "all", None), tokenizer, None)
 
 

@@ -16,6 +16,7 @@ import fake_codecarbon
 import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
+from tiny_files import wait_for
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
 
 from tfkit.carbon import Meter
@@ -126,13 +127,6 @@ def ended(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 # --------------------------------------------------------------------------------------------------------- it fails (F24)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Done, hashes, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
@@ -326,10 +327,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_recipe(base, write_corpus(base / "corpus"))
     rows = [{"text": f"the cat sat on {number} mats", "label": ["no", "yes"][number % 3 % 2]} for number in range(40)]
     asked = [{"question": "who sat", "context": row["text"], "answers": {"text": ["cat"], "answer_start": [4]}} for row in rows]
-    (base / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    write_rows(base / "answers.jsonl", asked)
     preferred = [{"prompt": f"who {number}", "chosen": row["text"][:9], "rejected": f"{number} mats"} for number, row in enumerate(rows)]
-    (base / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferred), encoding="utf-8")
-    (base / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(base / "preferences.jsonl", preferred)
+    write_rows(base / "labelled.jsonl", rows)
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(base)
     for name, words in BEGUN.items():

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_chats import TEMPLATES, write_chat_checkpoint, write_lines
+from tiny_chats import TEMPLATES, write_chat_checkpoint
+from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process
 
 import tfkit.adapters
@@ -36,7 +37,7 @@ STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     write_chat_checkpoint(folder / "model", TEMPLATES["chatml"])
-    write_lines(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    write_rows(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
     (folder / "text.txt").write_text("the cat sat on the mat. " * 200, encoding="utf-8")
     return folder
 
@@ -337,7 +338,7 @@ def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseExce
     done = command(base, before=at_call(Transformer, "forward", 11 if command is generate else 3, raising(error))).exits(5)
     assert "out of memory: " in done.err
     assert "Traceback" not in done.err
-    lines = [json.loads(line) for line in done.out.splitlines()]
+    lines = parse_rows(done.out)
     if command is generate:
         assert [line["prompt"] for line in lines] == PROMPTS[:16]
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from saved_runs import Base, resumed_from
+from tiny_files import flip
 from tiny_runs import Done, kept, run_tfkit, strike, write_recipe
 
 FILES = [
@@ -28,13 +29,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 def tfkit(folder: Path, *words: str) -> Done:
     return run_tfkit(folder, list(words))
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 2
-    file.write_bytes(data)
 
 
 def cut_off(file: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from saved_runs import WORDS, Base
+from tiny_files import wait_for
 from tiny_runs import Process
 
 import tfkit.engine.training_run.checkpointing
@@ -58,20 +59,13 @@ def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None
     return patch
 
 
-def wait_for(mark: Path) -> None:
-    end = time.monotonic() + 60
-    while not mark.exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("before", [with_locks, no_locks])
 def test_f44_two_runs_in_one_folder(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     shutil.copytree(base.killed, run)
     first = start(base, run, pause_in_a_save(mark, before))
     try:
-        wait_for(mark)
+        wait_for(mark.exists)
         content = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         second = start(base, run, before).wait()
         assert (second.code, second.out) == (5, "")
@@ -88,7 +82,7 @@ def test_f44_two_runs_in_one_folder(base: Base, tmp_path: Path, before: Callable
 def test_f44_the_lock_of_a_killed_process_is_taken_over(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     killed = start(base, run, pause_in_a_save(mark, before))
-    wait_for(mark)
+    wait_for(mark.exists)
     killed.kill(signal.SIGKILL)
     assert killed.wait().code == -signal.SIGKILL
     assert json.loads((run / "lock").read_text())["pid"] == killed.pid

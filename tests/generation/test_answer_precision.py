@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_files import parse_rows, read_rows
 from tiny_runs import run_here
 
 import tfkit
@@ -100,7 +101,7 @@ def test_each_precision_is_used_by_the_commands(tmp_path):
         out = tmp_path / f"{wanted}.jsonl"
         words = ["--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl", "--out", out, "--json", "--precision", wanted]
         assert json.loads(run_here(["predict", *words]).out)["precision"] == named
-    exact, rounded = ([json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("float32", "bf16"))
+    exact, rounded = (read_rows(tmp_path / f"{name}.jsonl") for name in ("float32", "bf16"))
     assert [row["prediction"] for row in exact] == [row["prediction"] for row in rounded]
     assert [row["probability"] for row in exact] != [row["probability"] for row in rounded]
     named = run_here(
@@ -139,9 +140,7 @@ def test_the_answers_of_a_large_model_are_those_of_a_small_one(words, monkeypatc
     monkeypatch.setattr(answer_precision, "_FEW_PARAMETERS", 0)
     large = run_here([*words, "--precision", "float32"])
     assert len(packed) == can_pack(torch.device("cpu"))
-    rows, others = (
-        [json.loads(line) for line in done.out.splitlines()] if words[0] == "predict" else [done.out] for done in (large, small)
-    )
+    rows, others = (parse_rows(done.out) if words[0] == "predict" else [done.out] for done in (large, small))
     for row, other in zip(rows, others, strict=True):
         numbers = {"probability": pytest.approx(other["probability"], abs=1e-4)} if "probability" in other else {}
         assert row == (other | numbers if numbers else other)

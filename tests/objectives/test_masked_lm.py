@@ -1,6 +1,5 @@
 """Masked language modelling against transformers' own losses, and the properties that every objective has, on rows of unequal lengths."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_examples import ENCODER, SUM_ROUNDING, WORDS, model, texts, tokenizer
+from tiny_files import write_rows
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from tfkit.data import FramedRows, Loader, Rows, SentencePairRows, TokenStream, token_stream
@@ -44,7 +44,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
     """Twelve documents of a few sentences."""
     folder = tmp_path_factory.mktemp("text")
     rows = [{"text": "\n".join(texts(2 + i % 5, seed=i))} for i in range(12)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFKIT_CACHE", str(folder / "cache"))
         return token_stream(open_source(SourceSection(path=str(folder / "rows.jsonl")), "all", None), TOKENIZER, sentences=True)
@@ -193,7 +193,7 @@ def test_a_tiny_bert_learns_what_a_document_is_about(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
     random = np.random.default_rng(1)
     documents = ["\n".join(" ".join(random.choice(WORDS[5 * (i % 3) :][:5], 7)) for _ in range(30)) for i in range(6)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in documents])
     stream = token_stream(open_source(SourceSection(path=str(tmp_path / "rows.jsonl")), "all", None), TOKENIZER, sentences=True)
     losses, _ = steps(stream, "next sentence", 32, batch_size=32, count=120, lr=5e-3, eps=1e-8)
     assert math.log(5) < np.mean([loss["mlm"] for loss in losses[-20:]]) < math.log(15) - 0.7

@@ -1,6 +1,5 @@
 """Rows of preferences: every form, what is dropped and counted, what is refused, and that whole prompts are held out together."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_chat_tokenizers import chat_codec
 from tiny_examples import tokenizer
+from tiny_files import write_rows
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
 from tfkit.data.columns.rows import BadRow, Row
@@ -37,7 +37,7 @@ def answer(text: str) -> Section:
 
 def data(folder: Path, rows: list[Section], **fields: Any) -> DataSection:
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     return DataSection.model_validate({"train": [{"path": str(path)}], **fields})
 
 

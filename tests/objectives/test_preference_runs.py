@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
 
 STEPS = 12
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, one in enumerate(drawn)
         ]
         rows += [{"prompt": "a tie", "chosen": "same", "rejected": "same"}] if name == "pairs" else []
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
     (folder / "base.yaml").write_text(BASE, encoding="utf-8")
     for kind in ("reward", "dpo"):
         (folder / f"{kind}.yaml").write_text(RECIPE.replace("KIND", kind), encoding="utf-8")
@@ -106,7 +107,7 @@ def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: 
     kind, folder, _ = run
     done = tfkit("evaluate", "--from", kind, "--predictions", f"{kind}.jsonl", "--json", "carbon.enabled=false").exits(0)
     metrics = json.loads(done.out)["metrics"]
-    found = [json.loads(line) for line in (place / f"{kind}.jsonl").read_text().splitlines()]
+    found = read_rows(place / f"{kind}.jsonl")
     assert metrics == pytest.approx(scores(folder)[-1], abs=1e-5)
     assert np.mean([row["margins"][0] > 0 for row in found]) == metrics["accuracy"]
 
@@ -136,9 +137,9 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
         refused = tfkit("predict", "--from", kind, "--data", "pairs.jsonl")
         assert (refused.code, "this objective predicts no label of a row" in refused.err) == (2, True)
         return
-    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()][:24]
+    rows = read_rows(place / "pairs.jsonl")[:24]
     asked = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
-    (place / "asked.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
+    write_rows(place / "asked.jsonl", asked)
     done = tfkit("predict", "--from", f"{kind}/checkpoints/step-000012", "--data", "asked.jsonl", "carbon.enabled=false").exits(0)
     assert abs(np.mean([json.loads(line)["prediction"] for line in done.out.splitlines()])) < 1e-5
     facts = json.loads((folder / "checkpoints" / "step-000012" / "tfkit.json").read_text())
@@ -160,7 +161,7 @@ def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..
     assert {name: fact for name, fact in facts.items() if name not in derived} == {
         name: fact for name, fact in newest.items() if name not in derived
     }
-    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()][: facts["demonstrations"]]
+    rows = read_rows(place / "pairs.jsonl")[: facts["demonstrations"]]
     asked = "".join(json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) + "\n" for row in rows)
     (place / "shown.jsonl").write_text(asked, encoding="utf-8")
     done = tfkit("predict", "--from", "mean", "--data", "shown.jsonl", "carbon.enabled=false")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_examples import assert_same_steps, examples, model, texts, tokenizer
+from tiny_files import read_rows, write_rows
 from tiny_layouts import LLAMA_LAYOUT
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 from toy_objective import Toy, ToySection, register_toy
@@ -38,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, count in (("pairs", 24), ("others", 8)):
         words = random.choice(["the", "dog", "sat", "mat", "ran"], (count, 6)).tolist()
         rows = [{"prompt": f"{' '.join(one[:4])} ", "chosen": f"cat {one[4]}", "rejected": f"{one[4]} {one[5]}"} for one in words]
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows)
     (folder / "toy.yaml").write_text(RECIPE, encoding="utf-8")
     pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=4").exits(0)
     return folder
@@ -128,7 +129,7 @@ def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[
     trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
     assert result["metrics"] == pytest.approx(trained)
     assert result["intervals"].keys() == {"loss", "accuracy"}
-    rows = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+    rows = read_rows(place / "predictions.jsonl")
     assert [row["place"] for row in rows] == [f"others.jsonl:{number}" for number in range(1, 9)]
     assert np.mean([row["margin"] > 0 for row in rows]) == result["metrics"]["accuracy"]
 

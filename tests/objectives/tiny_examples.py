@@ -1,6 +1,5 @@
 """Labelled rows through the real path, for the tests of the objectives: a source of made rows, its examples, batches, a tiny model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_rows
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
 from tfkit.data.sources.open_sources import open_source
@@ -42,7 +42,7 @@ def tokenizer(kind: str = "wordpiece", **settings: Any) -> Tokenizer:
 def examples(folder: Path, rows: Sequence[Mapping[str, Any]], roles: tuple[Role, ...], objective: Any) -> ExampleSet:
     """Write the rows as a jsonl file, and read and encode them with the objective."""
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     return example_set(open_source(SourceSection(path=str(path)), "all", None, roles=roles), objective, "error")
 
 

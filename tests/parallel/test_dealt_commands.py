@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_codecarbon
 import pytest
+from tiny_files import write_rows
 from tiny_runs import WORDS, Done, pretrain, run_here, write_corpus, write_recipe
 from two_ranks import receipt, start_ranks
 
@@ -33,11 +34,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("training.steps=4", "evaluation.every=null")
     assert pretrain(folder / "lm", write_recipe(folder, write_corpus(folder / "corpus")), *words).code == 0
     rows = [{"text": " ".join(WORDS[i % 5 : i % 7 + 6]), "label": "ab"[i % 2], "id": i} for i in range(23)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     (folder / "classes.yaml").write_text(LABELLED.replace("rows.jsonl", str(folder / "rows.jsonl")), encoding="utf-8")
     assert pretrain(folder / "classes", folder / "classes.yaml").code == 0
     prompts = [{"prompt": " ".join(WORDS[i % 3 : i % 3 + 2]), "id": i} for i in range(37)]  # three batches
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts), encoding="utf-8")
+    write_rows(folder / "prompts.jsonl", prompts)
     return folder
 
 

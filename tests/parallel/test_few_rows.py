@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_rows
 from tiny_runs import exact, run_tfkit
 from two_ranks import start_ranks
 
@@ -42,9 +43,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_rows(count: int) -> None:
+def write_short_rows(count: int) -> None:
     rows = [{"text": f"the cat sat {number}", "label": "ab"[number % 2]} for number in range(count)]
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(Path("rows.jsonl"), rows)
 
 
 def limited(recipe: Recipe, data: TrainingData, ranks: int) -> Recipe | None:
@@ -70,7 +71,7 @@ def rows_of_steps(recipe: Recipe, data: TrainingData, ranks: int) -> list[list[i
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8, 9, 12])
 def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count: int) -> None:
-    write_rows(count)
+    write_short_rows(count)
     source = open_recipe("few.yaml")
     with StopSignals() as stop:
         data = prepare_data(source.read(), torch.device("cpu"), Silent(), stop, Meter(), None)
@@ -92,7 +93,7 @@ def test_any_number_of_ranks_reads_the_same_rows_in_each_step(place: Path, count
 
 
 def test_one_and_two_ranks_take_the_same_steps(place: Path) -> None:
-    write_rows(6)
+    write_short_rows(6)
     words = ["pretrain", "few.yaml", "--threads", "1", "training.batch_size=36", "training.micro_batch_size=3", "--run"]
     run_tfkit(place, [*words, "one"]).exits(0)
     ranks = [process.wait() for process in start_ranks(place, [*words, "two"])]
@@ -109,7 +110,7 @@ REFUSAL = (
 
 def test_rows_that_two_ranks_cannot_divide_are_refused_also_by_plans(place: Path) -> None:
     """Both then train with the batch size that the message names."""
-    write_rows(5)
+    write_short_rows(5)
     command = ["pretrain", "few.yaml", "--threads", "1", "--run", "two"]
     for planned in ([*command, "--dry-run", "--ranks", "2"], ["plan", "few.yaml", "--ranks", "2"]):
         done = run_tfkit(place, planned)

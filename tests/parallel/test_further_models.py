@@ -1,10 +1,10 @@
 """A teacher, and the model of the first step, on several ranks, which share the teacher, too, where they share the trained model."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Process, hashes, pretrain, write_corpus, write_recipe
 from two_ranks import receipt, run_ranks, start_ranks
 
@@ -26,7 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     assert pretrain(folder / "teacher", recipe, *ONE_EACH).code == 0
     pairs = [{"prompt": "the cat", "chosen": f"sat on {word}", "rejected": f"{word} ran"} for word in ("mat", "hat", "red", "big") * 4]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    write_rows(folder / "pairs.jsonl", pairs)
     (folder / "dpo.yaml").write_text(
         PREFERENCES.replace("BASE", str(folder / "teacher")).replace("PAIRS", str(folder / "pairs.jsonl")), encoding="utf-8"
     )
@@ -58,7 +58,7 @@ def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, a
 def test_a_head_on_a_checkpoint_whose_parts_two_ranks_read_is_that_of_one(base: Path, tmp_path: Path) -> None:
     """Its scores before the first step too, which all ranks compute together."""
     rows = [{"text": f"the {animal} sat {number}", "label": animal} for number in range(20) for animal in ("cat", "dog")]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "head.yaml").write_text(
         f"model: {{from: {base / 'teacher'}}}\ndata: {{train: [{{path: {tmp_path / 'rows.jsonl'}}}], validation: 0.3}}\n"
         "objective: {kind: classification}\noptimizer: {lr: 1e-3, clip_norm: null}\ncarbon: {enabled: false}\n",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_files import wait_for
 from tiny_runs import exact, hashes, kept, pretrain, write_corpus, write_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,13 +20,6 @@ def start(run: Path, recipe: Path, *words: str) -> "subprocess.Popen[str]":
     (run.parent / "tmp").mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(run.parent / "tmp")}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
 
 
 def alive(run: Path) -> list[str]:
@@ -54,7 +48,7 @@ def test_a_signal_to_the_launcher_ends_all_with_a_checkpoint(tmp_path: Path, num
     run = tmp_path / "run"
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     with start(run, recipe, "training.steps=100000", "checkpoint={every: 2, keep: 1}", "evaluation={every: null}") as process:
-        wait_for(run / "checkpoints" / "step-000002")
+        wait_for((run / "checkpoints" / "step-000002").exists)
         process.send_signal(number)
         assert process.wait() == code
     deadline = time.monotonic() + 120

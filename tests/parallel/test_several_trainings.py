@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tiny_files import write_rows
 from tiny_runs import Done, exact, hashes, run_here, strike, write_corpus
 from two_ranks import receipt, start_ranks
 
@@ -40,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     write_corpus(folder / "corpus")
     rows = [{"text": f"the {animal} sat {number}", "label": animal} for number in range(20) for animal in ("cat", "dog")]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "rows.jsonl", rows)
     (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
     (folder / "one.yaml").write_text(RECIPE, encoding="utf-8")
     return folder

@@ -18,6 +18,7 @@ import torch
 import torch._dynamo
 import torch.utils.checkpoint
 from pydantic import BaseModel
+from tiny_files import write_rows
 from tokenizers import Tokenizer
 
 from tfkit.__main__ import main
@@ -782,15 +783,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
     for name in ("one", "two"):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+        write_rows(folder / f"{name}.jsonl", rows[name])
     (folder / "keyed.json").write_text(json.dumps({name: rows[name] for name in ("first", "second")}), encoding="utf-8")
     (folder / "splits").mkdir()
     for name, split in (("one", "train"), ("two", "valid"), ("first", "test")):
-        (folder / "splits" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+        write_rows(folder / "splits" / f"{split}.jsonl", rows[name])
     joined = [{"text": row["text"].replace(" ", "", 3)} for row in rows["one"]]
-    (folder / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in joined), encoding="utf-8")
+    write_rows(folder / "joined.jsonl", joined)
     labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]
-    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
+    write_rows(folder / "labelled.jsonl", labelled)
     questions = [
         {"question": row["body"][:9], "context": row["text"], "answers": {"text": [row["text"][2:9]], "answer_start": [2]}}
         for row in rows["one"]
@@ -798,11 +799,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [
         {"role": role, "content": word} for role, word in zip(["user", "assistant"] * 2, ["the cat", "sat", "on", "a mat"], strict=True)
     ]
-    (folder / "turns.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for _ in range(40)), encoding="utf-8")
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
+    write_rows(folder / "turns.jsonl", [{"messages": said} for _ in range(40)])
+    write_rows(folder / "questions.jsonl", questions)
     answers = [*map(str, range(10)), *"abcdefghijklmnopqrstuvwxyz"]
     prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"]]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
+    write_rows(folder / "prompts.jsonl", prompts)
     (folder / "rewarding.py").write_text("def reward(row, text):\n    return 1\n\n\ndef penalty(row, text):\n    return -1\n")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
     (folder / "table.csv").write_text(table, encoding="utf-8")
@@ -810,7 +811,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
     (folder / "configs").mkdir()
     for name in ("first", "second"):
-        (folder / "configs" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+        write_rows(folder / "configs" / f"{name}.jsonl", rows[name])
     configs = [{"config_name": name, "data_files": f"{name}.jsonl", "default": name == "first"} for name in ("first", "second")]
     (folder / "configs" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n", encoding="utf-8")
     hours = [f"{(datetime.now(UTC) + timedelta(hours=hour)).isoformat()},{70 + hour}\n" for hour in range(-1, 3)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_rows
 
 from tfkit.__main__ import main
 from tfkit.recipe import bundled_recipes, dump_recipe, model_config, open_recipe, read_chain, read_recipe
@@ -106,7 +107,7 @@ def tiny_model(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def write_rows(folder: Path, objective: str) -> Path:
+def write_data(folder: Path, objective: str) -> Path:
     """Made rows with what the objective reads; of text, three files."""
     lines = [[str(word) for word in line] for line in np.random.default_rng(1).choice(WORDS, (40, 5))]
     made = [
@@ -138,8 +139,7 @@ def write_rows(folder: Path, objective: str) -> Path:
     }
     if objective in names:
         path = folder / f"{objective}.jsonl"
-        path.write_text("".join(json.dumps({name: row[name] for name in names[objective]}) + "\n" for row in made), encoding="utf-8")
-        return path
+        return write_rows(path, [{name: row[name] for name in names[objective]} for row in made])
     (folder / "corpus").mkdir(exist_ok=True)
     for number in range(3):
         text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(WORDS, (40, 10)))
@@ -150,7 +150,7 @@ def write_rows(folder: Path, objective: str) -> Path:
 def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> None:
     """Of a recipe made tiny, in the current folder; where it begins with a model, or learns from one, after two steps of that one."""
     recipe = read_recipe(str(path)).recipe
-    words = [*tiny(recipe, write_rows(Path.cwd(), recipe.objective.kind)), *more]
+    words = [*tiny(recipe, write_data(Path.cwd(), recipe.objective.kind)), *more]
     if teacher := getattr(recipe.objective, "teacher", None):
         make(teacher)
     if recipe.model.start:
@@ -200,10 +200,10 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(
     names = [stage.name for stage in chain.stages]
     assert names == STAGES[path.stem]
     assert not any(stage.recipe.carbon.country for stage in chain.stages)
-    text, labelled, prompts = (write_rows(tmp_path, kind) for kind in ("causal_lm", "classification", "ppo"))
+    text, labelled, prompts = (write_data(tmp_path, kind) for kind in ("causal_lm", "classification", "ppo"))
     pairs = tmp_path / "pairs.jsonl"
     halves = [{"completion": f"{word} {label}", "label": label} for word in WORDS for label in ("negative", "positive")]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in halves), encoding="utf-8")
+    write_rows(pairs, halves)
     rows = {"classification": labelled, "reward": pairs, "ai_feedback": prompts, "ppo": prompts}
     words = []
     for stage in chain.stages:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from tiny_files import read_rows, write_rows
 from written_runs import write_run
 
 from tfkit.__main__ import main
@@ -42,9 +43,9 @@ def test_a_score_that_is_not_finite_reaches_nothing_and_is_no_end_of_a_line() ->
 def test_the_course_of_a_run_has_the_costs_of_its_records(tmp_path: Path) -> None:
     """Evaluations between two records are interpolated; that before the first step of a fine-tuning has cost nothing."""
     path = write_run(tmp_path / "run", losses=[4.0] * 6, setup_g=10.0, before={"loss": 9.0})
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(path / "metrics.jsonl")
     kept = [line for line in lines if line["step"] in (2, 6)] + [{"step": step, "evaluation": {"loss": 7.0 - step}} for step in (1, 3, 6)]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    write_rows(path / "metrics.jsonl", kept)
     curve = score_curve(read_facts(path), "loss")
     assert [(point.value, point.cost.emissions_g, point.cost.seconds) for point in curve] == [
         (9.0, 0.0, 0.0),

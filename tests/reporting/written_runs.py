@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tiny_files import write_rows
+
 PLACE = {"country_iso_code": "FRA", "text": "FRA, 100 g/kWh (carbon.country)"}
 
 
@@ -48,7 +50,7 @@ def write_run(
         lines[-1] |= {"energy_wh": 10 * cost, "emissions_g": cost}
         if evaluations and step in evaluations:
             lines.append({"step": step, "evaluation": {"loss": evaluations[step], "target_tokens": 7}})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_rows(folder / "metrics.jsonl", lines)
     if ledger:
         write_ledger(folder / "carbon" / "0-1.jsonl", run_id, [("setup", 1.0, setup_g), ("train", 10.0 * steps, grams)])
     return folder
@@ -67,4 +69,4 @@ def write_ledger(path: Path, run_id: str, ticks: Sequence[tuple[str, float, floa
         tick = {"kind": "tick", "at": 1.7e9 + seconds, "phase": phase, "seconds": seconds, "measured_seconds": seconds, "energy_wh": energy}
         tick |= {"cpu_wh": energy / 4, "ram_wh": energy * 3 / 4, "emissions_g": grams, "power_w": 36.0, "status": "ok"}
         lines.append(tick | unused)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_rows(path, lines)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tiny_files import flip
 
 from tfkit import durable
 from tfkit.errors import MachineError, ModelError, Stopped
@@ -49,13 +50,6 @@ def writer(content: str, size: int = 4096) -> Callable[[Path], None]:
 
 def content(checkpoint: Path) -> str:
     return (checkpoint / "training_state" / "state.json").read_text()
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(data)
 
 
 def in_child(work: Callable[[], object]) -> int:

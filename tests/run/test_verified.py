@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_files import flip
 
 import tfkit
 from tfkit.adapters import Base, add_lora, describe, save_adapter
@@ -49,14 +50,6 @@ def shard(folder: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     write(tmp_path / "model")
     return tmp_path / "model"
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle, in place."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 2
-    with file.open("r+b") as opened:
-        opened.write(data)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json", "generation_config.json", "tfkit.json"])

@@ -18,6 +18,7 @@ from typing import Any
 
 import fake_codecarbon
 import torch
+from tiny_files import read_rows, write_rows
 from tiny_runs import Done, exact
 from two_ranks import start_ranks
 
@@ -207,7 +208,7 @@ def _in_float32(run: Run) -> bool:
 
 
 def _last_evaluation(run: Path) -> tuple[int, dict[str, Any]] | None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_rows(run / "metrics.jsonl")
     return next(((line["step"], line["evaluation"]) for line in reversed(lines) if line.get("evaluation")), None)
 
 
@@ -336,7 +337,7 @@ def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
     if not run.decodes:
         return
     prompts = ["the cat", "a", "red dog", "o"]
-    (run.folder / "batch.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    write_rows(run.folder / "batch.jsonl", [{"prompt": prompt} for prompt in prompts])
     words = ["generate", "--from", run.name, "--temperature", "0", "--num-beams", "1", "--max-new-tokens", "5", "--json"]
     together = [json.loads(line) for line in run.result(*words, "--input", "batch.jsonl").splitlines()]
     for prompt, found in zip(prompts, together, strict=True):

@@ -1,0 +1,37 @@
+"""Small files of tests: rows of JSON, a copy with one bit changed, and waiting for a file or another event."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
+    """Write one JSON document a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def parse_rows(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def read_rows(path: Path) -> list[Any]:
+    return parse_rows(path.read_text(encoding="utf-8"))
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle, in place."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 2
+    with file.open("r+b") as opened:
+        opened.write(data)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait until the condition is true, or fail; no event of a test takes so long on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
