@@ -50,3 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--walks", type=int, default=20, help="how many random walks to take (tests/walks)")
     parser.addoption("--walk-seed", type=int, help="take the walk of this seed alone, with its invariants")
     parser.addoption("--device", default="cpu", help="where the tests marked gpu compute: cpu, cuda, cuda:1, mps, or auto for the best one")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a corpus and the recipe tiny.yaml; a module that needs more has a fixture of this name that adds it."""
+    from tiny_runs import write_corpus, write_recipe  # which imports all of tfkit, and torch
+
+    folder = tmp_path_factory.mktemp("base")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder

@@ -1,5 +1,6 @@
 """GRPO through the real commands: trained, killed in an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
 
+import contextlib
 import json
 import re
 import signal
@@ -57,11 +58,8 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """The run that was never stopped."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(place)
-    done = run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"])
-    patch.undo()
-    assert done.code == 0, done.err
+    with contextlib.chdir(place):
+        run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
     return place / "whole"
 
 

@@ -1,5 +1,6 @@
 """Runs of PPO by the command: trained, killed within its steps, resumed, evaluated, refused."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -80,11 +81,8 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """The run that was never stopped."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(place)
-    done = run_tfkit(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"])
-    patch.undo()
-    assert done.code == 0, done.err
+    with contextlib.chdir(place):
+        run_tfkit(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
     return place / "whole"
 
 

@@ -1,10 +1,10 @@
 """Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from tiny_files import write_rows
 from tiny_runs import pretrain
 
@@ -71,8 +71,7 @@ def train(folder: Path) -> Path:
     rows = made_rows(50)
     for name, part in (("train", rows[:26]), ("test", rows[26:])):
         write_rows(folder / f"{name}.jsonl", part)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         for name, (model, objective, columns) in KINDS.items():
             data = ", ".join(
                 f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in (("train", "train"), ("validation", "test"))

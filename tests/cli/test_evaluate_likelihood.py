@@ -1,5 +1,6 @@
 """tfkit evaluate by likelihood: minimal pairs and choices, of a model that has learned which words go together."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -29,8 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "pairs.jsonl", PAIRS)
     write_rows(folder / "questions.jsonl", QUESTIONS)
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         learns = ["data={train: [{path: texts.jsonl}]}", "training.steps=60", "optimizer.lr=1e-2", "evaluation={every: null}"]
         encoder = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "objective={kind: masked_lm}"]
         chosen = ["training.steps=3", "data.validation=0.3", "evaluation.metric=perplexity"]

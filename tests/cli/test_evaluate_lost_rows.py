@@ -1,5 +1,6 @@
 """Scores never drop a row: what the model cannot be given counts as wrong, and is counted."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "O"], "label": "purple", "talk": TOO_LONG}]
     for name, part in (("train", [*rows[:24], {"nothing": 1}]), ("valid", rows[24:]), ("spoiled", spoiled)):
         write_rows(folder / f"{name}.jsonl", part)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         for name in (TAGS, CLASSES, CHAT):
             model, objective, columns = KINDS[name]
             train, skip = ("train", ", on_bad_row: skip") if name == CLASSES else ("valid", "")

@@ -1,5 +1,6 @@
 """tfkit evaluate with an objective of rows: what a run's own validation said, gates, and what does not fit."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -21,8 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     rows = [{"text": "the cat " * (i % 4 + 1), "label": ["good", "bad"][i % 2]} for i in range(12)]
     write_rows(folder / "rows.jsonl", rows)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         for name, words in RUNS.items():
             words = [MODEL, "tokenizer={kind: wordpiece, vocab_size: 120}", "training.steps=3", "evaluation.every=null", *words]
             pretrain(folder / name, recipe, *words).exits(0)

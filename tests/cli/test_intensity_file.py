@@ -3,17 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit
 
 METERED = "carbon.enabled=true"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("grid")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> Path:

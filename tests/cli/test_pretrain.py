@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike
 
 import tfkit
 import tfkit.engine.training_run.loop_hooks
@@ -23,13 +23,6 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
 
 LINE = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory", "energy_wh", "emissions_g"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrain")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A student from a teacher of ours, through the real command: BERT and DistilBERT, and two causal models."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -70,11 +71,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder / "corpus")
     for name, text in RECIPES.items():
         (folder / f"{name}.yaml").write_text(f"# A recipe for tests.{text}{COMMON}", encoding="utf-8")
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    for name in TEACHERS.values():
-        pretrain(folder / name, folder / f"{name}.yaml").exits(0)
-    patch.undo()
+    with contextlib.chdir(folder):
+        for name in TEACHERS.values():
+            pretrain(folder / name, folder / f"{name}.yaml").exits(0)
     return folder
 
 

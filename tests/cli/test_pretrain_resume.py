@@ -49,13 +49,6 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def unbroken(base: Path) -> Callable[[str], Path]:
     """The run of a variant that was never stopped; made when it is first asked for."""
 

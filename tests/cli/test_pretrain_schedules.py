@@ -7,18 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, records, strike
 
 from tfkit.training.precision import Weights
 
 EACH = ["training.log_every=1", "evaluation.every=null"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("schedules")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 def test_noam_s_recorded_learning_rate_is_the_formula_s(base: Path) -> None:

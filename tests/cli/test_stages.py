@@ -1,5 +1,6 @@
 """A recipe with stages: a language model, a classifier from it, and a student that it teaches, as one run and by hand."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -93,11 +94,8 @@ def receipt(run: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Any]:
     """The result of the chain that was never stopped, in the folder `whole`."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(place)
-    document: dict[str, Any] = json.loads(good("pretrain", "chain.yaml", "--run", "whole", "--json").out)
-    patch.undo()
-    return document
+    with contextlib.chdir(place):
+        return json.loads(good("pretrain", "chain.yaml", "--run", "whole", "--json").out)  # type: ignore[no-any-return]
 
 
 def assert_same_bits(run: str, stages: tuple[str, ...] = ("base", "tune", "small")) -> None:
@@ -325,8 +323,7 @@ def first_stages(place: Path) -> dict[int, Path]:
     """The first stage of the chain, finished, by the step of its best checkpoint: the last one, or an earlier one."""
     worse = ["base.evaluation.every=2", "base.optimizer={lr: 1.0, clip_norm: null}", "base.schedule={kind: constant, warmup_steps: 6}"]
     runs = {6: place / "first-6", 2: place / "first-2"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+    with contextlib.chdir(place):
         for step, run in runs.items():
             good("pretrain", "chain.yaml", "--run", str(run), "--stages", "base", *(worse if step == 2 else []))
             assert json.loads((run / "base/checkpoints/best.json").read_text())["step"] == step

@@ -43,11 +43,6 @@ class Letters:
         return Encoded({"codes": codes, "size": [len(row.text)]}, len(codes), len(row.text) > self.length)
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
-
-
 def write(folder: Path, texts: Sequence[str]) -> SourceSection:
     file = folder / "rows.jsonl"
     write_rows(file, [{"text": text} for text in texts])

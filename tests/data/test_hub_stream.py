@@ -28,11 +28,6 @@ from tfkit.recipe.schema.objective_sections import ChatSection
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
-
-
 def write(folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "rows.jsonl") -> Path:
     folder.mkdir(exist_ok=True)
     write_rows(folder / name, rows)

@@ -173,11 +173,6 @@ def test_stretches_end_at_an_empty_line_and_hold_no_import() -> None:
 # --------------------------------------------------------------------------------------------------------------------- parts
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
-
-
 def write_tree(folder: Path) -> Path:
     """Forty files in three packages; in each a function of its own, and one that every file has, with white space of its own."""
     for number in range(40):

@@ -41,11 +41,6 @@ def with_eos_template() -> Tokenizer:
 TOKENIZERS = {"shared": WITH_BOS, "appended": PLAIN, "own": with_own_eos(), "template": with_eos_template()}
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
-
-
 def write(folder: Path, texts: list[str]) -> SourceSection:
     file = folder / "rows.jsonl"
     write_rows(file, [{"text": text} for text in texts])

@@ -10,11 +10,6 @@ from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 SECTION = TokenizerSection(vocab_size=300)
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
-
-
 def source_of(folder: Path, *texts: str) -> Source:
     folder.mkdir(exist_ok=True)
     for number, text in enumerate(texts):

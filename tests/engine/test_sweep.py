@@ -1,5 +1,6 @@
 """Sweeps: trials of a tiny recipe, compared, stopped, resumed and refused."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -43,8 +44,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Any:
     """A grid of four trials that was never stopped, in the folder `whole`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+    with contextlib.chdir(place):
         return tfkit.sweep(RECIPE, SPACE, run="whole", threads=1)
 
 

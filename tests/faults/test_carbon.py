@@ -17,7 +17,7 @@ import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
 from tiny_files import wait_for
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
 from tfkit.carbon.columns import installed_columns
@@ -32,13 +32,6 @@ HANG = f"time.sleep({10 * PATIENCE_SECONDS})"
 WH_PER_SECOND = POWER_W / 3600
 METERED = [f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: {TICK}}}"]
 COMMON = ["checkpoint={every: 4, keep: 3}", "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("carbon")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from spoilt_steps import spoil
-from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit
 from torch import Tensor
 
 import tfkit.engine.training_run.validator
@@ -18,13 +18,6 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training.step import Stepper
 
 COMMON = ["training.micro_batch_size=2", "training.log_every=1", "checkpoint={every: 3, keep: 2}"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("health")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:

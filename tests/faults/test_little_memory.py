@@ -11,20 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Replaced, exact, kept, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Replaced, exact, kept, pretrain, records, write_recipe
 
 import tfkit.evaluation.text_scores
 from tfkit.objectives.objective import Batch
 from tfkit.training.step import Stepper
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 GPU = lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")  # noqa: E731

@@ -12,20 +12,13 @@ from typing import Any
 import pytest
 import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike
 
 from tfkit.engine.training_run.trackers import tracker_queue
 
 STEPS = 12
 TRACKED = ["trackers=[{kind: tensorboard}]", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
 LOST = re.compile(r"warning: .*tensorboard: (\d+) of (\d+) points for TensorBoard were not written \((.*)\)")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trackers")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """An objective that is registered from outside works in every command: the schema, data, training, resuming, evaluation, inspection."""
 
+import contextlib
 import json
 import signal
 from collections.abc import Callable
@@ -59,11 +60,8 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """The run that was never stopped."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(place)
-    done = run_tfkit(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy)
-    patch.undo()
-    assert done.code == 0, done.err
+    with contextlib.chdir(place):
+        run_tfkit(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy).exits(0)
     return place / "whole"
 
 

@@ -1,5 +1,6 @@
 """Ranks whose disks have other files at the paths of a recipe: all of them end before the first step, and name the rank and the file."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,8 +76,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, Path("corpus"))
     for name, text in RECIPES.items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         for name, size in (("base", 300), ("other-base", 290)):
             assert pretrain(folder / "run", recipe, "training.steps=2", f"tokenizer.vocab_size={size}").code == 0
             shutil.move(folder / "run/checkpoints/step-000002", folder / name)

@@ -1,5 +1,6 @@
 """Teachers, references, reward and value models are cut as the trained model is: each rank has its part of them, from the beginning on."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -51,8 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     assert pretrain(folder / "base", recipe, f"model={MODEL}", "training.steps=2", "training.precision=fp32").code == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         for name, words in (("scores", []), ("updates", ["training.adapter={rank: 2}"])):
             Process(folder, ["finetune", f"{name}.yaml", "--run", name, "--threads", "1", *words]).wait().exits(0)
     return folder

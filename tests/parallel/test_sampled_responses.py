@@ -1,5 +1,6 @@
 """PPO and GRPO on two ranks, which sample, reward and read their responses together: each step is that of one process, to the bit."""
 
+import contextlib
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -48,8 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, objective in OBJECTIVES.items():
         (folder / f"{name}.yaml").write_text(f"{COMMON}  {objective}\n", encoding="utf-8")
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         assert pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").code == 0
         Process(folder, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait().exits(0)
     shutil.copytree(folder / "scores" / "checkpoints" / "step-000002", folder / "critic")
