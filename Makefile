@@ -12,6 +12,7 @@ DEVICE ?= auto
 KILLS ?= 200
 DRAWS ?= 2000
 WALKS ?= 5000
+TESTS ?= not slow
 TORCH ?=
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 PROMPT ?= def read_lines(path):
@@ -24,18 +25,21 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 CODE = tfkit tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults slow gpu check lint format bench clean
+.PHONY: help demo test test-all faults slow gpu check lint format bench clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## train a small model on Python's standard library, score it, let it write: about five minutes
 	$(BIN)/tfkit pretrain demo --run runs/demo --resume
 	$(BIN)/tfkit evaluate --from runs/demo
 	$(BIN)/tfkit generate --from runs/demo --prompt "$(PROMPT)" --max-new-tokens 64
 
-test: $(VENV)/.installed-dev ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+test: $(VENV)/.installed-dev ## the tests to run before a commit: every package and every promise, in minutes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not thorough"
+
+test-all: $(VENV)/.installed-dev ## all tests but the slow ones (TESTS="thorough and not slow": those that make test leaves out)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "$(TESTS)"
 
 faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, training on ranks, random walks, slow tests too; writes docs/faults.md
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/faults tests/walks tests/parallel tests/alignment/test_grpo_runs.py tests/alignment/test_ppo_runs.py --write-table --kills $(KILLS) --draws $(DRAWS) --walks $(WALKS)

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,22 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a small run's time, and only a power cut would show it
 
 
+COLLECTED = pytest.StashKey[list[tuple[str, bool]]]()  # the id of each test, and whether `make test` leaves it out
 settings.register_profile("tests", deadline=None)  # no test is timed: the machine may be busy
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the cases of a sampled test as thorough, except every n-th of each marker's n."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % sampled.args[0]:
+                item.add_marker("thorough")
+            cases[test] += 1
+    config.stash[COLLECTED] = [(item.nodeid, bool(item.get_closest_marker("thorough") or item.get_closest_marker("slow"))) for item in items]
 
 
 def pytest_collection_finish() -> None:
