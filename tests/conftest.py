@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if cases[test] % sampled.args[0]:
                 item.add_marker("thorough")
             cases[test] += 1
-    config.stash[COLLECTED] = [(item.nodeid, bool(item.get_closest_marker("thorough") or item.get_closest_marker("slow"))) for item in items]
+    left_out = ("thorough", "slow")
+    config.stash[COLLECTED] = [(item.nodeid, any(map(item.get_closest_marker, left_out))) for item in items]
 
 
 def pytest_collection_finish() -> None:

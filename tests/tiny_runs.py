@@ -98,9 +98,11 @@ class Done:
     peak_bytes: int = 0
     processor_seconds: float = 0.0
 
-    def exits(self, code: int) -> Self:
-        """Assert the exit code, or show what the process wrote to stderr, and return the process."""
+    def exits(self, code: int, *said: str) -> Self:
+        """Assert the exit code and what stderr says among other things, or show all of it, and return the process."""
         assert self.code == code, self.err
+        for text in said:
+            assert text in self.err, self.err
         return self
 
 

@@ -153,15 +153,13 @@ def test_a_prompt_whose_responses_are_equally_good_is_dropped(place: Path, monke
 
 
 def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: Callable[..., Done]) -> None:
-    done = tfkit("finetune", "feedback.yaml", "--run", "scores").exits(0)
-    assert "12 rows" in done.err
+    tfkit("finetune", "feedback.yaml", "--run", "scores").exits(0, "12 rows")
     facts = json.loads((place / "scores" / "checkpoints" / "step-000004" / "tfkit.json").read_text())
     assert facts["objective"] == "reward"
     assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "policy", "judge"]
     pinned = (place / "scores" / "recipe.yaml").read_text()
     assert all(parent["sha256"] in pinned for parent in facts["lineage"]["parents"])
-    again = tfkit("finetune", "feedback.yaml", "--run", "again").exits(0)
-    assert "from the cache" in again.err
+    tfkit("finetune", "feedback.yaml", "--run", "again").exits(0, "from the cache")
     assert hashes(place / "again", 4) == hashes(place / "scores", 4)
     (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)

@@ -61,8 +61,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"
     assert f"its checkpoint is saved, and --resume continues from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
-    refused = run_tfkit(base, ["resume", str(run)]).exits(2)
-    assert f"{run}: carbon.budget_g: 3" in refused.err
+    refused = run_tfkit(base, ["resume", str(run)]).exits(2, f"{run}: carbon.budget_g: 3")
     assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
     more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
     assert more.code == 0, more.err
@@ -114,9 +113,7 @@ def test_a_budget_that_is_not_reached_changes_nothing(base: Path) -> None:
 
 def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
     words = ["carbon.budget_g=5", "carbon.budget_kwh=5", "carbon.budget_seconds=0", "carbon.on_meter_failure=shout"]
-    done = pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2)
-    assert "carbon.budget_seconds" in done.err
-    assert "carbon.on_meter_failure" in done.err
+    pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2, "carbon.budget_seconds", "carbon.on_meter_failure")
     done = pretrain(base / "wrong", base / "tiny.yaml", *words[:2]).exits(2)
     assert done.err.count("is not counted with enabled: false") == 2
     done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")

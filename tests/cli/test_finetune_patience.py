@@ -76,8 +76,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     values = [record["evaluation"]["loss"] for record in records(Path("whole")) if "evaluation" in record]
     end, best = ends_at(values, 3)
     assert 1 < best < end < 16, values
-    done = finetune("ended", "training.patience=3").exits(0)
-    assert f"step {end}: no better loss in 3 evaluations, so the run stops here" in done.err
+    finetune("ended", "training.patience=3").exits(0, f"step {end}: no better loss in 3 evaluations, so the run stops here")
     found = result("ended")
     assert (found["steps"], found["stopped_early"], result("whole")["stopped_early"]) == (end, True, False)
     assert found["best"] == {

@@ -62,8 +62,7 @@ def checkpoint(place: Path) -> Path:
 
 @pytest.mark.parametrize("pack", ["false", "true"])
 def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str) -> None:
-    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi").exits(0)
-    assert "rows.jsonl: 12 rows" in done.err
+    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi").exits(0, "rows.jsonl: 12 rows")
     assert "% of the training tokens are targets" in done.err
     scores = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
     assert scores[-1]["token_accuracy"] == 1.0

@@ -347,10 +347,8 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
     damaged = bytearray(weights.read_bytes())
     damaged[-9] ^= 1
     weights.write_bytes(damaged)
-    refused = pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact").exits(4)
-    assert str(weights) in refused.err
-    done = pretrain(run, base / "tiny.yaml", *words, "--resume").exits(0)
-    assert "skipped a damaged checkpoint" in done.err
+    pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact").exits(4, str(weights))
+    pretrain(run, base / "tiny.yaml", *words, "--resume").exits(0, "skipped a damaged checkpoint")
     assert attempts(run)[-1] == ("finished", 6, STEPS)
     assert_same(run, unbroken("adamw-fp32"))
 

@@ -87,8 +87,7 @@ def test_a_dry_run_asks_no_hub(hub: Hub, base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("private", "words"), [(False, ()), (True, ("--public",))])
 def test_a_repository_of_the_other_visibility_is_refused(hub: Hub, base: Path, tmp_path: Path, private: bool, words: tuple[str]) -> None:
     hub.private = private
-    done = push(hub, base, tmp_path, *words).exits(2)
-    assert "org/tiny: exists and is" in done.err
+    push(hub, base, tmp_path, *words).exits(2, "org/tiny: exists and is")
     assert not hub.commits
 
 
@@ -99,8 +98,7 @@ def test_what_the_hub_refuses_ends_with_5_and_a_remedy(
     monkeypatch.setattr("tfkit.network._PAUSES", (0.0,) * len(_PAUSES))
     hub.private = True
     hub.fault = lambda path, seen: status if path.endswith("/commit/main") else None
-    done = push(hub, base, tmp_path).exits(5)
-    assert text in done.err
+    done = push(hub, base, tmp_path).exits(5, text)
     assert "Traceback" not in done.err
     hub.fault = lambda path, seen: 500 if path.endswith("/commit/main") and seen[path] % 2 else None
     hub.seen.clear()

@@ -107,8 +107,7 @@ def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: P
 def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
     """An infinite gradient where the loss is a number; resuming past it gives the same run."""
     fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, value, backward=True), [*COMMON, "training.max_skipped_steps=1"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault).exits(0)
-    assert "step 5: the loss is " in done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault).exits(0, "step 5: the loss is ")
     assert "it is skipped, 1 of at most 1" in done.err
     lines = [record for record in records(tmp_path / "run") if "grad_norm" in record]
     assert [line.get("skipped", 0) for line in lines] == [0] * 4 + [1] * 8
@@ -164,8 +163,7 @@ def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: in
         Stepper.take = counting  # type: ignore[method-assign]
 
     words = [*COMMON, "training.steps=20", "training.loss_jump_sigmas=6", f"training.max_skipped_steps={skips}"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before).exits(code)
-    assert "step 14: the loss jumps to " in done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before).exits(code, "step 14: the loss jumps to ")
     if code == 0:
         assert records(tmp_path / "run")[-1].get("skipped", 1) == 1
         assert done.err.count("jumps") == 1

@@ -79,8 +79,7 @@ def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path:
         tfkit.evaluation.text_scores.score_texts = full  # type: ignore[assignment]
 
     run = tmp_path / "run"
-    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before).exits(5)
-    assert "evaluation.batch_size" in done.err
+    pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before).exits(5, "evaluation.batch_size")
     assert kept(run) == ["step-000004"]
     assert pretrain(run, base / "tiny.yaml", "checkpoint.every=4", "evaluation.batch_size=1", "--resume").code == 0
     assert [record["step"] for record in records(run) if "evaluation" in record] == [4, 8, 12]

@@ -300,8 +300,7 @@ def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path, s
             struck.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    done = run_tfkit(tmp_path, words, lambda: slow_disk(strike)).exits(143)
-    assert f"stopped after step {step} of 6; its checkpoint is saved" in done.err
+    run_tfkit(tmp_path, words, lambda: slow_disk(strike)).exits(143, f"stopped after step {step} of 6; its checkpoint is saved")
     assert kept(run)[-1] == f"step-{step:06d}"
     assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
     base.assert_ends_the_same(run)

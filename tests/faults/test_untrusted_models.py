@@ -404,8 +404,7 @@ def test_f49_hostile_tokenizers(models: Path, tmp_path: Path, name: str) -> None
         (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
         (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
     words = ["generate", "--from", str(folder), "--prompt", "the cat sat on the mat and then the dog went away! " * 5, "--threads", "1"]
-    done = run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory).exits(4)
-    assert message in done.err
+    run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory).exits(4, message)
 
 
 def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> None:
@@ -414,8 +413,7 @@ def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> 
     edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
     for name in ("tokenizer_config.json", "special_tokens_map.json"):  # no eos either
         (folder / name).write_text("{}", encoding="utf-8")
-    done = generate(folder).exits(3)
-    assert "has no tokens" in done.err
+    generate(folder).exits(3, "has no tokens")
     (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
     words = ["evaluate", "--from", str(folder), "--data", str(tmp_path / "text.txt"), "--threads", "1", "carbon.enabled=false"]
     run_tfkit(tmp_path, words).exits(3)
