@@ -32,14 +32,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a small run's time, and only a power cut would show it
 
 
-COLLECTED = pytest.StashKey[list[tuple[str, bool]]]()  # the id of each test, and whether `make test` leaves it out
+_COLLECTED = pytest.StashKey[dict[str, bool]]()
 settings.register_profile("tests", deadline=None)  # no test is timed: the machine may be busy
 settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the cases of a sampled test as thorough, except every n-th of each marker's n."""
+    """Mark the cases of a sampled test as thorough, except every n-th."""
     cases: Counter[str] = Counter()
     for item in items:
         if sampled := item.get_closest_marker("sampled"):
@@ -47,8 +47,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if cases[test] % sampled.args[0]:
                 item.add_marker("thorough")
             cases[test] += 1
-    left_out = ("thorough", "slow")
-    config.stash[COLLECTED] = [(item.nodeid, any(map(item.get_closest_marker, left_out))) for item in items]
+    config.stash[_COLLECTED] = {item.nodeid: not any(map(item.get_closest_marker, ("thorough", "slow"))) for item in items}
+
+
+@pytest.fixture(scope="session")
+def collected(pytestconfig: pytest.Config) -> dict[str, bool]:
+    """Return whether `make test` runs each test that was collected."""
+    return pytestconfig.stash[_COLLECTED]
 
 
 def pytest_collection_finish() -> None:

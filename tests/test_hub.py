@@ -208,6 +208,7 @@ def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> Non
     assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])
 @pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own"])
 def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: object) -> None:
@@ -416,6 +417,7 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("preset", ["bert-tiny", "gpt3-125m", "llama-7b", "t5-small"])
 def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) -> None:
     """Also one for which the family has no name; a tensor of the old head is never taken for one of the new."""

@@ -275,6 +275,7 @@ def test_the_model_reads_no_family_name(module: str) -> None:
             assert node.value.lower() not in names, f"{module}:{node.lineno}: {node.value!r}"
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -323,6 +324,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.thorough
 def test_the_commands_that_compute_import_nothing_heavier_than_torch(tmp_path: Path) -> None:
     """Once the speed of the machine is known: torch.autograd.grad, which measures it, imports sympy."""
     (tmp_path / "r.yaml").write_text(RECIPE)

@@ -9,6 +9,7 @@ import pytest
 from tfkit.openmp import SPIN_COUNT, limit_spinning
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
 def test_the_library_of_torch_reads_it() -> None:
     """`import tfkit` is early enough: libgomp shows its settings as it loads."""

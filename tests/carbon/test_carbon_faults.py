@@ -78,6 +78,7 @@ def test_a_command_that_is_done_before_the_start_waits_for_its_energy(tmp_path):
     assert final.energy_wh == pytest.approx(final.seconds * 36 / 3600, rel=0.05), "also of the time before the start"
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("probe", "reason"),
     [

@@ -191,6 +191,7 @@ def test_llama_cpp_writes_the_same(tmp_path: Path, name: str) -> None:
     assert found == pytest.approx({one: float(wanted[one]) for one in found}, abs=0.05)
 
 
+@pytest.mark.thorough
 def test_a_refused_tokenizer_is_refused_in_the_same_words_each_time(tmp_path: Path) -> None:
     """Several merges are lacking: the order of a set, which the seed of Python's hashes decides, does not choose the one that is named."""
     folder = make(tmp_path / "model", "llama2-7b", {}, tokenizer("llama", "bpe_byte_fallback"))

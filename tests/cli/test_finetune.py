@@ -96,6 +96,7 @@ def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_clas
     assert load("second").labels == ("good", "bad")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("adapter", [[], ["training.adapter={kind: lora, rank: 2}"]])
 @pytest.mark.parametrize("labels", [["sports", "politics"], ["good", "bad", "so-so"]])
 def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[str], adapter: list[str]) -> None:

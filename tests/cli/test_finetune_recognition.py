@@ -174,6 +174,7 @@ def printed(done: Done) -> str:
     return done.err[done.err.index("# ") :].partition("\n\n")[0] + "\n"
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), RECOGNISED)
 def test_a_task_is_recognised_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
@@ -249,6 +250,7 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
         assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
 
 
+@pytest.mark.thorough
 def test_a_training_that_does_not_fit_the_memory_is_one_of_an_adapter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = trained_bytes(sum(part.numel() for part in load(place / "gpt").model.parameters()))
     words = ["--from", str(place / "gpt"), "--data", str(place / "plain.jsonl"), "training.steps=2"]

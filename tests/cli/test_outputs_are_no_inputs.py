@@ -164,6 +164,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.data())
 def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
@@ -219,6 +220,7 @@ def test_files_of_functions_are_inputs(place: Path, monkeypatch: pytest.MonkeyPa
     assert "is rule.py itself, which this command reads" in done.err, done.err
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "option"), [key for key in OUTPUTS if key[0] in ("evaluate", "predict", "report")])
 @pytest.mark.parametrize("kind", ["device", "stdout", "pipe", "link"])
 def test_devices_pipes_and_links_are_written_directly(

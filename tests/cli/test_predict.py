@@ -50,6 +50,7 @@ def unlabelled(name: str) -> list[dict[str, Any]]:
     return [row | {"talk": row["talk"][:-1]} for row in rows] if name == "chat" else rows
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", KINDS)
 def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Path, name: str) -> None:
     """With and without the label, in batches of any size."""
@@ -216,6 +217,7 @@ def test_a_text_a_line_is_a_question_or_a_source(answers: Path) -> None:
     assert (done.code, "no column 'words'" in done.err) == (3, True), done.err
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
     """By tfkit.json, else by its head."""
     for name in KINDS:

@@ -82,6 +82,7 @@ def test_max_tokens_holds_for_all_validation_sets_together(place: Path) -> None:
 STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-only")]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("words", "stacks"), STACKS)
 def test_classes(place: Path, words: list[str], stacks: str) -> None:
     folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}")

@@ -83,6 +83,7 @@ def test_the_runs_have_something_to_lose(unbroken: Callable[[str], Path]) -> Non
     assert len({json.dumps(exact(unbroken(variant))) for variant in VARIANTS}) == len(VARIANTS)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("variant", "forward"),
     [
@@ -128,6 +129,7 @@ def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
     assert_same(run, unbroken(variant))
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("module", "function", "number"),
     [
@@ -155,6 +157,7 @@ def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path],
     assert_same(run, unbroken("adamw-fp32"))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("call", [1, 2, 4, 5, 6, 7])
 def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken: Callable[[str], Path], call: int) -> None:
     """run.json as it is opened, begun, continued and recorded; recipe.yaml; run.json with what was given: what a resumed run replaces."""
@@ -286,6 +289,7 @@ def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken:
     assert json.loads(done.out)["steps"] == STEPS
 
 
+@pytest.mark.thorough
 def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path, tmp_path: Path) -> None:
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
@@ -324,6 +328,7 @@ def test_other_data_cannot_go_on(tmp_path: Path) -> None:
     pretrain(run, tmp_path / "tiny.yaml", "checkpoint.every=2", "--resume").exits(0)
 
 
+@pytest.mark.thorough
 def test_an_attempt_that_took_no_step_does_not_hide_how_the_others_were_rounded(tmp_path: Path) -> None:
     write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     run = stopped_run(tmp_path, tmp_path)

@@ -63,6 +63,7 @@ def struck_at_its_data() -> None:
     tfkit.engine.assembly.training_data.training_sources = struck  # type: ignore[assignment]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("start", STARTS)
 def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base: Path, tmp_path: Path, start: str) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"

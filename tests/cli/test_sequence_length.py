@@ -174,6 +174,7 @@ def write_rows(objective: str) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("objective", KINDS)
 def test_every_objective_reads_rows_of_that_length(place: Path, objective: str) -> None:
     """Losses and evaluations are those of a model whose context is that long, and not those of longer rows."""

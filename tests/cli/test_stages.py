@@ -192,6 +192,7 @@ def stopped_behind_the_first_stage() -> None:
     attempt.train = struck
 
 
+@pytest.mark.thorough
 def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage).exits(143)
     said, command = done.err.splitlines()[-2:]
@@ -343,6 +344,7 @@ def parent(run: Path) -> Any:
     return json.loads((run / "tune/checkpoints/step-000001/tfkit.json").read_text())["lineage"]["parents"][0]["sha256"]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*DAMAGES, "best.json missing"])
 @pytest.mark.parametrize("words", [["resume", "--stages", "tune"], ["resume", "--stages", "small"], ["resume"]])
 def test_no_stage_starts_from_another_checkpoint_than_the_best(
@@ -360,6 +362,7 @@ def test_no_stage_starts_from_another_checkpoint_than_the_best(
     assert not list(run.glob(f"{used_by}/checkpoints/step-*"))
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued_with_the_others(
     first_stages: dict[int, Path], tmp_path: Path, name: str
@@ -373,6 +376,7 @@ def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued
     assert parent(run) == parent(tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_a_finished_chain_needs_its_first_stage_no_more(first_stages: dict[int, Path], tmp_path: Path) -> None:
     shutil.copytree(first_stages[2], tmp_path / "run")
     result = json.loads(good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").out)

@@ -34,6 +34,7 @@ def write_recipe(folder: Path, task: str) -> Path:
     return path
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("task", RUNS)
 def test_a_task_is_trained_and_scored_on_files_of_its_own(tmp_path: Path, task: str) -> None:
     recipe = write_recipe(tmp_path, task)

@@ -65,6 +65,7 @@ def prepared(rows: Path) -> tuple[str, list[int], list[int]]:
     return tokenizer.fingerprint(), np.asarray(stream.tokens).tolist(), stream.sentences.tolist()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("files_only", [False, True], ids=["all", "files"])
 def test_deleted_at_each_file_operation_it_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_only: bool) -> None:
     rows = tmp_path / "rows.jsonl"
@@ -107,6 +108,7 @@ def test_another_file_that_is_missing_is_not_the_caches_and_ends_the_first_attem
     assert len(builds) == 1
 
 
+@pytest.mark.thorough
 def test_records_that_are_read_from_the_cache_while_it_is_deleted(tmp_path: Path) -> None:
     task = StdlibTask.find("docstrings", Columns(), Part("all", 0.1), "error")
     shutil.rmtree(tmp_path / "cache")

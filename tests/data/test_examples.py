@@ -258,6 +258,7 @@ def program(folder: Path, word: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.thorough
 def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
     write(tmp_path, TEXTS)
     builders = [program(tmp_path, "meet") for _ in range(2)]

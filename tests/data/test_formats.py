@@ -99,6 +99,7 @@ def test_the_items_of_a_json_file_are_those_of_the_json_module(text: str, chunk:
     assert repr(found) == repr(json.loads(text))
 
 
+@pytest.mark.thorough
 def test_a_json_file_is_not_held_in_memory(tmp_path: Path) -> None:
     row = json.dumps({"text": "word " * 200})
     file = write(tmp_path / "a.json", f"[{','.join([row] * 10_000)}]")

@@ -171,6 +171,7 @@ def test_dates_are_text_and_bytes_are_refused(tmp_path: Path) -> None:
         streamed(tmp_path / "set", text="blob")
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def peak(rows: int) -> int:
         folder = tmp_path / str(rows)

@@ -254,6 +254,7 @@ print(stream.cached, int(stream.tokens.astype(int).sum()))
 """
 
 
+@pytest.mark.thorough
 def test_two_builders_at_once_and_one_that_was_killed(tmp_path: Path) -> None:
     path = write(tmp_path, ["some words " * 20] * 2000).path
     assert path is not None

@@ -46,6 +46,7 @@ def test_every_setting_and_the_text_make_another_tokenizer(tmp_path: Path) -> No
     assert len(list(cache_folder().glob("tokenizers/*"))) == 5
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("sample", [1, 999, 5000, 20_000])
 @pytest.mark.parametrize("rows", [1, 4, 1000])
 def test_a_sample_comes_evenly_from_the_whole_corpus(tmp_path: Path, sample: int, rows: int) -> None:

@@ -78,6 +78,7 @@ def assert_near(found: StepRecords, expected: StepRecords, dtype: torch.dtype) -
 # ------------------------------------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_a_plain_loop_on_the_cpu(case: str, device: torch.device, tmp_path: Path) -> None:
     family, make = CASES[case]
@@ -189,6 +190,7 @@ def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.d
 # ------------------------------------------------------------------------------------------------------- writing and judging
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("how", WRITTEN)
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma2", "t5"])
 def test_a_batch_of_texts_on_the_device_is_each_text_alone_on_the_cpu(family: str, how: str, device: torch.device) -> None:

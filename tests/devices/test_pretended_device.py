@@ -35,6 +35,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
         assert device.operations == 5
 
 
+@pytest.mark.sampled(7)
 @EACH
 def test_losses_gradients_and_scores_are_those_of_the_cpu(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
     family, make = CASES[case]
@@ -73,6 +74,7 @@ def test_losses_gradients_and_scores_are_those_of_the_cpu(case: str, dtype: torc
         assert objective.metrics(scored)[name] == pytest.approx(value, rel=tolerance["rtol"], abs=0.1 if "accuracy" in name else 1e-3), name
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("family", "how"),
     [*((family, "drawn") for family in WRITERS), *(("mistral", how) for how in WRITTEN if how != "drawn"), ("t5", "beams")],

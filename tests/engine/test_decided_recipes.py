@@ -69,6 +69,7 @@ def cases(kind: str) -> Iterator[tuple[str, int, list[str]]]:
                 yield stacks[0], 10**6, words_for(kind, data, change)
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("kind", [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood"])
 def test_what_is_decided_fits_what_is_given(kind: str) -> None:
     for stacks, parameters, words in cases(kind):

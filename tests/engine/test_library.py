@@ -174,6 +174,7 @@ def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[
     assert (updated["step"], updated["steps"]) == (3, 3)
 
 
+@pytest.mark.thorough
 def test_two_runs_in_one_process_are_each_as_if_alone(base: Path, document: dict[str, Any]) -> None:
     other = {**document, "training": {**document["training"], "seed": 2, "precision": "bf16"}}
     call(base, lambda: tfkit.pretrain(other, run="alone", threads=1).run)
@@ -211,6 +212,7 @@ def process_state() -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_process_is_left_as_it_was(base: Path, document: dict[str, Any], deterministic: bool) -> None:
     def changes() -> Any:
@@ -272,6 +274,7 @@ def test_import_tfkit_imports_nothing_else() -> None:
     assert [name for name in done.stdout.split() if name.startswith("tfkit")] == ["tfkit", "tfkit.openmp"]
 
 
+@pytest.mark.thorough
 def test_what_a_call_gives_back_imports_no_compiler() -> None:
     code = """
 import sys, torch
@@ -288,6 +291,7 @@ print("torch._inductor" in sys.modules)
     assert done.stdout.split() == ["0", "1", "2", "False"]
 
 
+@pytest.mark.thorough
 def test_a_compiler_that_is_imported_later_is_deterministic_as_well() -> None:
     code = """
 import sys, torch

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from tiny_runs import Process
 
 import tfkit
@@ -15,6 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "library.md").read_text(encoding="u
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_the_examples_run(tmp_path: Path) -> None:
     """Each with the lines that it has in the page, which a traceback names."""
     blocks = [("\n" * PAGE[: found.start(1)].count("\n") + found[1]) for found in BLOCK.finditer(PAGE)]

@@ -20,6 +20,7 @@ from tfkit.run.signals import interrupts
 STEPS = 12
 
 
+@pytest.mark.thorough
 def test_should_stop_gives_a_result_and_resume_goes_on(base: Path, document: dict[str, Any]) -> None:
     def stopped() -> Any:
         asked = iter([False] * 16)
@@ -64,6 +65,7 @@ def interrupt(_: str = "") -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
     timers: list[threading.Timer] = []
 
@@ -79,6 +81,7 @@ def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
     assert call(base, lambda: tfkit.resume("pressed", {"training.steps": done + 1}).status) == "finished"
 
 
+@pytest.mark.thorough
 def test_a_stop_drops_the_step_that_is_not_whole(base: Path, document: dict[str, Any]) -> None:
     """Ctrl-C in the first micro-batch of two: of the first step, and of the fourth."""
 

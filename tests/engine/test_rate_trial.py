@@ -39,6 +39,7 @@ def receipt(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 def test_the_best_rate_is_taken_and_the_run_is_the_one_with_it(base: Path, document: dict[str, Any]) -> None:
     def tried() -> Any:
         phases: list[str] = []
@@ -73,6 +74,7 @@ def test_the_recipes_own_rate_stays_where_no_other_is_clearly_better(base: Path,
     assert found["losses"]["1e+06"] is None or found["losses"]["1e+06"] > 0.95 * found["losses"]["0.03"]
 
 
+@pytest.mark.thorough
 def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> None:
     def stopped() -> Any:
         steps: list[int] = []

@@ -105,6 +105,7 @@ def test_each_sample_of_a_prompt_is_drawn_anew_whatever_the_batches(folder: Path
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+@pytest.mark.thorough
 def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
     draws = random.Random(4)
     rows = [

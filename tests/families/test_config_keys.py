@@ -143,6 +143,7 @@ def test_every_key_is_classified(model_type: str) -> None:
     assert PreTrainedConfig().to_dict().keys() - {"_name_or_path"} <= IRRELEVANT
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("model_type", BASES)
 def test_computed_keys_change_the_logits_as_in_transformers(tmp_path: Path, model_type: str) -> None:
     case = BASES[model_type]

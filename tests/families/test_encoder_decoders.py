@@ -416,6 +416,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str,
     assert str(caught.value).startswith(str(tmp_path))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
 @pytest.mark.parametrize("case", SHARED)
 def test_any_field_may_hold_anything(tmp_path: Path, case: str, garbage: object) -> None:

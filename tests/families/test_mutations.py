@@ -238,6 +238,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("case", "std", "patch"), MISTAKES.values(), ids=MISTAKES)
 @torch.no_grad()
 def test_a_mistake_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, std: float, patch: Patch) -> None:

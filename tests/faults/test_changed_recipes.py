@@ -366,6 +366,7 @@ def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change:
     assert before == after
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("change", [pytest.param(change, marks=[pytest.mark.slow] * (change in SLOW)) for change in FREE])
 def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(stopped / "gpt", tmp_path / "gpt")

@@ -89,6 +89,7 @@ ENVIRONMENTS: dict[str, Callable[[], None]] = {
 ASCII = ("LC_ALL=C", "ASCII streams")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, environment: str) -> None:

@@ -113,6 +113,7 @@ def within(room: int, base: Path, run: Path) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc: the limit cannot be set from where the process is")
 def test_f48_memory_below_the_need_is_refused_and_above_it_is_enough(base: Path, tmp_path: Path) -> None:
     """19 million weights: 304 MB with gradients and AdamW's state."""

@@ -74,6 +74,7 @@ def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, ki
     assert_clean(hub, base, tmp_path, kind)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_f31_a_hub_that_is_down_for_a_moment(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
     hub.fault = lambda path, seen: 503 if seen[path] <= 1 else None

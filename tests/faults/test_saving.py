@@ -80,6 +80,7 @@ def assert_refused(done: Done, run: Path, left: list[str], hidden: bool = False)
 # ------------------------------------------------------------------------------------------------------------- full disks
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", [*FILES, LARGEST])
 def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name: str) -> None:
     """k is one byte less than each file of a checkpoint in turn takes. Only in the save: the output of this process is a file too."""
@@ -170,6 +171,7 @@ def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------------------------------- failing disks
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(("number", "times"), [(errno.EIO, 1), (errno.ESTALE, 3)])
 @pytest.mark.parametrize("function", ["fsync", "rename", "replace", "open", "mkdir"])
 def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
@@ -179,6 +181,7 @@ def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, num
     base.assert_same(run)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("function", ["fsync", "rename", "open"])
 def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> None:
     run = tmp_path / "run"
@@ -244,6 +247,7 @@ def signals_at(points: dict[int, int]) -> Callable[[], None]:
     return fault
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("first", "second", "call"),
     [(signal.SIGTERM, signal.SIGINT, 1), (signal.SIGINT, signal.SIGTERM, 6), (signal.SIGTERM, signal.SIGTERM, 12)],
@@ -258,6 +262,7 @@ def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Pat
     assert resumed_from(run) == "step-000004"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("call", [1, 6, 12])
 def test_f05_a_third_signal_in_a_save_kills(base: Base, tmp_path: Path, call: int) -> None:
     run = tmp_path / "run"

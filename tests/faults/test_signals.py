@@ -85,6 +85,7 @@ def strike_in(module: object, function: str, counted: Path) -> Callable[[], None
     return before
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("module", "function"),
     [(tfkit.evaluation.text_scores, "_score"), (tfkit.generation.complete, "generate")],

@@ -35,6 +35,7 @@ def assert_stopped(done: Done, number: int) -> None:
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("command", "number"), [*zip(COMMANDS, itertools.cycle(STOPS), strict=False)])
 def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: int) -> None:
     done = run_tfkit(tmp_path, [command, "--help"], strike(number, 1, importlib, "import_module").__call__)

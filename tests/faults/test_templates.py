@@ -121,6 +121,7 @@ def assert_refused(done: Done, where: Path) -> None:
     assert list(where.iterdir()) == []
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", ESCAPES | ENDLESS | GREEDY | WRONG)
 def test_f35_a_hostile_template(folder: Path, tmp_path: Path, name: str) -> None:
     assert_refused(answer(folder, tmp_path, (ESCAPES | ENDLESS | GREEDY | WRONG)[name]), tmp_path)

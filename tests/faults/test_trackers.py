@@ -119,6 +119,7 @@ def test_f29_another_tracker_goes_on_beside_one_that_hangs(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("method", "fault", "reason"),
     [

@@ -312,6 +312,7 @@ SIZES = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("value", ABSURD, ids=repr)
 def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
     whole = json.loads((folder / "config.json").read_bytes())

@@ -63,6 +63,7 @@ def their_search(theirs: torch.nn.Module, prompt: list[int], settings: Generatio
     return list(itertools.takewhile(lambda token: token not in eos_ids, made))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("family", WRITERS)
 def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
     finishes, differ, ends = set(), 0, []
@@ -84,6 +85,7 @@ def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
     assert ends[::2] != ends[1::2]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("family", WRITERS)
 def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
     model = tiny_model(family)

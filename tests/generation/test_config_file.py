@@ -86,6 +86,7 @@ def theirs(folder: Path, kind: str) -> list[list[int]]:
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_each_file_gives_what_it_gives_in_transformers(tmp_path: Path, kind: str) -> None:
     write(tmp_path, kind, max_new_tokens=12)

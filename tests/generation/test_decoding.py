@@ -43,6 +43,7 @@ def test_cached_decoding_is_the_full_forward(model):
         assert completion.finish == "length"
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
     alone = [generate(model, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(PROMPTS)]
@@ -59,6 +60,7 @@ def test_every_row_may_fill_the_context_whatever_the_other_rows(decoder, setting
     assert batch == alone
 
 
+@pytest.mark.thorough
 @given(
     family=st.sampled_from([*WRITERS]),
     lengths=st.lists(st.integers(1, 39), min_size=1, max_size=12),
@@ -115,6 +117,7 @@ def test_hardly_any_padding_is_computed():
     assert len(stepped) < 1.4 * (sum(ends) - 200) / 32
 
 
+@pytest.mark.thorough
 def test_a_cache_has_no_more_tokens_than_fit():
     """But a single prompt may be longer."""
     model = tiny_model("gpt2", context_length=20_000)

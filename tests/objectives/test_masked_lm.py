@@ -175,6 +175,7 @@ def steps(
     return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(stream: TokenStream, kind: str) -> None:
     losses, weights = steps(stream, kind, 8)
@@ -188,6 +189,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(stream: TokenStream
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
 
 
+@pytest.mark.thorough
 def test_a_tiny_bert_learns_what_a_document_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each document has five of 15 words: a token costs log 15 by how often it comes, log 5 beside its text, and a strange text shows."""
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))

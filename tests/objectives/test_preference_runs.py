@@ -93,6 +93,7 @@ def test_it_learns_what_is_better(run: tuple[str, Path, Done], place: Path) -> N
         assert before["reward_chosen"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.sampled(2)
 def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
     kind, folder, _ = run
     words = ("finetune", f"{kind}.yaml", "--run", f"{kind}-killed")
@@ -169,6 +170,7 @@ def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..
     assert mean < 0.2 * min(abs(shifts[0] - shifts[1]), abs(facts["reward_shift"])), (mean, shifts)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("words", [["training.adapter={rank: 2}"], ["training.precision=bf16"], ["model.context_length=24"]])
 def test_the_reference_of_an_adapter_and_of_bf16_is_the_first_model(tfkit: Callable[..., Done], place: Path, words: list[str]) -> None:
     name = words[0].partition("=")[0]

@@ -100,6 +100,7 @@ def test_the_loss_is_that_of_transformers(kind: str, tmp_path: Any) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
     def trained(micro_batch_size: int) -> tuple[list[float], dict[str, torch.Tensor]]:
         objective, taking = opened(), model(ENCODER_DECODERS["t5"] | {"init": {"std": 0.1}})

@@ -30,6 +30,7 @@ def first_step(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {name: tensor for name, tensor in state.items() if name.endswith(GRADIENTS)}, load_file(weights)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
 def test_step_1_has_the_gradients_of_one_process(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In four micro-batches, whose targets are unequally many. No gradient is zero, but for those that are so by definition."""

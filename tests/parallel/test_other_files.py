@@ -107,6 +107,7 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
     return [process.wait() for process in start_ranks(folder, command, {rank: on(copy) for rank, copy in enumerate(disks)})]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "change", "code", "message"),
     [

@@ -103,6 +103,7 @@ def run_both(place: Path, recipe: str, *words: str) -> tuple[Done, list[Done]]:
     return alone, [one.wait() for one in start_ranks(place, command(recipe, f"{recipe}-two", "parallel.shard=2", *words), faults)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_ranks_begin_with_parts_and_take_the_steps_of_one_process(place: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also from an adapter, with an adapter as a teacher, which is rounded after its updates, and with copied layers. The reference of a
@@ -144,6 +145,7 @@ def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_step_that_is_not_finite_is_recorded_with_the_whole_weights_of_the_value_model(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base:
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path, hung: int) -> None:
     def impatient() -> None:
@@ -116,6 +117,7 @@ def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path,
     assert kept(tmp_path / "run") == ["step-000004"]
 
 
+@pytest.mark.thorough
 def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Path) -> None:
     """It stops while it saves, and serves the store; where it only takes long, the other waits."""
 

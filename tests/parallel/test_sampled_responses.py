@@ -70,6 +70,7 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
     assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_ranks_that_share_the_policy_have_it_whole_while_they_sample(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each then writes responses of its own lengths. They share the critic, too, whose parts a checkpoint within an iteration has whole."""

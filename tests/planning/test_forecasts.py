@@ -65,6 +65,7 @@ def speed() -> MachineSpeed:
     return machine_speed.machine_speed(CPU, torch.float32, 1)
 
 
+@pytest.mark.thorough
 def test_the_speeds_are_measured_once_and_again_where_their_file_is_damaged(cache: Path, measured: list[int]) -> None:
     first = speed()
     assert speed() == first

@@ -79,6 +79,7 @@ def measuring(path: Path) -> Callable[[], None]:
     return before
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("changes", "layout"),
     [
@@ -107,6 +108,7 @@ def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any],
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
 
 
+@pytest.mark.thorough
 def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path: Path) -> None:
     """The teacher is larger than the student, and in bf16."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
@@ -127,6 +129,7 @@ def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path:
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"]["sharded"], rel=0.01)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("values", "section"),
     [
@@ -152,6 +155,7 @@ def test_a_deep_model_is_extrapolated_exactly(values: dict[str, Any], section: d
 QUICK = ("masked_lm", "span_corruption", "multiple_choice", "adapter", "ppo")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
 def test_every_objective_is_planned(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)

@@ -905,6 +905,7 @@ def test_every_field_has_a_row() -> None:
     assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED | SHARED
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", TABLE)
 def test_a_change_is_seen(name: str, see: Callable[[str], Seen]) -> None:
     change = TABLE[name]

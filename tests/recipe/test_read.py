@@ -105,6 +105,7 @@ fo: 1
     ]
 
 
+@pytest.mark.thorough
 def test_a_field_of_another_kind_is_named_with_its_kinds(tmp_path: Path) -> None:
     for section in ("objective", "optimizer"):
         kinds = {tag: types.model_fields for types in section_types(Recipe.model_fields[section].annotation) for tag in tags(types)}

@@ -167,6 +167,7 @@ def make(model: str) -> str:
     return f"runs/{name}"
 
 
+@pytest.mark.sampled(6)
 @EACH
 def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -190,6 +191,7 @@ STAGES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
 def test_a_recipe_with_stages_takes_two_steps_of_each(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -105,6 +105,7 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     assert after == {tmp_path.stat().st_ino}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", [2, 3], ids=["replacing the newest", "a new one"])
 def test_killed_at_every_point_of_a_save(tmp_path: Path, step: int) -> None:
     for point in range(500):

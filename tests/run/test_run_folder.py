@@ -319,6 +319,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

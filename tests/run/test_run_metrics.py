@@ -178,6 +178,7 @@ def test_numbers_that_are_not_finite_are_read_back(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_resuming_needs_no_more_memory_for_more_records(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     run = tmp_path / "run"

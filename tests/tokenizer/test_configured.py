@@ -135,6 +135,7 @@ def write(folder: Path, kind: str, name: str, change: str) -> None:
         (folder / file).write_text(json.dumps(document), encoding="utf-8")
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, names) in KINDS.items() for name in names])
 def test_the_ids_are_those_of_transformers_or_the_folder_is_refused(tmp_path: Path, kind: str, name: str, change: str) -> None:

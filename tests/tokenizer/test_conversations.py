@@ -90,6 +90,7 @@ def test_targets_are_the_answers_and_the_ends_of_their_turns(name: str) -> None:
     assert "ran" not in others
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())

@@ -51,6 +51,7 @@ def load(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_transformers_saves_has_the_same_ids_here(name: str, tmp_path: Path) -> None:
     source, make = FOREIGN[name]

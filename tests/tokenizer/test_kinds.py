@@ -102,6 +102,7 @@ def same(ours: Tokenizer, other: Any, text: str) -> None:
         assert ours.decode(ids, skip) == other.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.sampled(8)
 @every
 def test_transformers_gives_the_same_ids_and_text(name: str, theirs: dict[str, Any]) -> None:
     for text in PROBES:
@@ -174,6 +175,7 @@ def test_the_sentinels_count_down_from_the_highest_id(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------- what comes back
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "smollm2", "gemma", "llama", "translation"])
 @given(any_text)
 @settings(deadline=None, max_examples=100)
@@ -295,6 +297,7 @@ print(json.dumps([train_tokenizer(TokenizerSection(vocab_size=900, **words), tex
 """
 
 
+@pytest.mark.thorough
 def test_every_process_and_any_number_of_threads_give_the_same_tokenizer() -> None:
     """A plain call of the library's trainers gives each process another tokenizer: hash tables are in random order."""
     folder = Path(__file__).parents[2] / "tfkit"
@@ -358,6 +361,7 @@ def test_a_word_without_end_is_learned_from(name: str, character: str) -> None:
     assert tokenizer.encode_texts([character * 256])
 
 
+@pytest.mark.sampled(15)
 @every
 def test_more_characters_than_entries_leave_the_rare_ones_out(name: str) -> None:
     characters = [chr(0x4E00 + number) for number in range(400)]

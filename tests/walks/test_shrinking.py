@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import tfkit.recipe.reading.read
 from tfkit.recipe.schema.sections import Recipe
 from walks.judged import judge_walk, shrink_failure
@@ -24,6 +26,7 @@ def fault() -> None:
     tfkit.recipe.reading.read.cross_problems = faulty
 
 
+@pytest.mark.thorough
 def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     walk = draw_walk(0)
     walk.commands = walk.commands[:2]

@@ -26,6 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seeds", seeds, ids=[f"{part[0]}-{part[-1]}" for part in seeds])
 
 
+@pytest.mark.thorough
 def test_walks(seeds: range, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     failed = []
     for seed in seeds:
@@ -35,6 +36,7 @@ def test_walks(seeds: range, tmp_path: Path, request: pytest.FixtureRequest) -> 
     assert not failed, "\n\n".join([*failed, "python -m walks SEED --shrink (in the folder tests) makes one small"])
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_a_case_that_once_failed(path: Path, tmp_path: Path) -> None:
     case = read_case(path)
