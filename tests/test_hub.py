@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_files import edit_config
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -44,11 +45,6 @@ def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> Non
     tensors = load_file(path)
     edit(tensors)
     save_file(tensors, path, {"format": "pt"})
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def refusal(folder: Path) -> str:

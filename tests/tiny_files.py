@@ -1,5 +1,6 @@
-"""Small files of tests: rows of JSON, a copy with one bit changed, and waiting for a file or another event."""
+"""Files of tests: rows of JSON, receipts, tables and configurations, a bit that is flipped, and waiting for a file or another event."""
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,23 @@ def parse_rows(text: str) -> list[Any]:
 
 def read_rows(path: Path) -> list[Any]:
     return parse_rows(path.read_text(encoding="utf-8"))
+
+
+def receipt(run: Path | str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(run, "run.json").read_text(encoding="utf-8"))
+    return document
+
+
+def emissions_rows(run: Path) -> list[dict[str, str]]:
+    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    """Change and remove keys of a model folder's config.json."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
 
 
 def flip(file: Path) -> None:

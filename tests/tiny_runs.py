@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import fake_codecarbon
 import numpy as np
 
 # A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
@@ -82,6 +83,18 @@ def slow_micro_batches(seconds: float) -> None:
         return loss(self, model, batch)
 
     CausalLM.loss = slow  # type: ignore[method-assign]
+
+
+def slow_and_metered(folder: Path, seconds: float) -> Callable[[], None]:
+    """Return a function that gives a run's process the fake meter, and micro-batches that take so much longer."""
+    found_first = fake_codecarbon.put_first(folder)
+
+    def before() -> None:
+        found_first()
+        fake_codecarbon.wait_for_the_end()
+        slow_micro_batches(seconds)
+
+    return before
 
 
 @dataclass(frozen=True)
@@ -288,6 +301,15 @@ def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object
 def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
     """Run a whole training."""
     return run_tfkit(run.parent, ["pretrain", recipe, "--run", run, "--threads", "1", *words], before)
+
+
+def finetune(run: str, *words: str, before: Callable[[], object] | None = None) -> Done:
+    """Run task.yaml of the current folder."""
+    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
+
+
+def evaluate(folder: Path, *words: object) -> Done:
+    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 def records(run: Path) -> list[dict[str, Any]]:

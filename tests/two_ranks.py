@@ -1,7 +1,6 @@
 """Trainings on two ranks for tests: each rank is a fork of this process, with torchrun's variables."""
 
 import faulthandler
-import json
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -150,8 +149,3 @@ def raise_within_backward(error: Exception, call: int) -> Callable[[], None]:
         Block.forward = struck  # type: ignore[method-assign]
 
     return before
-
-
-def receipt(run: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return document

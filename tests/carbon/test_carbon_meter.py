@@ -1,4 +1,3 @@
-import csv
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from scripted_probe import G_PER_KWH, POWER_W
-from tiny_files import read_rows, wait_for
+from tiny_files import emissions_rows, read_rows, wait_for
 
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import Attempt, LedgerReader
@@ -27,17 +26,12 @@ def start(folder, probe="Steady", attempt=1, **changes):
     return Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe=f"scripted_probe:{probe}")
 
 
-def rows(folder):
-    with (folder / "emissions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def energies(folder):
     return [attempt.sums["energy_wh"] for attempt in LedgerReader(folder / "carbon").attempts()]
 
 
 def sums(folder):
-    return energies(folder), sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
+    return energies(folder), sum(float(row["energy_consumed"]) for row in emissions_rows(folder)) * 1000
 
 
 def ended(pid):
@@ -74,7 +68,7 @@ def test_stopping_twice_is_stopping_once(tmp_path):
     wait_for(lambda: meter.reading().status == "ok")
     assert meter.stop() == meter.stop() == meter.reading() == meter.fresh_reading()
     meter.phase("late")
-    assert [row["duration"] for row in rows(tmp_path)] == [rows(tmp_path)[0]["duration"]]
+    assert [row["duration"] for row in emissions_rows(tmp_path)] == [emissions_rows(tmp_path)[0]["duration"]]
 
 
 def test_each_phase_gets_its_own_energy(tmp_path):
@@ -93,7 +87,7 @@ def test_each_phase_gets_its_own_energy(tmp_path):
         sums_of_phase = attempt.phases[name].sums
         assert least - 0.002 < sums_of_phase["seconds"] < most + 0.002, "the ledger has milliseconds"
         assert (least - LATE_SECONDS) * WH_PER_SECOND < sums_of_phase["energy_wh"] < (most + LATE_SECONDS) * WH_PER_SECOND
-    assert sum(float(row["energy_consumed"]) for row in rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
+    assert sum(float(row["energy_consumed"]) for row in emissions_rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
 
 
 def test_without_a_run_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -110,7 +104,7 @@ def test_switched_off_is_no_process_and_a_header(tmp_path):
     meter.phase("train")
     assert meter._process is None
     assert meter.fresh_reading() == meter.stop() == meter.reading() == Reading()
-    assert rows(tmp_path) == []
+    assert emissions_rows(tmp_path) == []
     assert not (tmp_path / "carbon").exists()
 
 
@@ -184,7 +178,7 @@ def test_killed_twice_and_finished_adds_up(run):
     assert len(in_ledger) == 3
     assert earlier >= in_ledger[0] + in_ledger[1]
     assert sum(in_ledger) == pytest.approx(in_file) == pytest.approx(final)
-    assert all(float(row["country_iso_code"] == "WLD") and row["experiment_id"] == "run" for row in rows(run))
+    assert all(float(row["country_iso_code"] == "WLD") and row["experiment_id"] == "run" for row in emissions_rows(run))
 
 
 def sums_at_ticks(run):
@@ -266,7 +260,7 @@ def test_another_runs_ledgers_do_not_count_here(tmp_path):
     began = time.monotonic()
     own = start(tmp_path, attempt=2).stop()
     assert own.energy_wh < (time.monotonic() - began + LATE_SECONDS) * WH_PER_SECOND, "without the second of the other"
-    assert {row["experiment_id"] for row in rows(tmp_path)} == {"other", "run"}
+    assert {row["experiment_id"] for row in emissions_rows(tmp_path)} == {"other", "run"}
 
 
 def test_the_ledger_says_what_was_measured_how_and_where(tmp_path):
@@ -280,5 +274,5 @@ def test_the_ledger_says_what_was_measured_how_and_where(tmp_path):
     assert header["codecarbon_version"]
     assert len(header["host"]) == 12
     assert next(line for line in lines if line["kind"] == "machine")["components"] == {"cpu": "model", "ram": "constant"}
-    assert rows(tmp_path)[0]["cpu_model"] == "Abacus 9"
-    assert rows(tmp_path)[0]["pue"] == "1.4"
+    assert emissions_rows(tmp_path)[0]["cpu_model"] == "Abacus 9"
+    assert emissions_rows(tmp_path)[0]["pue"] == "1.4"

@@ -1,6 +1,5 @@
 """The real CodeCarbon, in the real sidecar."""
 
-import csv
 import json
 import socket
 import subprocess
@@ -8,17 +7,12 @@ import sys
 import time
 
 import pytest
-from tiny_files import wait_for
+from tiny_files import emissions_rows, wait_for
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
-
-
-def rows(folder):
-    with (folder / "emissions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -66,7 +60,7 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
         "GPU counter, CPU counter, RAM user",
     )
     assert final.emissions_g == pytest.approx(final.energy_wh * 56.039 / 1000)
-    train = rows(hostile)[-1]
+    train = emissions_rows(hostile)[-1]
     assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
     assert float(train["ram_power"]) == pytest.approx(7 * 1.5, rel=0.05)
     assert 1.5 <= float(train["duration"]) <= lasted

@@ -1,10 +1,10 @@
-import csv
 import multiprocessing
 import os
 import subprocess
 import sys
 
 import pytest
+from tiny_files import emissions_rows
 
 from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.emissions_file import write_emissions
@@ -27,13 +27,8 @@ def start_ledger(folder, attempt=1):
     return ledger
 
 
-def rows(folder):
-    with (folder / "emissions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def energy_wh(folder):
-    return sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
+    return sum(float(row["energy_consumed"]) for row in emissions_rows(folder)) * 1000
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def run(tmp_path):
 
 def test_units_and_columns_are_codecarbons(run):
     write_emissions(run)
-    (row,) = rows(run)
+    (row,) = emissions_rows(run)
     assert tuple(row) == installed_columns()
     assert float(row["energy_consumed"]) == pytest.approx(0.05)  # kWh
     assert float(row["emissions"]) == pytest.approx(0.005)  # kg
@@ -71,7 +66,7 @@ def test_carbonboard_finds_the_columns_it_needs(run):
     needed = "timestamp project_name duration emissions energy_consumed country_name country_iso_code region on_cloud "
     needed += "cloud_provider cloud_region"
     write_emissions(run)
-    (row,) = rows(run)
+    (row,) = emissions_rows(run)
     assert set(needed.split()) <= set(row)
     assert row["country_iso_code"], "a blank code makes its regional view fail"
     assert row["on_cloud"] == "N"
@@ -110,8 +105,8 @@ def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
     for index in (1, 2):
         ledger.append(tick("train", index, index))
         write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in rows(run)] == [True, False, False]
-    assert rows(run)[0]["country_name"] == foreign["country_name"]
+    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False, False]
+    assert emissions_rows(run)[0]["country_name"] == foreign["country_name"]
     assert energy_wh(run) == pytest.approx(1000 + 50 + 2)
 
 
@@ -119,12 +114,12 @@ def test_codecarbons_own_tracker_extends_the_file(run):
     write_emissions(run)
     code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"
     subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=120)
-    assert [row["country_iso_code"] for row in rows(run)] == ["WLD", "FRA"]
-    theirs = rows(run)[1]
+    assert [row["country_iso_code"] for row in emissions_rows(run)] == ["WLD", "FRA"]
+    theirs = emissions_rows(run)[1]
     start_ledger(run, attempt=2).append(tick("train", 60, 3.0))
     write_emissions(run)
-    assert len(rows(run)) == 3
-    assert theirs in rows(run)
+    assert len(emissions_rows(run)) == 3
+    assert theirs in emissions_rows(run)
     assert not list(run.glob("*.bak"))
 
 
@@ -150,7 +145,7 @@ def test_a_torn_row_is_backed_up_and_the_others_are_kept(run):
     content = ",".join(columns) + f"\n{whole}\n{whole[:20]}"
     (run / "emissions.csv").write_text(content)
     write_emissions(run)
-    assert len(rows(run)) == 2
+    assert len(emissions_rows(run)) == 2
     assert (run / "emissions.csv.bak").read_text() == content
 
 
@@ -158,7 +153,7 @@ def test_other_orders_of_the_same_columns_are_merged(run):
     columns = list(reversed(installed_columns()))
     (run / "emissions.csv").write_text(",".join(columns) + "\n" + ",".join(f"<{name}>" for name in columns) + "\n")
     write_emissions(run)
-    assert rows(run)[0] == {name: f"<{name}>" for name in installed_columns()}
+    assert emissions_rows(run)[0] == {name: f"<{name}>" for name in installed_columns()}
     assert not list(run.glob("*.bak"))
 
 
@@ -185,9 +180,9 @@ def test_a_row_that_arrives_while_we_replace_is_kept(run, monkeypatch, moment):
         monkeypatch.setattr(os, "replace", replace_then_theirs)
         monkeypatch.setattr(os, "fsync", theirs_then_fsync)
         write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in rows(run)] == [True, False]
+    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
     write_emissions(run)
-    assert len(rows(run)) == 2
+    assert len(emissions_rows(run)) == 2
 
 
 def test_a_file_that_another_replaces_meanwhile_is_read_again(run, monkeypatch):
@@ -202,7 +197,7 @@ def test_a_file_that_another_replaces_meanwhile_is_read_again(run, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", another_first)
     write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in rows(run)] == [True, False]
+    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
 
 
 def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
@@ -237,7 +232,7 @@ def test_eight_writers_lose_no_row_and_tear_none(tmp_path):
     for writer in writers:
         writer.join(300)
     assert [writer.exitcode for writer in writers] == [0] * 8
-    assert len(rows(tmp_path)) == 8
+    assert len(emissions_rows(tmp_path)) == 8
     assert energy_wh(tmp_path) == pytest.approx(10 * sum(range(1, 9)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["carbon", "emissions.csv"]
 

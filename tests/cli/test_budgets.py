@@ -8,7 +8,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_micro_batches, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_and_metered, write_corpus, write_recipe
 
 import tfkit
 from tfkit.run.listing import read_run
@@ -28,15 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slowly(base: Path) -> Callable[[], None]:
-    """In the process of a run: the fake meter, and steps of a quarter of a second."""
-    put_first = fake_codecarbon.put_first(base / "fake")
-
-    def before() -> None:
-        put_first()
-        fake_codecarbon.wait_for_the_end()
-        slow_micro_batches(STEP_SECONDS)
-
-    return before
+    return slow_and_metered(base / "fake", STEP_SECONDS)
 
 
 def train(base: Path, name: str, *words: str) -> Done:
@@ -63,7 +55,11 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
     refused = run_tfkit(base, ["resume", str(run)]).exits(2, f"{run}: carbon.budget_g: 3")
     assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
-    more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
+    more = run_tfkit(
+        base,
+        ["resume", str(run), "--threads", "1", "carbon.budget_g=1"],
+        before=slowly(base),
+    )  # as it was started
     assert more.code == 0, more.err
     assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)

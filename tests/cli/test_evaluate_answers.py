@@ -14,7 +14,7 @@ from answer_runs import KINDS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, records, run_tfkit
+from tiny_runs import evaluate, records, run_tfkit
 
 from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
@@ -44,10 +44,6 @@ def place(answers: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-
-
-def evaluate(folder: Path, *words: str) -> Done:
-    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import evaluate, pretrain, run_tfkit, write_corpus, write_recipe
 
 SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
 PAIRS = [
@@ -48,10 +48,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-
-
-def evaluate(folder: Path, *words: str) -> Done:
-    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:

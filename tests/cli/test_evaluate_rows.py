@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import write_rows
-from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import evaluate, pretrain, records, write_corpus, write_recipe
 
 MODEL = "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}"
 RUNS = {
@@ -32,10 +32,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-
-
-def evaluate(folder: Path, *words: str) -> Done:
-    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 @pytest.mark.parametrize("name", RUNS)

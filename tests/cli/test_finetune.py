@@ -5,12 +5,11 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tiny_files import read_rows, write_rows
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_recipe
+from tiny_runs import Done, Process, exact, finetune, hashes, kept, pretrain, run_tfkit, strike, write_recipe
 from transformers import AutoModelForSequenceClassification
 from tuned_starts import BERT
 
@@ -45,10 +44,6 @@ def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(place / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def finetune(run: str, *words: str, before: Any = None) -> Done:
-    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
 
 def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(place: Path, work: Path) -> None:

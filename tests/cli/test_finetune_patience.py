@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, exact, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import exact, finetune, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 from tfkit.hub import load
 from tfkit.run.manifest import write_manifest
@@ -47,10 +47,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     return place
-
-
-def finetune(run: str, *words: str, before: Any = None) -> Done:
-    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
 
 def result(run: str) -> dict[str, Any]:

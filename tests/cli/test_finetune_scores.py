@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, exact, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, finetune, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 BERT = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
 TASK = """
@@ -44,10 +44,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     return place
-
-
-def finetune(run: str, *words: str, before: Any = None) -> Done:
-    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
 
 def exact_result(done: Done) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_files import flip, write_rows
+from tiny_files import flip, receipt, write_rows
 from tiny_runs import Done, exact, hashes, run_tfkit, strike, write_corpus
 
 from tfkit.__main__ import main
@@ -84,11 +84,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return capsys.readouterr().err
 
     return run
-
-
-def receipt(run: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(Path(run, "run.json").read_text(encoding="utf-8"))
-    return document
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from library_calls import call
+from tiny_files import receipt
 from tiny_runs import exact, hashes, kept
-from two_ranks import receipt
 
 import tfkit
 from tfkit.errors import PeerLostError, UsageError

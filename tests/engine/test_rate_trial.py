@@ -1,6 +1,5 @@
 """A trial of learning rates before the first step: which is taken, what it costs, and that the run is the same as with that rate."""
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from library_calls import Recorder, call
+from tiny_files import receipt
 from tiny_runs import exact, hashes, kept
 
 import tfkit
@@ -32,11 +32,6 @@ TRYING = "trying learning rates"
 def document(document: dict[str, Any]) -> dict[str, Any]:
     """So many steps that trials take less than half of the run."""
     return {**document, "training": {**document["training"], "steps": STEPS}}
-
-
-def receipt(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return found
 
 
 @pytest.mark.thorough

@@ -1,12 +1,12 @@
 """Encoders: segments, padding, old files, heads that a file lacks, filled masks; and a real checkpoint where its package is installed."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_files import edit_config
 from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, BertForSequenceClassification
 
@@ -27,11 +27,6 @@ def rewrite(folder: Path, change: dict[str, str] | None = None, drop: str | None
     for old, new in (change or {}).items():
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
     save_file(tensors | more, path, {"format": "pt"})
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_files import edit_config
 from tiny_references import IDS, TOLERANCE, difference, reference, save_reference
 from transformers import AutoModelForCausalLM
 
 from tfkit.errors import ModelError
 from tfkit.hub import describe, load, save_model, tensor_files
-
-
-def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
 
 
 @torch.no_grad()

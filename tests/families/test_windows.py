@@ -1,12 +1,12 @@
 """Mistral, Gemma 2, SmolLM2 and Llama 3.1 beyond a single forward: windows with a cache, spellings of config.json, caps in a loss."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_files import edit_config
 from tiny_references import IDS, TOLERANCE, difference, save_reference
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, MistralConfig
@@ -34,12 +34,6 @@ LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in
 def model_of(folder: Path, case: str) -> Transformer:
     save_reference(folder, case)
     return load(folder).model
-
-
-def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -2,13 +2,12 @@
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_micro_batches, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_and_metered, strike, write_corpus, write_recipe
 
 from tfkit.engine.training_run.usage import spent_in
 
@@ -27,18 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def slowly(base: Path, seconds: float) -> Callable[[], None]:
-    """In the process of a run: the fake meter, and micro-batches that take so long."""
-    put_first = fake_codecarbon.put_first(base / "fake")
-
-    def before() -> None:
-        put_first()
-        fake_codecarbon.wait_for_the_end()
-        slow_micro_batches(seconds)
-
-    return before
-
-
 def totals(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "run.json").read_text())["totals"]
     return found
@@ -53,14 +40,14 @@ def test_f50_a_budget_that_is_reached_within_a_step(base: Path, key: str, first:
     run, limit, codes = base / key, first, []
     words = [METERED % f", {key}: {limit}"] if key != "budget_seconds" else [f"carbon.{key}={limit}"]
     name = {"budget_g": "emissions_g", "budget_seconds": "seconds"}[key]
-    done = pretrain(run, base / "tiny.yaml", *WORDS, *words, before=slowly(base, 0.04))
+    done = pretrain(run, base / "tiny.yaml", *WORDS, *words, before=slow_and_metered(base / "fake", 0.04))
     while (codes := [*codes, done.code])[-1] == 7:
         assert len(codes) < MOST
         assert totals(run)[name] <= limit + 4 * more, "a tick, a step, the save"
         if totals(run)[name] >= limit:
             assert run_tfkit(base, ["resume", str(run)]).code == 2
         limit = max(limit, totals(run)[name]) + 2 * more
-        done = run_tfkit(base, ["resume", str(run), f"carbon.{key}={limit}", "--threads", "1"], slowly(base, 0.04))
+        done = run_tfkit(base, ["resume", str(run), f"carbon.{key}={limit}", "--threads", "1"], slow_and_metered(base / "fake", 0.04))
     assert codes[0] == 7
     assert codes[-1] == 0, done.err
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
@@ -71,7 +58,7 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
     """The attempt that is killed takes longer than the rest of the run, which a budget of as much and half of the rest does not cover."""
 
     def killed_in_step_6() -> None:
-        slowly(base, 0.1)()
+        slow_and_metered(base / "fake", 0.1)()
         strike(signal.SIGKILL, 23)()
 
     run = base / "killed"
@@ -79,7 +66,7 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
     lost = spent_in(run).seconds
     assert lost >= 22 * 0.1 - 0.5, "all but a reading's interval"
     words = ["resume", str(run), f"carbon.budget_seconds={lost + 0.7}", "--threads", "1"]
-    done = run_tfkit(base, words, slowly(base, 0.05))  # seven steps of 0.2 s are left
+    done = run_tfkit(base, words, slow_and_metered(base / "fake", 0.05))  # seven steps of 0.2 s are left
     assert done.code == 7, done.err
     assert lost + 0.6 <= totals(run)["seconds"] < lost + 3
     assert json.loads((run / "run.json").read_text())["attempts"][0]["status"] == "killed"

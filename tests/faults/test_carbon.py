@@ -1,6 +1,5 @@
 """Whatever the meter does, the run neither stops, nor waits, nor changes; and what was measured adds up."""
 
-import csv
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import fake_codecarbon
 import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
-from tiny_files import wait_for
+from tiny_files import emissions_rows, receipt, wait_for
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike
 
 from tfkit.carbon import Meter
@@ -86,11 +85,6 @@ def warnings_in(done: Done) -> list[str]:
     return [line for line in done.err.splitlines() if line.startswith("warning:")]
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def ledgers(run: Path) -> list[Attempt]:
     return LedgerReader(run / "carbon").attempts()
 
@@ -102,17 +96,12 @@ def ticks(run: Path, attempt: int = 1) -> list[dict[str, Any]]:
 
 def assert_adds_up(run: Path) -> None:
     """emissions.csv is the ledger, row by row of whole rows."""
-    found = rows(run)
+    found = emissions_rows(run)
     attempts = ledgers(run)
     assert all(None not in row and None not in row.values() for row in found)
     ours = [row for row in found if row["experiment_id"] in {attempt.header["run_id"] for attempt in attempts}]
     assert sum(float(row["energy_consumed"]) * 1000 for row in ours) == pytest.approx(sum(each.sums["energy_wh"] for each in attempts))
     assert sum(float(row["duration"]) for row in ours) == pytest.approx(sum(each.sums["seconds"] for each in attempts))
-
-
-def receipt(run: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return document
 
 
 def ended(pid: int) -> bool:
@@ -135,7 +124,7 @@ def test_f24_a_meter_that_works_changes_nothing(base: Path, unmetered: Path, tmp
     assert result["energy_kwh"] * 1000 == pytest.approx(
         sum(row.sums["seconds"] for row in ledgers(tmp_path / "run")) * WH_PER_SECOND, rel=0.1
     )
-    assert {row["tracking_mode"] for row in rows(tmp_path / "run")} == {"machine"}
+    assert {row["tracking_mode"] for row in emissions_rows(tmp_path / "run")} == {"machine"}
     assert_adds_up(tmp_path / "run")
 
 
@@ -165,7 +154,7 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
     result = json.loads(done.out)
     assert (result["carbon_status"], result["energy_kwh"], result["emissions_g"]) == ("failed", None, None)
     assert receipt(run)["totals"]["carbon_status"] == "failed"
-    assert {row["tracking_mode"] for row in rows(run)} == {"failed"}
+    assert {row["tracking_mode"] for row in emissions_rows(run)} == {"failed"}
     assert_adds_up(run)
 
 
@@ -188,7 +177,7 @@ def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path
     result = json.loads(done.out)
     assert result["carbon_status"] == receipt(run)["totals"]["carbon_status"] == "degraded"
     assert 0 < result["energy_kwh"] * 1000 < sum(each.sums["seconds"] for each in ledgers(run)) * WH_PER_SECOND
-    assert {row["tracking_mode"] for row in rows(run)} == {"degraded"}
+    assert {row["tracking_mode"] for row in emissions_rows(run)} == {"degraded"}
     assert_adds_up(run)
 
 
@@ -410,7 +399,7 @@ def test_f27_whatever_is_in_emissions_csv_no_row_is_lost(base: Path, unmetered: 
     assert_same(run, unmetered)
     assert len(ledgers(run)) == 2
     assert_adds_up(run)
-    assert any(row["run_id"] == "theirs" for row in rows(run)) == (state in ("torn", "locked", "read-only"))
+    assert any(row["run_id"] == "theirs" for row in emissions_rows(run)) == (state in ("torn", "locked", "read-only"))
     backups = [backup.read_bytes() for backup in run.glob("emissions.csv*.bak")]
     assert backups == ([changed] if state in ("another header", "empty", "torn") else [])
 
@@ -525,7 +514,7 @@ def test_f46_durations_do_not_follow_the_clock(base: Path, unmetered: Path, tmp_
     assert 1.2 < attempt["seconds"] < lasted
     assert 1.2 < json.loads(done.out)["seconds"] < lasted
     assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=LATE_SECONDS * WH_PER_SECOND)
-    assert all(float(row["duration"]) >= 0 for row in rows(run))
+    assert all(float(row["duration"]) >= 0 for row in emissions_rows(run))
     assert_adds_up(run)
 
 

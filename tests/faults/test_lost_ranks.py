@@ -11,8 +11,9 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
+from tiny_files import receipt
 from tiny_runs import Done, exact, hashes, kept, pretrain, slow_micro_batches, strike
-from two_ranks import ONE_EACH, receipt, run_ranks, start_ranks, with_unbroken_run
+from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
 from tfkit.carbon import Meter

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import fake_codecarbon
 import pytest
-from tiny_files import write_rows
+from tiny_files import receipt, write_rows
 from tiny_runs import WORDS, Done, pretrain, run_here, write_corpus, write_recipe
-from two_ranks import receipt, start_ranks
+from two_ranks import start_ranks
 
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.errors import ModelError

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_files import write_rows
+from tiny_files import receipt, write_rows
 from tiny_runs import Process, hashes, pretrain, write_corpus, write_recipe
-from two_ranks import receipt, run_ranks, start_ranks
+from two_ranks import run_ranks, start_ranks
 
 STEPS = 3
 ONE_EACH = ("model.dim=32", "training={steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}", "optimizer.clip_norm=null")

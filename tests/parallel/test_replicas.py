@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_files import receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, strike
-from two_ranks import ONE_EACH, assert_close_checkpoints, raise_in_loader, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
+from two_ranks import ONE_EACH, assert_close_checkpoints, raise_in_loader, raise_once, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.parallel import collectives, heartbeat
 

@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_files import write_rows
+from tiny_files import receipt, write_rows
 from tiny_runs import Done, exact, hashes, run_here, strike, write_corpus
-from two_ranks import receipt, start_ranks
+from two_ranks import start_ranks
 
 COMMON = """
     training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_files import receipt
 from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
-from two_ranks import raise_once, raise_within_backward, receipt, run_ranks
+from two_ranks import raise_once, raise_within_backward, run_ranks
 
 from tfkit.__main__ import main
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_files import receipt
 
 from tfkit.cli.results import show_training_result
 from tfkit.engine.request.resuming import is_training_result
@@ -43,11 +44,6 @@ time.sleep(60)
 
 def open_run(path: Path, resume: bool = False, name: str = "demo", **options: Any) -> RunFolder:
     return RunFolder.open(path, resume=resume, command=COMMAND, name=name, **options)
-
-
-def receipt(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((path / "run.json").read_text())
-    return document
 
 
 @contextmanager
