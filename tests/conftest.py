@@ -32,7 +32,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half of a small run's time, and only a power cut would show it
 
 
-_COLLECTED = pytest.StashKey[dict[str, bool]]()
+_COLLECTED = pytest.StashKey[dict[str, str]]()
 settings.register_profile("tests", deadline=None)  # no test is timed: the machine may be busy
 settings.load_profile("tests")
 
@@ -47,12 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if cases[test] % sampled.args[0]:
                 item.add_marker("thorough")
             cases[test] += 1
-    config.stash[_COLLECTED] = {item.nodeid: not any(map(item.get_closest_marker, ("thorough", "slow"))) for item in items}
+    config.stash[_COLLECTED] = {item.nodeid: next(filter(item.get_closest_marker, ("slow", "thorough")), "quick") for item in items}
 
 
 @pytest.fixture(scope="session")
-def collected(pytestconfig: pytest.Config) -> dict[str, bool]:
-    """Return whether `make test` runs each test that was collected."""
+def collected(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Return which tests were collected, and whether each is slow, thorough or, as those of `make test`, quick."""
     return pytestconfig.stash[_COLLECTED]
 
 
