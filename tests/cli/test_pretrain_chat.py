@@ -60,6 +60,7 @@ def checkpoint(place: Path) -> Path:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pack", ["false", "true"])
 def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str) -> None:
     done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi").exits(0, "rows.jsonl: 12 rows")

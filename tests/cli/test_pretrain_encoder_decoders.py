@@ -50,6 +50,7 @@ def write_rows(folder: Path, count: int = 60) -> None:
             file.write(json.dumps(pair) + "\n")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", RECIPES)
 def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -118,6 +118,7 @@ def test_stopped_at_every_step(base: Path, unbroken: Callable[[str], Path]) -> N
     assert_same(run, unbroken(variant))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("variant", "forward"), [("adamw-fp32", 5), ("muon-bf16", 24)])
 def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], variant: str, forward: int) -> None:
     run, recipe = base / f"{variant}-kill-{forward}", base / "tiny.yaml"
@@ -169,6 +170,7 @@ def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken
     assert_same(run, unbroken("adamw-fp32"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("function", ["complete", "save_checkpoint"])
 def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Path, function: str) -> None:
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
@@ -358,6 +360,7 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
     assert_same(run, unbroken("adamw-fp32"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", ["bit", "weights", "manifest"])
 def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
     base: Path, unbroken: Callable[[str], Path], tmp_path: Path, damage: str

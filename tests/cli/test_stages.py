@@ -157,6 +157,7 @@ def test_a_finished_chain_repeats_its_result(whole: dict[str, Any]) -> None:
     assert done.err.count("here is its result again") == len(STAGES)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, Any], number: int) -> None:
     run = f"ended-{number}"
@@ -242,6 +243,7 @@ def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole
     assert stages["more"]["before"]["accuracy"] == stages["tune"]["evaluation"]["accuracy"]
 
 
+@pytest.mark.thorough
 def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..., str]) -> None:
     sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json").exits(6)
     assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err

@@ -65,7 +65,7 @@ def prepared(rows: Path) -> tuple[str, list[int], list[int]]:
     return tokenizer.fingerprint(), np.asarray(stream.tokens).tolist(), stream.sentences.tolist()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("files_only", [False, True], ids=["all", "files"])
 def test_deleted_at_each_file_operation_it_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_only: bool) -> None:
     rows = tmp_path / "rows.jsonl"

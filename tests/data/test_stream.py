@@ -120,6 +120,7 @@ def test_the_fingerprint_follows_text_and_tokenizer(tmp_path: Path) -> None:
     assert len(prints) == 2 * len(TOKENIZERS)
 
 
+@pytest.mark.thorough
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     backend = PLAIN.backend.from_str(PLAIN.tokenizer_json)
     backend.add_tokens([f"word{i}word" for i in range(65_600)])

@@ -1,4 +1,4 @@
-"""The real engine on a device, beside plain loops and the CPU: on the CPU by `make test`, on a GPU by `make gpu` (--device)."""
+"""The real engine on a device, beside plain loops and the CPU: on the CPU by `make test-all`, on a GPU by `make gpu` (--device)."""
 
 import csv
 import json

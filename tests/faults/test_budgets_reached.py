@@ -31,6 +31,7 @@ def totals(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("key", "first", "more"),  # `more`: what is used in a second
     [("budget_g", 0.002, 0.001), ("budget_seconds", 1.5, 1.0)],  # grams are kWh times a number: tests/cli/test_budgets.py has both

@@ -363,6 +363,7 @@ os.write, os.replace = failing_write, fail
 FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "state",
     ["another header", "torn", "gone", *(pytest.param(state, marks=pytest.mark.slow) for state in ("empty", "locked", "read-only"))],
@@ -489,6 +490,7 @@ def _zone_that_changes_in(seconds: float) -> str:
     return f"STD0DST,{then.tm_yday - 1}/{then.tm_hour}:{then.tm_min}:{then.tm_sec},{(then.tm_yday + 30) % 365}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "change",
     [

@@ -352,6 +352,7 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
     assert known <= covered
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("change", REFUSED)
 def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
     name = REFUSED[change]

@@ -476,6 +476,7 @@ FUZZED += ["txt.gz", "jsonl.gz", "parquet.gz", "jsonl.zip", "txt.zip", "json.zip
 COLUMN = {"conll": "tokens"}  # of the text, where it has another name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FUZZED)
 def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
     """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""

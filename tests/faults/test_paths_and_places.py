@@ -242,6 +242,7 @@ def test_f17_a_read_only_place(base: Path, tmp_path: Path, open_folder: Path, wh
     assert "Permission denied" in refused_place(tmp_path, Path(recipe), run, as_nobody)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("kind", ["other", "pipe"])
 @pytest.mark.parametrize("name", ["run.json", "checkpoints", "metrics.jsonl", "recipe.yaml", "carbon", "emissions.csv", "lock", "replay"])

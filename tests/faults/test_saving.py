@@ -181,7 +181,7 @@ def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, num
     base.assert_same(run)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", ["fsync", "rename", "open"])
 def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> None:
     run = tmp_path / "run"
@@ -218,6 +218,7 @@ def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: 
     assert 0 < len(found) < len(records(base.unbroken))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"

@@ -42,6 +42,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
     assert_stopped(done, number)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize(
     ("words", "owner", "name", "count"),

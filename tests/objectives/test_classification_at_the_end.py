@@ -82,6 +82,7 @@ def test_the_loss_of_a_padded_batch_is_that_of_transformers(tmp_path: Path, name
     torch.testing.assert_close(ours(**batch.inputs()).logits, output.logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, name: str) -> None:
     section, codec = CASES[name]

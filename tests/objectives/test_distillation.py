@@ -190,6 +190,7 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_teachers_probabilities()
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("of", ["masked_lm", "causal_lm"])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(of: str) -> None:
     values = STUDENT if of == "masked_lm" else DECODER

@@ -239,6 +239,7 @@ def test_the_real_code_passes(check: Check, tmp_path: Path) -> None:
     check(tmp_path / "rows")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("mutate", "check"), TABLE, ids=[mutate.__name__ for mutate, _ in TABLE])
 def test_a_bug_turns_its_check_red(mutate: Mutate, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)

@@ -147,6 +147,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> 
 # ---------------------------------------------------------------------------------------------------------- what is predicted
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.booleans())
 def test_the_best_answer_is_the_best_of_all_parts_of_all_windows(seed: int, longest: int, is_answerable: bool) -> None:

@@ -78,6 +78,7 @@ def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
     assert abs(metrics["loss"] - metrics["nll"]) > 0.01
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "section"), [("t5", {}), ("2017", SMOOTHED)])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(kind: str, section: dict[str, Any], tmp_path: Path) -> None:
     task = objective(kind, **section)

@@ -107,6 +107,7 @@ def test_every_objective_is_dealt() -> None:
         require_divisible(source.read(parse_overrides([*words, "parallel.shard=2"])), 2)
 
 
+@pytest.mark.thorough
 def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     words = ["pretrain", str(recipe), "--dry-run", "--run", str(tmp_path / "run"), "training.micro_batch_size=1", "--json"]

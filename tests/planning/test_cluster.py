@@ -49,6 +49,7 @@ def test_machines_like_this_one_divide_the_batch_and_reduce_gradients() -> None:
     assert "never compared" in four.assumptions["seconds"]
 
 
+@pytest.mark.thorough
 def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
     document = recipe_of("causal_lm", batch_size=8, micro_batch_size=1)
 
@@ -71,6 +72,7 @@ def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
         cluster(3)
 
 
+@pytest.mark.thorough
 def test_a_plan_for_other_machines_is_not_bound_by_the_memory_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of the model takes 16 bytes a weight, of which this machine has 10: a quarter fits."""
     document = recipe_of("causal_lm", batch_size=8, micro_batch_size=1)

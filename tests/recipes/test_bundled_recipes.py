@@ -191,7 +191,7 @@ STAGES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
 def test_a_recipe_with_stages_takes_two_steps_of_each(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -248,7 +248,7 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
         assert (path.read_bytes() if path.is_file() else None) == before
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "value",
     [10**400, {"a": [10**400]}, *(pytest.param(value, marks=pytest.mark.slow) for value in (-1e308, True, [], "x" * 10_000, None))],

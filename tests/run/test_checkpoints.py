@@ -150,6 +150,7 @@ def test_killed_at_every_point_of_a_pruning(tmp_path: Path) -> None:
     raise AssertionError("never finished")
 
 
+@pytest.mark.thorough
 def test_a_full_disk_after_every_number_of_bytes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, writer("one"))
     for limit in range(0, 5000, 250):
