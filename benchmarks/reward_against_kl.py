@@ -15,7 +15,7 @@ from pathlib import Path
 from tfkit.durable import write_atomically
 from tfkit.run.chain_folder import trial_folders
 from tfkit.run.metrics import read_metrics
-from tfkit.run.run_json import read_receipt
+from tfkit.run.run_json import read_run_json
 
 WIDTH, HEIGHT, PANEL, LEFT, TOP, BOTTOM = 760, 330, 300, 52, 34, 60
 METRICS = {"reward": "reward, by the model that trains", "gold": "gold: probability of a good text"}
@@ -43,12 +43,12 @@ def main() -> None:
 
 def read(sweep: Path, key: str) -> Curves:
     """Return the evaluations of each trial, from the one before its first step, by the value of the field, largest first."""
-    values = read_receipt(sweep / "run.json")["trials"]
+    trials = read_run_json(sweep).trials or {}
     found: Curves = {}
     for name, folder in trial_folders(sweep).items():
-        before = read_receipt(folder / "run.json")["before"]
+        before = read_run_json(folder).before
         scores = [record["evaluation"] for record in read_metrics(folder / "metrics.jsonl") if "evaluation" in record]
-        found[values[name]["values"][key]] = [before, *scores]
+        found[str(trials[name]["values"][key])] = [before, *scores]
     return dict(sorted(found.items(), key=lambda one: -float(one[0])))
 
 

@@ -8,7 +8,7 @@ from reward_against_kl import read, svg, table, ticks
 
 
 def test_a_line_for_each_trial(tmp_path: Path) -> None:
-    trials = {"trial-001": {"values": {"objective.beta": "0"}}, "trial-002": {"values": {"objective.beta": "0.3"}}}
+    trials = {"trial-001": {"values": {"objective.beta": 0}}, "trial-002": {"values": {"objective.beta": 0.3}}}
     own = {"schema_version": 1, "run_id": "made", "status": "finished", "attempts": []}
     (tmp_path / "run.json").write_text(json.dumps({**own, "kind": "sweep", "trials": trials}))
     for number, name in enumerate(trials):

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Literal
 import pytest
 from tiny_examples import ENCODER, model
 
-from tfkit.engine.assembly import companions
-from tfkit.engine.assembly.companions import companion_bytes_per_row, require_memory_for_companions
+from tfkit.engine.assembly import memory_plan
+from tfkit.engine.assembly.memory_plan import require_memory_for_companions
 from tfkit.errors import MachineError
 from tfkit.objectives.companion import Companion
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.training.memory import companion_bytes_per_row
 
 
 class TwoSection(ObjectiveSection):
@@ -29,11 +30,11 @@ class TwoSection(ObjectiveSection):
 
 
 def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(companions, "find_checkpoint", Path)
-    monkeypatch.setattr(companions, "_count_parameters", lambda folder: 1_000)
+    monkeypatch.setattr(memory_plan, "find_checkpoint", Path)
+    monkeypatch.setattr(memory_plan, "_count_parameters", lambda folder: 1_000)
 
     def require(free: int, **fields: Any) -> None:
-        monkeypatch.setattr(companions, "available_bytes", lambda swap=False: free)
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False: free)
         require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))  # type: ignore[arg-type]
 
     require(4 * 1_000 + 16 * 1_000)
@@ -55,6 +56,6 @@ def test_each_has_a_pin_of_its_own() -> None:
 def test_a_trained_one_takes_the_memory_of_another_frozen_one_for_its_forward() -> None:
     frozen = Companion("reference", model(ENCODER), "frozen", "a" * 64)
     objective: Any = SimpleNamespace(companions=(frozen, replace(frozen, name="value", trained=True)))
-    one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16)  # type: ignore[arg-type]
-    assert companion_bytes_per_row(objective, 16) == 2 * one  # what autograd keeps is measured with the model
+    one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16, 4)  # type: ignore[arg-type]
+    assert companion_bytes_per_row(objective, 16, 4) == 2 * one  # what autograd keeps is measured with the model
     assert [one.parent()["role"] for one in objective.companions] == ["reference", "value"]

@@ -20,7 +20,7 @@ from tfkit import console
 from tfkit.adapters import load
 from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import write_manifest
-from tfkit.training.memory import resident_bytes
+from tfkit.training.free_memory import resident_bytes
 from walks.data_files import write
 from walks.recipes import CANARY
 from walks.scenario import Command, Walk
