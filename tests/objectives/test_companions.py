@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
+import torch
 from tiny_examples import ENCODER, model
 
 from tfkit.engine.assembly import memory_plan
@@ -14,7 +15,7 @@ from tfkit.engine.assembly.memory_plan import require_memory_for_companions
 from tfkit.errors import MachineError
 from tfkit.objectives.companion import Companion
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.training.memory import companion_bytes_per_row
+from tfkit.training.memory import companion_bytes_per_row, trained_bytes
 
 
 class TwoSection(ObjectiveSection):
@@ -37,9 +38,10 @@ def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monk
         monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False: free)
         require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))  # type: ignore[arg-type]
 
-    require(4 * 1_000 + 16 * 1_000)
+    trained = trained_bytes(1_000, torch.float32)
+    require(4 * 1_000 + trained)
     with pytest.raises(MachineError, match=r"the 1,000 weights of the value learning need 1.6e-05 GB of memory, and 1.6e-05 GB are free"):
-        require(4 * 1_000 + 16 * 1_000 - 1)
+        require(4 * 1_000 + trained - 1)
     require(4 * 1_000, value=None)
     with pytest.raises(MachineError, match="of the reference frozen need"):
         require(4 * 1_000 - 1, value=None)

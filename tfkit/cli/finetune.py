@@ -33,7 +33,7 @@ def finetune(
         return
     request, arguments = open_tuning()
     assert request.unwritten is not None
-    name = request.source.name if request.source else "" if dry_run else request.unwritten.run_name
-    run_options = to_run_options(attempt, ranks, run or Path("runs") / name, resume, fail_if, stages, request)
+    folder = run or Path("runs") / (request.source.name if request.source else "" if dry_run else request.unwritten.run_name)
+    run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, request)
     command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data))]
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)
