@@ -1,14 +1,17 @@
 """Data that are odd, bad or damaged: the run reads them, skips them, or ends with 3 and says where and what to do."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -67,15 +70,31 @@ def parquet(folder: Path, values: list[Any]) -> bytes:
     return content
 
 
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gz": lambda content: gzip.compress(content, mtime=0),
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pyarrow.Codec("zstd").compress(content, asbytes=True),
+}
+
+
 def packed(content: bytes, name: str) -> bytes:
-    """As what the name ends in: plain, by gzip, or in a zip archive."""
+    """As what the name ends in: plain, compressed, or in an archive, which may be compressed, too."""
     inner, _, packing = name.partition(".")
-    if packing == "zip":
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(zipfile.ZipInfo(f"rows.{inner}"), content)
-        return buffer.getvalue()
-    return gzip.compress(content, mtime=0) if packing else content
+    archive, _, compression = packing.rpartition(".") if packing.startswith("tar.") else (packing, "", "")
+    if archive not in ("zip", "tar"):
+        return PACKINGS[packing](content)
+    buffer = io.BytesIO()
+    if archive == "zip":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zip_file:
+            zip_file.writestr(zipfile.ZipInfo(f"rows.{inner}"), content)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as tar_file:
+            info = tarfile.TarInfo(f"rows.{inner}")
+            info.size = len(content)
+            tar_file.addfile(info, io.BytesIO(content))
+    return PACKINGS[compression](buffer.getvalue())
 
 
 def repeating(path: Path, nested: bool) -> None:
@@ -107,7 +126,10 @@ ODD = {
     "rows.json": b"\xef\xbb\xbf" + json.dumps([{"text": ""}, GOOD, {"text": "a\0b"}]).encode(),
     "rows in an object.json": json.dumps({"license": "none", "data": [GOOD]}).encode(),
     "lines.lst": b"\xef\xbb\xbf" + TEXT.replace(" s", "\r\ns").encode() + b"\n\n",
-    "two gzip members.txt.gz": gzip.compress(TEXT.encode()) + gzip.compress(TEXT.encode()),
+    **{f"two parts.txt.{name}": pack(TEXT.encode()) * 2 for name, pack in PACKINGS.items() if name},
+    **{f"rows.jsonl.{name}": pack(jsonl(GOOD)) for name, pack in PACKINGS.items() if name},
+    **{f"rows.{name}": packed(jsonl(GOOD), f"jsonl.{name}") for name in ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst")},
+    "rows.tgz": packed(jsonl(GOOD), "jsonl.tar.gz"),
 }
 
 
@@ -174,6 +196,25 @@ def claiming(archive: bytes, size: int) -> bytes:
     return archive[:at] + size.to_bytes(4, "little") + archive[at + 4 :]
 
 
+def of_size(archive: bytes, size: int) -> bytes:
+    """A tar of one file whose header states another size, in tar's binary form, with the sum that fits."""
+    header = bytearray(archive[: tarfile.BLOCKSIZE])
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header) + archive[tarfile.BLOCKSIZE :]
+
+
+def without_end(archive: bytes) -> bytes:
+    """A tar cut after its last file, whole blocks of zeros."""
+    return archive[: -(-len(archive.rstrip(b"\0")) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE]
+
+
+def spoilt_header(archive: bytes) -> bytes:
+    """A tar of two files, of which the second has a header that is not valid."""
+    return without_end(archive) + archive.replace(b"rows", b"rats", 1)
+
+
 def wide(encoding: str) -> bytes:
     return TEXT.encode(encoding)
 
@@ -192,6 +233,21 @@ DAMAGED = {
     "cut.txt.gz": (gzip.compress(TEXT.encode())[:-20], "damaged or cut gzip"),
     "flipped.jsonl.gz": (gzip.compress(jsonl(GOOD)).replace(b"\0\0\0\0", b"\0\0\0\1")[:-6] + b"\1\2\3\4\5\6", "damaged or cut gzip"),
     "plain.csv.gz": (b"text\na\n", "damaged or cut gzip"),
+    **{
+        f"{damage}.txt.{name}": (content, f"damaged or cut {of}")
+        for name, of in (("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd"))
+        for damage, content in {"cut": PACKINGS[name](TEXT.encode())[:-20], "plain": TEXT.encode()}.items()
+    },
+    "cut.tar": (packed(jsonl(GOOD), "jsonl.tar")[:700], "damaged or no tar file"),
+    "cut between files.tar": (without_end(packed(jsonl(GOOD), "jsonl.tar")), "damaged or no tar file (its end is missing"),
+    "spoilt header.tar": (spoilt_header(packed(jsonl(GOOD), "jsonl.tar")), "damaged or no tar file (its end is missing"),
+    "negative.tar": (of_size(packed(jsonl(GOOD), "jsonl.tar"), -1024), "damaged or no tar file"),
+    "text.tar": (TEXT.encode(), "damaged or no tar file"),
+    "picture.tar": (packed(b"", "png.tar"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
+    "zip in a.tar": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.tar"), "an archive in an archive is not opened"),
+    "bomb.tar.xz": (packed(bytes(300_000_000), "txt.tar.xz"), "unpacks to more than 250 times its"),
+    "a.txt": (packed(jsonl(GOOD), "jsonl.zst"), "this is zstd, by its first bytes; name it with its suffix"),
+    "a.7z": (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive, by its first bytes; unpack it, and name its files"),
     "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
     "cut.json": (json.dumps([GOOD, GOOD]).encode()[:-9], "writing it may have been cut short"),
     "deep.json": (b"[" + jsonl(GOOD) + b"," + b"[" * 100_000, "too deeply nested"),
@@ -473,6 +529,7 @@ def draw_file(folder: Path, name: str, random: np.random.Generator) -> bytes:
 
 FUZZED = ["jsonl", "txt", "csv", "tsv", "parquet", "json", "lst", "conll", "conllu"]
 FUZZED += ["txt.gz", "jsonl.gz", "parquet.gz", "jsonl.zip", "txt.zip", "json.zip"]
+FUZZED += ["jsonl.bz2", "jsonl.xz", "jsonl.zst", "parquet.zst", "jsonl.tar", "txt.tar.gz", "parquet.tar", "json.tar.xz"]
 COLUMN = {"conll": "tokens"}  # of the text, where it has another name
 
 

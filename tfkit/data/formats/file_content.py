@@ -3,24 +3,52 @@
 A damaged file raises DataError; a line that is not UTF-8 is a BadRow.
 """
 
+import bz2
 import gzip
 import io
+import lzma
 import shutil
+import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from tfkit.data.columns.rows import BadRow, megabytes
-from tfkit.data.formats.suffixes import is_gzip, suffix_of
+from tfkit.data.formats.suffixes import compression_of, suffix_of
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# The first bytes of formats that are not read at all, or not under any suffix, with the remedy.
+_SIGNATURES = {
+    "name it with its suffix": {
+        "gzip": b"\x1f\x8b",
+        "bzip2": b"BZh",
+        "xz": b"\xfd7zXZ\0",
+        "zstd": b"\x28\xb5\x2f\xfd",
+        "Parquet": b"PAR1",
+    },
+    "name it .zip if it is an archive of data files; else save its content as csv or as text": {
+        "a zip file or an Office document": b"PK\3\4"
+    },
+    "unpack it, and name its files": {"a 7z archive": b"7z\xbc\xaf\x27\x1c", "a rar archive": b"Rar!\x1a\7", "lz4": b"\4\x22\x4d\x18"},
+    "save its text as a .txt file": {"PDF": b"%PDF-"},
+    "save its content as csv or as text": {"an old Office document": b"\xd0\xcf\x11\xe0"},
+    "write its rows as JSON lines or Parquet": {
+        "an Arrow file": b"ARROW1",
+        "an Arrow stream": b"\xff\xff\xff\xff",
+        "an SQLite database": b"SQLite format 3\0",
+        "HDF5": b"\x89HDF",
+        "NumPy's": b"\x93NUMPY",
+        "Avro": b"Obj\1",
+        "a pickle, which is never opened": b"\x80\4\x95",
+    },
+}
 
 # Text compresses by a factor of 3 to 20; deflate can reach 1000.
 _MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that any file may have
@@ -31,7 +59,7 @@ class Content(NamedTuple):
 
     name: str
     suffix: str
-    packed: str  # "gzip" or "zip"; empty for a plain file
+    packed: str  # the compression, or the kind of archive; empty for a plain file
     open: Callable[[], IO[bytes]]
 
 
@@ -82,18 +110,33 @@ class _BudgetedStream(io.RawIOBase):
 
 
 def content_of(path: Path) -> Content:
-    """Return the content of a file, or of the file compressed in a .gz."""
-    return Content(str(path), suffix_of(path), "gzip" if is_gzip(path) else "", lambda: _open(path))
+    """Return the content of a file, decompressed if its suffix is that of a compression."""
+    return Content(str(path), suffix_of(path), compression_of(path), lambda: _open(path))
 
 
 def _open(path: Path) -> IO[bytes]:
-    return unpacked(path, path.open("rb"), Budget(str(path), path.stat().st_size)) if is_gzip(path) else path.open("rb")
+    file = path.open("rb")
+    return unpacked(path, file, Budget(str(path), path.stat().st_size)) if compression_of(path) else file
 
 
 def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """Return a stream that counts against the budget, decompressed if the name ends in .gz."""
-    stream: IO[bytes] = gzip.GzipFile(fileobj=packed) if is_gzip(name) else packed  # type: ignore[assignment]
-    return io.BufferedReader(_BudgetedStream(stream, packed, budget), 1 << 16)
+    """Return a stream that counts against the budget, decompressed as the name's suffix says."""
+    return io.BufferedReader(_BudgetedStream(_decompressed(packed, compression_of(name)), packed, budget), 1 << 16)
+
+
+def _decompressed(packed: IO[bytes], compression: str) -> IO[bytes]:
+    match compression:
+        case "gzip":
+            return cast(IO[bytes], gzip.GzipFile(fileobj=packed))
+        case "bzip2":
+            return bz2.BZ2File(packed)
+        case "xz":
+            return lzma.LZMAFile(packed)
+        case "zstd":
+            import pyarrow
+
+            return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, mode="r"), "zstd"))
+    return packed
 
 
 @contextmanager
@@ -102,9 +145,15 @@ def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise DataError(f"{name}: damaged or cut {packed} file ({first_line(error)}); fetch or write it again") from error
+        raise _damaged(name, packed, error) from error
     except OSError as error:
+        if error.errno is None:  # of a decompressor, not of the operating system
+            raise _damaged(name, packed, error) from error
         raise DataError(f"{name}: cannot be read ({error.strerror or error}); check that it exists and its permissions") from error
+
+
+def _damaged(name: Path | str, packed: str, error: BaseException) -> DataError:
+    return DataError(f"{name}: damaged or cut {packed} file ({first_line(error)}); fetch or write it again")
 
 
 @contextmanager
@@ -157,11 +206,15 @@ def decode(piece: Piece) -> str | BadRow:
 
 
 def encoding_error(content: bytes, place: str) -> BadRow | None:
-    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, else None."""
+    """Return an error if a file begins with the byte order mark of UTF-16 or UTF-32, or the signature of a binary format, else None."""
     for mark, name in _OTHER_BOMS.items():
         if content.startswith(mark):
             message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
             return BadRow(f"{name}, not UTF-8", message)
+    for remedy, signatures in _SIGNATURES.items():
+        for name, signature in signatures.items():
+            if content.startswith(signature):
+                return BadRow(f"{name}, not text", f"{place}: this is {name}, by its first bytes; {remedy}")
     return None
 
 

@@ -14,7 +14,7 @@ from tfkit.data.formats.detection import Table, detect_conll, detect_table
 from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
-from tfkit.data.formats.suffixes import FORMAT_OF, is_zip
+from tfkit.data.formats.suffixes import FORMAT_OF, is_archive, suffix_of
 from tfkit.data.formats.tables import read_csv, read_separated, read_tsv
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
@@ -47,7 +47,7 @@ class Layout:
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
     """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raise DataError."""
-    contents = members(path, recognises=layout.recognises) if is_zip(path) else iter([content_of(path)])
+    contents = members(path, recognises=layout.recognises) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
         records = _with_parallel_columns(records, path, {column: paths[number] for column, paths in layout.beside.items()})
@@ -97,24 +97,27 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
 }
 _SEPARATED = {"csv": ",", "tsv": "\t"}
 HEADERS = ("csv", "tsv", "conll")  # formats for which a recipe may give a header
-READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows
+# Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (a tar archive was a text before).
+READER_VERSIONS = {"tsv": 2, "tar": 1}
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
-    """Return the reader versions for a file, or for the files in an archive; readers that never changed have none."""
-    contents = members(path, recognises=layout.recognises) if is_zip(path) else [content_of(path)]
-    names = {_format_of(content, layout) for content in contents}
+    """Return the reader versions for a file, or for an archive and the files in it; readers that never changed have none."""
+    contents = members(path, recognises=layout.recognises) if is_archive(path) else [content_of(path)]
+    names = {_format_of(content, layout) for content in contents} | ({"tar"} if suffix_of(path) == ".tar" else set())
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
 
 
 def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
     """Whether each file is read as one row, its whole text."""
-    return not any(is_zip(path) for path in paths) and all(_detect_format(content_of(path), columns, layout) == "text" for path in paths)
+    return not any(is_archive(path) for path in paths) and all(
+        _detect_format(content_of(path), columns, layout) == "text" for path in paths
+    )
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
     """Describe the layout detected from a file's content; empty if it is the default of its suffix."""
-    if is_zip(path) or not layout.recognises:
+    if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)
     format_name = _detect_format(content, columns, layout)

@@ -1,6 +1,7 @@
 """The suffixes of data files: the format of each, and the suffixes that are read from a folder or an archive."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePath
 
 # The formats of rows with columns, and of lines. A file with another suffix is one text.
@@ -26,25 +27,42 @@ TEXT_SUFFIXES = frozenset(
     )
     for suffix in line.split()
 )
+_MAX_NAMES = 3  # in a message
 KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
+
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
+_TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
 # Not .lst: a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 
+def compression_of(path: PurePath) -> str:
+    """Return the compression of a file by its suffix; empty for a plain file."""
+    return _COMPRESSIONS.get(_full(path).suffix, "")
+
+
 def suffix_of(path: PurePath) -> str:
-    """Return the suffix of the format, in lower case: `.jsonl` for `a.jsonl.gz`."""
-    return PurePath(path.stem).suffix.lower() if is_gzip(path) else path.suffix.lower()
+    """Return the suffix of the format, in lower case: `.jsonl` for `a.jsonl.gz`, `.tar` for `a.tgz`."""
+    full = _full(path)
+    return PurePath(full.stem).suffix if full.suffix in _COMPRESSIONS else full.suffix
 
 
-def is_gzip(path: PurePath) -> bool:
-    """Whether a file is a gzip file, by its suffix."""
-    return path.suffix.lower() == ".gz"
+def stem_of(path: PurePath) -> str:
+    """Return the name of a file without the suffixes of its format and its compression: `a` for `a.jsonl.gz`."""
+    stem = PurePath(path.stem) if path.suffix.lower() in _COMPRESSIONS else PurePath(path.name)
+    return stem.stem
 
 
-def is_zip(path: PurePath) -> bool:
-    """Whether a file is a zip archive, by its suffix."""
-    return path.suffix.lower() == ".zip"
+def _full(path: PurePath) -> PurePath:
+    """Return the name in lower case, with the full suffixes of a compressed tar archive."""
+    name = PurePath(path.name.lower())
+    return name.with_suffix(_TARS[name.suffix]) if name.suffix in _TARS else name
+
+
+def is_archive(path: PurePath) -> bool:
+    """Whether a file is an archive of files, by its suffix."""
+    return suffix_of(path) in (".zip", ".tar")
 
 
 def is_searched(path: PurePath) -> bool:
@@ -60,3 +78,9 @@ def is_readme(path: PurePath) -> bool:
 def is_hidden(path: PurePath) -> bool:
     """Whether a part of the path begins with a dot, or is macOS's metadata folder."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def list_names(items: Sequence[PurePath | str]) -> str:
+    """Return the names of files or keys, the first three of many."""
+    names = [item if isinstance(item, str) else item.name for item in items[:_MAX_NAMES]]
+    return ", ".join(names) + (f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else "")

@@ -1,22 +1,35 @@
-"""Zip archives, read like folders: their data files in sorted order, each decompressed as it is read. Nothing is written to disk.
+"""Zip and tar archives, read like folders: their data files in sorted order, each decompressed as it is read. Only a compressed tar archive
+is first decompressed as a whole, into an unnamed temporary file.
 
-Archives are untrusted: a member's name is only shown in messages, never used as a path, and its claimed size is a limit.
+Archives are untrusted: a member's name is only shown in messages, never used as a path, and its claimed size is a limit. Links in them are
+not read.
 """
 
 import struct
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple, cast
 
-from tfkit.data.formats.file_content import Budget, Content, first_line, reading, unpacked
-from tfkit.data.formats.suffixes import KINDS, is_hidden, is_readme, is_searched, is_zip, suffix_of
+from tfkit.data.formats.file_content import Budget, Content, content_of, first_line, reading, seekable, unpacked
+from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, suffix_of
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte at once
+_DAMAGE = (struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError, tarfile.TarError)
+
+
+class _Member(NamedTuple):
+    """A file in an archive. `problem`: why it cannot be read, with the remedy; empty if it can."""
+
+    name: PurePosixPath
+    size: int  # as the archive claims
+    open: Callable[[], IO[bytes]]
+    problem: str = ""
 
 
 def members(path: Path, *, recognises: bool = True) -> Iterator[Content]:
@@ -24,70 +37,106 @@ def members(path: Path, *, recognises: bool = True) -> Iterator[Content]:
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them).
     """
-    archive, size = _open_archive(path)
-    with archive:
-        infos = _data_files(archive, path, recognises=recognises)
-        Budget(str(path), size).spend(sum(info.file_size for info in infos))  # the claimed sizes, before anything is decompressed
+    with _opened(path) as files:
+        kind, size = _kind(path), path.stat().st_size
+        data_files = _data_files(files, path, recognises=recognises)
+        Budget(str(path), size).spend(sum(file.size for file in data_files))  # the claimed sizes, before any file is decompressed
         budget = Budget(str(path), size)
-        for info in infos:
-            yield Content(_display_name(path, info), suffix_of(_name(info)), "zip", partial(_open, archive, info, path, budget))
+        for file in data_files:
+            yield Content(_display_name(path, file), suffix_of(file.name), kind, partial(_open, file, path, budget))
 
 
 def count_members(path: Path, *, recognises: bool = True) -> tuple[int, int]:
     """Return how many files of an archive are read, and how many are skipped. Raise DataError as `members` does."""
-    archive, _ = _open_archive(path)
-    with archive:
-        read = len(_data_files(archive, path, recognises=recognises))
-        return read, sum(1 for info in archive.infolist() if not info.is_dir()) - read
+    with _opened(path) as files:
+        read = len(_data_files(files, path, recognises=recognises))
+        return read, len(files) - read
 
 
-def _open_archive(path: Path) -> tuple[zipfile.ZipFile, int]:
-    """Open an archive; return it with its size in bytes."""
-    with reading(path, "zip"), _damage(path):
-        return zipfile.ZipFile(path), path.stat().st_size
+@contextmanager
+def _opened(path: Path) -> Iterator[list[_Member]]:
+    """Open an archive, and list its regular files, which can be read until it is closed."""
+    with seekable(content_of(path)) as file, reading(path, _kind(path)), _damage(path):
+        if _kind(path) == "zip":
+            with zipfile.ZipFile(file) as zip_file:
+                yield _files_of_zip(zip_file)
+        else:
+            with tarfile.open(fileobj=file, mode="r:") as tar_file:
+                yield _files_of_tar(tar_file, file)
 
 
-def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: Budget) -> IO[bytes]:
+def _kind(path: Path) -> str:
+    return suffix_of(path).removeprefix(".")
+
+
+def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
+    files = []
+    for info in archive.infolist():
+        if not info.is_dir():
+            problem = "is encrypted; unpack it with its password, and name its files" if info.flag_bits & _ENCRYPTED else ""
+            if not problem and info.compress_type not in _METHODS:
+                problem = "is compressed by another method than deflate; unpack it, and name its files"
+            files.append(_Member(PurePosixPath(info.filename), info.file_size, partial(archive.open, info), problem))
+    return files
+
+
+def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
+    """List the regular files, of equal names the last. Raise ValueError if a header is damaged: tarfile takes it for the end."""
+    infos: dict[str, tarfile.TarInfo] = {}
+    offset = -1
+    for info in archive:
+        if info.size < 0 or info.offset <= offset:  # tarfile would read such an archive forever (CVE-2025-8194)
+            raise ValueError(f"the size of {info.name!r} is negative")
+        offset = info.offset
+        if info.isreg():
+            infos[info.name] = info
+    file.seek(archive.offset)  # the block after the last file
+    if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise ValueError("its end is missing, or the header of a file is not valid")
+    sparse = "is stored with gaps (a sparse file); unpack it, and name its files"
+    return [
+        _Member(PurePosixPath(name), info.size, partial(_extract, archive, info), sparse if info.issparse() else "")
+        for name, info in infos.items()
+    ]
+
+
+def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    return cast(IO[bytes], archive.extractfile(info))  # None is for what is no file
+
+
+def _open(file: _Member, path: Path, budget: Budget) -> IO[bytes]:
     with _damage(path):
-        return unpacked(_name(info), archive.open(info), budget)
+        return unpacked(file.name, file.open(), budget)
 
 
-def _data_files(archive: zipfile.ZipFile, path: Path, *, recognises: bool) -> list[zipfile.ZipInfo]:
-    files = [info for info in archive.infolist() if not info.is_dir() and not is_hidden(_name(info))]
-    for info in files:
-        if is_zip(_name(info)):
+def _data_files(files: list[_Member], path: Path, *, recognises: bool) -> list[_Member]:
+    files = [file for file in files if not is_hidden(file.name)]
+    for file in files:
+        if is_archive(file.name):
             raise DataError(
-                f"{_display_name(path, info)}: an archive in an archive is not opened; unpack the outer one, and name its files"
+                f"{_display_name(path, file)}: an archive in an archive is not opened; unpack the outer one, and name its files"
             )
-        if not is_searched(_name(info)):
-            continue
-        if info.flag_bits & _ENCRYPTED:
-            raise DataError(f"{_display_name(path, info)}: is encrypted; unpack it with its password, and name its files")
-        if info.compress_type not in _METHODS:
-            raise DataError(f"{_display_name(path, info)}: is compressed by another method than deflate; unpack it, and name its files")
-    data_files = sorted((info for info in files if is_searched(_name(info))), key=lambda info: info.filename)
+        if file.problem and is_searched(file.name):
+            raise DataError(f"{_display_name(path, file)}: {file.problem}")
+    data_files = sorted((file for file in files if is_searched(file.name)), key=lambda file: str(file.name))
     if recognises:
-        data_files = [info for info in data_files if not is_readme(_name(info))] or data_files
+        data_files = [file for file in data_files if not is_readme(file.name)] or data_files
     if not data_files:
         raise DataError(f"{path}: no {KINDS} file in this archive; unpack it, and name the files")
     return data_files
 
 
-def _name(info: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(info.filename)
-
-
-def _display_name(path: Path, info: zipfile.ZipInfo) -> str:
+def _display_name(path: Path, file: _Member) -> str:
     """Return `archive.zip/folder/name`, without control characters."""
-    return f"{path}/{''.join(character if character.isprintable() else '?' for character in info.filename)}"
+    return f"{path}/{''.join(character if character.isprintable() else '?' for character in str(file.name))}"
 
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Convert zipfile's errors for damaged or hostile archives into DataErrors."""
+    """Convert the errors of zipfile and tarfile for damaged or hostile archives into DataErrors."""
     try:
         yield
     except DataError:
         raise
-    except (struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: damaged or no zip file ({first_line(error)}); fetch or write it again") from error
+    except _DAMAGE as error:
+        raise DataError(f"{path}: damaged or no {_kind(path)} file ({first_line(error)}); fetch or write it again") from error

@@ -1,10 +1,12 @@
 """Local files as a source: a file, or the files of a folder or glob in sorted order, each read by its format; few texts are cut inside."""
 
+import codecs
 import glob
 import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,7 +16,17 @@ from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import BOM, content_of, opened, reading
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
-from tfkit.data.formats.suffixes import KINDS, is_hidden, is_readme, is_searched, is_zip, suffix_of
+from tfkit.data.formats.suffixes import (
+    FORMAT_OF,
+    KINDS,
+    compression_of,
+    is_archive,
+    is_hidden,
+    is_readme,
+    is_searched,
+    list_names,
+    suffix_of,
+)
 from tfkit.data.sources.archives import count_members
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
@@ -51,7 +63,7 @@ class FileSource:
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = _describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
-        archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_zip(path)]
+        archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
             inside = sum(read for read, _ in archives)
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
@@ -126,7 +138,7 @@ def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
         raise DataError(
             f"{pattern}: {len(parallel)} files parallel to {len(paths)}; name the same number, in the same order, or a source for each"
         )
-    if archive := next(filter(is_zip, parallel), None):
+    if archive := next(filter(is_archive, parallel), None):
         raise DataError(f"{archive}: an archive cannot be parallel to a file; unpack it, and name the file in it")
     return tuple(parallel)
 
@@ -135,8 +147,9 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     """Return the sorted files of a path: the file itself, a folder's text and data files, or the matches of a glob (** is recursive).
 
     Of the .json files in a folder, only those that hold an array are data. Hidden files are skipped, and links to folders are not
-    followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data (in tfkit 0.1 it
-    was). Raise DataError if nothing matches.
+    followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and files of any
+    name are if none has the suffix of data (as was not so in tfkit 0.1, which read no compression but gzip, and no tar archive). Raise
+    DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -145,9 +158,7 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     except RuntimeError as error:
         raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
     with reading(path):  # a name that is too long, a folder that may not be entered
-        files = _find(path, pattern)
-        if recognises and path.is_dir():
-            files = [file for file in files if not is_readme(file)] or files
+        files = _find(path, pattern, recognises=recognises)
         return sorted((_check_readable(file) for file in files), key=lambda file: file.as_posix())
 
 
@@ -167,13 +178,15 @@ def is_read_by(path: Path, pattern: str) -> bool:
         return False
 
 
-def _find(path: Path, pattern: str) -> list[Path]:
+def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = [file for file in _walk(path) if _is_data(file, path)]
+        files = _find_in_folder(path, recognises=recognises)
         if not files:
-            raise DataError(f"{pattern}: no {KINDS} file in this folder; name the files, or use a glob such as {pattern}/**/*.x")
+            beside = [file for file in _walk(path) if not is_hidden(file.relative_to(path))]
+            here = f", only {list_names(sorted(beside))}" if beside else ""
+            raise DataError(f"{pattern}: no {KINDS} file in this folder{here}; name the files, or use a glob such as {pattern}/**/*.x")
     elif path.exists():
         raise DataError(f"{pattern}: this is a device, pipe or socket, which cannot be read twice; write its content into a file")
     else:
@@ -182,6 +195,18 @@ def _find(path: Path, pattern: str) -> list[Path]:
             remedy = f"fetch it with `{command}`" if (command := fetch_command(pattern)) else "correct the path"
             raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); {remedy}")
     return files
+
+
+def _find_in_folder(folder: Path, *, recognises: bool) -> list[Path]:
+    files = [file for file in _walk(folder) if _is_data(file, folder)]
+    if not recognises:
+        return [file for file in files if compression_of(file) in ("", "gzip") and suffix_of(file) != ".tar"]
+    if data := [file for file in files if not is_readme(file)]:
+        return data
+    unnamed = [
+        file for file in _walk(folder) if not (is_hidden(file.relative_to(folder)) or is_readme(file) or suffix_of(file) in FORMAT_OF)
+    ]
+    return [file for file in unnamed if _is_text(file)] or files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -225,13 +250,21 @@ def _is_data(path: Path, folder: Path) -> bool:
 
 def _may_be_data(name: Path) -> bool:
     """Whether the name of a file in a folder is that of data; the path is relative to the folder."""
-    return is_searched(name) or (is_zip(name) and not is_hidden(name))
+    return is_searched(name) or (is_archive(name) and not is_hidden(name))
 
 
 def _is_array(path: Path) -> bool:
     """Whether a JSON file holds an array of rows; most JSON files in folders of code are settings."""
     with opened(content_of(path)) as file:
         return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins with text: UTF-8 without NUL characters."""
+    with opened(content_of(path)) as file, suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(file.read(4096))  # whose last character may be cut
+        return bool(text) and "\0" not in text
+    return False
 
 
 def _check_readable(path: Path) -> Path:

@@ -9,11 +9,12 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
+from tfkit.data.formats.suffixes import list_names
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, list_names, siblings
+from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection

@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
-from tfkit.data.formats.suffixes import TEXT_SUFFIXES, suffix_of
+from tfkit.data.formats.suffixes import TEXT_SUFFIXES, list_names, suffix_of
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
 
@@ -22,7 +22,6 @@ Split = Literal["train", "validation", "test"]
 _WORD = re.compile(r"(?:(train|training)|(valid|validation|val|dev|devel|development)|(test|testing))(?:set|data)?[0-9]*")
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _CODE = TEXT_SUFFIXES - {".txt", ".text"}
-_MAX_NAMES = 3
 
 
 Named = TypeVar("Named", Path, str)
@@ -124,9 +123,3 @@ def _root(pattern: str) -> Path:
         return path
     magic = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
     return Path(*path.parts[:magic])
-
-
-def list_names(items: Sequence[Path | str]) -> str:
-    """Return the names of files or keys, the first three of many."""
-    names = [item if isinstance(item, str) else item.name for item in items[:_MAX_NAMES]]
-    return ", ".join(names) + (f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tfkit.data.formats.suffixes import stem_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
 from tfkit.errors import UsageError, argument
@@ -92,4 +93,4 @@ def _data_name(section: SourceSection) -> str:
     if section.path is None:
         return Path(section.hub).name if section.hub is not None else str(section.stdlib)
     path = Path(section.path)
-    return path.resolve().name if path.is_dir() else Path(path.name.removesuffix(".gz").removesuffix(".zip")).stem
+    return path.resolve().name if path.is_dir() else stem_of(path)

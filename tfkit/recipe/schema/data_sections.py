@@ -78,7 +78,9 @@ class SourceSection(Data):
         "its package (label).",
     )
     path: str | None = Field(
-        None, description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz and .zip of these."
+        None,
+        description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz, .bz2, .xz, .zst, .zip and "
+        ".tar of these.",
     )
     files: Literal["train", "validation", "test", "all"] | None = Field(
         None,
