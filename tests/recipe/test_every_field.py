@@ -319,6 +319,8 @@ MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
 JOINED = "data.train.0.path=joined.jsonl"  # words of several pieces
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
+_NAMES = "{path: labelled.jsonl, columns: {label: value}, class_names: [i, h, g, f, e, d, c, b, a]}"
+NAMED = f"objective={{kind: classification}} | data.train=[{_NAMES}] | data.validation=[{_NAMES}]"
 SEVERAL = LABELLED.replace("classification", "multi_label")
 _SOURCE = "[{path: questions.jsonl}]"
 FOUND = f"{ENCODER} | {WORDPIECE} | objective={{kind: question_answering}} | data.train={_SOURCE} | data.validation={_SOURCE}"
@@ -449,6 +451,7 @@ TABLE = {
         train_data,
         "data.train=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
     ),
+    "data.train.class_names": Change("data.train.0.class_names=[a, b, c, d, e, f, g, h, i]", train_data, NAMED),
     "data.train.hub": Change(HUB, train_data),
     "data.train.config": Change("data.train.0.config=second", train_data, CONFIGS),
     "data.train.split": Change("data.train.0.split=other", train_data, HUB),
@@ -472,6 +475,7 @@ TABLE = {
         validation_data,
         "data.validation=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
     ),
+    "data.validation.class_names": Change("data.validation.0.class_names=[a, b, c, d, e, f, g, h, i]", validation_data, NAMED),
     "data.validation.hub": Change(HELD_OUT_HUB, validation_data),
     "data.validation.config": Change("data.validation.0.config=second", validation_data, CONFIGS.replace("train", "validation")),
     "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),

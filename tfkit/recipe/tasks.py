@@ -3,12 +3,15 @@
 An unambiguous task is chosen; otherwise an error reports the observations and the two closest remedies.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tfkit.errors import UsageError, argument
 from tfkit.recipe.label_sets import LabelSets
+from tfkit.recipe.languages import LANGUAGES
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 
@@ -38,6 +41,7 @@ class DataSummary:
     like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
     label_sets: LabelSets | None = None  # of multi-label classification
+    translation: Mapping[str, str] = field(default_factory=dict)  # the columns of source and target, if they are named by their languages
     unanswerable: bool = False  # some questions have no answer in their context
 
 
@@ -102,7 +106,8 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "multiple_choice":
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
-        return Task({"kind": kind}, None, "a text, and the text that answers it")
+        because = " to ".join(["translation", *seen.translation.values()]) if seen.translation else "a text, and the text that answers it"
+        return Task({"kind": kind}, None, because, seen.translation)
     if kind == "dpo":
         of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts
         return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
@@ -250,6 +255,20 @@ def _multi_label(sets: LabelSets | None) -> Task:
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})
     how = f", separated by {sets.delimiter!r}" if sets.delimiter else ", each a column of 0 and 1" if sets.columns else ""
     return Task(section, "f1_micro", f"a text, and any number of labels: of {sets.count:,} in these rows{how}", sets.columns)
+
+
+def translation(name: str, columns: Sequence[str]) -> dict[str, str | list[str]]:
+    """Return the source and the target of a translation whose two columns are named by their languages; empty for others.
+
+    The direction is that in the name of the data (`en-de`), or from the language of the file that is named (`train.en`) to the other one;
+    without either, it is not known.
+    """
+    if len(columns) != 2 or not LANGUAGES.issuperset(columns):
+        return {}
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    pairs = [pair for pair in pairwise(words) if {*pair} == {*columns}]
+    found = pairs[0] if pairs else (columns if words[-1] == columns[0] or words[-2:-1] == [columns[0]] else ())
+    return dict(zip(("source", "target"), found, strict=False))
 
 
 def few_values(values: Sequence[object]) -> bool:

@@ -33,6 +33,17 @@ def by_number(value: Any) -> Any:
     return value.number if isinstance(value, ClassName) else value
 
 
+def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
+    """Return a label, or each of a list, by its name if it is the number of a class; Unfit if it is neither a number nor a name."""
+    if isinstance(value, list):
+        labels = [with_class_names(label, names) for label in value]
+        return next((label for label in labels if isinstance(label, Unfit)), labels)
+    if isinstance(value, Unfit) or value in names:
+        return value
+    number = int(value) if value.isdecimal() else len(names)
+    return ClassName(names[number], number) if number < len(names) else Unfit(f"{value!r}", f"a class from 0 to {len(names) - 1}")
+
+
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns.column_names import MISSING, columns_of, find_alias, look_up, uses_alias, value_of
-from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of
+from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of, with_class_names
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
@@ -32,11 +32,14 @@ _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if t
 
 @dataclass(frozen=True)
 class Columns:
-    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files."""
+    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files;
+    `class_names`: the names of the classes 0, 1 and so on.
+    """
 
     roles: tuple[Role, ...] = TEXT
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns are read whatever the roles; part of the key of cached records
 
     def take(self, record: Record) -> Row | BadRow:
@@ -150,7 +153,8 @@ class Columns:
         objective that uses tools has them in its own fingerprint.
         """
         roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]
-        return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles)
+        names = [f"class_names={self.class_names}"] if self.class_names else []
+        return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
         """Return the roles of a record, by its shape; None if it matches no shape."""
@@ -214,6 +218,8 @@ class Columns:
             return raw, column
         raw = by_number(raw) if role.by_number else raw
         value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else READERS[role.form](raw)
+        if self.class_names and role.form in ("label", "labels"):
+            value = with_class_names(value, self.class_names)
         is_unrelated = role.name not in self.named and (isinstance(raw, Mapping | list) or role.form == "tools")
         if isinstance(value, Unfit) and not role.required and (raw is None or is_unrelated):
             return MISSING, column

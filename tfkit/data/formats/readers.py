@@ -78,10 +78,11 @@ def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line, also an empty one, as a record with the column `text`, without its line end."""
+    """Read each line, also an empty one, as a record with the column `text`, or that of the header, without its line end."""
+    name = header[0] if header else "text"
     for line in raw_lines(content):
         text = decode(line)
-        yield text if isinstance(text, BadRow) else Record({"text": text.removesuffix("\n").removesuffix("\r")}, line.place)
+        yield text if isinstance(text, BadRow) else Record({name: text.removesuffix("\n").removesuffix("\r")}, line.place)
 
 
 FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
@@ -96,7 +97,7 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "conllu": read_conllu,
 }
 _SEPARATED = {"csv": ",", "tsv": "\t"}
-HEADERS = ("csv", "tsv", "conll")  # formats for which a recipe may give a header
+HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
 # Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (a tar archive was a text before).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from tfkit.recipe.languages import LANGUAGES
+
 # The formats of rows with columns, and of lines. A file with another suffix is one text.
 FORMAT_OF = {
     ".jsonl": "jsonl",
@@ -33,6 +35,14 @@ KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
 _TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
+# The words in the names of files that hold a column of rows each, and the column.
+_COLUMNS = {
+    **dict.fromkeys(("text", "texts", "sentence", "sentences"), "text"),
+    **dict.fromkeys(("label", "labels"), "label"),
+    **dict.fromkeys(("src", "source", "sources"), "source"),
+    **dict.fromkeys(("tgt", "trg", "target", "targets"), "target"),
+}
+
 # Not .lst: a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
@@ -58,6 +68,20 @@ def _full(path: PurePath) -> PurePath:
     """Return the name in lower case, with the full suffixes of a compressed tar archive."""
     name = PurePath(path.name.lower())
     return name.with_suffix(_TARS[name.suffix]) if name.suffix in _TARS else name
+
+
+def column_in(path: PurePath) -> tuple[str, str] | None:
+    """Return a file's name without the last word that names a column, and the column; None if it has no such word, or columns of its own.
+
+    `train_labels.txt` holds the labels of `train_*.txt`, and `train.de.gz` the German of `train.*`.
+    """
+    if suffix_of(path) in FORMAT_OF or is_archive(path) or is_readme(path):
+        return None
+    words = re.split(r"([._-])", path.stem.lower() if compression_of(path) else path.name.lower())
+    for index in range(len(words) - 1, -1, -1):
+        if words[index] in _COLUMNS or words[index] in LANGUAGES:
+            return "".join([*words[:index], "*", *words[index + 1 :]]), _COLUMNS.get(words[index], words[index])
+    return None
 
 
 def is_archive(path: PurePath) -> bool:

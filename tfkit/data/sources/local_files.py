@@ -69,7 +69,7 @@ class FileSource:
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
         others = sum(skipped for _, skipped in archives)
         if Path(self.name).expanduser().is_dir() and not self.uses:
-            others += sum(1 for _ in _walk(Path(self.name).expanduser())) - count
+            others += sum(1 for _ in walk(Path(self.name).expanduser())) - count
         if others:
             about.append(f"{others} other file{'s' if others > 1 else ''} skipped")
         return "; ".join(about)
@@ -184,7 +184,7 @@ def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
     if path.is_dir():
         files = _find_in_folder(path, recognises=recognises)
         if not files:
-            beside = [file for file in _walk(path) if not is_hidden(file.relative_to(path))]
+            beside = [file for file in walk(path) if not is_hidden(file.relative_to(path))]
             here = f", only {list_names(sorted(beside))}" if beside else ""
             raise DataError(f"{pattern}: no {KINDS} file in this folder{here}; name the files, or use a glob such as {pattern}/**/*.x")
     elif path.exists():
@@ -198,18 +198,18 @@ def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
 
 
 def _find_in_folder(folder: Path, *, recognises: bool) -> list[Path]:
-    files = [file for file in _walk(folder) if _is_data(file, folder)]
+    files = [file for file in walk(folder) if _is_data(file, folder)]
     if not recognises:
         return [file for file in files if compression_of(file) in ("", "gzip") and suffix_of(file) != ".tar"]
     if data := [file for file in files if not is_readme(file)]:
         return data
     unnamed = [
-        file for file in _walk(folder) if not (is_hidden(file.relative_to(folder)) or is_readme(file) or suffix_of(file) in FORMAT_OF)
+        file for file in walk(folder) if not (is_hidden(file.relative_to(folder)) or is_readme(file) or suffix_of(file) in FORMAT_OF)
     ]
     return [file for file in unnamed if _is_text(file)] or files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yield the regular files below a folder."""
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -223,7 +223,7 @@ def _glob(pattern: Path) -> list[Path]:
         return [path for path in map(Path, glob.glob(str(pattern))) if path.is_file()]
     index = pattern.parts.index("**")
     roots = glob.glob(str(Path(*pattern.parts[:index])))
-    return [path for root in roots for path in _walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[index:])]
+    return [path for root in roots for path in walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[index:])]
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
-from tfkit.data.formats.suffixes import list_names
+from tfkit.data.formats.suffixes import column_in, list_names
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
@@ -19,6 +20,9 @@ from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
+
+if TYPE_CHECKING:
+    from tfkit.data.sources.parallel_files import ParallelFiles
 
 
 def open_source(
@@ -38,6 +42,10 @@ def open_source(
     any. `roles`: the roles to read from each row; `columns` replaces them and the section's columns. `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
+    if section.class_names is not None:
+        from tfkit.data.sources.parallel_files import read_class_names
+
+        columns = replace(columns, class_names=read_class_names(section.class_names))
     if section.stdlib is True:
         return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     source: Source
@@ -62,6 +70,14 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
     recognises = part.by == "input"
     all_paths = paths = tuple(find_files(pattern, recognises=recognises))
     beside = {column: find_beside(parallel, all_paths) for column, parallel in section.beside.items()}
+    parallel = _find_parallel(section, pattern, all_paths, columns) if recognises else None
+    if parallel is not None:
+        from tfkit.data.sources.parallel_files import read_class_names
+
+        section = section.model_copy(update={"format": "lines", "header": [parallel.first]})
+        all_paths = paths = parallel.columns[parallel.first]
+        beside = {column: files for column, files in parallel.columns.items() if column != parallel.first}
+        columns = columns if columns.class_names else replace(columns, class_names=read_class_names(parallel.class_names))
     keys: tuple[str, ...] = () if section.field is None else (section.field,)
     uses = ""
     names = [[named] if isinstance(named, str) else named for named in (*section.columns.values(), section.text or "")]
@@ -72,12 +88,28 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
         all_keys = tuple(key for group in key_groups.values() for key in group)
         keys, part, uses = _select_split(section, pattern, all_keys, key_groups, part)
     elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
-        paths, part, uses = _select_split(section, pattern, all_paths, files_by_split(pattern, all_paths), part)
-    elif recognises and part.name == "train" and (others := siblings(all_paths[0])):
+        groups = files_by_split(pattern, all_paths, may_be_code=parallel is None)
+        paths, part, uses = _select_split(section, pattern, all_paths, groups, part)
+    elif recognises and part.name == "train" and (others := siblings(all_paths[0], of_column=parallel is not None)):
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
+    uses = "; ".join(filter(None, [parallel.describe() if parallel else "", uses]))
     kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
     layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
+
+
+def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
+    """Return the parallel files of a source whose layout the recipe does not describe.
+
+    Where rows are a text alone, a file that is named is one text, and so is each of several languages.
+    """
+    described = (section.format, section.header, section.field) != (None, None, None) or section.beside
+    of_text = columns.roles == TEXT and not columns.beyond_roles
+    if described or (of_text and len(paths) == 1) or not any(map(column_in, paths)):
+        return None
+    from tfkit.data.sources.parallel_files import find_parallel
+
+    return find_parallel(pattern, paths, of_languages=not of_text)
 
 
 def _select_split(

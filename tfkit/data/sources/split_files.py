@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
-from tfkit.data.formats.suffixes import TEXT_SUFFIXES, list_names, suffix_of
+from tfkit.data.formats.suffixes import TEXT_SUFFIXES, column_in, list_names, suffix_of
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
 
@@ -61,9 +61,9 @@ class SplitFiles(Generic[Named]):
         return "by their names " + ", ".join(parts)
 
 
-def split_of(name: PurePath) -> Split | None:
+def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
     """Return the split named in a file's name, else in the name of its nearest folder. None if the name has no such word, or several."""
-    if suffix_of(name) in _CODE:
+    if may_be_code and suffix_of(name) in _CODE:
         return None
     for part in reversed(name.parts):
         words = re.split(r"[^a-z0-9]+", part.lower())
@@ -84,14 +84,14 @@ def evaluated_files(pattern: str) -> str:
     return "all"
 
 
-def files_by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by split; a single file has none."""
+def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = True) -> dict[Split | None, list[Path]]:
+    """Return the files of a folder or glob by split; a single file has none. `may_be_code`: train.pl may be a program, not Polish."""
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
     root = _root(pattern)
     groups: dict[Split | None, list[Path]] = {}
     for path in paths:
-        groups.setdefault(split_of(path.relative_to(root)), []).append(path)
+        groups.setdefault(split_of(path.relative_to(root), may_be_code=may_be_code), []).append(path)
     return groups
 
 
@@ -108,12 +108,18 @@ def json_arrays(paths: Sequence[Path]) -> Arrays:
     return arrays_in(content_of(paths[0])) if len(paths) == 1 and suffix_of(paths[0]) == ".json" else Arrays([], [])
 
 
-def siblings(path: Path) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train."""
+def siblings(path: Path, *, of_column: bool) -> list[str]:
+    """Return the names of the validation and test files beside a file that is called train; `of_column`: those of its column alone."""
     if split_of(PurePath(path.name)) != "train":
         return []
     beside = sorted(other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path))
-    return [name for name in beside if split_of(PurePath(name)) in ("validation", "test")]
+    names = [name for name in beside if split_of(PurePath(name)) in ("validation", "test")]
+    return [name for name in names if not of_column or _column(PurePath(name)) == _column(path)]
+
+
+def _column(path: PurePath) -> str | None:
+    word = column_in(path)
+    return word and word[1]
 
 
 def _root(pattern: str) -> Path:

@@ -22,7 +22,7 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
-from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, long_texts, unread_texts
+from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, long_texts, translation, unread_texts
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -67,7 +67,8 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     named = section.columns | ({} if section.text is None else {"text": section.text})
     values = {name: [record.values.get(name) for record in records] for name in columns}
     flags = {} if named else flag_columns(values, [name for name in columns if long_texts(values[name])])
-    given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags}
+    languages = {} if named else translation(section.path or "", columns)
+    given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags, "text_to_text": named or languages}
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
@@ -99,6 +100,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: unread_texts(kind, reads[kind], values) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
+        translation=languages,
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
 

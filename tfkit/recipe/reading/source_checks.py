@@ -42,7 +42,9 @@ def _unread_options(source: SourceSection) -> Iterator[tuple[str, str]]:
         for name in ("format", "header", "beside"):
             if getattr(source, name):
                 yield name, "only a path source reads it; remove it"
-    elif source.header and source.format not in (None, "csv", "tsv", "conll"):
+    elif source.header and len(source.header) > 1 and source.format == "lines":
+        yield "header", "a line has one column; remove the other names, or name parallel files in beside"
+    elif source.header and source.format not in (None, "csv", "tsv", "conll", "lines"):
         yield "header", f"files of the format {source.format} have none; remove it"
     elif source.beside and source.format == "text":
         yield "beside", "a file that is one text has no lines for parallel files: set format: lines"
@@ -64,6 +66,8 @@ def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Ite
             yield "columns", f"{name} is read from one column: name one"
         if name not in roles:
             yield "columns", f"the objective {recipe.objective.kind} does not read {name!r}; it reads {', '.join(roles)}"
+    if source.class_names is not None and all(role.form not in ("label", "labels") for role in read):
+        yield "class_names", f"the objective {recipe.objective.kind} reads no classes; remove it"
     if source.text is not None and "text" not in roles:
         yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
     if source.text is not None and "text" in source.columns:

@@ -91,13 +91,15 @@ class SourceSection(Data):
         None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is a row."
     )
     header: list[str] | None = Field(
-        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line."
+        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line, and of lines."
     )
     field: str | None = Field(
         None, description="The key of a JSON object that holds the rows; null: the only such key, or those with the name of a split."
     )
     beside: dict[str, str] = Field(
-        {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
+        {},
+        description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz. "
+        "Without it and format, such files are recognised by their names.",
     )
     hub: str | None = Field(None, description="A data set of the Hugging Face Hub: org/name, or a local data set folder.")
     config: str | None = Field(None, description="The configuration of a hub data set.")
@@ -113,6 +115,11 @@ class SourceSection(Data):
         description="The column of each role of the objective: {label: intent}. A column, a path into one (instances.0.input), "
         "a template: {source: 'translate English to French: {en}'}; or several of these: {choices: [sol1, sol2]}. "
         "Other roles are recognised by their columns' names.",
+    )
+    class_names: Annotated[list[str], Field(min_length=2)] | str | None = Field(
+        None,
+        description="The names of classes or tags that the data have as numbers, in the order of these from 0; or a file with a name on "
+        "each line, alone or after its number.",
     )
     name: str | None = Field(None, description="The name of a validation set in its metrics; null: a number, if there are several.")
     weight: SourceWeight = Field(1.0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
