@@ -66,6 +66,12 @@ DATA = {
         answers=lambda n, t: {"text": [t[:3]] * (n % 5 > 0), "answer_start": [4] * (n % 5 > 0)},
     ),
     "choices": rows(question=a_text, choices=lambda n, t: [t, "the cat"], label=lambda n, t: n % 2),
+    "arc": rows(
+        id=lambda n, t: str(n),
+        question=lambda n, t: {"stem": t, "choices": [{"text": f"{t} {one}", "label": one} for one in "ABCD"[: 2 + n % 3]]},
+        answerKey=lambda n, t: "AB"[n % 2],
+    ),
+    "votes": rows(prompt=a_text, response_a=lambda n, t: f"cat {t}", response_b=lambda n, t: t[::-1], winner=lambda n, t: ["a", "b", "a"]),
     "talks": rows(messages=lambda n, t: [{"role": "user", "content": t}, {"role": "assistant", "content": t}]),
     "orders": rows(instruction=a_text, output=lambda n, t: t[::-1]),
     "preferences": rows(prompt=a_text, chosen=lambda n, t: f"cat {t}", rejected=lambda n, t: t[::-1]),
@@ -92,6 +98,7 @@ DATA = {
     "flags": rows(
         remark=lambda n, t: f"{n} " + t * 9, toxic=lambda n, t: n % 2, insult=lambda n, t: int(n % 3 == 0), threat=lambda n, t: 0
     ),
+    "odd": rows(cs=a_text, pl=lambda n, t: f"{t} {n}", kind=lambda n, t: ["one", "two"][n % 2]),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
 RECOGNISED = [
@@ -108,6 +115,8 @@ RECOGNISED = [
     ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
     ("bert", "parts", {"kind": "tagging"}, "f1_macro", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
+    ("gpt", "arc", {"kind": "multiple_choice"}, "accuracy", "several answers"),
+    ("gpt", "votes", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "magpie", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "orders", {"kind": "chat", "format": "chatml"}, None, "instructions and their answers"),
@@ -132,6 +141,8 @@ def test_a_model_that_scores_texts_learns_preferences_as_a_reward_model(place: P
 READ = {
     "classes": "text from 'text', label from 'label'",
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
+    "arc": "context from 'question.stem', choices from 'question.choices', label from 'answerKey'",
+    "votes": "prompt from 'prompt', response_a from 'response_a', response_b from 'response_b', winner from 'winner'",
     "asked": "question from 'question', context from 'context', answers from 'answers'",
     "flags": "text from 'remark', labels from 'toxic, insult, threat'",
     "magpie": "messages from 'conversations'",
@@ -288,30 +299,66 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "data", "words", "parts"),
     [
-        ("gpt", "both", [], ["this may be chat or classification", "question, answer, category", "objective.kind=classification"]),
-        ("bert", "orders", [], ["these are the columns of chat", "an encoder (bert, ", "--from a decoder", "{text: NAME, label: NAME}"]),
-        ("gpt", "translations", [], ["columns of text_to_text", "--from a model of an encoder and", "{instruction: NAME, output: NAME}"]),
+        (
+            "gpt",
+            "both",
+            [],
+            [
+                "this may be chat or classification",
+                "question, answer, category",
+                "output=answer\" for answers in a conversation ('category' is not read)",
+                'pair=answer,label=category"',
+            ],
+        ),
+        (
+            "bert",
+            "orders",
+            [],
+            [
+                "these are the columns of chat",
+                "an encoder (bert, ",
+                "--from a decoder",
+                '"text=NAME,label=NAME"',
+                '"text={instruction} {output}"',
+            ],
+        ),
+        (
+            "gpt",
+            "translations",
+            [],
+            ["columns of text_to_text", "--from a model of an encoder and", '"text={en} {fr}"', '"instruction=en,output=fr"'],
+        ),
         (
             "gpt",
             "genres",
             [],
             ["'genres' may be the labels of the text", "objective.kind=multi_label\n  objective.kind=causal_lm, if it is not"],
         ),
-        ("gpt", "asked", [], ["columns of question_answering", "--from an encoder", "{instruction: NAME, input: NAME, output: NAME}"]),
+        (
+            "gpt",
+            "asked",
+            [],
+            ["columns of question_answering", "--from an encoder", '"instruction=question,output=context"', '"text={question} {context}"'],
+        ),
         ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
-        ("bert", "sorted", [], ["'mood' may be the label", "{label: mood}", "objective.kind=masked_lm"]),
+        ("bert", "sorted", [], ["'mood' may be the label", '--columns "label=mood"', "objective.kind=masked_lm"]),
         (
             "bert",
             "strange",
             [],
-            ["no task has these columns. Columns found: colour, size", "a head for masked tokens", "{text: NAME}", "or numbers for"],
+            [
+                "no task has these columns. Columns found: colour, size",
+                "a head for masked tokens",
+                '"text=colour" for masked_lm',
+                "or numbers for",
+            ],
         ),
         (
             "bert",
             "questions",
             [],
-            ["'question' and 'sentence' may each be the text", "{text: question, pair: sentence} for the", "{text: question} for"],
+            ["'question' and 'sentence' may each be the text", '"text=question,pair=sentence" for the', '"text=question" for'],
         ),
         (
             "bert",
@@ -319,11 +366,11 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
             [],
             [
                 "'passage' holds text, and would not be read beside 'question'",
-                "{text: question} to read that alone\n  data.train.0.columns={text: question, pair: passage} to read both",
+                '"text=question" to read that alone\n  --columns "text=question,pair=passage" to read both',
             ],
         ),
-        ("gpt", "articles", [], ["'article' holds text", "{context: '{article} {question}'} to read both"]),
-        ("gpt", "lectures", [], ["'lecture' holds text", "{instruction: instruction, input: lecture} to read both"]),
+        ("gpt", "articles", [], ["'article' holds text", '"context={article} {question}" to read both']),
+        ("gpt", "lectures", [], ["'lecture' holds text", '"instruction=instruction,input=lecture" to read both']),
         ("bert", "ages", [], ["60 different ones in 60 rows", "regression: true"]),
         (
             "bert",
@@ -343,6 +390,22 @@ def test_a_task_that_cannot_be_recognised_is_refused(place: Path, start: str, da
         assert part in done.err
     assert not [*Path("runs").glob("*/checkpoints/step-*")]
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("start", "data"), [("gpt", "both"), ("gpt", "translations"), ("bert", "passages"), ("gpt", "odd"), ("t5", "odd"), ("bert", "odd")]
+)
+def test_every_line_that_is_offered_can_be_copied(place: Path, start: str, data: str) -> None:
+    done = learn(place, start, data, "--dry-run")
+    assert done.code == 2
+    offered = [line.strip() for line in done.err.splitlines() if line.strip().startswith("--columns")]
+    for line in offered:
+        words = shlex.split(line)
+        words = words[: 3 if len(words) > 2 and words[2].startswith("objective.kind") else 2]
+        assert "NAME" not in line
+        done = learn(place, start, data, *words, "--dry-run")
+        assert done.code == 0, (line, done.err)
+    assert len(offered) >= 2
 
 
 LONG = "a text of many words that is long enough to be one of its own, number {}"

@@ -144,7 +144,9 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     start = ["--from", answers / "classes", "--data", "bad.jsonl"]
     done = predict(*start)
     assert (done.code, len(done.out.splitlines())) == (3, 1), done.out
-    assert "bad.jsonl:2: no column 'text'; columns found: id, other; name the one that holds the text with data.val" in done.err
+    assert (
+        "bad.jsonl:2: no column 'text'; columns found: id, other; name the one that holds the text with --columns \"text=NAME\"" in done.err
+    )
     assert "data.on_bad_row: skip" in done.err
     done = predict(*start, "data.on_bad_row=skip").exits(0)
     first, second, third, fourth, fifth = parse_rows(done.out)

@@ -334,7 +334,7 @@ def test_a_header_replaces_one_that_is_missing(tmp_path: Path) -> None:
         rows(file, PAIR, header=["source", "other"])
     with pytest.raises(DataError, match=r"a\.tsv:1: the file has this header itself; remove header"):
         rows(file, PAIR, header=["one ", "uno"], columns={"source": "uno", "target": "uno"})
-    with pytest.raises(DataError, match=r"a\.jsonl: header names the columns of csv, tsv, conll files, but this is jsonl"):
+    with pytest.raises(DataError, match=r"a\.jsonl: header names the columns of csv, tsv, conll, lines files, but this is jsonl"):
         rows(write(tmp_path / "a.jsonl", '{"text": "a"}'), header=["text"])
 
 

@@ -17,7 +17,7 @@ from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.errors import DataError, ModelError
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion
 from tfkit.objectives.objective import IGNORED
-from tfkit.objectives.preference_rows import PreferenceEncoder, read_preference
+from tfkit.objectives.preference_rows import Preference, PreferenceEncoder, read_preference
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES
@@ -171,7 +171,7 @@ def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path
     ("row", "message"),
     [
         ({"prompt": "p", "chosen": "a", "rejected": " "}, "rows.jsonl:1: a completion is empty; correct or remove the row"),
-        ({"completions": ["a", "b"]}, "nor for completions and ranks, nor for completions and scores, nor for completion and label"),
+        ({"completions": ["a", "b"]}, "and scores, nor for response_a and response_b and winner, nor for completion and label"),
         ({"completions": ["a", "b"], "ranks": [1]}, "rows.jsonl:1: 1 ranks or scores for 2 completions; give one for each"),
         ({"completions": ["a", "b"], "scores": [1, float("nan")]}, "column 'scores' holds a list with nan, not a list of numbers"),
         ({"completions": ["a", 3], "ranks": [1, 2]}, "not a list of completions, each a text or messages"),
@@ -282,3 +282,35 @@ def test_pairs_are_all_of_a_prompt_but_ties(tmp_path: Path) -> None:
     assert pairs == [(0, 1), (0, 2), (3, 4), (3, 5), (3, 6), (4, 5), (4, 6), (5, 6)]
     assert batch.extras["share"].tolist() == pytest.approx([1 / 2] * 2 + [1 / 6] * 6)
     assert batch.extras["row"].tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "winner", "best"),
+    [
+        (("response_a", "response_b"), "a", "yes"),
+        (("answer_a", "answer_b"), "model_b", "no"),
+        (("response_1", "response_2"), 2, "no"),
+        (("output_1", "output_2"), "output_1", "yes"),
+        (("response_a", "response_b"), ["a", "b", "b"], "no"),
+        (("response_a", "response_b"), ["b", "tie", "tie (bothbad)"], "no"),
+        (("response_a", "response_b"), {"votes_a": 3, "votes_b": 1}, "yes"),
+    ],
+)
+def test_two_responses_and_the_votes_of_annotators(tmp_path: Path, columns: tuple[str, str], winner: Any, best: str) -> None:
+    [found] = read(tmp_path, {"prompt": "is it", columns[0]: "yes", columns[1]: "no", "winner": winner})
+    assert (found.prompt, found.completions[0], found.ranks) == ("is it", best, [0, 1])
+
+
+def test_votes_in_columns_of_their_own_ties_and_what_is_no_vote(tmp_path: Path) -> None:
+    rows = [{"prompt": "is it", "response_a": "yes", "response_b": "no", "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}]
+    columns = {"winner": ["winner_model_a", "winner_model_b", "winner_tie"]}
+    section = data(tmp_path, rows).train[0].model_copy(update={"columns": columns})
+    [source] = training_sources(DataSection(train=[section]), PREFERENCE_ROLES)
+    [found] = map(read_preference, source.rows())
+    assert isinstance(found, Preference)
+    assert found.completions == ["no", "yes"]
+    tie, other = ({"prompt": "is it", "response_a": "yes", "response_b": "no", "winner": winner} for winner in (["a", "b"], 0))
+    [dropped] = read(tmp_path, tie)
+    assert dropped.dropped
+    with pytest.raises(DataError, match="column 'winner' holds 0, not a vote for one of two responses: a or b, 1 or 2, or tie"):
+        read(tmp_path, other)

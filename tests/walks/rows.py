@@ -37,7 +37,7 @@ class RowMaker:
         self.flags = dice.choice([("true", "false"), (False, True), (1, 0)])
         self.classes = ["true", "false"] if self.unpaired else dice.choice(list(CLASSES.values()))
         self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
-        self.picks = {role.form for role in self.roles} >= {"texts", "label"}
+        self.picks = {role.form for role in self.roles} >= {"choices", "label"}
         self.spoken = dice.random() < 0.5  # messages of role and content, else of from and value
         self.listed = dice.random() < 0.2  # references are lists
         self.system = dice.choice([0.0, 0.0, 0.3])
@@ -80,11 +80,13 @@ class RowMaker:
                 return [number + self.dice.choice([0, 0.5]) for number in self.dice.sample(range(length), length)]
             case "text" | "turns":
                 return sentence(self.dice, blank=self._blank)
-            case "texts":
+            case "texts" | "choices":
                 odd = [*ODD_TEXTS, *INVISIBLE] if self.bad else ODD_TEXTS
                 return [self.dice.choice(WORDS if self.dice.random() < 0.9 else odd) for _ in range(length)]
             case "labels":
                 return [self.dice.choice(self.classes) for _ in range(length)]
+            case "votes":
+                return self.dice.choice(["a", "b", "model_b", ["a", "b", "b"], {"a": 2, "b": 1}, *(["tie", "c"] if self.bad else [])])
             case "answers":
                 return None  # follows from the context
             case "tools":

@@ -24,6 +24,7 @@ def evaluate(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
+    columns: options.Columns = None,
     fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     allow_code: options.AllowCode = False,
@@ -49,7 +50,9 @@ def evaluate(
         from tfkit.engine.inference.evaluator import Evaluator
 
         source = open_recipe(chosen) if chosen is not None else None
-        return Evaluator(checkpoint, source, parse_overrides(changes), data, CodePermission.of_user(allow_code))
+        return Evaluator(
+            checkpoint, source, options.column_overrides(columns) | parse_overrides(changes), data, CodePermission.of_user(allow_code)
+        )
 
     def follow(evaluator: "Evaluator", work: "Session") -> None:
         evaluator.compute(work)

@@ -11,6 +11,7 @@ def finetune(
     overrides: options.Overrides = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
+    columns: options.Columns = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
@@ -28,12 +29,12 @@ def finetune(
     from tfkit.cli.train import option_words, start_training, to_run_options
     from tfkit.cli.tuning import tuning_request
 
-    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, checkpoint, data)
+    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, checkpoint, data, columns)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
         return
     request, arguments = open_tuning()
     assert request.unwritten is not None
     folder = run or Path("runs") / (request.source.name if request.source else "" if dry_run else request.unwritten.run_name)
     run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, request)
-    command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data))]
+    command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data), ("columns", columns))]
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

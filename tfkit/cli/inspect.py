@@ -27,6 +27,7 @@ def inspect(
     overrides: options.Overrides = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
+    columns: options.Columns = None,
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Show N rows.")] = 3,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
@@ -40,7 +41,7 @@ def inspect(
     from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    asked = tuning_request("inspect", "fine-tuning", recipe, overrides, checkpoint, data, needed=True).request
+    asked = tuning_request("inspect", "fine-tuning", recipe, overrides, checkpoint, data, columns, needed=True).request
     checked = asked.source.read(asked.overrides) if asked.source is not None else None
     request = asked.check() if checked is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:

@@ -1,6 +1,7 @@
 """The arguments and options that commands share, each declared once; options that belong together form a group."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -48,6 +49,10 @@ Checkpoint = Annotated[
 Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; by default model.from.")]
 TrainingRows = Annotated[
     str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; by default data.train.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="NAMES", help='The columns of --data: "text=question,label=topic".', show_default=False),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
@@ -153,6 +158,27 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
             parameters.append(parameter(name, old.default, old.annotation))
     flat.__signature__ = signature.replace(parameters=[*parameters, parameter("quiet", False, Quiet)])  # type: ignore[attr-defined]
     return flat
+
+
+def named_columns(columns: str | None) -> dict[str, Any]:
+    """Return the column of each role that --columns names; empty without it. Raise UsageError.
+
+    A comma separates two columns if a role follows it; `choices=[a, b]` names a column for each item.
+    """
+    named: dict[str, Any] = {}
+    for one in re.split(r",\s*(?=\w+=)", columns) if columns is not None else ():
+        role, is_named, column = (part.strip() for part in one.partition("="))
+        if not (role and is_named and column):
+            raise UsageError(f'--columns: {one!r} names no column; write "text=NAME,label=NAME"')
+        is_list = column.startswith("[") and column.endswith("]")
+        named[role] = [part.strip() for part in column[1:-1].split(",")] if is_list else column
+    return named
+
+
+def column_overrides(columns: str | None) -> dict[str, Any]:
+    """Return the override that names the columns of the rows to score or to answer. Raise UsageError."""
+    named = named_columns(columns)
+    return {"data.validation.0.columns": named} if named else {}
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:

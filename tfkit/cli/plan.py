@@ -23,6 +23,7 @@ def plan(
     overrides: options.Overrides = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
+    columns: options.Columns = None,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
@@ -46,7 +47,7 @@ def plan(
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
 
-    request = tuning_request("plan", None, recipe, overrides, checkpoint, data, needed=True).request
+    request = tuning_request("plan", None, recipe, overrides, checkpoint, data, columns, needed=True).request
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))

@@ -20,6 +20,7 @@ def predict(
     checkpoint: options.Checkpoint,
     data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
+    columns: options.Columns = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="F", help="Write the rows to this file: a table if it ends in .csv or .tsv, otherwise JSON lines."),
@@ -33,7 +34,7 @@ def predict(
     """Predict with a trained model: the class of a row, its tags, a number, the right one of several answers, or a text.
 
     Rows need no label. They are written in order, with all their fields, `prediction` and `probability`. The columns are those of the
-    model's training; map others with data.validation.0.columns={text: NAME}. stdin may have JSON lines, csv or tsv with a header
+    model's training; name others with --columns "text=NAME". stdin may have JSON lines, csv or tsv with a header
     line, or one text per line; rows from stdin are answered as they arrive. A row that cannot be read is an error; with
     data.on_bad_row=skip it is written with an `error` instead of a prediction.
     """
@@ -46,7 +47,9 @@ def predict(
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        return open_predictor(checkpoint, parse_overrides(changes), data, all_labels=all_, precision=precision)
+        return open_predictor(
+            checkpoint, options.column_overrides(columns) | parse_overrides(changes), data, all_labels=all_, precision=precision
+        )
 
     answer_rows(RowCommand("predict", "predicting", open_predictor, _lines_file), execution, data, out, as_json=json)
 

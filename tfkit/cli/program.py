@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -40,6 +40,8 @@ def _option(name: str, value: object) -> str:
     """Return an argument of the engine as the option of a command: --from CKPT, --resume, --no-verify."""
     if name == "overrides":
         return "command line"
+    if isinstance(value, Mapping):
+        return f'--columns "{",".join(f"{role}={column}" for role, column in value.items())}"'
     option = f"--{'no-' if value is False else ''}{'from' if name == 'start' else name.replace('_', '-')}"
     return option if value is None or isinstance(value, bool) else f"{option} {value}"
 

@@ -21,6 +21,7 @@ def sweep(
     ] = None,
     checkpoint: options.Start = None,
     data: options.TrainingRows = None,
+    columns: options.Columns = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
@@ -41,9 +42,10 @@ def sweep(
 
     def open_space() -> tuple[TrainingRequest, SearchSpace]:
         source = open_recipe(recipe)
-        fixed = tuning_overrides(NO_OVERRIDES, source, checkpoint, data)
+        named = options.named_columns(columns)
+        fixed = tuning_overrides(NO_OVERRIDES, source, checkpoint, data, named)
         space = read_space(source, overrides or (), fixed)
-        space = replace(space, fixed=tuning_overrides(space.fixed, source, checkpoint, data))
+        space = replace(space, fixed=tuning_overrides(space.fixed, source, checkpoint, data, named))
         return TrainingRequest(None, source, space.fixed), space
 
     if "=" in recipe.partition("/")[0]:
@@ -53,7 +55,7 @@ def sweep(
     request, space = open_space()
     assert request.source is not None
     source, folder = request.source, run or Path("runs") / f"{request.source.name}-sweep"
-    given = option_words(("trials", trials), ("from", checkpoint), ("data", data))
+    given = option_words(("trials", trials), ("from", checkpoint), ("data", data), ("columns", columns))
     words = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
     run_options = to_run_options(attempt, ranks, folder, resume, request=request)
     run_training(lambda signals: run_sweep(source, space, trials, run_options, console, signals), run_options, words, as_json=json)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.cli.options import split_recipe
+from tfkit.cli.options import named_columns, split_recipe
 from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, tuning_overrides
 from tfkit.errors import UsageError
@@ -25,10 +25,11 @@ def tuning_request(
     overrides: Sequence[str] | None,
     checkpoint: str | None,
     data: str | None,
+    columns: str | None,
     *,
     needed: bool = False,
 ) -> Tuning:
-    """Open the recipe, if one is given, and add --from and --data to the changes; in a recipe with stages they apply to the first.
+    """Open the recipe, if one is given, and add --from, --data and --columns to the changes; of stages they apply to the first.
 
     `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
     """
@@ -36,6 +37,6 @@ def tuning_request(
     if needed and chosen is None and checkpoint is None and data is None:
         raise UsageError(f"{command}: which training? Give a RECIPE, or --from CKPT and --data F")
     source = open_recipe(chosen) if chosen is not None else None
-    changes = tuning_overrides(parse_overrides(words), source, checkpoint, data)
+    changes = tuning_overrides(parse_overrides(words), source, checkpoint, data, named_columns(columns))
     request = TrainingRequest(kind, source, changes, is_named=True, unwritten=UnwrittenRecipe(changes))
     return Tuning(request, [*([chosen] if chosen is not None else []), *words])

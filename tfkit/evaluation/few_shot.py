@@ -93,7 +93,7 @@ class FewShot:
         return f"{self._before}{row.values['context']}{self._between}"
 
     def _choices(self, row: Row) -> list[str]:
-        return list(row.values.get("choices") or self.section.choices or ())
+        return row.values.get("choices") or self.section.choices or []
 
     def _right(self, row: Row) -> int | BadRow:
         choices = self._choices(row)

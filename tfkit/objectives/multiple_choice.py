@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.columns.forms import Choices
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
@@ -192,9 +193,13 @@ def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
 
 
 def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
-    """Return the number of the right answer, which may be written as a number from 0, a letter, or its text; or the row's error."""
+    """Return the number of the right answer, which may be written as its label, if answers have labels, or as a number from 0, a letter,
+    or its text; or the row's error.
+    """
     if (bad := bad_choices(place, choices)) is not None:
         return bad
+    if isinstance(choices, Choices) and choices.labels.count(written) == 1:
+        return choices.labels.index(written)
     number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
     matches = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
     if len(matches) != 1:

@@ -40,6 +40,9 @@ def read_preference(row: Row) -> Preference | BadRow:
     if "chosen" in values:
         prompt, completions = _common_beginning(prompt, values["chosen"], values["rejected"])
         return _ordered(row, prompt, completions, [0.0, 1.0])
+    if "winner" in values:
+        prompt, completions = _common_beginning(prompt, values["response_a"], values["response_b"])
+        return _ordered(row, prompt, completions, [-votes for votes in values["winner"]])
     completions = values["completions"]
     if "labels" in values:
         flags = [read_flag(str(label)) for label in values["labels"]]

@@ -1,13 +1,13 @@
 """The task of a fine-tuning without a recipe, derived from the columns of the data and the kind of the model. Torch-free.
 
-An unambiguous task is chosen; otherwise an error reports the observations and the two closest remedies.
+An unambiguous task is chosen; otherwise an error reports the observations, and a line to copy for each task that may be meant.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfkit.errors import UsageError, argument
 from tfkit.recipe.label_sets import LabelSets
@@ -36,6 +36,7 @@ class DataSummary:
     labels: Mapping[str, int] = field(default_factory=dict)  # of classification: how many of these rows have each
     tags: Mapping[str, int] = field(default_factory=dict)  # of tagging: how many words have each
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
+    forms: Mapping[str, str] = field(default_factory=dict)  # `form_of` each column
     like_labels: tuple[str, ...] = ()  # columns beside a text with few distinct short values
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each role
     like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
@@ -132,14 +133,10 @@ def _check_all_is_read(seen: DataSummary, model: ModelSummary, kind: str) -> Non
     if unread := seen.unread.get(kind):
         part, beside = _FURTHER_TEXT[kind]
         first, second = unread[0], seen.reads[kind][beside]
-        both = f"{{{beside}: {second}, {part}: {first}}}" if part else f"{{{beside}: '{{{first}}} {{{second}}}'}}"
+        both = {beside: second, part: first} if part else {beside: f"{{{first}}} {{{second}}}"}
         what = f"the column {first!r} holds text, and would not be read beside {second!r}"
         raise _task_error(
-            seen,
-            model,
-            what,
-            f"data.train.0.columns={{{beside}: {second}}} to read that alone",
-            f"data.train.0.columns={both} to read both",
+            seen, model, what, f"{columns_option({beside: second})} to read that alone", f"{columns_option(both)} to read both"
         )
 
 
@@ -159,54 +156,137 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
     possible = [kind for kind in fitting if model.stacks in SECTIONS[kind].stacks]
     if len(possible) > 1:
-        raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
+        lines = [reading for kind in possible for reading in _readings(seen, [kind]) or [f"objective.kind={kind}"]]
+        raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *lines)
     if fitting and not possible:
         kind = fitting[0]
         wanted = " or ".join(_STACKS[name] for name in SECTIONS[kind].stacks)
         what = f"these are the columns of {kind}, which is for {wanted}"
-        raise _task_error(seen, model, what, argument("start", wanted), _ALTERNATIVES[kind, model.stacks])
+        start = argument("start", wanted)
+        raise _task_error(seen, model, what, start, *_remedies(seen, model, _ALTERNATIVES.get((kind, model.stacks))))
     return possible[0] if possible else None
 
 
 # Other ways to read the columns of an objective for which a model with these stacks cannot be trained.
-_CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts, or numbers for them"
-_ALTERNATIVES = {
-    ("chat", "encoder"): _CLASSES,
-    ("chat", "both"): "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
-    ("dpo", "encoder"): _CLASSES,
-    ("dpo", "both"): "data.train.0.columns={source: NAME, target: NAME} to write the better answers",
+_Columns = tuple[Mapping[str, str], str]  # the columns to name, and the purpose
+_CLASSES: _Columns = ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them")
+_CONVERSATION: _Columns = ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation")
+_WRITTEN: _Columns = ({"source": "NAME", "target": "NAME"}, "to write one text for another")
+_LABELLED_COLUMNS: Mapping[str, _Columns] = {"encoder": _CLASSES, "decoder": _CONVERSATION, "both": _WRITTEN}
+_ALTERNATIVES: Mapping[tuple[str, str], _Columns] = {
+    ("dpo", "both"): ({"source": "NAME", "target": "NAME"}, "to write the better answers"),
     ("tagging", "both"): _CLASSES,
-    ("multiple_choice", "encoder"): _CLASSES,
     ("multiple_choice", "both"): _CLASSES,
-    ("question_answering", "decoder"): "data.train.0.columns={instruction: NAME, input: NAME, output: NAME} for answers in a conversation",
-    ("question_answering", "both"): "data.train.0.columns={source: '{question} {context}', target: NAME} to write the answers",
-    ("text_to_text", "encoder"): _CLASSES,
-    ("text_to_text", "decoder"): "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
+    ("question_answering", "decoder"): ({"instruction": "NAME", "input": "NAME", "output": "NAME"}, "for answers in a conversation"),
+    ("question_answering", "both"): ({"source": "{question} {context}", "target": "NAME"}, "to write the answers"),
 }
 _PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
-_LABELLED_COLUMNS = {
-    "encoder": _CLASSES,
-    "decoder": "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
-    "both": "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
-}
+
+
+class _Reading(NamedTuple):
+    """A way to read columns that are not recognised: the form of the column for each role of an objective."""
+
+    kind: str
+    roles: Mapping[str, str]
+    purpose: str
+    joins: bool = True  # further texts are joined with the first one
+
+
+_READINGS = (
+    _Reading("classification", {"text": "text", "pair": "text", "label": "label"}, "for the classes of pairs of texts"),
+    _Reading("classification", {"text": "text", "label": "label"}, "for the classes of texts"),
+    _Reading("multiple_choice", {"context": "text", "choices": "texts", "label": "label"}, "to choose the right answer"),
+    _Reading("tagging", {"tokens": "texts", "tags": "texts"}, "for the tags of words"),
+    _Reading("chat", {"messages": "messages"}, "for answers in conversations"),
+    _Reading("chat", {"instruction": "text", "output": "text"}, "for answers in a conversation"),
+    _Reading("text_to_text", {"source": "text", "target": "text"}, "to write one text for another"),
+    _Reading("dpo", {"prompt": "text", "chosen": "text", "rejected": "text"}, "for the better of two completions", joins=False),
+    *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in ("causal_lm", "masked_lm", "span_corruption")),
+)
+
+
+def _remedies(seen: DataSummary, model: ModelSummary, otherwise: _Columns | None = None) -> list[str]:
+    """Return a line for each task of this model that the columns could serve. `otherwise`: the columns to name if no labelled one could."""
+    kind = _PRETRAINING[model.stacks]
+    kinds = [name for name, section in SECTIONS.items() if model.stacks in section.stacks and name not in _PRETRAINING.values()]
+    on_text = _readings(seen, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]
+    return [*(_readings(seen, kinds) or [_named(otherwise or _LABELLED_COLUMNS[model.stacks])]), *on_text]
+
+
+def _named(columns: _Columns) -> str:
+    return f"{columns_option(columns[0])} {columns[1]}"
+
+
+def _readings(seen: DataSummary, kinds: Collection[str]) -> list[str]:
+    """Return a line to copy for each reading of the columns by objectives of these kinds, for a translation in both directions.
+
+    A line says which columns of texts or labels it would not read.
+    """
+    lines = []
+    for reading in _READINGS:
+        if reading.kind in kinds and (columns := _fill(reading, seen.forms)):
+            lines.append(_line(reading, columns, seen))
+            if reading.kind == "text_to_text" and LANGUAGES.issuperset(columns.values()):
+                lines.append(_line(reading, dict(zip(columns, reversed(columns.values()), strict=True)), seen))
+    return lines
+
+
+def _fill(reading: _Reading, forms: Mapping[str, str]) -> dict[str, str]:
+    """Return a column for each role of a reading; empty if there are too few, or texts that it would leave out."""
+    columns: dict[str, str] = {}
+    for form in dict.fromkeys(reading.roles.values()):
+        roles = [role for role, wanted in reading.roles.items() if wanted == form]
+        found = [column for column, held in forms.items() if held == form]
+        if len(found) < len(roles) or (form == "text" and len(found) > len(roles) and not reading.joins):
+            return {}
+        if form == "text":
+            rest = len(found) - len(roles) + 1
+            found = [found[0] if rest == 1 else " ".join(f"{{{column}}}" for column in found[:rest]), *found[rest:]]
+        columns |= dict(zip(roles, found, strict=False))
+    return {role: columns[role] for role in reading.roles}
+
+
+def _line(reading: _Reading, columns: Mapping[str, str], seen: DataSummary) -> str:
+    read = {name for column in columns.values() for name in (re.findall(r"\{(.*?)\}", column) or [column])}
+    unread = [repr(name) for name, form in seen.forms.items() if form != "other" and name not in read]
+    kind = f" objective.kind={reading.kind}" if reading.kind in _PRETRAINING.values() and unread else ""
+    note = f" ({', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read)" if unread else ""
+    return f"{columns_option(columns)}{kind} {reading.purpose}{note}"
+
+
+def columns_option(columns: Mapping[str, str]) -> str:
+    """Return the option, or the override, that names the column of each role."""
+    return argument("data.train.0.columns", dict(columns))
+
+
+def form_of(values: Sequence[object]) -> str:
+    """Return what a column may hold: text, label, texts (a list of words or texts), messages; or other."""
+    if values and all(isinstance(value, list) and value for value in values):
+        parts = [part for value in values if isinstance(value, list) for part in value]
+        if all(isinstance(part, Mapping) and {"role", "from"} & part.keys() for part in parts):
+            return "messages"
+        return "texts" if all(isinstance(part, str) for part in parts) else "other"
+    if few_values(values):
+        return "label"
+    texts = [value for value in values if isinstance(value, str)]
+    return "text" if 2 * sum(" " in text.strip() for text in texts) > len(values) else "other"
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
     """Return the objective for text alone: the model's own kind of pretraining."""
     kind = _PRETRAINING[model.stacks]
     if "causal_lm" not in seen.kinds:
-        rest = f"data.train.0.columns={{text: NAME}} for {kind}, on text alone"
-        raise _task_error(seen, model, "no task has these columns", _LABELLED_COLUMNS[model.stacks], rest)
+        raise _task_error(seen, model, "no task has these columns", *_remedies(seen, model))
     if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
-        raise _task_error(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
+        raise _task_error(seen, model, what, columns_option({"label": "NAME"}), f"objective.kind={kind}, for another head")
     if seen.like_labels and model.stacks == "encoder":
         label = seen.like_labels[0]
         what = f"the column {label!r} may be the label of the text"
-        raise _task_error(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
+        raise _task_error(seen, model, what, columns_option({"label": label}), f"objective.kind={kind}, if it is not")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
-        raise _task_error(seen, model, what, _LABELLED_COLUMNS["both"], f"{argument('start')} a T5")
+        raise _task_error(seen, model, what, _named(_LABELLED_COLUMNS["both"]), f"{argument('start')} a T5")
     return kind
 
 
@@ -215,7 +295,7 @@ def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, 
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
-        of_both, of_one = (f"data.train.0.columns={{{names}}}" for names in (f"text: {first}, pair: {second}", f"text: {first}"))
+        of_both, of_one = columns_option({"text": first, "pair": second}), columns_option({"text": first})
         raise _task_error(seen, model, what, f"{of_both} for the classes of pairs", f"{of_one} for those of one text")
     if given.get("regression"):
         return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
@@ -309,8 +389,7 @@ def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Seq
     return 3 * repeated >= texts
 
 
-def _task_error(seen: DataSummary, model: ModelSummary, what: str, first: str, second: str) -> UsageError:
+def _task_error(seen: DataSummary, model: ModelSummary, what: str, *lines: str) -> UsageError:
     names = ", ".join(seen.columns[:_MAX_LISTED]) + (", ..." if len(seen.columns) > _MAX_LISTED else "")
-    return UsageError(
-        f"{seen.name}: {what}. Columns found: {names}. The model is {model}.\nGive a recipe, or one of these:\n  {first}\n  {second}"
-    )
+    remedies = "\n  ".join(lines)
+    return UsageError(f"{seen.name}: {what}. Columns found: {names}. The model is {model}.\nGive a recipe, or one of these:\n  {remedies}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.roles import Form
@@ -26,6 +27,17 @@ class ClassName(str):
         created = super().__new__(cls, name)
         created.number = number
         return created
+
+
+class Choices(list[str]):
+    """The answers to choose from, with the label of each (`A`, `1`), by which the right one may be named."""
+
+    labels: tuple[str, ...]
+
+    def __init__(self, texts: Sequence[str], labels: Sequence[str] = ()):
+        """Create it from texts, and labels in the same order; empty if the answers have none."""
+        super().__init__(texts)
+        self.labels = tuple(labels)
 
 
 def by_number(value: Any) -> Any:
@@ -113,10 +125,32 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 _read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
+
+
+def _read_choices(value: Any) -> list[str] | Unfit:
+    """Read a list of texts; or of objects with a `text` and a `label`, as in ARC's files; or an object with a list of each, as on the Hub.
+
+    Null and blank texts at the end are no answers: rows of a table may have fewer than it has columns.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        labels = value.get("label") or []
+        value = [{"text": text, "label": label} for text, label in zip_longest(value["text"], labels)] if labels else value["text"]
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "text" in part for part in value):
+        texts = _read_texts([part["text"] for part in value])
+        labels = [read_literal(part.get("label")) for part in value]
+        named = [label for label in labels if isinstance(label, str)]
+        return texts if isinstance(texts, Unfit) else Choices(texts, named if len(named) == len(texts) else ())
+    if isinstance(value, list):
+        while len(value) > 2 and (value[-1] is None or value[-1] == ""):
+            value = value[:-1]
+    return _read_texts(value)
+
+
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
     "label": _read_label,
     "texts": _read_texts,
+    "choices": _read_choices,
     "labels": _list_of(_read_label, "labels"),
     "messages": _read_messages,
     "tools": _read_tools,

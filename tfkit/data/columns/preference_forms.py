@@ -1,9 +1,10 @@
-"""Readers of preference data: turns (a text, or messages), completions (a list of turns), and numbers, one for each completion.
+"""Readers of preference data: turns (a text, or messages), completions (a list of turns), numbers, one for each completion, and votes.
 
 A text may be a whole dialogue in the format of Anthropic's HH-RLHF, whose turns begin with an empty line and "Human:" or "Assistant:".
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from tfkit.recipe.schema.roles import Form
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "chosen"), True)
 _FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
+_TIES = {"tie", "ties", "both", "bothbad", "neither", "equal", "same", "draw"}
+_SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})  # the words of a vote for each of two completions
 _COMPLETIONS = "a list of completions, each a text or messages"
 
 
@@ -54,7 +57,30 @@ def read_numbers(value: Any) -> list[float] | Unfit:
     return numbers
 
 
-READERS: Mapping[Form, Callable[[Any], Any]] = {"turns": read_turns, "completions": read_completions, "numbers": read_numbers}
+def read_votes(value: Any) -> list[float] | Unfit:
+    """Read how many votes the first and the second of two completions have: one vote, a list of them, or the number of each by name.
+
+    A vote is a, 1, or a name that ends in it (model_a); b or 2; or a tie, which is half a vote for each.
+    """
+    votes = [0.0, 0.0]
+    pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
+    for vote, count in pairs:
+        name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
+        number = read_number(count) if isinstance(count, str) else float(count) if isinstance(count, int | float) else None
+        sides = [side for side, names in enumerate(_SIDES) if name in names]
+        if not sides or number is None or not math.isfinite(number):
+            return Unfit(f"{vote if not sides else count!r}"[:80], "a vote for one of two responses: a or b, 1 or 2, or tie")
+        for side in sides:
+            votes[side] += number / len(sides)
+    return votes
+
+
+READERS: Mapping[Form, Callable[[Any], Any]] = {
+    "turns": read_turns,
+    "completions": read_completions,
+    "numbers": read_numbers,
+    "votes": read_votes,
+}
 
 
 def read_flag(label: str) -> bool | None:

@@ -13,7 +13,7 @@ from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_tur
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
-from tfkit.errors import DataError
+from tfkit.errors import DataError, argument
 from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 
@@ -79,7 +79,11 @@ class Columns:
 
         def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
-            return enough(name in names or _root(name) in names for name in self._names(role)) or self._alias(role, names) is not None
+            inner = [] if role.name in self.named else role.within
+            return (
+                enough(name in names or _root(name) in names for name in (*self._names(role), *inner))
+                or self._alias(role, names) is not None
+            )
 
         roles = self._matching_roles(has)
         if roles is None:
@@ -107,7 +111,7 @@ class Columns:
 
     def select_read(self, available: Iterable[str]) -> list[str]:
         """Return the available columns that roles are read from."""
-        read = {name for role in self.roles for name in self._names(role)}
+        read = {name for role in self.roles for name in (*self._names(role), *role.within)}
         roots = {_root(name) for name in read}
         available = list(available)
         aliases = {self._alias(role, available) for role in self.roles}
@@ -143,16 +147,18 @@ class Columns:
         )
 
     def remedy(self, role: Role) -> str:
-        """Return the recipe field that names the column of a role, for error messages."""
-        return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
+        """Return the recipe field that names the column of a role, and the option, for error messages."""
+        field = "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
+        option = argument("columns", {role.name: "NAME"})
+        return f"{field} ({option})" if option.startswith("--") else field
 
     def fingerprint(self) -> str:
         """Return a string that differs if the same records would give other rows.
 
-        Tools are left out unless the recipe names their column, so that runs of versions that did not read tools can be resumed; an
-        objective that uses tools has them in its own fingerprint.
+        Roles that earlier versions did not read, such as tools, are left out unless the recipe names their column, so that their runs can
+        be resumed; an objective that uses tools has them in its own fingerprint.
         """
-        roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]
+        roles = [role for role in self.roles if not role.is_later or role.name in self.named]
         names = [f"class_names={self.class_names}"] if self.class_names else []
         return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
@@ -191,9 +197,9 @@ class Columns:
         """Return a record's raw value for a role, or MISSING, and the name of the column."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
-            value: Any = dict(zip(names, items, strict=True)) if role.form == "label_set" else items  # a column for each label
+            value: Any = dict(zip(names, items, strict=True)) if role.form in ("label_set", "votes") else items  # a column for each
             return (MISSING if any(item is MISSING for item in items) else value), ", ".join(names)
-        for name in self._given_names(role) or role.columns:
+        for name in self._given_names(role) or (*role.within, *role.columns):
             value = value_of(name, values)
             if value is not MISSING:
                 return value, name
@@ -242,7 +248,7 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
     """
     read = [(role.form, values[role.name]) for role in roles if role.name in values and role.form not in LABELS]
     texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in read)
-    return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
+    return "\n".join((" " if form in ("texts", "choices") else "\n").join(parts) for form, parts in texts)
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:

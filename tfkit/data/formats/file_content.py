@@ -133,7 +133,7 @@ def _decompressed(packed: IO[bytes], compression: str) -> IO[bytes]:
         case "xz":
             return lzma.LZMAFile(packed)
         case "zstd":
-            import pyarrow
+            import pyarrow  # type: ignore[import-untyped]
 
             return cast(IO[bytes], pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, mode="r"), "zstd"))
     return packed

@@ -9,6 +9,7 @@ from tfkit.data.columns.rows import BadRow, Row, Source
 from tfkit.data.formats.file_content import Content
 from tfkit.data.formats.readers import Layout, read_content, read_rows
 from tfkit.data.sources.local_files import FileSource
+from tfkit.errors import argument
 from tfkit.recipe.schema.roles import Role
 
 
@@ -23,7 +24,7 @@ class PredictionInput(NamedTuple):
 class PredictionColumns(Columns):
     """Columns that keep the whole record with its row.
 
-    `option`: the option that names the only column, for error messages; empty: it is a setting. `takes_lines`: whether plain texts may
+    `option`: the option that names the only column, for error messages; empty: --columns. `takes_lines`: whether plain texts may
     take the place of the column that is named.
     """
 
@@ -39,8 +40,8 @@ class PredictionColumns(Columns):
         return list(available)
 
     def remedy(self, role: Role) -> str:
-        """Return the option, or the setting, that names the column of a role, for error messages."""
-        return f"{self.option} NAME" if self.option else f"data.validation.0.columns={{{role.name}: NAME}}"
+        """Return the option that names the column of a role, for error messages."""
+        return f"{self.option} NAME" if self.option else argument("data.validation.0.columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
         """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.adapters import describe
+from tfkit.data.columns.column_names import columns_of, value_of
 from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
@@ -22,7 +23,7 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
-from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, long_texts, translation, unread_texts
+from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, form_of, long_texts, translation, unread_texts
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -72,7 +73,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
-    if "chosen" not in reads.get("dpo", {}):  # one completion with a label may be anything
+    if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
         fitting.pop("dpo", None)
     preferred = {kind for kind in fitting if _has_preferred_names(kind, reads[kind], given[kind])}
     if any(not SECTIONS[kind].reads_text for kind in preferred):  # alternative names are for rows that no kind reads by preferred ones
@@ -95,14 +96,20 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         labels=counts.labels,
         tags=counts.tags,
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
+        forms={name: form_of(values[name]) for name in columns},
         like_labels=like_labels,
         reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
-        unread={} if named else {kind: unread_texts(kind, reads[kind], values) for kind in fitting},
+        unread={} if named else {kind: unread_texts(kind, reads[kind], values | _nested(reads[kind], records)) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
         translation=languages,
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
+
+
+def _nested(reads: dict[str, str], records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return the values of the roles that are read from a path into a column, by that path."""
+    return {name: [value_of(name, record.values) for record in records] for name in reads.values() if name not in records[0].values}
 
 
 def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
@@ -157,7 +164,7 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)
-    return row_tokens([" ".join(text for name in columns for text in texts_of(one.values.get(name))) for one in records], codec)
+    return row_tokens([" ".join(text for name in columns for text in texts_of(value_of(name, one.values))) for one in records], codec)
 
 
 def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
@@ -243,11 +250,15 @@ def _columns_of(task: Task, given: dict[str, Any]) -> dict[str, Any]:
 def _header(seen: DataSummary, model: ModelSummary, task: Task, size: Size) -> str:
     """Return the comment that a recipe begins with: the data, the model, the decisions."""
     kind = task.objective["kind"]
-    reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
+    read = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
+    reads = ", ".join(f"{role} from {column!r}" for role, column in read.items())
+    parts = {part for column in read.values() for part in (column, column.partition(".")[0], *columns_of(column), *column.split(", "))}
+    unread = ", ".join(repr(name) for name in seen.columns if name not in parts)
     return (
         f"# {kind}: {task.because}.\n"
         f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} row{'s were' if seen.rows > 1 else ' was'} looked at\n"
         + (f"# reads  {reads}\n" if reads else "")
+        + (f"# unread {unread}\n" if reads and unread else "")
         + f"# model  {model}\n"
         f"# as     {size.point.source}\n"
         f"# size   {size.because}\n"

@@ -183,6 +183,7 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
     update: dict[str, object] = {}
     if not scored.columns and scored.text is None:
         update |= {"columns": trained.columns, "text": trained.text}
+        update |= {"class_names": trained.class_names} if scored.class_names is None else {}
     alike = scored.path and trained.path and Path(scored.path).suffix == Path(trained.path).suffix
     if alike and scored.format is None and scored.header is None:
         update |= {"format": trained.format, "header": trained.header}

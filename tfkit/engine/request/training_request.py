@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -13,7 +13,7 @@ from tfkit.engine.request.stale_runs import finalize_killed_run
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import RecipeText, ResolvedRecipe
 from tfkit.recipe.dump import recipe_document
-from tfkit.recipe.reading.overrides import LENGTH, Overrides, followed_by
+from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by
 from tfkit.recipe.schema.objective_facts import judges_only
 
 if TYPE_CHECKING:
@@ -88,11 +88,14 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
     return any(field == key or field.startswith(f"{key}.") or key.startswith(f"{field}.") for key in overrides for field in names)
 
 
-def tuning_overrides(overrides: Overrides, source: RecipeText | None, start: str | None, data: str | None) -> dict[str, Any]:
-    """Return the overrides with those for the checkpoint and the data of a fine-tuning, which belong to the first stage of a recipe."""
+def tuning_overrides(
+    overrides: Overrides, source: RecipeText | None, start: str | None, data: str | None, columns: Mapping[str, Any] = NO_OVERRIDES
+) -> dict[str, Any]:
+    """Return the overrides with those for the checkpoint, the data and its columns, which belong to the first stage of a recipe."""
     stage = f"{next(iter(source.fields()), '').partition('.')[0]}." if source is not None and source.has_stages else ""
     # The data come first, so that data.train.0.columns can name columns.
     rows = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    rows |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     base = {} if start is None else {f"{stage}model.from": start}
     return followed_by({**rows, **overrides}, base)
 

@@ -55,7 +55,7 @@ class FewShotSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("context", "text", (*MultipleChoiceSection.roles[0].columns, "text")),
+        MultipleChoiceSection.roles[0]._replace(columns=(*MultipleChoiceSection.roles[0].columns, "text")),
         MultipleChoiceSection.roles[1]._replace(required=False),
         Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent"), by_number=True),
     )

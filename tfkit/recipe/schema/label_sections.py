@@ -152,8 +152,14 @@ class MultipleChoiceSection(ObjectiveSection):
     classify: str = Field("_classify_", description="The special token after an answer, at which its score is read.")
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
-        Role("choices", "texts", ("choices", "endings", "options", "answers"), in_input=False),
+        Role(
+            "context",
+            "text",
+            ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence"),
+            later=("question_stem",),
+            within=("question.stem",),
+        ),
+        Role("choices", "choices", ("choices", "endings", "options", "answers"), in_input=False, within=("question.choices",)),
         Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences

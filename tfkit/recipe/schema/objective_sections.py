@@ -182,7 +182,7 @@ class ChatSection(ObjectiveSection):
         Role("input", "text", ("input", "context"), required=False, shape="exchange"),
         Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange", later=_ANSWER_NAMES),
         Role("system", "text", ("system", "system_prompt"), required=False),
-        Role("tools", "tools", ("tools", "functions"), required=False, in_input=False),
+        Role("tools", "tools", ("tools", "functions"), required=False, in_input=False, is_later=True),
     )
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True

@@ -27,6 +27,16 @@ _COMPLETION = Role(
 _COMPLETIONS = Role(
     "completions", "completions", ("completions", "responses", "answers"), shape="ranked", in_input=False, later=("candidates",)
 )
+_RESPONSE = Role(
+    "response_a",
+    "turns",
+    ("response_a", "answer_a", "completion_a", "output_a", "conversation_a"),
+    shape="compared",
+    in_input=False,
+    later=("response_1", "answer_1", "completion_1", "output_1"),
+    is_later=True,
+)
+_VOTES = ("preferred", "better", "vote", "annotations", "preferred_response", "label", "labels")
 PREFERENCE_ROLES = (
     PROMPT,
     Role(
@@ -49,6 +59,13 @@ PREFERENCE_ROLES = (
     Role("ranks", "numbers", ("ranks", "rank", "ranking"), shape="ranked"),
     _COMPLETIONS._replace(shape="scored"),
     Role("scores", "numbers", ("scores", "score", "ratings"), shape="scored"),
+    _RESPONSE,
+    _RESPONSE._replace(
+        name="response_b",
+        columns=("response_b", "answer_b", "completion_b", "output_b", "conversation_b"),
+        later=("response_2", "answer_2", "completion_2", "output_2"),
+    ),
+    Role("winner", "votes", ("winner", "votes", "preference", "choice"), shape="compared", later=_VOTES, is_later=True),
     _COMPLETION,
     Role("label", "label", ("label", "is_good", "desirable"), shape="unpaired", later=("thumbs_up", "is_chosen")),
 )

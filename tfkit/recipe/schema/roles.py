@@ -6,6 +6,7 @@ Form = Literal[
     "text",
     "label",
     "texts",
+    "choices",
     "labels",
     "messages",
     "references",
@@ -15,16 +16,18 @@ Form = Literal[
     "turns",
     "completions",
     "numbers",
+    "votes",
     "tools",
 ]
-LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers")  # not part of the input
+LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers", "votes")  # not part of the input
 REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts to generate, or to compare with
 
 
 class Role(NamedTuple):
-    """A part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one text
-    or a list of equally good texts; literals, the same with texts or numbers; a set of labels; the answers to a question, as parts of its
-    context; turns, a text or messages; completions, a list of turns; numbers, a list of them; the tools of a conversation.
+    """A part of a row. `form`: a text; a label (a word or number); lists of these; choices, a list of texts, each perhaps with a label of
+    its own; the messages of a conversation; references, one text or a list of equally good texts; literals, the same with texts or numbers;
+    a set of labels; the answers to a question, as parts of its context; turns, a text or messages; completions, a list of turns; numbers, a
+    list of them; votes for one of two completions; the tools of a conversation.
 
     `columns` are the recognised names; the first that a row has is used, unless a recipe names another. Rows may have one of several
     shapes: a row needs the roles of the first shape that it has, or that a recipe names. `by_number`: a class that a data set stores as a
@@ -39,6 +42,8 @@ class Role(NamedTuple):
     by_number: bool = False
     in_input: bool = True  # False: rows that differ in this part only share their input
     later: tuple[str, ...] = ()  # further names, in any letter case, for rows that have none of `columns`
+    is_later: bool = False  # not known to tfkit 0.1: part of a fingerprint only if it is named, so that runs of earlier versions resume
+    within: tuple[str, ...] = ()  # paths into nested columns, which go before `columns`: the `stem` of ARC's `question`
 
     @property
     def is_input(self) -> bool:
