@@ -209,14 +209,12 @@ def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> No
 
 
 def test_a_text_a_line_is_a_question_or_a_source(answers: Path) -> None:
-    """Whatever the column is called in training; words need a list."""
+    """Whatever the column is called in training."""
     for name in ("texts", "numbers"):
         [one] = parse_rows(predict("--from", answers / name, "--data", "-", stdin=b"the cat sat\n").out)
         assert (one["text"], type(one["prediction"])) == ("the cat sat", str if name == "texts" else float)
     done = predict("--from", answers / "chat", "--data", "-", "data.validation.0.columns={}", stdin=b"the cat sat\n")
     assert (done.code, [*parse_rows(done.out)[0]]) == (0, ["text", "prediction"]), done.err
-    done = predict("--from", answers / "tags", "--data", "-", stdin=b"the cat sat\n")
-    assert (done.code, "no column 'words'" in done.err) == (3, True), done.err
 
 
 @pytest.mark.thorough
@@ -311,3 +309,32 @@ def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     done = Process(Path(), ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"], before).wait()
     assert (done.code, "112 rows were answered" in done.err) == (143, True), done.err
     assert [*Path().glob("*new*")] == []
+
+
+def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
+    """From stdin, from lines of a file, and in Python; words are split as in data sets of tagged words."""
+    text = "the cat's 3.5-mat (a) hat."
+    words = ["the", "cat's", "3.5-mat", "(", "a", ")", "hat", "."]
+    done = predict("--from", answers / "tags", "--data", "-", stdin=f"{text}\n".encode())
+    assert done.code == 0, done.err
+    [line] = lines(done.out)
+    assert (line["text"], line["tokens"], len(line["prediction"])) == (text, words, len(words))
+    Path("texts.txt").write_text(f"{text}\nthe dog\n", encoding="utf-8")
+    start = ["--from", answers / "tags", "--data", "texts.txt", "data.validation.0.format=lines"]
+    assert predict(*start, "--out", "tagged.conll").code == 0
+    sentences = Path("tagged.conll").read_text(encoding="utf-8").split("\n\n")
+    assert sentences[0].splitlines() == [f"{word}\t{tag}" for word, tag in zip(words, line["prediction"], strict=True)]
+    assert [one.split("\t")[0] for one in sentences[1].splitlines()] == ["the", "dog"]
+    again = predict("--from", answers / "tags", "--data", "tagged.conll", "--columns", "tokens=tokens")
+    assert next(one["prediction"] for one in lines(again.out)) == line["prediction"], "which is read again"
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "code"), [("classes", "out.xlsx", 2), ("classes", "out.conll", 2), ("tags", "out.txt", 2), ("classes", "out", 0)]
+)
+def test_a_suffix_without_a_format_is_refused(answers: Path, start: str, name: str, code: int) -> None:
+    done = predict("--from", answers / start, "--data", answers / "test.jsonl", "--out", name)
+    assert done.code == code, done.err
+    if code:
+        assert f"--out {name}: nothing is written in the format {Path(name).suffix}; name a file in .jsonl" in done.err
+        assert not Path(name).exists()

@@ -23,7 +23,9 @@ def predict(
     columns: options.Columns = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="F", help="Write the rows to this file: a table if it ends in .csv or .tsv, otherwise JSON lines."),
+        typer.Option(
+            metavar="F", help="Write the rows to this file: a table (.csv, .tsv), words with their tags (.conll), or JSON lines (.jsonl)."
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
     *,
@@ -47,9 +49,14 @@ def predict(
     def open_predictor() -> "RowAnswers":
         from tfkit.engine.inference.predicting import open_predictor
 
-        return open_predictor(
+        predictor = open_predictor(
             checkpoint, options.column_overrides(columns) | parse_overrides(changes), data, all_labels=all_, precision=precision
         )
+        if out is not None:
+            from tfkit.engine.inference.predictions_file import require_suffix
+
+            require_suffix(out, of_tags=predictor.settings.objective.trained_for.head == "tags")
+        return predictor
 
     answer_rows(RowCommand("predict", "predicting", open_predictor, _lines_file), execution, data, out, as_json=json)
 

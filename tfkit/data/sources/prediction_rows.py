@@ -1,5 +1,6 @@
 """Rows for prediction: each keeps all fields of its record, in addition to the row that the objective reads."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from tfkit.data.formats.readers import Layout, read_content, read_rows
 from tfkit.data.sources.local_files import FileSource
 from tfkit.errors import argument
 from tfkit.recipe.schema.roles import Role
+
+_WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")  # with inner hyphens, apostrophes, and the points of numbers
 
 
 class PredictionInput(NamedTuple):
@@ -32,7 +35,13 @@ class PredictionColumns(Columns):
     takes_lines: bool = True
 
     def take(self, record: Record) -> Row:
-        """Return a row whose only value is the record's PredictionInput, which holds the row or the BadRow."""
+        """Return a row whose only value is the record's PredictionInput, which holds the row or the BadRow.
+
+        Where words are read and there is a text alone, it is split into words, with punctuation apart, as in data sets of tagged words.
+        """
+        if {*record.values} == {"text"} and [role.form for role in self.roles if role.required] == ["texts"]:
+            record = record._replace(values={**record.values, "tokens": _WORD.findall(str(record.values["text"]))})
+            return Row("", record.place, {"": PredictionInput(record.values, Columns(self.roles).take(record))})
         return Row("", record.place, {"": PredictionInput(record.values, super().take(record))})
 
     def select_kept(self, available: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -15,11 +16,13 @@ import numpy as np
 
 from tfkit.durable import is_replaceable, sync_file, sync_folder, temporary_sibling
 from tfkit.engine.listener import StopRequest
-from tfkit.errors import DataError, MachineError, argument
+from tfkit.errors import DataError, MachineError, UsageError, argument
 from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
+CONLL = (".conll", ".bio", ".iob")
+_JSON_LINES = ("", ".jsonl", ".ndjson")
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # at which some readers split lines
 
 
@@ -38,6 +41,13 @@ def require_writable(path: Path, option: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unwritable(path, error, option) from error
+
+
+def require_suffix(path: Path, *, of_tags: bool) -> None:
+    """Raise UsageError for a file of answers whose suffix is that of no format; `of_tags`: the answers are tags of words."""
+    suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
+    if suffix not in ("", *known) and is_replaceable(path):
+        raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
@@ -60,7 +70,7 @@ def lines_file(
     is_new = is_replaceable(path)
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
     with output_file(path, option, waiting, encoding="utf-8", errors="backslashreplace", newline="") as file:
-        lines = _Table(file, delimiter, further_columns) if delimiter else _JsonLines(file)
+        lines = _Table(file, delimiter, further_columns) if delimiter else (_Conll if path.suffix.lower() in CONLL else _JsonLines)(file)
 
         def write(line: Mapping[str, Any]) -> None:
             with waiting():
@@ -124,6 +134,23 @@ class _JsonLines:
 
     def write(self, line: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(json_line(line), ensure_ascii=False).translate(_SEPARATORS) + "\n")
+
+    def finish(self) -> None:
+        """Write nothing: no line is held back."""
+
+
+class _Conll:
+    """Writes a sentence for each row: a word and its tag on each line, separated by a tab, and an empty line after it."""
+
+    def __init__(self, file: IO[str]):
+        self.file = file
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write the words of a row, without tags if it could not be read."""
+        words, tags = line.get("tokens") or [], line.get("prediction") or []
+        for word, tag in zip_longest(words, tags[: len(words)], fillvalue="_"):
+            self.file.write(f"{word}\t{tag}\n")
+        self.file.write("\n")
 
     def finish(self) -> None:
         """Write nothing: no line is held back."""
