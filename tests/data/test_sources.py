@@ -322,3 +322,20 @@ def test_a_missing_column_is_named_with_what_is_there(tmp_path: Path, name: str,
     roles = (Role("source", "text", ("source", "src")), Role("target", "text", ("target", "french")))
     with pytest.raises(DataError, match=rf"{name}:{message}"):
         open_source(SourceSection(path=str(tmp_path / name), columns=columns), "all", None, roles=roles)
+
+
+def test_bad_rows_are_counted_by_kind_at_once(tmp_path: Path) -> None:
+    """Of the first thousand rows, and of those that are encoded together: the first of each kind has its place."""
+    rows = [{"text": "a"}, {"text": 1}, {"body": "b"}, {"text": [2]}, {"text": 3}, *[{"text": "c"}] * 2000, {"text": 4}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)
+    first, counts = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path}/a.jsonl:2: column 'text' holds int, not text")
+    assert counts == (
+        f"4 bad rows in the 1,000 rows that were read: 2 int, not text (first {tmp_path}/a.jsonl:2), "
+        f"1 no column 'text' (first {tmp_path}/a.jsonl:3), 1 list, not text (first {tmp_path}/a.jsonl:4)"
+    )
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"on_bad_row: skip$"):
+        open_source(SourceSection(path=str(tmp_path / "a.jsonl")), "all", None)

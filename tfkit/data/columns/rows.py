@@ -1,7 +1,7 @@
 """The rows of a source, each with its place for error messages, and the training and held-out parts of a source."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -67,9 +67,22 @@ def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
 
 def describe_skipped(name: str, skipped: Mapping[str, Skipped]) -> str:
     """Describe the skipped rows of a source; empty if there are none."""
-    total = sum(count.rows for count in skipped.values())
-    kinds = ", ".join(f"{count.rows:,} {kind} (first {count.first})" for kind, count in skipped.items())
-    return f"{name}: {total:,} bad row{'s' if total > 1 else ''} skipped: {kinds}" if total else ""
+    return f"{name}: {_count(skipped, 'skipped')}" if skipped else ""
+
+
+def refuse(bad_rows: Sequence[BadRow], read: int) -> DataError:
+    """Return the error for the bad rows among `read` rows: the message of the first, and how many there are of each kind."""
+    kinds: dict[str, Skipped] = {}
+    for row in bad_rows:
+        skip(row, kinds)
+    counted = f"\n{_count(kinds, f'in the {read:,} rows that were read')}" if len(bad_rows) > 1 else ""
+    return DataError(f"{bad_rows[0].refusal()}{counted}")
+
+
+def _count(kinds: Mapping[str, Skipped], where: str) -> str:
+    total = sum(count.rows for count in kinds.values())
+    counts = ", ".join(f"{count.rows:,} {kind} (first {count.first})" for kind, count in kinds.items())
+    return f"{total:,} bad row{'s' if total > 1 else ''} {where}: {counts}"
 
 
 def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -86,21 +99,21 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
     """Check the first `most` good rows, or as many as hold a few megabytes of text.
 
-    Raises DataError for a bad row before the last of them, unless bad rows are skipped, and if a source has no good row.
+    Raises DataError for the bad rows among them, unless bad rows are skipped, and if a source has no good row.
     """
-    first: BadRow | None = None
+    bad: list[BadRow] = []
     good = characters = 0
     for row in rows:
         if isinstance(row, Row):
             good, characters = good + 1, characters + len(row.text)
-            if good == most or characters > _MAX_CHECKED:
-                return
-        elif on_bad_row == "error":
-            raise row.refusal()
-        else:
-            first = first or row
-    if not good and first is not None:
-        raise DataError(f"{name}: every row is bad; the first is {first.message}")
+        elif on_bad_row == "error" or not bad:
+            bad.append(row)
+        if good == most or characters > _MAX_CHECKED or (on_bad_row == "error" and good + len(bad) >= most):
+            break
+    if bad and on_bad_row == "error":
+        raise refuse(bad, good + len(bad))
+    if bad and not good:
+        raise DataError(f"{name}: every row is bad; the first is {bad[0].message}")
     if not good:
         raise DataError(f"{name}: no rows here; give a source that holds text")
 

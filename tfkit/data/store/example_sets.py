@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, skip
+from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, refuse, skip
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles, text_hash
 from tfkit.data.store.token_stream import check_ids
@@ -145,10 +145,12 @@ def _write(
         writers = _Writers(folder, files)
         source_rows = source.rows(skipped)
         while rows := list(islice(source_rows, _BATCH)):
-            for row, encoded in zip(rows, encoder.encode(rows), strict=True):
+            examples = encoder.encode(rows)
+            bad_rows = [one for one in examples if isinstance(one, BadRow) and not (one.dropped or (keeps_lost and one.lost))]
+            if bad_rows and on_bad_row == "error":
+                raise refuse(bad_rows, len(rows))
+            for row, encoded in zip(rows, examples, strict=True):
                 if isinstance(encoded, BadRow):
-                    if on_bad_row == "error" and not (encoded.dropped or (keeps_lost and encoded.lost)):
-                        raise encoded.refusal()
                     skip(encoded, skipped)
                     first_bad = first_bad or encoded.message
                     continue
