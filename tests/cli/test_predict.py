@@ -317,7 +317,7 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     words = ["the", "cat's", "3.5-mat", "(", "a", ")", "hat", "."]
     done = predict("--from", answers / "tags", "--data", "-", stdin=f"{text}\n".encode())
     assert done.code == 0, done.err
-    [line] = lines(done.out)
+    [line] = parse_rows(done.out)
     assert (line["text"], line["tokens"], len(line["prediction"])) == (text, words, len(words))
     Path("texts.txt").write_text(f"{text}\nthe dog\n", encoding="utf-8")
     start = ["--from", answers / "tags", "--data", "texts.txt", "data.validation.0.format=lines"]
@@ -326,7 +326,7 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
     assert sentences[0].splitlines() == [f"{word}\t{tag}" for word, tag in zip(words, line["prediction"], strict=True)]
     assert [one.split("\t")[0] for one in sentences[1].splitlines()] == ["the", "dog"]
     again = predict("--from", answers / "tags", "--data", "tagged.conll", "--columns", "tokens=tokens")
-    assert next(one["prediction"] for one in lines(again.out)) == line["prediction"], "which is read again"
+    assert next(one["prediction"] for one in parse_rows(again.out)) == line["prediction"], "which is read again"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def runs(folder: Path, *words: str) -> Done:
     return run_tfkit(folder.parent, ["runs", str(folder), *words])
 
 
-def test_every_run_is_listed_as_what_it_is(folder: Path) -> None:
+def test_every_run_is_listed_as_what_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # the folder's name is long
     done = runs(folder, "--json").exits(0)
     document = json.loads(done.out)
     found = {Path(one["run"]).name: one for one in document["runs"]}
@@ -160,3 +161,18 @@ def test_a_start_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
     os.chdir(tmp_path)
     done = run_tfkit(tmp_path, words)
     assert (done.code, (tmp_path / "run").exists()) == (3, False), done.err
+
+
+@pytest.mark.parametrize("width", [None, 70, 200])
+def test_the_table_fits_the_terminal(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int | None) -> None:
+    """80 columns where there is none: the columns that have no room are named."""
+    shutil.copytree(made / "finished", tmp_path / "runs" / "a-name-of-a-run-that-leaves-little-room")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+    done = run_tfkit(tmp_path, ["runs", "runs"])
+    [head, row, *notes] = done.out.splitlines()
+    assert max(len(head), len(row)) <= (width or 80)
+    assert ("energy" in head, "energy" in "".join(notes)) == (width == 200, width != 200)
+    assert row.startswith("runs/a-name-of-a-run-that-leaves-little-room ")

@@ -1,5 +1,6 @@
 """tfkit runs: lists the runs of a folder, and deletes unfinished ones."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tfkit.reporting.amount_texts import score, steps
 if TYPE_CHECKING:
     from tfkit.run.listing import ListedRun
 
+_LEFT_OUT = ("energy", "kind", "steps", "time", "CO2e")  # in this order, if the table is too wide
 _HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e")
 
 
@@ -76,8 +78,17 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    table = align_columns([_HEAD, *map(_row, listed)], None)
+    """Return the runs as a table that fits the terminal, or 80 columns: if it is too wide, columns are left out, and named below it."""
+    names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
+    table, left_out = align_columns(rows, None), list[str]()
+    for name in _LEFT_OUT:
+        if max(map(console.columns_of, table.splitlines())) <= width:
+            break
+        names.remove(name)
+        left_out.append(name)
+        table = align_columns([[row[_HEAD.index(name)] for name in names] for row in rows], None)
     notes = [f"{entry.run}: {entry.problem}" for entry in listed if entry.problem]
+    notes += [f"no room for {', '.join(left_out)}: --json has all"] if left_out else []
     return "\n".join([table, *([""] if notes else []), *notes])
 
 
