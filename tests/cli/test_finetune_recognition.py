@@ -408,6 +408,25 @@ def test_every_line_that_is_offered_can_be_copied(place: Path, start: str, data:
     assert len(offered) >= 2
 
 
+def test_parallel_files_are_a_task(place: Path, work: Path) -> None:
+    """A translation from the language of the file that is named; without one, both directions are offered. Classes have their names."""
+    texts = [row["a"] for row in rows(a=a_text)]
+    written = {"train/train.cs": texts, "train/train.pl": texts, "t/t_text.txt": texts, "t/t_labels.txt": ["0", "1"] * 30}
+    for name, found in ({**written, "t/mapping.txt": ["0\tcalm", "1\tloud"]}).items():
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text("\n".join(found) + "\n", encoding="utf-8")
+    shown = finetune("--from", str(place / "t5"), "--data", "train/train.pl", "--dry-run", "carbon.enabled=false")
+    assert shown.out.startswith("# text_to_text: a translation from pl to cs.\n"), shown.err
+    assert "columns: {source: pl, target: cs}" in shown.out
+    asked = finetune("--from", str(place / "t5"), "--data", "train", "--dry-run")
+    assert '--columns "source=cs,target=pl" to' in asked.err
+    assert '--columns "source=pl,target=cs" to' in asked.err
+    done = finetune("--from", str(place / "bert"), "--data", "t", "--run", "named", "training.steps=1", "carbon.enabled=false")
+    assert done.code == 0, done.err
+    config = json.loads((load("named").folder / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "calm", "1": "loud"}
+
+
 LONG = "a text of many words that is long enough to be one of its own, number {}"
 TASKS = {  # the kind, the columns by the number of the row, what is read, and what is not and would be missed
     "alpaca": (

@@ -42,7 +42,9 @@ class DataSummary:
     like_texts: tuple[str, ...] = ()  # columns that may each be the one text of classification, if there is no pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
     label_sets: LabelSets | None = None  # of multi-label classification
-    translation: Mapping[str, str] = field(default_factory=dict)  # the columns of source and target, if they are named by their languages
+    translation: Mapping[str, str | list[str]] = field(
+        default_factory=dict
+    )  # the columns of source and target, if they are named by their languages
     unanswerable: bool = False  # some questions have no answer in their context
 
 
@@ -107,7 +109,8 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "multiple_choice":
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
-        because = " to ".join(["translation", *seen.translation.values()]) if seen.translation else "a text, and the text that answers it"
+        languages = " to ".join(map(str, seen.translation.values()))
+        because = f"a translation from {languages}" if languages else "a text, and the text that answers it"
         return Task({"kind": kind}, None, because, seen.translation)
     if kind == "dpo":
         of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts

@@ -94,7 +94,7 @@ def tuning_overrides(
     """Return the overrides with those for the checkpoint, the data and its columns, which belong to the first stage of a recipe."""
     stage = f"{next(iter(source.fields()), '').partition('.')[0]}." if source is not None and source.has_stages else ""
     # The data come first, so that data.train.0.columns can name columns.
-    rows = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    rows: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
     rows |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     base = {} if start is None else {f"{stage}model.from": start}
     return followed_by({**rows, **overrides}, base)
