@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tfkit.data.formats.suffixes import stem_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs, inputs_of
 from tfkit.errors import UsageError, argument
@@ -90,6 +89,8 @@ def _model_name(start: str) -> str:
 
 def _data_name(section: SourceSection) -> str:
     """Return the last part of a source's name, for a file without its suffixes."""
+    from tfkit.data.formats.suffixes import stem_of  # which imports all of data
+
     if section.path is None:
         return Path(section.hub).name if section.hub is not None else str(section.stdlib)
     path = Path(section.path)
