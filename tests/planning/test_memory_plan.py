@@ -103,7 +103,7 @@ def test_real_steps_hold_the_planned_bytes(
         for step in (0, 1):
             stepper.take(step + 1, components.loader.step(step), 1.0)
         sums = sums_gradients(run.data.objective, components.loader.sizes.full, components.loader.micro_batch_size)
-        planned = run_memory(run.recipe, run.data.objective, run.model, components.precision, sums_gradients=sums)
+        planned = run_memory(run.recipe, run.data.objective, run.shapes, components.precision, sums_gradients=sums)
         assert planned.own == measured(components.weights, components.optimizer, max(own))
         beside = ModelBytes(held_by_others(components))
         for companion, one in stepper.companions.items():

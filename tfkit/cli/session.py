@@ -58,7 +58,7 @@ def leading_session(command: str, opened: "Opened", execution: Execution) -> Abs
 def command_session(
     command: str, carbon: "CarbonSection", execution: Execution = Execution(), ranks: Ranks = ONE_PROCESS
 ) -> Iterator[Session]:
-    """Meter the block, under the name of the command; see `engine.session`."""
+    """Meter the block, under the name of the command; see `engine/inference/session.py`."""
     device, threads = execution.device, execution.threads
     crash.set_folder(execution.run)
     with (

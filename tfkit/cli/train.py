@@ -30,7 +30,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
     crash.set_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            with options.meeting.open():
+            with options.connection.open():
                 result = attempt(signals)
         except Stopped as stopped:
             resume_words = words if stopped.result is None else ["resume", str(options.run)]
@@ -77,10 +77,13 @@ def to_run_options(
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
-    meeting, code = RankConnection(ranks, given=request.given if request is not None else None), CodePermission.of_user(attempt.allow_code)
+    connection, code = (
+        RankConnection(ranks, given=request.given if request is not None else None),
+        CodePermission.of_user(attempt.allow_code),
+    )
     place = (attempt.device, attempt.threads)
     return RunOptions(
-        run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), meeting, code
+        run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), connection, code
     )
 
 

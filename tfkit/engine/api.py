@@ -394,8 +394,8 @@ def _until_stopped(
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
-        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as meeting:
-            return train(stop, replace(options, meeting=meeting))
+        with isolated(), interrupts(should_stop) as stop, local_ranks(ranks, options.run, options.threads) as connection:
+            return train(stop, replace(options, connection=connection))
     except Stopped as stopped:
         return stopped.result or stopped
 

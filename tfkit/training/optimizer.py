@@ -160,7 +160,7 @@ class Optimizer:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int] | None = None):
-        """`depths`: of each parameter, for layer_decay (tfkit/training/optimizer.py); None: computed from the names in `parameters`."""
+        """`depths`: of each parameter, for layer_decay; None: computed from the names in `parameters`."""
         self.section, self._depths = section, parameter_depths(parameters) if depths is None else depths
         self.sharding: Sharding | None = None
         self._set_parameters(parameters)

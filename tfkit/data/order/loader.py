@@ -9,11 +9,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-# The batch size of each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step.
-
 
 class BatchSizes:
-    """The number of rows in each step. A ramp is stored as a table of its levels, so that no method iterates over steps.
+    """The number of rows in each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B).
+
+    A ramp is stored as a table of its levels, so that no method iterates over steps.
 
     The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
     reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together.

@@ -56,7 +56,7 @@ class AssembledRun:
 
     context: RunContext
     planned: Estimate | None
-    leader: Coordinator
+    coordinator: Coordinator
     data: TrainingData
     components: Components
     resumed_from: Path | None
@@ -84,7 +84,7 @@ class AssembledRun:
         context, training = self.context, self.context.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),
-            "ranks": self.leader.peers.ranks.size,
+            "ranks": self.coordinator.peers.ranks.size,
             "device": str(context.device),
             "precision": str(self.components.precision),
             "compile": training.compile,
@@ -117,8 +117,8 @@ class AssembledRun:
                     self.validator.score_before()
                 context.meter.phase("train", self.progress.step)
                 self._begin_budget()
-                hooks = self.leader.begin_steps(components, self.hooks, self.progress, context.stop)
-                with self.leader.steps(hooks):
+                hooks = self.coordinator.begin_steps(components, self.hooks, self.progress, context.stop)
+                with self.coordinator.steps(hooks):
                     train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
             except Stopped as stopped:
                 ending = context.budget.ending(stopped)
@@ -203,7 +203,14 @@ class AssembledRun:
 
 
 def assemble_run(
-    context: RunContext, data: TrainingData, planned: Estimate | None, leader: Coordinator, kind: TrainingKind, *, exact: bool, force: bool
+    context: RunContext,
+    data: TrainingData,
+    planned: Estimate | None,
+    coordinator: Coordinator,
+    kind: TrainingKind,
+    *,
+    exact: bool,
+    force: bool,
 ) -> AssembledRun:
     """Build the model, and assemble its training from the newest good checkpoint on.
 
@@ -211,7 +218,7 @@ def assemble_run(
     ModelError, DataError and MachineError.
     """
     recipe, listener, device = context.recipe, context.listener, context.device
-    model = first_model(recipe, data, listener, leader.peers)
+    model = first_model(recipe, data, listener, coordinator.peers)
     make_deterministic(device)
     keep_freed_memory()
     resumed_from = newest_good(context.folder.checkpoints, listener.warn, exact)
@@ -223,13 +230,13 @@ def assemble_run(
         require_free_space(context.folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
     with context.stop.at_once(no_step_yet(resumed_from)):
-        leader.begin(recipe, data, context.folder.path, resumed_from, size, device)
-        components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, leader.peers)
+        coordinator.begin(recipe, data, context.folder.path, resumed_from, size, device)
+        components = assemble(recipe, data, model, device, size, listener, context.budget.should_end, coordinator.peers)
     data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
     if resumed_from:
         require_length(context.folder.path, components.plan.steps, progress.step)
-    micro_batches = _micro_batches(context, components, resumed_from, size, leader.peers.ranks.size)
+    micro_batches = _micro_batches(context, components, resumed_from, size, coordinator.peers.ranks.size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
     if planned is None:
@@ -246,7 +253,7 @@ def assemble_run(
     return AssembledRun(
         context,
         planned,
-        leader,
+        coordinator,
         data,
         components,
         resumed_from,

@@ -1,6 +1,11 @@
 """One attempt of a run, from the folder to the result: pre-training, fine-tuning and resuming differ in where the recipe comes from.
 
-torch is imported after the folder is locked and the recipe is checked, so that a refusal is quick.
+start_run | resume_run
+  _attempt              the run folder is locked, and the recipe is known; torch is imported after that, so that a refusal is quick
+    _train_metered      the meter runs; whatever happens, its totals are recorded
+      _prepare_run      device, ranks, then Run.prepare: the data; Run.forecast, if something needs it
+      Run.train         assemble_run: the model, or its newest checkpoint; AssembledRun.train: the steps
+      AssembledRun.finish, or .result of a run that was stopped
 """
 
 import time
@@ -49,13 +54,13 @@ class RunOptions:
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
-    meeting: RankConnection = field(default_factory=RankConnection)  # of the processes that train together
+    connection: RankConnection = field(default_factory=RankConnection)  # of the processes that train together
     code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
 
     @property
     def ranks(self) -> Ranks:
         """The ranks that train together, with the place of this process among them."""
-        return self.meeting.ranks
+        return self.connection.ranks
 
     @property
     def resumes_run(self) -> bool:
@@ -78,7 +83,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     checked_before = None if options.resumes_run else check()
 
-    def start() -> "Recipe":
+    def make_recipe() -> "Recipe":
         checked = checked_before or check()
         decided = checked.decide(listener)
         if checked.recipe is None:
@@ -86,7 +91,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
         return decided.recipe
 
     assert request.kind is not None, "only a plan leaves the kind to the recipe"
-    return _attempt(start, request.given, request.kind, options, listener, stop, is_named=request.is_named)
+    return _attempt(make_recipe, request.given, request.kind, options, listener, stop, is_named=request.is_named)
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -97,10 +102,10 @@ def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, st
         raise _nothing_to_resume(options.run)
     kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
 
-    def refuse_start() -> "Recipe":
+    def refuse_recipe() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
-    return _attempt(refuse_start, RequestRecord(None, overrides), kind, options, listener, stop)
+    return _attempt(refuse_recipe, RequestRecord(None, overrides), kind, options, listener, stop)
 
 
 def _nothing_to_resume(run: Path) -> TfkitError:
@@ -117,7 +122,7 @@ def _nothing_to_resume(run: Path) -> TfkitError:
 
 
 def _attempt(
-    start: "Callable[[], Recipe]",
+    make_recipe: "Callable[[], Recipe]",
     given: RequestRecord,
     kind: TrainingKind,
     options: RunOptions,
@@ -128,7 +133,7 @@ def _attempt(
 ) -> dict[str, Any]:
     """Lock the run folder, and train.
 
-    `start` returns the recipe of a new run; it is called once the folder is locked, and may read data. `is_named`: the user named that
+    `make_recipe` returns the recipe of a new run; it is called once the folder is locked, and may read data. `is_named`: the user named the
     recipe, whose code may therefore be run. A resumed run has its own recipe, which `given` may change. Raises Stopped, with `result` if
     steps were taken.
     """
@@ -160,7 +165,7 @@ def _attempt(
             report_changes(folder, resumption, listener)
         else:
             with stop.at_once():
-                recipe = start()
+                recipe = make_recipe()
             require_trainable(recipe)
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
@@ -207,7 +212,7 @@ def _train_metered(
         _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
         carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
         run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
-        run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
+        run.train(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = budget.ending(error)
         if isinstance(stopped, BudgetReached):
@@ -251,8 +256,8 @@ def _prepare_run(
         torch.set_num_threads(threads)
     device = pick_device(rank_device(options.device, options.ranks))
     with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
-        peers = options.meeting.peers(device, listener.say)
-        options.meeting.meter_nodes(device, carbon)
+        peers = options.connection.peers(device, listener.say)
+        options.connection.meter_nodes(device, carbon)
     run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
     run.prepare(begun=begun)
     if run.needs_forecast:

@@ -120,7 +120,7 @@ def find_or_start(requested: int | None, words: Sequence[str], forwarding: Forwa
 
 @contextmanager
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
-    """Start `size` - 1 processes that follow this one, and yield their meeting.
+    """Start `size` - 1 processes that follow this one, and yield their connection.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the end of its output, if
     one of them fails.
@@ -146,9 +146,9 @@ def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConne
 
     try:
         on_loopback(os.environ)
-        meeting = RankConnection(Ranks(0, size, 0, size, port=workers.port), watch)
-        with meeting.open():
-            yield meeting
+        connection = RankConnection(Ranks(0, size, 0, size, port=workers.port), watch)
+        with connection.open():
+            yield connection
     except PeerLostError as error:
         lost = workers.lost(_PATIENCE_SECONDS)
         raise PeerLostError(f"{error}\n{lost}" if lost and lost != str(error) else str(error)) from error

@@ -30,7 +30,7 @@ from tfkit.run.folder import RunFolder
 
 
 class Run:
-    """One attempt of a training: `prepare`, `forecast` if something needs it, then `start`. Then `assembled` has its steps and result."""
+    """One attempt of a training: `prepare`, `forecast` if something needs it, then `train`. Then `assembled` has its steps and result."""
 
     def __init__(
         self,
@@ -46,31 +46,31 @@ class Run:
         """`code`: which reward functions may be run; None: the run is only planned."""
         self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
         self.forecaster = forecaster
-        self.leader = Coordinator(peers)
+        self.coordinator = Coordinator(peers)
         self.began, self._built = meter.began, BuildingTime.seconds
         self.planned: Estimate | None = None
         self.assembled: AssembledRun | None = None
 
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
-        """Read and tokenize the data, train or load the tokenizer, and describe the base model, without weights.
+        """Read and tokenize the data, train or load the tokenizer, and describe the model: `shapes` has no weights.
 
         `begun`: the run has taken steps, so its recipe is kept as it is. `ranks`: how many will train it, by default those of this run.
         `copies`: of each model, that this machine must have the memory for; None: as the ranks hold them. Raises MachineError, UsageError.
         """
-        copies = self.leader.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
+        copies = self.coordinator.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
-        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.leader.peers, copies)
-        self.model = meta_model(self.recipe, self.data.config)
-        require_memory(self.recipe, self.model, self.device, copies)
+        self.data = prepare_data(self.recipe, self.device, self.listener, self.stop, self.meter, self.code, self.coordinator.peers, copies)
+        self.shapes = meta_model(self.recipe, self.data.config)
+        require_memory(self.recipe, self.shapes, self.device, copies)
         if not begun:
             with self.stop.at_once("nothing was trained yet"):
-                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.leader.peers.ranks.size)
+                self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.coordinator.peers.ranks.size)
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
         """Estimate the prepared run. `ahead`: it starts later, and finds in the cache what was built now."""
         seconds = partial(self._seconds_so_far, ahead=ahead)
         with self.stop.at_once("nothing was trained yet"):
-            self.planned = self.forecaster.estimate(self.recipe, self.data, self.model, self.device, seconds)
+            self.planned = self.forecaster.estimate(self.recipe, self.data, self.shapes, self.device, seconds)
         return self.planned
 
     @property
@@ -78,12 +78,12 @@ class Run:
         """Whether something reads the forecast of this run: a budget, a trial of rates, a series of intensities, or a person who waits."""
         training, carbon = self.recipe.training, self.recipe.carbon
         is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(limits_of(carbon))
-        return is_read or not is_short(self.recipe, self.data, self.model, self.device)
+        return is_read or not is_short(self.recipe, self.data, self.shapes, self.device)
 
     def _seconds_so_far(self, *, ahead: bool) -> float:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
-    def start(
+    def train(
         self, folder: RunFolder, given: RequestRecord, kind: TrainingKind, budget: Budget, *, exact: bool = False, force: bool = False
     ) -> None:
         """Train to the end. `exact`: do not fall back to an older checkpoint; `force`: start even if the checkpoints do not fit the disk.
@@ -97,7 +97,7 @@ class Run:
         if self.data.objective.recorded_companions:
             resolved = pin_companions(resolved, self.data.objective, folder)
         context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget, self.forecaster)
-        self.assembled = assembled = assemble_run(context, self.data, self.planned, self.leader, kind, exact=exact, force=force)
+        self.assembled = assembled = assemble_run(context, self.data, self.planned, self.coordinator, kind, exact=exact, force=force)
         assembled.record()
         folder.write_recipe(dump_recipe(resolved, self.data.config))  # not before `record`, which drops the result of an earlier length
         folder.record(given=given.document())
