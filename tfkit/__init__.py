@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 limit_spinning()
 
 if TYPE_CHECKING:
+    from tfkit.engine.api import average as average
     from tfkit.engine.api import evaluate as evaluate
     from tfkit.engine.api import finetune as finetune
     from tfkit.engine.api import generate as generate
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from tfkit.engine.api import resume as resume
     from tfkit.engine.api import sweep as sweep
 
-_API_FUNCTIONS = ("evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep")
-__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
+_API_FUNCTIONS = ("average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep")
+__all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM
 
-from tfkit import load
+from tfkit import average, load
 from tfkit.__main__ import main
+from tfkit.errors import UsageError
 from tfkit.hub import content_hash
 from tfkit.run.manifest import verify, write_manifest
 
@@ -68,6 +69,16 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (out / "training_state").exists()
     assert verify(out) == []
     assert main(["verify", str(out)]) == 0
+
+
+def test_the_library_writes_the_same_folder(run: Path, tmp_path: Path) -> None:
+    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "command")]) == 0
+    done = average(run, tmp_path / "call", last=2)
+    assert (done.checkpoints, done.step) == (["step-000005", "step-000006"], 6)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("command", "call")]
+    assert files[0] == files[1]
+    with pytest.raises(UsageError, match="is never overwritten; give another `out`"):
+        average(run, tmp_path / "call")
 
 
 def test_transformers_and_from_open_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.row_answers import RowAnswers
     from tfkit.engine.inference.session import Session
     from tfkit.engine.request.evaluation_settings import Opened
+    from tfkit.engine.tools.averaging import Averaged
     from tfkit.engine.training_run.attempt import RunOptions
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-__all__ = ["evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
+__all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 ShouldStop = Callable[[], bool] | None
@@ -332,6 +333,19 @@ def load(
     else:
         loaded = in_type(dtype)
     return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
+
+
+def average(
+    run: str | Path, out: str | Path, *, last: int = 5, listener: Listener | None = None, should_stop: ShouldStop = None
+) -> "Averaged":
+    """Write the mean of the weights of a run's `last` newest checkpoints to the model folder `out`, which must not exist yet.
+
+    Returns the names of the checkpoints and the step of the last one. Raises UsageError, ModelError and MachineError.
+    """
+    from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
+
+    with isolated(), interrupts(should_stop) as stop, stop.at_once("nothing was written"):
+        return average_checkpoints(choose_checkpoints(Path(run), Path(out), last), Path(out), listener or Silent())
 
 
 # ----------------------------------------------------------------------------------------------------------------------- their arguments
