@@ -10,10 +10,12 @@ from transformers import (
     Gemma2ForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForQuestionAnswering,
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
     MistralConfig,
     MistralForCausalLM,
+    MistralForQuestionAnswering,
     MistralForSequenceClassification,
 )
 
@@ -37,9 +39,17 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+_LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 50.0, "factor": 4.0, "original_max_position_embeddings": 16}
+_YARN_STATED = _YARN | {"beta_fast": 5.0, "beta_slow": 0.5, "attention_factor": 1.5}
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 CASES = {
     "llama 3.1": Case(LlamaForCausalLM, LlamaConfig(**_LLAMA, tie_word_embeddings=True, rope_parameters=dict(_LLAMA3))),
+    "llama with linear scaling": Case(LlamaForCausalLM, LlamaConfig(**_LLAMA, rope_parameters=dict(_LINEAR))),
+    "llama with yarn": Case(LlamaForCausalLM, LlamaConfig(**_LLAMA, rope_parameters=dict(_YARN))),
+    "llama with yarn as stated": Case(LlamaForCausalLM, LlamaConfig(**_LLAMA, rope_parameters=dict(_YARN_STATED))),
+    "llama for spans": Case(LlamaForQuestionAnswering, LlamaConfig(**_LLAMA)),
+    "mistral for spans": Case(MistralForQuestionAnswering, MistralConfig(**_MISTRAL)),
     "llama for classes": Case(LlamaForSequenceClassification, LlamaConfig(**_LLAMA, num_labels=3)),
     "llama for tags": Case(LlamaForTokenClassification, LlamaConfig(**_LLAMA, num_labels=4)),
     "mistral": Case(MistralForCausalLM, MistralConfig(**_MISTRAL)),

@@ -111,9 +111,9 @@ def test_every_spelling_of_theta(tmp_path: Path, spelling: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "spelling",
     [
-        {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
+        {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4, "factor": 2.0}},
         {"rope_scaling": {"factor": 2.0}},
     ],
 )

@@ -286,6 +286,8 @@ class Change(NamedTuple):
 
 ROTARY = "model.position={kind: rotary}"
 SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
+LINEAR = "model.position={kind: rotary, scaling: {kind: linear, factor: 4}}"
+YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 12}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
 RMS = "model.norm.kind=rms"
 WORDPIECE = "tokenizer.kind=wordpiece"
@@ -393,10 +395,24 @@ TABLE = {
     "model.head_dim": Change("model.head_dim=6", shapes),
     "model.position": Change(ROTARY, shapes),
     "model.position[rotary].theta": Change("model.position.theta=3", curve, ROTARY),
-    "model.position[rotary].scaling.factor": Change("model.position.scaling.factor=8", curve, SCALED),
-    "model.position[rotary].scaling.low_freq_factor": Change("model.position.scaling.low_freq_factor=2", curve, SCALED),
-    "model.position[rotary].scaling.high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
-    "model.position[rotary].scaling.original_context_length": Change("model.position.scaling.original_context_length=4", curve, SCALED),
+    "model.position[rotary].local_theta": Change("model.position.local_theta=3", curve, f"{ROTARY} | model.attention.windows=[3]"),
+    "model.position[rotary].layers": Change("model.position.layers=[true,false]", curve, ROTARY),
+    "model.position[rotary].fraction": Change("model.position.fraction=0.5", curve, ROTARY),
+    "model.position[rotary].scaling": Change("model.position.scaling={kind: linear, factor: 4}", curve, ROTARY),
+    "model.position[rotary].scaling[linear].factor": Change("model.position.scaling.factor=8", curve, LINEAR),
+    "model.position[rotary].scaling[yarn].factor": Change("model.position.scaling.factor=8", curve, YARN),
+    "model.position[rotary].scaling[yarn].beta_fast": Change("model.position.scaling.beta_fast=1.5", curve, YARN),
+    "model.position[rotary].scaling[yarn].beta_slow": Change("model.position.scaling.beta_slow=0.1", curve, YARN),
+    "model.position[rotary].scaling[yarn].attention_factor": Change("model.position.scaling.attention_factor=2", curve, YARN),
+    "model.position[rotary].scaling[yarn].original_context_length": Change(
+        "model.position.scaling.original_context_length=40", curve, YARN
+    ),
+    "model.position[rotary].scaling[llama3].factor": Change("model.position.scaling.factor=8", curve, SCALED),
+    "model.position[rotary].scaling[llama3].low_freq_factor": Change("model.position.scaling.low_freq_factor=2", curve, SCALED),
+    "model.position[rotary].scaling[llama3].high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
+    "model.position[rotary].scaling[llama3].original_context_length": Change(
+        "model.position.scaling.original_context_length=4", curve, SCALED
+    ),
     "model.position[relative].buckets": Change("model.position.buckets=16", shapes, RELATIVE),
     "model.position[relative].max_distance": Change("model.position.max_distance=10", curve, RELATIVE),
     "model.position[sinusoidal].layout": Change("model.position.layout=interleaved", curve, "model.position={kind: sinusoidal}"),
@@ -411,6 +427,7 @@ TABLE = {
     "model.norm[rms].unit_offset": Change("model.norm.unit_offset=true", weights, RMS),
     "model.attention.scale": Change("model.attention.scale=2", curve),
     "model.attention.softcap": Change("model.attention.softcap=0.1", curve),
+    "model.attention.qk_norm": Change("model.attention.qk_norm=head", shapes),
     "model.attention.windows": Change("model.attention.windows=[3]", curve),
     "model.attention.qkv_bias": Change("model.attention.qkv_bias=false", shapes),
     "model.attention.out_bias": Change("model.attention.out_bias=false", shapes),

@@ -61,6 +61,9 @@ CHOICES: dict[str, list[Any]] = {
         {"kind": "sinusoidal", "layout": "interleaved"},
         {"kind": "rotary"},
         {"kind": "rotary", "theta": 100.0, "scaling": {"factor": 4.0, "original_context_length": 8}},
+        {"kind": "rotary", "theta": 100.0, "local_theta": 10.0, "layers": [True, False]},
+        {"kind": "rotary", "theta": 9.0, "scaling": {"kind": "yarn", "factor": 4.0, "original_context_length": 12}},
+        {"kind": "rotary", "scaling": {"kind": "linear", "factor": 4.0}},
         {"kind": "relative", "buckets": 8, "max_distance": 12},
     ],
     "parallel.shard": [1],  # a walk has one process

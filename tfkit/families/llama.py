@@ -5,10 +5,21 @@ dropout; Llama 2 (70B) and 3 share each key and value head among several query h
 rotation for a context of 128 k. More tokens for fewer parameters.
 """
 
+from collections.abc import Container
 from typing import Any
 
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
-from tfkit.model.config import ModelConfig, Position
+from tfkit.families.rotary import position_from_hf, position_to_hf
+from tfkit.families.rules import (
+    ACTIVATIONS,
+    Architectures,
+    Family,
+    Rule,
+    UnsupportedError,
+    activation_from_hf,
+    decoder_classes,
+    head_from_hf,
+)
+from tfkit.model.config import ModelConfig
 
 _LLAMA1: dict[str, Any] = {
     "vocab_size": 32000,
@@ -30,7 +41,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 def _stretched(factor: float) -> dict[str, Any]:
     """Return the fields of Llama 3.1 and later: pretrained with 8,192 tokens, then continued with longer wavelengths."""
-    scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
+    scaling = {"kind": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
 
@@ -54,12 +65,7 @@ PRESETS = {
     "llama3.2-3b": _LLAMA32 | {"decoder_layers": 28, "dim": 3072, "num_heads": 24, "hidden_dim": 8192},
 }
 
-ARCHITECTURES: Architectures = {
-    "LlamaForCausalLM": {"kind": "lm"},
-    "LlamaForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
-    "LlamaForTokenClassification": {"kind": "tags"},
-    "LlamaModel": {"kind": "none"},
-}
+ARCHITECTURES = decoder_classes("Llama", "classes", "tags", "spans")
 _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 
 RULES = (
@@ -82,27 +88,10 @@ RULES = (
     Rule("score.weight", ("head.classes.weight",), when=lambda config: config.head.kind != "tags"),
     Rule("score.weight", ("head.tags.weight",), when=lambda config: config.head.kind == "tags"),
     Rule("score.bias", ("head.tags.bias",)),
+    *(Rule(f"qa_outputs.{kind}", (f"head.spans.{kind}",)) for kind in ("weight", "bias")),
 )
 
 LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
-
-
-def _position(hf: dict[str, Any]) -> dict[str, Any]:
-    """Return the position from either spelling: rope_theta + rope_scaling (old; older still: type for rope_type), rope_parameters (new)."""
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
-    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
-    if kind not in ("default", "llama3"):
-        raise UnsupportedError(f"rotary positions of type {kind!r} are not supported; only default and llama3 are")
-    if (part := rope.get("partial_rotary_factor")) not in (None, 1):
-        raise UnsupportedError(f"partial_rotary_factor {part!r} of the rotary positions is not supported, only 1 is")
-    theta = rope.get("rope_theta", hf.get("rope_theta"))
-    position = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
-    if kind == "llama3":
-        original = rope.get("original_max_position_embeddings", hf["max_position_embeddings"])
-        original = hf.get("original_max_position_embeddings", original)  # takes precedence in transformers
-        factors = {name: rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor")}
-        position["scaling"] = factors | {"original_context_length": original}
-    return position
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
@@ -117,7 +106,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, ac
         "num_heads": hf["num_attention_heads"],
         "num_kv_heads": hf.get("num_key_value_heads"),
         "head_dim": hf.get("head_dim"),
-        "position": _position(hf),
+        "position": position_from_hf(hf),
         "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": activation_from_hf(hf, act, "silu"), "gated": True, "bias": bool(hf.get("mlp_bias", False))},
@@ -127,21 +116,9 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, ac
     }
 
 
-def _rope_scaling(position: Position) -> dict[str, Any] | None:
-    if position.kind != "rotary" or position.scaling is None:
-        return None
-    return {
-        "rope_type": "llama3",
-        "factor": position.scaling.factor,
-        "low_freq_factor": position.scaling.low_freq_factor,
-        "high_freq_factor": position.scaling.high_freq_factor,
-        "original_max_position_embeddings": position.scaling.original_context_length,
-    }
-
-
-def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Return the fields of a config.json, in the old spelling, which every version of transformers reads."""
-    return {
+def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
+    """Return the fields of a config.json; families derived from Llama leave out those that they do not have."""
+    fields = {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "num_hidden_layers": config.decoder_layers,
@@ -151,8 +128,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
-        "rope_theta": getattr(config.position, "theta", None),
-        "rope_scaling": _rope_scaling(config.position),
+        **position_to_hf(config.position),
         "rms_norm_eps": config.norm.eps,
         "attention_bias": config.attention.qkv_bias,
         "mlp_bias": config.mlp.bias,
@@ -160,6 +136,12 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
     }
+    return {name: value for name, value in fields.items() if name not in left_out}
+
+
+def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
+    """Return head_dim if it is dim / num_heads, to be left out: some classes do not declare the field, although they read it."""
+    return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 
 
 def check_heads(config: ModelConfig) -> None:
@@ -183,5 +165,6 @@ FAMILY = Family(
     ignored=(r".*\.rotary_emb\.inv_freq",),
     from_hf=from_hf,
     to_hf=_to_hf,
+    prefixes={"spans": "transformer."},  # of LlamaForQuestionAnswering
     fixed={"token_classification_bias": (True,)},
 )

@@ -8,7 +8,7 @@ and value head. Versions 0.2 and 0.3 attend to all tokens again.
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Architectures, Family
+from tfkit.families.rules import Family, decoder_classes
 from tfkit.model.config import ModelConfig
 
 _V1: dict[str, Any] = {
@@ -32,12 +32,7 @@ _V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e
 
 PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V2 | {"vocab_size": 32768}}
 
-ARCHITECTURES: Architectures = {
-    "MistralForCausalLM": {"kind": "lm"},
-    "MistralForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
-    "MistralForTokenClassification": {"kind": "tags"},
-    "MistralModel": {"kind": "none"},
-}
+ARCHITECTURES = decoder_classes("Mistral", "classes", "tags", "spans")
 
 # Hugging Face's class defaults for fields that a file leaves out. The released files have other values.
 _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
@@ -52,8 +47,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in llama.to_hf(config).items() if name not in _NO_BIAS}
-    return fields | {"sliding_window": config.attention.windows[0]}
+    return llama.to_hf(config, _NO_BIAS) | {"sliding_window": config.attention.windows[0]}
 
 
 FAMILY = Family(

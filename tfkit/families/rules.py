@@ -51,6 +51,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kinds of heads whose classes have another prefix -> that prefix
 
     @property
     def stacks(self) -> tuple[bool, bool]:
@@ -122,6 +123,49 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
 def _all_one(value: Any) -> bool:
     """Whether a value of no_rope_layers is a list that gives every layer rotary positions."""
     return isinstance(value, list) and all(flag == 1 for flag in value)
+
+
+def decoder_classes(name: str, *tasks: str) -> Architectures:
+    """Return the classes of a decoder under transformers' usual names: for text, for `tasks` (kinds of heads), and without a head."""
+    heads: dict[str, Mapping[str, Any]] = {
+        "ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+        "ForTokenClassification": {"kind": "tags"},
+        "ForQuestionAnswering": {"kind": "spans"},
+    }
+    for_tasks = {f"{name}{ending}": head for ending, head in heads.items() if head["kind"] in tasks}
+    return {f"{name}ForCausalLM": {"kind": "lm"}, **for_tasks, f"{name}Model": {"kind": "none"}}
+
+
+LAYER_TYPES = ("sliding_attention", "full_attention")
+
+
+def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
+    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one without layer_types."""
+    kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
+    local, full = LAYER_TYPES
+    if kinds is None:
+        kinds = [local if default(layer) else full for layer in range(layers)] or [full]
+    elif not isinstance(kinds, list) or not kinds or len(kinds) != layers or any(kind not in LAYER_TYPES for kind in kinds):
+        raise UnsupportedError(f"layer_types does not name {local} or {full} for each of the num_hidden_layers")
+    if window is None and local in kinds:
+        raise UnsupportedError(f"layer_types names {local}, but the model has no sliding_window")
+    return shortest_period([window if kind == local else None for kind in kinds])
+
+
+def shortest_period(values: list[Any]) -> list[Any]:
+    """Return the shortest list that gives these values if it is repeated."""
+    periods = (values[:n] for n in range(1, len(values) + 1))
+    return next(part for part in periods if all(value == part[i % len(part)] for i, value in enumerate(values)))
+
+
+def layer_types(config: ModelConfig) -> list[str]:
+    """Return config.json's layer_types: whether each layer of the decoder has a window."""
+    return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers)]
+
+
+def first_window(config: ModelConfig) -> int | None:
+    """Return the window of the first layer that has one; None if none has."""
+    return next((window for window in config.attention.windows if window is not None), None)
 
 
 # Hugging Face's name of each of our activations; files may also have the synonyms below.

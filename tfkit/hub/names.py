@@ -24,7 +24,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     """Return the tensors that carry information, under the family's full names, and the config, untied if the file's matrices differ.
     Raise ModelError if a file has two different tensors for one tensor of the model.
     """
-    rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
+    rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = our_shapes(config)
     resolved: dict[str, Weight] = {}
     clashes = []
@@ -33,8 +33,9 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
             continue
         for old, new in family.renamed if name not in rules else ():
             name = re.sub(old, new, name)
-        if name not in rules and family.prefix + name in rules:
-            name = family.prefix + name
+        if name not in rules:
+            bare = next((name.removeprefix(prefix) for prefix in _prefixes(family) if name.startswith(prefix)), name)
+            name = next((full for prefix in _prefixes(family) if (full := prefix + bare) in rules), name)
         ours = rules[name].ours if name in rules else ()
         if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
             continue  # a parameter of a head that this model does not have
@@ -59,7 +60,7 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
     if family is None:
         return shapes
     expected = {}
-    for rule in _expand(family.rules, config):
+    for rule in _expand(family, config):
         if all(name in shapes for name in rule.ours):
             rows = sum(shapes[name][0] for name in rule.ours)
             shape = (rows, *shapes[rule.ours[0]][1:])
@@ -72,7 +73,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
     shapes, known = our_shapes(config), FAMILIES.get(family)
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
-    rules = (rule for rule in _expand(known.rules, config) if all(name in shapes for name in rule.ours))
+    rules = (rule for rule in _expand(known, config) if all(name in shapes for name in rule.ours))
     if config.head.kind == "none":  # only classes with a head have the prefix
         rules = (replace(rule, theirs=rule.theirs.removeprefix(known.prefix)) for rule in rules)
     return tuple(rules)
@@ -80,7 +81,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
     """Return the tensors of the model's head that the resolved files lack, under their names in files."""
-    names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
+    names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
@@ -95,9 +96,9 @@ def without_namesakes(weights: Mapping[str, Weight], family: Family, config: Mod
 
     BERT's `classifier` may be of classes or of tags. `own`: the config with the file's head.
     """
-    wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family.rules, model)} for model in (config, own))
+    wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family, model)} for model in (config, own))
     namesakes = {name for name, ours in stored.items() if wanted.get(name, ours) != ours}
-    return {name: weight for name, weight in weights.items() if not {name, family.prefix + name} & namesakes}
+    return {name: weight for name, weight in weights.items() if not {name, *(prefix + name for prefix in _prefixes(family))} & namesakes}
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
@@ -120,7 +121,7 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
     """Convert tensors of a file that fits the model to our names and layout."""
     shapes = our_shapes(config)
     tensors: Tensors = {}
-    for rule in _expand(family.rules, config):
+    for rule in _expand(family, config):
         if rule.theirs in foreign:
             tensor = foreign[rule.theirs]
             tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
@@ -132,7 +133,7 @@ def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
     """Return, for each of our parameters, the full name of the file's tensor that holds it."""
     if family is None:
         return {name: name for name in our_shapes(config)}
-    return {ours: rule.theirs for rule in _expand(family.rules, config) for ours in rule.ours}
+    return {ours: rule.theirs for rule in _expand(family, config) for ours in rule.ours}
 
 
 def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +141,7 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
     if family is None:
         yield from tensors.items()
         return
-    for rule in _expand(family.rules, config):
+    for rule in _expand(family, config):
         if all(name in tensors for name in rule.ours):  # otherwise a bias or a head that this model does not have
             yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule)
 
@@ -191,11 +192,18 @@ def _are_equal(first: Weight, second: Weight) -> bool:
     return torch.equal(tensors["first"], tensors["second"])
 
 
-def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer where a rule has {i}."""
-    for rule in rules:
+def _prefixes(family: Family) -> tuple[str, ...]:
+    return tuple(prefix for prefix in (family.prefix, *family.prefixes.values()) if prefix)
+
+
+def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
+    """Yield the rules that apply to this model, one for each layer where a rule has {i}, with the prefix of its head's class."""
+    prefix = family.prefixes.get(config.head.kind, family.prefix)
+    for rule in family.rules:
         if rule.when is not None and not rule.when(config):
             continue
+        if prefix != family.prefix and rule.theirs.startswith(family.prefix):
+            rule = replace(rule, theirs=prefix + rule.theirs.removeprefix(family.prefix))
         if "{i}" not in rule.theirs:
             yield rule
             continue

@@ -1,6 +1,6 @@
 """Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +12,7 @@ from tfkit.model.block_attention import attend_blocks, block_mask
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache, Pair
 from tfkit.model.masks import Mask, encoder_output_mask
+from tfkit.model.norm import build_norm
 from tfkit.model.position import Rotation, rotate
 from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
 
@@ -33,7 +34,7 @@ class AttentionContext:
     def __init__(
         self,
         masks: Iterable[Mask],
-        rotation: Rotation | None = None,
+        rotations: Mapping[str, Rotation],
         bias: Tensor | None = None,
         cache: KeyValueCache | None = None,
         encoder_output: Tensor | None = None,
@@ -41,11 +42,12 @@ class AttentionContext:
         *,
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
-        """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, S, D); `encoder_padding`
-        (B, S): True = real token; None: all are real. `use_blocks`: whether block_attention.py computes the attention under a mask.
+        """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
+        scores. `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
+        block_attention.py computes the attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
-        self.rotation, self.bias, self.cache = rotation, bias, cache
+        self.rotations, self.bias, self.cache = rotations, bias, cache
         self.encoder_output, self.encoder_mask = encoder_output, encoder_output_mask(encoder_padding)
 
 
@@ -64,6 +66,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.cross = layer, cross  # `layer`: its index in the cache
         self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
+        self.rotation = None if cross else config.rotation(layer)
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -72,13 +75,16 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.dim, query_dim, bias=config.attention.qkv_bias)
         self.k_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
+        self.norms_heads = config.attention.qk_norm == "head"
+        norm_widths = (config.head_dim, config.head_dim) if self.norms_heads else (query_dim, kv_dim)
+        self.q_norm, self.k_norm = (build_norm(width, config.norm) if config.attention.qk_norm else None for width in norm_widths)
         self.o_proj = nn.Linear(query_dim, config.dim, bias=config.attention.out_bias)
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         mask: Tensor | BlockMask | None
         if self.cross:
-            queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
+            queries = self._split_heads(self.q_proj(x), self.q_norm)  # (B, H, T, E)
             keys, values = self._cross_keys_values(context)  # (B, K, S, E)
             mask, bias, causal = context.encoder_mask, None, False
             prompt = (keys, values) if len(keys) < len(queries) else None  # one encoder's output for several rows
@@ -86,9 +92,11 @@ class Attention(nn.Module):
                 keys = values = keys.new_empty(len(queries), keys.shape[1], 0, self.head_dim)
         else:
             projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv is None else self.qkv(x).split(self.widths, dim=-1)
-            queries, keys, values = map(self._split_heads, projected)  # (B, H, T, E), (B, K, T, E) twice
-            if context.rotation is not None:
-                queries, keys = rotate(queries, context.rotation), rotate(keys, context.rotation)
+            norms = self.q_norm, self.k_norm, None
+            queries, keys, values = map(self._split_heads, projected, norms)  # (B, H, T, E), (B, K, T, E) twice
+            if self.rotation is not None:
+                rotation = context.rotations[self.rotation]
+                queries, keys = rotate(queries, rotation), rotate(keys, rotation)
             if context.cache is not None:
                 keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
             prompt = None if context.cache is None else context.cache.prompt(self.layer)
@@ -110,11 +118,15 @@ class Attention(nn.Module):
         if context.cache is not None and (cached := context.cache.cross_keys_values(self.layer)) is not None:
             return cached
         assert context.encoder_output is not None
-        keys, values = self._split_heads(self.k_proj(context.encoder_output)), self._split_heads(self.v_proj(context.encoder_output))
+        projected = self.k_proj(context.encoder_output), self.v_proj(context.encoder_output)
+        keys, values = map(self._split_heads, projected, (self.k_norm, None))
         return (keys, values) if context.cache is None else context.cache.keep_cross(self.layer, keys, values)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H * E) -> (B, H, T, E)
+    def _split_heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        if norm is not None and not self.norms_heads:
+            x = norm(x)
+        heads = x.unflatten(-1, (-1, self.head_dim))  # (B, T, H * E) -> (B, T, H, E)
+        return (norm(heads) if norm is not None and self.norms_heads else heads).transpose(1, 2)  # (B, H, T, E)
 
 
 def attend(

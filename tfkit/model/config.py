@@ -3,6 +3,7 @@
 A field exists only if one of the systems uses it, and a field that applies to one kind only is in that kind's member of a union.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,9 +32,11 @@ class _Norm(Data):
     """Normalization of the residual stream."""
 
     eps: Epsilon = Field(1e-5, description="Added to the variance, or to the mean square, inside the root.")
-    placement: Literal["pre", "post", "sandwich"] = Field(
+    placement: Literal["pre", "post", "sandwich", "reordered", "parallel"] = Field(
         "pre",
-        description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm.",
+        description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm. "
+        "reordered: x + norm(f(x)), and a last norm (OLMo 2). parallel: all sublayers of a block read the same x, "
+        "x + f(norm x) + g(norm x), and a last norm (GPT-NeoX).",
     )
 
 
@@ -68,9 +71,28 @@ class Sinusoidal(Data):
     )
 
 
+class LinearScaling(Data):
+    """All wavelengths are multiplied by the same factor (arXiv 2306.15595)."""
+
+    kind: Literal["linear"]
+    factor: Factor = Field(description="How many times longer the context is than that of pretraining.")
+
+
+class YarnScaling(Data):
+    """Long wavelengths are multiplied, short ones kept, and the rotated vectors lengthened (YaRN, arXiv 2309.00071)."""
+
+    kind: Literal["yarn"]
+    factor: Factor = Field(description="How many times longer the context is than original_context_length.")
+    beta_fast: Factor = Field(32.0, description="Pairs that turn more often than this in the original context are kept.")
+    beta_slow: Factor = Field(1.0, description="Pairs that turn less often than this in the original context are multiplied by factor.")
+    attention_factor: Factor | None = Field(None, description="Multiplies rotated queries and keys; null: 0.1 ln(factor) + 1.")
+    original_context_length: Context = Field(description="The context of pretraining, in tokens.")
+
+
 class WavelengthScaling(Data):
     """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
 
+    kind: Literal["llama3"] = "llama3"
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
     low_freq_factor: Factor = Field(1.0, description="Wavelengths above original_context_length / this are multiplied by factor.")
     high_freq_factor: Factor = Field(
@@ -85,12 +107,37 @@ class WavelengthScaling(Data):
         return self
 
 
+Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling, Field(discriminator="kind")]
+Base = Annotated[float, Field(gt=0, le=1e12)]
+
+
 class Rotary(Data):
     """Rotation of queries and keys by their position (RoFormer, arXiv 2104.09864)."""
 
     kind: Literal["rotary"]
-    theta: float = Field(10_000.0, gt=0, le=1e12, description="Base of the wavelengths.")
-    scaling: WavelengthScaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
+    theta: Base = Field(10_000.0, description="Base of the wavelengths.")
+    scaling: Scaling | None = Field(None, description="The scaling of the wavelengths for a longer context; null: none.")
+    local_theta: Base | None = Field(
+        None, description="Base in layers with a window, where wavelengths are not scaled (Gemma 3); null: all layers are alike."
+    )
+    layers: list[bool] = Field(
+        [True],
+        min_length=1,
+        max_length=MAX_LAYERS,
+        description="Whether a layer rotates at all. One value per layer, repeated: [true, true, true, false] (SmolLM3).",
+    )
+    fraction: float = Field(1.0, gt=0, le=1, description="Part of each head that is rotated; the rest has no position (GPT-NeoX).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_scaling(cls, values: Any) -> Any:
+        """Read a scaling without a kind, which in older files is Llama 3.1's."""
+        scaling = values.get("scaling") if isinstance(values, dict) else None
+        return values | {"scaling": {"kind": "llama3", **scaling}} if isinstance(scaling, dict) else values
+
+    def rotated(self, head_dim: int) -> int:
+        """Return how many of a head's numbers are rotated."""
+        return int(head_dim * self.fraction)
 
 
 class Relative(Data):
@@ -121,6 +168,11 @@ class AttentionConfig(Data):
     out_bias: bool = Field(False, description="A bias on the output projection.")
     scale: Factor | None = Field(None, description="Multiplies the scores; null: 1 / sqrt(head_dim). T5 has 1.")
     softcap: Factor | None = Field(None, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
+    qk_norm: Literal["head", "projection"] | None = Field(
+        None,
+        description="A norm on queries and keys before their rotation: over each head, whose heads share its weights (Qwen 3), or over "
+        "the whole projection (OLMo 2); null: none.",
+    )
     windows: list[Distance | None] = Field(
         [None],
         min_length=1,
@@ -278,6 +330,18 @@ class ModelConfig(Data):
         """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
 
+    def rotation(self, layer: int) -> Literal["global", "local"] | None:
+        """Return whether this layer rotates queries and keys by theta or by local_theta; None: not at all."""
+        position = self.position
+        if not isinstance(position, Rotary) or not position.layers[layer % len(position.layers)]:
+            return None
+        return "local" if position.local_theta is not None and self.window(layer) is not None else "global"
+
+    @property
+    def period(self) -> int:
+        """The number of layers after which they are alike again."""
+        return math.lcm(len(self.attention.windows), len(self.position.layers) if isinstance(self.position, Rotary) else 1)
+
     @model_validator(mode="after")
     def _check_stacks(self) -> "ModelConfig":
         if not self.encoder_layers and not self.decoder_layers:
@@ -303,4 +367,6 @@ class ModelConfig(Data):
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.position.kind == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions rotate pairs, so it must be even")
+        if isinstance(self.position, Rotary) and ((rotated := self.position.rotated(self.head_dim)) % 2 or not rotated):
+            raise ValueError(f"position.fraction of head_dim {self.head_dim} is {rotated}; it must be an even number of at least 2")
         return self

@@ -7,9 +7,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import Relative, Rotary, WavelengthScaling
+from tfkit.model.config import ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
 
-Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
+Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,62 @@ def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -
     return (torch.stack(halves, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(halves, dim=-1)).to(dtype)  # (..., T, D)
 
 
+def rotations_at(position_ids: Tensor, config: ModelConfig, dtype: torch.dtype) -> dict[str, Rotation]:
+    """Return the rotations of the layers by the names of `ModelConfig.rotation`; empty if positions are not rotary."""
+    rotary = config.position
+    if not isinstance(rotary, Rotary):
+        return {}
+    kinds = {"global": rotary}
+    if rotary.local_theta is not None:
+        kinds["local"] = rotary.model_copy(update={"theta": rotary.local_theta, "scaling": None})
+    return {name: rotation_at(position_ids, config.head_dim, kind, dtype) for name, kind in kinds.items()}
+
+
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
-    """Return cosine and sine of position * theta^(-2j / E) (arXiv 2104.09864), computed in float32 and then rounded, as in Hugging Face."""
-    angles = position_ids[..., None].float() * rotary_frequencies(head_dim, rotary, position_ids.device)  # (..., T, E / 2)
+    """Return cosine and sine of position * theta^(-2j / R) (arXiv 2104.09864), computed in float32 and then rounded, as in Hugging Face."""
+    angles = position_ids[..., None].float() * rotary_frequencies(head_dim, rotary, position_ids.device)  # (..., T, R / 2)
     if position_ids.dim() == 2:
-        angles = angles[:, None]  # (B, 1, T, E / 2): the same for every head
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+        angles = angles[:, None]  # (B, 1, T, R / 2): the same for every head
+    cos, sin = angles.cos(), angles.sin()
+    if isinstance(rotary.scaling, YarnScaling):
+        factor = attention_factor(rotary.scaling)
+        cos, sin = cos * factor, sin * factor
+    return cos.to(dtype), sin.to(dtype)
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / E), with the scaling for a longer context, if any: (E / 2,), float32."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)  # (E / 2,)
-    frequencies = rotary.theta ** (-pairs / head_dim)
-    return frequencies if rotary.scaling is None else _scale_wavelengths(frequencies, rotary.scaling)
+    """Return the angle per position of each pair j, theta^(-2j / R), with the scaling for a longer context, if any: (R / 2,), float32."""
+    rotated, scaling = rotary.rotated(head_dim), rotary.scaling
+    pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
+    frequencies = rotary.theta ** (-pairs / rotated)
+    if scaling is None:
+        return frequencies
+    match scaling.kind:
+        case "linear":
+            return frequencies / scaling.factor
+        case "yarn":
+            return _scale_by_turns(frequencies, scaling, rotated, rotary.theta)
+        case "llama3":
+            return _scale_wavelengths(frequencies, scaling)
+
+
+def attention_factor(scaling: YarnScaling) -> float:
+    """Return the factor of YaRN's rotated queries and keys (arXiv 2309.00071, equation 22)."""
+    return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
+
+
+def _scale_by_turns(frequencies: Tensor, scaling: YarnScaling, rotated: int, theta: float) -> Tensor:
+    """Keep pairs that turn often in the original context, divide the frequencies of those that seldom do, and interpolate between
+    (YaRN, arXiv 2309.00071, section 3.2); the two limits are whole pairs, as in its published code.
+    """
+
+    def pair(turns: float) -> float:
+        return rotated * math.log(scaling.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = max(math.floor(pair(scaling.beta_fast)), 0), min(math.ceil(pair(scaling.beta_slow)), rotated - 1)
+    pairs = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
+    divided = ((pairs - first) / (last - first or 0.001)).clamp(0, 1)  # 0: kept, 1: divided
+    return frequencies / scaling.factor * divided + frequencies * (1 - divided)
 
 
 def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
@@ -75,10 +118,11 @@ def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tenso
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the pairs (j, j + E / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
+    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)  # (B, H, T, E / 2) each
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)  # (B, H, T, E)
+    half, width = cos.shape[-1], x.shape[-1]
+    first, second, *rest = x.split([half, half, *([width - 2 * half] if width > 2 * half else [])], dim=-1)  # (B, H, T, R / 2) twice
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, *rest), dim=-1)  # (B, H, T, E)
 
 
 class RelativeBias(nn.Module):

@@ -6,6 +6,10 @@ post (2017, GPT, BERT)    x -----------------(+)--> norm -->
                            \--> op --> dropout --^
 sandwich (Gemma 2)        x ----------------------------------------(+)-->
                            \--> norm --> op --> dropout --> post_norm --^
+reordered (OLMo 2)        x -------------------------------(+)-->
+                           \--> op --> dropout --> norm --^
+parallel (GPT-NeoX)       x -----------------------(+)-->       all sublayers of a block begin at the same x
+                           \--> norm --> op --> dropout --^
 """
 
 from typing import Any
@@ -34,12 +38,22 @@ class Sublayer(nn.Module):
         self.dropout = build_dropout(config.dropout.residual)
         self.post_norm = build_norm(config.dim, config.norm) if self.placement == "sandwich" else None
 
+    @property
+    def norms_input(self) -> bool:
+        """Whether the operation reads the normed stream, or the stream itself."""
+        return self.placement in ("pre", "sandwich", "parallel")
+
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, T, D) -> (B, T, D); `context` is passed to the operation."""
         if self.placement == "post":
             return self.norm(x + self.dropout(self.op(x, *context)))
-        out = self.dropout(self.op(self.norm(x), *context))
-        return x + (out if self.post_norm is None else self.post_norm(out))
+        return x + self.addend(x, *context)
+
+    def addend(self, x: Tensor, *context: Any) -> Tensor:
+        """(B, T, D) -> (B, T, D): what is added to the residual stream, in placements other than post."""
+        out = self.dropout(self.op(self.norm(x) if self.norms_input else x, *context))
+        last = self.norm if self.placement == "reordered" else self.post_norm
+        return out if last is None else last(out)
 
 
 class Block(nn.Module):
@@ -50,9 +64,15 @@ class Block(nn.Module):
         self.self_attention = Sublayer(Attention(config, layer), config)
         self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
         self.mlp = Sublayer(Mlp(config), config)
+        self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        if self.parallel:
+            attended = self.self_attention.addend(x, context)
+            if self.cross_attention is not None:
+                attended = attended + self.cross_attention.addend(x, context)
+            return self.mlp.addend(x) + attended + x
         x = self.self_attention(x, context)
         if self.cross_attention is not None:
             x = self.cross_attention(x, context)

@@ -132,10 +132,13 @@ class _Walk:
         bias = self.is_trained(stack.position_bias)
         for block in stack.blocks:
             assert isinstance(block, Block)
-            stream = self._attention(block.self_attention, rows, length, length, stream, stream, causal=stack.causal, bias=bias)
+            entering = stream
+            stream = self._attention(block.self_attention, rows, length, length, entering, entering, causal=stack.causal, bias=bias)
             if block.cross_attention is not None:
-                stream = self._attention(block.cross_attention, rows, length, source, stream, encoded, causal=False, bias=False)
-            stream = self._mlp(block.mlp, rows * length, stream)
+                stream |= self._attention(
+                    block.cross_attention, rows, length, source, entering if block.parallel else stream, encoded, causal=False, bias=False
+                )
+            stream |= self._mlp(block.mlp, rows * length, entering if block.parallel else stream)
         return stream or self.is_trained(stack.norm)
 
     def _attention(
@@ -144,9 +147,10 @@ class _Walk:
         """`source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
         op = sublayer.op
         assert isinstance(op, Attention)
-        normed = stream or (sublayer.placement != "post" and self.is_trained(sublayer.norm))
-        queries = self.linear(op.q_proj, rows * length, normed)
+        normed = stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
+        queries = self.linear(op.q_proj, rows * length, normed) or self.is_trained(op.q_norm)
         key, value = (self.linear(projection, rows * keys, source if op.cross else normed) for projection in (op.k_proj, op.v_proj))
+        key |= self.is_trained(op.k_norm)
         size = 2.0 * rows * op.q_proj.out_features * visible_pairs(length, keys, causal=causal, window=op.window)
         self.products.append(Product("attention", size, queries + key, op.head_dim, keys, causal))
         scores = queries or key or bias
@@ -155,7 +159,7 @@ class _Walk:
         return stream or self.is_trained(sublayer) or (op.cross and source)
 
     def _mlp(self, sublayer: Sublayer, states: int, stream: bool) -> bool:
-        op, normed = sublayer.op, stream or (sublayer.placement != "post" and self.is_trained(sublayer.norm))
+        op, normed = sublayer.op, stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
         projections = [module for module in (op.gate_proj, op.up_proj) if isinstance(module, nn.Linear)]
         hidden = [self.linear(module, states, normed) for module in projections]
         assert isinstance(op.down_proj, nn.Linear)

@@ -70,7 +70,7 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     """Take steps as rank 0 of the mesh, in which each micro-batch is `batch`. Raises UsageError within a process group."""
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
-    depth, period = min(_depths(config).values()), len(config.attention.windows)
+    depth, period = min(_depths(config).values()), config.period
     fewer = max(0, depth - MIN_BLOCKS) // period * period  # so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:

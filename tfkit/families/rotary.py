@@ -1,0 +1,90 @@
+"""Rotary positions in a config.json, in both directions; families that rotate share them.
+
+Old files have `rope_theta` and `rope_scaling` (older still: `type` for `rope_type`), newer ones `rope_parameters` with both. tfkit writes
+the old names, which every version of transformers reads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfkit.families.rules import LAYER_TYPES, UnsupportedError
+from tfkit.model.config import Position, Rotary
+
+_KINDS = ("default", "linear", "yarn", "llama3")
+_REFUSED = {  # with reasons
+    "dynamic": "its wavelengths change while a text grows",
+    "longrope": "its wavelengths change when a text exceeds the context of pretraining",
+}
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, unless stated
+
+
+def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> dict[str, Any]:
+    """Return the position of a config.json. `partial`: the class's default of partial_rotary_factor; None: it has no such field.
+
+    Raise UnsupportedError for a scaling that tfkit does not compute.
+    """
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
+    if isinstance(rope, dict) and rope.keys() & set(LAYER_TYPES):
+        raise UnsupportedError("rotary positions that differ between types of layers are not supported for this model_type")
+    # The file's own field takes precedence in transformers.
+    original = hf.get("original_max_position_embeddings")
+    position = _position(rope, original, hf["max_position_embeddings"], hf.get("rope_theta"))
+    part = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
+    if partial is None and part not in (None, 1):
+        raise UnsupportedError(f"partial_rotary_factor {part!r} of the rotary positions is not supported, only 1 is")
+    return position if partial is None else position | {"fraction": partial if part is None else part}
+
+
+def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
+    """Return the position of a config.json in which layers with a window have wavelengths of their own, by default of `local_theta`."""
+    stated = hf.get("rope_parameters") or {}
+    if stated and not stated.keys() & set(LAYER_TYPES):
+        raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")
+    local, full = (dict(stated.get(name) or {}) for name in LAYER_TYPES)
+    if (scaling := hf.get("rope_scaling")) and "rope_type" not in scaling:
+        raise UnsupportedError("rope_scaling has no rope_type")
+    position, of_windows = (
+        _position({"rope_type": "default", **rope}, None, hf["max_position_embeddings"], default)
+        for rope, default in ((full | (scaling or {}), theta), (local, local_theta))
+    )
+    if "scaling" in of_windows:
+        raise UnsupportedError(f"rotary positions of type {local['rope_type']!r} are not supported in layers with a window")
+    return position | {"local_theta": of_windows["theta"]}
+
+
+def _position(rope: Any, original: Any, context: int, default_theta: Any) -> dict[str, Any]:
+    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
+    if kind not in _KINDS:
+        reason = f" ({_REFUSED[kind]})" if isinstance(kind, str) and kind in _REFUSED else ""
+        raise UnsupportedError(f"rotary positions of type {kind!r} are not supported{reason}; only {', '.join(_KINDS)} are")
+    theta = rope.get("rope_theta")
+    theta = default_theta if theta is None else theta
+    position: dict[str, Any] = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
+    if kind == "default":
+        return position
+    scaling = {"kind": kind, "factor": rope["factor"]}
+    if kind == "llama3":
+        scaling |= {name: rope[name] for name in ("low_freq_factor", "high_freq_factor")}
+    if kind == "yarn":
+        for name, value in (("mscale", None), ("mscale_all_dim", None), ("truncate", True)):
+            if rope.get(name, value) != value:
+                raise UnsupportedError(f"{name} {rope[name]!r} of rotary positions of type yarn is not supported")
+        scaling |= {name: rope.get(name) or value for name, value in _BETAS.items()} | {"attention_factor": rope.get("attention_factor")}
+    if kind in ("llama3", "yarn"):
+        stated = rope.get("original_max_position_embeddings", context)
+        scaling["original_context_length"] = stated if original is None else original
+    return position | {"scaling": scaling}
+
+
+def position_to_hf(position: Position) -> dict[str, Any]:
+    """Return rope_theta and rope_scaling of a config.json."""
+    if not isinstance(position, Rotary):
+        return {"rope_theta": None, "rope_scaling": None}
+    return {"rope_theta": position.theta, "rope_scaling": None if position.scaling is None else _scaling(position.scaling.model_dump())}
+
+
+def _scaling(values: dict[str, Any]) -> dict[str, Any]:
+    """Return rope_scaling; fields with their default values are left out."""
+    names = {"kind": "rope_type", "original_context_length": "original_max_position_embeddings"}
+    defaults = {**_BETAS, "attention_factor": None}
+    return {names.get(name, name): value for name, value in values.items() if name not in defaults or value != defaults[name]}
