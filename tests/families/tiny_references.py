@@ -46,7 +46,11 @@ class Case:
     @property
     def decodes(self) -> bool:
         """Whether it is a decoder alone, with a language model's head."""
-        return self.inputs.keys() == {"input_ids"} and hasattr(self.model, "generate") and "LM" in self.model.__name__.upper()
+        return (
+            self.inputs.keys() == {"input_ids"}
+            and hasattr(self.model, "generate")
+            and "LM" in self.model.__name__.upper().replace("SMOLLM", "")
+        )
 
 
 CASES: dict[str, Case] = {}
@@ -63,7 +67,7 @@ def reference(case: str, std: float | None = None) -> PreTrainedModel:
     drawn += [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     with torch.no_grad():
         for name, parameter in drawn:
-            is_norm = parameter.dim() == 1 and name.endswith("weight") and config.model_type != "gemma2"
+            is_norm = parameter.dim() == 1 and name.endswith("weight") and not config.model_type.startswith("gemma")
             parameter.normal_(1.0 if is_norm else 0.0, std or CASES[case].std, generator=generator)
     return model
 

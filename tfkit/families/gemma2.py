@@ -64,15 +64,15 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     values["embedding"] = {"scale": True}
     values["norm"] |= {"placement": "sandwich", "unit_offset": True}
     values["attention"] |= {
-        "scale": _scale(hf),
+        "scale": scale_from_hf(hf),
         "softcap": hf["attn_logit_softcapping"],
         "windows": windows_from_hf(hf, hf["sliding_window"], lambda layer: layer % 2 == 0),
     }
     return values
 
 
-def _scale(hf: dict[str, Any]) -> float | None:
-    """Return query_pre_attn_scalar^-0.5; None if that is the default scale."""
+def scale_from_hf(hf: dict[str, Any]) -> float | None:
+    """Return query_pre_attn_scalar^-0.5, the scale of the scores; None if that is the default scale."""
     scalar = hf["query_pre_attn_scalar"]
     if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
         raise UnsupportedError(f"query_pre_attn_scalar {scalar!r} is not a positive number")

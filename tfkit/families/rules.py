@@ -15,15 +15,16 @@ class UnsupportedError(ValueError):
 class Rule:
     """A foreign tensor and the parameters of ours that it holds; `{i}` is the layer.
 
-    Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v).
-    `transposed`: the foreign matrix is stored as (in, out), ours are (out, in). `row`: a vector of ours is stored as (1, n).
-    `when`: the models to which the rule applies, if the parameter has another name in others (T5's MLP); None: all.
+    Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v). `by_head`: they alternate from head to head
+    (GPT-NeoX's q1 | k1 | v1 | q2 ...). `transposed`: the foreign matrix is stored as (in, out), ours are (out, in). `row`: a vector of ours
+    is stored as (1, n). `when`: the models to which the rule applies, if the parameter has another name in others (T5's MLP); None: all.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
     row: bool = False
+    by_head: bool = False
     when: Callable[[ModelConfig], bool] | None = None
 
 

@@ -125,6 +125,8 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
         if rule.theirs in foreign:
             tensor = foreign[rule.theirs]
             tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
+            if rule.by_head:
+                tensor = tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2)
             tensors |= dict(zip(rule.ours, tensor.split([shapes[name][0] for name in rule.ours]), strict=True))
     return tensors
 
@@ -143,11 +145,13 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
         return
     for rule in _expand(family, config):
         if all(name in tensors for name in rule.ours):  # otherwise a bias or a head that this model does not have
-            yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule)
+            yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule, config)
 
 
-def _in_layout(parts: Sequence[Tensor], rule: Rule) -> Tensor:
+def _in_layout(parts: Sequence[Tensor], rule: Rule, config: ModelConfig) -> Tensor:
     tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    if rule.by_head:
+        tensor = tensor.unflatten(0, (len(parts), config.num_heads, -1)).transpose(0, 1).flatten(0, 2)
     return tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
 
 

@@ -1,0 +1,67 @@
+"""Gemma 1 (Mesnard et al. 2024, arXiv 2403.08295).
+
+New compared with Llama 2: the MLP's gate is a GELU (its tanh form), embeddings are tied, and scaled by the root of dim at the input; norm
+weights are stored minus one; heads are 256 wide, and those of the 2B model share one key and value head. Sizes: table 1, whose MLP widths
+count gate and up together.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.rules import Family, decoder_classes
+from tfkit.model.config import ModelConfig
+
+_BASE: dict[str, Any] = {
+    "vocab_size": 256000,
+    "context_length": 8192,
+    "head_dim": 256,
+    "embedding": {"scale": True},
+    "position": {"kind": "rotary", "theta": 1e4},
+    "norm": {"kind": "rms", "eps": 1e-6, "unit_offset": True},
+    "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
+    "head": {"kind": "lm", "tied": True},
+    "init": {"std": 0.02},  # not published; this is Hugging Face's
+}
+PRESETS = {
+    "gemma-2b": _BASE | {"decoder_layers": 18, "dim": 2048, "hidden_dim": 16384, "num_heads": 8, "num_kv_heads": 1},
+    "gemma-7b": _BASE | {"decoder_layers": 28, "dim": 3072, "hidden_dim": 24576, "num_heads": 16, "num_kv_heads": 16},
+}
+
+ARCHITECTURES = decoder_classes("Gemma", "classes", "tags")
+
+# Hugging Face's class defaults, those of the 7B model, for fields that a file leaves out.
+_CLASS_DEFAULTS: dict[str, Any] = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
+    if hf["hidden_act"] == "gelu":  # in the first released files, which mean the tanh form
+        hf["hidden_act"] = "gelu_pytorch_tanh"
+    values = llama.from_hf(hf, ARCHITECTURES)
+    values["embedding"] = {"scale": True}
+    values["norm"] |= {"unit_offset": True}
+    return values
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return llama.to_hf(config, ("mlp_bias",))
+
+
+FAMILY = Family(
+    name="gemma",
+    model_type="gemma",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=llama.RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},
+)

@@ -1,0 +1,106 @@
+"""Gemma 3, its text models (Kamath et al. 2025, arXiv 2503.19786).
+
+New compared with Gemma 2: norms of queries and keys replace the soft caps; five layers with a window of 512 or 1,024 tokens come before
+each layer that sees all tokens. Only the latter rotate with a larger base, 1e6, and from 4B on with wavelengths eight times as long, for
+128 k tokens. The models from 4B on also read images: of such a folder the text part is read.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from tfkit.families import gemma2, llama
+from tfkit.families.qwen3 import QK_NORMS
+from tfkit.families.rotary import position_by_layer
+from tfkit.families.rules import Architectures, decoder_classes, windows_from_hf
+from tfkit.model.config import ModelConfig
+
+_PERIOD = 6
+
+
+def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
+    large = dim > 2048
+    rotary = {"kind": "rotary", "theta": 1e6, "local_theta": 1e4}
+    return {
+        "vocab_size": 262208 if large else 262144,
+        "context_length": 131072 if large else 32768,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": hidden_dim,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": 256,
+        "embedding": {"scale": True},
+        "position": rotary | ({"scaling": {"kind": "linear", "factor": 8.0}} if large else {}),
+        "norm": {"kind": "rms", "eps": 1e-6, "placement": "sandwich", "unit_offset": True},
+        "attention": {"qk_norm": "head", "windows": [*[1024 if large else 512] * (_PERIOD - 1), None]},
+        "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
+        "head": {"kind": "lm", "tied": True},
+        "init": {"std": 0.02},  # not published; this is Hugging Face's
+        **values,
+    }
+
+
+_27B = _size(5376, 62, 32, 16, 21504, head_dim=128)
+_SCALE_27B = 168**-0.5  # 1 / sqrt(dim / num_heads); the smaller models use 1 / sqrt(head_dim)
+PRESETS = {
+    "gemma3-270m": _size(640, 18, 4, 1, 2048),
+    "gemma3-1b": _size(1152, 26, 4, 1, 6912),
+    "gemma3-4b": _size(2560, 34, 8, 4, 10240),
+    "gemma3-12b": _size(3840, 48, 16, 8, 15360),
+    "gemma3-27b": _27B | {"attention": _27B["attention"] | {"scale": _SCALE_27B}},
+}
+
+ARCHITECTURES: Architectures = {
+    "Gemma3ForCausalLM": {"kind": "lm"},
+    **{name: head for name, head in decoder_classes("Gemma3Text", "classes").items() if head["kind"] != "lm"},
+    "Gemma3ForConditionalGeneration": {"kind": "lm"},  # with images
+}
+
+# Hugging Face's class defaults for fields that a file leaves out; the released files with images leave out most.
+_CLASS_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "final_logit_softcapping": None,
+    "sliding_window": 4096,
+    "sliding_window_pattern": _PERIOD,
+}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
+    position = position_by_layer(hf, hf.get("rope_theta", 1e6), hf.get("rope_local_base_freq", 1e4))
+    rest = {name: value for name, value in hf.items() if not name.startswith("rope_")}
+    values = llama.from_hf(rest, ARCHITECTURES, "hidden_activation", softcap=hf["final_logit_softcapping"])
+    values["position"] = position
+    values["embedding"] = {"scale": True}
+    values["norm"] |= {"placement": "sandwich", "unit_offset": True}
+    windows = windows_from_hf(hf, hf["sliding_window"], lambda layer: (layer + 1) % hf["sliding_window_pattern"] != 0)
+    values["attention"] |= {"scale": gemma2.scale_from_hf(hf), "qk_norm": "head", "windows": windows}
+    return values
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = gemma2.FAMILY.to_hf(config)
+    return fields | {"rope_local_base_freq": getattr(config.position, "local_theta", None)}
+
+
+FAMILY = replace(
+    gemma2.FAMILY,
+    name="gemma3",
+    model_type="gemma3_text",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=gemma2.RULES + QK_NORMS,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    own_keys=frozenset({"query_pre_attn_scalar", "final_logit_softcapping"}),
+)

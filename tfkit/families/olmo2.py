@@ -1,0 +1,80 @@
+"""OLMo 2 (OLMo team 2024, arXiv 2501.00656).
+
+New compared with Llama 2: each sublayer's output is normed instead of its input, and queries and keys are normed over the whole projection
+before they are split into heads; both keep the training of large models from diverging. Data, code and checkpoints are open. Sizes as
+released.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.qwen3 import QK_NORMS
+from tfkit.families.rules import Family, Rule, decoder_classes
+from tfkit.model.config import ModelConfig
+
+
+def size(dim: int, layers: int, heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
+    """Return a size of OLMo 2."""
+    return {
+        "vocab_size": 100352,
+        "context_length": 4096,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": hidden_dim,
+        "num_heads": heads,
+        "num_kv_heads": None,
+        "head_dim": None,  # 128
+        "position": {"kind": "rotary", "theta": 5e5},
+        "norm": {"kind": "rms", "eps": 1e-6, "placement": "reordered"},
+        "attention": {"qk_norm": "projection"},
+        "mlp": {"activation": "silu", "gated": True, "bias": False},
+        "head": {"kind": "lm", "tied": False},
+        "init": {"std": 0.02},
+        **values,
+    }
+
+
+PRESETS = {
+    "olmo2-1b": size(2048, 16, 16, 8192),
+    "olmo2-7b": size(4096, 32, 32, 11008),
+    "olmo2-13b": size(5120, 40, 40, 13824),
+    "olmo2-32b": size(5120, 64, 40, 27648, num_kv_heads=8),
+}
+
+ARCHITECTURES = decoder_classes("Olmo2", "classes")
+_OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
+RULES = (
+    *(rule for rule in llama.RULES if "layernorm" not in rule.theirs),
+    *QK_NORMS,
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.norm.weight",)),
+    Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
+)
+
+# Hugging Face's class defaults for fields that a file leaves out.
+CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
+
+
+def from_hf(hf: dict[str, Any], classes: Any = ARCHITECTURES) -> dict[str, Any]:
+    """Read a config.json of OLMo 2, or of OLMo 3 with its rotary positions as OLMo 2's."""
+    values = llama.from_hf(CLASS_DEFAULTS | hf | {"mlp_bias": False}, classes)
+    values["norm"] |= {"placement": "reordered"}
+    values["attention"] |= {"qk_norm": "projection"}
+    return values
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Return the fields of a config.json."""
+    return llama.to_hf(config, ("mlp_bias", *llama.usual_head_dim(config)))
+
+
+FAMILY = Family(
+    name="olmo2",
+    model_type="olmo2",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=from_hf,
+    to_hf=to_hf,
+)

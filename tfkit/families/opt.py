@@ -1,0 +1,115 @@
+"""OPT (Zhang et al. 2022, arXiv 2205.01068).
+
+GPT-3's architecture and sizes with ReLU in the MLP, released with its weights. The table of positions begins with two rows that no text
+uses. Sizes: table 1. The 350M model, which has narrower token vectors than its blocks, is refused.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import ACTIVATIONS, Family, Rule, UnsupportedError, activation_from_hf, decoder_classes, head_from_hf
+from tfkit.model.config import ModelConfig
+
+
+def _size(dim: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 50272,
+        "context_length": 2048,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": None,  # 4 dim
+        "num_heads": heads,
+        "num_kv_heads": None,  # full heads
+        "head_dim": None,
+        "position": {"kind": "learned", "offset": 2},
+        "norm": {"kind": "layer", "eps": 1e-5},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "relu", "bias": True},
+        "head": {"kind": "lm", "tied": True},
+        "dropout": {"residual": 0.1},
+        "init": {"std": 0.006, "residual_scaling": True},  # section 2.1
+    }
+
+
+PRESETS = {
+    "opt-125m": _size(768, 12, 12),
+    "opt-1.3b": _size(2048, 24, 32),
+    "opt-2.7b": _size(2560, 32, 32),
+    "opt-6.7b": _size(4096, 32, 32),
+    "opt-13b": _size(5120, 40, 40),
+    "opt-30b": _size(7168, 48, 56),
+    "opt-66b": _size(9216, 64, 72),
+}
+
+ARCHITECTURES = decoder_classes("OPT", "classes", "spans")
+_OURS, _THEIRS = "decoder.blocks.{i}", "model.decoder.layers.{i}"
+_MODULES = {
+    f"{_THEIRS}.self_attn_layer_norm": f"{_OURS}.self_attention.norm",
+    **{f"{_THEIRS}.self_attn.{name}_proj": f"{_OURS}.self_attention.op.{name[0]}_proj" for name in ("q", "k", "v", "out")},
+    f"{_THEIRS}.final_layer_norm": f"{_OURS}.mlp.norm",
+    f"{_THEIRS}.fc1": f"{_OURS}.mlp.op.up_proj",
+    f"{_THEIRS}.fc2": f"{_OURS}.mlp.op.down_proj",
+    "model.decoder.final_layer_norm": "decoder.norm",
+    "qa_outputs": "head.spans",
+}
+RULES = (
+    Rule("model.decoder.embed_tokens.weight", ("embedding.tokens.weight",)),
+    Rule("model.decoder.embed_positions.weight", ("embedding.positions.weight",)),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("score.weight", ("head.classes.weight",)),
+)
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    if (width := hf.get("word_embed_proj_dim")) not in (None, hf["hidden_size"]):
+        raise UnsupportedError(f"word_embed_proj_dim {width!r} is not supported, only hidden_size {hf['hidden_size']!r} is")
+    bias = bool(hf.get("enable_bias", True))
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf.get("max_position_embeddings", 2048),
+        "decoder_layers": hf["num_hidden_layers"],
+        "dim": hf["hidden_size"],
+        "hidden_dim": hf["ffn_dim"],
+        "num_heads": hf["num_attention_heads"],
+        "position": {"kind": "learned", "offset": 2},
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "pre" if hf.get("do_layer_norm_before", True) else "post"},
+        "attention": {"qkv_bias": bias, "out_bias": bias},
+        "mlp": {"activation": activation_from_hf(hf, "activation_function", "relu"), "bias": bias},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True)),
+        "dropout": {"residual": hf.get("dropout", 0.1), "attention": hf.get("attention_dropout", 0.0)},
+        "init": {"std": hf.get("init_std", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.decoder_layers,
+        "hidden_size": config.dim,
+        "word_embed_proj_dim": config.dim,
+        "ffn_dim": config.hidden_dim,
+        "num_attention_heads": config.num_heads,
+        "do_layer_norm_before": config.norm.placement == "pre",
+        "enable_bias": config.mlp.bias,
+        "activation_function": ACTIVATIONS[config.mlp.activation],
+        "dropout": config.dropout.residual,
+        "attention_dropout": config.dropout.attention,
+        "init_std": config.init.std,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+FAMILY = Family(
+    name="opt",
+    model_type="opt",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=(),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=((r"^(model\.)?decoder\.", "model.decoder."),),
+    fixed={"layer_norm_elementwise_affine": (True,), "_remove_final_layer_norm": (False,)},
+)

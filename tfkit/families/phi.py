@@ -1,0 +1,91 @@
+"""Phi-3 and Phi-4 (Abdin et al. 2024, arXiv 2404.14219 and 2412.08905).
+
+Llama's architecture; new is the data: filtered pages and texts written by larger models, a small model's whole budget. Queries, keys and
+values are one matrix in the files, and so are gate and up. Phi-3's 4 k models see 2,047 tokens back. Models with longrope (128 k tokens,
+Phi-4-mini) are refused. Sizes as released.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.rotary import position_from_hf
+from tfkit.families.rules import Family, Rule, UnsupportedError, decoder_classes, first_window
+from tfkit.model.config import ModelConfig, Rotary
+
+
+def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **values: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": 32064,
+        "context_length": 4096,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": hidden_dim,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": None,  # 96 or 128
+        "position": {"kind": "rotary", "theta": 1e4},
+        "norm": {"kind": "rms", "eps": 1e-5},
+        "attention": {"windows": [2047]},
+        "mlp": {"activation": "silu", "gated": True, "bias": False},
+        "head": {"kind": "lm", "tied": False},
+        "init": {"std": 0.02},  # not published; this is Hugging Face's
+        **values,
+    }
+
+
+_PHI4: dict[str, Any] = {"vocab_size": 100352, "context_length": 16384, "attention": {"windows": [None]}}
+PRESETS = {
+    "phi3-mini-4k": _size(3072, 32, 32, 32, 8192),
+    "phi3-medium-4k": _size(5120, 40, 40, 10, 17920),
+    "phi4-14b": _size(5120, 40, 40, 10, 17920, **_PHI4, position={"kind": "rotary", "theta": 2.5e5}),
+}
+
+ARCHITECTURES = decoder_classes("Phi3", "classes", "tags")
+_OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
+RULES = (
+    *(rule for rule in llama.RULES if not any(part in rule.theirs for part in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))),
+    Rule(f"{_THEIRS}.self_attn.qkv_proj.weight", tuple(f"{_OURS}.self_attention.op.{name}_proj.weight" for name in "qkv")),
+    Rule(f"{_THEIRS}.mlp.gate_up_proj.weight", tuple(f"{_OURS}.mlp.op.{name}_proj.weight" for name in ("gate", "up"))),
+)
+
+# Hugging Face's class defaults for fields that a file leaves out, and Llama's fields, which Phi-3 does not have.
+_CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    position = position_from_hf(hf, partial=1.0)
+    if "scaling" in position:  # transformers reads yarn as longrope here, and knows no other
+        raise UnsupportedError(f"rotary positions of type {position['scaling']['kind']} are not supported for model_type phi3")
+    values = llama.from_hf({name: value for name, value in hf.items() if not name.startswith("rope_")}, ARCHITECTURES)
+    values["position"] = position
+    values["attention"] |= {"windows": [hf.get("sliding_window")]}
+    values["dropout"] |= {"residual": hf.get("resid_pdrop", 0.0), "embedding": hf.get("embd_pdrop", 0.0)}
+    return values
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = llama.to_hf(config, (*_NO_BIAS, *llama.usual_head_dim(config)))
+    part = config.position.fraction if isinstance(config.position, Rotary) else 1.0
+    return fields | {
+        **({"partial_rotary_factor": part} if part != 1 else {}),
+        "sliding_window": first_window(config),
+        "resid_pdrop": config.dropout.residual,
+        "embd_pdrop": config.dropout.embedding,
+    }
+
+
+FAMILY = Family(
+    name="phi",
+    model_type="phi3",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    fixed=llama.FAMILY.fixed,
+    own_keys=frozenset({"partial_rotary_factor"}),
+)

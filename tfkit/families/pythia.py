@@ -1,0 +1,144 @@
+"""Pythia (Biderman et al. 2023, arXiv 2304.01373) and GPT-NeoX-20B (Black et al. 2022, arXiv 2204.06745).
+
+New compared with GPT-3: attention and MLP of a block read the same input, each through a norm of its own, and are added at once, so that
+they can be computed together; a quarter of each head is rotated by its position, and the rest has none; input and output matrix differ.
+Pythia is made for research: all sizes saw the same data in the same order. Sizes: table 1, and the released vocabularies.
+"""
+
+from typing import Any
+
+from tfkit.families.llama import LLAMA_ACTIVATIONS, check_heads
+from tfkit.families.rotary import position_from_hf, position_to_hf
+from tfkit.families.rules import Architectures, Family, Rule, activation_from_hf, decoder_classes, head_from_hf
+from tfkit.model.config import ModelConfig, Rotary
+
+
+def _size(dim: int, layers: int, heads: int, vocab_size: int = 50304) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "context_length": 2048,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": None,  # 4 dim
+        "num_heads": heads,
+        "num_kv_heads": None,  # full heads
+        "head_dim": None,
+        "position": {"kind": "rotary", "theta": 1e4, "fraction": 0.25},
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "parallel"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "gelu", "bias": True},
+        "head": {"kind": "lm", "tied": False},
+        "init": {"std": 0.02},  # not the paper's, which depends on the matrix; this is Hugging Face's
+    }
+
+
+PRESETS = {
+    "pythia-14m": _size(128, 6, 4),
+    "pythia-31m": _size(256, 6, 8),
+    "pythia-70m": _size(512, 6, 8),
+    "pythia-160m": _size(768, 12, 12),
+    "pythia-410m": _size(1024, 24, 16),
+    "pythia-1b": _size(2048, 16, 8),
+    "pythia-1.4b": _size(2048, 24, 16),
+    "pythia-2.8b": _size(2560, 32, 32),
+    "pythia-6.9b": _size(4096, 32, 32, 50432),
+    "pythia-12b": _size(5120, 36, 40, 50688),
+}
+
+ARCHITECTURES: Architectures = decoder_classes("GPTNeoX", "classes", "tags", "spans")
+_OURS, _THEIRS = "decoder.blocks.{i}", "gpt_neox.layers.{i}"
+_MODULES = {
+    f"{_THEIRS}.input_layernorm": f"{_OURS}.self_attention.norm",
+    f"{_THEIRS}.post_attention_layernorm": f"{_OURS}.mlp.norm",
+    f"{_THEIRS}.attention.dense": f"{_OURS}.self_attention.op.o_proj",
+    f"{_THEIRS}.mlp.dense_h_to_4h": f"{_OURS}.mlp.op.up_proj",
+    f"{_THEIRS}.mlp.dense_4h_to_h": f"{_OURS}.mlp.op.down_proj",
+    "gpt_neox.final_layer_norm": "decoder.norm",
+    "classifier": "head.tags",
+    "qa_outputs": "head.spans",
+}
+RULES = (
+    Rule("gpt_neox.embed_in.weight", ("embedding.tokens.weight",)),
+    *(
+        Rule(
+            f"{_THEIRS}.attention.query_key_value.{part}",
+            tuple(f"{_OURS}.self_attention.op.{name}_proj.{part}" for name in "qkv"),
+            by_head=True,
+        )
+        for part in ("weight", "bias")
+    ),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("score.weight", ("head.classes.weight",)),
+)
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    # The class has its own names for two fields of rotary positions.
+    rotary = {"rope_theta": hf.get("rotary_emb_base"), "max_position_embeddings": hf.get("max_position_embeddings", 2048)}
+    bias, dropout = bool(hf.get("attention_bias", True)), hf.get("hidden_dropout", 0.0)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": rotary["max_position_embeddings"],
+        "decoder_layers": hf["num_hidden_layers"],
+        "dim": hf["hidden_size"],
+        "hidden_dim": hf["intermediate_size"],
+        "num_heads": hf["num_attention_heads"],
+        "position": position_from_hf(hf | rotary, partial=hf.get("rotary_pct", 0.25)),
+        "norm": {
+            "kind": "layer",
+            "eps": hf.get("layer_norm_eps", 1e-5),
+            "placement": "parallel" if hf.get("use_parallel_residual", True) else "pre",
+        },
+        "attention": {"qkv_bias": bias, "out_bias": bias},
+        "mlp": {"activation": activation_from_hf(hf, "hidden_act", "gelu"), "bias": True},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", False)),
+        "dropout": {
+            "embedding": dropout,
+            "attention": hf.get("attention_dropout", 0.0),
+            "residual": dropout,
+            "head": hf.get("classifier_dropout", 0.1),
+        },
+        "init": {"std": hf.get("initializer_range", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    check_heads(config)
+    rotary = position_to_hf(config.position)
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.decoder_layers,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_attention_heads": config.num_heads,
+        "rotary_emb_base": rotary["rope_theta"],
+        "rotary_pct": config.position.fraction if isinstance(config.position, Rotary) else None,
+        "rope_scaling": rotary["rope_scaling"],
+        "layer_norm_eps": config.norm.eps,
+        "use_parallel_residual": config.norm.placement == "parallel",
+        "attention_bias": config.attention.qkv_bias,
+        "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
+        "hidden_dropout": config.dropout.residual,
+        "attention_dropout": config.dropout.attention,
+        "classifier_dropout": config.dropout.head,
+        "initializer_range": config.init.std,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+FAMILY = Family(
+    name="pythia",
+    model_type="gpt_neox",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="gpt_neox.",
+    ignored=(r".*\.attention\.(masked_)?bias", r".*\.rotary_emb\.inv_freq"),  # buffers of old files
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=((r"^embed_out\.", "lm_head."),),  # in files of transformers before 5.24
+    fixed={"is_decoder": (False,)},
+    own_keys=frozenset({"use_parallel_residual", "rotary_pct"}),
+)
