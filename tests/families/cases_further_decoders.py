@@ -35,7 +35,7 @@ _HEADS = {  # its name in a case -> the end of the class's name, and further fie
 def _case(name: str, fields: dict[str, Any], ending: str = "ForCausalLM", text: str = "") -> Case:
     """`text`: what the names of Gemma 3's classes have in addition."""
     middle = "" if ending == "ForCausalLM" else text
-    return Case(getattr(transformers, f"{name}{middle}{ending}"), getattr(transformers, f"{name}{text}Config")(**fields))
+    return Case(getattr(transformers, f"{name}{middle}{ending}"), getattr(transformers, f"{name}{text}Config")(**fields), std=0.3)
 
 
 _FAMILIES = {  # name -> transformers' name, fields, and whether it has heads for tags and for spans

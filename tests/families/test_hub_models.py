@@ -34,6 +34,9 @@ def test_every_release_is_a_preset_and_every_preset_with_a_class_of_its_own_has_
         ("SmolLM2-135M", "smollm2-135m"),
         ("meta-llama/Llama-3.2-1B", "llama3.2-1b"),
         ("openai-gpt", "gpt"),
+        ("Qwen/Qwen3-0.6B-Base", "qwen3-0.6b"),
+        ("allenai/OLMo-2-0425-1B", "olmo2-1b"),
+        ("microsoft/phi-4", "phi4-14b"),
         ("someone/gpt2-medium", "someone/gpt2-medium"),
         ("roberta-base", "roberta-base"),
     ],
@@ -65,7 +68,7 @@ def test_the_guess_comes_first_and_the_list_is_short(name: str, beginning: str) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "near"), [("qwen2", "llama"), ("roberta", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3", "gemma2"), ("mamba", None)]
+    ("kind", "near"), [("olmo", "llama"), ("roberta", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3n", "gemma3"), ("mamba", None)]
 )
 def test_the_nearest_of_a_type_that_is_not_implemented(kind: str, near: str | None, tmp_path: Path) -> None:
     assert nearest_type(kind) == near

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_files import edit_config
-from tiny_references import IDS, TOLERANCE, difference, save_reference
+from tiny_references import CASES, IDS, TOLERANCE, difference, save_reference
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, MistralConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tfkit.errors import ModelError
-from tfkit.families import FAMILIES, PRESETS
+from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.generation.decoding import generate
 from tfkit.hub import load
 from tfkit.hub.config_json import family_of, to_config_json
@@ -28,6 +28,7 @@ from tfkit.objectives.log_probs import token_log_probs
 from tfkit.recipe.schema.sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
+WINDOWED += ["qwen2", "qwen3", "gemma3", "gemma3 with longer wavelengths", "smollm3 with windows", "olmo3", "phi3"]
 LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # twelve windows
 
 
@@ -123,7 +124,14 @@ def test_a_packed_document_is_computed_as_if_alone(tmp_path: Path, case: str) ->
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("case", ["llama for classes", "mistral for classes", "gemma2 for classes"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        name
+        for name, case in CASES.items()
+        if name.endswith("for classes") and case.config.pad_token_id == 0 and "attention_mask" not in case.inputs
+    ],
+)
 @torch.no_grad()
 def test_classes_of_texts_of_unequal_lengths(tmp_path: Path, case: str, side: str) -> None:
     theirs = save_reference(tmp_path, case)
@@ -205,11 +213,14 @@ def test_mistral_without_a_word_of_its_window_has_the_class_s_own(tmp_path: Path
     assert difference(*both(tmp_path)) < TOLERANCE
 
 
-@pytest.mark.parametrize("theirs", [MistralConfig, Gemma2Config])
-def test_a_field_left_out_has_the_class_s_value(theirs: type[MistralConfig | Gemma2Config]) -> None:
-    family = FAMILIES[theirs.model_type]
-    stated = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 8}
-    short, full = (ModelConfig.model_validate(family.from_hf(hf)) for hf in (stated, theirs(**stated).to_dict()))
+@pytest.mark.parametrize(
+    "theirs", ["mistral", "gemma2", "qwen2", "qwen3", "gemma", "gemma3_text", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt"]
+)
+def test_a_field_left_out_has_the_class_s_value(theirs: str) -> None:
+    family = MODEL_TYPES[theirs]
+    stated = {"vocab_size": 97, "hidden_size": 256, "num_hidden_layers": 7, "num_attention_heads": 32}
+    stated |= {"ffn_dim" if theirs == "opt" else "intermediate_size": 100}
+    short, full = (ModelConfig.model_validate(family.from_hf(hf)) for hf in (stated, CONFIG_MAPPING[theirs](**stated).to_dict()))
     assert short == full
 
 
@@ -238,7 +249,8 @@ def test_what_tfkit_does_not_compute_is_refused(tmp_path: Path, case: str, chang
 
 
 @pytest.mark.parametrize(
-    "preset", [name for name, (family, _) in PRESETS.items() if family.name in ("llama", "mistral", "gemma2", "smollm2")]
+    "preset",
+    [name for name, (family, _) in PRESETS.items() if family.stacks == (False, True) and family.name not in ("gpt", "gpt2", "gpt3")],
 )
 def test_transformers_understands_every_preset(preset: str) -> None:
     family, values = PRESETS[preset]
@@ -249,7 +261,7 @@ def test_transformers_understands_every_preset(preset: str) -> None:
     assert again.model_dump(exclude={"init", "dropout"}) == config.model_dump(exclude={"init", "dropout"})
 
 
-@pytest.mark.parametrize(("windows", "expected"), [([None], "llama"), ([5], "mistral"), ([5, None], None), ([5, 3], None)])
+@pytest.mark.parametrize(("windows", "expected"), [([None], "llama"), ([5], "mistral"), ([5, None], "smollm3"), ([5, 3], None)])
 def test_windows_go_only_where_they_are_understood(windows: list[int | None], expected: str | None) -> None:
     values = PRESETS["mistral-7b-v0.1"][1] | {"attention": {"windows": windows}}
     family = family_of(ModelConfig.model_validate(values))

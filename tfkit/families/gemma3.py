@@ -78,9 +78,7 @@ _CLASS_DEFAULTS: dict[str, Any] = {
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
     position = position_by_layer(hf, hf.get("rope_theta", 1e6), hf.get("rope_local_base_freq", 1e4))
-    rest = {name: value for name, value in hf.items() if not name.startswith("rope_")}
-    values = llama.from_hf(rest, ARCHITECTURES, "hidden_activation", softcap=hf["final_logit_softcapping"])
-    values["position"] = position
+    values = llama.from_hf(hf, ARCHITECTURES, "hidden_activation", position, softcap=hf["final_logit_softcapping"])
     values["embedding"] = {"scale": True}
     values["norm"] |= {"placement": "sandwich", "unit_offset": True}
     windows = windows_from_hf(hf, hf["sliding_window"], lambda layer: (layer + 1) % hf["sliding_window_pattern"] != 0)

@@ -24,18 +24,34 @@ RELEASES: dict[str, str] = {  # repository -> preset
     **{f"mistralai/Mistral-7B-v0.{version}": f"mistral-7b-v0.{version}" for version in (1, 2, 3)},
     **{f"google/gemma-2-{size}": f"gemma2-{size}" for size in ("2b", "9b", "27b")},
     **{f"HuggingFaceTB/SmolLM2-{size}": f"smollm2-{size.lower()}" for size in ("135M", "360M", "1.7B")},
+    **{f"Qwen/Qwen2-{size}": f"qwen2-{size.lower()}" for size in ("0.5B", "1.5B", "7B", "72B")},
+    **{f"Qwen/Qwen2.5-{size}": f"qwen2.5-{size.lower()}" for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")},
+    **{f"Qwen/Qwen3-{size}-Base": f"qwen3-{size.lower()}" for size in ("0.6B", "1.7B", "4B", "8B", "14B")},
+    "Qwen/Qwen3-32B": "qwen3-32b",
+    **{f"google/gemma-{size}": f"gemma-{size}" for size in ("2b", "7b")},
+    **{f"google/gemma-3-{size}-pt": f"gemma3-{size}" for size in ("1b", "4b", "12b", "27b")},
+    "google/gemma-3-270m": "gemma3-270m",
+    "HuggingFaceTB/SmolLM3-3B-Base": "smollm3-3b",
+    **{f"allenai/OLMo-2-{name}": f"olmo2-{name[5:].lower()}" for name in ("0425-1B", "1124-7B", "1124-13B", "0325-32B")},
+    **{f"allenai/Olmo-3-{name}": f"olmo3-{name[5:].lower()}" for name in ("1025-7B", "1125-32B")},
+    **{f"microsoft/Phi-3-{size}-4k-instruct": f"phi3-{size}-4k" for size in ("mini", "medium")},
+    "microsoft/phi-4": "phi4-14b",
+    **{
+        f"EleutherAI/pythia-{size}": f"pythia-{size}" for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+    },
+    **{f"facebook/opt-{size}": f"opt-{size}" for size in ("125m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")},
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
 # Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
     "bert": ("roberta", "xlm-roberta", "camembert", "electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm", "esm"),
-    "gpt2": ("gpt_neo", "gptj", "opt", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
-    "llama": (
-        *("qwen2", "qwen3", "phi3", "olmo", "olmo2", "stablelm", "falcon", "gpt_neox", "granite", "cohere", "smollm3", "internlm2", "yi"),
-    ),
+    "gpt2": ("gpt_neo", "gptj", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
+    "llama": ("olmo", "stablelm", "falcon", "granite", "cohere", "internlm2", "yi"),
+    "qwen3": ("qwen3_moe", "qwen3_next"),
     "mistral": ("mixtral", "ministral"),
-    "gemma2": ("gemma", "gemma3", "gemma3_text", "recurrent_gemma"),
+    "gemma": ("recurrent_gemma",),
+    "gemma3": ("gemma3n", "gemma3n_text"),
     "t5": ("mt5", "umt5", "longt5", "switch_transformers", "byt5"),
     "marian": ("bart", "mbart", "m2m_100", "pegasus", "blenderbot", "fsmt", "prophetnet", "nllb-moe"),
 }

@@ -94,8 +94,17 @@ RULES = (
 LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
 
 
-def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
-    """Read a config.json with Llama's fields; families derived from Llama add their own. `act`: the name of the activation's field."""
+def from_hf(
+    hf: dict[str, Any],
+    architectures: Architectures = ARCHITECTURES,
+    act: str = "hidden_act",
+    position: dict[str, Any] | None = None,
+    **vocabulary: Any,
+) -> dict[str, Any]:
+    """Read a config.json with Llama's fields; families derived from Llama add their own.
+
+    `act`: the name of the activation's field; `position`: replaces Llama's; `vocabulary`: further fields of a language model's head.
+    """
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],
@@ -106,7 +115,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, ac
         "num_heads": hf["num_attention_heads"],
         "num_kv_heads": hf.get("num_key_value_heads"),
         "head_dim": hf.get("head_dim"),
-        "position": position_from_hf(hf),
+        "position": position_from_hf(hf) if position is None else position,
         "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": activation_from_hf(hf, act, "silu"), "gated": True, "bias": bool(hf.get("mlp_bias", False))},

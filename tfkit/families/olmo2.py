@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.qwen3 import QK_NORMS
-from tfkit.families.rules import Family, Rule, decoder_classes
+from tfkit.families.rules import Architectures, Family, Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
 
@@ -54,9 +54,9 @@ RULES = (
 CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
 
 
-def from_hf(hf: dict[str, Any], classes: Any = ARCHITECTURES) -> dict[str, Any]:
-    """Read a config.json of OLMo 2, or of OLMo 3 with its rotary positions as OLMo 2's."""
-    values = llama.from_hf(CLASS_DEFAULTS | hf | {"mlp_bias": False}, classes)
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, position: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a config.json; OLMo 3 has other classes and positions."""
+    values = llama.from_hf(CLASS_DEFAULTS | hf | {"mlp_bias": False}, architectures, position=position)
     values["norm"] |= {"placement": "reordered"}
     values["attention"] |= {"qk_norm": "projection"}
     return values

@@ -34,8 +34,7 @@ ARCHITECTURES = decoder_classes("Olmo3", "classes")
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = olmo2.CLASS_DEFAULTS | {"sliding_window": 4096} | hf
-    values = olmo2.from_hf({name: value for name, value in hf.items() if not name.startswith("rope_")}, ARCHITECTURES)
-    values["position"] = position_by_layer(hf, hf.get("rope_theta", _THETA), _THETA)
+    values = olmo2.from_hf(hf, ARCHITECTURES, position_by_layer(hf, hf.get("rope_theta", _THETA), _THETA))
     values["attention"] |= {"windows": windows_from_hf(hf, hf["sliding_window"], lambda layer: (layer + 1) % 4 != 0)}
     return values
 

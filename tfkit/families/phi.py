@@ -58,8 +58,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     position = position_from_hf(hf, partial=1.0)
     if "scaling" in position:  # transformers reads yarn as longrope here, and knows no other
         raise UnsupportedError(f"rotary positions of type {position['scaling']['kind']} are not supported for model_type phi3")
-    values = llama.from_hf({name: value for name, value in hf.items() if not name.startswith("rope_")}, ARCHITECTURES)
-    values["position"] = position
+    values = llama.from_hf(hf, ARCHITECTURES, position=position)
     values["attention"] |= {"windows": [hf.get("sliding_window")]}
     values["dropout"] |= {"residual": hf.get("resid_pdrop", 0.0), "embedding": hf.get("embd_pdrop", 0.0)}
     return values
