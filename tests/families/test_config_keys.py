@@ -18,7 +18,8 @@ from tfkit.families.rules import FOREIGN_KEYS
 from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
-BASES |= {"bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
+BASES |= {name: name for name in ("qwen2", "qwen3", "gemma", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt")}
+BASES |= {"gemma3_text": "gemma3", "bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -37,6 +38,7 @@ IRRELEVANT = {
     *("attention_dropout", "dropout", "dropout_rate", "classifier_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "activation_dropout", "qa_dropout", "seq_classif_dropout"),
     *("encoder_layerdrop", "decoder_layerdrop", "is_encoder_decoder", "pretraining_tp", "sinusoidal_pos_embds", "reorder_and_upcast_attn"),
+    *("embd_pdrop", "hidden_dropout", "layerdrop"),
     "architectures",  # another class has another head: the parity cases
 }
 # Of GPT's class with two heads; its cases are in test_gpt.py.
@@ -47,6 +49,7 @@ SIZES = {
     *("n_positions", "max_position_embeddings", "num_hidden_layers", "n_layer", "d_model", "d_kv", "d_ff", "num_layers", "dim", "n_layers"),
     *("num_decoder_layers", "num_heads", "relative_attention_num_buckets", "type_vocab_size", "hidden_dim", "encoder_layers"),
     *("decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_vocab_size", "attention_bias", "mlp_bias"),
+    *("ffn_dim", "word_embed_proj_dim", "enable_bias"),
 }
 ROTARY = {"rope_type": "default", "rope_theta": 50.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -81,11 +84,50 @@ COMPUTED["gemma2"] = {name: values for name, values in COMPUTED["mistral"].items
     "attn_logit_softcapping": [1.0, None],
     "final_logit_softcapping": [1.0, None],
 }
+_DECODER = COMPUTED["llama"]
+_BY_LAYER = {"full_attention": ROTARY, "sliding_attention": {"rope_type": "default", "rope_theta": 20.0}}
+_OTHER_LAYERS = ["full_attention", "sliding_attention", "full_attention"]
+# max_window_layers counts only without layer_types: test_windows.py
+COMPUTED["qwen2"] = _DECODER | {"sliding_window": [3], "layer_types": [_OTHER_LAYERS], "max_window_layers": []}
+COMPUTED["qwen3"] = COMPUTED["qwen2"]
+COMPUTED["gemma"] = _DECODER | {"hidden_act": ["silu", "relu"]}
+COMPUTED["gemma3_text"] = {name: values for name, values in COMPUTED["gemma2"].items() if name != "attn_logit_softcapping"} | {
+    "rope_parameters": [_BY_LAYER],
+    "rope_scaling": [{"rope_type": "linear", "factor": 4.0}, LLAMA3 | {"original_max_position_embeddings": 16}],
+    "final_logit_softcapping": [1.0],
+}
+COMPUTED["smollm3"] = _DECODER | {"no_rope_layers": [[0, 1, 1], [1, 1, 1, 0]], "no_rope_layer_interval": [], "layer_types": []}
+COMPUTED["smollm3"] |= {"sliding_window": []}
+COMPUTED["olmo2"] = _DECODER
+COMPUTED["olmo3"] = _DECODER | {"rope_parameters": [_BY_LAYER], "rope_scaling": COMPUTED["gemma3_text"]["rope_scaling"]}
+COMPUTED["olmo3"] |= {"sliding_window": [3], "layer_types": [_OTHER_LAYERS]}
+COMPUTED["phi3"] = _DECODER | {"rope_parameters": [ROTARY], "rope_scaling": [ROTARY], "sliding_window": [3, None]}
+COMPUTED["phi3"] |= {"original_max_position_embeddings": [], "partial_rotary_factor": []}  # of longrope alone; beside rope_parameters
+COMPUTED["gpt_neox"] = {name: values for name, values in _DECODER.items() if name != "rms_norm_eps"} | {
+    "layer_norm_eps": [0.5],
+    "hidden_act": ["gelu_new", "relu", "silu"],
+    "rope_parameters": [ROTARY, LLAMA3 | {"original_max_position_embeddings": 16}, ROTARY | {"partial_rotary_factor": 0.75}],
+    "use_parallel_residual": [False],
+    "attention_bias": [],
+    "rotary_pct": [],  # read where rope_parameters is missing
+}
+COMPUTED["opt"] = {"num_attention_heads": [4], "activation_function": ["gelu", "silu"], "tie_word_embeddings": []}
+COMPUTED["opt"] |= {"do_layer_norm_before": [], "enable_bias": []}  # the file must have other tensors
 # With these transformers computes something else, or its class of another architecture does.
 REFUSED: dict[str, dict[str, list[Any]]] = {
     "llama": {"is_causal": [False, None], "hidden_act": ["quick_gelu"], "original_max_position_embeddings": []},
     "mistral": {"is_causal": [False]},
     "gemma2": {"is_causal": [False], "use_bidirectional_attention": [True]},
+    "qwen2": {"is_causal": [False], "use_sliding_window": [False], "layer_types": [["full_attention"]]},
+    "qwen3": {"is_causal": [False], "use_sliding_window": [False]},
+    "gemma": {"is_causal": [False], "use_bidirectional_attention": [True]},
+    "gemma3_text": {"is_causal": [False], "use_bidirectional_attention": [True], "rope_parameters": [ROTARY]},
+    "smollm3": {"no_rope_layers": [[1, 1], [2, 1, 1], 1], "use_sliding_window": []},
+    "olmo2": {"is_causal": [False]},
+    "olmo3": {"layer_types": [["full_attention"]]},
+    "phi3": {"rope_scaling": [{"rope_type": "yarn", "factor": 4.0}]},
+    "gpt_neox": {"is_decoder": [True]},
+    "opt": {"layer_norm_elementwise_affine": [False], "word_embed_proj_dim": [24]},
     "gpt2": {
         "is_causal": [False, 0],
         "scale_attn_weights": [False],

@@ -57,7 +57,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | _NO_BIAS
     position = position_from_hf(hf, partial=1.0)
     if "scaling" in position:  # transformers reads yarn as longrope here, and knows no other
-        raise UnsupportedError(f"rotary positions of type {position['scaling']['kind']} are not supported for model_type phi3")
+        raise UnsupportedError(f"rope_scaling of type {position['scaling']['kind']} are not supported for model_type phi3")
     values = llama.from_hf(hf, ARCHITECTURES, position=position)
     values["attention"] |= {"windows": [hf.get("sliding_window")]}
     values["dropout"] |= {"residual": hf.get("resid_pdrop", 0.0), "embedding": hf.get("embd_pdrop", 0.0)}

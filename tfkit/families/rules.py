@@ -149,7 +149,7 @@ def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int],
     elif not isinstance(kinds, list) or not kinds or len(kinds) != layers or any(kind not in LAYER_TYPES for kind in kinds):
         raise UnsupportedError(f"layer_types does not name {local} or {full} for each of the num_hidden_layers")
     if window is None and local in kinds:
-        raise UnsupportedError(f"layer_types names {local}, but the model has no sliding_window")
+        raise UnsupportedError(f"layer_types names {local}, but sliding_window is null or use_sliding_window is false")
     return shortest_period([window if kind == local else None for kind in kinds])
 
 
