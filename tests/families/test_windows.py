@@ -1,20 +1,29 @@
 """Mistral, Gemma 2, SmolLM2 and Llama 3.1 beyond a single forward: windows with a cache, spellings of config.json, caps in a loss."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES, IDS, TOLERANCE, difference, save_reference
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+)
 
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.generation.decoding import generate
-from tfkit.hub import load
+from tfkit.hub import describe, load
 from tfkit.hub.config_json import family_of, to_config_json
 from tfkit.model.attention import attend
 from tfkit.model.config import ModelConfig, Rotary
@@ -204,6 +213,39 @@ def test_an_old_config_of_gemma2(tmp_path: Path) -> None:
     edit_config(tmp_path, remove=("layer_types", "rope_parameters", "hidden_activation", "dtype", "tie_word_embeddings"), **old)
     for logits in both(tmp_path):
         assert difference(logits, theirs(LONG).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+@torch.no_grad()
+def test_the_text_part_of_a_folder_with_images(tmp_path: Path, prefix: str) -> None:
+    text = CASES["gemma3"].config.to_dict()
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=96, boi_token_index=94, eoi_token_index=95
+    )
+    theirs = Gemma3ForConditionalGeneration(config).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(5))
+    theirs.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    named = {re.sub(r"^language_model\.model\.", prefix, name): tensor for name, tensor in tensors.items()}
+    save_file(named, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = load(tmp_path)
+    assert difference(loaded.model(IDS).logits, theirs(IDS).logits) < TOLERANCE
+    assert set(loaded.left_out) == set(describe(tmp_path).left_out) == {"vision_tower", "multi_modal_projector"}
+    assert loaded.notes() == describe(tmp_path).notes() != []
+    loaded.save(tmp_path / "ours")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert type(again) is Gemma3ForCausalLM
+    assert difference(again(IDS).logits, theirs(IDS).logits) < TOLERANCE
+    assert load(tmp_path / "ours").notes() == []
 
 
 def test_mistral_without_a_word_of_its_window_has_the_class_s_own(tmp_path: Path) -> None:

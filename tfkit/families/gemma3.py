@@ -100,5 +100,9 @@ FAMILY = replace(
     rules=gemma2.RULES + QK_NORMS,
     from_hf=_from_hf,
     to_hf=_to_hf,
+    # In folders with images; older and newer files have the names in another order.
+    renamed=((r"^language_model\.lm_head\.", "lm_head."), (r"^(?:model\.)?language_model\.(?:model\.)?", "model.")),
+    container="gemma3",
+    other_parts=r"(?:model\.)?(vision_tower|multi_modal_projector)\..*",
     own_keys=frozenset({"query_pre_attn_scalar", "final_logit_softcapping"}),
 )

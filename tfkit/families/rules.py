@@ -52,6 +52,8 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
+    container: str | None = None  # the model_type of folders that hold the model among other parts, described by text_config
+    other_parts: str | None = None  # a regular expression: the tensors of those parts, whose first group is the part
     prefixes: Mapping[str, str] = field(default_factory=dict)  # kinds of heads whose classes have another prefix -> that prefix
 
     @property
@@ -108,6 +110,8 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
     """
     fields = dict(hf)
+    if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
+        fields = {**text, **{name: hf[name] for name in ("architectures", "tie_word_embeddings") if name in hf}}
     for alias, name in family.aliases.items():
         if alias in fields and fields.setdefault(name, fields[alias]) != fields[alias]:
             raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one number")

@@ -32,6 +32,7 @@ from tfkit.hub.names import (
     label_tensors,
     missing_of_head,
     on_meta,
+    other_parts,
     resolve_names,
     without_namesakes,
     without_other_heads,
@@ -53,6 +54,11 @@ class ModelFolder:
 
     folder: Path
     codec: Tokenizer | None
+    left_out: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """Return sentences about what was not read."""
+        return [f"{self.folder}: only the text part is read; left out: {', '.join(self.left_out)}"] if self.left_out else []
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer. Raise ModelError if the folder has none."""
@@ -75,6 +81,7 @@ class Loaded(ModelFolder):
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
     labels: tuple[str, ...] = ()  # the names of classes or tags, by number
     problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
+    left_out: tuple[str, ...] = ()  # other parts of the folder, such as one that reads images
     new_parameters: tuple[str, ...] = ()  # parameters of the requested head that the files lack, drawn at random
     generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
@@ -138,6 +145,7 @@ class Described(ModelFolder):
     problem_type: str | None = None
     objective: str | None = None  # the kind of objective that the model was trained for, from tfkit.json
     objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of its section that predictions depend on
+    left_out: tuple[str, ...] = ()
 
 
 def describe(path: str | Path) -> Described:
@@ -150,7 +158,7 @@ def describe(path: str | Path) -> Described:
         generation = read_generation(opened.hf, folder)
         problem = read_problem_type(opened.hf)
         document = read_tfkit_json(folder)
-        about = generation, problem, document.objective, document.objective_settings
+        about = generation, problem, document.objective, document.objective_settings, opened.left_out
         return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, *about)
 
 
@@ -204,6 +212,7 @@ def load(
             opened.special_ids,
             labels,
             problem,
+            opened.left_out,
             tuple(new),
             generation,
         )
@@ -230,6 +239,7 @@ class _Opened:
     own_head: HeadConfig  # the head that config.json names
     special_ids: dict[str, Any]
     weights: Mapping[str, Weight]
+    left_out: tuple[str, ...]
 
 
 def _codec(opened: _Opened) -> Tokenizer | None:
@@ -247,13 +257,14 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     special_ids = read_ids(hf, folder, own_vocabulary)
     weights: Mapping[str, Weight] = find_weights(folder)
     check_claims(config, weights, folder)
+    left_out = other_parts(weights, family)
     if family is not None:
         if config.head.kind != own_head.kind:
             weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
         weights, config = resolve_names(weights, family, config)
     elif head is not None:
         weights = without_other_heads(weights, config)
-    return _Opened(folder, hf, family, config, own_head, special_ids, weights)
+    return _Opened(folder, hf, family, config, own_head, special_ids, weights, left_out)
 
 
 def _read_config_json(folder: Path) -> dict[str, Any]:

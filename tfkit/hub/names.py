@@ -1,7 +1,7 @@
 """The names and shapes of tensors, ours <-> a family's, by the rules of the family."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -29,7 +29,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     resolved: dict[str, Weight] = {}
     clashes = []
     for name, weight in weights.items():
-        if any(re.fullmatch(pattern, name) for pattern in family.ignored):
+        if any(re.fullmatch(pattern, name) for pattern in (*family.ignored, family.other_parts or "")):
             continue
         for old, new in family.renamed if name not in rules else ():
             name = re.sub(old, new, name)
@@ -52,6 +52,12 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     if clashes:
         raise ModelError(clashes[0])
     return resolved, _without_missing_pooler(resolved, rules, config)
+
+
+def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
+    """Return the parts beside the model to which some of these tensors belong, such as one that reads images."""
+    matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
+    return tuple(dict.fromkeys(match[1] for match in matches if match))
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, tuple[int, ...]]:

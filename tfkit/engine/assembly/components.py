@@ -68,6 +68,8 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     later = peers.ranks.share(recipe.parallel.shard) and not data.objective.initializes_blocks
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels, defer_blocks=later)
+        for note in data.start.described.notes():
+            listener.say(note)
         if new:
             listener.say(f"newly initialized: {', '.join(new)}")
     else:

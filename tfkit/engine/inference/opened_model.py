@@ -38,8 +38,8 @@ def open_model(folder: Path, work: "Session", inputs: "Inputs", precision: "Prec
         lambda allowed: all(work.exchange(allowed)),
         has_bf16=has_bf16(device),
     )
-    if decision := opened.described():
-        work.listener.say(decision)
+    for sentence in [*opened.loaded.notes(), *filter(None, [opened.described()])]:
+        work.listener.say(sentence)
     if packs and opened.precision != "int8" and can_pack(device) and is_large(opened.loaded.model):
         pack(opened.loaded.model)
     return opened
