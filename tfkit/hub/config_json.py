@@ -126,7 +126,16 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
         restored = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
     except ValueError:  # for example, a width that the family's layout cannot express
         return False
-    return restored.model_dump(exclude=TRAINING_ONLY_FIELDS) == config.model_dump(exclude=TRAINING_ONLY_FIELDS)
+    return _computation(restored) == _computation(config)
+
+
+def _computation(config: ModelConfig) -> dict[str, Any]:
+    """Return all that a model computes, with the windows and the rotation of each layer in place of the lists that are repeated."""
+    layers = range(max(config.encoder_layers, config.decoder_layers))
+    windows, rotations = ([of(layer) for layer in layers] for of in (config.window, config.rotation))
+    values = config.model_dump(exclude={*TRAINING_ONLY_FIELDS, "position", "attention"})
+    position, attention = config.position.model_dump(exclude={"layers"}), config.attention.model_dump(exclude={"windows"})
+    return values | {"position": position, "attention": attention, "windows": windows, "rotations": rotations}
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma 2's norm weights are stored plus 1, and the
-rows of Llama's q_proj and k_proj are interleaved, since llama.cpp rotates neighbours and Hugging Face halves.
+The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma's norm weights are stored plus 1, and the
+rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates their neighbours and Hugging Face halves.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +16,26 @@ from tfkit.families import FAMILIES
 from tfkit.families.rules import Family
 from tfkit.hub.names import expected_shapes, from_foreign, to_foreign
 from tfkit.hub.weights import Tensors
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.position import rotary_frequencies
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "smollm2": "llama", "gemma2": "gemma2", "gpt2": "gpt2"}  # by our families
+_ARCHITECTURES = {  # by our families
+    "llama": "llama",
+    "mistral": "llama",
+    "smollm2": "llama",
+    "gpt2": "gpt2",
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2")},
+}
+_ROTATES_NEIGHBOURS = ("llama", "smollm3")
+_TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
+_OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
+_WINDOWS = {"gemma2": 2, "gemma3": 6}  # layers after which one without a window comes
+_THETA_GEMMA3 = 1e4  # in layers with a window
 _FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors
-_LAYERS_27B = 46  # llama.cpp recognizes Gemma 2 27B, whose scores have a different scale, by its number of layers
+_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # llama.cpp recognizes the 27B models, whose scores have another scale, by their layers
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,13 @@ class GgufLayout:
             writer.add_value_length(config.head_dim)
             writer.add_rope_dimension_count(config.head_dim)
             writer.add_rope_freq_base(position.theta)
+            if position.scaling is not None and position.scaling.kind == "linear":
+                writer.add_rope_scaling_type(_linear())
+                writer.add_rope_scaling_factor(position.scaling.factor)
         if self.architecture == "gemma2":
             writer.add_attn_logit_softcapping(config.attention.softcap or 0.0)
             writer.add_final_logit_softcapping(getattr(config.head, "softcap", None) or 0.0)
+        if self.architecture in _WINDOWS:
             writer.add_sliding_window(config.window(0) or config.context_length)
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -64,7 +79,7 @@ class GgufLayout:
         for theirs, tensor in to_foreign(ours, self.family, self.config):
             yield self._name(theirs), self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs)
         position, head_dim = self.config.position, self.config.head_dim
-        if position.kind == "rotary" and position.scaling is not None:
+        if position.kind == "rotary" and position.scaling is not None and position.scaling.kind == "llama3":
             plain = position.model_copy(update={"scaling": None})
             yield _FACTORS, rotary_frequencies(head_dim, plain) / rotary_frequencies(head_dim, position)
 
@@ -87,8 +102,8 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the `parts` of each head's rows in Llama's q_proj and k_proj: 2 interleaves the halves, E / 2 separates them again."""
-        if self.architecture != "llama" or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
+        """Interleave the `parts` of each head's rows in q_proj and k_proj: 2 interleaves the halves, E / 2 separates them again."""
+        if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
@@ -109,20 +124,47 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
     return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
 
 
+def _linear() -> Any:
+    import gguf
+
+    return gguf.RopeScalingType.LINEAR
+
+
 def _difference(config: ModelConfig, architecture: str) -> str | None:
     """Return the first difference from llama.cpp's computation; None if there is none."""
-    windows = [config.window(layer) for layer in range(config.decoder_layers)]
-    used = [window if window is not None and window < config.context_length else None for window in windows]
-    if architecture == "gemma2":
-        alternating = [windows[0] if layer % 2 == 0 else None for layer in range(config.decoder_layers)]
-        if any(used) and windows != alternating:
-            return "its layers do not alternate between window and full attention, starting with a window"
-        scale = (config.head_dim if config.decoder_layers != _LAYERS_27B else config.dim / config.num_heads) ** -0.5
-        if config.attention.scale is not None and abs(config.attention.scale - scale) > 1e-6:
-            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {scale:g}"
-        return None
-    if any(used):
-        return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"
-    if config.mlp.activation != ("silu" if architecture == "llama" else "gelu_tanh"):
+    if config.mlp.activation != ("gelu_tanh" if architecture in _TANH else "silu"):
         return f"its activation is {config.mlp.activation}"
+    biases = config.attention.qkv_bias or config.attention.out_bias or config.mlp.bias
+    if biases and architecture not in _OPTIONAL_BIASES:
+        return "its projections have biases"
+    if config.attention.scale is not None:
+        scale = (config.head_dim if config.decoder_layers != _LAYERS_27B.get(architecture) else config.dim / config.num_heads) ** -0.5
+        if abs(config.attention.scale - scale) > 1e-6:
+            return f"its attention scores have the scale {config.attention.scale:g}, whereas llama.cpp uses {scale:g}"
+    if architecture != "gemma2" and getattr(config.head, "softcap", None) is not None:
+        return "its logits have a soft cap"
+    return _difference_of_layers(config, architecture)
+
+
+def _difference_of_layers(config: ModelConfig, architecture: str) -> str | None:
+    """Return the first difference in the windows and rotary positions of the layers."""
+    layers = range(config.decoder_layers)
+    windows = [config.window(layer) for layer in layers]
+    used = [window if window is not None and window < config.context_length else None for window in windows]
+    if architecture in _WINDOWS:
+        period = _WINDOWS[architecture]
+        regular = [None if (layer + 1) % period == 0 else windows[0] for layer in layers]
+        if (any(used) or architecture == "gemma3") and windows != regular:
+            return f"its layers do not have a window each but for every {period}th, which has none"
+    elif any(used):
+        return f"its attention has a window of {next(filter(None, used)):,} tokens, shorter than its context of {config.context_length:,}"
+    position = config.position
+    if not isinstance(position, Rotary):
+        return None
+    if position.scaling is not None and position.scaling.kind not in ("linear", *(["llama3"] if architecture == "llama" else [])):
+        return f"its rotary positions have a scaling of kind {position.scaling.kind}"
+    if position.local_theta not in (None, _THETA_GEMMA3):
+        return f"layers with a window have the theta {position.local_theta:g}, whereas llama.cpp uses {_THETA_GEMMA3:g}"
+    if architecture == "smollm3" and [config.rotation(layer) is None for layer in layers] != [layer % 4 == 3 for layer in layers]:
+        return "not every fourth layer alone is without rotary positions"
     return None
