@@ -56,9 +56,17 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "smollm2": {"num_kv_heads": 1},
     "mistral": {"num_kv_heads": 1, "attention": {"windows": [5]}},
     "gemma2": {"num_kv_heads": 1, "attention": {"windows": [5, None], "softcap": 2.0}, "head": {"softcap": 3.0}},
+    **dict.fromkeys(("qwen2", "qwen3", "gemma", "olmo2"), {"num_kv_heads": 1}),
+    "gemma3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},
+    "smollm3": {"num_kv_heads": 1, "position": {"layers": [True, False]}},
+    "olmo3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},
+    "phi": {"num_kv_heads": 1, "attention": {"windows": [5]}},
     "t5": {"position": {"kind": "relative", "buckets": 8}},
 }
-DECODERS = ("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2")
+DECODERS = (
+    *("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2", "qwen2", "qwen3", "gemma", "gemma3", "smollm3"),
+    *("olmo2", "olmo3", "phi", "pythia", "opt"),
+)
 LABELS = ("no", "yes", "maybe")
 
 

@@ -47,14 +47,17 @@ def test_the_preferred_family_comes_first_where_several_can(monkeypatch: pytest.
 
 
 UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "rotary positions with LayerNorm": ("gpt2", {"position": {"kind": "rotary"}}),
+    "rotary positions with LayerNorm but no biases": (
+        "gpt2",
+        {"position": {"kind": "rotary"}, "attention": {}, "mlp": {"activation": "gelu"}},
+    ),
     "learned positions with RMSNorm": ("llama-7b", {"position": {"kind": "learned"}}),
     "a plain mlp in Llama": ("llama-7b", {"mlp": {"activation": "silu"}}),
     "a gated mlp in GPT-2": ("gpt2", {"mlp": {"activation": "gelu_tanh", "gated": True, "bias": True}}),
     "shared heads in GPT-2": ("gpt2", {"num_kv_heads": 1}),
     "wider heads in GPT-2": ("gpt2", {"head_dim": 12}),
     "heads that do not divide the width": ("gpt2", {"num_heads": 5, "head_dim": 6}),
-    "biases on queries, keys and values alone": ("llama-7b", {"attention": {"qkv_bias": True}}),
+    "biases on the attention's output alone": ("llama-7b", {"attention": {"out_bias": True}}),
     "bands in GPT-3": ("gpt3-125m", {}),
     "exact gelu in GPT": ("gpt", {"hidden_dim": 96, "mlp": {"activation": "gelu", "bias": True}}),
     "another inner width in GPT": ("gpt", {}),
@@ -86,10 +89,6 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "the decoder of 2017 alone": ("transformer-2017-base", {"encoder_layers": 0}),
     "T5 as a decoder alone": ("t5-v1.1-small", {"encoder_layers": 0}),
-    "Llama with heads that do not divide the width": (
-        "llama-7b",
-        {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6, "attention": {"qkv_bias": True, "out_bias": True}},
-    ),
     "Gemma 2 with heads that do not divide the width": ("gemma2-2b", {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6}),
     "GPT-2 without biases": ("gpt2", {"attention": {}, "mlp": {"activation": "gelu_tanh"}}),
 }

@@ -29,7 +29,7 @@ def test_a_preset_is_found_by_the_name_of_its_family() -> None:
         assert family.presets
         assert all(PRESETS[preset] == (family, values) for preset, values in family.presets.items())
     assert {kind: family.name for kind, family in MODEL_TYPES.items()} == {
-        family.model_type: family.name for family in reversed([*FAMILIES.values()]) if family.model_type is not None
+        kind: family.name for family in reversed([*FAMILIES.values()]) for kind in (family.model_type, family.container) if kind is not None
     }
     for name in ("", "gpt2-", "llama", "elephant", "t5-small "):
         assert name not in PRESETS

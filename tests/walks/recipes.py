@@ -43,6 +43,12 @@ def stacks_of(values: Recipe) -> str:
     return "both" if encoder and decoder else "encoder" if encoder else "decoder"
 
 
+FAMILIES_OF = {
+    stacks: sorted({family.name for family, values in PRESETS.values() if stacks_of(values) == stacks})
+    for stacks in ("encoder", "decoder", "both")
+}
+
+
 def objectives_for(stacks: str) -> list[str]:
     """Return the objectives that train a model with these stacks."""
     return [kind for kind in _TRAINED if stacks in SECTIONS[kind].stacks]
@@ -57,7 +63,8 @@ class RecipeDrawer:
 
     def pretraining(self) -> Recipe:
         """Draw a recipe that trains from random weights."""
-        family = self.dice.choice(FAMILIES)
+        wanted = self.dice.choice(["encoder", "decoder", "both"])  # most families are decoders
+        family = self.dice.choice(FAMILIES_OF[wanted])
         preset = self.dice.choice([name for name, (of, _) in PRESETS.items() if of.name == family])
         stacks = stacks_of(PRESETS[preset][1])
         kind = self.dice.choice([name for name in objectives_for(stacks) if not SECTIONS[name].needs_start])
