@@ -56,7 +56,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "smollm2": {"num_kv_heads": 1},
     "mistral": {"num_kv_heads": 1, "attention": {"windows": [5]}},
     "gemma2": {"num_kv_heads": 1, "attention": {"windows": [5, None], "softcap": 2.0}, "head": {"softcap": 3.0}},
-    **dict.fromkeys(("qwen2", "qwen3", "gemma", "olmo2"), {"num_kv_heads": 1}),
+    **{name: {"num_kv_heads": 1} for name in ("qwen2", "qwen3", "gemma", "olmo2")},
     "gemma3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},
     "smollm3": {"num_kv_heads": 1, "position": {"layers": [True, False]}},
     "olmo3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},

@@ -8,7 +8,9 @@ import torch
 from tiny_references import CASES, IDS, SMALL, TOLERANCE, difference, logits_of, real, run, save_reference
 from transformers import AutoConfig
 
+from tfkit.families import MODEL_TYPES
 from tfkit.hub import load
+from tfkit.hub.names import from_foreign
 from tfkit.model.key_value_cache import KeyValueCache
 
 DECODERS = [name for name, case in CASES.items() if case.decodes]
@@ -97,6 +99,21 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path
     cache = KeyValueCache(model.config, 2, 23, torch.float32)
     parts = [model(ids, cache=cache).logits for ids in IDS.split([5, 3, *[1] * 15], dim=1)]
     assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", DECODERS)
+def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
+    theirs, model = save_reference(tmp_path, case), load(tmp_path).model
+    weights = torch.linspace(-1, 1, 97)  # of the logits in the sum that is differentiated
+    (theirs(IDS).logits @ weights).mean().backward()
+    (model(IDS).logits @ weights).mean().backward()
+    family = MODEL_TYPES[theirs.config.model_type]
+    expected = from_foreign({name: parameter.grad for name, parameter in theirs.named_parameters()}, family, model.config)
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient is not None
+        assert difference(gradient, expected[name]) < TOLERANCE * max(1.0, float(expected[name].abs().max())), name
 
 
 @pytest.mark.parametrize("case", DECODERS)
