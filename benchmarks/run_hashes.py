@@ -215,7 +215,7 @@ CASES: dict[str, Case] = {
     "olmo2": scratch(model("olmo2-1b", num_kv_heads=1), BYTES, CAUSAL),
     "olmo3": scratch(model("olmo3-7b", num_kv_heads=1, attention={"windows": [6, None]}), BYTES, CAUSAL),
     "phi": scratch(model("phi3-mini-4k", num_kv_heads=1, attention={"windows": [6]}), LLAMA, CAUSAL),
-    "pythia": scratch(model("pythia-14m"), BYTES, CAUSAL),
+    "pythia": scratch(model("pythia-14m", position={"fraction": 0.5}), BYTES, CAUSAL),
     "opt": scratch(model("opt-125m"), BYTES, CAUSAL),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),

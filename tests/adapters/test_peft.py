@@ -33,6 +33,8 @@ NO_DROPOUT = {"dropout": dict.fromkeys(("embedding", "attention", "residual", "h
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"decoder_layers": 2}),
     "llama": ("llama3.2-1b", {"decoder_layers": 2, "num_kv_heads": 2, "context_length": 8192 * 32}),
+    "pythia": ("pythia-14m", {"decoder_layers": 2, "position": {"fraction": 0.5}}),
+    "phi": ("phi3-mini-4k", {"decoder_layers": 2, "num_kv_heads": 2, "context_length": 8192}),
     "bert": ("bert-tiny", {"encoder_layers": 2, "head": {"next_sentence": False}}),
     "t5": ("t5-small", {"encoder_layers": 2, "decoder_layers": 2, "head_dim": 4, "head": {"scale": 0.25}}),
 }
@@ -47,6 +49,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "gpt2, tags": ("gpt2", {}, {"kind": "tags", "count": 5}),
     "llama, grouped heads": ("llama", {"targets": ["[qkvo]_proj", "gate_proj"]}, None),
     "llama, one layer": ("llama", {"targets": ["decoder.blocks.0.*.v_proj"]}, None),
+    "pythia, q and v of q|k|v, head by head": ("pythia", {"alpha": 5}, None),
+    "phi, q and v of q|k|v, and one of gate|up": ("phi", {"targets": ["q_proj", "v_proj", "gate_proj"]}, None),
     "bert, classes": ("bert", {"targets": ["q_proj", "v_proj", "down_proj"]}, CLASSES),
     "bert, answers": ("bert", {}, {"kind": "spans"}),
     "bert, masked": ("bert", {}, None),
@@ -138,6 +142,8 @@ def start_again(base: Path, start: Any, head: dict[str, Any] | None) -> Transfor
             {"target_modules": ["v_proj", "o_proj"], "rank_pattern": {"o_proj": 5}, "alpha_pattern": {"o_proj": 3}, "use_rslora": True},
         ),
         ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
+        ("pythia", {"target_modules": ["query_key_value", "dense"]}),
+        ("phi", {"target_modules": ["qkv_proj", "gate_up_proj"]}),
         ("bert", {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}),
         ("bert", {"target_modules": ["query", "value"]}),
         ("t5", {"target_modules": ["q", "v"], "task_type": "SEQ_2_SEQ_LM"}),
@@ -145,7 +151,14 @@ def start_again(base: Path, start: Any, head: dict[str, Any] | None) -> Transfor
 )
 def test_what_peft_itself_saved_opens_here(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     write_base(tmp_path / "base", name)
-    classes = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "bert": "BertForMaskedLM", "t5": "T5ForConditionalGeneration"}
+    classes = {
+        "pythia": "GPTNeoXForCausalLM",
+        "phi": "Phi3ForCausalLM",
+        "llama": "LlamaForCausalLM",
+        "gpt2": "GPT2LMHeadModel",
+        "bert": "BertForMaskedLM",
+        "t5": "T5ForConditionalGeneration",
+    }
     chosen = "BertForSequenceClassification" if settings.get("task_type") == "SEQ_CLS" else classes[name]
     extra = {"num_labels": 3} if "Sequence" in chosen else {}
     torch.manual_seed(5)
@@ -344,7 +357,7 @@ def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) ->
 
 
 def test_a_model_that_no_class_computes_has_its_own_names(tmp_path: Path) -> None:
-    config = ModelConfig.model_validate(described("gpt2").model_dump() | {"position": {"kind": "rotary"}})
+    config = ModelConfig.model_validate(described("gpt2").model_dump() | {"position": {"kind": "sinusoidal"}})
     model = build(config, seed=1)
     (tmp_path / "base").mkdir()
     save_model(tmp_path / "base", config, model.state_dict(), None)

@@ -22,7 +22,7 @@ from tfkit.adapters.lora import A, B
 from tfkit.adapters.peft_config import PeftConfig
 from tfkit.errors import ModelError
 from tfkit.hub.find import pickle_refusal
-from tfkit.hub.names import our_shapes, rules_of
+from tfkit.hub.names import apart, by_head, our_shapes, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
 from tfkit.run.safetensors_header import read_header
@@ -61,7 +61,8 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
             rows = {name: shapes[f"{name}.weight"][0] for name in owners}
             a = torch.cat([tensors[f"{name}.{A}"] for name in updated])  # (sum of ranks, in)
             converted[f"{_PREFIX}{module}{_A}"] = a
-            converted[f"{_PREFIX}{module}{_B}"] = _stack_factors({name: tensors[f"{name}.{B}"] for name in updated}, rows)
+            b = _stack_factors({name: tensors[f"{name}.{B}"] for name in updated}, rows)
+            converted[f"{_PREFIX}{module}{_B}"] = by_head(b, rule, config)
             ranks[module] = len(a)
             transposed = transposed or rule.transposed
         elif len(rule.ours) == 1 and rule.ours[0] in tensors:  # a head's parameter, which is never fused
@@ -148,13 +149,14 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
     factors: dict[str, tuple[float, Tensor, Tensor]] = {}
     for module in sorted(updated):
         a, b = tensors.pop(module + _A), tensors.pop(module + _B)
-        ours = rules[f"{module}.weight"].ours
-        parts = b.split([shapes[name][0] for name in ours])
+        rule = rules[f"{module}.weight"]
+        ours = rule.ours
+        parts = apart(b, rule, config).split([shapes[name][0] for name in ours])
         factors |= {name: (peft.scale(module, len(a)), part, a) for name, part in zip(ours, parts, strict=True)}
     replaced: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         rule = rules[name]
-        tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
+        tensor = apart(tensor.t() if rule.transposed else tensor[0] if rule.row else tensor, rule, config)
         replaced |= dict(zip(rule.ours, tensor.split([shapes[ours][0] for ours in rule.ours]), strict=True))
     return Updates(factors, replaced)
 

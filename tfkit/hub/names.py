@@ -131,8 +131,7 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
         if rule.theirs in foreign:
             tensor = foreign[rule.theirs]
             tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
-            if rule.by_head:
-                tensor = tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2)
+            tensor = apart(tensor, rule, config)
             tensors |= dict(zip(rule.ours, tensor.split([shapes[name][0] for name in rule.ours]), strict=True))
     return tensors
 
@@ -154,10 +153,19 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
             yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule, config)
 
 
+def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
+    """Return rows of our matrices after each other in the rule's order, in which they may alternate from head to head."""
+    return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
+
+
+def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
+    """Return rows in the rule's order as those of our matrices after each other."""
+    return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
+
+
 def _in_layout(parts: Sequence[Tensor], rule: Rule, config: ModelConfig) -> Tensor:
     tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-    if rule.by_head:
-        tensor = tensor.unflatten(0, (len(parts), config.num_heads, -1)).transpose(0, 1).flatten(0, 2)
+    tensor = by_head(tensor, rule, config)
     return tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
 
 

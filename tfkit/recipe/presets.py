@@ -54,7 +54,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
     values = _values(preset, changes, vocab_size)
     problems, stopped = _validate(values, tree)
     if stopped:  # dim and num_heads do not fit each other; find further problems
-        problems += _validate(values | {"head_dim": 2}, tree)[0]
+        problems += _validate(values | {"head_dim": 64}, tree)[0]
     return problems
 
 
