@@ -36,7 +36,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mistral": ("mistral-7b-v0.3", {"num_kv_heads": 2}, "gpt2"),
     "smollm2": ("smollm2-135m", {"num_kv_heads": 2}, "smollm2"),
     "qwen2": ("qwen2.5-0.5b", {"num_kv_heads": 2}, "gpt2"),
-    "qwen3": ("qwen3-0.6b", {"num_kv_heads": 4, "head_dim": 32}, "gpt2"),
+    "qwen3": ("qwen3-0.6b", {"num_kv_heads": 4, "head_dim": 32}, "qwen"),
     "gemma": ("gemma-2b", {"num_kv_heads": 2, "head_dim": 32}, "gpt2"),
     "gemma3": (
         "gemma3-4b",
@@ -47,11 +47,18 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "olmo2": ("olmo2-1b", {"num_kv_heads": 2}, "gpt2"),
     "gemma2": ("gemma2-2b", {"num_kv_heads": 2, "head_dim": 32, "attention": {"softcap": 50.0, "windows": [16, None]}}, "gpt2"),
 }
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXT = "The cats, 12 of them, sat on 3,456 mats; it's naïve 🙂\n\n  def f(x):\treturn x\n"
 CORPUS = [TEXT, "a cat and a dog sat on the mat and the hat", "it's 1999 and they're here: we'll go on"] * 3
 
 
 def tokenizer(variant: str, kind: str = "byte_bpe") -> Tokenizer:
+    if variant == "qwen":  # with Llama 3's entries
+        document = json.loads(tokenizer("llama3").tokenizer_json)
+        document["normalizer"] = {"type": "NFC"}
+        document["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": QWEN}
+        document["model"]["ignore_merges"] = False
+        return Tokenizer.from_json(json.dumps(document), tokenizer("llama3").settings)
     return train_tokenizer(TokenizerSection(kind=kind, variant=variant, vocab_size=600), [*CORPUS, Path(__file__).read_text()])  # type: ignore[arg-type]
 
 

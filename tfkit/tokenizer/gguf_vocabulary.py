@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
 _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of tfkit's splitters
+_QWEN2 = (  # of the tokenizer.json of Qwen 2 and later; llama.cpp has it without the normal form C, in which nearly all texts are
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _WHOLE_WORDS = "llama-bpe"  # as dbrx, except that a word with an entry of its own is not split (`ignore_merges`)
 
 
@@ -89,9 +92,15 @@ def _splitter(document: dict[str, Any]) -> str | None:
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
             return _WHOLE_WORDS if name == "llama3" and document["model"].get("ignore_merges") else _SPLITTERS[name]
+    steps = [{"type": "Split", "pattern": {"Regex": _QWEN2}, "behavior": "Isolated", "invert": False}]
+    steps += [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]
+    if _is_equal(pipeline, {"normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}):
+        return "qwen2"
     if any(_is_equal(pipeline, json.loads(build({}, []).to_str())) for build in (pipelines.llama_bpe, pipelines.gemma_bpe)):
         return None
-    raise ModelError("the tokenizer splits texts in a way that llama.cpp is not known to have; those of GPT-2, Llama and SmolLM2 are known")
+    raise ModelError(
+        "the tokenizer splits texts in a way that llama.cpp is not known to have; those of GPT-2, Llama, SmolLM2 and Qwen are known"
+    )
 
 
 def _is_equal(pipeline: dict[str, Any], reference: dict[str, Any]) -> bool:
