@@ -101,6 +101,7 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path
     assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", DECODERS)
 def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
     theirs, model = save_reference(tmp_path, case), load(tmp_path).model
