@@ -18,7 +18,7 @@ from torch import Tensor
 from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import Rule
 from tfkit.hub import load
-from tfkit.model.attention import attend
+from tfkit.model.attention import Attention, attend
 from tfkit.model.config import Relative
 from tfkit.model.mlp import ACTIVATIONS
 from tfkit.model.position import RelativeBias, Rotation, count_positions
@@ -119,6 +119,10 @@ def heads_in_turns(queries: Tensor, keys: Tensor, values: Tensor, *_rest: object
     return F.scaled_dot_product_attention(queries, keys.repeat(1, times, 1, 1), values.repeat(1, times, 1, 1), is_causal=True)
 
 
+def without_norm(attention: Attention, x: Tensor, _norm: object) -> Tensor:
+    return x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+
 def scaled_after_the_cap(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *_rest: object, **_options: object) -> Tensor:
     keys, values = keys.repeat_interleave(2, dim=1), values.repeat_interleave(2, dim=1)
     scores = 2.0 * torch.tanh(queries @ keys.mT / 2.0) * 20**-0.5
@@ -177,6 +181,32 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
         "gemma2",
         LARGE,
         rules("gemma2", swapped("post_attention_layernorm", "pre_feedforward_layernorm")),
+    ),
+    "queries and keys of qwen3 not normed": ("qwen3", LARGE, formula("tfkit.model.attention.Attention._split_heads", without_norm)),
+    "windows of qwen2 in all layers": ("qwen2", LARGE, config_says(layer_types=["sliding_attention"] * 3)),
+    "attention factor of yarn": (
+        "qwen2 with yarn",
+        LARGE,
+        config_says(rope_parameters={"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 16}),
+    ),
+    "one base in all layers of gemma3": ("gemma3 with longer wavelengths", LARGE, described("gemma3_text", "position", local_theta=1e5)),
+    "wavelengths of gemma3 not scaled": ("gemma3 with longer wavelengths", LARGE, described("gemma3_text", "position", scaling=None)),
+    "layers of smollm3 that rotate": ("smollm3", LARGE, config_says(no_rope_layers=[0, 1, 1])),
+    "norms of olmo2 before the sublayers": ("olmo2", LARGE, described("olmo2", "norm", placement="pre")),
+    "norms of olmo2 swapped": ("olmo2", LARGE, rules("olmo2", swapped("post_attention_layernorm", "post_feedforward_layernorm"))),
+    "yarn of olmo3 in local layers": ("olmo3", LARGE, described("olmo3", "position", local_theta=None)),
+    "gate and up of phi3 swapped": (
+        "phi3",
+        LARGE,
+        rules("phi3", lambda rule: replace(rule, ours=rule.ours[::-1]) if len(rule.ours) == 2 else rule),
+    ),
+    "q|k|v of gpt_neox not by head": ("gpt_neox", LARGE, rules("gpt_neox", lambda rule: replace(rule, by_head=False))),
+    "sublayers of gpt_neox one after the other": ("gpt_neox", LARGE, config_says(use_parallel_residual=False)),
+    "gpt_neox rotated whole": ("gpt_neox", LARGE, described("gpt_neox", "position", fraction=1.0)),
+    "a late first position in opt": (
+        "opt",
+        LARGE,
+        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
     ),
     "max_distance of t5": ("t5 1.0", LARGE, config_says(relative_attention_max_distance=40)),
     "output of t5 1.0 not scaled": ("t5 1.0", LARGE, config_says(scale_decoder_outputs=False)),
