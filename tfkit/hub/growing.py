@@ -28,7 +28,7 @@ def with_fewer_positions(model: Transformer, context_length: int) -> Transformer
     """Return the same model without its last learned positions: it computes the same for texts of at most `context_length` tokens."""
     shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
     tensors = model.state_dict()
-    tensors[_POSITIONS] = tensors[_POSITIONS][:context_length].clone()
+    tensors[_POSITIONS] = tensors[_POSITIONS][: shorter.config.position_rows].clone()
     shorter.load_state_dict(tensors, assign=True)
     shorter.fill_block = model.fill_block
     return shorter.requires_grad_().train(model.training)

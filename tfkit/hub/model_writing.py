@@ -62,10 +62,14 @@ def save_model(
         ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
     ids = merge_special_ids(ids, generation or {})  # as they will be read
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
-    body = to_config_json(expressing, config, labels) if expressing else own_type | label_fields(config.head, labels)
+    body = to_config_json(expressing, config, labels) if expressing else {}
+    if ids and body.get(_PAD) not in (None, ids.get(_PAD)):  # RoBERTa's class does not count tokens with this id as positions
+        expressing = None
+    if expressing is None:
+        body = own_type | label_fields(config.head, labels)
     _write_json(
         folder / "config.json",
-        {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
+        {**dict.fromkeys(_STATED), **body, **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", _generation(generation or {}, ids))
     about: dict[str, Any] = {"model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}

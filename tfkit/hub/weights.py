@@ -93,8 +93,8 @@ def _is_shard(name: Any) -> bool:
 def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
     """Raise ModelError if config.json describes a larger model than the files can hold, before anything of its size is allocated."""
     rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
-    if config.position.kind == "learned":
-        rows["context_length"] = config.context_length
+    if config.position_rows:
+        rows["context_length"] = config.position_rows
     elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
     layers = config.encoder_layers + config.decoder_layers
     claims = [f"{layers:,} layers, the files hold {len(weights):,} tensors"] if layers > len(weights) else []

@@ -57,6 +57,9 @@ class Learned(Data):
     """One learned vector for each position, added to the embeddings (GPT, BERT)."""
 
     kind: Literal["learned"]
+    offset: int = Field(
+        0, ge=0, le=1 << 20, description="Rows of the table before that of the first position (RoBERTa 2: its padding has the row 1)."
+    )
 
 
 class Sinusoidal(Data):
@@ -273,6 +276,11 @@ class ModelConfig(Data):
     def final_norm(self) -> bool:
         """Whether a stack ends in a norm: needed if the last sublayer does not normalize its sum."""
         return self.norm.placement != "post"
+
+    @property
+    def position_rows(self) -> int:
+        """The rows of the table of learned positions; 0: there is none."""
+        return self.context_length + self.position.offset if self.position.kind == "learned" else 0
 
     def window(self, layer: int) -> int | None:
         """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""

@@ -19,7 +19,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.dim, self.position, self.scale = config.dim, config.position, math.sqrt(config.dim) if config.embedding.scale else None
         self.tokens = _table(config.vocab_size, config.dim)
-        self.positions = _table(config.context_length, config.dim) if config.position.kind == "learned" else None
+        self.positions = _table(config.position_rows, config.dim) if config.position_rows else None
         self.segments = _table(config.embedding.segments, config.dim) if config.embedding.segments else None
         self.norm = build_norm(config.dim, config.norm) if config.embedding.norm else None
         self.dropout = build_dropout(config.dropout.embedding)
@@ -31,8 +31,8 @@ class Embedding(nn.Module):
             x = x * torch.tensor(self.scale, dtype=x.dtype)  # the scale is first rounded to the weights' type, as in Hugging Face
         if self.position.kind == "sinusoidal":
             x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)  # plus (T, D) or (B, T, D)
-        if self.positions is not None:
-            x = x + self.positions(position_ids)
+        if self.position.kind == "learned" and self.positions is not None:
+            x = x + self.positions(position_ids + self.position.offset if self.position.offset else position_ids)
         if self.segments is not None:
             if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment, both texts of a pair are in it
                 segment_ids = torch.zeros_like(input_ids)
