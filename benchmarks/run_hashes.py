@@ -124,6 +124,8 @@ def tokenizer(kind: str, variant: str | None, size: int = 300, **fields: Any) ->
 BYTES = tokenizer("byte_bpe", "gpt2", add_bos=True)
 LLAMA3 = tokenizer("byte_bpe", "llama3", add_bos=True)
 SMOLLM2 = tokenizer("byte_bpe", "smollm2", add_bos=True)
+ROBERTA = tokenizer("byte_bpe", "roberta", add_bos=True)
+XLM_R = tokenizer("unigram", "xlm_roberta", 90)
 PIECES = tokenizer("wordpiece", None, 120, lowercase=True, strip_accents=None)
 ENDS = tokenizer("bpe_eow", None, 120)
 UNIGRAM = tokenizer("unigram", None, 190)
@@ -207,6 +209,9 @@ CASES: dict[str, Case] = {
     "mistral": scratch(model("mistral-7b-v0.1", num_kv_heads=2, attention={"windows": [6]}), LLAMA, CAUSAL),
     "gemma2": scratch(model("gemma2-2b", num_kv_heads=2), GEMMA, CAUSAL),
     "smollm2": scratch(model("smollm2-135m", num_kv_heads=2, context_length=192), SMOLLM2, CAUSAL),
+    "roberta": scratch(model("roberta-base", (2, 0)), ROBERTA, MASKED),
+    "xlm_roberta": scratch(model("xlm-roberta-base", (2, 0)), XLM_R, CLASSES, "pairs-of-texts.jsonl"),
+    "camembert": scratch(model("camembert-base", (2, 0)), XLM_R, TAGS, "tags.jsonl"),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),

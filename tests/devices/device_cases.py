@@ -270,6 +270,8 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "gemma2": (causal_lm, chat, distilled_causal_lm),
     "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging, question_answering),
     "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
+    "roberta": (masked_lm, classes, tagging, question_answering),
+    **dict.fromkeys(("xlm_roberta", "camembert"), (masked_lm,)),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
 }
 CASES: dict[str, tuple[str, Callable[[Path], Task]]] = {

@@ -14,11 +14,13 @@ from tiny_references import CASES, TOLERANCE, difference, logits_of, real, run, 
 from transformers import PreTrainedConfig
 
 from tfkit.errors import ModelError
+from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import FOREIGN_KEYS
 from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
 BASES |= {"bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
+BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert")}
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -72,6 +74,9 @@ COMPUTED: dict[str, dict[str, list[Any]]] = {
     "distilbert": {"n_heads": [4], "activation": ["relu", "silu"], "tie_word_embeddings": []},
     "marian": {"activation_function": ["gelu", "silu"], "scale_embedding": [False], "tie_word_embeddings": []},
 }
+COMPUTED |= {
+    key: {"num_attention_heads": [4], "layer_norm_eps": [0.5], "tie_word_embeddings": []} for key in ("roberta", "xlm-roberta", "camembert")
+}
 COMPUTED["mistral"] = COMPUTED["llama"] | {"sliding_window": [3, None]}
 COMPUTED["gemma2"] = {name: values for name, values in COMPUTED["mistral"].items() if name != "hidden_act"} | {
     "hidden_activation": ["gelu", "silu"],
@@ -104,6 +109,8 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
         "decoder_attention_heads": [4],
     },
 }
+REFUSED |= dict.fromkeys(("roberta", "xlm-roberta", "camembert"), REFUSED["bert"] | {"hidden_act": ["relu"], "pad_token_id": [50, "1"]})
+ENCODERS = tuple(name for name in BASES if MODEL_TYPES[name].stacks == (True, False))
 OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
     "quantization_config": {"quant_method": "fp8"},
     "per_layer_config": {"0": {"rms_norm_eps": 0.5}},
@@ -164,7 +171,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type
     case = BASES[model_type]
     save_reference(tmp_path, case)
     text = (tmp_path / "config.json").read_text(encoding="utf-8")
-    bidirectional = {"is_causal"} if model_type in ("bert", "distilbert") else set()  # whatever it says, they are
+    bidirectional = {"is_causal"} if model_type in ENCODERS else set()  # whatever it says, they are
     others = {key: value for key, value in OTHERS.items() if key not in COMPUTED[model_type].keys() | bidirectional}
     refused = REFUSED[model_type] | {key: [value] for key, value in others.items()}
     refused |= {alias: [77] for alias in CASES[case].config.attribute_map}
@@ -172,7 +179,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type
     for key, value in ((key, value) for key, values in refused.items() for value in values):
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
         edit(tmp_path, {key: value})
-        if key in ("max_position_embeddings", "n_positions") and model_type not in ("gpt2", "openai-gpt", "bert", "distilbert"):
+        if key in ("max_position_embeddings", "n_positions") and model_type not in ("gpt2", "openai-gpt", *ENCODERS):
             continue  # a limit, and nothing has that many rows
         with pytest.raises(ModelError, match=r"config\.json") as caught:
             load(tmp_path)

@@ -35,7 +35,8 @@ def test_every_release_is_a_preset_and_every_preset_with_a_class_of_its_own_has_
         ("meta-llama/Llama-3.2-1B", "llama3.2-1b"),
         ("openai-gpt", "gpt"),
         ("someone/gpt2-medium", "someone/gpt2-medium"),
-        ("roberta-base", "roberta-base"),
+        ("FacebookAI/xlm-roberta-base", "xlm-roberta-base"),
+        ("albert-base", "albert-base"),
     ],
 )
 def test_aliases(name: str, preset: str) -> None:
@@ -54,7 +55,7 @@ def test_a_recipe_takes_the_hub_s_name_and_is_resolved_with_ours(tmp_path: Path)
     [
         ("bert-base-uncase", "'bert-base-uncase' is not a preset; did you mean bert-base-uncased?"),
         ("SmolLM2-135", "'SmolLM2-135' is not a preset; did you mean smollm2-135m?"),
-        ("roberta-base", "'roberta-base' is not a preset; the nearest family is bert."),
+        ("albert-base", "'albert-base' is not a preset; the nearest family is bert."),
         ("xyzzy", "'xyzzy' is not a preset; give another."),
     ],
 )
@@ -65,7 +66,7 @@ def test_the_guess_comes_first_and_the_list_is_short(name: str, beginning: str) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "near"), [("qwen2", "llama"), ("roberta", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3", "gemma2"), ("mamba", None)]
+    ("kind", "near"), [("qwen2", "llama"), ("albert", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3", "gemma2"), ("mamba", None)]
 )
 def test_the_nearest_of_a_type_that_is_not_implemented(kind: str, near: str | None, tmp_path: Path) -> None:
     assert nearest_type(kind) == near

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from tfkit.families import PRESETS
+from tfkit.hub.config_json import to_config_json
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
@@ -69,6 +71,12 @@ PUBLISHED = {
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
+    "roberta-base": 124_697_433,
+    "roberta-large": 355_412_057,
+    "xlm-roberta-base": 278_295_186,
+    "xlm-roberta-large": 560_142_482,
+    "camembert-base": 110_655_493,
+    "camembert-large": 336_695_557,
 }
 
 
@@ -106,3 +114,14 @@ def test_published_count_without_heads(preset: str) -> None:
     with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate(values | {"head": {"kind": "none", "pooler": family.name == "bert"}}))
     assert sum(parameter.numel() for parameter in model.parameters()) == WITHOUT_HEADS[preset]
+
+
+@pytest.mark.parametrize("preset", [name for name, (family, _) in PRESETS.items() if family.stacks == (True, False)])
+def test_transformers_has_as_many(preset: str) -> None:
+    """From the config.json that tfkit writes of the preset."""
+    family, values = PRESETS[preset]
+    config = ModelConfig.model_validate(values | {"head": values["head"] | ({"next_sentence": False} if family.name == "bert" else {})})
+    written = to_config_json(family, config)
+    with torch.device("meta"):
+        ours, theirs = Transformer(config), AutoModelForMaskedLM.from_config(AutoConfig.for_model(**written))
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == sum(parameter.numel() for parameter in ours.parameters())

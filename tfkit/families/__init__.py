@@ -10,9 +10,16 @@ from typing import Any
 from tfkit.families.rules import Family
 
 # The names of the families and of their files.
-_NAMES = ("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2")
-_OF_TYPES = {"marian": "transformer_2017", "openai-gpt": "gpt"}  # where the name of a family is not Hugging Face's model_type
-_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in ("transformer_2017", "gpt", "gpt3", "smollm2")}
+_NAMES = (
+    *("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2"),
+    *("roberta", "xlm_roberta", "camembert"),
+)
+_OF_TYPES = {
+    "marian": "transformer_2017",
+    "openai-gpt": "gpt",
+    "xlm-roberta": "xlm_roberta",
+}  # where the name of a family is not Hugging Face's model_type
+_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in (*_OF_TYPES.values(), "gpt3", "smollm2")}
 
 
 class _Families(Mapping[str, Family]):

@@ -87,8 +87,9 @@ RULES = (
 )
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
+    """Read config.json, also those of later families with BERT's blocks."""
+    head = head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", True))
     if head["kind"] == "none":
         head["pooler"] = hf.get("add_pooling_layer", True)
     dropout, head_dropout = hf.get("hidden_dropout_prob", 0.1), hf.get("classifier_dropout")
@@ -115,7 +116,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Write config.json, also those of later families with BERT's blocks."""
     if config.embedding.segments is None:
         raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
@@ -139,6 +141,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+OLD_NORMS = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))  # TensorFlow's names
 FAMILY = Family(
     name="bert",
     model_type="bert",
@@ -147,12 +150,8 @@ FAMILY = Family(
     rules=RULES,
     prefix="bert.",
     ignored=(r".*\.position_ids", r".*\.token_type_ids"),  # buffers of old files
-    from_hf=_from_hf,
-    to_hf=_to_hf,
-    renamed=(
-        (r"LayerNorm\.gamma$", "LayerNorm.weight"),  # TensorFlow's names
-        (r"LayerNorm\.beta$", "LayerNorm.bias"),
-        (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),  # one tensor under two names
-    ),
+    from_hf=from_hf,
+    to_hf=to_hf,
+    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # one tensor under two names
     fixed={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "is_causal": (True, False)},
 )

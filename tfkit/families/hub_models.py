@@ -25,11 +25,18 @@ RELEASES: dict[str, str] = {  # repository -> preset
     **{f"google/gemma-2-{size}": f"gemma2-{size}" for size in ("2b", "9b", "27b")},
     **{f"HuggingFaceTB/SmolLM2-{size}": f"smollm2-{size.lower()}" for size in ("135M", "360M", "1.7B")},
 }
+RELEASES |= {
+    **{f"FacebookAI/{name}": name for name in ("roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large")},
+    "almanach/camembert-base": "camembert-base",
+    "almanach/camembert-large": "camembert-large",
+}
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
 # Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
-    "bert": ("roberta", "xlm-roberta", "camembert", "electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm", "esm"),
+    "bert": ("electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm"),
+    "roberta": ("esm", "longformer", "roberta-prelayernorm"),
+    "xlm-roberta": ("xlm-roberta-xl", "xmod"),
     "gpt2": ("gpt_neo", "gptj", "opt", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
     "llama": (
         *("qwen2", "qwen3", "phi3", "olmo", "olmo2", "stablelm", "falcon", "gpt_neox", "granite", "cohere", "smollm3", "internlm2", "yi"),
