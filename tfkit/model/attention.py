@@ -1,6 +1,6 @@
 """Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +33,7 @@ class AttentionContext:
     def __init__(
         self,
         masks: Iterable[Mask],
-        rotation: Rotation | None = None,
+        rotations: Mapping[str, Rotation],
         bias: Tensor | None = None,
         cache: KeyValueCache | None = None,
         encoder_output: Tensor | None = None,
@@ -41,11 +41,12 @@ class AttentionContext:
         *,
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
-        """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, S, D); `encoder_padding`
-        (B, S): True = real token; None: all are real. `use_blocks`: whether block_attention.py computes the attention under a mask.
+        """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
+        scores. `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
+        block_attention.py computes the attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
-        self.rotation, self.bias, self.cache = rotation, bias, cache
+        self.rotations, self.bias, self.cache = rotations, bias, cache
         self.encoder_output, self.encoder_mask = encoder_output, encoder_output_mask(encoder_padding)
 
 
@@ -64,6 +65,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.cross = layer, cross  # `layer`: its index in the cache
         self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
+        self.rotation = None if cross else config.rotation(layer)
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -87,8 +89,9 @@ class Attention(nn.Module):
         else:
             projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv is None else self.qkv(x).split(self.widths, dim=-1)
             queries, keys, values = map(self._split_heads, projected)  # (B, H, T, E), (B, K, T, E) twice
-            if context.rotation is not None:
-                queries, keys = rotate(queries, context.rotation), rotate(keys, context.rotation)
+            if self.rotation is not None:
+                rotation = context.rotations[self.rotation]
+                queries, keys = rotate(queries, rotation), rotate(keys, rotation)
             if context.cache is not None:
                 keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
             prompt = None if context.cache is None else context.cache.prompt(self.layer)

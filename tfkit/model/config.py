@@ -35,12 +35,20 @@ class _Norm(Data):
         "pre",
         description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm.",
     )
+    first: bool = Field(True, description="pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
+
+    @model_validator(mode="after")
+    def _check_first(self) -> "_Norm":
+        if not self.first and self.placement != "pre":
+            raise ValueError(f"norm.first is false, but with the placement {self.placement} no first norm can be left out")
+        return self
 
 
 class LayerNormConfig(_Norm):
     """LayerNorm: mean, variance, weight and bias (arXiv 1607.06450)."""
 
     kind: Literal["layer"]
+    bias: bool = Field(True, description="Whether norms have a bias.")
 
 
 class RMSNormConfig(_Norm):
@@ -94,6 +102,12 @@ class Rotary(Data):
     kind: Literal["rotary"]
     theta: float = Field(10_000.0, gt=0, le=1e12, description="Base of the wavelengths.")
     scaling: WavelengthScaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
+    local_theta: float | None = Field(
+        None,
+        gt=0,
+        le=1e12,
+        description="Base in layers with a window, where wavelengths are not scaled (Gemma 3); null: all layers are alike.",
+    )
 
 
 class Relative(Data):
@@ -157,6 +171,7 @@ class MaskedLanguageModelHeadConfig(Data):
 
     kind: Literal["masked_lm"]
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
+    dense_bias: bool = Field(True, description="A bias of the dense layer.")
     next_sentence: bool = Field(
         False, description="Add an output at the first token that predicts whether the second text follows the first."
     )
@@ -167,9 +182,13 @@ class ClassesHeadConfig(Data):
 
     kind: Literal["classes"]
     count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
-    pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is not padding.")
-    dense: Literal["tanh", "relu"] | None = Field(
-        None, description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu)."
+    pool: Literal["first", "last", "mean"] = Field(
+        description="Read at the first token, at the last one that is not padding, or as the mean of all that are not."
+    )
+    dense: Literal["tanh", "relu", "normed"] | None = Field(
+        None,
+        description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu). normed: without a bias, "
+        "with the MLP's activation and a norm (ModernBERT).",
     )
     bias: bool = Field(False, description="A bias for each class.")
 
@@ -179,12 +198,14 @@ class TagsHeadConfig(Data):
 
     kind: Literal["tags"]
     count: Rows = Field(description="Tags.")
+    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
 
 
 class SpansHeadConfig(Data):
     """Two logits at every token: an answer begins, and ends, there."""
 
     kind: Literal["spans"]
+    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
 
 
 class NoHeadConfig(Data):
@@ -285,6 +306,13 @@ class ModelConfig(Data):
     def window(self, layer: int) -> int | None:
         """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
+
+    def rotation(self, layer: int) -> Literal["global", "local"] | None:
+        """Return whether this layer rotates queries and keys by theta or by local_theta; None: not at all."""
+        position = self.position
+        if not isinstance(position, Rotary):
+            return None
+        return "local" if position.local_theta is not None and self.window(layer) is not None else "global"
 
     @model_validator(mode="after")
     def _check_stacks(self) -> "ModelConfig":

@@ -22,6 +22,20 @@ from tfkit.model.norm import build_norm
 class Head(nn.Module):
     """A map from hidden states (B, T, D) and the mask of real tokens (B, T; None: all are real) to logits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform: nn.Module | None = None
+
+    def build_transform(self, config: ModelConfig, bias: bool) -> None:
+        """Build a dense layer, the MLP's activation and a norm, which are computed before all else of this head."""
+        self.transform = nn.Linear(config.dim, config.dim, bias=bias)
+        self.activation = ACTIVATIONS[config.mlp.activation]
+        self.norm = build_norm(config.dim, config.norm)
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
+
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the logits."""
         raise NotImplementedError
@@ -86,15 +100,13 @@ class MaskedLanguageModelHead(VocabularyHead):
 
     def __init__(self, config: ModelConfig, head: MaskedLanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=True)
-        self.transform = nn.Linear(config.dim, config.dim)
-        self.activation = ACTIVATIONS[config.mlp.activation]
-        self.norm = build_norm(config.dim, config.norm)
+        self.build_transform(config, head.dense_bias)
         self.pooler = nn.Linear(config.dim, config.dim) if head.next_sentence else None
         self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.norm(self.activation(self.transform(hidden)))
+        return self.transformed(hidden)
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not (arXiv 1810.04805, section 3.1)."""
@@ -104,23 +116,27 @@ class MaskedLanguageModelHead(VocabularyHead):
 
 
 class ClassesHead(Head):
-    """A logit for each class of a whole text, read at its first or last token."""
+    """A logit for each class of a whole text, read at its first or last token, or from their mean."""
 
     def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
         super().__init__()
-        self.pool, self.activation = head.pool, {"tanh": torch.tanh, "relu": F.relu, None: None}[head.dense]
-        self.pooler = nn.Linear(config.dim, config.dim) if head.dense else None
+        self.pool, self.squash = head.pool, {"tanh": torch.tanh, "relu": F.relu}.get(head.dense or "")
+        self.pooler = nn.Linear(config.dim, config.dim) if self.squash else None
+        if head.dense == "normed":
+            self.build_transform(config, bias=False)
         self.dropout = build_dropout(config.dropout.head)
         self.classes = nn.Linear(config.dim, head.count, bias=head.bias)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        return self.of_states(hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask))
+        pools = {"first": first_token, "last": last_real, "mean": mean_of_real}
+        return self.of_states(pools[self.pool](hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
         """Return the logits of texts that are read at these hidden states: (..., D) -> (..., classes)."""
-        if self.pooler is not None and self.activation is not None:
-            states = self.activation(self.pooler(states))
+        states = self.transformed(states)
+        if self.pooler is not None and self.squash is not None:
+            states = self.squash(self.pooler(states))
         return self.classes(self.dropout(states))
 
 
@@ -129,24 +145,28 @@ class TagsHead(Head):
 
     def __init__(self, config: ModelConfig, head: TagsHeadConfig):
         super().__init__()
+        if head.dense:
+            self.build_transform(config, bias=False)
         self.dropout = build_dropout(config.dropout.head)
         self.tags = nn.Linear(config.dim, head.count)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, tags)."""
-        return self.tags(self.dropout(hidden))
+        return self.tags(self.dropout(self.transformed(hidden)))
 
 
 class SpansHead(Head):
     """A logit for the beginning of an answer and one for its end, at every token; no dropout before it, as in BERT."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, head: SpansHeadConfig):
         super().__init__()
+        if head.dense:
+            self.build_transform(config, bias=False)
         self.spans = nn.Linear(config.dim, 2)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, 2)."""
-        return self.spans(hidden)
+        return self.spans(self.transformed(hidden))
 
 
 class NoHead(Head):
@@ -176,8 +196,8 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return ClassesHead(config, head)
         case TagsHeadConfig() as head:
             return TagsHead(config, head)
-        case SpansHeadConfig():
-            return SpansHead(config)
+        case SpansHeadConfig() as head:
+            return SpansHead(config, head)
         case NoHeadConfig() as head:
             return NoHead(config, head)
 
@@ -195,3 +215,15 @@ def last_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
         return hidden[:, -1]
     positions = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()  # (B, T), 0 for padding
     return hidden[torch.arange(len(hidden), device=hidden.device), positions.argmax(dim=1)]
+
+
+def first_token(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): the hidden state of each row's first token."""
+    return hidden[:, 0]
+
+
+def mean_of_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): the mean of the hidden states of each row's tokens that are not padding."""
+    if padding_mask is None:
+        return hidden.mean(dim=1)
+    return (hidden * padding_mask[..., None]).sum(dim=1) / padding_mask.sum(dim=1, keepdim=True)

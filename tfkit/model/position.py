@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import Relative, Rotary, WavelengthScaling
+from tfkit.model.config import ModelConfig, Relative, Rotary, WavelengthScaling
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
 
@@ -49,6 +49,17 @@ def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -
     angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
     halves = angles.sin(), angles.cos()
     return (torch.stack(halves, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(halves, dim=-1)).to(dtype)  # (..., T, D)
+
+
+def rotations_at(position_ids: Tensor, config: ModelConfig, dtype: torch.dtype) -> dict[str, Rotation]:
+    """Return the rotations of the layers by the names of `ModelConfig.rotation`; empty if positions are not rotary."""
+    rotary = config.position
+    if not isinstance(rotary, Rotary):
+        return {}
+    kinds = {"global": rotary}
+    if rotary.local_theta is not None:
+        kinds["local"] = rotary.model_copy(update={"theta": rotary.local_theta, "scaling": None})
+    return {name: rotation_at(position_ids, config.head_dim, kind, dtype) for name, kind in kinds.items()}
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:

@@ -26,10 +26,10 @@ from tfkit.model.position import Positions, RelativeBias
 class Sublayer(nn.Module):
     """An operation on the residual stream with its norms; the only code that depends on their placement."""
 
-    def __init__(self, op: nn.Module, config: ModelConfig):
+    def __init__(self, op: nn.Module, config: ModelConfig, *, is_first: bool = False):
         super().__init__()
         self.placement = config.norm.placement
-        self.norm = build_norm(config.dim, config.norm)
+        self.norm = nn.Identity() if is_first and not config.norm.first else build_norm(config.dim, config.norm)
         self.op = op
         self.dropout = build_dropout(config.dropout.residual)
         self.post_norm = build_norm(config.dim, config.norm) if self.placement == "sandwich" else None
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.self_attention = Sublayer(Attention(config, layer), config)
+        self.self_attention = Sublayer(Attention(config, layer), config, is_first=layer == 0)
         self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
         self.mlp = Sublayer(Mlp(config), config)
 

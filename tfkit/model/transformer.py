@@ -17,7 +17,7 @@ from tfkit.model.head import Head, VocabularyHead, build_head
 from tfkit.model.init import RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
-from tfkit.model.position import Positions, count_positions, rotation_at
+from tfkit.model.position import Positions, count_positions, rotations_at
 from tfkit.model.stack import Stack
 
 
@@ -130,9 +130,7 @@ class Transformer(nn.Module):
         x = self.embedding(input_ids, position_ids, segment_ids)  # (B, T, D)
         context = AttentionContext(
             [Mask(positions, stack.causal, window) for window in {*self.config.attention.windows}],
-            rotation_at(position_ids, self.config.head_dim, self.config.position, x.dtype)
-            if self.config.position.kind == "rotary"
-            else None,
+            rotations_at(position_ids, self.config, x.dtype),
             stack.bias_at(positions),
             cache,
             encoder_output,

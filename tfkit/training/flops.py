@@ -166,9 +166,12 @@ class _Walk:
         """Collect the products of the head, including those of its second output."""
         if isinstance(head, VocabularyHead):
             self._vocabulary(head, shape, stream)
-        elif isinstance(head, ClassesHead):
-            if head.pooler is not None:
-                stream = self.linear(head.pooler, shape.states, stream, "head")
+            return
+        for module in (head.transform, head.pooler if isinstance(head, ClassesHead) else None):
+            if isinstance(module, nn.Linear):
+                stream = self.linear(module, shape.states, stream, "head")
+        stream = stream or self.is_trained(getattr(head, "norm", None))
+        if isinstance(head, ClassesHead):
             self.linear(head.classes, shape.states, stream, "head")
         elif isinstance(head, TagsHead | SpansHead):
             self.linear(head.tags if isinstance(head, TagsHead) else head.spans, shape.states, stream, "head")
