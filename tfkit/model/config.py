@@ -61,6 +61,16 @@ class RMSNormConfig(_Norm):
 NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kind")]
 
 
+class Relative(Data):
+    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
+
+    kind: Literal["relative"]
+    buckets: int = Field(
+        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
+    )
+    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
+
+
 class Learned(Data):
     """One learned vector for each position, added to the embeddings (GPT, BERT)."""
 
@@ -68,6 +78,7 @@ class Learned(Data):
     offset: int = Field(
         0, ge=0, le=1 << 20, description="Rows of the table before that of the first position (RoBERTa 2: its padding has the row 1)."
     )
+    relative: Relative | None = Field(None, description="A bias of relative positions besides (MPNet); null: none.")
 
 
 class Sinusoidal(Data):
@@ -110,16 +121,6 @@ class Rotary(Data):
     )
 
 
-class Relative(Data):
-    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
-
-    kind: Literal["relative"]
-    buckets: int = Field(
-        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
-    )
-    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
-
-
 Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
 
 
@@ -128,6 +129,9 @@ class EmbeddingConfig(Data):
 
     scale: bool = Field(False, description="Multiply the embeddings by the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
+    dim: Width | None = Field(
+        None, description="Width of all these vectors, which a matrix then widens to that of the residual stream (ELECTRA); null: dim."
+    )
     segments: Width | None = Field(None, description="Segment vectors, which distinguish the texts of a pair (BERT has 2); null: none.")
 
 
@@ -185,10 +189,10 @@ class ClassesHeadConfig(Data):
     pool: Literal["first", "last", "mean"] = Field(
         description="Read at the first token, at the last one that is not padding, or as the mean of all that are not."
     )
-    dense: Literal["tanh", "relu", "normed"] | None = Field(
+    dense: Literal["tanh", "relu", "gelu", "normed"] | None = Field(
         None,
-        description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu). normed: without a bias, "
-        "with the MLP's activation and a norm (ModernBERT).",
+        description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu, ELECTRA gelu). normed: "
+        "without a bias, with the MLP's activation and a norm (ModernBERT).",
     )
     bias: bool = Field(False, description="A bias for each class.")
 
@@ -303,6 +307,16 @@ class ModelConfig(Data):
         """The rows of the table of learned positions; 0: there is none."""
         return self.context_length + self.position.offset if self.position.kind == "learned" else 0
 
+    @property
+    def embedding_dim(self) -> int:
+        """The width of the token vectors."""
+        return self.embedding.dim or self.dim
+
+    @property
+    def relative(self) -> Relative | None:
+        """The bias of relative positions, alone or beside learned vectors; None: there is none."""
+        return self.position.relative if self.position.kind == "learned" else self.position if self.position.kind == "relative" else None
+
     def window(self, layer: int) -> int | None:
         """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
@@ -323,10 +337,16 @@ class ModelConfig(Data):
         return self
 
     @model_validator(mode="after")
+    def _check_embedding(self) -> "ModelConfig":
+        if self.embedding.dim is not None and self.head.kind == "lm":
+            raise ValueError("embedding.dim is for encoders: the head of a language model has no layer from dim to it; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _check_relative(self) -> "ModelConfig":
-        if self.position.kind != "relative":
+        if self.relative is None:
             return self
-        buckets, distance = self.position.buckets, self.position.max_distance
+        buckets, distance = self.relative.buckets, self.relative.max_distance
         if distance <= buckets // 2:
             raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:

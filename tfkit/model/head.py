@@ -26,11 +26,11 @@ class Head(nn.Module):
         super().__init__()
         self.transform: nn.Module | None = None
 
-    def build_transform(self, config: ModelConfig, bias: bool) -> None:
-        """Build a dense layer, the MLP's activation and a norm, which are computed before all else of this head."""
-        self.transform = nn.Linear(config.dim, config.dim, bias=bias)
+    def build_transform(self, config: ModelConfig, bias: bool, width: int) -> None:
+        """Build a dense layer to this width, the MLP's activation and a norm, which are computed before all else of this head."""
+        self.transform = nn.Linear(config.dim, width, bias=bias)
         self.activation = ACTIVATIONS[config.mlp.activation]
-        self.norm = build_norm(config.dim, config.norm)
+        self.norm = build_norm(width, config.norm)
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -53,7 +53,7 @@ class VocabularyHead(Head):
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
         self.product: nn.Module | None = None  # of answering_linear.py: multiplies in place of weight and bias
-        self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = None if tied else nn.Linear(config.embedding_dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
         self._tokens: nn.Embedding
@@ -100,7 +100,7 @@ class MaskedLanguageModelHead(VocabularyHead):
 
     def __init__(self, config: ModelConfig, head: MaskedLanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=True)
-        self.build_transform(config, head.dense_bias)
+        self.build_transform(config, head.dense_bias, config.embedding_dim)
         self.pooler = nn.Linear(config.dim, config.dim) if head.next_sentence else None
         self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
 
@@ -120,10 +120,10 @@ class ClassesHead(Head):
 
     def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
         super().__init__()
-        self.pool, self.squash = head.pool, {"tanh": torch.tanh, "relu": F.relu}.get(head.dense or "")
+        self.pool, self.squash = head.pool, {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}.get(head.dense or "")
         self.pooler = nn.Linear(config.dim, config.dim) if self.squash else None
         if head.dense == "normed":
-            self.build_transform(config, bias=False)
+            self.build_transform(config, bias=False, width=config.dim)
         self.dropout = build_dropout(config.dropout.head)
         self.classes = nn.Linear(config.dim, head.count, bias=head.bias)
 
@@ -146,7 +146,7 @@ class TagsHead(Head):
     def __init__(self, config: ModelConfig, head: TagsHeadConfig):
         super().__init__()
         if head.dense:
-            self.build_transform(config, bias=False)
+            self.build_transform(config, bias=False, width=config.dim)
         self.dropout = build_dropout(config.dropout.head)
         self.tags = nn.Linear(config.dim, head.count)
 
@@ -161,7 +161,7 @@ class SpansHead(Head):
     def __init__(self, config: ModelConfig, head: SpansHeadConfig):
         super().__init__()
         if head.dense:
-            self.build_transform(config, bias=False)
+            self.build_transform(config, bias=False, width=config.dim)
         self.spans = nn.Linear(config.dim, 2)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -65,8 +65,7 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False):
         super().__init__()
         self.causal = causal
-        position = config.position
-        self.position_bias = RelativeBias(position, config.num_heads, not causal) if position.kind == "relative" else None
+        self.position_bias = RelativeBias(config.relative, config.num_heads, not causal) if config.relative else None
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)

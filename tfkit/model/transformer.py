@@ -140,7 +140,7 @@ class Transformer(nn.Module):
                 x.device.type,
                 x.dtype,
                 self.config.dropout.attention if self.training else 0.0,
-                plain_scores=self.config.attention.softcap is None and self.config.position.kind != "relative",
+                plain_scores=self.config.attention.softcap is None and self.config.relative is None,
             ),
         )
         x = stack(x, context)

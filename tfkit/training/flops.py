@@ -95,6 +95,9 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
     """Return the matrix products of a forward pass of this shape, in their order."""
     walk = _Walk()
     stream = walk.is_trained(model.embedding)
+    if model.embedding.projection is not None:
+        below = any(walk.is_trained(part) for part in (model.embedding.tokens, model.embedding.positions, model.embedding.norm))
+        walk.linear(model.embedding.projection, shape.rows * shape.length, below)
     if model.encoder is not None and model.decoder is not None:
         encoded = walk.stack(model.encoder, shape.rows, shape.length, stream)
         stream = walk.stack(model.decoder, shape.rows, shape.decoder_length, stream, source=shape.length, encoded=encoded)
