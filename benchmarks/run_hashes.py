@@ -124,7 +124,7 @@ def tokenizer(kind: str, variant: str | None, size: int = 300, **fields: Any) ->
 BYTES = tokenizer("byte_bpe", "gpt2", add_bos=True)
 LLAMA3 = tokenizer("byte_bpe", "llama3", add_bos=True)
 SMOLLM2 = tokenizer("byte_bpe", "smollm2", add_bos=True)
-ROBERTA = tokenizer("byte_bpe", "roberta", add_bos=True)
+ROBERTA = tokenizer("byte_bpe", "roberta")
 XLM_R = tokenizer("unigram", "xlm_roberta", 90)
 PIECES = tokenizer("wordpiece", None, 120, lowercase=True, strip_accents=None)
 ENDS = tokenizer("bpe_eow", None, 120)
@@ -212,6 +212,9 @@ CASES: dict[str, Case] = {
     "roberta": scratch(model("roberta-base", (2, 0)), ROBERTA, MASKED),
     "xlm_roberta": scratch(model("xlm-roberta-base", (2, 0)), XLM_R, CLASSES, "pairs-of-texts.jsonl"),
     "camembert": scratch(model("camembert-base", (2, 0)), XLM_R, TAGS, "tags.jsonl"),
+    "modernbert": scratch(model("modernbert-base", (3, 0), attention={"windows": [None, 4, 4]}), PIECES, MASKED),
+    "electra": scratch(model("electra-small", (2, 0), embedding={"dim": 12}), PIECES, MASKED),
+    "mpnet": scratch(model("mpnet-base", (2, 0)), PIECES, CLASSES, "rows.jsonl"),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),

@@ -57,6 +57,8 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "mistral": {"num_kv_heads": 1, "attention": {"windows": [5]}},
     "gemma2": {"num_kv_heads": 1, "attention": {"windows": [5, None], "softcap": 2.0}, "head": {"softcap": 3.0}},
     "t5": {"position": {"kind": "relative", "buckets": 8}},
+    "modernbert": {"attention": {"windows": [None, 5]}},
+    "electra": {"embedding": {"dim": 12}},
 }
 DECODERS = ("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2")
 LABELS = ("no", "yes", "maybe")
@@ -272,6 +274,8 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
     "roberta": (masked_lm, classes, tagging, question_answering),
     **dict.fromkeys(("xlm_roberta", "camembert"), (masked_lm,)),
+    "modernbert": (masked_lm, classes, tagging, question_answering),
+    **dict.fromkeys(("electra", "mpnet"), (masked_lm, classes)),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
 }
 CASES: dict[str, tuple[str, Callable[[Path], Task]]] = {

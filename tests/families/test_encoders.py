@@ -8,10 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    ElectraForPreTraining,
+    ElectraModel,
+)
 
 from tfkit.errors import ModelError
 from tfkit.hub import OWN_TYPE, load, save_model
+from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import build
 
@@ -245,3 +254,34 @@ def test_every_case_is_read_by_the_auto_classes(tmp_path: Path) -> None:
         save_reference(tmp_path / case / "theirs", case)
         load(tmp_path / case / "theirs").save(tmp_path / case / "ours")
         assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path / case / "ours"), CASES[case].model)
+
+
+@torch.no_grad()
+def test_a_discriminator_is_read_without_its_output(tmp_path: Path) -> None:
+    theirs = ElectraForPreTraining(CASES["electra"].config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = theirs.electra(IDS, attention_mask=MASK).last_hidden_state
+    loaded = load(tmp_path / "theirs")
+    assert difference(loaded.model(IDS, padding_mask=MASK.bool()).hidden[MASK.bool()], expected[MASK.bool()]) < TOLERANCE
+    loaded.save(tmp_path / "ours")
+    assert difference(ElectraModel.from_pretrained(tmp_path / "ours")(IDS, attention_mask=MASK).last_hidden_state, expected) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_padding_id_that_differs_from_the_positions_keeps_a_model_under_our_own_type(tmp_path: Path) -> None:
+    """RoBERTa's class counts no token with the padding's id as a position, whatever the mask says."""
+    save_reference(tmp_path / "theirs", "roberta")
+    loaded = load(tmp_path / "theirs")
+    for padding, kind in ((1, "roberta"), (0, OWN_TYPE), (None, OWN_TYPE)):
+        ids = {"eos_token_id": 2} | ({} if padding is None else {"pad_token_id": padding})
+        (tmp_path / str(padding)).mkdir()
+        save_model(tmp_path / str(padding), loaded.config, loaded.model.state_dict(), None, family="roberta", special_ids=ids)
+        assert json.loads((tmp_path / str(padding) / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+        assert torch.equal(logits(tmp_path / str(padding)), loaded.model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()])
+
+
+@torch.no_grad()
+def test_a_roberta_with_fewer_positions_computes_the_same(tmp_path: Path) -> None:
+    save_reference(tmp_path, "roberta")
+    model = load(tmp_path).model
+    assert torch.equal(with_fewer_positions(model, 23)(IDS).logits, model(IDS).logits)

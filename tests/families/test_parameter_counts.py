@@ -77,6 +77,15 @@ PUBLISHED = {
     "xlm-roberta-large": 560_142_482,
     "camembert-base": 110_655_493,
     "camembert-large": 336_695_557,
+    "electra-small": 13_546_682,
+    "electra-base": 109_514_298,
+    "electra-large": 335_174_458,
+    "electra-small-generator": 13_546_682,
+    "electra-base-generator": 33_740_602,
+    "electra-large-generator": 51_295_290,
+    "mpnet-base": 109_518_527,
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
 }
 
 

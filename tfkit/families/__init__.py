@@ -12,7 +12,7 @@ from tfkit.families.rules import Family
 # The names of the families and of their files.
 _NAMES = (
     *("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2"),
-    *("roberta", "xlm_roberta", "camembert"),
+    *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet"),
 )
 _OF_TYPES = {
     "marian": "transformer_2017",

@@ -9,7 +9,7 @@ are wider than dim / num_heads. The 2B and 9B models were distilled from a large
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, layer_types, windows_from_hf
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
@@ -61,7 +61,6 @@ _CLASS_DEFAULTS: dict[str, Any] = {
     "final_logit_softcapping": 30.0,
     "sliding_window": 4096,
 }
-_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +68,11 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     values = llama.from_hf(hf, ARCHITECTURES, "hidden_activation", softcap=hf["final_logit_softcapping"])
     values["embedding"] = {"scale": True}
     values["norm"] |= {"placement": "sandwich", "unit_offset": True}
-    values["attention"] |= {"scale": _scale(hf), "softcap": hf["attn_logit_softcapping"], "windows": _windows(hf)}
+    values["attention"] |= {
+        "scale": _scale(hf),
+        "softcap": hf["attn_logit_softcapping"],
+        "windows": windows_from_hf(hf, hf["sliding_window"], without=(1, None)),
+    }
     return values
 
 
@@ -89,17 +92,6 @@ def _scalar(scale: float) -> int:
         raise UnsupportedError(f"Gemma 2 has no query_pre_attn_scalar for the scale {scale}") from None
 
 
-def _windows(hf: dict[str, Any]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. Without layer_types (old files), windows alternate."""
-    kinds, alternating = hf.get("layer_types"), [_LOCAL, _GLOBAL]
-    if kinds is None:
-        kinds = alternating
-    elif not isinstance(kinds, list) or not kinds or len(kinds) != hf["num_hidden_layers"] or any(k not in alternating for k in kinds):
-        raise UnsupportedError(f"layer_types does not name {_LOCAL} or {_GLOBAL} for each of the num_hidden_layers")
-    period = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
-    return [hf["sliding_window"] if kind == _LOCAL else None for kind in kinds[:period]]
-
-
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     llama.check_heads(config)
     fields = {name: value for name, value in llama.to_hf(config).items() if name not in ("hidden_act", "mlp_bias")}
@@ -112,7 +104,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "final_logit_softcapping": head.softcap if head.kind == "lm" else None,
         # transformers requires a window even if no layer uses it
         "sliding_window": next((window for window in windows if window is not None), config.context_length),
-        "layer_types": [_GLOBAL if window is None else _LOCAL for window in windows],
+        "layer_types": layer_types(windows),
     }
 
 

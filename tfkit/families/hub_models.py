@@ -29,13 +29,20 @@ RELEASES |= {
     **{f"FacebookAI/{name}": name for name in ("roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large")},
     "almanach/camembert-base": "camembert-base",
     "almanach/camembert-large": "camembert-large",
+    "answerdotai/ModernBERT-base": "modernbert-base",
+    "answerdotai/ModernBERT-large": "modernbert-large",
+    **{f"google/electra-{size}-discriminator": f"electra-{size}" for size in ("small", "base", "large")},
+    **{f"google/electra-{size}-generator": f"electra-{size}-generator" for size in ("small", "base", "large")},
+    "microsoft/mpnet-base": "mpnet-base",
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
 # Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
-    "bert": ("electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm"),
+    "bert": ("albert", "deberta", "deberta-v2", "xlm"),
+    "electra": ("convbert",),
     "roberta": ("esm", "longformer", "roberta-prelayernorm"),
+    "modernbert": ("modernbert-decoder",),
     "xlm-roberta": ("xlm-roberta-xl", "xmod"),
     "gpt2": ("gpt_neo", "gptj", "opt", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
     "llama": (

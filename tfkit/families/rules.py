@@ -1,6 +1,6 @@
 """A family's Hugging Face layout as data: one list of rules, read forwards to load and backwards to save."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,3 +153,26 @@ def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabula
         labels = hf.get("id2label")
         values["count"] = len(labels) if isinstance(labels, dict) else hf.get("num_labels", 2)
     return values
+
+
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+
+
+def windows_from_hf(hf: Mapping[str, Any], window: Any, without: Iterable[int | None]) -> list[Any]:
+    """Return the shortest list that, repeated, gives every layer its window, from a config.json's layer_types; in files without them, those
+    of `without`.
+    """
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        kinds = layer_types(without)
+    elif (
+        not isinstance(kinds, list) or not kinds or len(kinds) != hf["num_hidden_layers"] or any(k not in (_LOCAL, _GLOBAL) for k in kinds)
+    ):
+        raise UnsupportedError(f"layer_types does not name {_LOCAL} or {_GLOBAL} for each of the num_hidden_layers")
+    shortest = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return [window if kind == _LOCAL else None for kind in kinds[:shortest]]
+
+
+def layer_types(windows: Iterable[int | None]) -> list[str]:
+    """Return config.json's layer_types of layers with these windows."""
+    return [_GLOBAL if window is None else _LOCAL for window in windows]
