@@ -308,6 +308,11 @@ class ModelConfig(Data):
         return self.context_length + self.position.offset if self.position.kind == "learned" else 0
 
     @property
+    def embeds_apart(self) -> bool:
+        """Whether encoder and decoder have positions and norms of their own for their embeddings."""
+        return bool(self.encoder_layers and self.decoder_layers and (self.position_rows or self.embedding.norm))
+
+    @property
     def embedding_dim(self) -> int:
         """The width of the token vectors."""
         return self.embedding.dim or self.dim
