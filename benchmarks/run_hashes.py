@@ -215,6 +215,11 @@ CASES: dict[str, Case] = {
     "modernbert": scratch(model("modernbert-base", (3, 0), attention={"windows": [None, 4, 4]}), PIECES, MASKED),
     "electra": scratch(model("electra-small", (2, 0), embedding={"dim": 12}), PIECES, MASKED),
     "mpnet": scratch(model("mpnet-base", (2, 0)), PIECES, CLASSES, "rows.jsonl"),
+    "bart": scratch(model("bart-base", (2, 2)), ROBERTA, TEXT, "pairs.jsonl"),
+    "mbart": scratch(model("mbart-large-cc25", (2, 2)), XLM_R, CLASSES, "rows.jsonl"),
+    "mt5": scratch(model("mt5-small", (2, 2)), UNIGRAM, SPANS, optimizer=ADAFACTOR),
+    "flan_t5": scratch(model("flan-t5-small", (2, 2)), UNIGRAM, TEXT, "pairs.jsonl", optimizer=ADAFACTOR),
+    "byt5": scratch(model("byt5-small", (3, 1)), UNIGRAM, TEXT, "pairs.jsonl"),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),

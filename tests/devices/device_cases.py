@@ -56,7 +56,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "smollm2": {"num_kv_heads": 1},
     "mistral": {"num_kv_heads": 1, "attention": {"windows": [5]}},
     "gemma2": {"num_kv_heads": 1, "attention": {"windows": [5, None], "softcap": 2.0}, "head": {"softcap": 3.0}},
-    "t5": {"position": {"kind": "relative", "buckets": 8}},
+    **{key: {"position": {"kind": "relative", "buckets": 8}} for key in ("t5", "mt5", "flan_t5", "byt5")},
     "modernbert": {"attention": {"windows": [None, 5]}},
     "electra": {"embedding": {"dim": 12}},
 }
@@ -277,6 +277,7 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "modernbert": (masked_lm, classes, tagging, question_answering),
     **dict.fromkeys(("electra", "mpnet"), (masked_lm, classes)),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
+    **dict.fromkeys(("bart", "mbart", "mt5", "flan_t5", "byt5"), (text_to_text,)),
 }
 CASES: dict[str, tuple[str, Callable[[Path], Task]]] = {
     f"{family}-{make.__name__}": (family, make) for family, makers in _OF.items() for make in makers

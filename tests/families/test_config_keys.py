@@ -20,7 +20,7 @@ from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
 BASES |= {"bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
-BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert", "modernbert", "electra", "mpnet")}
+BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5")}
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -134,6 +134,10 @@ REFUSED["modernbert"] = {
 }
 REFUSED["electra"] = {name: REFUSED["roberta"][name] for name in ("is_decoder", "add_cross_attention", "hidden_act")}
 REFUSED["mpnet"] = {"hidden_act": ["relu"], "pad_token_id": [2], "relative_attention_num_buckets": [16]}
+COMPUTED |= dict.fromkeys(("bart", "mbart"), COMPUTED["marian"] | {"activation_function": ["relu", "silu"], "scale_embedding": []})
+COMPUTED["mt5"] = {name: COMPUTED["t5"][name] for name in COMPUTED["t5"] if name != "scale_decoder_outputs"}
+REFUSED |= {key: {name: REFUSED["marian"][name] for name in REFUSED["marian"] if "share" not in name} for key in ("bart", "mbart")}
+REFUSED["mt5"] = REFUSED["t5"] | {"scale_decoder_outputs": [True]}
 ENCODERS = tuple(name for name in BASES if MODEL_TYPES[name].stacks == (True, False))
 OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
     "quantization_config": {"quant_method": "fp8"},

@@ -66,7 +66,7 @@ def test_the_guess_comes_first_and_the_list_is_short(name: str, beginning: str) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "near"), [("qwen2", "llama"), ("albert", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3", "gemma2"), ("mamba", None)]
+    ("kind", "near"), [("qwen2", "llama"), ("albert", "bert"), ("umt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3", "gemma2"), ("mamba", None)]
 )
 def test_the_nearest_of_a_type_that_is_not_implemented(kind: str, near: str | None, tmp_path: Path) -> None:
     assert nearest_type(kind) == near

@@ -34,6 +34,10 @@ RELEASES |= {
     **{f"google/electra-{size}-discriminator": f"electra-{size}" for size in ("small", "base", "large")},
     **{f"google/electra-{size}-generator": f"electra-{size}-generator" for size in ("small", "base", "large")},
     "microsoft/mpnet-base": "mpnet-base",
+    **{f"facebook/{name}": name for name in ("bart-base", "bart-large", "mbart-large-cc25", "mbart-large-50")},
+    **{
+        f"google/{name}-{size}": f"{name}-{size}" for name in ("mt5", "flan-t5", "byt5") for size in ("small", "base", "large", "xl", "xxl")
+    },
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
@@ -50,8 +54,10 @@ _NEAREST = {
     ),
     "mistral": ("mixtral", "ministral"),
     "gemma2": ("gemma", "gemma3", "gemma3_text", "recurrent_gemma"),
-    "t5": ("mt5", "umt5", "longt5", "switch_transformers", "byt5"),
-    "marian": ("bart", "mbart", "m2m_100", "pegasus", "blenderbot", "fsmt", "prophetnet", "nllb-moe"),
+    "t5": ("umt5", "longt5", "switch_transformers"),
+    "marian": ("pegasus", "fsmt"),
+    "bart": ("blenderbot", "prophetnet", "led", "plbart"),
+    "mbart": ("m2m_100", "nllb-moe"),
 }
 
 
