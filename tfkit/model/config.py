@@ -121,7 +121,15 @@ class Rotary(Data):
     )
 
 
-Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
+class Disentangled(Data):
+    """Scores of a token with a distance besides those of two tokens, in both directions, by learned vectors of distances (DeBERTa v3)."""
+
+    kind: Literal["disentangled"]
+    buckets: int = Field(256, ge=4, le=1 << 16, description="Vectors of each direction: the first half for one distance each.")
+    max_distance: Distance = Field(512, gt=1, description="The distance at which the last vector is reached.")
+
+
+Position = Annotated[Learned | Sinusoidal | Rotary | Relative | Disentangled, Field(discriminator="kind")]
 
 
 class EmbeddingConfig(Data):
@@ -308,6 +316,11 @@ class ModelConfig(Data):
         return self.context_length + self.position.offset if self.position.kind == "learned" else 0
 
     @property
+    def adds_to_scores(self) -> bool:
+        """Whether positions add to the scores of the attention, for which the fast kernels have no place."""
+        return self.relative is not None or self.position.kind == "disentangled"
+
+    @property
     def embeds_apart(self) -> bool:
         """Whether encoder and decoder have positions and norms of their own for their embeddings."""
         return bool(self.encoder_layers and self.decoder_layers and (self.position_rows or self.embedding.norm))
@@ -349,9 +362,12 @@ class ModelConfig(Data):
 
     @model_validator(mode="after")
     def _check_relative(self) -> "ModelConfig":
-        if self.relative is None:
+        relative = self.position if self.position.kind == "disentangled" else self.relative
+        if relative is None:
             return self
-        buckets, distance = self.relative.buckets, self.relative.max_distance
+        buckets, distance = relative.buckets, relative.max_distance
+        if relative.kind == "disentangled" and self.decoder_layers:
+            raise ValueError("disentangled positions are for an encoder alone; remove decoder_layers")
         if distance <= buckets // 2:
             raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:

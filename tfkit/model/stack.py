@@ -20,7 +20,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_norm
-from tfkit.model.position import Positions, RelativeBias
+from tfkit.model.position import DistanceVectors, Positions, RelativeBias
 
 
 class Sublayer(nn.Module):
@@ -65,7 +65,11 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False):
         super().__init__()
         self.causal = causal
-        self.position_bias = RelativeBias(config.relative, config.num_heads, not causal) if config.relative else None
+        self.position_bias: RelativeBias | DistanceVectors | None = None
+        if config.relative:
+            self.position_bias = RelativeBias(config.relative, config.num_heads, not causal)
+        elif config.position.kind == "disentangled":
+            self.position_bias = DistanceVectors(config.position, config)
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)
@@ -80,6 +84,6 @@ class Stack(nn.Module):
                 x = block(x, context)
         return self.dropout(x if self.norm is None else self.norm(x))
 
-    def bias_at(self, positions: Positions) -> Tensor | None:
-        """Return the bias of relative positions, (1, H, T, S), or None."""
+    def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Return the bias of relative positions, (1, H, T, S), or the vectors from which each layer computes its own, or None."""
         return None if self.position_bias is None else self.position_bias(positions)

@@ -141,7 +141,7 @@ class Transformer(nn.Module):
                 x.device.type,
                 x.dtype,
                 self.config.dropout.attention if self.training else 0.0,
-                plain_scores=self.config.attention.softcap is None and self.config.relative is None,
+                plain_scores=self.config.attention.softcap is None and not self.config.adds_to_scores,
             ),
         )
         x = stack(x, context)

@@ -14,6 +14,7 @@ from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.attention import Attention
 from tfkit.model.config import ModelConfig
 from tfkit.model.head import ClassesHead, Head, SpansHead, TagsHead, VocabularyHead
+from tfkit.model.position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
@@ -133,16 +134,29 @@ class _Walk:
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
         """`source`: the positions of the encoder; `encoded`: whether its output needs a gradient."""
         bias = self.is_trained(stack.position_bias)
+        vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:
             assert isinstance(block, Block)
-            stream = self._attention(block.self_attention, rows, length, length, stream, stream, causal=stack.causal, bias=bias)
+            stream = self._attention(
+                block.self_attention, rows, length, length, stream, stream, causal=stack.causal, bias=bias, vectors=vectors
+            )
             if block.cross_attention is not None:
                 stream = self._attention(block.cross_attention, rows, length, source, stream, encoded, causal=False, bias=False)
             stream = self._mlp(block.mlp, rows * length, stream)
         return stream or self.is_trained(stack.norm)
 
     def _attention(
-        self, sublayer: Sublayer, rows: int, length: int, keys: int, stream: bool, source: bool, *, causal: bool, bias: bool
+        self,
+        sublayer: Sublayer,
+        rows: int,
+        length: int,
+        keys: int,
+        stream: bool,
+        source: bool,
+        *,
+        causal: bool,
+        bias: bool,
+        vectors: DistanceVectors | None = None,
     ) -> bool:
         """`source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
         op = sublayer.op
@@ -154,8 +168,19 @@ class _Walk:
         self.products.append(Product("attention", size, queries + key, op.head_dim, keys, causal))
         scores = queries or key or bias
         self.products.append(Product("attention", size, scores + value, op.head_dim, keys, causal))
+        if vectors is not None:
+            self._distances(op, vectors, rows * length, queries, key)
         self.linear(op.o_proj, rows * length, scores or value)
         return stream or self.is_trained(sublayer) or (op.cross and source)
+
+    def _distances(self, op: Attention, vectors: DistanceVectors, states: int, queries: bool, keys: bool) -> None:
+        """Collect the products of queries and of keys with the vectors of distances, in the places of tokens."""
+        count = 2 * vectors.buckets
+        trained = self.is_trained(vectors)
+        of_queries, of_keys = (self.linear(projection, count, trained) for projection in (op.q_proj, op.k_proj))
+        size = 2.0 * states * op.q_proj.out_features * count
+        for gradients in (queries + of_keys, keys + of_queries):
+            self.products.append(Product("attention", size, gradients, op.head_dim, count))
 
     def _mlp(self, sublayer: Sublayer, states: int, stream: bool) -> bool:
         op, normed = sublayer.op, stream or (sublayer.placement != "post" and self.is_trained(sublayer.norm))
