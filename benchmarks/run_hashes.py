@@ -220,6 +220,7 @@ CASES: dict[str, Case] = {
     "mt5": scratch(model("mt5-small", (2, 2)), UNIGRAM, SPANS, optimizer=ADAFACTOR),
     "flan_t5": scratch(model("flan-t5-small", (2, 2)), UNIGRAM, TEXT, "pairs.jsonl", optimizer=ADAFACTOR),
     "byt5": scratch(model("byt5-small", (3, 1)), UNIGRAM, TEXT, "pairs.jsonl"),
+    "deberta_v3": scratch(model("deberta-v3-base", (2, 0), position={"buckets": 8, "max_distance": 16}), PIECES, MASKED),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),

@@ -59,6 +59,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     **{key: {"position": {"kind": "relative", "buckets": 8}} for key in ("t5", "mt5", "flan_t5", "byt5")},
     "modernbert": {"attention": {"windows": [None, 5]}},
     "electra": {"embedding": {"dim": 12}},
+    "deberta_v3": {"position": {"buckets": 8, "max_distance": 16}},
 }
 DECODERS = ("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2")
 LABELS = ("no", "yes", "maybe")
@@ -275,7 +276,7 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "roberta": (masked_lm, classes, tagging, question_answering),
     **dict.fromkeys(("xlm_roberta", "camembert"), (masked_lm,)),
     "modernbert": (masked_lm, classes, tagging, question_answering),
-    **dict.fromkeys(("electra", "mpnet"), (masked_lm, classes)),
+    **dict.fromkeys(("electra", "mpnet", "deberta_v3"), (masked_lm, classes)),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
     **dict.fromkeys(("bart", "mbart", "mt5", "flan_t5", "byt5"), (text_to_text,)),
 }

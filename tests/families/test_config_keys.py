@@ -21,6 +21,7 @@ from tfkit.hub import load
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
 BASES |= {"bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
 BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5")}
+BASES["deberta-v2"] = "deberta"
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -41,6 +42,7 @@ IRRELEVANT = {
     *("encoder_layerdrop", "decoder_layerdrop", "is_encoder_decoder", "pretraining_tp", "sinusoidal_pos_embds", "reorder_and_upcast_attn"),
     *("cls_token_id", "sep_token_id", "embedding_dropout", "mlp_dropout", "initializer_cutoff_factor", "deterministic_flash_attn"),
     *("sparse_prediction", "sparse_pred_ignore_index"),
+    *("pooler_dropout", "pooler_hidden_size", "cls_dropout"),  # the width of the pooler is that of its matrix
     *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),  # ELECTRA's, of multiple choice
     "classifier_pooling",  # of classes: the parity cases
     "architectures",  # another class has another head: the parity cases
@@ -52,7 +54,7 @@ SIZES = {
     *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "n_embd", "n_inner"),
     *("n_positions", "max_position_embeddings", "num_hidden_layers", "n_layer", "d_model", "d_kv", "d_ff", "num_layers", "dim", "n_layers"),
     *("num_decoder_layers", "num_heads", "relative_attention_num_buckets", "type_vocab_size", "hidden_dim", "encoder_layers"),
-    "embedding_size",
+    *("embedding_size", "position_buckets"),
     *("decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_vocab_size", "attention_bias", "mlp_bias"),
 }
 ROTARY = {"rope_type": "default", "rope_theta": 50.0}
@@ -138,6 +140,23 @@ COMPUTED |= dict.fromkeys(("bart", "mbart"), COMPUTED["marian"] | {"activation_f
 COMPUTED["mt5"] = {name: COMPUTED["t5"][name] for name in COMPUTED["t5"] if name != "scale_decoder_outputs"}
 REFUSED |= {key: {name: REFUSED["marian"][name] for name in REFUSED["marian"] if "share" not in name} for key in ("bart", "mbart")}
 REFUSED["mt5"] = REFUSED["t5"] | {"scale_decoder_outputs": [True]}
+COMPUTED["deberta-v2"] = {
+    "num_attention_heads": [4],
+    "hidden_act": ["relu"],
+    "layer_norm_eps": [0.5],
+    "max_relative_positions": [9, -1],
+    "tie_word_embeddings": [],
+}
+REFUSED["deberta-v2"] = {
+    "relative_attention": [False],
+    "position_biased_input": [True],
+    "pos_att_type": [["c2p"], "p2c", None, 3],
+    "norm_rel_ebd": ["none"],
+    "share_att_key": [False],
+    "conv_kernel_size": [3],
+    "pooler_hidden_act": ["tanh"],
+    "legacy": [False],
+}
 ENCODERS = tuple(name for name in BASES if MODEL_TYPES[name].stacks == (True, False))
 OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
     "quantization_config": {"quant_method": "fp8"},

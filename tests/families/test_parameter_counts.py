@@ -104,6 +104,11 @@ PUBLISHED = {
     "byt5-large": 1_228_183_552,
     "byt5-xl": 3_737_801_728,
     "byt5-xxl": 12_906_899_328,
+    "deberta-v3-xsmall": 70_958_820,
+    "deberta-v3-small": 142_024_548,
+    "deberta-v3-base": 184_551_780,
+    "deberta-v3-large": 435_191_908,
+    "deberta-v3-base-multilingual": 279_061_880,
     "modernbert-base": 149_655_232,
     "modernbert-large": 395_881_664,
 }

@@ -66,7 +66,7 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tu
 FAMILIES = (
     *("transformer-2017-base", "gpt", "bert-base", "distilbert-base", "gpt2", "gpt3-125m", "t5-small", "t5-v1.1-small"),
     *("llama-7b", "llama3-8b", "mistral-7b-v0.1", "gemma2-2b", "smollm2-135m", "roberta-base", "modernbert-base"),
-    *("electra-small", "mpnet-base", "bart-base", "mbart-large-cc25"),
+    *("electra-small", "mpnet-base", "bart-base", "mbart-large-cc25", "deberta-v3-base"),
 )
 
 

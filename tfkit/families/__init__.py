@@ -13,11 +13,13 @@ from tfkit.families.rules import Family
 _NAMES = (
     *("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2"),
     *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5", "flan_t5", "byt5"),
+    "deberta_v3",
 )
 _OF_TYPES = {
     "marian": "transformer_2017",
     "openai-gpt": "gpt",
     "xlm-roberta": "xlm_roberta",
+    "deberta-v2": "deberta_v3",
 }  # where the name of a family is not Hugging Face's model_type
 _MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in (*_OF_TYPES.values(), "gpt3", "smollm2", "flan_t5", "byt5")}
 

@@ -34,6 +34,8 @@ RELEASES |= {
     **{f"google/electra-{size}-discriminator": f"electra-{size}" for size in ("small", "base", "large")},
     **{f"google/electra-{size}-generator": f"electra-{size}-generator" for size in ("small", "base", "large")},
     "microsoft/mpnet-base": "mpnet-base",
+    **{f"microsoft/deberta-v3-{size}": f"deberta-v3-{size}" for size in ("xsmall", "small", "base", "large")},
+    "microsoft/mdeberta-v3-base": "deberta-v3-base-multilingual",
     **{f"facebook/{name}": name for name in ("bart-base", "bart-large", "mbart-large-cc25", "mbart-large-50")},
     **{
         f"google/{name}-{size}": f"{name}-{size}" for name in ("mt5", "flan-t5", "byt5") for size in ("small", "base", "large", "xl", "xxl")
@@ -43,7 +45,8 @@ _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for nam
 
 # Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
-    "bert": ("albert", "deberta", "deberta-v2", "xlm"),
+    "bert": ("albert", "xlm"),
+    "deberta-v2": ("deberta",),
     "electra": ("convbert",),
     "roberta": ("esm", "longformer", "roberta-prelayernorm"),
     "modernbert": ("modernbert-decoder",),
