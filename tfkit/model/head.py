@@ -1,5 +1,7 @@
 """Output heads: the next or masked token, classes of a text, tags of its tokens, the span of an answer."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -129,7 +131,7 @@ class ClassesHead(Head):
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        pools = {"first": first_token, "last": last_real, "mean": mean_of_real}
+        pools: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"first": first_token, "last": last_real, "mean": mean_of_real}
         return self.of_states(pools[self.pool](hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB
 
-NAMES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # T5's, XLM-R's and DeBERTa's name of the file
 _LIMIT = 64 * MIB
 _UNIGRAM, _NORMAL, CONTROL, USER_DEFINED = 1, 1, 3, 4  # of TrainerSpec.ModelType, and three of SentencePiece.Type
 

@@ -7,15 +7,15 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
+from tfkit.recipe.schema.vocabularies import VOCABULARY_FILES
 from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
-from tfkit.tokenizer import vocabulary_files
 from tfkit.tokenizer.configured import TokenError, add_configured_tokens, class_settings, find_conflict
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_guard import expansion, tokenizer_errors
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
-TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, *vocabulary_files.NAMES)
+TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, *VOCABULARY_FILES)
 ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
@@ -39,7 +39,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     path = find_named(folder, TOKENIZER)
     settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
     if path is None:
-        found = vocabulary_files.read_vocabulary(folder, settings, _read_object(folder, "config.json"), special, named)
+        from tfkit.tokenizer.vocabulary_files import read_vocabulary  # which few folders need
+
+        found = read_vocabulary(folder, settings, _read_object(folder, "config.json"), special, named)
         if found is None:
             return None
         text, settings, path = found[0], dict(found[1]), folder

@@ -14,15 +14,14 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
-from tfkit.recipe.schema.vocabularies import VOCABULARIES
+from tfkit.recipe.schema.vocabularies import MODEL_FILES, VOCABULARIES, VOCABULARY_FILES
 from tfkit.run.model_files import MIB, read_object, read_text
 from tfkit.run.verified import find_named
 from tfkit.tokenizer import pipelines, sentencepiece_file
 from tfkit.tokenizer.configured import named_tokens
 from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
-_LINES, _ENTRIES, _MERGES = "vocab.txt", "vocab.json", "merges.txt"
-NAMES = (_LINES, _ENTRIES, _MERGES, *sentencepiece_file.NAMES)
+_LINES, _ENTRIES, _MERGES = VOCABULARY_FILES[:3]
 _LIMIT = 64 * MIB
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 # Of mBART's 25 languages, in the order of their ids after the pieces (mBART-50 has a class of its own).
@@ -180,7 +179,7 @@ def _translated(settings: Settings) -> tuple[str, str]:
 
 _BERT, _T5, _ROBERTA = VOCABULARIES["wordpiece"][None].roles, VOCABULARIES["unigram"]["t5"].roles, VOCABULARIES["byte_bpe"]["roberta"].roles
 _DEBERTA = {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"}
-_MODEL = (sentencepiece_file.NAMES,)
+_MODEL = (MODEL_FILES,)
 _WORDPIECE = _Class(((_LINES,),), _BERT, _wordpiece)
 _CLASSES = {
     **dict.fromkeys(("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"), _WORDPIECE),

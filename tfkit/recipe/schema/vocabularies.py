@@ -6,6 +6,8 @@ Sources: the tokenizer files of the systems in `transformers`. Where a released 
 
 from typing import NamedTuple
 
+MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # T5's, XLM-R's and DeBERTa's name of SentencePiece's file
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # in folders without a tokenizer.json
 SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # the first has the highest id (Raffel et al. 2020)
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _ROBERTA = {
