@@ -1,5 +1,6 @@
 """Encoders: segments, padding, old files, heads that a file lacks, filled masks; and a real checkpoint where its package is installed."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tfkit.errors import ModelError, argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
+from tfkit.run import strict_json
 from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
 from tfkit.run.run_json import read_run_json
 
