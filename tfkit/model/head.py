@@ -122,7 +122,8 @@ class ClassesHead(Head):
 
     def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
         super().__init__()
-        self.pool, self.squash = head.pool, {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}.get(head.dense or "")
+        squashes: dict[str | None, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
+        self.pool, self.squash = head.pool, squashes.get(head.dense)
         self.pooler = nn.Linear(config.dim, config.dim) if self.squash else None
         if head.dense == "normed":
             self.build_transform(config, bias=False, width=config.dim)
@@ -131,7 +132,7 @@ class ClassesHead(Head):
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        pools: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"first": first_token, "last": last_real, "mean": mean_of_real}
+        pools = {"first": first_token, "last": last_real, "mean": mean_of_real}
         return self.of_states(pools[self.pool](hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
