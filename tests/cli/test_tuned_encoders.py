@@ -17,6 +17,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from tfkit.hub import find_checkpoint
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, save_tokenizer, train_tokenizer
 
@@ -62,7 +63,7 @@ def test_a_labelled_csv_tunes_it(tmp_path: Path, name: str) -> None:
     pushed = run_tfkit(tmp_path, ["push", run, "someone/name", "--dry-run"])
     assert pushed.code == 0, pushed.err
     assert "model.safetensors" in pushed.out
-    checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*"))
+    checkpoint = find_checkpoint(run)
     theirs, tokenizer = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
     assert theirs.config.model_type == name
     with torch.no_grad():
