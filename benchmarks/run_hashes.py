@@ -124,6 +124,8 @@ def tokenizer(kind: str, variant: str | None, size: int = 300, **fields: Any) ->
 BYTES = tokenizer("byte_bpe", "gpt2", add_bos=True)
 LLAMA3 = tokenizer("byte_bpe", "llama3", add_bos=True)
 SMOLLM2 = tokenizer("byte_bpe", "smollm2", add_bos=True)
+ROBERTA = tokenizer("byte_bpe", "roberta")
+XLM_R = tokenizer("unigram", "xlm_roberta", 90)
 PIECES = tokenizer("wordpiece", None, 120, lowercase=True, strip_accents=None)
 ENDS = tokenizer("bpe_eow", None, 120)
 UNIGRAM = tokenizer("unigram", None, 190)
@@ -217,6 +219,18 @@ CASES: dict[str, Case] = {
     "phi": scratch(model("phi3-mini-4k", num_kv_heads=1, attention={"windows": [6]}), LLAMA, CAUSAL),
     "pythia": scratch(model("pythia-14m", position={"fraction": 0.5}), BYTES, CAUSAL),
     "opt": scratch(model("opt-125m"), BYTES, CAUSAL),
+    "roberta": scratch(model("roberta-base", (2, 0)), ROBERTA, MASKED),
+    "xlm_roberta": scratch(model("xlm-roberta-base", (2, 0)), XLM_R, CLASSES, "pairs-of-texts.jsonl"),
+    "camembert": scratch(model("camembert-base", (2, 0)), XLM_R, TAGS, "tags.jsonl"),
+    "modernbert": scratch(model("modernbert-base", (3, 0), attention={"windows": [None, 4, 4]}), PIECES, MASKED),
+    "electra": scratch(model("electra-small", (2, 0), embedding={"dim": 12}), PIECES, MASKED),
+    "mpnet": scratch(model("mpnet-base", (2, 0)), PIECES, CLASSES, "rows.jsonl"),
+    "bart": scratch(model("bart-base", (2, 2)), ROBERTA, TEXT, "pairs.jsonl"),
+    "mbart": scratch(model("mbart-large-cc25", (2, 2)), XLM_R, CLASSES, "rows.jsonl"),
+    "mt5": scratch(model("mt5-small", (2, 2)), UNIGRAM, SPANS, optimizer=ADAFACTOR),
+    "flan_t5": scratch(model("flan-t5-small", (2, 2)), UNIGRAM, TEXT, "pairs.jsonl", optimizer=ADAFACTOR),
+    "byt5": scratch(model("byt5-small", (3, 1)), UNIGRAM, TEXT, "pairs.jsonl"),
+    "deberta_v3": scratch(model("deberta-v3-base", (2, 0), position={"buckets": 8, "max_distance": 16}), PIECES, MASKED),
     # objectives from random weights
     "whole-words": scratch(BERT, PIECES, MASKED | {"whole_words": True, "masking": "static"}),
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),

@@ -18,6 +18,7 @@ import tfkit
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
+from tfkit.hub.find import pickle_refusal
 from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.run.checkpoints import record_best, save_checkpoint
@@ -147,6 +148,15 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=f"{name}: is a pickle"):
             find_checkpoint(tmp_path / name)
         (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [({"architectures": ["BartModel"]}, "BartModel"), ({}, "AutoModel"), ({"architectures": ["os; rm"]}, "AutoModel"), (None, "AutoModel")],
+)
+def test_the_command_that_converts_a_pickle_names_the_class_of_the_model(tmp_path: Path, config: Any, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert f'transformers: {name}.from_pretrained("OLD")' in str(pickle_refusal(tmp_path / "pytorch_model.bin"))
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "huge header", "pickle", "folder"])

@@ -61,7 +61,10 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "smollm3": {"num_kv_heads": 1, "position": {"layers": [True, False]}},
     "olmo3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},
     "phi": {"num_kv_heads": 1, "attention": {"windows": [5]}},
-    "t5": {"position": {"kind": "relative", "buckets": 8}},
+    **{key: {"position": {"kind": "relative", "buckets": 8}} for key in ("t5", "mt5", "flan_t5", "byt5")},
+    "modernbert": {"attention": {"windows": [None, 5]}},
+    "electra": {"embedding": {"dim": 12}},
+    "deberta_v3": {"position": {"buckets": 8, "max_distance": 16}},
 }
 DECODERS = (
     *("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2", "qwen2", "qwen3", "gemma", "gemma3", "smollm3"),
@@ -278,7 +281,12 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "gemma2": (causal_lm, chat, distilled_causal_lm),
     "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging, question_answering),
     "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
+    "roberta": (masked_lm, classes, tagging, question_answering),
+    **dict.fromkeys(("xlm_roberta", "camembert"), (masked_lm,)),
+    "modernbert": (masked_lm, classes, tagging, question_answering),
+    **dict.fromkeys(("electra", "mpnet", "deberta_v3"), (masked_lm, classes)),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
+    **dict.fromkeys(("bart", "mbart", "mt5", "flan_t5", "byt5"), (text_to_text,)),
 }
 CASES: dict[str, tuple[str, Callable[[Path], Task]]] = {
     f"{family}-{make.__name__}": (family, make) for family, makers in _OF.items() for make in makers

@@ -1,9 +1,11 @@
-"""T5, and the Transformer of 2017 as Marian."""
+"""T5, mT5, and the Transformer of 2017 as Marian."""
 
 from tiny_references import Case
 from transformers import (
     MarianConfig,
     MarianMTModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -47,6 +49,8 @@ CASES = {
     "t5 with as many layers in both stacks": Case(T5ForConditionalGeneration, T5Config(**_T5 | {"num_decoder_layers": None})),
     "t5 with ten buckets": Case(T5ForConditionalGeneration, T5Config(**_T5 | {"relative_attention_num_buckets": 10})),
     "t5 with a gated silu": Case(T5ForConditionalGeneration, T5Config(**_T5, feed_forward_proj="gated-silu")),
+    "mt5": Case(MT5ForConditionalGeneration, MT5Config(**_T5), untied=True),
+    "mt5 tied, as transformers 5 makes it": Case(MT5ForConditionalGeneration, MT5Config(**_T5)),
     "transformer of 2017": Case(MarianMTModel, MarianConfig(**_MARIAN)),
     "transformer of 2017 with gelu and unscaled embeddings": Case(
         MarianMTModel, MarianConfig(**_MARIAN | {"scale_embedding": False, "activation_function": "gelu"})

@@ -14,12 +14,15 @@ from tiny_references import CASES, TOLERANCE, difference, logits_of, real, run, 
 from transformers import PreTrainedConfig
 
 from tfkit.errors import ModelError
+from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import FOREIGN_KEYS
 from tfkit.hub import load
 
 BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
 BASES |= {name: name for name in ("qwen2", "qwen3", "gemma", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt")}
 BASES |= {"gemma3_text": "gemma3", "bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
+BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5")}
+BASES["deberta-v2"] = "deberta"
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -39,6 +42,11 @@ IRRELEVANT = {
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "activation_dropout", "qa_dropout", "seq_classif_dropout"),
     *("encoder_layerdrop", "decoder_layerdrop", "is_encoder_decoder", "pretraining_tp", "sinusoidal_pos_embds", "reorder_and_upcast_attn"),
     *("embd_pdrop", "hidden_dropout", "layerdrop"),
+    *("cls_token_id", "sep_token_id", "embedding_dropout", "mlp_dropout", "initializer_cutoff_factor", "deterministic_flash_attn"),
+    *("sparse_prediction", "sparse_pred_ignore_index"),
+    *("pooler_dropout", "pooler_hidden_size", "cls_dropout"),  # the width of the pooler is that of its matrix
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),  # ELECTRA's, of multiple choice
+    "classifier_pooling",  # of classes: the parity cases
     "architectures",  # another class has another head: the parity cases
 }
 # Of GPT's class with two heads; its cases are in test_gpt.py.
@@ -48,6 +56,7 @@ SIZES = {
     *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "n_embd", "n_inner"),
     *("n_positions", "max_position_embeddings", "num_hidden_layers", "n_layer", "d_model", "d_kv", "d_ff", "num_layers", "dim", "n_layers"),
     *("num_decoder_layers", "num_heads", "relative_attention_num_buckets", "type_vocab_size", "hidden_dim", "encoder_layers"),
+    *("embedding_size", "position_buckets"),
     *("decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_vocab_size", "attention_bias", "mlp_bias"),
     *("ffn_dim", "word_embed_proj_dim", "enable_bias"),
 }
@@ -74,6 +83,20 @@ COMPUTED: dict[str, dict[str, list[Any]]] = {
     "bert": {"num_attention_heads": [4], "hidden_act": ["relu", "gelu_new", "silu"], "layer_norm_eps": [0.5], "tie_word_embeddings": []},
     "distilbert": {"n_heads": [4], "activation": ["relu", "silu"], "tie_word_embeddings": []},
     "marian": {"activation_function": ["gelu", "silu"], "scale_embedding": [False], "tie_word_embeddings": []},
+}
+COMPUTED |= {
+    key: {"num_attention_heads": [4], "layer_norm_eps": [0.5], "tie_word_embeddings": []} for key in ("roberta", "xlm-roberta", "camembert")
+}
+COMPUTED |= {"electra": COMPUTED["roberta"], "mpnet": {"layer_norm_eps": [0.5], "tie_word_embeddings": []}}
+_FULL, _LOCAL = ({"full_attention": {**ROTARY, "rope_theta": first}, "sliding_attention": ROTARY} for first in (50.0, 1e4))
+COMPUTED["modernbert"] = {
+    "norm_eps": [0.5],
+    "num_attention_heads": [4],
+    "local_attention": [2, 6],
+    "layer_types": [["full_attention", "full_attention", "sliding_attention"]],
+    "rope_parameters": [_FULL, _LOCAL],
+    "hidden_activation": [],  # with classifier_activation: the parity cases
+    "tie_word_embeddings": [],
 }
 COMPUTED["mistral"] = COMPUTED["llama"] | {"sliding_window": [3, None]}
 COMPUTED["gemma2"] = {name: values for name, values in COMPUTED["mistral"].items() if name != "hidden_act"} | {
@@ -146,6 +169,37 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
         "decoder_attention_heads": [4],
     },
 }
+REFUSED |= dict.fromkeys(("roberta", "xlm-roberta", "camembert"), REFUSED["bert"] | {"hidden_act": ["relu"], "pad_token_id": [50, "1"]})
+REFUSED["modernbert"] = {
+    **{name: [True] for name in ("norm_bias", "classifier_bias")},
+    "decoder_bias": [False],
+    "classifier_activation": ["silu"],
+    "hidden_activation": ["silu", "quick_gelu"],
+}
+REFUSED["electra"] = {name: REFUSED["roberta"][name] for name in ("is_decoder", "add_cross_attention", "hidden_act")}
+REFUSED["mpnet"] = {"hidden_act": ["relu"], "pad_token_id": [2], "relative_attention_num_buckets": [16]}
+COMPUTED |= dict.fromkeys(("bart", "mbart"), COMPUTED["marian"] | {"activation_function": ["relu", "silu"], "scale_embedding": []})
+COMPUTED["mt5"] = {name: COMPUTED["t5"][name] for name in COMPUTED["t5"] if name != "scale_decoder_outputs"}
+REFUSED |= {key: {name: REFUSED["marian"][name] for name in REFUSED["marian"] if "share" not in name} for key in ("bart", "mbart")}
+REFUSED["mt5"] = REFUSED["t5"] | {"scale_decoder_outputs": [True]}
+COMPUTED["deberta-v2"] = {
+    "num_attention_heads": [4],
+    "hidden_act": ["relu"],
+    "layer_norm_eps": [0.5],
+    "max_relative_positions": [9, -1],
+    "tie_word_embeddings": [],
+}
+REFUSED["deberta-v2"] = {
+    "relative_attention": [False],
+    "position_biased_input": [True],
+    "pos_att_type": [["c2p"], "p2c", None, 3],
+    "norm_rel_ebd": ["none"],
+    "share_att_key": [False],
+    "conv_kernel_size": [3],
+    "pooler_hidden_act": ["tanh"],
+    "legacy": [False],
+}
+ENCODERS = tuple(name for name in BASES if MODEL_TYPES[name].stacks == (True, False))
 OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
     "quantization_config": {"quant_method": "fp8"},
     "per_layer_config": {"0": {"rms_norm_eps": 0.5}},
@@ -205,8 +259,8 @@ def test_computed_keys_change_the_logits_as_in_transformers(tmp_path: Path, mode
 def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type: str) -> None:
     case = BASES[model_type]
     save_reference(tmp_path, case)
-    text = (tmp_path / "config.json").read_text(encoding="utf-8")
-    bidirectional = {"is_causal"} if model_type in ("bert", "distilbert") else set()  # whatever it says, they are
+    text, rows = (tmp_path / "config.json").read_text(encoding="utf-8"), load(tmp_path).config.position_rows
+    bidirectional = {"is_causal"} if model_type in ENCODERS else set()  # whatever it says, they are
     others = {key: value for key, value in OTHERS.items() if key not in COMPUTED[model_type].keys() | bidirectional}
     refused = REFUSED[model_type] | {key: [value] for key, value in others.items()}
     refused |= {alias: [77] for alias in CASES[case].config.attribute_map}
@@ -214,7 +268,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type
     for key, value in ((key, value) for key, values in refused.items() for value in values):
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
         edit(tmp_path, {key: value})
-        if key in ("max_position_embeddings", "n_positions") and model_type not in ("gpt2", "openai-gpt", "bert", "distilbert"):
+        if key in ("max_position_embeddings", "n_positions") and not rows:
             continue  # a limit, and nothing has that many rows
         with pytest.raises(ModelError, match=r"config\.json") as caught:
             load(tmp_path)

@@ -11,8 +11,14 @@ from safetensors.torch import load_file, save_file
 from tiny_references import CASES as ALL_CASES
 from tiny_references import IDS, MASK, TARGETS, TOLERANCE, difference, reference, save_reference
 from transformers import (
+    BartForSequenceClassification,
+    BartModel,
     MarianModel,
     MarianMTModel,
+    MBartForSequenceClassification,
+    MBartModel,
+    MT5ForSequenceClassification,
+    MT5Model,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -24,6 +30,7 @@ from transformers.models.marian.modeling_marian import MarianSinusoidalPositiona
 from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
+from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.config import ModelConfig, Relative
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.position import RelativeBias, sinusoids
@@ -247,10 +254,20 @@ def test_the_transformer_of_2017_starts_with_variance_one_over_the_width() -> No
 # Heads
 
 
+CLASSIFIERS = {
+    "t5 1.0": T5ForSequenceClassification,
+    "mt5": MT5ForSequenceClassification,
+    "bart": BartForSequenceClassification,
+    "mbart": MBartForSequenceClassification,
+}
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS)
 @torch.no_grad()
-def test_classes_of_t5_are_read_at_the_end_of_the_text(tmp_path: Path) -> None:
-    config = T5Config(**T5, num_labels=3)
-    theirs = T5ForSequenceClassification(config).eval()
+def test_classes_are_read_at_the_end_of_the_text(tmp_path: Path, case: str) -> None:
+    kind = CLASSIFIERS[case]
+    config = type(ALL_CASES[case].config)(**ALL_CASES[case].config.to_diff_dict() | {"num_labels": 3})
+    theirs = kind(config).eval()
     generator = torch.Generator().manual_seed(5)
     for parameter in theirs.parameters():
         parameter.normal_(0.0, 0.35, generator=generator)
@@ -258,19 +275,23 @@ def test_classes_of_t5_are_read_at_the_end_of_the_text(tmp_path: Path) -> None:
     ids, mask = IDS.clone(), MASK.bool()
     ids[0, -1] = ids[1, -6] = config.eos_token_id  # the last real token of each row
     ids[1, -5:] = config.pad_token_id
-    shifted = torch.cat((torch.zeros_like(ids[:, :1]), ids[:, :-1]), dim=1)
-    expected = theirs(input_ids=ids, attention_mask=mask).logits
+    shifted = torch.cat((torch.full_like(ids[:, :1], config.decoder_start_token_id), ids[:, :-1]), dim=1)
+    given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": shifted}  # mBART would begin with another token
+    expected = theirs(**given).logits
     loaded = load(tmp_path / "theirs")
     assert (
         difference(loaded.model(ids, padding_mask=mask, decoder_input_ids=shifted, decoder_padding_mask=mask).logits, expected) < TOLERANCE
     )
     loaded.save(tmp_path / "ours")
-    again, info = T5ForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, info = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
-    assert torch.equal(again(input_ids=ids, attention_mask=mask).logits, expected)
+    assert torch.equal(again(**given).logits, expected)
 
 
-@pytest.mark.parametrize(("bare", "case"), [(T5Model, "t5 1.0"), (MarianModel, "transformer of 2017")])
+BARE = [(T5Model, "t5 1.0"), (MarianModel, "transformer of 2017"), (MT5Model, "mt5"), (BartModel, "bart"), (MBartModel, "mbart")]
+
+
+@pytest.mark.parametrize(("bare", "case"), BARE)
 @torch.no_grad()
 def test_a_model_without_a_head(tmp_path: Path, bare: type[PreTrainedModel], case: str) -> None:
     """Marian's holds its sinusoids in the file."""
@@ -290,7 +311,7 @@ def test_a_model_without_a_head(tmp_path: Path, bare: type[PreTrainedModel], cas
 
 # Files
 
-SHARED = {"t5 1.0": ("shared.weight", ""), "transformer of 2017": ("model.shared.weight", "model.")}
+SHARED = {"t5 1.0": ("shared.weight", ""), **dict.fromkeys(("transformer of 2017", "bart", "mbart"), ("model.shared.weight", "model."))}
 
 
 @pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head", "all"])
@@ -406,6 +427,10 @@ def test_marian_has_one_embedding_for_all_or_three(tmp_path: Path) -> None:
         ("transformer of 2017", {"decoder_ffn_dim": 48}),
         ("transformer of 2017", {"decoder_vocab_size": 96}),
         ("transformer of 2017", {"d_model": 25}),
+        ("bart", {"decoder_ffn_dim": 48}),
+        ("bart", {"architectures": ["BartForCausalLM"]}),
+        ("mbart", {"activation_function": "quick_gelu"}),
+        ("mt5", {"architectures": ["MT5EncoderModel"]}),
     ],
 )
 def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
@@ -445,3 +470,22 @@ def test_a_decoder_of_two_stacks_needs_its_own_ids() -> None:
         model = Transformer(ModelConfig.model_validate(PRESETS["t5-small"][1]))
     with pytest.raises(ValueError, match="needs decoder_input_ids"):
         model(IDS)
+
+
+@torch.no_grad()
+def test_a_bart_with_fewer_positions_computes_the_same(tmp_path: Path) -> None:
+    """Each of its stacks has a table of them."""
+    save_reference(tmp_path, "bart")
+    model = load(tmp_path).model
+    shorter = with_fewer_positions(model, 23)
+    assert torch.equal(shorter(IDS, decoder_input_ids=TARGETS).logits, model(IDS, decoder_input_ids=TARGETS).logits)
+
+
+def test_a_matrix_of_its_own_keeps_a_bart_under_our_own_type(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "bart")
+    loaded = load(tmp_path / "theirs")
+    config = loaded.config.model_copy(update={"head": loaded.config.head.model_copy(update={"tied": False})})
+    model = build(config, 0).eval()
+    (tmp_path / "ours").mkdir()
+    save_model(tmp_path / "ours", config, model.state_dict(), None, family="bart")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))["model_type"] == "tfkit"

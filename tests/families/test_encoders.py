@@ -1,5 +1,6 @@
 """Encoders: segments, padding, old files, heads that a file lacks, filled masks; and a real checkpoint where its package is installed."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,11 +9,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    ElectraForPreTraining,
+    ElectraModel,
+)
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from tfkit.errors import ModelError
+from tfkit.families import PRESETS
 from tfkit.hub import OWN_TYPE, load, save_model
-from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.hub.growing import with_fewer_positions
+from tfkit.model.answering_linear import pack
+from tfkit.model.attention import attend
+from tfkit.model.config import ClassesHeadConfig, Disentangled, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.model.position import DistanceVectors
 from tfkit.model.transformer import build
 
 SEGMENTS = (torch.arange(23) > 11).long().expand(2, -1)
@@ -44,7 +59,7 @@ def test_given_segments_are_those_of_transformers(tmp_path: Path) -> None:
     assert difference(ours.logits[MASK.bool()], model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()]) > 0.1
 
 
-@pytest.mark.parametrize("case", ["bert", "bert for classes", "bert for tags", "bert for answers", "distilbert", "distilbert for classes"])
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.encodes and "without a head" not in name])
 @torch.no_grad()
 def test_padding_changes_nothing(tmp_path: Path, case: str) -> None:
     save_reference(tmp_path, case)
@@ -66,7 +81,10 @@ def test_a_token_sees_both_sides(tmp_path: Path) -> None:
     assert (moved[1] == 0).all()
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert"])
+OF_BERT = ["bert", "distilbert", "roberta"]  # families whose oldest files have TensorFlow's names
+
+
+@pytest.mark.parametrize("case", OF_BERT)
 @torch.no_grad()
 def test_the_oldest_files_say_gamma_and_beta_and_hold_buffers(tmp_path: Path, case: str) -> None:
     theirs = save_reference(tmp_path, case)
@@ -76,7 +94,7 @@ def test_the_oldest_files_say_gamma_and_beta_and_hold_buffers(tmp_path: Path, ca
     assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert"])
+@pytest.mark.parametrize("case", OF_BERT)
 @torch.no_grad()
 def test_names_without_the_prefix(tmp_path: Path, case: str) -> None:
     theirs = save_reference(tmp_path, case)
@@ -242,3 +260,107 @@ def test_every_case_is_read_by_the_auto_classes(tmp_path: Path) -> None:
         save_reference(tmp_path / case / "theirs", case)
         load(tmp_path / case / "theirs").save(tmp_path / case / "ours")
         assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path / case / "ours"), CASES[case].model)
+
+
+@torch.no_grad()
+def test_a_discriminator_is_read_without_its_output(tmp_path: Path) -> None:
+    theirs = ElectraForPreTraining(CASES["electra"].config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = theirs.electra(IDS, attention_mask=MASK).last_hidden_state
+    loaded = load(tmp_path / "theirs")
+    assert difference(loaded.model(IDS, padding_mask=MASK.bool()).hidden[MASK.bool()], expected[MASK.bool()]) < TOLERANCE
+    loaded.save(tmp_path / "ours")
+    assert difference(ElectraModel.from_pretrained(tmp_path / "ours")(IDS, attention_mask=MASK).last_hidden_state, expected) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_padding_id_that_differs_from_the_positions_keeps_a_model_under_our_own_type(tmp_path: Path) -> None:
+    """RoBERTa's class counts no token with the padding's id as a position, whatever the mask says."""
+    save_reference(tmp_path / "theirs", "roberta")
+    loaded = load(tmp_path / "theirs")
+    for padding, kind in ((1, "roberta"), (0, OWN_TYPE), (None, OWN_TYPE)):
+        ids = {"eos_token_id": 2} | ({} if padding is None else {"pad_token_id": padding})
+        (tmp_path / str(padding)).mkdir()
+        save_model(tmp_path / str(padding), loaded.config, loaded.model.state_dict(), None, family="roberta", special_ids=ids)
+        assert json.loads((tmp_path / str(padding) / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+        assert torch.equal(logits(tmp_path / str(padding)), loaded.model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()])
+
+
+@torch.no_grad()
+def test_a_roberta_with_fewer_positions_computes_the_same(tmp_path: Path) -> None:
+    save_reference(tmp_path, "roberta")
+    model = load(tmp_path).model
+    assert torch.equal(with_fewer_positions(model, 23)(IDS).logits, model(IDS).logits)
+
+
+@torch.no_grad()
+def test_the_masked_head_of_the_released_deberta(tmp_path: Path) -> None:
+    """Its names are those that Hugging Face's class reads only with legacy: false; its configuration names no class."""
+    theirs = save_reference(tmp_path, "deberta")
+    names = {f"cls.predictions.transform.{part}": f"lm_predictions.lm_head.{part}" for part in ("dense", "LayerNorm")}
+    rewrite(
+        tmp_path, names | {"cls.predictions.bias": "lm_predictions.lm_head.bias"}, **{"mask_predictions.dense.weight": torch.ones(24, 24)}
+    )
+    edit_config(tmp_path, architectures=None)
+    assert load(tmp_path).config.head == NoHeadConfig(kind="none")
+    loaded = load(tmp_path, head=MaskedLanguageModelHeadConfig(kind="masked_lm", tied=True))
+    assert loaded.new_parameters == ()
+    ours = loaded.model(IDS, padding_mask=MASK.bool()).logits
+    assert difference(ours[MASK.bool()], theirs(IDS, attention_mask=MASK).logits[MASK.bool()]) < TOLERANCE
+
+
+def test_the_buckets_of_distances_are_transformers() -> None:
+    for buckets, farthest in ((256, 512), (8, 16), (32, 40)):
+        position = Disentangled(kind="disentangled", buckets=buckets, max_distance=farthest)
+        vectors = DistanceVectors(position, ModelConfig.model_validate(PRESETS["deberta-v3-base"][1]))
+        distances = torch.arange(-900, 901)
+        assert torch.equal(vectors.bucket(distances), make_log_bucket_position(distances, buckets, farthest).long())
+
+
+def test_gradients_of_disentangled_attention_are_transformers(tmp_path: Path) -> None:
+    """In float32, and in bf16 by blocks of queries, whose bias differs by row."""
+    theirs = save_reference(tmp_path, "deberta")
+    with torch.enable_grad():
+        theirs(IDS, attention_mask=MASK).logits[MASK.bool()].square().mean().backward()
+        ours = load(tmp_path).model
+        ours(IDS, padding_mask=MASK.bool()).logits[MASK.bool()].square().mean().backward()
+    for mine, name in (
+        (ours.encoder.position_bias.weight, "deberta.encoder.rel_embeddings.weight"),
+        (ours.encoder.blocks[0].self_attention.op.q_proj.weight, "deberta.encoder.layer.0.attention.self.query_proj.weight"),
+    ):
+        expected = theirs.get_parameter(name).grad
+        assert difference(mine.grad, expected) < 1e-4 * float(expected.abs().max())
+    generator = torch.Generator().manual_seed(1)
+    queries, keys, values = (torch.randn(2, 3, 150, 8, generator=generator, requires_grad=True) for _ in range(3))
+    bias = torch.randn(2, 3, 150, 150, generator=generator, requires_grad=True)
+    attend(queries, keys, values, None, 0.0, bias=bias, causal=False).square().sum().backward()
+    exact = bias.grad
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in (queries, keys, values)]
+    bias.grad = None
+    attend(*rounded, None, 0.0, bias=bias, causal=False).float().square().sum().backward()
+    assert difference(bias.grad, exact) < 0.05 * float(exact.abs().max())
+
+
+EVERY_TOKEN = [name for name, case in CASES.items() if case.encodes and not {"classes", "number"} & {*name.split()}]
+
+
+@pytest.mark.parametrize("case", EVERY_TOKEN)
+@torch.no_grad()
+def test_packed_documents_compute_what_each_does_alone(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    model, documents = load(tmp_path).model, torch.tensor([[0] * 9 + [1] * 14, [0] * 4 + [1] * 19])
+    packed = model(IDS, document_ids=documents).hidden
+    for row, ids in enumerate(documents):
+        for document in (0, 1):
+            alone = model(IDS[row : row + 1, ids == document]).hidden[0]
+            assert difference(packed[row, ids == document], alone) < 1e-5
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.encodes and "head" not in name])
+@torch.no_grad()
+def test_weights_laid_out_for_answers_compute_the_same(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    model = load(tmp_path).model
+    expected = model(IDS, padding_mask=MASK.bool()).logits
+    pack(model)
+    assert difference(model(IDS, padding_mask=MASK.bool()).logits, expected) < TOLERANCE

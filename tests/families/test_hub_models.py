@@ -38,7 +38,8 @@ def test_every_release_is_a_preset_and_every_preset_with_a_class_of_its_own_has_
         ("allenai/OLMo-2-0425-1B", "olmo2-1b"),
         ("microsoft/phi-4", "phi4-14b"),
         ("someone/gpt2-medium", "someone/gpt2-medium"),
-        ("roberta-base", "roberta-base"),
+        ("FacebookAI/xlm-roberta-base", "xlm-roberta-base"),
+        ("albert-base", "albert-base"),
     ],
 )
 def test_aliases(name: str, preset: str) -> None:
@@ -57,7 +58,7 @@ def test_a_recipe_takes_the_hub_s_name_and_is_resolved_with_ours(tmp_path: Path)
     [
         ("bert-base-uncase", "'bert-base-uncase' is not a preset; did you mean bert-base-uncased?"),
         ("SmolLM2-135", "'SmolLM2-135' is not a preset; did you mean smollm2-135m?"),
-        ("roberta-base", "'roberta-base' is not a preset; the nearest family is bert."),
+        ("albert-base", "'albert-base' is not a preset; the nearest family is bert."),
         ("xyzzy", "'xyzzy' is not a preset; give another."),
     ],
 )
@@ -68,7 +69,7 @@ def test_the_guess_comes_first_and_the_list_is_short(name: str, beginning: str) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "near"), [("olmo", "llama"), ("roberta", "bert"), ("mt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3n", "gemma3"), ("mamba", None)]
+    ("kind", "near"), [("olmo", "llama"), ("albert", "bert"), ("umt5", "t5"), ("gpt_neo", "gpt2"), ("gemma3n", "gemma3"), ("mamba", None)]
 )
 def test_the_nearest_of_a_type_that_is_not_implemented(kind: str, near: str | None, tmp_path: Path) -> None:
     assert nearest_type(kind) == near

@@ -76,6 +76,10 @@ def in_order(order: str) -> Callable[[Rule], Rule]:
     return lambda rule: replace(rule, ours=tuple(rule.ours["qkv".index(name)] for name in order)) if len(rule.ours) == 3 else rule
 
 
+def other_way_round(rule: Rule) -> Rule:
+    return replace(rule, ours=rule.ours[::-1]) if len(rule.ours) == 2 else rule
+
+
 def swapped(one: str, other: str) -> Callable[[Rule], Rule]:
     """The foreign names of two tensors exchanged."""
 
@@ -257,6 +261,39 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
         LARGE,
         formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
     ),
+    "an early first position in roberta": (
+        "roberta",
+        LARGE,
+        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) - 1),
+    ),
+    "gelu of roberta tanh instead of exact": ("roberta", LARGE, activation("gelu", "gelu_tanh")),
+    "queries and keys of roberta swapped": ("roberta", LARGE, rules("roberta", swapped("query", "key"))),
+    "one base for all layers": ("modernbert", LARGE, described("modernbert", "position", local_theta=None)),
+    "bases exchanged": ("modernbert", LARGE, described("modernbert", "position", theta=1e4, local_theta=16e4)),
+    "window of modernbert one wider": ("modernbert", LARGE, config_says(local_attention=6)),
+    "gate and up of modernbert swapped": ("modernbert", LARGE, rules("modernbert", other_way_round)),
+    "eps of modernbert": ("modernbert", SMALL, config_says(norm_eps=1e-4)),
+    "classes of the mean read at the first token": (
+        "modernbert for classes of the mean",
+        LARGE,
+        described("modernbert", "head", pool="first"),
+    ),
+    "pooler of electra with tanh": ("electra for classes", LARGE, described("electra", "head", dense="tanh")),
+    "distances of mpnet too near": (
+        "mpnet",
+        LARGE,
+        described("mpnet", "position", relative={"kind": "relative", "buckets": 32, "max_distance": 20}),
+    ),
+    "an early first position in bart": (
+        "bart",
+        LARGE,
+        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) - 1),
+    ),
+    "norms of mbart after the sublayers": ("bart", LARGE, formula("tfkit.model.stack.Sublayer.forward", norm_first)),
+    "embeddings of mbart not scaled": ("mbart", LARGE, config_says(scale_embedding=False)),
+    "distances of deberta too near": ("deberta", LARGE, config_says(max_relative_positions=9)),
+    "scores of deberta scaled as bert's": ("deberta", LARGE, described("deberta-v2", "attention", scale=8**-0.5)),
+    "eps of deberta": ("deberta", SMALL, config_says(layer_norm_eps=1e-4)),
     "pooler of bert with relu": ("bert for classes", LARGE, described("bert", "head", dense="relu")),
     "pooler of distilbert with tanh": ("distilbert for classes", LARGE, described("distilbert", "head", dense="tanh")),
     "classes of bert read at the last token": ("bert for classes", LARGE, described("bert", "head", pool="last")),

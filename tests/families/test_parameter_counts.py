@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from tfkit.families import PRESETS
+from tfkit.hub.config_json import to_config_json
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
@@ -120,6 +122,46 @@ PUBLISHED = {
     "opt-13b": 12_853_473_280,
     "opt-30b": 29_974_540_288,
     "opt-66b": 65_719_701_504,
+    "roberta-base": 124_697_433,
+    "roberta-large": 355_412_057,
+    "xlm-roberta-base": 278_295_186,
+    "xlm-roberta-large": 560_142_482,
+    "camembert-base": 110_655_493,
+    "camembert-large": 336_695_557,
+    "electra-small": 13_546_682,
+    "electra-base": 109_514_298,
+    "electra-large": 335_174_458,
+    "electra-small-generator": 13_546_682,
+    "electra-base-generator": 33_740_602,
+    "electra-large-generator": 51_295_290,
+    "mpnet-base": 109_518_527,
+    # With the bias of the logits, which transformers does not count.
+    "bart-base": 139_470_681,
+    "bart-large": 406_341_721,
+    "mbart-large-cc25": 611_101_867,
+    "mbart-large-50": 611_129_542,
+    "mt5-small": 300_176_768,
+    "mt5-base": 582_401_280,
+    "mt5-large": 1_229_581_312,
+    "mt5-xl": 3_742_619_648,
+    "mt5-xxl": 12_921_057_280,
+    "flan-t5-small": 76_961_152,
+    "flan-t5-base": 247_577_856,
+    "flan-t5-large": 783_150_080,
+    "flan-t5-xl": 2_849_757_184,
+    "flan-t5-xxl": 11_135_332_352,
+    "byt5-small": 299_637_760,
+    "byt5-base": 581_653_248,
+    "byt5-large": 1_228_183_552,
+    "byt5-xl": 3_737_801_728,
+    "byt5-xxl": 12_906_899_328,
+    "deberta-v3-xsmall": 70_958_820,
+    "deberta-v3-small": 142_024_548,
+    "deberta-v3-base": 184_551_780,
+    "deberta-v3-large": 435_191_908,
+    "deberta-v3-base-multilingual": 279_061_880,
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
 }
 
 
@@ -157,3 +199,20 @@ def test_published_count_without_heads(preset: str) -> None:
     with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate(values | {"head": {"kind": "none", "pooler": family.name == "bert"}}))
     assert sum(parameter.numel() for parameter in model.parameters()) == WITHOUT_HEADS[preset]
+
+
+HAS_ONE_MATRIX = [name for name, (family, values) in PRESETS.items() if family.stacks[0] and family.model_type and values["head"]["tied"]]
+
+
+@pytest.mark.parametrize("preset", HAS_ONE_MATRIX)  # transformers 5 ties all others
+def test_transformers_has_as_many(preset: str) -> None:
+    """From the config.json that tfkit writes of the preset."""
+    family, values = PRESETS[preset]
+    config = ModelConfig.model_validate(values | {"head": values["head"] | ({"next_sentence": False} if family.name == "bert" else {})})
+    written = to_config_json(family, config)
+    kind = AutoModelForSeq2SeqLM if config.decoder_layers else AutoModelForMaskedLM
+    with torch.device("meta"):
+        ours, theirs = Transformer(config), kind.from_config(AutoConfig.for_model(**{"pad_token_id": 1} | written))
+    theirs_have = sum(parameter.numel() for parameter in theirs.parameters() if parameter.requires_grad)  # not Marian's sinusoids
+    theirs_have += sum(buffer.numel() for name, buffer in theirs.named_buffers() if name == "final_logits_bias")
+    assert theirs_have == sum(parameter.numel() for parameter in ours.parameters())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from tfkit.families import MODEL_TYPES
 from tfkit.model.transformer import Output, Transformer
 
 LARGE, SMALL = 0.35, 0.02  # at std 0.02 a wrong gelu changes logits by 1e-6, and a wrong eps by 1e-3
@@ -41,7 +42,12 @@ class Case:
         """The input of transformers' forward: ids for decoders, also a mask for encoders, and the targets for an encoder-decoder."""
         if self.config.is_encoder_decoder:
             return {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGETS}
-        return {"input_ids": IDS, "attention_mask": MASK} if self.config.model_type in ("bert", "distilbert") else {"input_ids": IDS}
+        return {"input_ids": IDS, "attention_mask": MASK} if self.encodes else {"input_ids": IDS}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is an encoder alone."""
+        return MODEL_TYPES[self.config.model_type].stacks == (True, False)
 
     @property
     def decodes(self) -> bool:

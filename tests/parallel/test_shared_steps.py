@@ -67,6 +67,7 @@ FAMILIES = (
     *("transformer-2017-base", "gpt", "bert-base", "distilbert-base", "gpt2", "gpt3-125m", "t5-small", "t5-v1.1-small"),
     *("llama-7b", "llama3-8b", "mistral-7b-v0.1", "gemma2-2b", "smollm2-135m"),
     *("gemma3-1b", "olmo3-7b", "pythia-14m"),  # norms of queries and keys, two bases, and placements of norms, that those lack
+    *("roberta-base", "modernbert-base", "electra-small", "mpnet-base", "bart-base", "mbart-large-cc25", "deberta-v3-base"),
 )
 
 

@@ -289,6 +289,7 @@ SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_le
 LINEAR = "model.position={kind: rotary, scaling: {kind: linear, factor: 4}}"
 YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 12}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
+BESIDE = "model.position={kind: learned, relative: {kind: relative, buckets: 8}}"
 RMS = "model.norm.kind=rms"
 WORDPIECE = "tokenizer.kind=wordpiece"
 MUON = "optimizer={kind: muon, lr: 1e-2}"
@@ -318,6 +319,7 @@ EMBODIED = "carbon.embodied_g_per_device_hour=10 | carbon.embodied_source=the ma
 TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
 ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}"
 MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
+DISENTANGLED = f"{MASKS} | model.position={{kind: disentangled, buckets: 8, max_distance: 14}}"
 JOINED = "data.train.0.path=joined.jsonl"  # words of several pieces
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
@@ -413,15 +415,24 @@ TABLE = {
     "model.position[rotary].scaling[llama3].original_context_length": Change(
         "model.position.scaling.original_context_length=4", curve, SCALED
     ),
+    "model.position[learned].offset": Change("model.position.offset=2", shapes),
+    "model.position[learned].relative.buckets": Change("model.position.relative.buckets=16", shapes, BESIDE),
+    "model.position[learned].relative.max_distance": Change("model.position.relative.max_distance=10", curve, BESIDE),
+    "model.position[disentangled].buckets": Change("model.position.buckets=16", shapes, DISENTANGLED),
+    "model.position[disentangled].max_distance": Change("model.position.max_distance=9", curve, DISENTANGLED),
     "model.position[relative].buckets": Change("model.position.buckets=16", shapes, RELATIVE),
     "model.position[relative].max_distance": Change("model.position.max_distance=10", curve, RELATIVE),
     "model.position[sinusoidal].layout": Change("model.position.layout=interleaved", curve, "model.position={kind: sinusoidal}"),
     "model.embedding.scale": Change("model.embedding.scale=true", curve),
     "model.embedding.norm": Change("model.embedding.norm=true", shapes),
+    "model.embedding.dim": Change("model.embedding.dim=12", shapes, MASKS),
     "model.embedding.segments": Change("model.embedding.segments=2", shapes),
     "model.norm": Change("model.norm.kind=rms", shapes),
     "model.norm[layer].eps": Change("model.norm.eps=0.1", curve),
     "model.norm[layer].placement": Change("model.norm.placement=post", shapes),
+    "model.norm[layer].first": Change("model.norm.first=false", shapes),
+    "model.norm[layer].bias": Change("model.norm.bias=false", shapes),
+    "model.norm[rms].first": Change("model.norm.first=false", shapes, RMS),
     "model.norm[rms].eps": Change("model.norm.eps=0.1", curve, RMS),
     "model.norm[rms].placement": Change("model.norm.placement=sandwich", shapes, RMS),
     "model.norm[rms].unit_offset": Change("model.norm.unit_offset=true", weights, RMS),
@@ -733,6 +744,9 @@ BUILT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model.head[classes].dense": ({"head": CLASSES}, {"head": CLASSES | {"dense": "tanh"}}),
     "model.head[classes].bias": ({"head": CLASSES}, {"head": CLASSES | {"bias": True}}),
     "model.head[tags].count": ({"head": {"kind": "tags", "count": 2}}, {"head": {"kind": "tags", "count": 3}}),
+    "model.head[masked_lm].dense_bias": ({"head": MASKED}, {"head": MASKED | {"dense_bias": False}}),
+    "model.head[tags].dense": ({"head": {"kind": "tags", "count": 2}}, {"head": {"kind": "tags", "count": 2, "dense": "normed"}}),
+    "model.head[spans].dense": ({"head": {"kind": "spans"}}, {"head": {"kind": "spans", "dense": "normed"}}),
     "model.head[none].pooler": ({"head": {"kind": "none"}}, {"head": {"kind": "none", "pooler": True}}),
     "model.dropout.head": ({"head": CLASSES}, {"head": CLASSES, "dropout": {"head": 0.5}}),
 }

@@ -90,7 +90,7 @@ fo: 1
     assert errors(tmp_path, text) == [
         "r.yaml:4:3: model.dmi: unknown, did you mean dim",
         "r.yaml:6:5: model.norm.epz: unknown, did you mean eps",
-        "r.yaml:7:20: model.position.kind: 'rotery' is none of learned, sinusoidal, rotary, relative; did you mean rotary",
+        "r.yaml:7:20: model.position.kind: 'rotery' is none of learned, sinusoidal, rotary, relative, disentangled; did you mean rotary",
         "r.yaml:12:7: data.train.1.tekst: unknown, did you mean text",
         "r.yaml:13:7: data.train.2: a source needs exactly one of stdlib, path, hub; here are path and hub",
         "r.yaml:14:15: data.validation: must be a list or a number, not the text 'often'",

@@ -13,6 +13,8 @@ from tfkit.families.rules import Family
 _NAMES = (
     *("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2"),
     *("qwen2", "qwen3", "gemma", "gemma3", "smollm3", "olmo2", "olmo3", "phi", "pythia", "opt"),
+    *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5", "flan_t5", "byt5"),
+    "deberta_v3",
 )
 _OF_TYPES = {
     "marian": "transformer_2017",
@@ -20,8 +22,11 @@ _OF_TYPES = {
     "phi3": "phi",
     "gpt_neox": "pythia",
     "gemma3_text": "gemma3",  # the text part of gemma3
+    "xlm-roberta": "xlm_roberta",
+    "deberta-v2": "deberta_v3",
 }  # where the name of a family is not Hugging Face's model_type
-_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in ("transformer_2017", "gpt", "gpt3", "smollm2", "phi", "pythia")}
+_UNTYPED = ("transformer_2017", "gpt", "gpt3", "smollm2", "phi", "pythia", "xlm_roberta", "deberta_v3", "flan_t5", "byt5")
+_MODEL_TYPES = _OF_TYPES | {name: name for name in _NAMES if name not in _UNTYPED}
 
 
 class _Families(Mapping[str, Family]):

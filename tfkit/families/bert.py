@@ -55,7 +55,7 @@ def _is_tagger(config: ModelConfig) -> bool:
     return config.head.kind == "tags"
 
 
-_MODULES = {
+_BLOCKS = {
     "bert.embeddings.LayerNorm": "embedding.norm",
     f"{_THEIRS}.attention.self.query": f"{_OURS}.self_attention.op.q_proj",
     f"{_THEIRS}.attention.self.key": f"{_OURS}.self_attention.op.k_proj",
@@ -65,17 +65,23 @@ _MODULES = {
     f"{_THEIRS}.intermediate.dense": f"{_OURS}.mlp.op.up_proj",
     f"{_THEIRS}.output.dense": f"{_OURS}.mlp.op.down_proj",
     f"{_THEIRS}.output.LayerNorm": f"{_OURS}.mlp.norm",
+}
+_HEADS = {
     "bert.pooler.dense": "head.pooler",
     "cls.predictions.transform.dense": "head.transform",
     "cls.predictions.transform.LayerNorm": "head.norm",
     "cls.seq_relationship": "head.next_sentence",
 }
-RULES = (
+BODY = (
     *(
         Rule(f"bert.embeddings.{name}_embeddings.weight", (f"embedding.{ours}.weight",))
         for name, ours in (("word", "tokens"), ("position", "positions"), ("token_type", "segments"))
     ),
-    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _BLOCKS.items() for part in ("weight", "bias")),
+)
+RULES = (
+    *BODY,
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEADS.items() for part in ("weight", "bias")),
     Rule("cls.predictions.decoder.weight", ("head.output.weight",)),
     Rule("cls.predictions.bias", ("head.bias",)),
     # If untied, Hugging Face's class has two biases and uses this one.
@@ -87,10 +93,11 @@ RULES = (
 )
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
+    """Read config.json, also those of later families with BERT's blocks."""
+    head = head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", True))
     if head["kind"] == "none":
-        head["pooler"] = hf.get("add_pooling_layer", True)
+        head.setdefault("pooler", hf.get("add_pooling_layer", True))
     dropout, head_dropout = hf.get("hidden_dropout_prob", 0.1), hf.get("classifier_dropout")
     return {
         "vocab_size": hf["vocab_size"],
@@ -115,7 +122,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Write config.json, also those of later families with BERT's blocks."""
     if config.embedding.segments is None:
         raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
@@ -134,11 +142,18 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "classifier_dropout": None if dropout.head == dropout.residual else dropout.head,
         "initializer_range": config.init.std,
         "tie_word_embeddings": config.tied,
-        # Not a field of Hugging Face's: its class always has a pooler, with random weights if the file has none.
-        **({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {}),
     }
 
 
+def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
+    """Write config.json of a class that always has a pooler, with random weights if the file has none.
+
+    That there is none is not a field of Hugging Face's.
+    """
+    return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
+
+
+OLD_NORMS = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))  # TensorFlow's names
 FAMILY = Family(
     name="bert",
     model_type="bert",
@@ -147,12 +162,8 @@ FAMILY = Family(
     rules=RULES,
     prefix="bert.",
     ignored=(r".*\.position_ids", r".*\.token_type_ids"),  # buffers of old files
-    from_hf=_from_hf,
-    to_hf=_to_hf,
-    renamed=(
-        (r"LayerNorm\.gamma$", "LayerNorm.weight"),  # TensorFlow's names
-        (r"LayerNorm\.beta$", "LayerNorm.bias"),
-        (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),  # one tensor under two names
-    ),
+    from_hf=from_hf,
+    to_hf=to_hf_with_pooler,
+    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # one tensor under two names
     fixed={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "is_causal": (True, False)},
 )

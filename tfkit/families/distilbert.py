@@ -7,6 +7,7 @@ Hugging Face's class has no dropout on the attention's output; here every sublay
 
 from typing import Any
 
+from tfkit.families.bert import OLD_NORMS
 from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
@@ -133,7 +134,7 @@ FAMILY = Family(
     ignored=(r".*\.position_ids",),  # a buffer of old files
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    renamed=OLD_NORMS,
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
     fixed={"is_causal": (True, False)},
 )

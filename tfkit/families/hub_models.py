@@ -41,19 +41,42 @@ RELEASES: dict[str, str] = {  # repository -> preset
     },
     **{f"facebook/opt-{size}": f"opt-{size}" for size in ("125m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")},
 }
+RELEASES |= {
+    **{f"FacebookAI/{name}": name for name in ("roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large")},
+    "almanach/camembert-base": "camembert-base",
+    "almanach/camembert-large": "camembert-large",
+    "answerdotai/ModernBERT-base": "modernbert-base",
+    "answerdotai/ModernBERT-large": "modernbert-large",
+    **{f"google/electra-{size}-discriminator": f"electra-{size}" for size in ("small", "base", "large")},
+    **{f"google/electra-{size}-generator": f"electra-{size}-generator" for size in ("small", "base", "large")},
+    "microsoft/mpnet-base": "mpnet-base",
+    **{f"microsoft/deberta-v3-{size}": f"deberta-v3-{size}" for size in ("xsmall", "small", "base", "large")},
+    "microsoft/mdeberta-v3-base": "deberta-v3-base-multilingual",
+    **{f"facebook/{name}": name for name in ("bart-base", "bart-large", "mbart-large-cc25", "mbart-large-50")},
+    **{
+        f"google/{name}-{size}": f"{name}-{size}" for name in ("mt5", "flan-t5", "byt5") for size in ("small", "base", "large", "xl", "xxl")
+    },
+}
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
 # Implemented model_type -> other model_types of transformers to which it is nearest, where their names do not show it.
 _NEAREST = {
-    "bert": ("roberta", "xlm-roberta", "camembert", "electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm", "esm"),
+    "bert": ("albert", "xlm"),
+    "deberta-v2": ("deberta",),
+    "electra": ("convbert",),
+    "roberta": ("esm", "longformer", "roberta-prelayernorm"),
+    "modernbert": ("modernbert-decoder",),
+    "xlm-roberta": ("xlm-roberta-xl", "xmod"),
     "gpt2": ("gpt_neo", "gptj", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
     "llama": ("olmo", "stablelm", "falcon", "granite", "cohere", "internlm2", "yi"),
     "qwen3": ("qwen3_moe", "qwen3_next"),
     "mistral": ("mixtral", "ministral"),
     "gemma": ("recurrent_gemma",),
     "gemma3": ("gemma3n", "gemma3n_text"),
-    "t5": ("mt5", "umt5", "longt5", "switch_transformers", "byt5"),
-    "marian": ("bart", "mbart", "m2m_100", "pegasus", "blenderbot", "fsmt", "prophetnet", "nllb-moe"),
+    "t5": ("umt5", "longt5", "switch_transformers"),
+    "marian": ("pegasus", "fsmt"),
+    "bart": ("blenderbot", "prophetnet", "led", "plbart"),
+    "mbart": ("m2m_100", "nllb-moe"),
 }
 
 

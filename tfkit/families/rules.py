@@ -164,8 +164,8 @@ def shortest_period(values: list[Any]) -> list[Any]:
 
 
 def layer_types(config: ModelConfig) -> list[str]:
-    """Return config.json's layer_types: whether each layer of the decoder has a window."""
-    return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers)]
+    """Return config.json's layer_types: whether each layer has a window."""
+    return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers or config.encoder_layers)]
 
 
 def first_window(config: ModelConfig) -> int | None:

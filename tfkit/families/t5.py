@@ -12,7 +12,7 @@ from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, 
 from tfkit.model.config import ModelConfig
 
 _CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
-_DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rate for all
+DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rate for all
 
 
 def _output_scale(dim: Any) -> float | None:
@@ -38,7 +38,7 @@ def _preset(layers: int, dim: int, head_dim: int, heads: int, hidden_dim: int, *
         "attention": {"qkv_bias": False, "out_bias": False, "scale": 1.0},
         "mlp": {"activation": "relu" if first else "gelu_tanh", "gated": not first, "bias": False},
         "head": {"kind": "lm", "tied": first, "scale": _output_scale(dim) if first else None},
-        "dropout": dict.fromkeys(_DROPOUTS, rate),
+        "dropout": dict.fromkeys(DROPOUTS, rate),
         "init": {"scheme": "by_width"},
     }
 
@@ -119,7 +119,8 @@ _MLPS = {
 }
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
+    """Read config.json, also that of mT5."""
     mlp = hf.get("feed_forward_proj", "relu")
     if str(mlp) not in _MLPS:
         raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
@@ -150,13 +151,14 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "norm": {"kind": "rms", "eps": hf.get("layer_norm_epsilon", 1e-6)},
         "attention": {"scale": 1.0},
         "mlp": {"activation": activation, "gated": gated, "bias": False},
-        "head": head_from_hf(hf, ARCHITECTURES, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
-        "dropout": dict.fromkeys(_DROPOUTS, rate) | {"head": hf.get("classifier_dropout", 0.0)},
+        "head": head_from_hf(hf, architectures, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
+        "dropout": dict.fromkeys(DROPOUTS, rate) | {"head": hf.get("classifier_dropout", 0.0)},
         "init": {"scheme": "by_width"},
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Write config.json, also that of mT5."""
     names = {values: name for name, values in _MLPS.items()}
     mlp = config.mlp.activation, config.mlp.gated
     if mlp not in names:
@@ -192,8 +194,8 @@ FAMILY = Family(
     rules=RULES,
     prefix="",
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
-    from_hf=_from_hf,
-    to_hf=_to_hf,
+    from_hf=from_hf,
+    to_hf=to_hf,
     renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # T5ForSequenceClassification has a prefix
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

@@ -69,7 +69,8 @@ _EQUAL_FIELDS = (
 )
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) -> dict[str, Any]:
+    """Read config.json, also those of later families with these blocks."""
     for first, second in _EQUAL_FIELDS:
         if hf.get(second) not in (None, hf[first]):
             raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one for both stacks")
@@ -87,7 +88,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is hard-coded in Marian's class
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "gated": False, "bias": True},
-        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True), bias=True),
+        "head": head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", True), bias=True),
         "dropout": {
             "embedding": rate,
             "residual": rate,
@@ -98,12 +99,12 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Write config.json, also those of later families with these blocks."""
     if config.head.kind == "lm" and not config.tied:
-        raise UnsupportedError("Marian without tie_word_embeddings has three embeddings, but tfkit has one for both stacks")
+        raise UnsupportedError("Hugging Face's class without tie_word_embeddings has three embeddings, but tfkit has one for both stacks")
     return {
         "vocab_size": config.vocab_size,
-        "decoder_vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
@@ -119,7 +120,6 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "activation_dropout": config.dropout.hidden,
         "init_std": config.init.std,
         "is_encoder_decoder": True,
-        "share_encoder_decoder_embeddings": True,
         "tie_word_embeddings": True,
         "forced_eos_token_id": None,  # the class default would force id 0
     }
@@ -133,8 +133,8 @@ FAMILY = Family(
     rules=RULES,
     prefix="model.",
     ignored=(r"(model\.)?(encoder|decoder)\.embed_positions\.weight",),  # the sinusoids, which old files hold
-    from_hf=_from_hf,
-    to_hf=_to_hf,
+    from_hf=from_hf,
+    to_hf=lambda config: to_hf(config) | {"decoder_vocab_size": config.vocab_size, "share_encoder_decoder_embeddings": True},
     renamed=((r"^(model\.)?(encoder|decoder)\.embed_tokens\.", "model.shared."),),
     aliases={"num_attention_heads": "encoder_attention_heads", "hidden_size": "d_model", "num_hidden_layers": "encoder_layers"},
     fixed={"share_encoder_decoder_embeddings": (True,)},

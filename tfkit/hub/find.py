@@ -6,6 +6,7 @@ from pathlib import Path
 from tfkit.errors import ModelError, argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
+from tfkit.run import strict_json
 from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
 from tfkit.run.run_json import read_run_json
 
@@ -32,8 +33,17 @@ def pickle_refusal(path: Path) -> str | None:
         return None
     return (
         f"{path}: is a pickle, which can run code when it is opened, so tfkit never does: convert it to safetensors where you trust it, "
-        'for example with transformers: AutoModelForCausalLM.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
+        f'for example with transformers: {_class_of(path.parent)}.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
     )
+
+
+def _class_of(folder: Path) -> str:
+    """Return the class of transformers that a folder's config.json names; AutoModel if it names none."""
+    try:
+        name = strict_json.loads((folder / "config.json").read_bytes())["architectures"][0]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return "AutoModel"
+    return name if isinstance(name, str) and name.isidentifier() and name.isascii() else "AutoModel"
 
 
 def _find_folder(folder: Path) -> Path:
@@ -110,7 +120,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
     repository, _, revision = name.partition("@")
-    files = ["*.json", "*.safetensors", "*.jinja", "vocab.txt", "README.md"]
+    files = ["*.json", "*.safetensors", "*.jinja", "vocab.txt", "merges.txt", "*.model", "README.md"]
 
     def download() -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=is_offline()))

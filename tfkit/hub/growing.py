@@ -6,7 +6,7 @@ from tfkit.hub.names import on_meta
 from tfkit.model.transformer import Transformer, build
 
 _ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry
-_POSITIONS = "embedding.positions.weight"
+_POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"}
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
@@ -28,7 +28,8 @@ def with_fewer_positions(model: Transformer, context_length: int) -> Transformer
     """Return the same model without its last learned positions: it computes the same for texts of at most `context_length` tokens."""
     shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
     tensors = model.state_dict()
-    tensors[_POSITIONS] = tensors[_POSITIONS][: shorter.config.position_rows].clone()
+    for name in tensors.keys() & _POSITIONS:
+        tensors[name] = tensors[name][: shorter.config.position_rows].clone()
     shorter.load_state_dict(tensors, assign=True)
     shorter.fill_block = model.fill_block
     return shorter.requires_grad_().train(model.training)

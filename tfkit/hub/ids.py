@@ -17,8 +17,11 @@ _NAMES = (
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
 _FILES = ("config.json", "generation_config.json")
-# GPT-2's class writes the id of the released vocabulary into every file whose author set none.
-_CLASS_DEFAULTS = {"gpt2": {"bos_token_id": 50256, "eos_token_id": 50256}}
+# These classes write the ids of the released vocabulary into every file whose author set none.
+_CLASS_DEFAULTS = {
+    "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
+    "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
+}
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:

@@ -176,23 +176,23 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def our_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return our parameters' shapes. All blocks of a stack are alike, so only one is built, however many a file claims."""
+    """Return our parameters' shapes. All blocks of a stack after its first are alike, so only two are built, however many a file claims."""
     return _our_shapes(config.model_dump_json())
 
 
 @lru_cache(maxsize=4)
 def _our_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
-    layers = {"encoder.blocks.0.": config.encoder_layers, "decoder.blocks.0.": config.decoder_layers}
-    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
+    layers = {"encoder.blocks.1.": config.encoder_layers, "decoder.blocks.1.": config.decoder_layers}
+    few = {name: min(2, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():
         block = next((block for block in layers if name.startswith(block)), None)
         if block is None:
             shapes[name] = tuple(parameter.shape)
             continue
-        for layer in range(layers[block]):
-            shapes[name.replace(block, block.replace("0", str(layer)))] = tuple(parameter.shape)
+        for layer in range(1, layers[block]):
+            shapes[name.replace(block, block.replace("1", str(layer)))] = tuple(parameter.shape)
     return MappingProxyType(shapes)
 
 

@@ -92,16 +92,17 @@ def _is_shard(name: Any) -> bool:
 
 def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
     """Raise ModelError if config.json describes a larger model than the files can hold, before anything of its size is allocated."""
-    rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
-    if config.position_rows:
-        rows["context_length"] = config.position_rows
+    rows = {"hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
+    claimed = [(name, count, config.dim) for name, count in rows.items()]
+    tables = {"vocab_size": config.vocab_size, "context_length": config.position_rows}
+    claimed += [(name, count, config.embedding_dim) for name, count in tables.items()]
     elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
     layers = config.encoder_layers + config.decoder_layers
     claims = [f"{layers:,} layers, the files hold {len(weights):,} tensors"] if layers > len(weights) else []
     claims += [
-        f"{name} {count:,} with dim {config.dim:,}, the files hold {elements:,} numbers in all"
-        for name, count in rows.items()
-        if count * config.dim > elements
+        f"{name} {count:,} with dim {width:,}, the files hold {elements:,} numbers in all"
+        for name, count, width in claimed
+        if count * width > elements
     ]
     if claims:
         raise ModelError(f"{folder}: the weights do not fit config.json: it has {'; '.join(claims)}; copy both again, from the same source")

@@ -35,7 +35,7 @@ class AttentionContext:
         self,
         masks: Iterable[Mask],
         rotations: Mapping[str, Rotation],
-        bias: Tensor | None = None,
+        bias: Tensor | tuple[Tensor, Tensor] | None = None,
         cache: KeyValueCache | None = None,
         encoder_output: Tensor | None = None,
         encoder_padding: Tensor | None = None,
@@ -43,7 +43,8 @@ class AttentionContext:
         use_blocks: Callable[[Mask], bool] = lambda mask: False,
     ):
         """`masks`: one for each distinct window. `rotations`: by the names of `ModelConfig.rotation`. `bias` (1, H, T, S) is added to the
-        scores. `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
+        scores; or each layer makes its own of vectors of distances and their numbers (position.py).
+        `encoder_output` (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether
         block_attention.py computes the attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
@@ -68,6 +69,8 @@ class Attention(nn.Module):
         self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
         self.rotation = None if cross else config.rotation(layer)
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
+        if self.scale is None and config.position.kind == "disentangled":
+            self.scale = (3 * config.head_dim) ** -0.5  # a score is a sum of three
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.widths = [query_dim, kv_dim, kv_dim]
@@ -100,7 +103,8 @@ class Attention(nn.Module):
             if context.cache is not None:
                 keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
             prompt = None if context.cache is None else context.cache.prompt(self.layer)
-            (mask, causal), bias = context.masks[self.window], context.bias
+            mask, causal = context.masks[self.window]
+            bias = self._scores_of_distances(queries, keys, *context.bias) if isinstance(context.bias, tuple) else context.bias
         if not (mask is None or isinstance(mask, Tensor)):
             return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
         dropout = self.dropout if self.training else 0.0
@@ -110,6 +114,19 @@ class Attention(nn.Module):
         else:
             heads = _attend_after_prompts(queries, prompt, (keys, values), mask, bias, self.scale, self.softcap)
         return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
+
+    def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
+        """Return the scores of queries with distances, and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
+
+        Queries and keys (B, H, T, E), vectors (2 R, D) in the places of tokens, with the same projections, numbers (T, T) -> (B, H, T, T).
+        """
+        table = vectors[None]
+        both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
+        of_queries, of_keys = map(self._split_heads, both, (self.q_norm, self.k_norm))  # (1, H, 2 R, E)
+        to_distance, from_distance = queries @ of_keys.transpose(-1, -2), keys @ of_queries.transpose(-1, -2)  # (B, H, T, 2 R)
+        rows, columns = numbers.expand(*queries.shape[:2], -1, -1), numbers.T.expand(*queries.shape[:2], -1, -1)
+        assert self.scale is not None
+        return self.scale * (to_distance.gather(-1, rows) + from_distance.gather(-1, columns).transpose(-1, -2))
 
     def _project_output(self, heads: Tensor) -> Tensor:
         return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, T, H * E) -> (B, T, D)

@@ -38,12 +38,20 @@ class _Norm(Data):
         "reordered: x + norm(f(x)), and a last norm (OLMo 2). parallel: all sublayers of a block read the same x, "
         "x + f(norm x) + g(norm x), and a last norm (GPT-NeoX).",
     )
+    first: bool = Field(True, description="pre: whether the first attention of a stack has a norm, too (ModernBERT: no).")
+
+    @model_validator(mode="after")
+    def _check_first(self) -> "_Norm":
+        if not self.first and self.placement != "pre":
+            raise ValueError(f"norm.first is false, but with the placement {self.placement} no first norm can be left out")
+        return self
 
 
 class LayerNormConfig(_Norm):
     """LayerNorm: mean, variance, weight and bias (arXiv 1607.06450)."""
 
     kind: Literal["layer"]
+    bias: bool = Field(True, description="Whether norms have a bias.")
 
 
 class RMSNormConfig(_Norm):
@@ -56,6 +64,16 @@ class RMSNormConfig(_Norm):
 NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kind")]
 
 
+class Relative(Data):
+    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
+
+    kind: Literal["relative"]
+    buckets: int = Field(
+        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
+    )
+    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
+
+
 class Learned(Data):
     """One learned vector for each position, added to the embeddings (GPT, BERT)."""
 
@@ -63,6 +81,7 @@ class Learned(Data):
     offset: int = Field(
         0, ge=0, le=1 << 20, description="Rows of the table before that of the first position (RoBERTa 2: its padding has the row 1)."
     )
+    relative: Relative | None = Field(None, description="A bias of relative positions besides (MPNet); null: none.")
 
 
 class Sinusoidal(Data):
@@ -143,17 +162,15 @@ class Rotary(Data):
         return int(head_dim * self.fraction)
 
 
-class Relative(Data):
-    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
+class Disentangled(Data):
+    """Scores of a token with a distance besides those of two tokens, in both directions, by learned vectors of distances (DeBERTa v3)."""
 
-    kind: Literal["relative"]
-    buckets: int = Field(
-        32, ge=4, le=1 << 16, description="Number of buckets: half of them hold one distance each, the others increasingly wide ranges."
-    )
-    max_distance: Distance = Field(128, gt=1, description="All distances from this one on share the last bucket.")
+    kind: Literal["disentangled"]
+    buckets: int = Field(256, ge=4, le=1 << 16, description="Vectors of each direction: the first half for one distance each.")
+    max_distance: Distance = Field(512, gt=1, description="The distance at which the last vector is reached.")
 
 
-Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
+Position = Annotated[Learned | Sinusoidal | Rotary | Relative | Disentangled, Field(discriminator="kind")]
 
 
 class EmbeddingConfig(Data):
@@ -161,6 +178,9 @@ class EmbeddingConfig(Data):
 
     scale: bool = Field(False, description="Multiply the embeddings by the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
+    dim: Width | None = Field(
+        None, description="Width of all these vectors, which a matrix then widens to that of the residual stream (ELECTRA); null: dim."
+    )
     segments: Width | None = Field(None, description="Segment vectors, which distinguish the texts of a pair (BERT has 2); null: none.")
 
 
@@ -209,6 +229,7 @@ class MaskedLanguageModelHeadConfig(Data):
 
     kind: Literal["masked_lm"]
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
+    dense_bias: bool = Field(True, description="A bias of the dense layer.")
     next_sentence: bool = Field(
         False, description="Add an output at the first token that predicts whether the second text follows the first."
     )
@@ -219,9 +240,13 @@ class ClassesHeadConfig(Data):
 
     kind: Literal["classes"]
     count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
-    pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is not padding.")
-    dense: Literal["tanh", "relu"] | None = Field(
-        None, description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu)."
+    pool: Literal["first", "last", "mean"] = Field(
+        description="Read at the first token, at the last one that is not padding, or as the mean of all that are not."
+    )
+    dense: Literal["tanh", "relu", "gelu", "normed"] | None = Field(
+        None,
+        description="A dense layer before the output layer, with this activation (BERT tanh, DistilBERT relu, ELECTRA gelu). normed: "
+        "without a bias, with the MLP's activation and a norm (ModernBERT).",
     )
     bias: bool = Field(False, description="A bias for each class.")
 
@@ -231,12 +256,14 @@ class TagsHeadConfig(Data):
 
     kind: Literal["tags"]
     count: Rows = Field(description="Tags.")
+    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
 
 
 class SpansHeadConfig(Data):
     """Two logits at every token: an answer begins, and ends, there."""
 
     kind: Literal["spans"]
+    dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
 
 
 class NoHeadConfig(Data):
@@ -334,6 +361,26 @@ class ModelConfig(Data):
         """The rows of the table of learned positions; 0: there is none."""
         return self.context_length + self.position.offset if self.position.kind == "learned" else 0
 
+    @property
+    def adds_to_scores(self) -> bool:
+        """Whether positions add to the scores of the attention, for which the fast kernels have no place."""
+        return self.relative is not None or self.position.kind == "disentangled"
+
+    @property
+    def embeds_apart(self) -> bool:
+        """Whether encoder and decoder have positions and norms of their own for their embeddings."""
+        return bool(self.encoder_layers and self.decoder_layers and (self.position_rows or self.embedding.norm))
+
+    @property
+    def embedding_dim(self) -> int:
+        """The width of the token vectors."""
+        return self.embedding.dim or self.dim
+
+    @property
+    def relative(self) -> Relative | None:
+        """The bias of relative positions, alone or beside learned vectors; None: there is none."""
+        return self.position.relative if self.position.kind == "learned" else self.position if self.position.kind == "relative" else None
+
     def window(self, layer: int) -> int | None:
         """Return how many positions a query of this layer sees backwards (an encoder's also forwards), its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
@@ -359,10 +406,19 @@ class ModelConfig(Data):
         return self
 
     @model_validator(mode="after")
+    def _check_embedding(self) -> "ModelConfig":
+        if self.embedding.dim is not None and self.head.kind == "lm":
+            raise ValueError("embedding.dim is for encoders: the head of a language model has no layer from dim to it; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _check_relative(self) -> "ModelConfig":
-        if self.position.kind != "relative":
+        relative = self.position if self.position.kind == "disentangled" else self.relative
+        if relative is None:
             return self
-        buckets, distance = self.position.buckets, self.position.max_distance
+        buckets, distance = relative.buckets, relative.max_distance
+        if relative.kind == "disentangled" and self.decoder_layers:
+            raise ValueError("disentangled positions are for an encoder alone; remove decoder_layers")
         if distance <= buckets // 2:
             raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: shorter distances have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:

@@ -13,16 +13,27 @@ from tfkit.model.position import sinusoids
 
 
 class Embedding(nn.Module):
-    """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm. Encoder and decoder share it."""
+    """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    def __init__(self, config: ModelConfig):
+    An encoder-decoder's stacks share it, or the token vectors alone if there are other parameters (BART): then `decoder` is the decoder's.
+    """
+
+    def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):
+        """`tokens`: the token vectors of the encoder, for the decoder's own embedding."""
         super().__init__()
         self.dim, self.position, self.scale = config.dim, config.position, math.sqrt(config.dim) if config.embedding.scale else None
-        self.tokens = _table(config.vocab_size, config.dim)
-        self.positions = _table(config.position_rows, config.dim) if config.position_rows else None
-        self.segments = _table(config.embedding.segments, config.dim) if config.embedding.segments else None
-        self.norm = build_norm(config.dim, config.norm) if config.embedding.norm else None
+        width = config.embedding_dim
+        self.tokens: nn.Embedding
+        if tokens is None:
+            self.tokens = _table(config.vocab_size, width)
+        else:  # not registered as a submodule: they are saved and counted only in the encoder's
+            object.__setattr__(self, "tokens", tokens)
+        self.positions = _table(config.position_rows, width) if config.position_rows else None
+        self.segments = _table(config.embedding.segments, width) if config.embedding.segments else None
+        self.norm = build_norm(width, config.norm) if config.embedding.norm else None
         self.dropout = build_dropout(config.dropout.embedding)
+        self.projection = nn.Linear(width, config.dim) if config.embedding.dim else None
+        self.decoder = Embedding(config, self.tokens) if tokens is None and config.embeds_apart else None
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """(B, T) ids, (T,) or (B, T) position numbers, (B, T) segments (None: all 0) -> (B, T, D)."""
@@ -39,7 +50,8 @@ class Embedding(nn.Module):
             x = x + self.segments(segment_ids)
         if self.norm is not None:
             x = self.norm(x)
-        return self.dropout(x)
+        x = self.dropout(x)
+        return x if self.projection is None else self.projection(x)
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:

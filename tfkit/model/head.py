@@ -1,5 +1,7 @@
 """Output heads: the next or masked token, classes of a text, tags of its tokens, the span of an answer."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -22,6 +24,20 @@ from tfkit.model.norm import build_norm
 class Head(nn.Module):
     """A map from hidden states (B, T, D) and the mask of real tokens (B, T; None: all are real) to logits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform: nn.Module | None = None
+
+    def build_transform(self, config: ModelConfig, bias: bool, width: int) -> None:
+        """Build a dense layer to this width, the MLP's activation and a norm, which are computed before all else of this head."""
+        self.transform = nn.Linear(config.dim, width, bias=bias)
+        self.activation = ACTIVATIONS[config.mlp.activation]
+        self.norm = build_norm(width, config.norm)
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
+
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return the logits."""
         raise NotImplementedError
@@ -39,7 +55,7 @@ class VocabularyHead(Head):
     def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
         self.product: nn.Module | None = None  # of answering_linear.py: multiplies in place of weight and bias
-        self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = None if tied else nn.Linear(config.embedding_dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
         self._tokens: nn.Embedding
@@ -86,15 +102,13 @@ class MaskedLanguageModelHead(VocabularyHead):
 
     def __init__(self, config: ModelConfig, head: MaskedLanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=True)
-        self.transform = nn.Linear(config.dim, config.dim)
-        self.activation = ACTIVATIONS[config.mlp.activation]
-        self.norm = build_norm(config.dim, config.norm)
+        self.build_transform(config, head.dense_bias, config.embedding_dim)
         self.pooler = nn.Linear(config.dim, config.dim) if head.next_sentence else None
         self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.norm(self.activation(self.transform(hidden)))
+        return self.transformed(hidden)
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not (arXiv 1810.04805, section 3.1)."""
@@ -104,23 +118,28 @@ class MaskedLanguageModelHead(VocabularyHead):
 
 
 class ClassesHead(Head):
-    """A logit for each class of a whole text, read at its first or last token."""
+    """A logit for each class of a whole text, read at its first or last token, or from their mean."""
 
     def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
         super().__init__()
-        self.pool, self.activation = head.pool, {"tanh": torch.tanh, "relu": F.relu, None: None}[head.dense]
-        self.pooler = nn.Linear(config.dim, config.dim) if head.dense else None
+        squashes: dict[str | None, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
+        self.pool, self.squash = head.pool, squashes.get(head.dense)
+        self.pooler = nn.Linear(config.dim, config.dim) if self.squash else None
+        if head.dense == "normed":
+            self.build_transform(config, bias=False, width=config.dim)
         self.dropout = build_dropout(config.dropout.head)
         self.classes = nn.Linear(config.dim, head.count, bias=head.bias)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        return self.of_states(hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask))
+        pools = {"first": first_token, "last": last_real, "mean": mean_of_real}
+        return self.of_states(pools[self.pool](hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
         """Return the logits of texts that are read at these hidden states: (..., D) -> (..., classes)."""
-        if self.pooler is not None and self.activation is not None:
-            states = self.activation(self.pooler(states))
+        states = self.transformed(states)
+        if self.pooler is not None and self.squash is not None:
+            states = self.squash(self.pooler(states))
         return self.classes(self.dropout(states))
 
 
@@ -129,24 +148,28 @@ class TagsHead(Head):
 
     def __init__(self, config: ModelConfig, head: TagsHeadConfig):
         super().__init__()
+        if head.dense:
+            self.build_transform(config, bias=False, width=config.dim)
         self.dropout = build_dropout(config.dropout.head)
         self.tags = nn.Linear(config.dim, head.count)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, tags)."""
-        return self.tags(self.dropout(hidden))
+        return self.tags(self.dropout(self.transformed(hidden)))
 
 
 class SpansHead(Head):
     """A logit for the beginning of an answer and one for its end, at every token; no dropout before it, as in BERT."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, head: SpansHeadConfig):
         super().__init__()
+        if head.dense:
+            self.build_transform(config, bias=False, width=config.dim)
         self.spans = nn.Linear(config.dim, 2)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, 2)."""
-        return self.spans(hidden)
+        return self.spans(self.transformed(hidden))
 
 
 class NoHead(Head):
@@ -176,8 +199,8 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return ClassesHead(config, head)
         case TagsHeadConfig() as head:
             return TagsHead(config, head)
-        case SpansHeadConfig():
-            return SpansHead(config)
+        case SpansHeadConfig() as head:
+            return SpansHead(config, head)
         case NoHeadConfig() as head:
             return NoHead(config, head)
 
@@ -195,3 +218,15 @@ def last_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
         return hidden[:, -1]
     positions = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()  # (B, T), 0 for padding
     return hidden[torch.arange(len(hidden), device=hidden.device), positions.argmax(dim=1)]
+
+
+def first_token(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): the hidden state of each row's first token."""
+    return hidden[:, 0]
+
+
+def mean_of_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): the mean of the hidden states of each row's tokens that are not padding."""
+    if padding_mask is None:
+        return hidden.mean(dim=1)
+    return (hidden * padding_mask[..., None]).sum(dim=1) / padding_mask.sum(dim=1, keepdim=True)

@@ -18,7 +18,7 @@ def build_norm(dim: int, config: NormConfig) -> nn.Module:
     """Build a norm over the last dimension: (..., D) -> (..., D)."""
     match config.kind:
         case "layer":
-            return nn.LayerNorm(dim, eps=config.eps)
+            return nn.LayerNorm(dim, eps=config.eps, bias=config.bias)
         case "rms":
             return OffsetRMSNorm(dim, config.eps) if config.unit_offset else RMSNorm(dim, config.eps)
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
+from tfkit.model.config import Disentangled, ModelConfig, Relative, Rotary, WavelengthScaling, YarnScaling
+from tfkit.model.norm import build_norm
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, R / 2) or (B, 1, T, R / 2), where R <= E numbers of a head are rotated
 
@@ -149,3 +150,27 @@ class RelativeBias(nn.Module):
         ratio = torch.log(steps.clamp(min=1).float() / near) / math.log(self.max_distance / near)
         far = (near + (ratio * (buckets - near)).long()).clamp(max=buckets - 1)
         return side + torch.where(steps < near, steps, far)
+
+
+class DistanceVectors(nn.Module):
+    """DeBERTa's vectors of distances (arXiv 2006.03654, section 3.1; normed, and in buckets, since arXiv 2111.09543)."""
+
+    def __init__(self, position: Disentangled, config: ModelConfig):
+        super().__init__()
+        self.buckets, self.max_distance = position.buckets, position.max_distance
+        self.weight = nn.Parameter(torch.empty(2 * position.buckets, config.dim))
+        self.norm = build_norm(config.dim, config.norm)
+
+    def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Return the vectors (2 R, D), and the number of that of each query and key (T, T)."""
+        index = torch.arange(positions.length, device=positions.device)
+        distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
+        return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Return the bucket of query position - key position: near distances have one each, far ones share increasingly wide buckets."""
+        near = self.buckets // 2
+        steps = distance.abs()
+        ratio = torch.log(steps.clamp(min=near) / near) / torch.log(torch.tensor((self.max_distance - 1) / near))
+        far = torch.ceil(ratio * (near - 1)).long() + near
+        return torch.where(steps <= near, distance, far * distance.sign())

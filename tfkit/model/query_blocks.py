@@ -26,7 +26,7 @@ class ScoreRule:
 
 
 def attend_query_blocks(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, rule: ScoreRule) -> Tensor:
-    """Queries (B, H, T, E), keys and values (B, K, S, E), bias (1, H, T, S) -> (B, H, T, E)."""
+    """Queries (B, H, T, E), keys and values (B, K, S, E), bias (1 or B, H, T, S) -> (B, H, T, E)."""
     out: Tensor = _QueryBlocks.apply(queries, keys, values, bias, rule)  # type: ignore[no-untyped-call]
     return out
 
@@ -65,7 +65,8 @@ class _QueryBlocks(torch.autograd.Function):
             grad_values[:, :seen] += torch.bmm(weights.transpose(1, 2), grad_rows)
             errors = torch.bmm(grad_rows, values[:, :seen].transpose(1, 2)).sub_(_rows(means, begin, end)).mul_(weights)  # (N, G n, s)
             if grad_bias is not None:
-                grad_bias[0, :, begin:end, :seen] = errors.view(*out.shape[:2], -1, seen).sum(0)  # in float32 within
+                by_row = errors.view(*out.shape[:2], -1, seen)
+                grad_bias[:, :, begin:end, :seen] = by_row if len(bias) > 1 else by_row.sum(0)  # in float32 within
             if slopes is not None:
                 errors.mul_(slopes)
             grad_scaled[:, :, begin:end] = torch.bmm(errors, keys[:, :seen]).view(grad_scaled[:, :, begin:end].shape)

@@ -24,16 +24,16 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_norm
-from tfkit.model.position import Positions, RelativeBias
+from tfkit.model.position import DistanceVectors, Positions, RelativeBias
 
 
 class Sublayer(nn.Module):
     """An operation on the residual stream with its norms; the only code that depends on their placement."""
 
-    def __init__(self, op: nn.Module, config: ModelConfig):
+    def __init__(self, op: nn.Module, config: ModelConfig, *, is_first: bool = False):
         super().__init__()
         self.placement = config.norm.placement
-        self.norm = build_norm(config.dim, config.norm)
+        self.norm = nn.Identity() if is_first and not config.norm.first else build_norm(config.dim, config.norm)
         self.op = op
         self.dropout = build_dropout(config.dropout.residual)
         self.post_norm = build_norm(config.dim, config.norm) if self.placement == "sandwich" else None
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.self_attention = Sublayer(Attention(config, layer), config)
+        self.self_attention = Sublayer(Attention(config, layer), config, is_first=layer == 0)
         self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
         self.mlp = Sublayer(Mlp(config), config)
         self.parallel = config.norm.placement == "parallel"
@@ -85,8 +85,11 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False):
         super().__init__()
         self.causal = causal
-        position = config.position
-        self.position_bias = RelativeBias(position, config.num_heads, not causal) if position.kind == "relative" else None
+        self.position_bias: RelativeBias | DistanceVectors | None = None
+        if config.relative:
+            self.position_bias = RelativeBias(config.relative, config.num_heads, not causal)
+        elif config.position.kind == "disentangled":
+            self.position_bias = DistanceVectors(config.position, config)
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)
@@ -101,6 +104,6 @@ class Stack(nn.Module):
                 x = block(x, context)
         return self.dropout(x if self.norm is None else self.norm(x))
 
-    def bias_at(self, positions: Positions) -> Tensor | None:
-        """Return the bias of relative positions, (1, H, T, S), or None."""
+    def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Return the bias of relative positions, (1, H, T, S), or the vectors from which each layer computes its own, or None."""
         return None if self.position_bias is None else self.position_bias(positions)

@@ -127,7 +127,8 @@ class Transformer(nn.Module):
             raise ValueError(f"{offset + length} tokens do not fit into the model's context of {self.config.context_length}")
         positions = Positions(length, offset, input_ids.device, padding_mask, document_ids)
         position_ids = count_positions(positions)
-        x = self.embedding(input_ids, position_ids, segment_ids)  # (B, T, D)
+        embedding = self.embedding.decoder if stack is self.decoder and self.embedding.decoder is not None else self.embedding
+        x = embedding(input_ids, position_ids, segment_ids)  # (B, T, D)
         context = AttentionContext(
             [Mask(positions, stack.causal, window) for window in {*self.config.attention.windows}],
             rotations_at(position_ids, self.config, x.dtype),
@@ -140,7 +141,7 @@ class Transformer(nn.Module):
                 x.device.type,
                 x.dtype,
                 self.config.dropout.attention if self.training else 0.0,
-                plain_scores=self.config.attention.softcap is None and self.config.position.kind != "relative",
+                plain_scores=self.config.attention.softcap is None and not self.config.adds_to_scores,
             ),
         )
         x = stack(x, context)

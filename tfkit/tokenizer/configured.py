@@ -32,7 +32,7 @@ def _bert(normalizer: Mapping[str, Any]) -> Backend:
 _CLASSES = {
     "BertTokenizer": _Class(_bert, VOCABULARIES["wordpiece"][None].roles),
     "OpenAIGPTTokenizer": _Class(lambda _: pipelines.bpe_eow({}, []), VOCABULARIES["bpe_eow"][None].roles),
-    "T5Tokenizer": _Class(lambda _: pipelines.unigram([(piece, 0.0) for piece in "abc"]), VOCABULARIES["unigram"][None].roles),
+    "T5Tokenizer": _Class(lambda _: pipelines.unigram([(piece, 0.0) for piece in "abc"]), VOCABULARIES["unigram"]["t5"].roles),
     "LlamaTokenizer": _Class(lambda _: pipelines.llama_bpe({}, []), VOCABULARIES["bpe_byte_fallback"]["llama"].roles),
     "GemmaTokenizer": _Class(lambda _: pipelines.gemma_bpe({}, []), VOCABULARIES["bpe_byte_fallback"]["gemma"].roles),
 }

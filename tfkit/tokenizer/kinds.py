@@ -98,8 +98,6 @@ def _cut_long_words(piece: str) -> Iterator[str]:
 
 END_OF_TEXT = "<|endoftext|>"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-# Prompts contain [MASK] and sentinels. The other kinds do not parse special tokens in texts, so that no text can end a document.
-_PARSES_SPECIAL_TOKENS = ("wordpiece", "unigram")
 
 
 class _Task(NamedTuple):
@@ -133,7 +131,7 @@ def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: C
         single, pair = templates
         used = [(token, backend.token_to_id(token)) for token in dict.fromkeys(fixed.roles.values()) if token in single]
         backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=used)
-    settings = {**fixed.roles, "split_special_tokens": section.kind not in _PARSES_SPECIAL_TOKENS}
+    settings = {**fixed.roles, "split_special_tokens": not fixed.in_prompts}
     return Tokenizer.from_json(backend.to_str(pretty=True), settings)
 
 
@@ -145,7 +143,7 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progres
 def _byte_bpe(task: _Task) -> Backend:
     splitter = pipelines.BYTE_SPLITTERS[str(task.variant)]
     first = [*task.first, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    return pipelines.byte_bpe(**_learn_bpe(task.corpus, splitter, first, task.section.vocab_size), splitter=splitter)
+    return pipelines.byte_bpe(**_learn_bpe(task.corpus, splitter, first, task.section.vocab_size - len(task.fixed.last)), splitter=splitter)
 
 
 def _wordpiece(task: _Task) -> Backend:
@@ -195,7 +193,8 @@ def _unigram(task: _Task) -> Backend:
     task.corpus.train(backend, trainer, alphabet=alphabet)
     learned = json.loads(backend.to_str())["model"]["vocab"][len(task.first) :]
     return pipelines.unigram(
-        [*((token, 0.0) for token in task.first), *_stable_scores(learned), *((token, 0.0) for token in task.fixed.last)]
+        [*((token, 0.0) for token in task.first), *_stable_scores(learned), *((token, 0.0) for token in task.fixed.last)],
+        unknown=task.first.index("<unk>"),
     )
 
 

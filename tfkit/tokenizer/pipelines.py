@@ -1,9 +1,9 @@
 """The pipeline of each kind of tokenizer, built as `transformers` builds it for the models of that kind.
 
-byte_bpe           BPE over bytes (as 256 characters), within words; lossless       GPT-2 (Radford et al. 2019, 2.2), Llama 3, SmolLM2
+byte_bpe           BPE over bytes (as 256 characters), within words; lossless       GPT-2 (Radford et al. 2019, 2.2), RoBERTa, Llama 3
 wordpiece          longest entries of a word, from the left; ## inside a word       BERT (Devlin et al. 2018, arXiv 1810.04805)
 bpe_eow            BPE within lower-cased words, </w> at the end of a word          GPT (Radford et al. 2018)
-unigram            most likely pieces of a word; sentinels have the last ids        T5 (Raffel et al. 2020; Kudo 2018, arXiv 1804.10959)
+unigram            most likely pieces of a word; sentinels have the last ids        T5, XLM-R (Kudo 2018, arXiv 1804.10959)
 bpe_byte_fallback  BPE over characters, ▁ for a space; rare characters as bytes     Llama, Mistral, Gemma 2 (Kudo and Richardson 2018)
 """
 
@@ -18,7 +18,7 @@ SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
 BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
-    "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    **dict.fromkeys(("gpt2", "roberta"), pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "llama3": pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     ),
@@ -58,9 +58,9 @@ def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
     return backend
 
 
-def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
-    """Build T5Tokenizer's pipeline; the unknown token has id 2. A run of white space and new lines becomes one space."""
-    backend = Backend(models.Unigram(list(scores), unk_id=2, byte_fallback=False))
+def unigram(scores: Sequence[tuple[str, float]], unknown: int = 2) -> Backend:
+    """Build T5Tokenizer's pipeline; `unknown`: the id of unknown text. A run of white space and new lines becomes one space."""
+    backend = Backend(models.Unigram(list(scores), unk_id=unknown, byte_fallback=False))
     backend.pre_tokenizer = word_splitter()
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     return backend
@@ -94,8 +94,12 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: BERT's, else bos before each text, else eos after it. None: no special tokens."""
+    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None: no special
+    tokens.
+    """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
+    if cls and bos:
+        return f"{cls} $A {sep}", f"{cls} $A {sep} {sep} $B {sep}"
     if cls:
         return f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"
     if bos:

@@ -7,15 +7,15 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
+from tfkit.recipe.schema.vocabularies import VOCABULARY_FILES
 from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
-from tfkit.tokenizer import vocab_file
 from tfkit.tokenizer.configured import TokenError, add_configured_tokens, class_settings, find_conflict
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_guard import expansion, tokenizer_errors
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
-TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, vocab_file.NAME)
+TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, *VOCABULARY_FILES)
 ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
@@ -30,23 +30,23 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """Load the tokenizer of a folder; return None if it has neither a tokenizer.json nor BERT's vocab.txt.
+    """Load the tokenizer of a folder; return None if it has neither a tokenizer.json nor another known vocabulary file.
 
     Raise ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (configured.py).
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
     folder = Path(folder)
-    path = find_named(folder, TOKENIZER) or find_named(folder, vocab_file.NAME)
-    if path is None:
-        return None
+    path = find_named(folder, TOKENIZER)
     settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
-    if path.name == TOKENIZER:
-        text = read_text(path, _TOKENIZER_LIMIT)
-    elif vocab_file.is_bert_vocab(settings, _read_object(folder, "config.json")):
-        settings = vocab_file.with_bert_tokens(settings)
-        text = vocab_file.tokenizer_json(path, settings, special, named)
+    if path is None:
+        from tfkit.tokenizer.vocabulary_files import read_vocabulary  # which few folders need
+
+        found = read_vocabulary(folder, settings, _read_object(folder, "config.json"), special, named)
+        if found is None:
+            return None
+        text, settings, path = found[0], dict(found[1]), folder
     else:
-        return None
+        text = read_text(path, _TOKENIZER_LIMIT)
     template = _read_template(folder, settings)
     document = parse_json(text, path)
     if expansion(document) > _MAX_EXPANSION:

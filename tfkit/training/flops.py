@@ -14,6 +14,7 @@ from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.attention import Attention
 from tfkit.model.config import ModelConfig
 from tfkit.model.head import ClassesHead, Head, SpansHead, TagsHead, VocabularyHead
+from tfkit.model.position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
@@ -95,6 +96,9 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
     """Return the matrix products of a forward pass of this shape, in their order."""
     walk = _Walk()
     stream = walk.is_trained(model.embedding)
+    if model.embedding.projection is not None:
+        below = any(walk.is_trained(part) for part in (model.embedding.tokens, model.embedding.positions, model.embedding.norm))
+        walk.linear(model.embedding.projection, shape.rows * shape.length, below)
     if model.encoder is not None and model.decoder is not None:
         encoded = walk.stack(model.encoder, shape.rows, shape.length, stream)
         stream = walk.stack(model.decoder, shape.rows, shape.decoder_length, stream, source=shape.length, encoded=encoded)
@@ -130,10 +134,13 @@ class _Walk:
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
         """`source`: the positions of the encoder; `encoded`: whether its output needs a gradient."""
         bias = self.is_trained(stack.position_bias)
+        vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:
             assert isinstance(block, Block)
             entering = stream
-            stream = self._attention(block.self_attention, rows, length, length, entering, entering, causal=stack.causal, bias=bias)
+            stream = self._attention(
+                block.self_attention, rows, length, length, entering, entering, causal=stack.causal, bias=bias, vectors=vectors
+            )
             if block.cross_attention is not None:
                 stream |= self._attention(
                     block.cross_attention, rows, length, source, entering if block.parallel else stream, encoded, causal=False, bias=False
@@ -142,7 +149,17 @@ class _Walk:
         return stream or self.is_trained(stack.norm)
 
     def _attention(
-        self, sublayer: Sublayer, rows: int, length: int, keys: int, stream: bool, source: bool, *, causal: bool, bias: bool
+        self,
+        sublayer: Sublayer,
+        rows: int,
+        length: int,
+        keys: int,
+        stream: bool,
+        source: bool,
+        *,
+        causal: bool,
+        bias: bool,
+        vectors: DistanceVectors | None = None,
     ) -> bool:
         """`source`, `bias`: whether the keys' source, and the position bias, need a gradient."""
         op = sublayer.op
@@ -155,8 +172,19 @@ class _Walk:
         self.products.append(Product("attention", size, queries + key, op.head_dim, keys, causal))
         scores = queries or key or bias
         self.products.append(Product("attention", size, scores + value, op.head_dim, keys, causal))
+        if vectors is not None:
+            self._distances(op, vectors, rows * length, queries, key)
         self.linear(op.o_proj, rows * length, scores or value)
         return stream or self.is_trained(sublayer) or (op.cross and source)
+
+    def _distances(self, op: Attention, vectors: DistanceVectors, states: int, queries: bool, keys: bool) -> None:
+        """Collect the products of queries and of keys with the vectors of distances, in the places of tokens."""
+        count = 2 * vectors.buckets
+        trained = self.is_trained(vectors)
+        of_queries, of_keys = (self.linear(projection, count, trained) for projection in (op.q_proj, op.k_proj))
+        size = 2.0 * states * op.q_proj.out_features * count
+        for gradients in (queries + of_keys, keys + of_queries):
+            self.products.append(Product("attention", size, gradients, op.head_dim, count))
 
     def _mlp(self, sublayer: Sublayer, states: int, stream: bool) -> bool:
         op, normed = sublayer.op, stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
@@ -170,9 +198,12 @@ class _Walk:
         """Collect the products of the head, including those of its second output."""
         if isinstance(head, VocabularyHead):
             self._vocabulary(head, shape, stream)
-        elif isinstance(head, ClassesHead):
-            if head.pooler is not None:
-                stream = self.linear(head.pooler, shape.states, stream, "head")
+            return
+        for module in (head.transform, head.pooler if isinstance(head, ClassesHead) else None):
+            if isinstance(module, nn.Linear):
+                stream = self.linear(module, shape.states, stream, "head")
+        stream = stream or self.is_trained(getattr(head, "norm", None))
+        if isinstance(head, ClassesHead):
             self.linear(head.classes, shape.states, stream, "head")
         elif isinstance(head, TagsHead | SpansHead):
             self.linear(head.tags if isinstance(head, TagsHead) else head.spans, shape.states, stream, "head")

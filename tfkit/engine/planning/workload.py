@@ -46,7 +46,7 @@ def count_blocks(config: ModelConfig) -> float:
 
 def _keeps_scores(config: ModelConfig) -> bool:
     """Whether attention has no fused kernel, so that its scores are kept: they are capped, biased or dropped."""
-    return config.attention.softcap is not None or config.position.kind == "relative" or config.dropout.attention > 0
+    return config.attention.softcap is not None or config.adds_to_scores or config.dropout.attention > 0
 
 
 def _scores(config: ModelConfig, shape: ForwardShape) -> float:

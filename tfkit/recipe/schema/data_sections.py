@@ -18,13 +18,14 @@ class TokenizerSection(Data):
 
     kind: Literal["byte_bpe", "wordpiece", "bpe_eow", "unigram", "bpe_byte_fallback"] = Field(
         "byte_bpe",
-        description="byte_bpe: GPT-2, GPT-3, Llama 3, SmolLM2. wordpiece: BERT, DistilBERT. bpe_eow: GPT. unigram: T5. "
+        description="byte_bpe: GPT-2, GPT-3, RoBERTa, Llama 3, SmolLM2. wordpiece: BERT, DistilBERT. bpe_eow: GPT. unigram: T5, XLM-R. "
         "bpe_byte_fallback: Llama 1 and 2, Mistral, Gemma 2. Only byte_bpe reproduces every text byte for byte.",
     )
-    variant: Literal["gpt2", "llama3", "smollm2", "llama", "gemma", "translation"] | None = Field(
+    variant: Literal["gpt2", "llama3", "smollm2", "roberta", "t5", "xlm_roberta", "llama", "gemma", "translation"] | None = Field(
         None,
-        description="The system whose pre-tokenization and special tokens are used. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: "
-        "llama, gemma, translation (the joint BPE of the 2017 Transformer); null: the first of these.",
+        description="The system whose pre-tokenization and special tokens are used. byte_bpe: gpt2, llama3, smollm2, roberta; "
+        "unigram: t5, xlm_roberta; bpe_byte_fallback: llama, gemma, translation (the joint BPE of the 2017 "
+        "Transformer); null: the first of these.",
     )
     vocab_size: VocabSize = Field(8192, description="Total number of entries, including special tokens and bytes.")
     special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(

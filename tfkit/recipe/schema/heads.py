@@ -61,6 +61,4 @@ def _family_head(family: Family | None, kind: str, labels: int, *, decoder: bool
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
     if kind in ("classes", "tags"):
         values["count"] = labels
-    if kind == "classes" and not known:
-        values |= {"pool": "last" if decoder else "first", "bias": True}
-    return values
+    return {"pool": "last" if decoder else "first", "bias": True} | values if kind == "classes" else values

@@ -9,6 +9,7 @@ from tfkit.model.config import MAX_LAYERS
 from tfkit.recipe.schema.bounds import Positive, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -98,7 +99,8 @@ class MaskedLMSection(ObjectiveSection):
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer has [MASK], and that the model has segments and an NSP head if and only if rows are two texts."""
         head = values.get("head")
-        if tokenizer.path is None and tokenizer.kind != "wordpiece":
+        roles = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)].roles
+        if tokenizer.path is None and not {"cls_token", "sep_token", "mask_token"} <= roles.keys():
             yield (
                 ("tokenizer", "kind"),
                 f"{tokenizer.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece",

@@ -6,20 +6,33 @@ Sources: the tokenizer files of the systems in `transformers`. Where a released 
 
 from typing import NamedTuple
 
+MODEL_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")  # T5's, XLM-R's and DeBERTa's name of SentencePiece's file
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *MODEL_FILES)  # in folders without a tokenizer.json
 SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # the first has the highest id (Raffel et al. 2020)
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+_ROBERTA = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
 _END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Vocabulary(NamedTuple):
     """The fixed entries: `first` have the ids from 0 on, `last` those after all learned entries; `symbols` is the least number of entries
-    between them: the 256 bytes, or one character in both its forms. `roles` maps roles to special tokens.
+    between them: the 256 bytes, or one character in both its forms. `roles` maps roles to special tokens. `in_prompts`: whether a text may
+    contain special tokens, such as [MASK] and sentinels; otherwise they are not parsed, so that no text can end a document.
     """
 
     first: tuple[str, ...]
     roles: dict[str, str]
     symbols: int = 256
     last: tuple[str, ...] = ()
+    in_prompts: bool = False
 
 
 # kind -> variant -> its vocabulary. The first variant is the default.
@@ -40,11 +53,15 @@ VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
             {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|finetune_right_pad_id|>"},
         ),
         "smollm2": Vocabulary(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), _END_OF_TEXT),
+        "roberta": Vocabulary(("<s>", "<pad>", "</s>", "<unk>"), _ROBERTA, last=("<mask>",), in_prompts=True),
     },
-    "wordpiece": {None: Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), _BERT, 2)},
+    "wordpiece": {None: Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), _BERT, 2, in_prompts=True)},
     "bpe_eow": {None: Vocabulary(("<unk>",), {"unk_token": "<unk>"}, 2)},
     "unigram": {
-        None: Vocabulary(("<pad>", "</s>", "<unk>"), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, 4, SENTINELS)
+        "t5": Vocabulary(
+            ("<pad>", "</s>", "<unk>"), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, 4, SENTINELS, in_prompts=True
+        ),
+        "xlm_roberta": Vocabulary(("<s>", "<pad>", "</s>", "<unk>"), _ROBERTA, 4, ("<mask>",), in_prompts=True),
     },
     "bpe_byte_fallback": {
         "llama": Vocabulary(("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),

@@ -1,0 +1,81 @@
+"""BART (Lewis et al. 2019, arXiv 1910.13461).
+
+New compared with the Transformer of 2017: pretrained to restore spoilt texts, and tuned for summaries, translation and classes. Learned
+positions instead of sinusoids, after two rows that belong to none; a norm over the embeddings of each stack; GELU. mBART (mbart.py) has the
+same layout with norms before the sublayers.
+"""
+
+from typing import Any
+
+from tfkit.families import transformer_2017
+from tfkit.families.rules import Architectures, Family, Rule
+from tfkit.model.config import ModelConfig
+
+_OFFSET = 2  # fairseq's rows for padding and the id before it, whatever the id of padding
+BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
+    "vocab_size": 50265,
+    "context_length": 1024,
+    "embedding": {"norm": True},
+    "position": {"kind": "learned", "offset": _OFFSET},
+    "mlp": {"activation": "gelu", "bias": True},
+    "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "hidden": 0.1, "head": 0.1},
+    "init": {"std": 0.02},
+}
+LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_heads": 16}
+PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # section 4 and as released
+
+_NORMS = {f"model.{stack}.layernorm_embedding": ours for stack, ours in (("encoder", "embedding"), ("decoder", "embedding.decoder"))}
+_HEAD = {"classification_head.dense": "head.pooler", "classification_head.out_proj": "head.classes"}
+RULES = (
+    *transformer_2017.RULES,
+    Rule("model.encoder.embed_positions.weight", ("embedding.positions.weight",)),
+    Rule("model.decoder.embed_positions.weight", ("embedding.decoder.positions.weight",)),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.norm.{part}",)) for theirs, ours in _NORMS.items() for part in ("weight", "bias")),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEAD.items() for part in ("weight", "bias")),
+    # Of mBART alone: a norm after all layers of a stack.
+    *(
+        Rule(f"model.{stack}.layer_norm.{part}", (f"{stack}.norm.{part}",))
+        for stack in ("encoder", "decoder")
+        for part in ("weight", "bias")
+    ),
+)
+
+
+def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement: str) -> Family:
+    """Return a family of BART's layout. `prefix`: of the names of Hugging Face's classes; `placement`: of norms."""
+    architectures: Architectures = {
+        f"{prefix}ForConditionalGeneration": {"kind": "lm"},
+        # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging Face's
+        # class has dropout before the dense layer, too.
+        f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
+        f"{prefix}Model": {"kind": "none", "pooler": False},
+    }
+
+    def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+        values = transformer_2017.from_hf(hf, architectures)
+        return values | {
+            "embedding": values["embedding"] | {"norm": True},
+            "position": {"kind": "learned", "offset": _OFFSET},
+            "norm": {"kind": "layer", "eps": 1e-5, "placement": placement},  # the eps is hard-coded in the class
+            "dropout": values["dropout"] | {"head": hf.get("classifier_dropout", 0.0)},
+        }
+
+    def to_hf(config: ModelConfig) -> dict[str, Any]:
+        return transformer_2017.to_hf(config) | {"classifier_dropout": config.dropout.head}
+
+    return Family(
+        name=name,
+        model_type=name,
+        architectures=architectures,
+        presets=presets,
+        rules=RULES,
+        prefix="model.",
+        ignored=(r"(model\.)?(encoder|decoder)\.version",),  # in old files
+        from_hf=from_hf,
+        to_hf=to_hf,
+        renamed=transformer_2017.FAMILY.renamed,
+        aliases=transformer_2017.FAMILY.aliases,
+    )
+
+
+FAMILY = family("bart", "Bart", PRESETS, "post")

@@ -1,0 +1,87 @@
+"""ELECTRA (Clark et al. 2020, arXiv 2003.10555).
+
+New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced, from
+every token instead of a seventh of them. Generators and small discriminators have narrower token vectors than blocks, and a matrix between.
+The discriminator's output for pretraining is left out here: it is read as an encoder, for heads of other tasks. A generator is a masked
+language model, whose output layer goes back to the width of its token vectors.
+"""
+
+from typing import Any
+
+from tfkit.families import bert
+from tfkit.families.rules import Architectures, Family, Rule
+from tfkit.model.config import ModelConfig
+
+# Table 6. The released small generator is as large as its discriminator; the other generators have a third and a fourth of the width.
+_BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {"head": {"kind": "masked_lm", "tied": True}}
+_NARROW = {"encoder_layers": 12, "dim": 256, "hidden_dim": 1024, "num_heads": 4}
+
+
+def _widened(width: int) -> dict[str, Any]:
+    return {"embedding": {"norm": True, "segments": 2, "dim": width}}
+
+
+PRESETS = {
+    "electra-small": _BASE | _NARROW | _widened(128),
+    "electra-base": _BASE,
+    "electra-large": _BASE | {"encoder_layers": 24, "dim": 1024, "num_heads": 16},
+    "electra-small-generator": _BASE | _NARROW | _widened(128),
+    "electra-base-generator": _BASE | _NARROW | _widened(768),
+    "electra-large-generator": _BASE | _NARROW | _widened(1024) | {"encoder_layers": 24},
+}
+
+ARCHITECTURES: Architectures = {
+    "ElectraForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
+    # Hugging Face's class has dropout before the dense layer, too.
+    "ElectraForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "gelu", "bias": True},
+    "ElectraForTokenClassification": {"kind": "tags"},
+    "ElectraForQuestionAnswering": {"kind": "spans"},
+    "ElectraModel": {"kind": "none", "pooler": False},
+    "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output
+}
+
+
+def _has_classes(config: ModelConfig) -> bool:
+    return config.head.kind == "classes"
+
+
+_MODULES = {
+    "electra.embeddings_project": "embedding.projection",
+    "generator_predictions.dense": "head.transform",
+    "generator_predictions.LayerNorm": "head.norm",
+    "classifier.dense": "head.pooler",
+    "classifier.out_proj": "head.classes",
+    "qa_outputs": "head.spans",
+}
+RULES = (
+    *(Rule(f"electra{rule.theirs.removeprefix('bert')}", rule.ours) for rule in bert.BODY),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    Rule("generator_lm_head.weight", ("head.output.weight",)),
+    Rule("generator_lm_head.bias", ("head.bias",)),
+    *(Rule(f"classifier.{part}", (f"head.tags.{part}",)) for part in ("weight", "bias")),
+)
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    values = bert.from_hf(hf, ARCHITECTURES)
+    width = hf.get("embedding_size", 128)
+    return values | {"embedding": values["embedding"] | {"dim": None if width == hf["hidden_size"] else width}}
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return bert.to_hf(config) | {"embedding_size": config.embedding_dim}
+
+
+FAMILY = Family(
+    name="electra",
+    model_type="electra",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="electra.",
+    ignored=(*bert.FAMILY.ignored, r"discriminator_predictions\..*"),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=bert.OLD_NORMS,
+    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of the heads have this one, whatever the field says
+)

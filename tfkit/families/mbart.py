@@ -1,0 +1,13 @@
+"""mBART (Liu et al. 2020, arXiv 2001.08210; mBART-50: Tang et al. 2020, arXiv 2008.00401).
+
+New compared with BART: text of 25 or 50 languages, whose names are tokens; norms before the sublayers and after each stack, and embeddings
+times sqrt(dim). A text begins, in the decoder, with the name of its language: `decoder_start_token_id` of config.json.
+"""
+
+from tfkit.families import bart
+
+# 250,000 SentencePiece entries, the names of languages, <mask> and special tokens, as released.
+_BASE = bart.LARGE | {"embedding": {"norm": True, "scale": True}, "norm": {"kind": "layer", "eps": 1e-5, "placement": "pre"}}
+PRESETS = {"mbart-large-cc25": _BASE | {"vocab_size": 250027}, "mbart-large-50": _BASE | {"vocab_size": 250054}}
+
+FAMILY = bart.family("mbart", "MBart", PRESETS, "pre")

@@ -1,0 +1,183 @@
+"""ModernBERT (Warner et al. 2024, arXiv 2412.13663).
+
+New compared with RoBERTa: texts of 8,192 tokens. Two of three layers see only the 64 tokens on either side, and rotate by a smaller base
+than the layers that see all; a gated MLP; a norm before each sublayer, apart from the first attention, whose input the norm of the
+embeddings has just produced; no biases but that of the output; no segments. Every head has the dense layer and the norm of the masked one.
+Hugging Face's class has dropout before the output layer for answers, too.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import (
+    ACTIVATIONS,
+    LAYER_TYPES,
+    Architectures,
+    Family,
+    Rule,
+    UnsupportedError,
+    activation_from_hf,
+    first_window,
+    head_from_hf,
+    layer_types,
+    windows_from_hf,
+)
+from tfkit.model.config import ModelConfig
+
+_THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 on either side: local_attention 128
+
+# Tables 1 and 4; the vocabulary of 50,280 and its padding as released.
+_BASE: dict[str, Any] = {
+    "vocab_size": 50368,
+    "context_length": 8192,
+    "num_kv_heads": None,  # full heads
+    "head_dim": None,  # 64
+    "embedding": {"norm": True},
+    "position": {"kind": "rotary", "theta": _THETA, "local_theta": _LOCAL_THETA},
+    "norm": {"kind": "layer", "eps": 1e-5, "bias": False, "first": False},
+    "attention": {"windows": [None, _WINDOW, _WINDOW]},
+    "mlp": {"activation": "gelu", "gated": True},
+    "head": {"kind": "masked_lm", "tied": True, "dense_bias": False},
+    "dropout": {"residual": 0.1},  # of the attention's output alone, in the paper
+    "init": {"std": 0.02, "residual_scaling": True},
+}
+PRESETS = {
+    "modernbert-base": _BASE | {"encoder_layers": 22, "dim": 768, "hidden_dim": 1152, "num_heads": 12},
+    "modernbert-large": _BASE | {"encoder_layers": 28, "dim": 1024, "hidden_dim": 2624, "num_heads": 16},
+}
+
+ARCHITECTURES: Architectures = {
+    "ModernBertForMaskedLM": {"kind": "masked_lm", "next_sentence": False, "dense_bias": False},
+    # Read at the first token unless the file says mean, as the released configurations do; a new head reads at the first.
+    "ModernBertForSequenceClassification": {"kind": "classes", "dense": "normed", "bias": True},
+    "ModernBertForTokenClassification": {"kind": "tags", "dense": "normed"},
+    "ModernBertForQuestionAnswering": {"kind": "spans", "dense": "normed"},
+    "ModernBertModel": {"kind": "none", "pooler": False},
+}
+_OURS, _THEIRS = "encoder.blocks.{i}", "model.layers.{i}"
+_CLASSIFIERS = {"classes": "head.classes", "tags": "head.tags", "spans": "head.spans"}  # three heads share one name
+
+
+def _has(kind: str) -> Any:
+    return lambda config: config.head.kind == kind
+
+
+RULES = (
+    Rule("model.embeddings.tok_embeddings.weight", ("embedding.tokens.weight",)),
+    Rule("model.embeddings.norm.weight", ("embedding.norm.weight",)),
+    Rule(f"{_THEIRS}.attn_norm.weight", (f"{_OURS}.self_attention.norm.weight",)),  # of all layers but the first
+    Rule(f"{_THEIRS}.attn.Wqkv.weight", tuple(f"{_OURS}.self_attention.op.{name}_proj.weight" for name in "qkv")),
+    Rule(f"{_THEIRS}.attn.Wo.weight", (f"{_OURS}.self_attention.op.o_proj.weight",)),
+    Rule(f"{_THEIRS}.mlp_norm.weight", (f"{_OURS}.mlp.norm.weight",)),
+    Rule(f"{_THEIRS}.mlp.Wi.weight", tuple(f"{_OURS}.mlp.op.{name}_proj.weight" for name in ("gate", "up"))),
+    Rule(f"{_THEIRS}.mlp.Wo.weight", (f"{_OURS}.mlp.op.down_proj.weight",)),
+    Rule("model.final_norm.weight", ("encoder.norm.weight",)),
+    Rule("head.dense.weight", ("head.transform.weight",)),
+    Rule("head.norm.weight", ("head.norm.weight",)),
+    Rule("decoder.weight", ("head.output.weight",)),
+    Rule("decoder.bias", ("head.bias",)),
+    *(
+        Rule(f"classifier.{part}", (f"{ours}.{part}",), when=_has(kind))
+        for kind, ours in _CLASSIFIERS.items()
+        for part in ("weight", "bias")
+    ),
+)
+_POOLS = {"cls": "first", "mean": "mean"}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+    activation = activation_from_hf(hf, "hidden_activation", "gelu")
+    if head["kind"] != "none" and activation_from_hf(hf, "classifier_activation", "gelu") != activation:
+        raise UnsupportedError(
+            f"classifier_activation {hf.get('classifier_activation')!r} is not hidden_activation, but tfkit has one for both"
+        )
+    if head["kind"] == "classes":
+        if (pooling := hf.get("classifier_pooling", "cls")) not in ("cls", "mean"):
+            raise UnsupportedError(f"classifier_pooling {pooling!r} is neither cls nor mean")
+        head["pool"] = _POOLS[pooling]
+    dropout = {"attention": "attention_dropout", "residual": "attention_dropout", "embedding": "embedding_dropout", "hidden": "mlp_dropout"}
+    theta, local_theta = _thetas(hf)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf.get("max_position_embeddings", 8192),
+        "encoder_layers": hf["num_hidden_layers"],
+        "dim": hf["hidden_size"],
+        "hidden_dim": hf["intermediate_size"],
+        "num_heads": hf["num_attention_heads"],
+        "embedding": {"norm": True},
+        "position": {"kind": "rotary", "theta": theta, "local_theta": local_theta},
+        "norm": {"kind": "layer", "eps": hf.get("norm_eps", 1e-5), "bias": False, "first": False},
+        "attention": {
+            "windows": windows_from_hf(
+                hf, hf.get("local_attention", 128) // 2 + 1, lambda layer: layer % hf.get("global_attn_every_n_layers", 3) != 0
+            )
+        },
+        "mlp": {"activation": activation, "gated": True},
+        "head": head,
+        "dropout": {ours: hf.get(theirs, 0.0) for ours, theirs in dropout.items()} | {"head": hf.get("classifier_dropout", 0.0)},
+        "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
+    }
+
+
+def _thetas(hf: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the bases of global and local layers from either spelling: global_rope_theta (old), rope_parameters by type of layer (new)."""
+    found = []
+    for kind, old, default in zip(reversed(LAYER_TYPES), ("global_rope_theta", "local_rope_theta"), (_THETA, _LOCAL_THETA), strict=True):
+        rope = (hf.get("rope_parameters") or {}).get(kind) or {}
+        if rope.get("rope_type", "default") != "default":
+            raise UnsupportedError(f"rotary positions of type {rope['rope_type']!r} are not supported; only default is")
+        theta = rope.get("rope_theta", hf.get(old))
+        found.append(default if theta is None else theta)
+    return found[0], found[1]
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    position, head = config.position, config.head
+    if config.dim % config.num_heads:
+        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
+    pool = {ours: theirs for theirs, ours in _POOLS.items()}.get(head.pool if head.kind == "classes" else "first")
+    if pool is None:
+        raise UnsupportedError("ModernBERT reads classes at the first token or from the mean of all")
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.encoder_layers,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_attention_heads": config.num_heads,
+        "hidden_activation": ACTIVATIONS[config.mlp.activation],
+        "classifier_activation": ACTIVATIONS[config.mlp.activation],
+        "classifier_pooling": pool,
+        "norm_eps": config.norm.eps,
+        "layer_types": layer_types(config),
+        "local_attention": 2 * ((first_window(config) or _WINDOW) - 1),
+        "global_rope_theta": getattr(position, "theta", None),
+        "local_rope_theta": getattr(position, "local_theta", None),
+        "attention_dropout": config.dropout.attention,
+        "embedding_dropout": config.dropout.embedding,
+        "mlp_dropout": config.dropout.hidden,
+        "classifier_dropout": config.dropout.head,
+        "cls_token_id": None,  # nothing reads these two, and the class default may be beyond the vocabulary
+        "sep_token_id": None,
+        "initializer_range": config.init.std,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+FAMILY = Family(
+    name="modernbert",
+    model_type="modernbert",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=(),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    fixed={
+        **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), (False,)),
+        "decoder_bias": (True,),
+        "is_causal": (True, False),
+        "rope_scaling": (),
+    },
+)

@@ -1,0 +1,59 @@
+"""MPNet (Song et al. 2020, arXiv 2004.09297).
+
+New compared with BERT: masked tokens are predicted one after another in a random order, each with the positions of all. Beside the learned
+positions, which are counted as in RoBERTa, one bias of relative positions, as in T5, is added to the scores of all layers. No segments.
+"""
+
+from typing import Any
+
+from tfkit.families import roberta
+from tfkit.families.rules import Family, Rule, UnsupportedError
+from tfkit.model.config import EmbeddingConfig, ModelConfig
+
+_POSITION: dict[str, Any] = {"kind": "learned", "offset": 2, "relative": {"kind": "relative", "buckets": 32, "max_distance": 128}}
+PRESETS = {"mpnet-base": roberta.BASE | {"vocab_size": 30527, "embedding": {"norm": True}, "position": _POSITION}}  # as released
+
+ARCHITECTURES = roberta.architectures("MPNet")
+_OURS, _THEIRS = "encoder.blocks.{i}", "mpnet.encoder.layer.{i}"
+_MODULES = {
+    "mpnet.embeddings.LayerNorm": "embedding.norm",
+    **{f"{_THEIRS}.attention.attn.{name}": f"{_OURS}.self_attention.op.{name}_proj" for name in "qkvo"},
+    f"{_THEIRS}.attention.LayerNorm": f"{_OURS}.self_attention.norm",
+    f"{_THEIRS}.intermediate.dense": f"{_OURS}.mlp.op.up_proj",
+    f"{_THEIRS}.output.dense": f"{_OURS}.mlp.op.down_proj",
+    f"{_THEIRS}.output.LayerNorm": f"{_OURS}.mlp.norm",
+}
+RULES = (
+    Rule("mpnet.embeddings.word_embeddings.weight", ("embedding.tokens.weight",)),
+    Rule("mpnet.embeddings.position_embeddings.weight", ("embedding.positions.weight",)),
+    Rule("mpnet.encoder.relative_attention_bias.weight", ("encoder.position_bias.weight",)),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    *roberta.heads("mpnet"),
+)
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    return roberta.from_hf(hf, ARCHITECTURES) | {"embedding": {"norm": True}, "position": _POSITION}
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    if config.embedding.segments is not None:
+        raise UnsupportedError("MPNet has no segment vectors")
+    fields = roberta.to_hf(config.model_copy(update={"embedding": EmbeddingConfig(norm=True, segments=1)}))
+    foreign = ("type_vocab_size", "classifier_dropout")  # the heads' dropout is hidden_dropout_prob
+    return {name: value for name, value in fields.items() if name not in foreign} | {"relative_attention_num_buckets": 32}
+
+
+FAMILY = Family(
+    name="mpnet",
+    model_type="mpnet",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="mpnet.",
+    ignored=roberta.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=roberta.RENAMED,
+    fixed={"hidden_act": ("gelu",), "pad_token_id": (1,), "relative_attention_num_buckets": (32,), "is_causal": (True, False)},
+)

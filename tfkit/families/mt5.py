@@ -1,0 +1,47 @@
+"""mT5 (Xue et al. 2020, arXiv 2010.11934).
+
+T5 1.1 on text of a hundred languages, with a vocabulary of 250,000 entries, which is most of a small model. As published, the output matrix
+is one of its own. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads an output matrix that
+differs from the embedding as one of its own, and so does tfkit; hidden states are scaled before it in neither case.
+"""
+
+from typing import Any
+
+from tfkit.families import t5
+from tfkit.families.rules import Architectures, Family, UnsupportedError
+from tfkit.model.config import ModelConfig
+
+_VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and unused rows
+PRESETS = {
+    f"mt5-{size}": t5.PRESETS[f"t5-v1.1-{size}"] | _VOCABULARY | {"context_length": 1024}
+    for size in ("small", "base", "large", "xl", "xxl")
+}
+
+ARCHITECTURES: Architectures = {name.replace("T5", "MT5"): values for name, values in t5.ARCHITECTURES.items() if "LMHead" not in name}
+_CLASS_DEFAULTS = {"feed_forward_proj": "gated-gelu", "n_positions": 1024, "scale_decoder_outputs": False}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    return t5.from_hf(_CLASS_DEFAULTS | hf, ARCHITECTURES)
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    if config.head.kind == "lm" and config.head.scale is not None:
+        raise UnsupportedError("mT5 does not scale the hidden states before the output matrix")
+    return {name: value for name, value in t5.to_hf(config).items() if name != "scale_decoder_outputs"}
+
+
+FAMILY = Family(
+    name="mt5",
+    model_type="mt5",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=t5.RULES,
+    prefix="",
+    ignored=t5.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=t5.FAMILY.renamed,
+    aliases=t5.FAMILY.aliases,
+    fixed={"scale_decoder_outputs": (False,)},
+)

@@ -1,0 +1,104 @@
+"""RoBERTa (Liu et al. 2019, arXiv 1907.11692).
+
+New compared with BERT: no next-sentence prediction and one segment, text masked anew at every reading, byte-level BPE, larger batches and
+ten times as much text. Positions are counted from the id of padding + 1, as in fairseq, so that the first two rows of the table belong to
+no position. XLM-R and CamemBERT (xlm_roberta.py, camembert.py) have the same layout with a SentencePiece vocabulary.
+"""
+
+from typing import Any
+
+from tfkit.families import bert
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
+from tfkit.model.config import ModelConfig
+
+# Section 3.1 and table 9; the vocabulary and the widths of the tables as released.
+BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
+    "vocab_size": 50265,
+    "embedding": {"norm": True, "segments": 1},
+    "position": {"kind": "learned", "offset": 2},
+    "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},
+    "head": {"kind": "masked_lm", "tied": True},
+}
+LARGE = BASE | {"encoder_layers": 24, "dim": 1024, "num_heads": 16}
+
+
+def _has_classes(config: ModelConfig) -> bool:
+    return config.head.kind == "classes"
+
+
+_HEADS = {
+    "lm_head.dense": "head.transform",
+    "lm_head.layer_norm": "head.norm",
+    "classifier.out_proj": "head.classes",
+    "classifier": "head.tags",
+    "qa_outputs": "head.spans",
+}
+
+
+def heads(body: str) -> tuple[Rule, ...]:
+    """Return the rules of the heads; `body`: the name of the model without one."""
+    poolers = ((f"{body}.pooler.dense", lambda config: not _has_classes(config)), ("classifier.dense", _has_classes))
+    return (
+        *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _HEADS.items() for part in ("weight", "bias")),
+        Rule("lm_head.decoder.weight", ("head.output.weight",)),
+        Rule("lm_head.bias", ("head.bias",)),
+        # If untied, Hugging Face's class has two biases and uses this one.
+        Rule("lm_head.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
+        *(Rule(f"{name}.{part}", (f"head.pooler.{part}",), when=when) for name, when in poolers for part in ("weight", "bias")),
+    )
+
+
+RULES = (*(Rule(f"roberta{rule.theirs.removeprefix('bert')}", rule.ours) for rule in bert.BODY), *heads("roberta"))
+
+
+def architectures(prefix: str) -> Architectures:
+    """Return Hugging Face's classes with this prefix of their names."""
+    return {
+        f"{prefix}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
+        # Hugging Face's class has dropout before the dense layer, too.
+        f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "tanh", "bias": True},
+        f"{prefix}ForTokenClassification": {"kind": "tags"},
+        f"{prefix}ForQuestionAnswering": {"kind": "spans"},
+        f"{prefix}Model": {"kind": "none"},
+    }
+
+
+def from_hf(hf: dict[str, Any], classes: Architectures) -> dict[str, Any]:
+    """Read a config.json of RoBERTa's layout."""
+    values = bert.from_hf({"hidden_act": "gelu"} | hf, classes)
+    padding, rows = hf.get("pad_token_id", 1), values["context_length"]
+    if type(padding) is not int or type(rows) is not int or not 0 <= padding < rows - 1:
+        raise UnsupportedError(f"pad_token_id {padding!r} is not an id before the rows of max_position_embeddings {rows!r}")
+    return values | {"context_length": rows - padding - 1, "position": {"kind": "learned", "offset": padding + 1}}
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Write a config.json of RoBERTa's layout."""
+    if config.position.kind != "learned" or not config.position.offset:
+        raise UnsupportedError("RoBERTa's positions begin after the row of padding")
+    return bert.to_hf_with_pooler(config) | {"max_position_embeddings": config.position_rows, "pad_token_id": config.position.offset - 1}
+
+
+RENAMED = (*bert.OLD_NORMS, (r"^lm_head\.decoder\.bias$", "lm_head.bias"))
+FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}  # the output layer has this one, whatever the field says
+
+
+def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
+    """Return a family of RoBERTa's layout; `prefix`: of the names of Hugging Face's classes."""
+    classes = architectures(prefix)
+    return Family(
+        name=name,
+        model_type=model_type,
+        architectures=classes,
+        presets=presets,
+        rules=RULES,
+        prefix="roberta.",
+        ignored=bert.FAMILY.ignored,
+        from_hf=lambda hf: from_hf(hf, classes),
+        to_hf=to_hf,
+        renamed=RENAMED,
+        fixed=FIXED,
+    )
+
+
+FAMILY = family("roberta", "roberta", "Roberta", {"roberta-base": BASE, "roberta-large": LARGE})
