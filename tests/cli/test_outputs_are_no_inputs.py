@@ -198,7 +198,10 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(
             place.parent, [*words, option, str(target), *(["--threads", "1"] if name in ("evaluate", "predict", "embed") else [])]
         )
     assert done.code == 2, (target, done.err)
-    assert any(reason in done.err for reason in ("this command reads", "nothing else belongs", "already exists", "not a page")), done.err
+    assert any(
+        reason in done.err
+        for reason in ("this command reads", "nothing else belongs", "already exists", "not a page", "nothing is written in")
+    ), done.err
     assert contents(place) == before
 
 
@@ -252,6 +255,6 @@ def test_devices_pipes_and_links_are_written_directly(
 def test_other_files_are_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     for name, option in (("evaluate", "--predictions"), ("predict", "--out")):
-        Path("old.txt").write_text("mine", encoding="utf-8")
-        run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.txt", "--threads", "1"]).exits(0)
-        assert Path("old.txt").read_text(encoding="utf-8").startswith("{")
+        Path("old.jsonl").write_text("mine", encoding="utf-8")
+        run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.jsonl", "--threads", "1"]).exits(0)
+        assert Path("old.jsonl").read_text(encoding="utf-8").startswith("{")

@@ -15,7 +15,7 @@ from spoilt_steps import spoil
 from tiny_runs import exact, hashes, pretrain, records, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
-import tfkit.engine.assembly.companions
+import tfkit.engine.assembly.memory_plan
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.run.manifest import write_manifest
@@ -194,7 +194,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "objective.teacher: nowhere: there is no such folder" in done.err
 
     def little() -> None:
-        tfkit.engine.assembly.companions.available_bytes = lambda swap=False: 1000
+        tfkit.engine.assembly.memory_plan.available_bytes = lambda swap=False: 1000
 
     taught(tmp_path / "large", "distilbert", before=little).exits(5, "weights of the teacher bert need")
 
@@ -210,7 +210,7 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
 
     def little() -> None:
-        tfkit.engine.assembly.companions.available_bytes = lambda swap=False: 1000
+        tfkit.engine.assembly.memory_plan.available_bytes = lambda swap=False: 1000
 
     done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=little)
     assert (done.code, "weights of the teacher" in done.err) == (5, True), done.err

@@ -178,14 +178,14 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
 
 
 def stopped_behind_the_first_stage() -> None:
-    first = attempt.train
+    first = attempt.start_run
 
     def struck(*arguments: Any) -> Any:
         result = first(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    attempt.train = struck
+    attempt.start_run = struck
 
 
 @pytest.mark.thorough

@@ -233,7 +233,7 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_examples import Letters, plain
 from tfkit.data import example_set, open_source
 from tfkit.recipe.schema.data_sections import SourceSection

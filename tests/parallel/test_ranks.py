@@ -49,7 +49,7 @@ def test_slurm() -> None:
 
 @pytest.mark.parametrize("name", TORCHRUN)
 def test_a_part_of_torchruns_set_is_refused_with_what_is_missing(name: str) -> None:
-    with pytest.raises(UsageError, match=f"set, but not {name}: .*--ranks"):
+    with pytest.raises(UsageError, match=f"set, but not {name}: .*`ranks`"):
         find_ranks({key: value for key, value in TORCHRUN.items() if key != name})
 
 

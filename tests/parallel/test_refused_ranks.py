@@ -103,7 +103,7 @@ def test_every_objective_is_dealt() -> None:
         if source.has_stages:
             continue
         words = ["training.batch_size=32", "training.micro_batch_size=null"]
-        require_divisible(source.read(words), 2)
+        require_divisible(source.read(parse_overrides(words)), 2)
         require_divisible(source.read(parse_overrides([*words, "parallel.shard=2"])), 2)
 
 
@@ -138,7 +138,7 @@ def test_the_device_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gpu_of_rank(third, visible) for visible in (4, 8, 1)] == [3, 3, 0]
     with pytest.raises(MachineError, match="4 ranks are on this machine, and it has 2 GPUs"):
         gpu_of_rank(third, 2)
-    with pytest.raises(UsageError, match="--device cuda:1: every rank needs a GPU of its own; give --device cuda"):
+    with pytest.raises(UsageError, match="device=cuda:1: every rank needs a GPU of its own; give device=cuda"):
         rank_device("cuda:1", third)
     assert [rank_device(asked, third) for asked in ("cpu", "mps")] == ["cpu", "mps"]
     assert rank_device("cuda:1", Ranks()) == "cuda:1"
@@ -152,7 +152,7 @@ def test_the_device_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_backends_of_the_ranks() -> None:
     """Agreements are tensors of the CPU, also where the numbers of GPUs go over NCCL."""
     assert (backends_of(False), backends_of(True)) == ("gloo", "cpu:gloo,cuda:nccl")
-    with pytest.raises(UsageError, match="--device mps: several ranks compute on processors or on NVIDIA's GPUs"):
+    with pytest.raises(UsageError, match="device=mps: several ranks compute on processors or on NVIDIA's GPUs"):
         RankConnection(Ranks(0, 2, 0, 2)).peers(torch.device("mps"))
 
 

@@ -20,13 +20,13 @@ def test_what_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:x", "", "cpu cpu"])
 def test_no_device_at_all(name: str) -> None:
-    with pytest.raises(UsageError, match=f"--device {name}: not a device; use cpu"):
+    with pytest.raises(UsageError, match=f"device={name}: not a device; use cpu"):
         pick_device(name)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu"])
 def test_a_device_that_is_not_here(name: str) -> None:
-    with pytest.raises(MachineError, match=f"--device {name}: this machine or this build of PyTorch has no such device"):
+    with pytest.raises(MachineError, match=f"device={name}: this machine or this build of PyTorch has no such device"):
         pick_device(name)
 
 

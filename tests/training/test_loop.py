@@ -133,7 +133,7 @@ def test_a_line_is_the_mean_since_the_last_one() -> None:
 
 def test_a_signal_saves_once_and_evaluates_nothing() -> None:
     hooks = Recorder(stop_at=3)
-    with pytest.raises(Stopped, match="stopped after step 3 of 9; its checkpoint is saved, and --resume continues") as caught:
+    with pytest.raises(Stopped, match="stopped after step 3 of 9; its checkpoint is saved, and `resume=True` continues") as caught:
         go(hooks, Plan(steps=9, log_every=2, evaluate_every=3, save_every=None))
     assert caught.value.exit_code == 130
     assert hooks.events == ["log 2", "save 3"]
