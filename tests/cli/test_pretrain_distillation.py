@@ -193,10 +193,10 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere").exits(4)
     assert "objective.teacher: nowhere: there is no such folder" in done.err
 
-    def little() -> None:
-        tfkit.engine.assembly.memory_plan.available_bytes = lambda swap=False: 1000
+    def large() -> None:
+        tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
 
-    taught(tmp_path / "large", "distilbert", before=little).exits(5, "weights of the teacher bert need")
+    taught(tmp_path / "large", "distilbert", before=large).exits(5, "weights of the teacher bert need")
 
 
 def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json").read_text(encoding="utf-8"))
     assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
 
-    def little() -> None:
-        tfkit.engine.assembly.memory_plan.available_bytes = lambda swap=False: 1000
+    def large() -> None:
+        tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
 
-    done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=little)
+    done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=large)
     assert (done.code, "weights of the teacher" in done.err) == (5, True), done.err
 
 
