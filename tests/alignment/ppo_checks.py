@@ -10,7 +10,7 @@ from tiny_ppo import PPOWorld, critic
 from tiny_rollouts import END, LETTERS, LONGEST, policy
 
 from tfkit.generation.inference import inference
-from tfkit.objectives.causal_lm import response_log_probs
+from tfkit.objectives.log_probs import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.rollouts import Response, response_batch
 

@@ -19,9 +19,9 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.generation.inference import inference
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives.causal_lm import response_log_probs, sequence_sums
 from tfkit.objectives.context import ModelContext, RowOrder
 from tfkit.objectives.grpo import GRPO
+from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.rollouts import PromptRows, Response, response_batch
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.optimizer_sections import AdamWSection

@@ -21,10 +21,10 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation, Sum, weighted_loss
 from tfkit.objectives.registry import Registered, register
 from tfkit.recipe.schema.objective_facts import ObjectiveSection

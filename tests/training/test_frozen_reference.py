@@ -8,7 +8,8 @@ from torch import Tensor
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.adapters.lora import layers_of, without_updates
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM, response_log_probs, sequence_sums
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.recipe.schema.sections import LoraSection
 

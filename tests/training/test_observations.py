@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tfkit.errors import Stopped
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM, label_log_probs
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.health import StepReport

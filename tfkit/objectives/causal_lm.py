@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tfkit.data import PackedBatch, PackedRows, TokenStream
-from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.context import RowOrder, Stored, streams_of
-from tfkit.objectives.log_probs import token_log_probs
+from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
 from tfkit.tokenizer import Tokenizer
 
@@ -91,26 +90,3 @@ def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1
-
-
-def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """Return the log-probability of each label other than IGNORED: hidden (B, T, D), labels (B, T) -> (targets,), in nats."""
-    hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
-    targets = labels != IGNORED
-    if not bool(targets.all()):
-        hidden, labels = hidden[targets], labels[targets]
-    return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing, temperature)
-
-
-def response_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """Return the log-probability of each label other than IGNORED, ordered by row and position: labels (B, T) -> (targets,), in nats.
-
-    `temperature`, at which the responses were sampled, divides the logits.
-    """
-    return label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, temperature=temperature)
-
-
-def sequence_sums(values: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum over the labelled tokens of each sequence: values (targets,), labels (B, T) -> (B,)."""
-    rows = (labels != IGNORED).nonzero()[:, 0]  # (targets,)
-    return torch.zeros(len(labels), dtype=values.dtype, device=values.device).index_add(0, rows, values)

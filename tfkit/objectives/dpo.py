@@ -15,10 +15,10 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import response_log_probs, sequence_sums
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
 from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
 from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
 from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_rows, prompts_in

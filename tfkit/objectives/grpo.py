@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import response_log_probs
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.gold_model import open_gold_model
+from tfkit.objectives.log_probs import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjective, Rollouts
 from tfkit.objectives.score_model import open_score_model

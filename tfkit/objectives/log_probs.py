@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.vocabulary_blocks import block_cross_entropy
 from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, needs_blocks, overwrite, pieces, split_rows, vocabulary_loss
 
@@ -70,3 +73,26 @@ def _smoothed(values: Tensor, ids: Tensor, smoothing: float) -> Tensor:
     """Return the expected log-probability under the smoothed target: values (n, V), labels (n, 1) -> (n, 1)."""
     label_values = values.gather(1, ids)
     return label_values if not smoothing else (1 - smoothing) * label_values + smoothing * values.mean(-1, keepdim=True)
+
+
+def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
+    """Return the log-probability of each label other than IGNORED: hidden (B, T, D), labels (B, T) -> (targets,), in nats."""
+    hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
+    targets = labels != IGNORED
+    if not bool(targets.all()):
+        hidden, labels = hidden[targets], labels[targets]
+    return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing, temperature)
+
+
+def response_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """Return the log-probability of each label other than IGNORED, ordered by row and position: labels (B, T) -> (targets,), in nats.
+
+    `temperature`, at which the responses were sampled, divides the logits.
+    """
+    return label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, temperature=temperature)
+
+
+def sequence_sums(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over the labelled tokens of each sequence: values (targets,), labels (B, T) -> (B,)."""
+    rows = (labels != IGNORED).nonzero()[:, 0]  # (targets,)
+    return torch.zeros(len(labels), dtype=values.dtype, device=values.device).index_add(0, rows, values)

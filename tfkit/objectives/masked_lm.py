@@ -17,9 +17,8 @@ from tfkit.data import Frame, FramedBatch, FramedRows, Rows, SentencePairRows
 from tfkit.errors import ModelError
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import RowOrder, Stored, streams_of
-from tfkit.objectives.log_probs import token_scores
+from tfkit.objectives.log_probs import label_log_probs, token_scores
 from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer

@@ -22,8 +22,8 @@ from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
+from tfkit.objectives.log_probs import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import RowResult, sums_by_row
-from tfkit.objectives.log_probs import token_scores
+from tfkit.objectives.log_probs import label_log_probs, token_scores
 from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
 
 
