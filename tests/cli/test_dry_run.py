@@ -123,4 +123,4 @@ def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
     chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
     assert json.loads(chosen.out)["objective"] == "masked_lm", chosen.err
     done = command("inspect")
-    assert (done.code, "Give a RECIPE, or --from CKPT and --data F" in done.err) == (2, True), done.err
+    assert (done.code, "Give a RECIPE, or --data F, and --from CKPT to train a checkpoint" in done.err) == (2, True), done.err

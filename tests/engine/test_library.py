@@ -126,7 +126,7 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         "a wrong override": (lambda: tfkit.pretrain(document, {"training.stepz": 3}), 2, "training.stepz: unknown, did you mean steps"),
         "a wrong value": (lambda: tfkit.pretrain(document, {"training.steps": -1}), 2, "training.steps"),
         "overrides as words": (lambda: tfkit.pretrain(document, ["training.steps=3"]), 2, "overrides=['training.steps=3']: give a dict"),  # type: ignore[arg-type]
-        "recipe of no kind": (lambda: tfkit.pretrain(None), 2, "recipe=None: give a recipe's name, its path, a dict or a Recipe"),  # type: ignore[arg-type]
+        "recipe of no kind": (lambda: tfkit.pretrain(3), 2, "recipe=3: give a recipe's name, its path, a dict or a Recipe"),  # type: ignore[arg-type]
         "no YAML": (lambda: tfkit.pretrain({**document, "model": object()}), 2, "a value that YAML does not have"),
         "not a number": (lambda: tfkit.pretrain(document, {"optimizer.lr": float("nan")}), 2, "optimizer.lr"),
         "no recipe": (lambda: tfkit.plan("nothing"), 2, "nothing: no such file"),

@@ -61,7 +61,7 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
 def _plan(checked: CheckedRequest, work: Session, options: RunOptions) -> "DryRun":
     from tfkit.engine.tools.dry_run import dry_run
 
-    return dry_run(checked.decide, work, rows=_ROWS_SHOWN, device=options.device, threads=options.threads, ranks=options.ranks.size)
+    return dry_run(checked.decide, work, rows=_ROWS_SHOWN, options=options)
 
 
 def _document(plan: "DryRun") -> dict[str, Any]:

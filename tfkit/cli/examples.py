@@ -3,6 +3,7 @@
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "pretrain": (
         "tfkit pretrain demo",
+        "tfkit pretrain --data book.txt --minutes 10 --run runs/own",
         "tfkit pretrain gpt2-stdlib training.steps=200 --run runs/short",
         "tfkit pretrain gpt2-stdlib --run runs/short --resume",
     ),

@@ -33,8 +33,7 @@ def finetune(
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
         return
     request, arguments = open_tuning()
-    assert request.unwritten is not None
-    folder = run or Path("runs") / (request.source.name if request.source else "" if dry_run else request.unwritten.run_name)
+    folder = run or Path("runs") / ("" if dry_run else request.run_name)
     run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, request)
     command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data), ("columns", columns))]
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

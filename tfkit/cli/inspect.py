@@ -41,9 +41,9 @@ def inspect(
     from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    asked = tuning_request("inspect", "fine-tuning", recipe, overrides, checkpoint, data, columns, needed=True).request
+    asked = tuning_request("inspect", None, recipe, overrides, checkpoint, data, columns, needed=True).request
     checked = asked.source.read(asked.overrides) if asked.source is not None else None
-    request = asked.check() if checked is None or checkpoint is not None else None
+    request = asked.check() if checked is None or checkpoint is not None or data is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.tools.inspection import inspect_first_step
 

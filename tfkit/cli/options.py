@@ -54,6 +54,14 @@ Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="NAMES", help='The columns of --data: "text=question,label=topic".', show_default=False),
 ]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, metavar="N", help="Train on N tokens, in place of the length of the recipe.", show_default=False),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", min=0.01, metavar="N", help="Train as many steps as take N minutes, by a forecast.", show_default=False),
+]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
 Exact = Annotated[bool, typer.Option("--exact", help="When resuming: refuse to fall back to an older checkpoint.")]

@@ -6,8 +6,12 @@ from tfkit.cli import options
 
 
 def pretrain(
-    recipe: options.Recipe,
+    recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
+    data: options.TrainingRows = None,
+    columns: options.Columns = None,
+    tokens: options.Tokens = None,
+    minutes: options.Minutes = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
     *,
@@ -19,20 +23,34 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it.
 
-    A recipe with stages is run one stage after another, each in a folder of its own below the run folder.
+    With --data, the text is F, of which a part is held out, and what depends on its size follows: vocabulary, row length, batch and steps,
+    unless a key=value sets them. Without a recipe, a small decoder is trained. A recipe with stages is run one stage after another, each in
+    a folder of its own below the run folder; --data and --tokens belong to the first.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import start_training, to_run_options
-    from tfkit.engine.request.training_request import TrainingRequest
+    from tfkit.cli.train import option_words, start_training, to_run_options
+    from tfkit.engine.request.training_request import TrainingRequest, with_length
+    from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
     from tfkit.recipe.reading.overrides import parse_overrides
 
+    chosen, words = options.split_recipe("pretrain", recipe, overrides)
+    if chosen is None and data is None:
+        raise UsageError("pretrain: what is trained? Give a RECIPE (`tfkit recipes` lists the bundled ones), or --data F, a text")
+
     def request() -> TrainingRequest:
-        return TrainingRequest("pre-training", open_recipe(recipe), parse_overrides(overrides or ()), is_named=True)
+        source = open_recipe(chosen) if chosen is not None else None
+        changes = with_length(parse_overrides(words), source, tokens, minutes)
+        if data is None and columns is None:
+            return TrainingRequest("pre-training", source, changes, is_named=True)
+        from tfkit.engine.recognition.own_data import training_request
+
+        return training_request("pre-training", source, changes, None, data, options.named_columns(columns), minutes)
 
     if (ranks := join_training(attempt.ranks, attempt.threads, request, planned=dry_run)) is None:
         return
     opened = request()
-    assert opened.source is not None
-    run_options = to_run_options(attempt, ranks, run or Path("runs") / opened.source.name, resume, fail_if, stages, opened)
-    start_training(opened, ["pretrain", recipe, *(overrides or ())], run_options, dry_run=dry_run, as_json=json)
+    run_options = to_run_options(attempt, ranks, run or Path("runs") / opened.run_name, resume, fail_if, stages, opened, minutes)
+    command = ["pretrain", *([chosen] if chosen is not None else []), *words]
+    command += option_words(("data", data), ("columns", columns), ("tokens", tokens), ("minutes", minutes))
+    start_training(opened, command, run_options, dry_run=dry_run, as_json=json)

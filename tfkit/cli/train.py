@@ -74,6 +74,7 @@ def to_run_options(
     fail_if: Sequence[str] | None = None,
     stages: str | None = None,
     request: TrainingRequest | None = None,
+    minutes: float | None = None,
 ) -> RunOptions:
     """Convert the options of a command for the engine."""
     command = ["tfkit", *sys.argv[1:]]
@@ -83,11 +84,23 @@ def to_run_options(
     )
     place = (attempt.device, attempt.threads)
     return RunOptions(
-        run, RunForecaster(), resume, attempt.exact, attempt.force, *place, command, fail_if or (), stage_names(stages), connection, code
+        run,
+        RunForecaster(),
+        resume,
+        attempt.exact,
+        attempt.force,
+        *place,
+        command,
+        fail_if or (),
+        stage_names(stages),
+        connection,
+        code,
+        minutes,
+        tuple(request.overrides) if request is not None else (),
     )
 
 
-def option_words(*given: tuple[str, str | int | None]) -> list[str]:
+def option_words(*given: tuple[str, str | float | None]) -> list[str]:
     """Return those of the options, by name and value, that are not None, as words of a command line."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tfkit.cli.options import named_columns, split_recipe
-from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-from tfkit.engine.request.training_request import TrainingKind, TrainingRequest, tuning_overrides
+from tfkit.engine.recognition.own_data import training_request
+from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
 from tfkit.errors import UsageError
 from tfkit.recipe import open_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
@@ -35,8 +35,7 @@ def tuning_request(
     """
     chosen, words = split_recipe(command, recipe, overrides)
     if needed and chosen is None and checkpoint is None and data is None:
-        raise UsageError(f"{command}: which training? Give a RECIPE, or --from CKPT and --data F")
+        raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
     source = open_recipe(chosen) if chosen is not None else None
-    changes = tuning_overrides(parse_overrides(words), source, checkpoint, data, named_columns(columns))
-    request = TrainingRequest(kind, source, changes, is_named=True, unwritten=UnwrittenRecipe(changes))
+    request = training_request(kind, source, parse_overrides(words), checkpoint, data, named_columns(columns))
     return Tuning(request, [*([chosen] if chosen is not None else []), *words])

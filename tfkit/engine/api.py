@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
+from tfkit.engine.recognition.own_data import training_request
+from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
@@ -48,9 +48,12 @@ OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 
 
 def pretrain(
-    recipe: AnyRecipe,
+    recipe: AnyRecipe | None = None,
     overrides: Overrides | None = None,
     *,
+    data: str | Path | None = None,
+    tokens: int | None = None,
+    minutes: float | None = None,
     run: str | Path | None = None,
     resume: bool = False,
     exact: bool = False,
@@ -65,6 +68,8 @@ def pretrain(
 ) -> TrainingResult:
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
+    `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
+    follow from it, unless the overrides set them, and without a recipe a small decoder is trained. `tokens` or `minutes`: the length.
     A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
@@ -73,12 +78,14 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
-    from tfkit.engine.chains import stages as stages_of
-
-    source = _recipe_text(recipe)
-    request = TrainingRequest("pre-training", source, plain_overrides(overrides), is_named=True)
-    options = _run_options("pretrain", _folder(run, source), resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
+    if recipe is None and data is None:
+        raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
+    source = _recipe_text(recipe) if recipe is not None else None
+    changes = with_length(plain_overrides(overrides), source, tokens, minutes)
+    request = training_request("pre-training", source, changes, None, _path(data), minutes=minutes)
+    options = _run_options("pretrain", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
+    options = replace(options, minutes=minutes, named=tuple(request.overrides))
+    return _train_requested(request, options, ranks, should_stop, listener)
 
 
 def finetune(
@@ -103,13 +110,9 @@ def finetune(
 
     In a recipe with stages, `start` and `data` belong to the first stage. For the other arguments see `pretrain`.
     """
-    from tfkit.engine.chains import stages as stages_of
-
     request = _tuning("fine-tuning", recipe, overrides, start, data)
-    assert request.unwritten is not None
-    folder = _folder(run, request.source) if run is not None or request.source is not None else Path("runs") / request.unwritten.run_name
-    options = _run_options("finetune", folder, resume, exact, force, device, threads, stages, allow_code)
-    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
+    options = _run_options("finetune", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
+    return _train_requested(request, options, ranks, should_stop, listener)
 
 
 def resume(
@@ -368,8 +371,7 @@ def _tuning(
     kind: Any, recipe: AnyRecipe | None, overrides: Overrides | None, start: str | Path | None, data: str | Path | None
 ) -> TrainingRequest:
     source = _recipe_text(recipe) if recipe is not None else None
-    changes = tuning_overrides(plain_overrides(overrides), source, _path(start), _path(data))
-    return TrainingRequest(kind, source, changes, is_named=True, unwritten=UnwrittenRecipe(changes))
+    return training_request(kind, source, plain_overrides(overrides), _path(start), _path(data))
 
 
 def _run_options(
@@ -394,11 +396,8 @@ def _path(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _folder(run: str | Path | None, source: RecipeText | None) -> Path:
-    if run is not None:
-        return Path(run)
-    assert source is not None
-    return Path("runs") / source.name
+def _folder(run: str | Path | None, request: TrainingRequest) -> Path:
+    return Path(run) if run is not None else Path("runs") / request.run_name
 
 
 def _until_stopped(
@@ -412,6 +411,14 @@ def _until_stopped(
             return train(stop, replace(options, connection=connection))
     except Stopped as stopped:
         return stopped.result or stopped
+
+
+def _train_requested(
+    request: TrainingRequest, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
+) -> TrainingResult:
+    from tfkit.engine.chains import stages as stages_of
+
+    return _train(options, ranks, should_stop, lambda stop, joined: stages_of.run_request(request, joined, listener or Silent(), stop))
 
 
 def _train(

@@ -54,16 +54,25 @@ class UnwrittenRecipe:
         return start
 
     @property
+    def data_name(self) -> str:
+        """The name of the data."""
+        return _data_name(self.source)
+
+    @property
     def run_name(self) -> str:
         """The name of the run, from those of the checkpoint and the data."""
-        data = _data_name(self.source)
-        return slug(f"{_model_name(self.start)}-{data}")
+        return slug(f"{_model_name(self.start)}-{self.data_name}")
+
+    @property
+    def sources(self) -> list[SourceSection]:
+        """The data to learn from, and those to validate on."""
+        held_out = self.given["data"].get("validation")
+        return [self.source, *map(_source, held_out if isinstance(held_out, list) else [])]
 
     @property
     def inputs(self) -> Inputs:
         """The inputs that the command line names."""
-        source, held_out = self.source, self.given["data"].get("validation")
-        return inputs_of([], [source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
+        return inputs_of([], self.sources, [self.start])
 
     def decide(self, _listener: Listener) -> ResolvedRecipe:
         """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""

@@ -15,6 +15,7 @@ from tfkit.recipe import RecipeText, ResolvedRecipe
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.reading.overrides import LENGTH, NO_OVERRIDES, Overrides, followed_by
 from tfkit.recipe.schema.objective_facts import judges_only
+from tfkit.recipe.starting_points import HELD_OUT
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
@@ -64,6 +65,10 @@ class RequestRecord:
         hidden = {name: value for name, value in edited.items() if _touches(name, self.overrides) and not _touches(name, now.overrides)}
         return followed_by(hidden, new)
 
+    def with_decided(self, decided: Overrides) -> "RequestRecord":
+        """Return the record with what was decided when the run began, which a later request does not decide again."""
+        return RequestRecord(self.recipe, followed_by(self.overrides, decided))
+
     def merged_with(self, now: "RequestRecord") -> "RequestRecord":
         """Return the combination of this with a later `now`: the earlier recipe and overrides, changed by the edited file and by `now`."""
         return RequestRecord(now.recipe or self.recipe, followed_by(self.overrides, self.changed_by(now)))
@@ -91,13 +96,38 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
 def tuning_overrides(
     overrides: Overrides, source: RecipeText | None, start: str | None, data: str | None, columns: Mapping[str, Any] = NO_OVERRIDES
 ) -> dict[str, Any]:
-    """Return the overrides with those for the checkpoint, the data and its columns, which belong to the first stage of a recipe."""
-    stage = f"{next(iter(source.fields()), '').partition('.')[0]}." if source is not None and source.has_stages else ""
+    """Return the overrides with those for the checkpoint, the data and its columns, which belong to the first stage of a recipe.
+
+    From random weights, a part of the data is held out in place of the recipe's own validation data.
+    """
+    fields = source.fields() if source is not None and (start or data or columns) else {}
+    stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
     # The data come first, so that data.train.0.columns can name columns.
     rows: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
+    if rows and is_new and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+        rows[f"{stage}data.validation"] = HELD_OUT
     rows |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     base = {} if start is None else {f"{stage}model.from": start}
     return followed_by({**rows, **overrides}, base)
+
+
+def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:
+    """Return the overrides with a length in tokens, which is that of a recipe's first stage. Raises UsageError for several lengths.
+
+    `minutes` become steps by a forecast, once the data are prepared (Run.fit_length).
+    """
+    if tokens is None and minutes is None:
+        return overrides
+    stages = [*dict.fromkeys(name.partition(".")[0] for name in source.fields())] if source is not None and source.has_stages else []
+    lengths = [argument(name) for name, value in (("tokens", tokens), ("minutes", minutes)) if value is not None]
+    if (named := [name for name in overrides if name.endswith(LENGTH)]) or len(lengths) > 1:
+        raise UsageError(f"{' and '.join([*lengths, *named])}: two lengths of one training; keep one")
+    if minutes is not None and stages:
+        raise UsageError(
+            f"{argument('minutes')}: a recipe with stages has a length for each; give {stages[0]}.training.steps or {argument('tokens')}"
+        )
+    return overrides if tokens is None else followed_by(overrides, {".".join([*stages[:1], "training.tokens"]): tokens})
 
 
 @dataclass(frozen=True)
@@ -113,7 +143,7 @@ class CheckedRequest:
 
 
 class RecipeFromData(Protocol):
-    """A recipe that nobody wrote: it is made from the data and the checkpoint (recognition/unwritten_recipe.py)."""
+    """A recipe, or those of its fields that nobody wrote, made from the data and the checkpoint (recognition)."""
 
     @property
     def run_name(self) -> str:
@@ -144,7 +174,7 @@ class TrainingRequest:
 
     `kind`: None: as the recipe has it. `overrides` include those of `model.from` and `data.train`; in a recipe with stages each begins with
     a stage's name. `is_named`: the user named this recipe in this command, so that its code may be run; it does not come from the folder of
-    an earlier one. `unwritten`: the recipe that is made, where there is no source.
+    an earlier one. `unwritten`: what is made from the data: the recipe where there is no source, else the fields that follow from its size.
     """
 
     kind: TrainingKind | None
@@ -158,32 +188,39 @@ class TrainingRequest:
         """The part of the request that run.json keeps."""
         return RequestRecord(self.source, self.overrides)
 
+    @property
+    def run_name(self) -> str:
+        """The name of the run, if the command gives it no folder. Raises UsageError without a recipe and data."""
+        if self.source is not None:
+            return self.source.name
+        assert self.unwritten is not None
+        return self.unwritten.run_name
+
     def check(self) -> CheckedRequest:
         """Return the checked recipe and its inputs. Raises UsageError."""
-        if self.source is None or self.kind == "fine-tuning":
-            return finetuning(self.source, self.overrides, self.unwritten)
-        if self.kind is None and self.source.read(self.overrides).model.start is not None:
+        if self.source is None:
+            assert self.unwritten is not None
+            for model in self.unwritten.inputs.models:
+                finalize_killed_run(model)
+            return CheckedRequest(self.unwritten.decide, self.unwritten.inputs)
+        if self.kind == "fine-tuning" or (self.kind is None and self.source.read(self.overrides).model.start is not None):
             return finetuning(self.source, self.overrides)
-        return pretraining(self.source, self.overrides)
+        return pretraining(self.source, self.overrides, self.unwritten)
 
 
-def pretraining(source: RecipeText, overrides: Overrides) -> CheckedRequest:
-    """Return the checked request of a training from random weights. Raises UsageError."""
+def pretraining(source: RecipeText, overrides: Overrides, unwritten: RecipeFromData | None = None) -> CheckedRequest:
+    """Return the checked request of a training from random weights; the arguments are those of TrainingRequest. Raises UsageError."""
     decided = source.resolve(overrides)
     recipe = decided.recipe
     if recipe.model.start is not None:
         raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
     require_trainable(recipe)
-    return CheckedRequest(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
+    decide = (lambda _: decided) if unwritten is None else unwritten.decide
+    return CheckedRequest(decide, recipe_inputs(recipe, source.path), recipe)
 
 
-def finetuning(source: RecipeText | None, overrides: Overrides, unwritten: RecipeFromData | None = None) -> CheckedRequest:
-    """Return the checked request of a training from a checkpoint; the arguments are those of TrainingRequest. Raises UsageError."""
-    if source is None:
-        assert unwritten is not None
-        for model in unwritten.inputs.models:
-            finalize_killed_run(model)
-        return CheckedRequest(unwritten.decide, unwritten.inputs)
+def finetuning(source: RecipeText, overrides: Overrides) -> CheckedRequest:
+    """Return the checked request of a training from a checkpoint by a recipe. Raises UsageError."""
     decided = source.resolve(overrides)
     recipe, inputs = decided.recipe, recipe_inputs(decided.recipe, source.path)
     if recipe.model.start is None:

@@ -14,10 +14,12 @@ from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.training_request import require_trainable
 from tfkit.engine.tools.inspection import Inspection, first_rows
+from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
 from tfkit.evaluation.baselines import Baselines
 from tfkit.recipe import ResolvedRecipe
+from tfkit.recipe.reading.read import read_document
 from tfkit.training.device import pick_device
 from tfkit.training.free_memory import available_bytes
 from tfkit.units import format_baselines, format_bytes, format_energy, format_epochs, format_number_of, format_seconds
@@ -68,17 +70,25 @@ class DryRun:
 
 
 def dry_run(
-    decide: Callable[[Listener], ResolvedRecipe], work: Session, *, rows: int, device: str | None, threads: int | None, ranks: int = 1
+    decide: Callable[[Listener], ResolvedRecipe],
+    work: Session,
+    *,
+    rows: int,
+    options: RunOptions,
 ) -> DryRun:
-    """Plan a training on `ranks` ranks, with its first `rows` rows. Raises what the training would raise before its first step."""
+    """Plan a training, with its first `rows` rows. Raises what the training would raise before its first step."""
+    ranks = options.ranks.size
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
     require_divisible(decided.recipe, ranks)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter, RunForecaster())
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter, RunForecaster())
     run.prepare(ranks=ranks)
+    if options.minutes is not None:
+        fields = run.fit_length(options.minutes, options.named)
+        decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
     if ranks > 1:  # on this machine: they share its time and energy
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.budget import Budget
     from tfkit.engine.training_run.estimate import Forecaster
     from tfkit.engine.training_run.run import Run
+    from tfkit.recipe import ResolvedRecipe
     from tfkit.recipe.schema.sections import Recipe
 
 _LOOK_SECONDS = 0.05  # between checks of a stop while the idle machine is measured
@@ -56,6 +57,8 @@ class RunOptions:
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
     connection: RankConnection = field(default_factory=RankConnection)  # of the processes that train together
     code: CodePermission = NO_CODE  # which files of code may be run, besides those that the user's own recipe names
+    minutes: float | None = None  # the length of a new run; None: its recipe's
+    named: Collection[str] = ()  # the fields that the user gives, which `minutes` do not change
 
     @property
     def ranks(self) -> Ranks:
@@ -83,12 +86,12 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     checked_before = None if options.resumes_run else check()
 
-    def make_recipe() -> "Recipe":
+    def make_recipe() -> "ResolvedRecipe":
         checked = checked_before or check()
         decided = checked.decide(listener)
         if checked.recipe is None:
             listener.decided(decided.text)
-        return decided.recipe
+        return decided
 
     assert request.kind is not None, "only a plan leaves the kind to the recipe"
     return _attempt(make_recipe, request.given, request.kind, options, listener, stop, is_named=request.is_named)
@@ -102,7 +105,7 @@ def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, st
         raise _nothing_to_resume(options.run)
     kind = kind_of(read_recipe(str(options.run / "recipe.yaml")).recipe)
 
-    def refuse_recipe() -> "Recipe":
+    def refuse_recipe() -> "ResolvedRecipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
     return _attempt(refuse_recipe, RequestRecord(None, overrides), kind, options, listener, stop)
@@ -122,7 +125,7 @@ def _nothing_to_resume(run: Path) -> TfkitError:
 
 
 def _attempt(
-    make_recipe: "Callable[[], Recipe]",
+    make_recipe: "Callable[[], ResolvedRecipe]",
     given: RequestRecord,
     kind: TrainingKind,
     options: RunOptions,
@@ -165,7 +168,8 @@ def _attempt(
             report_changes(folder, resumption, listener)
         else:
             with stop.at_once():
-                recipe = make_recipe()
+                resolved = make_recipe()
+            recipe, given = resolved.recipe, given.with_decided(resolved.decided)
             require_trainable(recipe)
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
@@ -212,6 +216,8 @@ def _train_metered(
         _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
         carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
         run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
+        if options.minutes is not None and not folder.begun:
+            given = given.with_decided(run.fit_length(options.minutes, options.named))
         run.train(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = budget.ending(error)

@@ -1,7 +1,9 @@
 """A run: prepared from a recipe, estimated without weights, started in a run folder, and finished with a result."""
 
 import time
+from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -25,6 +27,7 @@ from tfkit.engine.training_run.run_context import RunContext
 from tfkit.errors import PeerLostError
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe import dump_recipe
+from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 
@@ -72,6 +75,29 @@ class Run:
         with self.stop.at_once("nothing was trained yet"):
             self.planned = self.forecaster.estimate(self.recipe, self.data, self.shapes, self.device, seconds)
         return self.planned
+
+    def fit_length(self, minutes: float, named: Collection[str]) -> dict[str, Any]:
+        """Give the prepared run the number of steps that takes about so long, by its forecast, and return the fields that this decides.
+
+        What the recipe gives in steps keeps its place in the run, unless it is `named` by the user.
+        """
+        shorter = self.forecast()
+        steps, own = shorter.steps, self.recipe.training.steps
+        recipe = self.recipe
+
+        def with_steps(count: int) -> dict[str, Any]:
+            fields = {"training.steps": count, **scaled_to(recipe, own, count, named)}
+            self.recipe = recipe.with_fields(fields)
+            return fields
+
+        with_steps(2 * steps)
+        per_step = (self.forecast().seconds.likely - shorter.seconds.likely) / steps  # the rest, as the start, takes the same time in both
+        fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
+        fields = with_steps(max(1, round(fitting)))
+        if fitting < 1:
+            self.listener.warn(f"{minutes:g} minutes are less than the start and the evaluations take, by a forecast; give more")
+        self.listener.decided(f"in {minutes:g} minutes, by a forecast: {self.forecast().steps:,} steps\n")
+        return fields
 
     @property
     def needs_forecast(self) -> bool:

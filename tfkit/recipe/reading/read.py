@@ -5,7 +5,7 @@ import json
 import os
 import re
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -93,11 +93,15 @@ class RecipeText:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe that passed every check, its source, and its document as it was written, with the overrides."""
+    """A recipe that passed every check, its source, and its document as it was written, with the overrides.
+
+    `decided`: the fields that nobody wrote, if others were: they followed from the data.
+    """
 
     recipe: Recipe
     source: RecipeText
     document: dict[str, Any]
+    decided: Overrides = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -235,10 +239,10 @@ def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Pro
 
 def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
     """Add the default kind to sections of unions that have none: `optimizer: {lr: 1e-3}` is AdamW."""
-    for name, field in record.model_fields.items():
+    for name, info in record.model_fields.items():
         section = data.get(name)
-        if field.discriminator and isinstance(section, dict) and isinstance(field.default, BaseModel):
-            section.setdefault("kind", getattr(field.default, "kind", None))
+        if info.discriminator and isinstance(section, dict) and isinstance(info.default, BaseModel):
+            section.setdefault("kind", getattr(info.default, "kind", None))
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """The recipe: every field that a user can set, in the order of the data. Strict, frozen, and free of torch."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -281,10 +282,18 @@ class Recipe(Data):
     trackers: list[TrackerSection] = Field([], description="Further outputs of the metrics of metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()
 
+    def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with these fields of its sections, by dotted name; a length in steps replaces another one."""
+        sections: dict[str, Any] = {}
+        for field, value in fields.items():
+            section, name = field.split(".")
+            others = dict.fromkeys(LENGTHS) if name in LENGTHS else {}
+            sections[section] = sections.get(section, getattr(self, section)).model_copy(update={**others, name: value})
+        return self.model_copy(update=sections)
+
     def with_rate(self, lr: float) -> "Recipe":
         """Return the recipe with this learning rate, and none to try."""
-        optimizer, training = self.optimizer.model_copy(update={"lr": lr}), self.training.model_copy(update={"trial_rates": None})
-        return self.model_copy(update={"optimizer": optimizer, "training": training})
+        return self.with_fields({"optimizer.lr": lr, "training.trial_rates": None})
 
 
 def rebuild_recipe() -> None:

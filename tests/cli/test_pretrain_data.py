@@ -1,0 +1,194 @@
+"""tfkit pretrain --data: one's own text with its own held-out part, sizes that follow from it, and nothing decided twice."""
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import RECIPE, WORDS, Done, exact, hashes, kept, run_tfkit, strike
+
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.recipe import read_recipe
+from tfkit.recipe.schema.sections import Recipe
+
+OTHER = RECIPE.replace("CORPUS", "another.txt").replace("validation: 0.3", "validation: [{path: held-out-of-another.txt}]")
+OTHER = OTHER.replace("steps: 12", "steps: 120")
+CHAIN = """
+stages:
+  first: {model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}, tokenizer: {vocab_size: 300},
+          data: {train: [{path: another.txt}]}, training: {steps: 4, batch_size: 4}, carbon: {enabled: false}}
+  second: {from: first, data: {train: [{path: text.txt}]}, training: {steps: 2, batch_size: 4}, carbon: {enabled: false}}
+"""
+
+
+def lines(start: int, count: int) -> str:
+    """Lines of which no two are the same."""
+    return "".join(
+        f"{number} {WORDS[number % 7]} {WORDS[number % 11]} and {number * 7919 % 1009}\n" for number in range(start, start + count)
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tiny.yaml").write_text(OTHER, encoding="utf-8")
+    (tmp_path / "chain.yaml").write_text(CHAIN, encoding="utf-8")
+    (tmp_path / "text.txt").write_text(lines(0, 60), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words: object, before: Any = None) -> Done:
+    return run_tfkit(Path.cwd(), ["pretrain", *words, "--threads", "1"], before)
+
+
+def decided(*words: object) -> Recipe:
+    """Return the recipe that --dry-run prints."""
+    done = command(*words, "--dry-run", "carbon.enabled=false")
+    assert done.code == 0, done.err
+    Path("saved.yaml").write_text(done.out, encoding="utf-8")
+    return read_recipe("saved.yaml").recipe
+
+
+def parts(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """Return the texts that are trained on, and those that are held out."""
+    roles = recipe.objective.roles
+    trained, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
+    return [row.text for source in trained for row in source.rows()], [row.text for source in held_out for row in source.rows()]
+
+
+def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -> None:
+    done = command("tiny.yaml", "--data", "text.txt", "--run", "whole", "evaluation.every=4")
+    assert done.code == 0, done.err
+    assert "10% of the text is held out" in done.err
+    assert "training.steps=" in done.err
+    saved = read_recipe("whole/recipe.yaml").recipe
+    assert [source.path for source in saved.data.train] == ["text.txt"]
+    assert saved.data.validation == 0.1
+    assert saved.evaluation.every == 4
+    assert (saved.training.steps or 0) < 120
+    assert json.loads(Path("whole/run.json").read_text(encoding="utf-8"))["given"]["overrides"]["training.steps"] == saved.training.steps
+
+
+def test_a_resumed_run_keeps_what_was_decided_and_ends_with_the_same_bits(place: Path) -> None:
+    words = ["tiny.yaml", "--data", "text.txt", "tokenizer.vocab_size=300"]
+    assert command(*words, "--run", "whole").code == 0
+    steps = read_recipe("whole/recipe.yaml").recipe.training.steps
+    assert steps is not None
+    stopped = command(*words, "--run", "run", before=strike(signal.SIGTERM, steps // 2))
+    assert stopped.code == 143
+    assert "tfkit resume run" in stopped.err
+    before = read_recipe("run/recipe.yaml").recipe
+    with open("text.txt.json", "w", encoding="utf-8") as file:  # what lies beside the text changes nothing
+        file.write("[]")
+    assert command(*words, "--run", "run", "--resume").code == 0
+    assert read_recipe("run/recipe.yaml").recipe == before
+    assert hashes(place / "run", steps) == hashes(place / "whole", steps)
+    assert exact(place / "run") == exact(place / "whole")
+
+
+def test_a_length_that_is_named_later_replaces_the_decided_one(place: Path) -> None:
+    words = ["tiny.yaml", "--data", "text.txt", "--run", "run", "schedule.kind=constant"]
+    assert command(*words, before=strike(signal.SIGTERM, 8)).code == 143
+    done = command(*words, "--resume", "training.steps=120")  # that of tiny.yaml itself
+    assert done.code == 0, done.err
+    assert kept(place / "run")[-1] == "step-000120"
+
+
+def test_without_a_recipe_a_small_decoder_is_decided_and_runs_as_it_was_saved(place: Path) -> None:
+    tiny = ["model.dim=16", "model.decoder_layers=1", "carbon.enabled=false"]
+    shown = decided("--data", "text.txt", *tiny)
+    assert shown.model.changes["dim"] == 16
+    assert shown.data.validation == 0.1
+    assert shown.tokenizer.vocab_size == 1024
+    done = command("--data", "text.txt", *tiny, "training.steps=2", "--run", "run")
+    assert done.code == 0, done.err
+    assert "# A small decoder from random weights, for text." in done.err
+    again = command("saved.yaml", "training.steps=2", "--run", "again")
+    assert again.code == 0, again.err
+    assert hashes(place / "run", 2) == hashes(place / "again", 2)
+
+
+@pytest.mark.parametrize("words", [["tiny.yaml"], []])
+def test_inspect_and_plan_read_the_same_rows_with_the_same_sizes(place: Path, words: list[str]) -> None:
+    recipe = decided(*words, "--data", "text.txt")
+    planned = run_tfkit(place, ["plan", *words, "--data", "text.txt", "--json", "carbon.enabled=false", "--threads", "1"])
+    assert json.loads(planned.out)["steps"] == recipe.training.steps
+    seen = run_tfkit(place, ["inspect", *words, "--data", "text.txt", "--json"])
+    assert json.loads(seen.out)["first_step"]["rows"] == recipe.training.batch_size
+
+
+def test_more_minutes_are_more_steps_and_intervals_keep_their_place(place: Path) -> None:
+    short, long = (decided("tiny.yaml", "--data", "text.txt", "--minutes", minutes) for minutes in (0.2, 20))
+    assert (short.training.steps or 0) < (long.training.steps or 0)
+    assert type(long.evaluation.every) is int
+    assert type(short.evaluation.every) is int
+    assert long.evaluation.every / (long.training.steps or 1) == pytest.approx(
+        short.evaluation.every / (short.training.steps or 1), rel=0.3
+    )
+    assert decided("tiny.yaml", "--data", "text.txt", "--minutes", 20, "evaluation.every=7").evaluation.every == 7
+    done = command("tiny.yaml", "--data", "text.txt", "--minutes", 0.01, "--run", "run")
+    assert done.code == 0, done.err
+    steps = read_recipe("run/recipe.yaml").recipe.training.steps
+    again = command("tiny.yaml", "--data", "text.txt", "--minutes", 5, "--run", "run", "--resume")
+    assert again.code == 0, again.err
+    assert read_recipe("run/recipe.yaml").recipe.training.steps == steps
+
+
+def test_tokens_are_the_length_of_the_first_stage(place: Path) -> None:
+    assert decided("tiny.yaml", "--data", "text.txt", "--tokens", 640).training.tokens == 640
+    done = command("chain.yaml", "--data", "text.txt", "--tokens", 128, "--run", "run")
+    assert done.code == 0, done.err
+    first = read_recipe("run/first/recipe.yaml").recipe
+    assert [source.path for source in first.data.train] == ["text.txt"]
+    assert first.data.validation == 0.1
+    assert first.training.tokens == 128
+    assert first.tokenizer.vocab_size == 300
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "what is trained? Give a RECIPE"),
+        (["tiny.yaml", "--tokens", "9", "--minutes", "1"], "--tokens and --minutes: two lengths"),
+        (["tiny.yaml", "--tokens", "9", "training.steps=3"], "--tokens and training.steps: two lengths"),
+        (["chain.yaml", "--minutes", "1"], "give first.training.steps or --tokens"),
+    ],
+)
+def test_what_does_not_say_one_training_is_refused(place: Path, words: list[str], message: str) -> None:
+    done = command(*words)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_missing_columns_of_labelled_rows_are_named(place: Path) -> None:
+    model = "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}"
+    done = command("tiny.yaml", "--data", "text.txt", model, "objective.kind=text_to_text", "tokenizer={kind: unigram, vocab_size: 300}")
+    assert done.code == 3
+    assert re.search(r"no column 'target'.*columns found: text", done.err), done.err
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "split", "glob", "jsonl"])
+def test_what_is_held_out_is_never_trained_on(place: Path, form: str) -> None:
+    folder = place / "own"
+    folder.mkdir()
+    names = {"split": ["train.txt", "valid.txt", "test.txt"], "file": ["one.txt"]}.get(form, [f"{number}.txt" for number in range(12)])
+    for number, name in enumerate(names):
+        (folder / name).write_text(lines(1000 * number, 40), encoding="utf-8")
+    if form == "jsonl":
+        rows = [json.dumps({"text": line}) for number in range(12) for line in lines(1000 * number, 9).splitlines()]
+        (folder / "rows.jsonl").write_text("\n".join(rows * 2), encoding="utf-8")  # each row twice
+    data = {"file": "own/one.txt", "glob": "own/*.txt", "jsonl": "own/rows.jsonl"}.get(form, "own")
+    recipe = decided("tiny.yaml", "--data", data)
+    trained, held_out = parts(recipe)
+    assert trained
+    assert held_out
+    of_training, of_others = ({line for text in texts for line in text.splitlines()[1:-1] or [text]} for texts in (trained, held_out))
+    assert not of_training & of_others
+    whole = {line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines()}
+    if form == "split":
+        assert sorted(held_out) == [(folder / "valid.txt").read_text(encoding="utf-8")]
+        assert not any(line.startswith("2000 ") for line in of_training | of_others)
+    elif form != "jsonl":
+        assert len(whole - of_training - of_others) <= 4 * len(names)  # first and last lines, which a cut may divide

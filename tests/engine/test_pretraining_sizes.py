@@ -1,0 +1,96 @@
+"""The sizes of a pretraining on one's own text: valid for every bundled recipe and amount of text, and never against the user."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tfkit
+from tfkit.engine.request.training_request import tuning_overrides
+from tfkit.recipe import Recipe, RecipeText
+from tfkit.recipe.bundled import bundled_recipes
+from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes
+from tfkit.recipe.reading.overrides import Overrides, followed_by
+
+BUNDLED = [
+    RecipeText(found.path, found.path.read_text(encoding="utf-8")) for found in bundled_recipes() if found.name.startswith("pretrain/")
+]
+SOURCES = [RecipeText(Path("small"), SMALL_DECODER), *(source for source in BUNDLED if not source.has_stages)]
+NAMED = [
+    {"training.steps": 700},
+    {"training.epochs": 2},
+    {"training.tokens": 10**6},
+    {"tokenizer.vocab_size": 5000},
+    {"training.batch_size": 24, "training.micro_batch_size": None},
+    {"evaluation.every": 9},
+    {"evaluation": {}, "checkpoint": {}},
+    {"data.validation": None, "evaluation.every": None},
+    {"data.validation": 0.2},
+    {"generation.prompts": []},
+]
+
+
+def decided(source: RecipeText, text: TextSize, changes: Overrides, minutes: float | None = None) -> tuple[Recipe, dict[str, object]]:
+    """Return the recipe for an amount of text, with what was decided."""
+    overrides = tuning_overrides(changes, source, None, "text.txt")
+    written = source.read(overrides)
+    sizes = decide_sizes(written, source.fields().get("training.steps"), text, overrides, minutes, grows=source is SOURCES[0])
+    return source.read(followed_by(overrides, sizes.fields)), sizes.fields
+
+
+def text_of(characters: int) -> TextSize:
+    return TextSize(max(1, characters // 100), characters, True, "It was")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+@pytest.mark.parametrize("characters", [1, 3_000, 100_000, 5_000_000, 100_000_000])
+@pytest.mark.parametrize("minutes", [None, 5])
+def test_every_bundled_recipe_takes_every_amount_of_text(source: RecipeText, characters: int, minutes: float | None) -> None:
+    recipe, _ = decided(source, text_of(characters), {}, minutes)
+    assert [one.path for one in recipe.data.train] == ["text.txt"]
+    assert isinstance(recipe.data.validation, float)
+    if recipe.generation.prompts:
+        assert recipe.generation.prompts == ["It was"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(source=st.sampled_from(SOURCES), characters=st.integers(1, 10**8), named=st.sampled_from(NAMED))
+def test_what_the_user_names_is_never_decided(source: RecipeText, characters: int, named: Overrides) -> None:
+    if source.read(tuning_overrides({}, source, None, "text.txt")).tokenizer.path is None or "tokenizer.vocab_size" not in named:
+        _, fields = decided(source, text_of(characters), named)
+        assert not fields.keys() & named.keys()
+        assert not any(path.startswith(f"{name}.") for path in fields for name in named)
+        if any(name in named for name in ("training.steps", "training.epochs", "training.tokens")):
+            assert not fields.keys() & {"training.steps", "training.epochs", "training.tokens"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(fewer=st.integers(1_000, 10**8), more=st.integers(1_000, 10**8))
+def test_more_text_is_never_a_smaller_model_or_a_shorter_training(fewer: int, more: int) -> None:
+    fewer, more = sorted((fewer, more))
+    small, large = (decided(SOURCES[0], text_of(count), {})[0] for count in (fewer, more))
+    assert small.tokenizer.vocab_size <= large.tokenizer.vocab_size
+    assert small.model.changes["context_length"] <= large.model.changes["context_length"]
+    assert small.training.batch_size <= large.training.batch_size
+    read = [(one.training.steps or 0) * one.training.batch_size * one.model.changes["context_length"] for one in (small, large)]
+    assert read[0] <= 1.5 * read[1]  # fewer tokens of a larger vocabulary hold the same text
+
+
+def test_a_length_in_steps_keeps_the_shape_of_the_run() -> None:
+    source = next(source for source in SOURCES if source.name == "gpt2-stdlib")  # 250 steps, of which 25 of warm-up, saved every 125
+    recipe, _ = decided(source, text_of(10**8), {"training.steps": 1000})
+    assert (recipe.schedule.warmup_steps, recipe.checkpoint.every, recipe.evaluation.every) == (100, 500, 500)
+
+
+def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
+    tiny = {"model.dim": 16, "model.decoder_layers": 1, "carbon.enabled": False}
+    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=20_000, run=tmp_path / "run")
+    assert result.evaluation["loss"] < math.log(280)
+    assert result.tokens >= 20_000
+    with pytest.raises(tfkit.errors.UsageError, match="Give a recipe, or data=F"):
+        tfkit.pretrain()
+    with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
+        tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)

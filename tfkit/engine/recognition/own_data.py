@@ -1,0 +1,99 @@
+"""Training on data that the command names: what nobody wrote follows from the data. Torch-free until it is decided.
+
+From random weights these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), or a whole small decoder; from a
+checkpoint the whole recipe (unwritten_recipe.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.engine.listener import Listener
+from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
+from tfkit.engine.request.inputs import Inputs, inputs_of
+from tfkit.engine.request.training_request import RecipeFromData, TrainingKind, TrainingRequest, kind_of, tuning_overrides
+from tfkit.recipe import RecipeText, ResolvedRecipe
+from tfkit.recipe.pretraining_sizes import SMALL_DECODER, TextSize, decide_sizes
+from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, followed_by
+from tfkit.recipe.reading.read import slug
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.starting_points import ENOUGH_CHARACTERS
+
+_WORDS, _CHARACTERS = 3, 30  # of the beginning of the text, at most
+
+
+def training_request(
+    kind: TrainingKind | None,
+    source: RecipeText | None,
+    overrides: Overrides,
+    start: str | None,
+    data: str | None,
+    columns: Mapping[str, Any] = NO_OVERRIDES,
+    minutes: float | None = None,
+) -> TrainingRequest:
+    """Return the request of a training, whose data and checkpoint a command may name; `minutes`: its length. Raises UsageError."""
+    changes = tuning_overrides(overrides, source, start, data, columns)
+    unwritten: RecipeFromData | None
+    named = UnwrittenRecipe(changes)
+    is_new = kind == "pre-training" or (kind is None and start is None)
+    if source is None:
+        unwritten = OwnData(None, named, minutes) if is_new else named
+    else:
+        is_sized = is_new and data is not None and not source.has_stages and kind_of(source.read(changes)) == "pre-training"
+        unwritten = OwnData(source, named, minutes) if is_sized else None
+    return TrainingRequest(kind, source, changes, is_named=True, unwritten=unwritten)
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A pretraining on data that the command names, by a recipe or by that of a small decoder."""
+
+    source: RecipeText | None
+    named: UnwrittenRecipe  # the data, as the command names them
+    minutes: float | None = None
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run, that of the data."""
+        return slug(self.named.data_name)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The files of the data. Raises UsageError if there are none."""
+        return inputs_of([], self.named.sources, [])
+
+    def decide(self, listener: Listener) -> ResolvedRecipe:
+        """Read the data, and decide what follows from their amount. Raises UsageError and DataError."""
+        source, overrides = self.source or RecipeText(Path("the recipe of a small decoder"), SMALL_DECODER), self.named.overrides
+        text = _size_of(recipe := source.read(overrides))
+        sizes = decide_sizes(recipe, source.fields().get("training.steps"), text, overrides, self.minutes, grows=self.source is None)
+        decided = replace(source.resolve(followed_by(overrides, sizes.fields)), decided=sizes.fields)
+        held_out = decided.recipe.data.validation
+        kept = [f"{held_out:.0%} of the text is held out, or the files called valid are, to choose the best checkpoint"]
+        model = f"The recipe {source.name}" if self.source is not None else "A small decoder"
+        lines = [
+            f"{model} from random weights, for {self.named.data_name}.",
+            *(kept if isinstance(held_out, float) else []),
+            *sizes.reasons,
+        ]
+        comment = "".join(f"# {line}\n" for line in lines)
+        if self.source is not None:
+            listener.decided(comment)
+        return replace(decided, source=RecipeText(source.path, f"{comment}# Saved as a file, this is a recipe: tfkit pretrain FILE\n"))
+
+
+def _size_of(recipe: Recipe) -> TextSize:
+    """Count the training data, as far as a decision may depend on them. Raises DataError."""
+    from tfkit.data.sources.open_sources import training_sources
+
+    rows = characters = 0
+    beginning = ""
+    for source in training_sources(recipe.data, recipe.objective.roles):
+        for row in source.rows():
+            rows += 1
+            characters += len(row.text) or sum(len(str(value)) for value in row.values.values())
+            beginning = beginning or " ".join(row.text[:1000].split()[:_WORDS])[:_CHARACTERS]
+            if characters >= ENOUGH_CHARACTERS:
+                return TextSize(rows, characters, False, beginning)
+    return TextSize(rows, characters, True, beginning)

@@ -1,0 +1,186 @@
+"""The size of a pretraining on one's own data: vocabulary, row length, batch and steps from the amount of text. Torch-free.
+
+A field that the command line names is kept. docs/log.md has the measurements.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfkit.recipe.presets import model_config
+from tfkit.recipe.schema.sections import LENGTHS, Recipe
+from tfkit.recipe.starting_points import HELD_OUT, held_out_for
+
+# Pretraining without a recipe. Fields in steps are parts of `steps`, as in any recipe: they follow the decided number of steps.
+SMALL_DECODER = """\
+model:
+  preset: llama-7b
+  decoder_layers: 4
+  dim: 128
+  num_heads: 2
+  num_kv_heads: 1
+  context_length: 256
+  embedding: {scale: true}
+  head: {kind: lm, tied: true}
+tokenizer: {kind: byte_bpe, vocab_size: 4096}
+data: {train: [], validation: 0.1}
+objective: {kind: causal_lm}
+optimizer: {kind: muon, lr: 8e-3, adamw_lr: 2.4e-2}
+schedule: {kind: linear, warmup_ratio: 0.05}
+training: {steps: 1000, batch_size: 16}
+checkpoint: {keep: 1}
+generation: {prompts: [The], max_new_tokens: 96, temperature: 0.7}
+"""
+# A larger model needs more tokens than parameters to be better: from how many tokens read, and from how many characters of text.
+_LARGER = (
+    (60_000_000, 20_000_000, {"model.dim": 384, "model.num_heads": 6, "model.num_kv_heads": 2, "model.decoder_layers": 6}),
+    (12_000_000, 5_000_000, {"model.dim": 256, "model.num_heads": 4, "model.num_kv_heads": 2}),
+)
+# The vocabulary up to a number of characters: entries that are hardly ever seen are not learned, and cost most of a small model's time.
+_VOCABULARIES = ((300_000, 1024), (3_000_000, 2048), (20_000_000, 4096))
+_ROWS, _SHORTEST_ROW = 100, 64  # a text gives as many rows, unless they would be shorter
+_STEPS_PER_EPOCH, _MIN_BATCH = 25, 8
+_TOKENS_PER_MINUTE = 300_000  # of the second of these models on two cores, roughly
+# After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
+_EPOCHS, _EPOCHS_OF_MUON = 10, 6
+# Held-out tokens of an evaluation: at least so many, or so large a share of the tokens to read; ten evaluations take a tenth of the time.
+_SCORED, _SCORED_SHARE = 20_000, 0.03
+_ONCE, _EVALUATIONS = 2, 10  # beyond so many epochs the best checkpoint may be an earlier one: the run is evaluated and saved as often
+_IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """The amount of the training data, without the held-out part."""
+
+    rows: int
+    characters: int
+    is_counted: bool = True  # there is no more
+    beginning: str = ""  # a few words of it
+
+
+@dataclass
+class Sizes:
+    """The decided fields of a recipe, by dotted name, and a reason for each; the fields `named` by the user are kept."""
+
+    named: Collection[str]
+    is_written: bool  # somebody wrote the recipe, so that a decision replaces their value
+    fields: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    def decide(self, name: str, value: Any, before: Any, because: str) -> Any:
+        """Return the value that holds for a field: the decided one, or that of the recipe if the user names it."""
+        if value == before or is_named(name, self.named):
+            return before
+        self.fields[name] = value
+        replaced = f" in place of {before}" if self.is_written and before is not None else ""
+        self.reasons.append(f"{name}={value}{replaced}: {because}")
+        return value
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a field that needs no reason, unless the user names it."""
+        if not is_named(name, self.named):
+            self.fields[name] = value
+
+
+def is_named(path: str, named: Collection[str]) -> bool:
+    """Whether the user's changes set a field, itself or its section."""
+    return any(path == name or path.startswith(f"{name}.") for name in named)
+
+
+def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str]) -> dict[str, Any]:
+    """Return the fields that a recipe of `own` steps gives in steps, for another number of steps: each keeps its place in the run."""
+    found: dict[str, Any] = {}
+    if own is None:
+        return found
+    for path in _IN_STEPS:
+        section, name = path.split(".")
+        value = getattr(getattr(recipe, section), name)
+        if type(value) is int and value and not is_named(path, named):
+            found[path] = max(1, round(value * steps / own))
+            if path == "schedule.warmup_steps" and recipe.schedule.kind == "noam" and not is_named("optimizer.lr", named):
+                found["optimizer.lr"] = recipe.optimizer.lr * math.sqrt(found[path] / value)  # the peak stays the same
+    return found
+
+
+def decide_sizes(
+    recipe: Recipe, own_steps: int | None, text: TextSize, named: Collection[str], minutes: float | None = None, *, grows: bool = False
+) -> Sizes:
+    """Decide the fields of a recipe that follow from the amount of text.
+
+    `named`: the user's changes, which `recipe` has; `own_steps`: its steps without them, None if its length is in epochs or tokens.
+    `minutes`: the length, which a forecast will turn into steps. `grows`: nobody wrote the model, so its size follows from the length.
+    """
+    sizes = Sizes(named, not grows)
+    length, batch, epoch = _decide_rows(sizes, recipe, text)
+    steps = _decide_length(sizes, recipe, batch, length, epoch, minutes)
+    read = round(steps * batch * length)
+    if grows:
+        for name, value in next((model for least, most, model in _LARGER if read >= least and text.characters >= most), {}).items():
+            sizes.decide(name, value, None, f"for about {read:,} tokens to read")
+    if minutes is None:
+        sizes.fields |= scaled_to(recipe, own_steps, steps, named)
+    if (planned := steps if minutes is None else own_steps) is not None and (grows or steps > _ONCE * epoch):
+        for name in ("checkpoint.every", *(["evaluation.every"] if recipe.data.validation is not None else [])):
+            sizes.set(name, math.ceil(planned / _EVALUATIONS))
+    scored = max(_SCORED, int(float(f"{_SCORED_SHARE * read:.1g}")))
+    if recipe.evaluation.max_tokens is None and (held_out := HELD_OUT * epoch * batch * length) > scored:
+        sizes.decide("evaluation.max_tokens", scored, None, f"of about {held_out:,.0f} held-out tokens; tfkit evaluate scores all")
+    if recipe.generation.prompts and text.beginning:
+        sizes.set("generation.prompts", [text.beginning])
+    if not recipe.objective.reads_text:
+        sizes.set("data.validation", held_out_for(text.rows))
+    return sizes
+
+
+def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, int, float]:
+    """Decide vocabulary, row length and batch; return the tokens of a row, the rows of a step, and the steps of an epoch."""
+    training, vocabulary = recipe.training, recipe.tokenizer.vocab_size
+    if recipe.tokenizer.path is None:
+        fitting = next((size for most, size in _VOCABULARIES if text.characters <= most), vocabulary)
+        amount = f"{'' if text.is_counted else 'at least '}{text.characters:,} characters"
+        vocabulary = sizes.decide("tokenizer.vocab_size", min(fitting, vocabulary), vocabulary, f"for {amount} to train on")
+    tokens = text.characters / max(1.0, 0.4 * math.log2(vocabulary) - 1.5)  # measured on English text: 2.5 of 1,024 entries, 3.7 of 8,192
+    rows, length = text.rows, tokens / max(1, text.rows)
+    if recipe.objective.reads_text:
+        context = model_config(recipe.model, vocabulary).context_length
+        length = recipe.data.sequence_length or context
+        if recipe.data.sequence_length is None:
+            shorter = context
+            while shorter >= 2 * _SHORTEST_ROW and tokens < _ROWS * shorter:
+                shorter //= 2
+            length = sizes.decide("model.context_length", shorter, context, f"for {_ROWS} rows of the text, or almost")
+        rows = math.ceil(tokens / length)
+    batch = training.batch_size
+    while batch >= 2 * _MIN_BATCH and rows < _STEPS_PER_EPOCH * batch and training.batch_ramp is None:
+        batch //= 2
+    because = f"for at least {_STEPS_PER_EPOCH} steps an epoch, or almost"
+    batch = sizes.decide("training.batch_size", batch, training.batch_size, because)
+    if batch != training.batch_size and training.micro_batch_size is not None:
+        sizes.set("training.micro_batch_size", None)
+    return length, batch, rows / batch
+
+
+def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
+    """Decide the length, and return it in steps: the recipe's own number of rows, or as many epochs as teach something."""
+    training = recipe.training
+    if minutes is not None:
+        return math.ceil(minutes * _TOKENS_PER_MINUTE / (batch * length))
+    if training.epochs is not None:
+        return math.ceil(training.epochs * epoch)
+    own = training.steps or math.ceil((training.tokens or 0) / (training.batch_size * length))
+    if any(is_named(f"training.{name}", sizes.named) for name in LENGTHS):
+        return own
+    epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
+    whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
+    steps = min(whole, longest)
+    because = (
+        f"{epochs} epochs, of which the best is kept" if longest <= whole else f"{steps / epoch:.2g} epochs, with as many rows as before"
+    )
+    because += "; --tokens N or --minutes N sets another length"
+    name = "training.steps" if training.tokens is None else "training.tokens"
+    value, before = (steps, training.steps) if training.tokens is None else (round(steps * batch * length), training.tokens)
+    if sizes.decide(name, value, before, because) == before:
+        sizes.reasons.append(f"{name}={before}: {because}")
+    return steps
