@@ -169,6 +169,13 @@ def test_missing_columns_of_labelled_rows_are_named(place: Path) -> None:
     assert re.search(r"no column 'target'.*columns found: text", done.err), done.err
 
 
+def test_a_column_of_text_is_named(place: Path) -> None:
+    rows = [json.dumps({"id": f"id {number}", "body": line}) for number, line in enumerate(lines(0, 60).splitlines())]
+    (place / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    trained, held_out = parts(decided("tiny.yaml", "--data", "rows.jsonl", "--columns", "text=body"))
+    assert sorted(trained + held_out) == sorted(lines(0, 60).splitlines())
+
+
 @pytest.mark.parametrize("form", ["file", "folder", "split", "glob", "jsonl"])
 def test_what_is_held_out_is_never_trained_on(place: Path, form: str) -> None:
     folder = place / "own"
