@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.recognition.own_data import training_request
 from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
@@ -78,6 +77,8 @@ def pretrain(
     `allow_code`: run the code that the run's recipe names, also if it was not allowed before; that of a new run's recipe, which must say
     allow_code, always is.
     """
+    from tfkit.engine.recognition.own_data import training_request
+
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
     source = _recipe_text(recipe) if recipe is not None else None
@@ -370,6 +371,8 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
 def _tuning(
     kind: Any, recipe: AnyRecipe | None, overrides: Overrides | None, start: str | Path | None, data: str | Path | None
 ) -> TrainingRequest:
+    from tfkit.engine.recognition.own_data import training_request
+
     source = _recipe_text(recipe) if recipe is not None else None
     return training_request(kind, source, plain_overrides(overrides), _path(start), _path(data))
 
