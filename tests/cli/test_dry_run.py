@@ -8,6 +8,7 @@ import pytest
 from tiny_files import write_rows
 from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
+import tfkit
 from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 
@@ -124,3 +125,30 @@ def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
     assert json.loads(chosen.out)["objective"] == "masked_lm", chosen.err
     done = command("inspect")
     assert (done.code, "Give a RECIPE, or --data F, and --from CKPT to train a checkpoint" in done.err) == (2, True), done.err
+
+
+def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it_would_be_alone(place: Path) -> None:
+    """Also planned, resumed from its folder, refused with other values, and called from Python."""
+    rest = ["optimizer.lr=1e-3,1e-2", "optimizer.betas=[[0.9, 0.95], [0.5, 0.6]]", "training.steps=2", *WORDS, *LATER]
+    planned = command("sweep", *rest, "--dry-run").exits(0)
+    assert not (place / "runs" / "start-rows-sweep").exists()
+    assert planned.out.startswith("# classification: a text, and a label")
+    assert "\n4 trials of optimizer.lr=0.001,0.01 optimizer.betas=[0.9, 0.95],[0.5, 0.6], of which this is" in planned.err
+    document = json.loads(command("sweep", *rest, "--dry-run", "--json").exits(0).out)
+    assert (document["planned_trials"], document["recipe"]["optimizer"]["lr"]) == (4, 1e-3)
+    swept = command("sweep", *rest).exits(0)
+    assert swept.err.count("# classification: a text") == 1, "it is decided once"
+    folder = place / "runs" / "start-rows-sweep"
+    command("finetune", "optimizer.lr=1e-2", "optimizer.betas=[0.5, 0.6]", "training.steps=2", *WORDS, *LATER, "--run", "one").exits(0)
+    assert hashes(folder / "trial-004", 2) == hashes(place / "one", 2)
+    again = command("resume", str(folder)).exits(0)
+    assert again.out == swept.out
+    for changed in (["optimizer.lr=1e-3,3e-2", *rest[1:]], [*rest, "training.seed=9"]):
+        assert "different sweep" in command("sweep", *changed, "--resume").exits(2).err
+    overrides = {"training.steps": 2, "carbon.enabled": False, "training.precision": "fp32"}
+    space = {"optimizer.lr": [1e-3, 1e-2], "optimizer.betas": [[0.9, 0.95], [0.5, 0.6]]}
+    called = tfkit.sweep(None, space, overrides, start="start", data="rows.jsonl", run="called", threads=1)
+    assert [one["score"] for one in called.trials] == [
+        one["score"] for one in json.loads(command("resume", str(folder), "--json").out)["trials"]
+    ]
+    assert "which training?" in command("sweep", "optimizer.lr=1,2").exits(2).err

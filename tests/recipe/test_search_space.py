@@ -26,7 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> RecipeText:
     ],
 )
 def test_several_values(source: RecipeText, word: str, values: list[object]) -> None:
-    space = read_space(source, ["training.steps=2", word], {})
+    space = read_space(["training.steps=2", word], {}, lambda _: source)
     assert [*space.axes[0].values] == values
     assert (space.fixed, space.size) == ({"training.steps": 2}, len(values))
     assert SearchSpace.of(space.fixed, space.document()) == space
@@ -34,19 +34,21 @@ def test_several_values(source: RecipeText, word: str, values: list[object]) -> 
 
 @pytest.mark.parametrize("word", ["optimizer.betas=[0.9, 0.95]", "generation.prompts=[a, b]", "data.train=[{path: x}]"])
 def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, word: str) -> None:
-    assert read_space(source, [word, "training.seed=1,2"], {}).fixed == parse_overrides([word])
+    assert read_space([word, "training.seed=1,2"], {}, lambda _: source).fixed == parse_overrides([word])
     with pytest.raises(UsageError, match="nothing varies"):
-        read_space(source, [word], {})
+        read_space([word], {}, lambda _: source)
 
 
 @pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.kind=[adamw, muon, adamw]"])
 def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
     with pytest.raises(UsageError, match="twice; write each once"):
-        read_space(source, [word], {})
+        read_space([word], {}, lambda _: source)
 
 
 def test_ranges(source: RecipeText) -> None:
-    space = read_space(source, ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"], {})
+    space = read_space(
+        ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"], {}, lambda _: source
+    )
     assert space.axes == (
         Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
         Axis("model.decoder_layers", ends=(2, 8), whole=True),
@@ -58,4 +60,4 @@ def test_ranges(source: RecipeText) -> None:
 @pytest.mark.parametrize(("word", "message"), [("optimizer.lr=1e-2..1e-5", "smaller end"), ("training.seed=1,,2", "between two commas")])
 def test_what_no_space_is(source: RecipeText, word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_space(source, [word], {})
+        read_space([word], {}, lambda _: source)

@@ -1,4 +1,4 @@
-"""--dry-run of pretrain and finetune: the recipe on stdout, and on stderr the first rows and the size of the run, or of each stage."""
+"""--dry-run of pretrain, finetune and sweep: the recipe on stdout, and on stderr the first rows and the size of the run or stages."""
 
 import shutil
 from dataclasses import replace
@@ -14,30 +14,38 @@ from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.units import format_number_of, format_seconds
 
 if TYPE_CHECKING:
+    from tfkit.engine.chains.sweep_plan import SweepPlan
     from tfkit.engine.tools.dry_run import DryRun
 
 _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
-def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool) -> None:
-    """Show the plan of a training: the recipe on stdout, all else on stderr; with --json all in one document."""
+def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, sweep: "SweepPlan | None" = None) -> None:
+    """Show the plan of a training: the recipe on stdout, all else on stderr; with --json all in one document.
+
+    `sweep`: the training is that of one of its trials.
+    """
     if options.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
     if request.source is not None and request.source.has_stages:
-        return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json)
+        return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json, sweep)
     checked = request.check()
     with command_session("plan", CarbonSection(enabled=False)) as work:
         plan = _plan(checked, work, options)
     if json:
-        console.json(_document(plan))
+        console.json(_document(plan) | _sweep_document(sweep))
         return
     _show(plan)
+    if sweep is not None:
+        total = sweep.search.count * plan.estimate.seconds.likely
+        console.say(f"{_trials_text(sweep)}; all take roughly {format_seconds(total)}")
     console.result(plan.decided.text.rstrip("\n"))
 
 
-def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
+def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
     """Show the plan of each stage of a chain, except those that need the model of an earlier stage that was not run yet."""
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as work:
@@ -53,9 +61,20 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool) -> None:
             if not json:
                 _show(plan)
     if json:
-        console.json({"schema_version": 1, "recipe": chain.chain.document, "stages": documents})
+        console.json({"schema_version": 1, "recipe": chain.chain.document, "stages": documents} | _sweep_document(sweep))
     else:
+        if sweep is not None:
+            console.say(_trials_text(sweep))
         console.result((chain.chain.source.comment + dump_document(chain.chain.document)).rstrip("\n"))
+
+
+def _sweep_document(sweep: "SweepPlan | None") -> dict[str, Any]:
+    return {} if sweep is None else {"planned_trials": sweep.search.count, "space": sweep.space.document()}
+
+
+def _trials_text(sweep: "SweepPlan") -> str:
+    axes = " ".join(map(str, sweep.space.axes))
+    return f"{format_number_of(sweep.search.count, 'trial')} of {axes}, of which this is the one with the first values"
 
 
 def _plan(checked: CheckedRequest, work: Session, options: RunOptions) -> "DryRun":

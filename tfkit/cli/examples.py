@@ -16,6 +16,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "resume": ("tfkit resume runs/demo", "tfkit resume runs/demo training.steps=2000"),
     "sweep": (
         "tfkit sweep gpt2-stdlib optimizer.lr=3e-4,1e-3,3e-3 training.steps=200",
+        "tfkit sweep --from runs/reviews --data more.csv optimizer.lr=1e-4,3e-4 --dry-run",
         "tfkit sweep python-packages --from runs/bert-stdlib optimizer.lr=1e-5..1e-3 --trials 8 --run runs/rates",
         "tfkit resume runs/rates",
     ),

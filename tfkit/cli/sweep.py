@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,13 @@ from tfkit.errors import UsageError
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.recipe.search_space import SearchSpace, read_space
 
+if TYPE_CHECKING:
+    from tfkit.engine.request.training_request import TrainingRequest
+    from tfkit.engine.training_run.attempt import RunOptions
+
 
 def sweep(
-    recipe: options.Recipe,
+    recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
     trials: Annotated[
         int | None,
@@ -26,36 +30,54 @@ def sweep(
     resume: options.Resume = False,
     *,
     attempt: options.Attempt,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Train a recipe with each combination of several values, and compare the trials: optimizer.lr=1e-3,3e-3 training.seed=1,2.
 
     Values that contain commas are written as the items of a YAML list; with --trials a range is written 1e-5..1e-2. Each trial is a run
-    in a folder of its own, and the time, energy and emissions of all trials are added up.
+    in a folder of its own, and the time, energy and emissions of all trials are added up. Without a recipe, as in `tfkit finetune`, the
+    task is recognised by the columns of the data and the kind of the model, once for all trials.
     """
     from tfkit import console
     from tfkit.cli.ranks import join_training
     from tfkit.cli.train import option_words, run_training, to_run_options
+    from tfkit.engine.chains.sweep_plan import decide_source
     from tfkit.engine.chains.sweeping import run_sweep
+    from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
     from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
     from tfkit.recipe import open_recipe
 
+    chosen, changes = options.split_recipe("sweep", recipe, overrides)
+    if chosen is None and (checkpoint is None or data is None):
+        raise UsageError("sweep: which training? Give a RECIPE (`tfkit recipes` lists the bundled ones), or --from CKPT and --data F")
+
     def open_space() -> tuple[TrainingRequest, SearchSpace]:
-        source = open_recipe(recipe)
+        source = open_recipe(chosen) if chosen is not None else None
         named = options.named_columns(columns)
         fixed = tuning_overrides(NO_OVERRIDES, source, checkpoint, data, named)
-        space = read_space(source, overrides or (), fixed)
+        space = read_space(changes, fixed, lambda others: source or decide_source(others, console))
         space = replace(space, fixed=tuning_overrides(space.fixed, source, checkpoint, data, named))
-        return TrainingRequest(None, source, space.fixed), space
+        return TrainingRequest(None, source, space.fixed, unwritten=UnwrittenRecipe(space.fixed)), space
 
-    if "=" in recipe.partition("/")[0]:
-        raise UsageError("sweep: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
-    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_space()[0])) is None:
+    if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_space()[0], planned=dry_run)) is None:
         return
     request, space = open_space()
-    assert request.source is not None
-    source, folder = request.source, run or Path("runs") / f"{request.source.name}-sweep"
-    given = option_words(("trials", trials), ("from", checkpoint), ("data", data), ("columns", columns))
-    words = ["sweep", recipe, *(overrides or ()), *given, "--run", str(folder), "--resume"]
+    folder = run or Path("runs") / f"{request.run_name}-sweep"
     run_options = to_run_options(attempt, ranks, folder, resume, request=request)
-    run_training(lambda signals: run_sweep(source, space, trials, run_options, console, signals), run_options, words, as_json=json)
+    if dry_run:
+        return _show_plan(request, space, trials, run_options, json)
+    given = option_words(("trials", trials), ("from", checkpoint), ("data", data), ("columns", columns))
+    words = ["sweep", *([chosen] if chosen is not None else []), *changes, *given, "--run", str(folder), "--resume"]
+    run_training(lambda signals: run_sweep(request.source, space, trials, run_options, console, signals), run_options, words, as_json=json)
+
+
+def _show_plan(request: "TrainingRequest", space: SearchSpace, trials: int | None, run_options: "RunOptions", json: bool) -> None:
+    """Show the number of trials and the plan of one of them."""
+    from tfkit.cli.dry_run import show_dry_run
+    from tfkit.engine.chains.sweep_plan import plan_sweep
+    from tfkit.engine.listener import Silent
+    from tfkit.engine.request.sweep_result import Trial
+
+    plan = plan_sweep(request.source, space, trials, run_options, Silent())
+    show_dry_run(plan.request(Trial("", plan.space.first)), run_options, json, sweep=plan)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.engine.listener import Listener, Silent, StopRequest
-from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides, with_length
+from tfkit.engine.request.training_request import TrainingRequest, with_length
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
@@ -139,7 +139,7 @@ def resume(
 
 
 def sweep(
-    recipe: AnyRecipe,
+    recipe: AnyRecipe | None,
     space: Mapping[str, str | Sequence[Any]],
     overrides: Overrides | None = None,
     *,
@@ -158,14 +158,15 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
+    Without a recipe it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field.
     `space`: {"optimizer.lr": [1e-3, 3e-3]}; with `trials`, whose values Optuna chooses, also ranges: {"optimizer.lr": "1e-5..1e-2"}. Each
     trial is a run in its own folder inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
-    source = _recipe_text(recipe)
-    varied = SearchSpace.of(tuning_overrides(plain_overrides(overrides), source, _path(start), _path(data)), space)
-    folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
+    request = _tuning(None, recipe, overrides, start, data)
+    source, varied = request.source, SearchSpace.of(request.overrides, space)
+    folder = Path(run) if run is not None else Path("runs") / f"{request.run_name}-sweep"
     options = _run_options("sweep", folder, resume, False, force, device, threads, (), allow_code)
     result = _until_stopped(
         options, ranks, should_stop, lambda stop, joined: sweeping.run_sweep(source, varied, trials, joined, listener or Silent(), stop)

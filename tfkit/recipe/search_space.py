@@ -6,7 +6,7 @@ optimizer.lr=1e-3,3e-3   training.adapter.targets=[[q_proj], [q_proj, v_proj]]  
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,15 +78,21 @@ class SearchSpace:
         return {axis.key: axis.document() for axis in self.axes}
 
     @property
+    def first(self) -> dict[str, Any]:
+        """The first value of each field."""
+        return {axis.key: axis.first for axis in self.axes}
+
+    @property
     def size(self) -> int | None:
         """The number of combinations; None (unlimited) if there is a range."""
         return None if any(axis.ends for axis in self.axes) else math.prod(len(axis.values) for axis in self.axes)
 
 
-def read_space(source: RecipeText, words: Iterable[str], fixed: Overrides) -> SearchSpace:
+def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
     """Divide key=value into overrides, added to `fixed`, and varied fields. Raises UsageError if nothing varies, or for malformed values.
 
-    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value.
+    Several values are separated by commas, or are the items of a YAML list that the field does not accept as one value. `source` returns
+    the recipe; it is called, with the other overrides and the first of their values, only if there is such a list.
     """
     shared: list[str] = []
     axes: dict[str, Axis] = {}
@@ -101,10 +107,12 @@ def read_space(source: RecipeText, words: Iterable[str], fixed: Overrides) -> Se
         else:
             shared.append(word)
     overrides = {**fixed, **parse_overrides(shared)}
+    recipe = source({**overrides, **{axis.key: axis.first for axis in axes.values()}}) if lists else None
     for word, axis in lists:
+        assert recipe is not None
         others = {varied.key: varied.first for varied in (*axes.values(), *(other for _, other in lists if other.key != axis.key))}
         whole = parse_overrides([word])
-        if _is_valid(source, {**overrides, **others, **whole}) and not _is_valid(source, {**overrides, **others, axis.key: axis.first}):
+        if _is_valid(recipe, {**overrides, **others, **whole}) and not _is_valid(recipe, {**overrides, **others, axis.key: axis.first}):
             overrides |= whole
         else:
             axes[axis.key] = axis

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.engine.chains.sweep_search import Grid, Search, choose_search
+from tfkit.engine.listener import Listener
+from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
 from tfkit.engine.request.inputs import inputs_of
 from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.sweep_result import Trial, recorded_trials
@@ -15,7 +17,7 @@ from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in
 from tfkit.errors import UsageError, argument
-from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
+from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.search_space import SearchSpace
@@ -23,6 +25,7 @@ from tfkit.run.chain_folder import trial_folders
 from tfkit.run.run_json import read_run_json
 
 MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
+_DECIDED = Path("the recipe of what was seen")  # the name of the file that it would be, in messages
 _MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: place and budget
 
 
@@ -30,7 +33,8 @@ _MAY_CHANGE = "carbon."  # the fields that a sweep that continues may change: pl
 class SweepPlan:
     """A sweep to run, and the trials that were started before."""
 
-    given: RequestRecord
+    source: RecipeText  # the recipe that all trials change
+    given: RequestRecord  # without a recipe if `source` was decided
     space: SearchSpace
     search: Search
     trials: tuple[Trial, ...]
@@ -39,15 +43,16 @@ class SweepPlan:
     runs_code: bool
     changes: tuple[str, ...]  # to the recipe since the sweep was started, as it names them in messages
 
-    @property
-    def source(self) -> RecipeText:
-        """The recipe that all trials change."""
-        assert self.given.recipe is not None
-        return self.given.recipe
-
     def overrides(self, trial: Trial) -> dict[str, Any]:
         """Return the changes to the recipe that make a trial."""
         return followed_by(self.space.fixed, trial.values)
+
+    def request(self, trial: Trial) -> TrainingRequest:
+        """Return the training of a trial. Raise UsageError."""
+        overrides = self.overrides(trial)
+        recipe = read_trial(self.source, overrides)
+        kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
+        return TrainingRequest(kind, self.source, overrides, is_named=not self.continues)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -55,10 +60,17 @@ def is_sweep(folder: Path) -> bool:
     return bool(trial_folders(folder))
 
 
-def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions) -> SweepPlan:
+def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
+    """Make the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
+    checked = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides)).check()
+    return RecipeText(_DECIDED, checked.decide(listener).text)
+
+
+def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
     """Check a sweep and, of a grid, every trial. Raise UsageError.
 
-    `source`: None: the sweep in the folder continues, with the overrides of `space`. `asked`: the number of trials; None: all.
+    `source`: None: the recipe of the sweep in the folder, which continues, or else one that is decided once, with the first value of each
+    field. `asked`: the number of trials; None: all.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
     if before and not options.resume:
@@ -67,7 +79,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
         )
     now, earlier = RequestRecord(source, space.fixed), RequestRecord.from_document(before.given if before is not None else None)
     given = earlier.merged_with(now) if earlier is not None else now
-    if given.recipe is None:
+    if before is not None and earlier is None:
         raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
     asked = before.asked if asked is None and before is not None else asked
     begun = SearchSpace.of({}, before.space) if before is not None and before.space is not None else space
@@ -82,19 +94,32 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     if asked is None and (space.size is None or space.size > MOST_TRIALS):
         many = "a range has any number of values" if space.size is None else f"{space.size:,} combinations are too many to try all"
         raise UsageError(f"sweep: {many}; give a number of trials with {argument('trials')}")
-    first = Trial("", {axis.key: axis.first for axis in space.axes})
+    source = given.recipe
+    if source is None:
+        source = _decided(options.run, followed_by(space.fixed, space.first), listener, continues=before is not None)
+        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the others are part of it
+    first = Trial("", space.first)
     with _of_trial(first):
-        recipe = _last_recipe(given.recipe, followed_by(space.fixed, first.values))
+        recipe = _last_recipe(source, followed_by(space.fixed, first.values))
     if not recipe.data.validation:
-        raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
+        raise UsageError(f"{source.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     trials = tuple(recorded_trials(options.run)) if before else ()
-    plan = SweepPlan(given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)
+    plan = SweepPlan(source, given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)
     if before:
         require_unspent(recipe.carbon, options.run, spent_in(options.run))
     _check(plan, options)
     return plan
+
+
+def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
+    """Return the recipe of a sweep without one: that in the folder of a sweep that continues, or a new one, which is reported."""
+    if continues and (folder / "recipe.yaml").exists():
+        return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
+    source = decide_source(overrides, listener)
+    listener.decided(source.text)
+    return source
 
 
 def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
@@ -110,9 +135,9 @@ def _last_recipe(source: RecipeText, overrides: Overrides) -> Recipe:
 
 def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:
     """Return the fields of the recipe's file that have changed, and the new overrides."""
-    if before is None or before.recipe is None:
+    if before is None:
         return ()
-    fields, earlier = (now.recipe or before.recipe).fields(), before.recipe.fields()
+    fields, earlier = (one.recipe.fields() if one.recipe else {} for one in (now, before))
     changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if now.recipe and earlier.get(name) != fields.get(name)]
     new = [assignment(name, value) for name, value in now.overrides.items() if before.overrides.get(name, NO_OVERRIDES) != value]
     return (*changed, *new)

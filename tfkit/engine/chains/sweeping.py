@@ -5,14 +5,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from tfkit.engine.chains import stages
-from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep, read_trial
+from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.sweep_result import Trial, sweep_facts, sweep_result
-from tfkit.engine.request.training_request import TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
-from tfkit.recipe import Recipe, RecipeText
+from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.chain_folder import SWEEP
@@ -20,19 +19,22 @@ from tfkit.run.folder import RunFolder, is_begun
 
 
 def run_sweep(
-    source: RecipeText, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
+    source: RecipeText | None, space: SearchSpace, trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
     """Run a trial for each combination of the values in `space`; return the result of docs/cli.md.
 
-    `trials`: the number of combinations, which Optuna chooses; None: all.
+    `source`: None: the recipe is decided from the data and the checkpoint that `space` names. `trials`: the number of combinations, which
+    Optuna chooses; None: all.
     """
-    return _run(plan_sweep(source, space, trials, options), options, listener, stop)
+    with stop.at_once():
+        plan = plan_sweep(source, space, trials, options, listener)
+    return _run(plan, options, listener, stop)
 
 
 def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Continue the sweep, the recipe with stages or the single run in a folder."""
     if is_sweep(options.run):
-        return _run(plan_sweep(None, SearchSpace(overrides, ()), None, options), options, listener, stop)
+        return run_sweep(None, SearchSpace(overrides, ()), None, options, listener, stop)
     return stages.resume_folder(overrides, options, listener, stop)
 
 
@@ -92,7 +94,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
             elif (problem := _problem(plan, trial, options)) is not None:
                 return _failed(trial, problem, listener)
             else:
-                _begin(plan, trial, own, listener, stop)
+                stages.run_request(plan.request(trial), own, listener, stop)
     except UnhealthyError as error:
         return _failed(trial, str(error), listener)
     except Exception as error:
@@ -112,13 +114,6 @@ def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
     except UsageError as error:
         return str(error)
     return None
-
-
-def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
-    overrides = plan.overrides(trial)
-    recipe = read_trial(plan.source, overrides)
-    kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
-    stages.run_request(TrainingRequest(kind, plan.source, overrides, is_named=not plan.continues), options, listener, stop)
 
 
 def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
