@@ -175,7 +175,7 @@ def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None
 
 
 def test_inspect_shows_the_responses_in_their_order(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "feedback.yaml", "--rows", "1").exits(0)
+    done = tfkit("inspect", "feedback.yaml", "--show", "1").exits(0)
     assert "choice 0" in done.out
     assert "label: 1.0" in done.out
 

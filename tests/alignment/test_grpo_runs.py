@@ -105,7 +105,7 @@ def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) 
     done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "--threads", "1", "training.steps=12").exits(0)
     assert "12 steps of 4 rows" in done.err
     assert "0.5 epochs" in done.err
-    done = tfkit("inspect", "grpo.yaml", "--json", "--rows", "9")
+    done = tfkit("inspect", "grpo.yaml", "--json", "--show", "9")
     shown = json.loads(done.out)
     assert len(shown["rows"]) == 2  # the prompts of an iteration
     assert all(token["kind"] != "loss" for row in shown["rows"] for token in row["tokens"])

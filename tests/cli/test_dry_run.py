@@ -65,7 +65,7 @@ def test_of_a_long_row_the_ends_are_shown(place: Path, monkeypatch: pytest.Monke
     [first, last] = [number for number, line in enumerate(shown) if "shows all" in line]
     assert re.fullmatch(r"  \.\.\. \d\d lines; `tfkit inspect` shows all", shown[first])
     assert last - first == 15  # six lines, an empty one, the next row's place, six lines
-    inspected = command("inspect", *words, "--rows", "2").out.splitlines()
+    inspected = command("inspect", *words, "--show", "2").out.splitlines()
     assert [line for line in shown if line in inspected][:12] == [*shown[first - 7 : first], *shown[first + 1 : first + 6]]
     assert (any("shows all" in line for line in inspected), len(inspected) > 40) == (False, True)
 
@@ -119,7 +119,7 @@ def test_errors_are_those_of_the_run(place: Path, words: list[str], code: int, m
 
 
 def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
-    found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--rows", "1", "--json").exits(0)
+    found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--show", "1", "--json").exits(0)
     assert (json.loads(found.out)["objective"], json.loads(found.out)["labels"]) == ("classification", ["cat", "dog"])
     chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
     assert json.loads(chosen.out)["objective"] == "masked_lm", chosen.err
@@ -152,3 +152,27 @@ def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it
         one["score"] for one in json.loads(command("resume", str(folder), "--json").out)["trials"]
     ]
     assert "which training?" in command("sweep", "optimizer.lr=1,2").exits(2).err
+
+
+def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None:
+    """Of each part, also on resuming; what a command names itself is not limited by the run's own number."""
+    trained = ["--rows", "7", "training.steps=2", *WORDS, *LATER]
+    done = command("finetune", *trained, "--run", "few").exits(0)
+    assert done.err.count("; 7 rows of these at most, drawn by the seed 1\n") == 2
+    assert "about 7 rows to train on" in done.err
+    assert "rows: 7" in command("finetune", *trained, "--dry-run").exits(0).out
+    assert (
+        json.loads(command("inspect", "--rows", "7", "--show", "2", *WORDS[:4], "--json").exits(0).out)["first_step"]["rows_an_epoch"] == 7
+    )
+    assert command("plan", "--rows", "7", *WORDS, *LATER).exits(0).err.count("7 rows of these") == 2
+    swept = command("sweep", "optimizer.lr=1e-3,1e-2", *trained, "--run", "few-rates").exits(0)
+    assert swept.err.count("7 rows of these") == 4
+    for words, rows in (([], 7), (["--data", "rows.jsonl"], 40), (["--data", "rows.jsonl", "--rows", "9"], 9)):
+        assert json.loads(command("evaluate", "--from", "few", *words, "--json").exits(0).out)["examples"] == rows
+    everything = [json.loads(line) for line in (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in ("predict", "embed"):
+        lines = [json.loads(line) for line in command(name, "--from", "few", *WORDS[2:], "--rows", "6").exits(0).out.splitlines()]
+        assert [line["text"] for line in lines] == [row["text"] for row in everything if row["text"] in {line["text"] for line in lines}]
+        assert len(lines) == 6
+    refused = run_tfkit(place, ["predict", "--from", "few", "--data", "-", "--rows", "2"]).exits(2)
+    assert "choose them before" in refused.err

@@ -24,7 +24,7 @@ def labelled(folder: Path) -> list[str]:
 
 
 def test_a_language_model_has_a_loss_on_every_token_but_the_first(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(recipe), "--rows", "2", "--json", "training.batch_size=4"]) == 0
+    assert main(["inspect", str(recipe), "--show", "2", "--json", "training.batch_size=4"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["objective"], document["first_step"]["rows"], len(document["rows"])) == ("causal_lm", 4, 2)
     for row in document["rows"]:
@@ -34,7 +34,7 @@ def test_a_language_model_has_a_loss_on_every_token_but_the_first(recipe: Path, 
 
 
 def test_the_class_of_a_text_and_its_padding_are_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(recipe), "--rows", "8", *labelled(recipe.parent), "training.batch_size=8"]) == 0
+    assert main(["inspect", str(recipe), "--show", "8", *labelled(recipe.parent), "training.batch_size=8"]) == 0
     shown = capsys.readouterr().out
     assert "labelled.jsonl:2: 13 tokens, label: yes\n" in shown
     assert shown.count("label: no") == 4

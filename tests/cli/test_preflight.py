@@ -119,7 +119,7 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
         finished(place, f"{name}-pad", split_special_tokens=False, pad_token=pad)
         run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name).exits(0)
     assert exact(place / "same") == exact(place / "own") == exact(place / "none")
-    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"]).exits(0)
+    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--show", "4", "--json"]).exits(0)
     for row in json.loads(done.out)["rows"]:
         ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]
         assert sum(ends) == 3, "the template's, and the two of the text"

@@ -93,7 +93,7 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     assert text == "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
     assert encode_rendered(ours, [text])[0] == theirs
     answer = [*codec.encode("it sat", add_special_tokens=False), end]
-    words = ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", "objective.system=Be short."]
+    words = ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", "objective.system=Be short."]
     shown = Process(place, words).wait().exits(0)
     trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in json.loads(shown.out)["rows"]]
     assert [*theirs, *answer] in [ids[: len(theirs) + len(answer)] for ids in trained]
@@ -142,7 +142,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     codec = AutoTokenizer.from_pretrained(folder)
     end = codec.convert_tokens_to_ids("<|eot_id|>")
     assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
-    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words]).exits(0)
+    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", *words]).exits(0)
     found = [row for row in json.loads(shown.out)["rows"] if row["place"] == "rows.jsonl:5"]
     tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "it sat"}]

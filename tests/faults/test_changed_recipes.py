@@ -142,6 +142,7 @@ REFUSED = {
     "data.validation=0.2": "gpt",
     "data.on_bad_row=error": "gpt",
     "data.split_by=row": "gpt",
+    "data.rows=9": "gpt",
     "data.sequence_length=9": "gpt",
     "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",

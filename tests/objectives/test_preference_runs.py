@@ -115,7 +115,7 @@ def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: 
 
 def test_its_rows_are_shown_with_both_sides(run: tuple[str, Path, Done], tfkit: Callable[..., Done]) -> None:
     kind, _, _ = run
-    shown = json.loads(tfkit("inspect", f"{kind}.yaml", "--rows", "1", "--json").out)
+    shown = json.loads(tfkit("inspect", f"{kind}.yaml", "--show", "1", "--json").out)
     better, worse = ("".join(token["token"] for token in row["tokens"]).replace("Ġ", "") for row in shown["rows"])
     assert "cat" in better
     assert "cat" not in worse

@@ -132,7 +132,7 @@ def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[
 
 
 def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "toy.yaml", "--rows", "2", "--json").exits(0)
+    done = tfkit("inspect", "toy.yaml", "--show", "2", "--json").exits(0)
     document = json.loads(done.out)
     assert document["first_step"]["targets"].keys() == {"preference", "critic"}
     assert document["first_step"]["targets"]["preference"] == 4

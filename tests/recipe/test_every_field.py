@@ -513,6 +513,7 @@ TABLE = {
     "data.validation.text": Change("data.validation.0.text=body", validation_data),
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
+    "data.rows": Change("data.rows=3", train_data),
     "data.split_by": Change("data.split_by=row", train_data, SPLITS),
     "data.sequence_length": Change("data.sequence_length=8", order),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),

@@ -39,6 +39,7 @@ CHOICES: dict[str, list[Any]] = {
     "tokenizer.vocab_size": [270, 300, 400],
     "tokenizer.sample_bytes": [50, 1000],
     "tokenizer.special_tokens": [["<x>"], ["<|im_start|>", "<|im_end|>"]],
+    "data.rows": [8, 40],
     "data.max_lost": [0.9, 0.99],
     "data.sequence_length": [8, 12],
     "model.vocab_size": [509, 512],

@@ -33,7 +33,7 @@ class _Drawer:
         stacks = stacks_of(PRESETS[recipe["model"]["preset"]][1])
         self.add("check", "first.yaml")
         if self.dice.random() < 0.3:
-            self.add("inspect", "first.yaml", "--rows", "2", *self.maybe("--json"))
+            self.add("inspect", "first.yaml", "--show", "2", *self.maybe("--json"))
         self.train(["pretrain", "first.yaml"], "first", recipe)
         self.use("first", kind, recipe, "train")
         judging = [name for name in ("minimal_pairs", "few_shot") if stacks in SECTIONS[name].stacks and SECTIONS[kind].head == "lm"]

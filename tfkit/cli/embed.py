@@ -19,6 +19,7 @@ def embed(
     checkpoint: options.Checkpoint,
     data: Annotated[str, typer.Option(metavar="F", help="The texts: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
+    rows: options.Rows = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="F", help="Write the vectors to this file: to F.npy as one array, to F.parquet with the fields of the rows."),
@@ -50,7 +51,8 @@ def embed(
     def open_embedder() -> "RowAnswers":
         from tfkit.engine.inference.embedded_rows import open_embedder
 
-        return open_embedder(checkpoint, parse_overrides(changes), data, field=field, needs_all=out is not None, precision=precision)
+        given = options.scored_overrides(None, rows) | parse_overrides(changes)
+        return open_embedder(checkpoint, given, data, field=field, needs_all=out is not None, precision=precision)
 
     answer_rows(RowCommand("embed", "embedding", open_embedder, _vectors_file), execution, data, out, as_json=json)
 

@@ -25,6 +25,7 @@ def evaluate(
     overrides: options.Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; by default data.validation.")] = None,
     columns: options.Columns = None,
+    rows: options.Rows = None,
     fail_if: options.FailIf = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write one JSON line per row: place, loss, answer.")] = None,
     allow_code: options.AllowCode = False,
@@ -51,7 +52,7 @@ def evaluate(
 
         source = open_recipe(chosen) if chosen is not None else None
         return Evaluator(
-            checkpoint, source, options.column_overrides(columns) | parse_overrides(changes), data, CodePermission.of_user(allow_code)
+            checkpoint, source, options.scored_overrides(columns, rows) | parse_overrides(changes), data, CodePermission.of_user(allow_code)
         )
 
     def follow(evaluator: "Evaluator", work: "Session") -> None:
@@ -63,13 +64,13 @@ def evaluate(
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions applies to texts and labelled rows, and {objective.kind} has neither; leave it out")
     with leading_session("evaluate", evaluator, execution) as work:
-        result, rows, reading = evaluator.score(work, each=predictions is not None)
+        result, scored, reading = evaluator.score(work, each=predictions is not None)
         judged = gate_metrics(result)
         result["gates"] = judge(gates, judged)
         error = gate_error(gates, judged)
         show_judged(result, _table(result, reading), error, as_json=json)
         if predictions is not None:
-            write_predictions(predictions, rows, work.stop)
+            write_predictions(predictions, scored, work.stop)
     if error is not None:
         raise error
 

@@ -9,12 +9,10 @@ from tfkit.cli import options
 def finetune(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
-    checkpoint: options.Start = None,
-    data: options.TrainingRows = None,
-    columns: options.Columns = None,
+    *,
+    tuned: options.Tuned,
     run: options.RunFolder = None,
     resume: options.Resume = False,
-    *,
     attempt: options.Attempt,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
@@ -26,14 +24,14 @@ def finetune(
     Without a recipe, the task is recognised by the columns of the data and the kind of the model, and printed as a recipe.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import option_words, start_training, to_run_options
+    from tfkit.cli.train import start_training, to_run_options
     from tfkit.cli.tuning import tuning_request
 
-    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, checkpoint, data, columns)
+    open_tuning = partial(tuning_request, "finetune", "fine-tuning", recipe, overrides, tuned)
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_tuning().request, planned=dry_run)) is None:
         return
     request, arguments = open_tuning()
     folder = run or Path("runs") / ("" if dry_run else request.run_name)
     run_options = to_run_options(attempt, ranks, folder, resume, fail_if, stages, request)
-    command = ["finetune", *arguments, *option_words(("from", checkpoint), ("data", data), ("columns", columns))]
+    command = ["finetune", *arguments, *tuned.words()]
     start_training(request, command, run_options, dry_run=dry_run, as_json=json)

@@ -25,10 +25,9 @@ _HIDDEN = ("row",)
 def inspect(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
-    checkpoint: options.Start = None,
-    data: options.TrainingRows = None,
-    columns: options.Columns = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Show N rows.")] = 3,
+    *,
+    tuned: options.Tuned,
+    show: Annotated[int, typer.Option("--show", min=1, metavar="N", help="Show N rows.")] = 3,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
@@ -41,9 +40,9 @@ def inspect(
     from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-    asked = tuning_request("inspect", None, recipe, overrides, checkpoint, data, columns, needed=True).request
+    asked = tuning_request("inspect", None, recipe, overrides, tuned, needed=True).request
     checked = asked.source.read(asked.overrides) if asked.source is not None else None
-    request = asked.check() if checked is None or checkpoint is not None or data is not None else None
+    request = asked.check() if checked is None or tuned.checkpoint is not None or tuned.data is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.tools.inspection import inspect_first_step
 
@@ -51,7 +50,7 @@ def inspect(
             with work.stop.at_once():
                 checked = request.decide(work.listener).recipe
         assert checked is not None
-        inspection = inspect_first_step(checked, rows, work)
+        inspection = inspect_first_step(checked, show, work)
     if json:
         console.json(inspection.to_dict())
         return

@@ -2,17 +2,20 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tfkit import console
 from tfkit.errors import UsageError
 from tfkit.run.verified import unverified
+
+if TYPE_CHECKING:
+    from tfkit.recipe import RecipeText
 
 
 def _skip_verification(context: typer.Context, no_verify: bool) -> bool:
@@ -61,6 +64,12 @@ Tokens = Annotated[
 Minutes = Annotated[
     float | None,
     typer.Option("--minutes", min=0.01, metavar="N", help="Train as many steps as take N minutes, by a forecast.", show_default=False),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option(
+        "--rows", min=1, metavar="N", help="Use only N rows of each part of the data, drawn by the seed: a quick try.", show_default=False
+    ),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
@@ -132,6 +141,26 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The checkpoint that a training starts from, and the rows that it learns from."""
+
+    checkpoint: Start = None
+    data: TrainingRows = None
+    columns: Columns = None
+    rows: Rows = None
+
+    def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
+        """Return the overrides with these; of a recipe with stages they apply to the first. Raise UsageError."""
+        from tfkit.engine.request.training_request import tuning_overrides
+
+        return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
+
+    def words(self) -> list[str]:
+        """Return the given ones as words of a command line."""
+        return option_words(("from", self.checkpoint), ("data", self.data), ("columns", self.columns), ("rows", self.rows))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attempt:
     """How and where an attempt at a training runs."""
 
@@ -183,10 +212,15 @@ def named_columns(columns: str | None) -> dict[str, Any]:
     return named
 
 
-def column_overrides(columns: str | None) -> dict[str, Any]:
-    """Return the override that names the columns of the rows to score or to answer. Raise UsageError."""
+def scored_overrides(columns: str | None, rows: int | None) -> dict[str, Any]:
+    """Return the overrides for the columns of the rows to score or to answer, and for how many are drawn. Raise UsageError."""
     named = named_columns(columns)
-    return {"data.validation.0.columns": named} if named else {}
+    return ({"data.validation.0.columns": named} if named else {}) | ({} if rows is None else {"data.rows": rows})
+
+
+def option_words(*given: tuple[str, str | float | None]) -> list[str]:
+    """Return those of the options, by name and value, that are not None, as words of a command line."""
+    return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ _PARTS_OF_STEPS = ("attention", "head")  # included in forward and backward
 def plan(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
-    checkpoint: options.Start = None,
-    data: options.TrainingRows = None,
-    columns: options.Columns = None,
+    *,
+    tuned: options.Tuned,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Measure N real steps.")] = 0,
@@ -47,7 +46,7 @@ def plan(
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
     from tfkit.engine.request.evaluation_settings import CodePermission
 
-    request = tuning_request("plan", None, recipe, overrides, checkpoint, data, columns, needed=True).request
+    request = tuning_request("plan", None, recipe, overrides, tuned, needed=True).request
     selected = options.stage_names(stages)
     planned = check_plan_request(request, selected)
     gates = plan_gates(fail_if or (), selected or (planned.chain.names if planned.chain is not None else ()))

@@ -21,6 +21,7 @@ def predict(
     data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; - reads stdin.")],
     overrides: options.Overrides = None,
     columns: options.Columns = None,
+    rows: options.Rows = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +51,7 @@ def predict(
         from tfkit.engine.inference.predicting import open_predictor
 
         predictor = open_predictor(
-            checkpoint, options.column_overrides(columns) | parse_overrides(changes), data, all_labels=all_, precision=precision
+            checkpoint, options.scored_overrides(columns, rows) | parse_overrides(changes), data, all_labels=all_, precision=precision
         )
         if out is not None:
             from tfkit.engine.inference.predictions_file import require_suffix

@@ -10,6 +10,7 @@ def pretrain(
     overrides: options.Overrides = None,
     data: options.TrainingRows = None,
     columns: options.Columns = None,
+    rows: options.Rows = None,
     tokens: options.Tokens = None,
     minutes: options.Minutes = None,
     run: options.RunFolder = None,
@@ -28,7 +29,7 @@ def pretrain(
     a folder of its own below the run folder; --data and --tokens belong to the first.
     """
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import option_words, start_training, to_run_options
+    from tfkit.cli.train import start_training, to_run_options
     from tfkit.engine.request.training_request import TrainingRequest, with_length
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
@@ -41,16 +42,16 @@ def pretrain(
     def request() -> TrainingRequest:
         source = open_recipe(chosen) if chosen is not None else None
         changes = with_length(parse_overrides(words), source, tokens, minutes)
-        if data is None and columns is None:
+        if data is None and columns is None and rows is None:
             return TrainingRequest("pre-training", source, changes, is_named=True)
         from tfkit.engine.recognition.own_data import training_request
 
-        return training_request("pre-training", source, changes, None, data, options.named_columns(columns), minutes)
+        return training_request("pre-training", source, changes, None, data, options.named_columns(columns), minutes, rows)
 
     if (ranks := join_training(attempt.ranks, attempt.threads, request, planned=dry_run)) is None:
         return
     opened = request()
     run_options = to_run_options(attempt, ranks, run or Path("runs") / opened.run_name, resume, fail_if, stages, opened, minutes)
     command = ["pretrain", *([chosen] if chosen is not None else []), *words]
-    command += option_words(("data", data), ("columns", columns), ("tokens", tokens), ("minutes", minutes))
+    command += options.option_words(("data", data), ("columns", columns), ("rows", rows), ("tokens", tokens), ("minutes", minutes))
     start_training(opened, command, run_options, dry_run=dry_run, as_json=json)

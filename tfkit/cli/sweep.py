@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 def sweep(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
+    *,
+    tuned: options.Tuned,
     trials: Annotated[
         int | None,
         typer.Option("--trials", min=1, metavar="N", help="Try N combinations chosen by Optuna; by default all.", show_default=False),
     ] = None,
-    checkpoint: options.Start = None,
-    data: options.TrainingRows = None,
-    columns: options.Columns = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
-    *,
     attempt: options.Attempt,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -41,23 +39,21 @@ def sweep(
     """
     from tfkit import console
     from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import option_words, run_training, to_run_options
+    from tfkit.cli.train import run_training, to_run_options
     from tfkit.engine.chains.sweep_plan import decide_source
     from tfkit.engine.chains.sweeping import run_sweep
     from tfkit.engine.recognition.unwritten_recipe import UnwrittenRecipe
-    from tfkit.engine.request.training_request import TrainingRequest, tuning_overrides
+    from tfkit.engine.request.training_request import TrainingRequest
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("sweep", recipe, overrides)
-    if chosen is None and (checkpoint is None or data is None):
+    if chosen is None and (tuned.checkpoint is None or tuned.data is None):
         raise UsageError("sweep: which training? Give a RECIPE (`tfkit recipes` lists the bundled ones), or --from CKPT and --data F")
 
     def open_space() -> tuple[TrainingRequest, SearchSpace]:
         source = open_recipe(chosen) if chosen is not None else None
-        named = options.named_columns(columns)
-        fixed = tuning_overrides(NO_OVERRIDES, source, checkpoint, data, named)
-        space = read_space(changes, fixed, lambda others: source or decide_source(others, console))
-        space = replace(space, fixed=tuning_overrides(space.fixed, source, checkpoint, data, named))
+        space = read_space(changes, tuned.changed(NO_OVERRIDES, source), lambda others: source or decide_source(others, console))
+        space = replace(space, fixed=tuned.changed(space.fixed, source))
         return TrainingRequest(None, source, space.fixed, unwritten=UnwrittenRecipe(space.fixed)), space
 
     if (ranks := join_training(attempt.ranks, attempt.threads, lambda: open_space()[0], planned=dry_run)) is None:
@@ -67,8 +63,8 @@ def sweep(
     run_options = to_run_options(attempt, ranks, folder, resume, request=request)
     if dry_run:
         return _show_plan(request, space, trials, run_options, json)
-    given = option_words(("trials", trials), ("from", checkpoint), ("data", data), ("columns", columns))
-    words = ["sweep", *([chosen] if chosen is not None else []), *changes, *given, "--run", str(folder), "--resume"]
+    given = [*([chosen] if chosen is not None else []), *changes, *options.option_words(("trials", trials)), *tuned.words()]
+    words = ["sweep", *given, "--run", str(folder), "--resume"]
     run_training(lambda signals: run_sweep(request.source, space, trials, run_options, console, signals), run_options, words, as_json=json)
 
 

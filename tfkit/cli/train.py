@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli import crash
-from tfkit.cli.options import Attempt, stage_names
+from tfkit.cli.options import Attempt, option_words, stage_names
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
@@ -98,11 +98,6 @@ def to_run_options(
         minutes,
         tuple(request.overrides) if request is not None else (),
     )
-
-
-def option_words(*given: tuple[str, str | float | None]) -> list[str]:
-    """Return those of the options, by name and value, that are not None, as words of a command line."""
-    return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.cli.options import named_columns, split_recipe
+from tfkit.cli.options import Tuned, named_columns, split_recipe
 from tfkit.engine.recognition.own_data import training_request
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
 from tfkit.errors import UsageError
@@ -23,19 +23,18 @@ def tuning_request(
     kind: TrainingKind | None,
     recipe: str | None,
     overrides: Sequence[str] | None,
-    checkpoint: str | None,
-    data: str | None,
-    columns: str | None,
+    tuned: Tuned,
     *,
     needed: bool = False,
 ) -> Tuning:
-    """Open the recipe, if one is given, and add --from, --data and --columns to the changes; of stages they apply to the first.
+    """Open the recipe, if one is given, and add what it starts from and learns to the changes.
 
     `needed`: raise UsageError if neither a recipe, a checkpoint nor data are given.
     """
     chosen, words = split_recipe(command, recipe, overrides)
-    if needed and chosen is None and checkpoint is None and data is None:
+    if needed and chosen is None and tuned.checkpoint is None and tuned.data is None:
         raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
     source = open_recipe(chosen) if chosen is not None else None
-    request = training_request(kind, source, parse_overrides(words), checkpoint, data, named_columns(columns))
+    named = (tuned.checkpoint, tuned.data, named_columns(tuned.columns))
+    request = training_request(kind, source, parse_overrides(words), *named, rows=tuned.rows)
     return Tuning(request, [*([chosen] if chosen is not None else []), *words])

@@ -11,6 +11,7 @@ from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.suffixes import column_in, list_names
+from tfkit.data.sources.drawn_rows import DrawnRows
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
@@ -134,16 +135,18 @@ def _select_split(
     return (division.trained_on, part, "") if part.fraction is not None else (items, part, "")
 
 
-def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """Open the training sources, without the held-out part."""
+def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
+    """Open the training sources, without the held-out part. `seed`: draws the rows if only data.rows of them are used."""
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
-    return _joined(sources, roles)
+    return _used(sources, data, roles, seed)
 
 
-def _joined(sources: list[Source], roles: tuple[Role, ...]) -> list[Source]:
-    """Return the sources, with unpaired rows joined if rows of these roles may be unpaired."""
-    return [JoinedRows(source) for source in sources] if any(role.shape == UNPAIRED for role in roles) else sources
+def _used(sources: list[Source], data: DataSection, roles: tuple[Role, ...], seed: int) -> list[Source]:
+    """Return the sources as they are used: with unpaired rows joined if rows of these roles may be unpaired, and with data.rows drawn."""
+    if any(role.shape == UNPAIRED for role in roles):
+        sources = [JoinedRows(source) for source in sources]
+    return [DrawnRows(source, data.rows, seed) for source in sources] if data.rows is not None else sources
 
 
 def pretraining_sources(data: DataSection) -> list[Source]:
@@ -151,14 +154,17 @@ def pretraining_sources(data: DataSection) -> list[Source]:
     return [open_source(section, "train", None, data.on_bad_row, split_by=data.split_by) for section in data.pretraining or ()]
 
 
-def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither."""
+def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
+    """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither.
+
+    `seed`: as for training_sources.
+    """
     if data.validation is None:
         return []
     fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
     sources = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
-    return _joined(sources, roles)
+    return _used(sources, data, roles, seed)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def training_baselines(recipe: Recipe) -> Baselines:
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
-    held_out = validation_sources(recipe.data, section.roles)
+    held_out = validation_sources(recipe.data, section.roles, recipe.training.seed)
     return baselines(section, _training_rows(recipe), chain.from_iterable(source.rows({}) for source in held_out)) if held_out else {}
 
 
@@ -60,5 +60,5 @@ def _learns_from_rows(recipe: Recipe) -> bool:
 
 
 def _training_rows(recipe: Recipe) -> Iterator[Row]:
-    sources = training_sources(recipe.data, recipe.objective.roles)
+    sources = training_sources(recipe.data, recipe.objective.roles, recipe.training.seed)
     return chain.from_iterable(source.rows({}) for source in sources)

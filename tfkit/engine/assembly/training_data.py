@@ -98,7 +98,8 @@ def prepare_data(
     with stop.at_once("nothing was trained yet"):
         require_memory_for_companions(recipe, peers.ranks.copies_on_machine(recipe.parallel.shard) if copies is None else copies)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
-        sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
+        seed = recipe.training.seed
+        sources, held_out = training_sources(recipe.data, roles, seed), validation_sources(recipe.data, roles, seed)
         texts = pretraining_sources(recipe.data)
         for source in (*sources, *held_out, *texts):
             listener.say(source.describe())
@@ -114,7 +115,7 @@ def prepare_data(
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
         options: dict[str, Any] = {"sequence_length": recipe.data.sequence_length, "defer_blocks": peers.ranks.share(recipe.parallel.shard)}
-        context = ModelContext(config, tokenizer, labels, recipe.training.seed, folder, **options)
+        context = ModelContext(config, tokenizer, labels, seed, folder, **options)
         objective = open_objective(recipe.objective, context)
         for place, path in recipe.objective.code_files.items():
             read_code(place, path)  # a missing one is reported before anything is tokenized

@@ -49,7 +49,7 @@ def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "S
     judged: dict[str, Judgement] = {}
     names = set_names(data, sources)
     with work.stop.at_once(WHOLE):
-        judge = JUDGES[section.kind](section, _examples(section, data) if section.reads_training else (), data.on_bad_row)
+        judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
@@ -79,9 +79,9 @@ def evaluate_likelihood(settings: EvaluationSettings, loaded: "Loaded", work: "S
     return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [verdict.prediction for verdict in verdicts])
 
 
-def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
+def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterator[Row]:
     try:
-        for source in training_sources(data, section.roles):
+        for source in training_sources(data, section.roles, seed):
             yield from source.rows()
     except DataError as error:
         raise DataError(

@@ -107,7 +107,7 @@ def evaluate_rows(settings: EvaluationSettings, loaded: "Loaded", work: "Session
 def scored_sources(settings: EvaluationSettings, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
     """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
     data = settings.data
-    sources = validation_sources(data, roles) if data is not None else []
+    sources = validation_sources(data, roles, settings.seed) if data is not None else []
     if data is None or not sources:
         raise UsageError(f"there are no {what}: give them as {argument('data', 'F')}, or a recipe with data.validation")
     return data, sources

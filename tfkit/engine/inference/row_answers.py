@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
 from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
+from tfkit.data.sources.drawn_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
 from tfkit.engine.inference.opened_model import open_model
@@ -164,9 +165,17 @@ class RowAnswers:
     def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[PredictionInput]:
         columns = self.columns(section)
         if section.path == "-" and pipe is not None:
+            if self.settings.data is not None and self.settings.data.rows is not None:
+                raise UsageError(
+                    "data.rows: rows from stdin are answered as they arrive, and none are drawn; choose them before: head -n 10"
+                )
             return _from_pipe(pipe, columns, section)
         # A bad row is reported when it is read, after the rows before it are answered.
-        return prediction_rows(open_source(section, "all", None, "skip", columns=columns))
+        source = open_source(section, "all", None, "skip", columns=columns)
+        assert self.settings.data is not None
+        if (count := self.settings.data.rows) is None:
+            return prediction_rows(source)
+        return select(prediction_rows(source), draw(prediction_rows(source), count, self.settings.seed))
 
     def _encode(self, window: Sequence[PredictionInput]) -> "list[Encoded | BadRow]":
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]

@@ -37,7 +37,8 @@ def _hashes(checkpoint: Path) -> Hashes | None:
     saved = checkpoint.resolve().parent.parent / "recipe.yaml"
     try:
         run = read_recipe(str(saved)).recipe
-        sources = [] if any(source.hub for source in run.data.train) else training_sources(run.data, run.objective.roles)
+        is_here = not any(source.hub for source in run.data.train)
+        sources = training_sources(run.data, run.objective.roles, run.training.seed) if is_here else []
         if not sources or sum(source.size_bytes for source in sources) > _MOST_BYTES:
             return None
         texts: Iterator[bytes] = (text_hash(row.text) for source in sources for row in source.rows({}))

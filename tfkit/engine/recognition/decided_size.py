@@ -86,6 +86,7 @@ def decide_size(seen: DataSummary, model: ModelSummary, kind: str, given: dict[s
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
     rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    rows = min(rows, given["data"].get("rows") or rows)
     row_length, unit, tokens_per_step = tokens.mean, "rows to train on", step_tokens(model.parameters)
     fixed = _given_length(model, given)
     length = fixed if isinstance(fixed, int) else _length(model, tokens, tokens_per_step, reads_text=reads_text, may_grow=adapter is None)

@@ -31,9 +31,10 @@ def training_request(
     data: str | None,
     columns: Mapping[str, Any] = NO_OVERRIDES,
     minutes: float | None = None,
+    rows: int | None = None,
 ) -> TrainingRequest:
     """Return the request of a training, whose data and checkpoint a command may name; `minutes`: its length. Raises UsageError."""
-    changes = tuning_overrides(overrides, source, start, data, columns)
+    changes = tuning_overrides(overrides, source, start, data, columns, rows)
     unwritten: RecipeFromData | None
     named = UnwrittenRecipe(changes)
     is_new = kind == "pre-training" or (kind is None and start is None)
@@ -89,7 +90,7 @@ def _size_of(recipe: Recipe) -> TextSize:
 
     rows = characters = 0
     beginning = ""
-    for source in training_sources(recipe.data, recipe.objective.roles):
+    for source in training_sources(recipe.data, recipe.objective.roles, recipe.training.seed):
         for row in source.rows():
             rows += 1
             characters += len(row.text) or sum(len(str(value)) for value in row.values.values())

@@ -20,6 +20,7 @@ from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_ove
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import OVERRIDES, Mapping, place_of, plain
 from tfkit.recipe.reading.validate import one_of, problems_in
+from tfkit.recipe.schema.bounds import Count
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
 from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
@@ -62,6 +63,7 @@ class _Data(Data):
     validation: ValidationSets | None = None
     sequence_length: Context | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    rows: Count | None = None
 
 
 class _Sections(Data):
@@ -103,8 +105,8 @@ def read_settings(
         overrides = {**_defaults_of_other_objectives(), **overrides}
     if recipe is None and "data.on_bad_row" not in overrides:  # a training may skip rows, but a score may not
         overrides = {"data.on_bad_row": "error", **overrides}
-    if recipe is None and scored is not None:  # the run's limit is of its own validation rows; what is named here is scored whole
-        overrides = {"evaluation.max_tokens": None, **overrides}
+    if recipe is None and scored is not None:  # the run's limits are of its own rows; what is named here is scored whole
+        overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # an error in the run's own recipe, which this command was not given
             overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
@@ -138,7 +140,7 @@ def _without_recipe(overrides: Overrides) -> EvaluationSettings:
     if problems or given is None or objective is None:
         raise RecipeError(problems)
     scored = given.data.validation
-    others = {"sequence_length": given.data.sequence_length, "on_bad_row": given.data.on_bad_row}
+    others = {name: getattr(given.data, name) for name in ("sequence_length", "on_bad_row", "rows")}
     data = DataSection(train=given.data.train or scored, validation=scored, **others) if scored else None
     training = TrainingSection.model_fields
     order = (training["seed"].default, training["batch_size"].default)

@@ -94,22 +94,29 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
 
 
 def tuning_overrides(
-    overrides: Overrides, source: RecipeText | None, start: str | None, data: str | None, columns: Mapping[str, Any] = NO_OVERRIDES
+    overrides: Overrides,
+    source: RecipeText | None,
+    start: str | None,
+    data: str | None,
+    columns: Mapping[str, Any] = NO_OVERRIDES,
+    rows: int | None = None,
 ) -> dict[str, Any]:
-    """Return the overrides with those for the checkpoint, the data and its columns, which belong to the first stage of a recipe.
+    """Return the overrides with those for the checkpoint, the data, its columns and how many rows are drawn; they belong
+    to the first stage of a recipe.
 
     From random weights, a part of the data is held out in place of the recipe's own validation data.
     """
-    fields = source.fields() if source is not None and (start or data or columns) else {}
+    fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
     # The data come first, so that data.train.0.columns can name columns.
-    rows: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
+    named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
     is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
-    if rows and is_new and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
-        rows[f"{stage}data.validation"] = HELD_OUT
-    rows |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
+    if named and is_new and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+        named[f"{stage}data.validation"] = HELD_OUT
+    named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
+    named |= {} if rows is None else {f"{stage}data.rows": rows}
     base = {} if start is None else {f"{stage}model.from": start}
-    return followed_by({**rows, **overrides}, base)
+    return followed_by({**named, **overrides}, base)
 
 
 def with_length(overrides: Overrides, source: RecipeText | None, tokens: int | None, minutes: float | None) -> Overrides:

@@ -162,6 +162,9 @@ class DataSection(Data):
         description="Sources of text that an objective mixes into its steps so that the model keeps what it learned from such text (ppo, "
         "with ptx_weight); null: none.",
     )
+    rows: Count | None = Field(
+        None, description="Use only n rows of each training source and of each validation source, drawn by training.seed; null: all."
+    )
     split_by: Literal["input", "row"] = Field(
         "input",
         description="input: rows that share their input are held out together, files called train, valid or test are used as such, one "
