@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_files import write_rows
 from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
 import tfkit
+from tfkit.errors import UsageError
 from tfkit.recipe import read_recipe
 from tfkit.recipe.reading.overrides import parse_overrides
 
@@ -152,6 +154,46 @@ def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it
         one["score"] for one in json.loads(command("resume", str(folder), "--json").out)["trials"]
     ]
     assert "which training?" in command("sweep", "optimizer.lr=1,2").exits(2).err
+
+
+def test_rows_are_inspected_although_no_part_of_them_can_be_held_out(place: Path) -> None:
+    """As of two rows that land in one part; all are shown, and the warning says what a training would be refused for."""
+    outcomes = set()
+    for number in range(0, 24, 2):
+        write_rows(place / "two.jsonl", ROWS[number : number + 2])
+        done = command("inspect", *WORDS[:2], "--data", "two.jsonl", "--json").exits(0)
+        rows = json.loads(done.out)["first_step"]["rows_an_epoch"]
+        assert ("here all rows are shown" in done.err) == (rows == 2), done.err
+        outcomes.add(rows)
+    assert outcomes == {1, 2}
+    assert "one.jsonl: only the label 'cat'" in _of_one(place).exits(3).err
+
+
+def _of_one(place: Path) -> Done:
+    write_rows(place / "one.jsonl", ROWS[:1])
+    return command("inspect", *WORDS[:2], "--data", "one.jsonl")
+
+
+def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> None:
+    """And the library's messages name it so."""
+    write_rows(place / "named.jsonl", [{"body": row["text"], "topic": row["label"], "note": "a b c"} for row in ROWS])
+    names, overrides = {"text": "body", "label": "topic"}, {"training.steps": 2, "carbon.enabled": False}
+    given: dict[str, Any] = {"start": "start", "data": "named.jsonl", "columns": names, "threads": 1}
+    done = tfkit.finetune(None, overrides, run="columns", **given)
+    assert {"columns": names, "path": "named.jsonl"}.items() <= read_recipe("columns/recipe.yaml").recipe.data.train[0].model_dump().items()
+    assert tfkit.plan(None, overrides, **given).steps == 2
+    assert len(tfkit.sweep(None, {"optimizer.lr": [1e-3, 1e-2]}, overrides, run="columns-rates", **given).trials) == 2
+    scored = tfkit.evaluate(start=str(done.checkpoint), data="named.jsonl", columns=names, threads=1)
+    assert scored.examples == len(ROWS)
+    rows = [{"body": row["text"]} for row in ROWS]
+    predicted = tfkit.load(done.checkpoint).predict(rows, columns={"text": "body"})
+    assert predicted == [*tfkit.predict(rows, start=done.checkpoint, columns={"text": "body"}, precision="float32")]
+    assert [one["body"] for one in predicted] == [row["text"] for row in ROWS]
+    write_rows(place / "pairs.jsonl", [{"question": row["text"], "sentence": row["text"], "label": row["label"]} for row in ROWS])
+    with pytest.raises(UsageError, match=r"columns=\{'text': 'question', 'pair': 'sentence'\} for the"):
+        tfkit.finetune(start="start", data="pairs.jsonl")
+    with pytest.raises(UsageError, match="give a dict with the column of each role"):
+        tfkit.finetune(start="start", data="named.jsonl", columns="text=body")  # type: ignore[arg-type]
 
 
 def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None:

@@ -214,8 +214,9 @@ def named_columns(columns: str | None) -> dict[str, Any]:
 
 def scored_overrides(columns: str | None, rows: int | None) -> dict[str, Any]:
     """Return the overrides for the columns of the rows to score or to answer, and for how many are drawn. Raise UsageError."""
-    named = named_columns(columns)
-    return ({"data.validation.0.columns": named} if named else {}) | ({} if rows is None else {"data.rows": rows})
+    from tfkit.recipe.reading import overrides
+
+    return overrides.scored_overrides(named_columns(columns), rows)
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:

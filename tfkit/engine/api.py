@@ -18,7 +18,7 @@ from tfkit.engine.results import Completion, EvaluationResult, SweepResult, Trai
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
-from tfkit.recipe.reading.overrides import Overrides, plain_overrides
+from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+Columns = Mapping[str, str | Sequence[str]] | None  # of the data, by role: {"text": "question"}
 ShouldStop = Callable[[], bool] | None
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
 
@@ -51,6 +52,7 @@ def pretrain(
     overrides: Overrides | None = None,
     *,
     data: str | Path | None = None,
+    columns: Columns = None,
     tokens: int | None = None,
     minutes: float | None = None,
     run: str | Path | None = None,
@@ -83,7 +85,7 @@ def pretrain(
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
     source = _recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)
-    request = training_request("pre-training", source, changes, None, _path(data), minutes=minutes)
+    request = training_request("pre-training", source, changes, None, _path(data), plain_columns(columns), minutes)
     options = _run_options("pretrain", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
     options = replace(options, minutes=minutes, named=tuple(request.overrides))
     return _train_requested(request, options, ranks, should_stop, listener)
@@ -95,6 +97,7 @@ def finetune(
     *,
     start: str | Path | None = None,
     data: str | Path | None = None,
+    columns: Columns = None,
     run: str | Path | None = None,
     resume: bool = False,
     exact: bool = False,
@@ -109,9 +112,10 @@ def finetune(
 ) -> TrainingResult:
     """Fine-tune the checkpoint `start` on `data` or the recipe's own. Without a recipe the task is inferred from the data and the model.
 
-    In a recipe with stages, `start` and `data` belong to the first stage. For the other arguments see `pretrain`.
+    `columns`: those of the data for each role, {"text": "question", "label": "topic"}; the others are recognised. In a recipe with stages,
+    `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
-    request = _tuning("fine-tuning", recipe, overrides, start, data)
+    request = _tuning("fine-tuning", recipe, overrides, start, data, columns)
     options = _run_options("finetune", _folder(run, request), resume, exact, force, device, threads, stages, allow_code)
     return _train_requested(request, options, ranks, should_stop, listener)
 
@@ -146,6 +150,7 @@ def sweep(
     trials: int | None = None,
     start: str | Path | None = None,
     data: str | Path | None = None,
+    columns: Columns = None,
     run: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -164,7 +169,7 @@ def sweep(
     """
     from tfkit.engine.chains import sweeping
 
-    request = _tuning(None, recipe, overrides, start, data)
+    request = _tuning(None, recipe, overrides, start, data, columns)
     source, varied = request.source, SearchSpace.of(request.overrides, space)
     folder = Path(run) if run is not None else Path("runs") / f"{request.run_name}-sweep"
     options = _run_options("sweep", folder, resume, False, force, device, threads, (), allow_code)
@@ -182,6 +187,7 @@ def plan(
     *,
     start: str | Path | None = None,
     data: str | Path | None = None,
+    columns: Columns = None,
     probe: int = 0,
     ranks: int = 1,
     gpu: str | None = None,
@@ -195,15 +201,15 @@ def plan(
 
     For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has one for each; a
     stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: measure this many real
-    steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start` and
-    `data` are those of `finetune`.
+    steps, and discard their weights. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets. `start`,
+    `data` and `columns` are those of `finetune`.
     """
     from tfkit.engine.inference.session import session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
 
     if recipe is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
-    planned = check_plan_request(_tuning(None, recipe, overrides, start, data), stages)
+    planned = check_plan_request(_tuning(None, recipe, overrides, start, data, columns), stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.chains.planned_chain import make_plan
 
@@ -219,6 +225,7 @@ def evaluate(
     *,
     start: str | Path,
     data: str | Path | None = None,
+    columns: Columns = None,
     predictions: bool = False,
     allow_code: bool = False,
     run: str | Path | None = None,
@@ -229,6 +236,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
 
+    `columns`: those of `data` for each role, {"text": "question"}; the others are those of the training, or recognised.
     `allow_code`: run the code that the recipe names, also if it was not allowed before. Raises Stopped if `should_stop` returns True: a
     score of a part of the rows is discarded.
     """
@@ -236,7 +244,8 @@ def evaluate(
 
     with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
-        evaluator = Evaluator(str(start), source, plain_overrides(overrides), _path(data), CodePermission.of_user(allow_code))
+        changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+        evaluator = Evaluator(str(start), source, changes, _path(data), CodePermission.of_user(allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
             result, rows, _ = evaluator.score(work, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -276,6 +285,7 @@ def predict(
     overrides: Overrides | None = None,
     *,
     start: str | Path,
+    columns: Columns = None,
     all_labels: bool = False,
     precision: "Precision" = "auto",
     run: str | Path | None = None,
@@ -287,12 +297,13 @@ def predict(
     """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
     Rows need no label, and are read a few batches ahead. `all_labels`: also the `probabilities` of all labels. `precision`: auto, float32,
-    bf16 or int8. `overrides`: {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with
+    bf16 or int8. `columns`: {"text": "body"}. Raises DataError for a row that cannot be read; with the override
     {"data.on_bad_row": "skip"} it is yielded with an `error` in place of a prediction. Raises Stopped.
     """
     from tfkit.engine.inference.predicting import open_predictor
 
-    predictor = open_predictor(start, plain_overrides(overrides), all_labels=all_labels, precision=precision)
+    changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+    predictor = open_predictor(start, changes, all_labels=all_labels, precision=precision)
     return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
 
 
@@ -317,7 +328,7 @@ def load(
         ids = torch.tensor([loaded.tokenizer.encode("the cat sat").ids])
         logits = loaded.model(ids).logits  # (1, tokens, vocabulary); of a classifier (1, classes)
 
-        for row in loaded.predict([{"text": "what a film"}]):  # for a model that was trained on labelled rows
+        for row in loaded.predict([{"text": "what a film"}]):  # a list; for a model that was trained on labelled rows
             print(row["prediction"], row["probability"])
         loaded.generate("Once upon a time")[0].completion  # for a language model
         loaded.embed(["a text", "another"])  # (2, dim)
@@ -370,12 +381,17 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def _tuning(
-    kind: Any, recipe: AnyRecipe | None, overrides: Overrides | None, start: str | Path | None, data: str | Path | None
+    kind: Any,
+    recipe: AnyRecipe | None,
+    overrides: Overrides | None,
+    start: str | Path | None,
+    data: str | Path | None,
+    columns: Columns,
 ) -> TrainingRequest:
     from tfkit.engine.recognition.own_data import training_request
 
     source = _recipe_text(recipe) if recipe is not None else None
-    return training_request(kind, source, plain_overrides(overrides), _path(start), _path(data))
+    return training_request(kind, source, plain_overrides(overrides), _path(start), _path(data), plain_columns(columns))
 
 
 def _run_options(

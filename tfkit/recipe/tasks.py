@@ -258,8 +258,8 @@ def _line(reading: _Reading, columns: Mapping[str, str], seen: DataSummary) -> s
 
 
 def columns_option(columns: Mapping[str, str]) -> str:
-    """Return the option, or the override, that names the column of each role."""
-    return argument("data.train.0.columns", dict(columns))
+    """Return the argument that names the column of each role."""
+    return argument("columns", dict(columns))
 
 
 def form_of(values: Sequence[object]) -> str:

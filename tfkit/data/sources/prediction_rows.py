@@ -50,7 +50,7 @@ class PredictionColumns(Columns):
 
     def remedy(self, role: Role) -> str:
         """Return the option that names the column of a role, for error messages."""
-        return f"{self.option} NAME" if self.option else argument("data.validation.0.columns", {role.name: "NAME"})
+        return f"{self.option} NAME" if self.option else argument("columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
         """Return columns for rows that are plain texts, in the column `text`: it is read for the first role that is a text."""

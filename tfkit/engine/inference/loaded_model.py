@@ -1,13 +1,13 @@
 """The model that `tfkit.load` returns, with methods for rows, prompts and texts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.listener import Silent
 from tfkit.engine.results import Completion
 from tfkit.hub import Loaded
-from tfkit.recipe.reading.overrides import Overrides, plain_overrides
+from tfkit.recipe.reading.overrides import Overrides, plain_columns, plain_overrides, scored_overrides
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
 
@@ -26,20 +26,20 @@ class LoadedModel(Loaded):
         rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
         overrides: Overrides | None = None,
         *,
+        columns: Mapping[str, str | Sequence[str]] | None = None,
         all_labels: bool = False,
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each row, a dict or a text alone, with its `prediction`, as `tfkit.predict` does; no energy is measured."""
+    ) -> list[dict[str, Any]]:
+        """Return each row, a dict or a text alone, with its `prediction`. No energy is measured.
+
+        For more rows than fit into memory, `tfkit.predict` yields the same, one after another.
+        """
         from tfkit.engine.inference.predicting import open_predictor
 
-        predictor = open_predictor(self.folder, plain_overrides(overrides), all_labels=all_labels)
-        predictor.use(self)
-        answers = predictor.answers(predictor.given_rows(rows))
-        while True:
-            with isolated():
-                window = next(answers, None)
-            if window is None:
-                return
-            yield from window
+        changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
+        predictor = open_predictor(self.folder, changes, all_labels=all_labels)
+        with isolated():
+            predictor.use(self)
+            return [row for window in predictor.answers(predictor.given_rows(rows)) for row in window]
 
     def generate(
         self,

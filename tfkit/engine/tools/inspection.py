@@ -9,6 +9,7 @@ from tfkit.engine.assembly.components import batch_sizes
 from tfkit.engine.assembly.training_data import TrainingData, prepare_data
 from tfkit.engine.inference.session import Session
 from tfkit.engine.tools.shown_rows import Reader, ShownRow
+from tfkit.errors import DataError
 from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_device
@@ -49,10 +50,24 @@ class Inspection:
 
 
 def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
-    """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it."""
-    data = prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
+    """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it.
+
+    Where too few rows are there to hold a part out, which a training would refuse, all of them are shown.
+    """
+    try:
+        data = _prepared(recipe, work)
+    except DataError as error:
+        if not isinstance(recipe.data.validation, float):
+            raise
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
+        data = _prepared(recipe, work)  # which raises the error again unless it is of the split
+        work.listener.warn(f"{error}; here all rows are shown")
     with work.stop.at_once():
         return first_rows(recipe, data, count)
+
+
+def _prepared(recipe: Recipe, work: Session) -> TrainingData:
+    return prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:

@@ -64,6 +64,18 @@ def plain_overrides(overrides: object) -> dict[str, Any]:
     return found
 
 
+def plain_columns(columns: object) -> dict[str, Any]:
+    """Return the columns of a call, by role, as a recipe would hold them. Raises UsageError for anything but a dict of names."""
+    if not isinstance(columns, abc.Mapping | None):
+        raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
+    return plain_overrides(columns)
+
+
+def scored_overrides(columns: Overrides, rows: int | None = None) -> dict[str, Any]:
+    """Return the overrides for the columns of the rows to score or to answer, and for how many of them are drawn."""
+    return ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
+
+
 def assignment(name: str, value: Any) -> str:
     """Return an override as text, for a message."""
     return f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
