@@ -1,5 +1,7 @@
 """Checks of the data before the first step, for faults that would silently train a model wrongly."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import islice
 
@@ -11,6 +13,9 @@ from tfkit.tokenizer import Tokenizer
 
 _ROWS = 1_000  # of each source that are checked
 _HEAD = 256  # characters: more than any special token has
+_WORD = re.compile(r"[^\W\d_]{4,}")
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # different ones, of each source
+_MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
 
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
@@ -34,6 +39,34 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
                     f"{place}: the {name} begins with {token}, which the tokenizer puts before every text: the model would see it twice; "
                     "remove it from the texts of this source, or use a tokenizer that puts none there"
                 )
+
+
+def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
+    """Return a warning if most words of the first rows are read in pieces of one or two letters, or not at all; None if they are not.
+
+    A wide letter, as of Chinese, counts as three. `stack`: encoder, decoder or both, for the remedy.
+    """
+    found: dict[str, None] = {}
+    for row in islice(source.rows({}), _ROWS):
+        found.update(dict.fromkeys(_WORD.findall(row.text[: 16 * _HEAD])))
+        if len(found) >= _MOST_WORDS:
+            break
+    words = list(found)[:_MOST_WORDS]
+    if len(words) < _FEWEST_WORDS:
+        return None
+    spelled = zip(*(tokenizer.encode_bare([f"{space}{word}" for word in words]) for space in (" ", "")), strict=True)
+    pieces = {word: min(both, key=len) for word, both in zip(words, spelled, strict=True)}
+    letters = {word: sum(3 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in word) for word in words}
+    cut = [word for word, ids in pieces.items() if letters[word] <= 2 * len(ids) or tokenizer.unk_id in ids.tolist()]
+    if 2 * len(cut) <= len(words):
+        return None
+    shown = cut[len(cut) // 2]
+    other = f", such as {_MULTILINGUAL[stack]}" if stack in _MULTILINGUAL else ""
+    return (
+        f"{source.name}: the tokenizer does not fit the language of these texts: {len(cut) / len(words):.0%} of {len(words):,} different "
+        f"words are read in pieces of one or two letters, or not at all ({shown!r} in {len(pieces[shown])}), so rows are long and little "
+        f"of what the model knows is of use. A checkpoint of this language, or of many, would fit{other}; or a model trained on such texts"
+    )
 
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:

@@ -15,7 +15,7 @@ from tfkit.data.sources.open_sources import pretraining_sources, training_source
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.assembly.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.assembly.memory_plan import require_memory_for_companions
-from tfkit.engine.assembly.preflight import check_lost, check_openings
+from tfkit.engine.assembly.preflight import check_lost, check_openings, misfit
 from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.errors import ModelError
 from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
@@ -127,6 +127,10 @@ def prepare_data(
         if tokenizer.reads_openings_twice:
             check_openings(() if objective.reads_special_tokens else (*sources, *held_out), roles, tokenizer)
             check_openings(texts, TEXT, tokenizer)
+        for source in sources if is_finished else ():
+            stack = "both" if config.encoder_layers and config.decoder_layers else "encoder" if config.encoder_layers else "decoder"
+            if (warning := misfit(source, tokenizer, stack)) is not None:
+                listener.warn(warning)
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         encoder = _feedback_encoder(recipe, objective, device)
         stored = [store(source, recipe.data, objective, tokenizer, listener, encoder) for source in sources]
