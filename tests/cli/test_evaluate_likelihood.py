@@ -3,12 +3,16 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_files import read_rows, write_rows
 from tiny_runs import evaluate, pretrain, run_tfkit, write_corpus, write_recipe
+
+import tfkit
+from tfkit.engine.listener import Progress, Silent
 
 SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
 PAIRS = [
@@ -140,3 +144,28 @@ def test_the_settings_of_the_runs_own_objective_are_not_those_of_another(tmp_pat
     """evaluation.metric chose among the run's checkpoints; minimal pairs have no perplexity."""
     assert (done := evaluate(tmp_path, "--from", "chosen", PAIRED, "--data", "pairs.jsonl", "--json")).code == 0, done.err
     assert 0 <= json.loads(done.out)["metrics"]["accuracy"] <= 1
+
+
+class Bars(Silent):
+    """A listener that notes the total of each progress bar, and how far it came."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, list[int | None]] = {}
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+        bar = self.bars[description] = [total, 0]
+
+        class Bar:
+            def advance(self, count: int = 1) -> None:
+                bar[1] = count + (bar[1] or 0)
+
+        yield Bar()
+
+
+@pytest.mark.parametrize(("limit", "total"), [(None, len(PAIRS)), (10**6, None)])
+def test_the_progress_has_a_total_and_ends_there(limit: int | None, total: int | None) -> None:
+    listener = Bars()
+    overrides = {"objective": {"kind": "minimal_pairs"}, "evaluation.max_tokens": limit, "carbon.enabled": False}
+    tfkit.evaluate(None, overrides, start="learned", data="pairs.jsonl", threads=1, listener=listener)
+    assert listener.bars["judging pairs.jsonl"] == [total, len(PAIRS)]
