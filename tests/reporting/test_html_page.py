@@ -104,6 +104,38 @@ def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
     assert all(name in text for name in ("prefers-color-scheme: dark", "@media print"))
 
 
+def test_what_was_trained_and_the_scores_of_the_best_the_others_and_baselines(tmp_path: Path) -> None:
+    """In one picture for the runs that were evaluated on the same rows; paths are shown only if asked for."""
+    folder = tmp_path / "runs"
+    for number, (name, value) in enumerate({"low": 0.6, "high": 0.9, "middle": 0.7, "elsewhere": 0.95}.items(), 1):
+        rows = ["other rows"] if name == "elsewhere" else ["rows"]
+        result = {"baselines": {"naive_bayes": {"accuracy": 0.5}, "most_frequent_class": {"loss": 0.7}}}
+        write_run(folder / name, data={"validation": rows}, result=result)
+        recipe = {
+            "model": {"from": "/home/ada/base/checkpoints/step-000003"},
+            "data": {"train": [{"path": "/home/ada/secret/reviews.csv"}, {"hub": "org/more"}]},
+            "objective": {"kind": "classification"},
+            "optimizer": {"lr": number / 1000},
+        }
+        (folder / name / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        best = {"step": 3, "metric": "accuracy", "value": value}
+        (folder / name / "checkpoints").mkdir(exist_ok=True)
+        (folder / name / "checkpoints" / "best.json").write_text(json.dumps(best), encoding="utf-8")
+    assert all(entry.run.listed.best is not None for entry in open_runs([folder]).entries)
+    text, found = page(folder)
+    shown = re.sub(r"\s+", " ", found.text)
+    for words in ("reviews.csv, org/more base classification 0.002 accuracy 0.9 accuracy 0.5 naive bayes", "baseline: naive bayes: 0.5"):
+        assert words in shown, shown
+    assert "/home/ada" not in text
+    assert "/home/ada/secret/reviews.csv" in page(folder, full=True)[0]
+    title = "accuracy of the best run, the others and baselines (higher is better)"
+    assert [one for one in found.texts if one == title] == [title] * 2
+    assert [one for one in found.texts if re.match(r".*: (the best|another) run 0", one)] == [
+        "elsewhere: the best run 0.95",
+        *("high: the best run 0.9", "middle: another run 0.7", "low: another run 0.6"),
+    ]
+
+
 def test_places_are_left_out_unless_asked(runs: Path) -> None:
     text, _ = page(runs)
     assert not [secret for secret in ("secret-host", "/home/ada", str(runs), "secret/rows", "secret.yaml") if secret in text]

@@ -32,6 +32,8 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
         most_ancestors=page_charts.MOST_ANCESTORS,
         runs_table=page_tables.runs_table(runs.entries),
         sums=_sums(runs),
+        trained=page_tables.trained_table(runs.trained, full),
+        scores=page_charts.score_charts(runs.trained),
         places=[f"{one.label}: {one.run.path}; {', '.join(one.run.hosts)}; {one.run.command_line}" for one in runs.entries if full],
         learning=page_charts.learning_charts(drawn),
         comparisons=[(one, page_charts.comparison_charts(one, drawn), page_tables.comparison_table(one)) for one in comparisons],

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from tfkit.carbon.ledger import Attempt
+from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_field
 from tfkit.reporting.chart_scales import Points, drawable, thin, ticks, time_ticks
 from tfkit.reporting.equal_score import Comparison
@@ -19,6 +20,7 @@ _BUCKETS = 150
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage
 _STEP_METRICS = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
 _MOST_SCORES = 5  # charts of validation scores
+_MOST_BARS = 20  # runs in the picture of their scores
 
 Chart = Mapping[str, Any]
 Series = Sequence[tuple[int, str, Points]]  # the number of the colour, the label, and the points
@@ -44,6 +46,25 @@ def _steps(entries: Sequence[Entry], name: str) -> Series:
 
 def _series(entries: Sequence[Entry], curves: Sequence[Points]) -> Series:
     return [(colour, entry.label, points) for colour, (entry, points) in enumerate(zip(entries, curves, strict=True))]
+
+
+def score_charts(entries: Sequence[Entry]) -> list[Chart]:
+    """Return charts of the scores of the best run, the others and the baselines: one for the runs that were evaluated alike."""
+    groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
+    for entry in entries:
+        if (best := entry.run.listed.best) is not None and not entry.run.is_group:
+            groups.setdefault((best["metric"], entry.evaluation_key), []).append((best["value"], entry))
+    charts = []
+    for (metric, _), scored in groups.items():
+        is_high = metric.rpartition(".")[2] in HIGHER
+        shown = sorted(scored, key=lambda one: one[0], reverse=is_high)[:_MOST_BARS]
+        rows = {entry.label: {"another run" if number else "the best run": value} for number, (value, entry) in enumerate(shown)}
+        for _, entry in shown:
+            known = {name: scores[metric] for name, scores in entry.run.baselines.items() if metric in scores}
+            rows |= {f"baseline: {name.replace('_', ' ')}": {"a baseline": value} for name, value in known.items()}
+        title = f"{metric} of the best run, the others and baselines ({'higher' if is_high else 'lower'} is better)"
+        charts.append(_parts(title, rows, _score) if len(rows) > 1 else None)
+    return [chart for chart in charts if chart]
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
@@ -96,6 +117,10 @@ def forecast_charts(entries: Sequence[Entry]) -> list[Chart]:
         known = [row for row in rows if all(value is not None and value >= 0 for value in row[1][:3])]
         charts.append(_ranges(f"forecast and measured {words}", known, partial(format_field, name)))
     return [chart for chart in charts if chart]
+
+
+def _score(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _number(value: float) -> str:

@@ -4,15 +4,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
+from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells, score
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import shareable
-from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
+from tfkit.units import format_baselines, format_bytes, format_energy, format_mass, format_seconds
 
 _MOST_DIFFERENCES = 200
 _LONGEST_VALUE = 300
@@ -48,6 +49,40 @@ def runs_table(entries: Sequence[Entry]) -> Table:
     rows = [[entry.label, entry.run.kind or "", state, *run_cells(entry, "at least ")] for entry, state in states]
     table = Table(head, rows).without_empty_columns()
     return table if len(rows) > 1 else Table(["fact", "value"], [*zip(table.head, table.rows[0], strict=True)])
+
+
+def trained_table(entries: Sequence[Entry], full: bool) -> Table:
+    """Return the table of what each run learned from, with its best score and the baselines of the same rows."""
+    rows = []
+    for entry in entries:
+        recipe, best = entry.run.recipe, entry.run.listed.best or {}
+        start, preset = recipe.get("model.from"), recipe.get("model.preset")
+        data, model = _data_text(recipe.get("data.train")), str(start if start is not None else preset or "")
+        rate, baselines = recipe.get("optimizer.lr"), format_baselines(entry.run.baselines, best.get("metric"))
+        objective = str(recipe.get("objective.kind", ""))
+        facts = [
+            shareable(data, full=full),
+            model if full else _model_name(model),
+            objective,
+            "" if rate is None else _value(recipe, "optimizer.lr"),
+        ]
+        rows.append([entry.label, *(text[:_LONGEST_VALUE] for text in facts), score(entry.run.listed), baselines])
+    return Table(["run", "data", "model", "objective", "learning rate", "score", "baselines"], rows).without_empty_columns()
+
+
+def _data_text(sources: object) -> str:
+    """Return the files and data sets of a recipe's data.train, in a form that `shareable` shortens."""
+    named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
+    return ", ".join(
+        f"./{one['path']}" if one.get("path") else str(one.get("hub") or f"Python's standard library ({one.get('stdlib')})")
+        for one in named
+    )
+
+
+def _model_name(start: str) -> str:
+    """Return the last part of a checkpoint's name; for a checkpoint of a run, the run's name."""
+    path = PurePath(start.removeprefix("hub:"))
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 
 def comparison_table(comparison: Comparison) -> Table:

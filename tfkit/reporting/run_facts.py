@@ -109,6 +109,14 @@ class RunFacts:
         return totals_of(self.attempts, seconds) if self.attempts else RunTotals()
 
     @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The scores of the validation rows that need no model, by name and metric; empty if none are recorded."""
+        recorded = (self.recorded.result or {}).get("baselines")
+        named = recorded.items() if isinstance(recorded, Mapping) else ()
+        scores = {str(name): one for name, one in named if isinstance(one, Mapping)}
+        return {name: {metric: value for metric in one if (value := number_of(one, metric)) is not None} for name, one in scores.items()}
+
+    @property
     def place(self) -> str | None:
         """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
         return self.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
