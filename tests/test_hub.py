@@ -26,7 +26,7 @@ from tfkit.tokenizer import train_byte_bpe
 
 TINY: dict[str, Any] = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
 IDS = torch.tensor([[7 * t % 299 for t in range(20)]])
-OURS_ALONE: dict[str, Any] = {"position": {"kind": "rotary"}}  # in GPT-2: no Hugging Face class says so
+OURS_ALONE: dict[str, Any] = {"position": {"kind": "rotary"}, "embedding": {"norm": True}}  # in GPT-2: no Hugging Face class says so
 
 
 def tiny_config(preset: str, **changes: Any) -> ModelConfig:
@@ -206,7 +206,7 @@ def test_a_configuration_that_is_no_json_object(tmp_path: Path, text: str) -> No
     assert "config.json" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["bloom", "gemma", None, ["gpt2"], ""])
+@pytest.mark.parametrize("kind", ["bloom", "mamba", None, ["gpt2"], ""])
 def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> None:
     write(tmp_path)
     edit_config(tmp_path, model_type=kind)

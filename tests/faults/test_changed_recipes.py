@@ -99,6 +99,16 @@ REFUSED = {
     "model.head_dim=4": "gpt",
     "model.position={kind: rotary}": "gpt",
     "model.position.theta=200": "llama",
+    "model.position.local_theta=100": "llama",
+    "model.position.layers=[true, false]": "llama",
+    "model.position.fraction=0.5": "llama",
+    "model.position.offset=2": "gpt",
+    "model.position.relative={kind: relative}": "gpt",
+    "model.attention.qk_norm=head": "gpt",
+    "model.norm.bias=false": "gpt",
+    "model.norm.first=false": "gpt",
+    "model.embedding.dim=8": "masks",
+    "model.head.dense_bias=false": "masks",
     "model.norm.kind=rms": "gpt",
     "model.norm.eps=1e-3": "gpt",
     "model.norm.placement=post": "gpt",
@@ -292,7 +302,12 @@ SINGLE |= {"evaluation.text_metrics", "evaluation.bleu_tokenize"}  # of other ob
 SINGLE |= {"training.adapter.kind"}  # has one value
 SINGLE |= {"data.pretraining"}  # of ppo alone
 SINGLE |= {"carbon.intensity_file"}  # of which a file has to be there
-SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are compared
+SINGLE |= {
+    "model.position.scaling",
+    "model.position.relative",
+    "training.batch_ramp",
+    "training.adapter",
+}  # null, or a section, whose fields are compared
 SLOW = {"training.compile=true", "carbon.enabled=true", *(one for one in FREE if one.startswith("carbon={enabled: true"))}
 
 

@@ -287,7 +287,7 @@ class Change(NamedTuple):
 ROTARY = "model.position={kind: rotary}"
 SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
 LINEAR = "model.position={kind: rotary, scaling: {kind: linear, factor: 4}}"
-YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 12}}"
+YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 40}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
 BESIDE = "model.position={kind: learned, relative: {kind: relative, buckets: 8}}"
 RMS = "model.norm.kind=rms"
@@ -407,7 +407,7 @@ TABLE = {
     "model.position[rotary].scaling[yarn].beta_slow": Change("model.position.scaling.beta_slow=0.1", curve, YARN),
     "model.position[rotary].scaling[yarn].attention_factor": Change("model.position.scaling.attention_factor=2", curve, YARN),
     "model.position[rotary].scaling[yarn].original_context_length": Change(
-        "model.position.scaling.original_context_length=40", curve, YARN
+        "model.position.scaling.original_context_length=12", curve, YARN
     ),
     "model.position[rotary].scaling[llama3].factor": Change("model.position.scaling.factor=8", curve, SCALED),
     "model.position[rotary].scaling[llama3].low_freq_factor": Change("model.position.scaling.low_freq_factor=2", curve, SCALED),

@@ -39,6 +39,9 @@ class RowMaker:
         self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
         self.picks = {role.form for role in self.roles} >= {"choices", "label"}
         self.spoken = dice.random() < 0.5  # messages of role and content, else of from and value
+        self.votes = dice.choice(
+            [["a", "b", "model_b", *(["tie", "c"] if bad else [])], [["a", "b", "b"]], [{"a": 2, "b": 1}]]
+        )  # of one type
         self.listed = dice.random() < 0.2  # references are lists
         self.system = dice.choice([0.0, 0.0, 0.3])
         self.names: dict[str, str] = {}
@@ -86,7 +89,7 @@ class RowMaker:
             case "labels":
                 return [self.dice.choice(self.classes) for _ in range(length)]
             case "votes":
-                return self.dice.choice(["a", "b", "model_b", ["a", "b", "b"], {"a": 2, "b": 1}, *(["tie", "c"] if self.bad else [])])
+                return self.dice.choice(self.votes)
             case "answers":
                 return None  # follows from the context
             case "tools":
