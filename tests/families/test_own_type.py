@@ -87,6 +87,7 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
         "distilbert-base",
         {"encoder_layers": 2, "decoder_layers": 0, "attention": {"windows": [4, None]}, "head": {"kind": "tags", "count": 4}},
     ),
+    "RoBERTa with another gelu": ("roberta-base", {"mlp": {"activation": "gelu_tanh"}, "encoder_layers": 2, "decoder_layers": 0}),
     "the decoder of 2017 alone": ("transformer-2017-base", {"encoder_layers": 0}),
     "T5 as a decoder alone": ("t5-v1.1-small", {"encoder_layers": 0}),
     "Gemma 2 with heads that do not divide the width": ("gemma2-2b", {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6}),

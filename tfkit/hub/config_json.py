@@ -123,7 +123,7 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
     if family.model_type is None or family.architecture(config) is None:
         return False
     try:
-        restored = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
+        restored = ModelConfig.model_validate(family.from_hf(normalize_keys(to_config_json(family, config), family)))
     except ValueError:  # for example, a width that the family's layout cannot express
         return False
     return _computation(restored) == _computation(config)
