@@ -44,6 +44,7 @@ _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8
 _TOKENS_PER_MINUTE = 300_000  # of the second of these models on two cores, roughly
 # After so many epochs the loss on held-out text hardly falls; Muon, which the small decoder has, begins to overfit sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
+_MIN_STEPS = 10  # of a text of a few words, so that warm-up and decay have a place
 # Held-out tokens of an evaluation: at least so many, or so large a share of the tokens to read; ten evaluations take a tenth of the time.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 _ONCE, _EVALUATIONS = 2, 10  # beyond so many epochs the best checkpoint may be an earlier one: the run is evaluated and saved as often
@@ -173,7 +174,7 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     if any(is_named(f"training.{name}", sizes.named) for name in LENGTHS):
         return own
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
-    whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
+    whole, longest = math.ceil(own * training.batch_size / batch), max(_MIN_STEPS, math.ceil(epochs * epoch))
     steps = min(whole, longest)
     because = (
         f"{epochs} epochs, of which the best is kept" if longest <= whole else f"{steps / epoch:.2g} epochs, with as many rows as before"
