@@ -18,7 +18,7 @@ class Validator:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
-        self.model, self.work = components.stepper.model, checkpointer.work
+        self.model = components.stepper.model
         self.prompts = context.recipe.generation.prompts
 
     def evaluate(self, progress: Progress) -> None:
@@ -55,7 +55,7 @@ class Validator:
         return since_best(values, metric in HIGHER) >= patience
 
     def _score(self, moment: str) -> dict[str, float]:
-        metrics = self.work.scores()
+        metrics = self.checkpointer.work.scores()
         if metrics is None:
             raise Stopped(f"stopped {moment}")
         return metrics
@@ -73,7 +73,7 @@ class Validator:
             listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
 
     def _write_samples(self, step: int) -> None:
-        completions = self.work.completions()
+        completions = self.checkpointer.work.completions()
         if completions is None:
             raise Stopped("stopped while the model was writing")
         _, rendered = self.data.objective.prompts(self.prompts)
