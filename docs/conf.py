@@ -11,9 +11,15 @@ from typing import Any
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
+
+def first_readme(name: str) -> tuple[bool, str]:
+    """Return the key of an order in which README precedes the numbered pages of its folder."""
+    return name != "README", name
+
+
 # The parts of the navigation, after the start page, and the pages of each.
 NAVIGATION = {
-    "Tutorial": [path.relative_to(ROOT).as_posix() for path in sorted(DOCS.glob("tutorial/*.md"))],
+    "Tutorial": [f"docs/tutorial/{name}" for name in sorted({path.stem for path in DOCS.glob("tutorial/*.md")}, key=first_readme)],
     "How to": [
         *("docs/own-text", "docs/own-labels", "docs/recipes", "docs/data", "docs/evaluation", "docs/use-a-model", "docs/carbon"),
         *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt", "docs/tasks", "docs/terms"),
@@ -49,7 +55,7 @@ ACCESSIBLE = {
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Navigation">',
     '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
     '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',  # so is a wide table
-    '<div id="search-results">': '<h1>Search</h1><div id="search-results">',
+    '<div id="search-results">': '<h1 class="visually-hidden">Search</h1><div id="search-results">',
     '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
 }
 
@@ -66,7 +72,7 @@ def prepare(app: Any, docname: str, source: list[str]) -> None:
     if docname == root_doc:
         for caption, pages in NAVIGATION.items():
             if pages:
-                entries = "\n".join(page.removesuffix(".md") for page in pages)
+                entries = "\n".join(pages)
                 source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
 
 
