@@ -19,11 +19,12 @@ from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
 from tfkit.recipe.json_schema import json_schema
 
-RESULTS = {
+CLASSES = {
     "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
     "tfkit.engine.training_run.estimate": ("Estimate",),
     "tfkit.engine.inference.loaded_model": ("LoadedModel",),
     "tfkit.engine.tools.averaging": ("Averaged",),
+    "tfkit.engine.listener": ("Listener",),
 }
 MANY = 12  # values of a field that are not all listed
 ANY = 10**6  # a limit that only refuses nonsense
@@ -194,16 +195,31 @@ def library_page() -> str:
     for name in tfkit.__all__:
         if name != "__version__":
             parts += _call(f"tfkit.{name}", getattr(tfkit, name), "##")
-    for module, names in RESULTS.items():
+    for module, names in CLASSES.items():
         for name in names:
-            kind = getattr(importlib.import_module(module), name)
-            parts += [f"## {name}", docstring(kind)]
-            rows = [[f"`{field}`", f"`{annotation}`", plain(comment)] for field, annotation, comment in attributes(kind)]
-            parts += [table(["attribute", "type", "meaning"], rows)] if rows else []
-            for method, function in vars(kind).items():
-                if inspect.isfunction(function) and not method.startswith("_"):
-                    parts += _call(f"{name}.{method}", function, "###")
+            parts += _class(getattr(importlib.import_module(module), name))
     return page("The functions of tfkit", *parts)
+
+
+def _class(kind: Any) -> list[str]:
+    """Return a class with the attributes, properties and methods of it and of tfkit's classes that it extends."""
+    parts: list[str] = [f"## {kind.__name__}", docstring(kind)]
+    rows: dict[str, list[str]] = {}
+    names: dict[str, Any] = {}
+    for origin in [one for one in kind.__mro__ if one.__module__.startswith("tfkit.")]:
+        for field, annotation, comment in attributes(origin):
+            rows.setdefault(field, [f"`{field}`", f"`{annotation}`", plain(comment)])
+        for name, value in vars(origin).items():
+            if not name.startswith("_"):
+                names.setdefault(name, value)
+    for name, value in names.items():
+        if isinstance(value, property):
+            rows[name] = [f"`{name}`", f"`{returned(value.fget)}`", docstring(value)]
+    parts += [table(["attribute", "type", "meaning"], [*rows.values()])] if rows else []
+    for name, value in names.items():
+        if inspect.isfunction(value):
+            parts += _call(f"{kind.__name__}.{name}", value, "###")
+    return parts
 
 
 def _call(name: str, function: Any, level: str) -> list[str]:
@@ -214,10 +230,14 @@ def _call(name: str, function: Any, level: str) -> list[str]:
             arguments.append("*")
         if one.name != "self":
             arguments.append(short(str(one)))
-    result = signature.return_annotation
-    returned = short(result if isinstance(result, str) else inspect.formatannotation(result))
     lines = ",\n".join(f"    {one}" for one in arguments)
-    return [f"{level} {name}", code(f"{name}(\n{lines},\n) -> {returned}", "python"), docstring(function)]
+    return [f"{level} {name}", code(f"{name}(\n{lines},\n) -> {returned(function)}", "python"), docstring(function)]
+
+
+def returned(function: Any) -> str:
+    """Return the annotation of what a function returns."""
+    annotation = inspect.signature(function).return_annotation
+    return short(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
 
 
 def short(annotation: str) -> str:
