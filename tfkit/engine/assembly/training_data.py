@@ -77,6 +77,11 @@ class TrainingData:
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Return the tokens of the training and of the validation data, and the rows that they have, of plain text the documents."""
+        parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
+        return {part: {"rows": sum(map(len, stored)), "tokens": sum(map(tokens_of, stored))} for part, stored in parts.items() if stored}
+
 
 def prepare_data(
     recipe: Recipe,
