@@ -98,7 +98,8 @@ class AssembledRun:
         if not self.resumed_from or context.folder.recorded.planned_steps != self.components.plan.steps:
             predicted = self.planned and self.planned.predicted(metered=context.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
-        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
+        data: dict[str, Any] = {"data": self.data.fingerprints(), "data_sizes": self.data.sizes()}
+        context.folder.record(**arithmetic, **planned, **data, parents=self.checkpointer.parents)
 
     def train(self) -> None:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""

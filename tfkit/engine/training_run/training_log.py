@@ -148,9 +148,9 @@ class TrainingLog:
         if not self.terminal:
             self.show(line.loss, line.lr, rate, line.observed)
 
-    def scores(self, step: int, metrics: dict[str, float]) -> None:
-        """Append the scores of an evaluation, and show them."""
-        self._metrics.append({"step": step, "evaluation": metrics})
+    def scores(self, step: int, metrics: dict[str, float], confusion: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Append the scores of an evaluation, if known with the predictions of each class, and show the scores."""
+        self._metrics.append({"step": step, "evaluation": metrics} | ({"confusion": confusion} if confusion else {}))
         self._show_scores(step, f"step {step}", metrics)
 
     def scores_before(self, metrics: dict[str, float]) -> None:
