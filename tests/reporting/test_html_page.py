@@ -225,11 +225,13 @@ def test_every_text_of_a_template_is_shown_as_it_is_in_content_and_attributes(te
     assert "".join(found.texts) == shown
 
 
-def test_the_template_marks_no_text_as_safe_and_rounds_coordinates() -> None:
-    loader = environment().loader
+def test_no_template_marks_a_text_as_safe_and_coordinates_are_rounded() -> None:
+    names, loader = environment().list_templates(extensions=["jinja"]), environment().loader
     assert loader is not None
-    source = loader.get_source(environment(), "page.html.jinja")[0]
-    assert not re.search(r"\bsafe\b|autoescape|Markup|\w=\{\{", source)  # an attribute without quotes would not be protected
+    assert {"page.html.jinja", "head.html.jinja", "style.css.jinja"} <= set(names)
+    for name in names:
+        source = loader.get_source(environment(), name)[0]
+        assert not re.search(r"\bsafe\b|autoescape|Markup|\w=\{\{", source)  # an attribute without quotes would not be protected
     template = environment().from_string("{{ a }} {{ a * 2 }} {{ b }} {{ [(b, a)] | corners }} {{ 'abcde' | short(4) }}")
     assert template.render(a=1.04, b=1234567) == "1 2.1 1234567 1234567.0,1.0 a..."
     assert visible("a\tb\nc\x7f\u2028d é 🙂") == "a b c\\x7f\\u2028d é 🙂"

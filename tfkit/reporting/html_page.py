@@ -1,6 +1,6 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-page.html.jinja has its content and its style; this module gives it the data.
+page.html.jinja has its content; this module gives it the data. head.html.jinja and style.css.jinja are of all pages of tfkit.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
 
 
 def environment() -> Environment:
-    """Return the environment of the template, which escapes every value and shows control characters as codes."""
+    """Return the environment of the templates, which escapes every value and shows control characters as codes."""
     loader = PackageLoader("tfkit", "reporting")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     made.filters["corners"] = lambda places: " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
