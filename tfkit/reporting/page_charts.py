@@ -35,8 +35,8 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
     groups: dict[str, list[tuple[int, Entry]]] = {}
     for colour, entry in enumerate(entries):
         groups.setdefault(str(entry.run.recipe.get("objective.kind", "")), []).append((colour, entry))
-    first: list[Chart] = []
-    rest: list[Chart] = []
+    first: list[Chart | None] = []
+    rest: list[Chart | None] = []
     for objective, coloured in groups.items():
         suffix = f" ({objective})" if len(groups) > 1 and objective else ""
         ours, more = _learning(coloured, suffix)
