@@ -24,7 +24,15 @@ NAVIGATION = {
         *("docs/own-text", "docs/own-labels", "docs/recipes", "docs/data", "docs/evaluation", "docs/use-a-model", "docs/carbon"),
         *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt", "docs/tasks", "docs/terms"),
     ],
-    "Reference": ["docs/cli", "docs/reference/commands", "docs/reference/recipe", "docs/library", "docs/reference/library", "AGENTS"],
+    "Reference": [
+        "docs/cli",
+        "docs/reference/commands",
+        "docs/reference/recipe",
+        "docs/reference/columns",
+        "docs/library",
+        "docs/reference/library",
+        "AGENTS",
+    ],
     "Results": ["recipes/README", "docs/transfer", "docs/transfer-packages", "docs/decisions", "docs/performance", "docs/speedrun"],
     "Reliability": ["docs/reliability", "docs/faults"],
     "Contributing": ["CONTRIBUTING", "docs/architecture", "benchmarks/README", "CHANGELOG"],
@@ -62,6 +70,7 @@ ACCESSIBLE = {
 
 def setup(app: Any) -> None:
     """Connect what this site does beyond Sphinx."""
+    app.add_config_value("navigation", NAVIGATION, "env")  # with another one all pages are read again
     app.connect("source-read", prepare)
     app.connect("build-finished", finish)
 

@@ -18,6 +18,7 @@ import tfkit
 from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
 from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.schema.objective_facts import SECTIONS
 
 CLASSES = {
     "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
@@ -39,7 +40,7 @@ def main() -> None:
 
 def write_reference(folder: Path) -> None:
     """Write all pages, and nothing that a page before had and none has now."""
-    pages = {**command_pages(), **recipe_pages(), "library.md": library_page()}
+    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "library.md": library_page()}
     for stale in set(folder.rglob("*.md")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():
@@ -184,6 +185,25 @@ def kind_of(definition: dict[str, Any]) -> str | None:
     """Return the value of `kind` that chooses a member of a union; None if there is no such key, or several values."""
     kind = definition.get("properties", {}).get("kind", {})
     return kind.get("const")
+
+
+def columns_page() -> str:
+    """Return the parts of a row that each objective reads, with the names of columns by which they are recognised."""
+    rows = []
+    for kind, section in SECTIONS.items():
+        for role in dict.fromkeys(section.roles):
+            part = (
+                f"`{role.name}`"
+                + ("" if role.required else ", if there is one")
+                + (f"; of a row of the form {role.shape}" if role.shape else "")
+            )
+            names = [" ".join(f"`{name}`" for name in some) for some in ((*role.within, *role.columns), role.later)]
+            rows.append([f"`{kind}`", part, *names])
+    intro = (
+        "Of these names, the first that a row has is read. If it has none of them, the further names are tried, in any letter case. "
+        "`columns` in a source, or `--columns` on the command line, names another column ([Data](../data.md#columns))."
+    )
+    return page("Columns", intro, table(["objective", "part of a row", "names", "further names"], rows))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- library

@@ -91,6 +91,14 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert broken_links(page, text, page.parent) == ["no.md", "cli.md#no-such", "no.svg", "gone.md"]
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/log.md"])
+def test_every_column_of_a_table_has_a_name(name: str) -> None:
+    """Which a screen reader says with each cell."""
+    text, _ = prose_and_code((ROOT / name).read_text(encoding="utf-8"))
+    heads = re.findall(r"^(\|.*\|) *\n\|[ :|-]+\|$", text, re.MULTILINE)
+    assert [head for head in heads if re.search(r"\| *\|", head)] == []
+
+
 def commands(lines: list[str]) -> Iterator[list[str]]:
     """Yield the words of each tfkit command in lines of code, without what is before it, a redirection, and what follows in a pipe."""
     for line in lines:

@@ -18,6 +18,7 @@ import tfkit
 from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
 from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.schema.objective_facts import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,14 @@ def test_every_key_of_a_recipe_has_a_row_with_its_description_and_default(refere
         assert any(unescaped(said) in row and unescaped(default) in row for row in rows[key]), (name, key)
         count += 1
     assert count == sum(map(len, rows.values())) > 250
+
+
+def test_every_name_by_which_a_column_is_recognised_is_in_the_page_of_columns(reference: Path) -> None:
+    text = (reference / "columns.md").read_text(encoding="utf-8")
+    for kind, section in SECTIONS.items():
+        rows = [row for row in text.splitlines() if row.startswith(f"| `{kind}` |")]
+        for role in section.roles:
+            assert any(f"| `{role.name}`" in row and all(f"`{name}`" in row for name in (*role.columns, *role.later)) for row in rows)
 
 
 def test_the_library_page_has_every_function_with_its_arguments(reference: Path) -> None:
