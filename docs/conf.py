@@ -17,12 +17,13 @@ def first_readme(name: str) -> tuple[bool, str]:
     return name != "README", name
 
 
-# The parts of the navigation, after the start page, and the pages of each.
+# The parts of the navigation, and the pages of each; self is the start page.
 NAVIGATION = {
+    "Start": ["What tfkit is <self>", "docs/tasks", "docs/terms"],
     "Tutorial": [f"docs/tutorial/{name}" for name in sorted({path.stem for path in DOCS.glob("tutorial/*.md")}, key=first_readme)],
     "How to": [
         *("docs/own-text", "docs/own-labels", "docs/recipes", "docs/data", "docs/evaluation", "docs/use-a-model", "docs/carbon"),
-        *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt", "docs/tasks", "docs/terms"),
+        *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt"),
     ],
     "Reference": [
         "docs/cli",
