@@ -131,6 +131,7 @@ def test_the_pages_read_nothing_from_elsewhere_and_can_be_reached_by_keyboard(si
         assert "<pre>" not in text
         assert '<aside class="sidebar-drawer" aria-label="Navigation">' in text
         assert 'role="heading">' not in text
+        assert not re.findall(r"<a [^>]*>(?:<[^>]*>)*(?!(?:docs/)?log)[\w/-]+\.md<", text), path  # pages are called by their titles
     for style in (site / "build" / "site").rglob("*.css"):
         assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import", style.read_text(encoding="utf-8")), style
 
