@@ -71,7 +71,7 @@ bench: $(VENV)/.installed-dev ## compressors on the held-out files, and start-up
 	$(BIN)/python benchmarks/baselines.py
 
 clean: ## remove caches and builds; .venv and runs stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that `python -m venv` makes, so an interrupted one is made again.

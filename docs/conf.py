@@ -77,9 +77,11 @@ def setup(app: Any) -> None:
 
 
 def prepare(app: Any, docname: str, source: list[str]) -> None:
-    """Link docs/log.md as a file and other pages by their titles, and append the navigation to the start page."""
+    """Link docs/log.md as a file and other pages by their titles, and append the navigation to the start page, the README."""
     source[0] = re.sub(r"\]\(((?:\.\./)*(?:docs/)?log\.md)", r"](path:\1", source[0])
     source[0] = re.sub(r"\[[\w/-]+\.md\]\((?!path:)([^)]+)\)", r"[](\1)", source[0])  # [cli.md](cli.md#stages) is shown as Stages
+    if docname == "CHANGELOG":  # which has every word, and would be the first result of most searches
+        source[0] = f"---\nno-search: true\n---\n{source[0]}"
     if docname == root_doc:
         for caption, pages in NAVIGATION.items():
             if pages:

@@ -24,6 +24,7 @@ CLASSES = {
     "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
     "tfkit.engine.training_run.estimate": ("Estimate",),
     "tfkit.engine.inference.loaded_model": ("LoadedModel",),
+    "tfkit.engine.inference.attended_text": ("AttendedText", "NextTokens"),
     "tfkit.engine.tools.averaging": ("Averaged",),
     "tfkit.engine.listener": ("Listener",),
 }

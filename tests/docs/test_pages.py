@@ -80,7 +80,8 @@ def test_the_pages_for_programs_link_from_the_root_of_the_site() -> None:
     path = ROOT / "docs" / "llms.txt"
     text = path.read_text(encoding="utf-8")
     assert len([*links(text)]) > 15
-    assert broken_links(path, text, ROOT) == []
+    generated = [link for link in links(text) if (ROOT / link).is_relative_to(GENERATED)]  # which test_site.py finds in the site
+    assert [link for link in broken_links(path, text, ROOT) if link not in generated] == []
     assert text.startswith("# tfkit\n\n> ")
 
 
