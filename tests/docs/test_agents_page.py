@@ -14,7 +14,7 @@ from tfkit.errors import TfkitError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
-LINES = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+BEFORE, AFTER = [block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
 MEASURED = ("pretrain", "finetune", "evaluate", "predict", "generate", "plan")  # carbon is not the subject
 
 
@@ -33,18 +33,24 @@ def write_data(folder: Path) -> None:
 def test_the_commands_run(tmp_path: Path) -> None:
     """Each ends with 0, and prints what it promises: one JSON document, or the file behind `>`."""
     write_data(tmp_path)
-    assert len(LINES) == 16
-    for line in LINES:
+    assert (len(BEFORE), len(AFTER)) == (7, 9)
+    run_lines(tmp_path, BEFORE)
+    assert not (tmp_path / "runs").exists()
+    assert json.loads((tmp_path / "recipe.schema.json").read_text())["$defs"]["Recipe"]
+    run_lines(tmp_path, AFTER)
+    assert (tmp_path / "labelled.csv").read_text(encoding="utf-8").startswith("text,prediction,probability")
+
+
+def run_lines(folder: Path, lines: list[str]) -> None:
+    for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        words, file = (words[:-2], tmp_path / words[-1]) if ">" in words else (words, None)
+        words, file = (words[:-2], folder / words[-1]) if ">" in words else (words, None)
         unmetered = [*words, "carbon.enabled=false"] if words[0] in MEASURED else words
-        out = in_folder(tmp_path, unmetered)
+        out = in_folder(folder, unmetered)
         if file:
             file.write_text(out, encoding="utf-8")
         else:
             assert isinstance(json.loads(out), dict), line
-    assert json.loads((tmp_path / "recipe.schema.json").read_text())["$defs"]["Recipe"]
-    assert (tmp_path / "labelled.csv").read_text(encoding="utf-8").startswith("text,prediction,probability")
 
 
 def in_folder(folder: Path, words: list[str]) -> str:
