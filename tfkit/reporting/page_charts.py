@@ -40,7 +40,8 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
     for objective, coloured in groups.items():
         suffix = f" ({objective})" if len(groups) > 1 and objective else ""
         ours, more = _learning(coloured, suffix)
-        first, rest = [*first, *ours], [*rest, *more]
+        first += ours
+        rest += more
     everything = [*enumerate(entries)]
     first.append(_of_steps(everything, "lr", "learning rate"))
     rest += [
