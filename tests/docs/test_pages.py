@@ -13,6 +13,7 @@ import typer
 
 from tfkit.cli import COMMANDS, app
 from tfkit.recipe.bundled import find_bundled
+from tfkit.recipe.json_schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"  # written by `make site`
@@ -131,7 +132,35 @@ def refusal(words: list[str]) -> str | None:
     recipe = rest[0] if rest and name in ("pretrain", "finetune", "sweep", "plan", "inspect", "check", "launch", "recipes") else ""
     if re.fullmatch(r"[a-z0-9.]+(-[a-z0-9.]+)+", recipe) and not recipe.endswith((".yaml", ".yml")) and find_bundled(recipe) is None:
         return f"no recipe {recipe}"
-    return None
+    keys = [word.partition("=")[0] for word in rest if re.match(r"[a-z_]+(\.\w+)*=", word)]
+    unknown = [key for key in keys if not (is_key(key.split(".")) or is_key(key.split(".")[1:]))]  # a stage's begins with its name
+    return f"no key {unknown[0]}" if unknown else None
+
+
+SCHEMA = json_schema()["$defs"]
+
+
+def is_key(path: list[str]) -> bool:
+    """Return whether the path leads to a key of a recipe."""
+    places = [SCHEMA["Recipe"]]
+    for name in path:
+        places = [inner for place in places for inner in below(place, name)]
+    return bool(path and places)
+
+
+def below(place: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of what a place has under a name: a key, or an item of a list under its number."""
+    if "$ref" in place:
+        yield from below(SCHEMA[place["$ref"].rpartition("/")[2]], name)
+    for union in ("anyOf", "oneOf"):
+        for member in place.get(union, ()):
+            yield from below(member, name)
+    if name in place.get("properties", {}):
+        yield place["properties"][name]
+    if name.isdecimal() and "items" in place:
+        yield place["items"]
+    if isinstance(place.get("additionalProperties"), dict):
+        yield place["additionalProperties"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,6 +196,8 @@ def test_every_option_that_a_sentence_names_with_its_command_exists(name: str) -
         ("    tfkit pretrian demo", "no command"),
         ("    tfkit pretrain demo --no-such 3", "o such option"),
         ("    tfkit pretrain no-such-recipe", "no recipe"),
+        ("    tfkit pretrain demo training.stepz=3", "no key training.stepz"),
+        ("    tfkit finetune chain.yaml tune.training.adapter.rang=3", "no key tune.training.adapter.rang"),
         ("    tfkit average runs/demo --last two --out mean", "valid integer"),
         ("    cat rows | tfkit predict --from CKPT --dat - | head -1", "o such option"),
     ],
