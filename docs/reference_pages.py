@@ -184,8 +184,8 @@ def words(name: str) -> str:
 
 def kind_of(definition: dict[str, Any]) -> str | None:
     """Return the value of `kind` that chooses a member of a union; None if there is no such key, or several values."""
-    kind = definition.get("properties", {}).get("kind", {})
-    return kind.get("const")
+    kind: str | None = definition.get("properties", {}).get("kind", {}).get("const")
+    return kind
 
 
 def columns_page() -> str:
