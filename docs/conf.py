@@ -30,6 +30,7 @@ NAVIGATION = {
         "docs/reference/commands",
         "docs/reference/recipe",
         "docs/reference/columns",
+        "docs/reference/presets",
         "docs/library",
         "docs/reference/library",
         "AGENTS",

@@ -17,6 +17,8 @@ import typer
 import tfkit
 from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
+from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
@@ -41,7 +43,7 @@ def main() -> None:
 
 def write_reference(folder: Path) -> None:
     """Write all pages, and nothing that a page before had and none has now."""
-    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "library.md": library_page()}
+    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
     for stale in set(folder.rglob("*.md")) - {folder / name for name in pages}:
         stale.unlink()
     for name, text in pages.items():
@@ -205,6 +207,27 @@ def columns_page() -> str:
         "`columns` in a source, or `--columns` on the command line, names another column ([Data](../data.md#columns))."
     )
     return page("Columns", intro, table(["objective", "part of a row", "names", "further names"], rows))
+
+
+def presets_page() -> str:
+    """Return the sizes of all presets, with the Hub's names for them."""
+    named: dict[str, list[str]] = {}
+    for release, name in RELEASES.items():
+        named.setdefault(name, []).append(release)
+    rows = []
+    for name, (family, sizes) in PRESETS.items():
+        heads = str(sizes["num_heads"]) + (f" ({sizes['num_kv_heads']} for keys and values)" if sizes.get("num_kv_heads") else "")
+        layers = [f"{sizes[stack]:,}" if sizes.get(stack) else "" for stack in ("encoder_layers", "decoder_layers")]
+        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in ("dim", "context_length", "vocab_size")]
+        releases = " ".join(f"`{release}`" for release in named.get(name, ()))
+        rows.append([f"`{name}`", family.name, *layers, counts[0], heads, *counts[1:], releases])
+    head = ["preset", "family", "encoder layers", "decoder layers", "dim", "heads", "context", "vocabulary", "names on the Hub"]
+    intro = (
+        "`model: {preset: NAME}` takes the architecture and the published sizes of a model, and random weights. "
+        "Other keys of the section change it. The names on the Hub are accepted, too. `tfkit plan` counts the parameters. "
+        "A checkpoint is not a preset: `tfkit finetune --from hub:NAME` starts from its weights."
+    )
+    return page("Presets", intro, table(head, rows))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- library

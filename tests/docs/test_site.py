@@ -17,6 +17,8 @@ import typer
 import tfkit
 from tfkit.cli import COMMANDS, app
 from tfkit.cli.examples import EXAMPLES
+from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
@@ -89,6 +91,13 @@ def test_every_name_by_which_a_column_is_recognised_is_in_the_page_of_columns(re
         rows = [row for row in text.splitlines() if row.startswith(f"| `{kind}` |")]
         for role in section.roles:
             assert any(f"| `{role.name}`" in row and all(f"`{name}`" in row for name in (*role.columns, *role.later)) for row in rows)
+
+
+def test_every_preset_and_name_on_the_hub_is_in_the_page_of_presets(reference: Path) -> None:
+    text = (reference / "presets.md").read_text(encoding="utf-8")
+    assert cells(text) == PRESETS.keys()
+    for release, name in RELEASES.items():
+        assert re.search(rf"^\| `{re.escape(name)}` \|.*`{re.escape(release)}`", text, re.MULTILINE), release
 
 
 def test_the_library_page_has_every_function_with_its_arguments(reference: Path) -> None:
