@@ -1,6 +1,7 @@
 """The Markdown files of the repository: links and anchors lead somewhere, and commands are ones that tfkit accepts."""
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from functools import cache
@@ -84,6 +85,12 @@ def test_the_pages_for_programs_link_from_the_root_of_the_site() -> None:
     generated = [link for link in links(text) if (ROOT / link).is_relative_to(GENERATED)]  # which test_site.py finds in the site
     assert [link for link in broken_links(path, text, ROOT) if link not in generated] == []
     assert text.startswith("# tfkit\n\n> ")
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    navigation = runpy.run_path(str(ROOT / "docs" / "conf.py"))["NAVIGATION"]
+    listed = [f"{page}.md" for pages in navigation.values() for page in pages if not page.startswith("docs/reference/")]
+    assert sorted(page.replace("What tfkit is <self>", "README") for page in listed) == sorted(set(NAMES) - {"docs/log.md"})
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
