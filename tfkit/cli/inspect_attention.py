@@ -178,13 +178,13 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
     """Yield a line for each token of one head: the weights of all tokens as shades, if there is room, and the strongest by name."""
     pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
-    queries, keys = ([_name(token) for token in tokens] for tokens in attended.axes(name))
+    queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))
     scored = f", {pattern.scores[pattern.kind]:.0%}" if pattern.kind in pattern.scores else ""
     yield from _plain(f"{name}, layer {layer}, head {head}: {pattern.kind}{scored}", width, "bold")
     label = min(_LABEL, max(map(console.columns_of, queries)), max(4, width // 3))
     shows_shades = label + 1 + len(keys) + 2 + _LABEL <= width
     for place, token in enumerate(queries):
-        parts = [(_fitted(token, label), "")]
+        parts = [(console.fitted(token, label), "")]
         if shows_shades:
             parts.append((f" {_shades(weights[place], visible[place])} ", ""))
         room = width - sum(console.columns_of(text) for text, _ in parts)
@@ -198,7 +198,7 @@ def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, l
     """Yield the tokens with the largest weights, shaded, as many as there is room for, but one at least."""
     for number, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
-        text = f" {_shade(weight)} {_cut(keys[place], label)} {weight:.0%}"
+        text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"
         room -= console.columns_of(text)
         if number and (room < 0 or weight < _SHADES[-2][0]):
             return
@@ -211,10 +211,12 @@ def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
     _, read = attended.axes("decoder")
     room = max(1, (width - len(" ->  100%")) // 2)
     for token, expected in zip(read, attended.next_tokens, strict=True):
-        likeliest = [f"{_cut(_name(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
-        actual = "" if expected.actual is None else f" {_cut(_name(expected.actual), room)} {expected.probability:.0%}"
+        likeliest = [f"{console.cut(console.result_token(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
+        actual = (
+            "" if expected.actual is None else f" {console.cut(console.result_token(expected.actual), room)} {expected.probability:.0%}"
+        )
         is_right = expected.actual == expected.likeliest[0][0]
-        yield [(f"{_cut(_name(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
+        yield [(f"{console.cut(console.result_token(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
         yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
     yield from _plain(
         "token -> the next one in the text with its probability, green if it is the likeliest; below: the likeliest ones", width
@@ -227,25 +229,6 @@ def _shades(weights: "NDArray[np.float32]", visible: "NDArray[np.bool_]") -> str
 
 def _shade(weight: float) -> str:
     return next(shade for least, shade in _SHADES if weight >= least)
-
-
-def _name(token: str) -> str:
-    """Return a token as it is written, so that its width is known; in ASCII with a plain mark for the space before it."""
-    shown = console.result_text(token)
-    return shown if shown == token else console.result_text(token.replace("Ġ", "_").replace("▁", "_"))
-
-
-def _cut(text: str, columns: int) -> str:
-    """Return a text without what goes beyond so many columns."""
-    while console.columns_of(text) > columns:
-        text = text[:-1]
-    return text
-
-
-def _fitted(text: str, columns: int) -> str:
-    """Return a text in exactly so many columns."""
-    text = _cut(text, columns)
-    return text + " " * (columns - console.columns_of(text))
 
 
 def _plain(text: str, width: int, style: str = "") -> Iterator[list[Part]]:
