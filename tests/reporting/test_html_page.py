@@ -39,6 +39,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.heading = 0  # the number of texts up to the latest one
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.texts: list[str] = []
@@ -54,6 +55,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "h2":
+            self.heading = len(self.texts)
+        if tag == "section":
+            assert "".join(self.texts[self.heading :]).strip(), "a section without content"
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] != ["style"]:
@@ -284,7 +289,8 @@ def test_hostile_names_texts_and_numbers_are_shown_and_never_obeyed(tmp_path: Pa
 
 
 def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
-    write_run(tmp_path / "begun", status="running", totals=False, losses=[], ledger=False)
+    begun = write_run(tmp_path / "begun", status="running", totals=False, losses=[], ledger=False)
+    assert "pretrain, killed begun killed" in page(begun)[1].shown  # the answer is that there is none
     path = write_run(tmp_path / "damaged")
     (path / "run.json").write_text("{")
     _, found = page(tmp_path)

@@ -34,7 +34,8 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
     """
     groups: dict[str, list[tuple[int, Entry]]] = {}
     for colour, entry in enumerate(entries):
-        groups.setdefault(str(entry.run.recipe.get("objective.kind", "")), []).append((colour, entry))
+        if entry.run.metrics.steps or entry.run.metrics.evaluations:
+            groups.setdefault(str(entry.run.recipe.get("objective.kind", "")), []).append((colour, entry))
     first: list[Chart | None] = []
     rest: list[Chart | None] = []
     for objective, coloured in groups.items():

@@ -38,7 +38,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     run, best = entry.run, entry.run.listed.best
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
-        return score(run.listed), words
+        return score(run.listed) or run.status, words
     metric, value, sign = best["metric"], best["value"], 1.0 if _is_high(best["metric"]) else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
