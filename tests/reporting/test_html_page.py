@@ -39,6 +39,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.heading = 0  # the number of texts up to the latest one
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.texts: list[str] = []
@@ -54,6 +55,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "h2":
+            self.heading = len(self.texts)
+        if tag == "section":
+            assert "".join(self.texts[self.heading :]).strip(), "a section without content"
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] != ["style"]:
@@ -198,6 +203,15 @@ def test_the_page_of_a_run_says_at_once_how_good_it_is_and_what_was_trained_on_w
     assert not re.search(r"\bnan\b|\binf\b", text)
 
 
+def test_a_run_whose_best_checkpoint_has_the_lowest_loss_is_compared_by_the_metric_of_its_baselines(tmp_path: Path) -> None:
+    path = write_task(tmp_path / "run", result={"baselines": {"naive_bayes": {"accuracy": 0.8}}})
+    (path / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "metric": "loss", "value": 0.5}), encoding="utf-8")
+    _, found = page(path)
+    assert "run accuracy 0.75 does not beat naive bayes: 0.8 before training: 0.25 step 2 of 3" in found.shown
+    assert "naive bayes (baseline) 0.8 run (this run) 0.75 before training (untouched) 0.25" in found.shown
+    assert "run, best checkpoint: 0.75" in found.shown.partition("More curves")[0]
+
+
 def test_many_classes_are_the_pairs_that_are_confused_most(tmp_path: Path) -> None:
     confusion = {f"c{right}": {f"c{right}": 100, f"c{right + 1}": right} for right in range(40)}
     path = write_run(tmp_path / "evaluated", kind="evaluate", result={"metrics": {"accuracy": 0.8}, "confusion": confusion})
@@ -284,7 +298,8 @@ def test_hostile_names_texts_and_numbers_are_shown_and_never_obeyed(tmp_path: Pa
 
 
 def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
-    write_run(tmp_path / "begun", status="running", totals=False, losses=[], ledger=False)
+    begun = write_run(tmp_path / "begun", status="running", totals=False, losses=[], ledger=False)
+    assert "pretrain, killed begun killed" in page(begun)[1].shown  # the answer is that there is none
     path = write_run(tmp_path / "damaged")
     (path / "run.json").write_text("{")
     _, found = page(tmp_path)

@@ -43,7 +43,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
         sums=_sums(runs),
         trained=page_facts.trained_table(runs.trained, full).split(),
         scores=page_facts.score_tables(runs.trained, full),
-        metrics=page_facts.metrics_table(runs.trained[0].run) if len(runs.trained) == 1 else None,
+        metrics=page_facts.metrics_table(runs.trained[0].run) if len(runs.trained) == 1 else page_tables.Table([], []),
         places=[f"{one.label}: {one.run.path}; {', '.join(one.run.hosts)}; {one.run.command_line}" for one in runs.entries if full],
         learning=learning,
         more_learning=more_learning,

@@ -35,18 +35,18 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
         return "", []
-    run, best = entry.run, entry.run.listed.best
+    run, best = entry.run, entry.run.best_score
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
-        return score(run.listed), words
-    metric, value, sign = best["metric"], best["value"], 1.0 if _is_high(best["metric"]) else -1.0
+        return score(run.listed) or run.status, words
+    metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
         other = max(known, key=lambda one: sign * one.value)
         words.append(f"{'beats' if sign * value > sign * other.value else 'does not beat'} {other.name}: {other.value:.4g}")
     words += [f"{one.name}: {one.value:.4g}" for one in references if one.kind != "baseline"]
-    planned = run.listed.planned_steps
-    words.append(f"step {best['step']:,}" + (f" of {planned:,}" if type(planned) is int else ""))
+    step, planned = (run.listed.best or {}).get("step"), run.listed.planned_steps
+    words.append(f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
     return f"{_plain(metric)} {value:.4g}", words
 
 
@@ -72,8 +72,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
 
 def metrics_table(run: RunFacts) -> Table:
     """Return all validation metrics of the best checkpoint of one run, beside the model before training and the baselines."""
-    step = (run.listed.best or {}).get("step")
-    best = next((values for at, values in reversed(run.metrics.evaluations) if at == step), {})
+    best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
     known = [[number_of(values, name) for values in columns.values()] for name in shown_metrics(best)]
     texts = [["" if value is None else f"{value:.4g}" for value in row] for row in known]
@@ -91,9 +90,8 @@ def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry
     """Return the metric of each group of runs that were evaluated alike, and its best runs with their scores, the best one first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
-        best = entry.run.listed.best or {}
-        if (value := number_of(best, "value")) is not None and not entry.run.is_group:
-            groups.setdefault((best["metric"], entry.evaluation_key), []).append((value, entry))
+        if (best := entry.run.best_score) is not None and not entry.run.is_group:
+            groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
     ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
     return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
 

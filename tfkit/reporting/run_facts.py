@@ -23,6 +23,7 @@ from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run
 from tfkit.run.run_json import RunDocument, known_of
+from tfkit.units import baseline_metric
 
 LARGEST = 1e30  # larger numbers count as damaged
 _MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
@@ -115,6 +116,21 @@ class RunFacts:
         named = recorded.items() if isinstance(recorded, Mapping) else ()
         scores = {str(name): one for name, one in named if isinstance(one, Mapping)}
         return {name: {metric: value for metric in one if (value := number_of(one, metric)) is not None} for name, one in scores.items()}
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """All metrics of the best checkpoint; empty without one."""
+        step = (self.listed.best or {}).get("step")
+        return next((values for at, values in reversed(self.metrics.evaluations) if at == step), {})
+
+    @property
+    def best_score(self) -> tuple[str, float] | None:
+        """The score of the best checkpoint by the metric that the baselines have, or else by that which chose it; None without one."""
+        best = self.listed.best or {}
+        known = {str(best.get("metric")): number_of(best, "value")} | self.best_metrics
+        metric = baseline_metric(self.baselines, best.get("metric"))
+        metric = metric if metric in known else str(best.get("metric"))
+        return None if (value := number_of(known, metric)) is None else (metric, value)
 
     @property
     def confusion(self) -> Confusion:
