@@ -72,6 +72,16 @@ def test_the_bytes_are_the_weights_and_what_is_not_visible(tmp_path: Path) -> No
         assert "beyond the window" in path.read_text(encoding="utf-8") or family != "mistral"
 
 
+def test_the_head_that_is_enlarged_first(tmp_path: Path) -> None:
+    folder, target = write_attended(tmp_path / "model", "t5", aim_heads), tmp_path / "page.html"
+    words = ["inspect", "--from", str(folder), "--attention", TEXT, "--target", TARGET, "--html", str(target)]
+    assert main(words) == 0
+    encoder, decoder, _ = decoded(target.read_text(encoding="utf-8"))
+    assert (encoder["head"], decoder["head"]) in (("0", "1"), ("1", "1"), ("2", "1"))  # those that were made
+    assert main([*words, "--layer", "1", "--head", "2"]) == 0
+    assert [(one["layer"], one["head"]) for one in decoded(target.read_text(encoding="utf-8"))] == [("1", "2")] * 3
+
+
 def test_twelve_layers_of_twelve_heads_are_under_three_megabytes() -> None:
     sizes = {count: len(random_page(12, 12, count).encode()) for count in (30, 60)}
     assert sizes[30] < sizes[60] < 3_000_000

@@ -100,7 +100,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
     if looked.layer is not None and looked.head is not None:
         attended.require_head(looked.layer, looked.head)
     if looked.html is not None:
-        write_page(looked.html, _page(attended, checkpoint))
+        write_page(looked.html, _page(attended, checkpoint, looked))
         console.decided(f"wrote {looked.html}")
     if as_json:
         console.json(attended.to_dict(looked.layer, looked.head))
@@ -130,7 +130,7 @@ def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list
         )
 
 
-def _page(attended: "AttendedText", checkpoint: str) -> str:
+def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
     from tfkit.engine.inference.head_patterns import KINDS, summarize
     from tfkit.reporting.attention_page import KindRow, NextRow, ShownMap, attention_page
 
@@ -144,7 +144,10 @@ def _page(attended: "AttendedText", checkpoint: str) -> str:
             for one in summarize(patterns, _CLEAREST)
         ]
         rows = [letters[first : first + heads] for first in range(0, len(letters), heads)]
-        return ShownMap(name, *attended.axes(name), attended.maps[name], attended.visible[name], kinds, rows)
+        chosen = None
+        if looked.layer is not None and looked.head is not None and looked.layer < len(rows):
+            chosen = looked.layer, looked.head
+        return ShownMap(name, *attended.axes(name), attended.maps[name], attended.visible[name], kinds, rows, chosen)
 
     following = [
         NextRow(token, one.actual, one.probability, one.likeliest)

@@ -49,12 +49,13 @@ class ShownMap:
     visible: NDArray[np.bool_]
     kinds: Sequence[KindRow]
     letters: Sequence[Sequence[tuple[str, str]]]
+    chosen: tuple[int, int] | None = None  # the layer and the head that are enlarged at first; None: the most clearly of a kind
 
     @property
-    def clearest(self) -> tuple[int, int, float]:
-        """The head that is enlarged at first: the one that is most clearly of a kind; most heads of a decoder attend to the first token."""
+    def enlarged(self) -> tuple[int, int]:
+        """The layer and the head that are enlarged at first; not one of the first token, to which most heads of a decoder attend."""
         named = (head for kind in self.kinds if kind.name not in ("spread", "first token") for head in kind.clearest)
-        return max(named, key=lambda head: head[2], default=(0, 0, 0.0))
+        return self.chosen or max(named, key=lambda head: head[2], default=(0, 0, 0.0))[:2]
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def _section(map_: ShownMap) -> Mapping[str, object]:
         "explanation": explanation.format(window=", no further away than its layer's window" if _has_window(map_) else ""),
         "layers": layers,
         "heads": heads,
-        "layer": map_.clearest[0],
-        "head": map_.clearest[1],
+        "layer": map_.enlarged[0],
+        "head": map_.enlarged[1],
         "to": [visible(token) for token in map_.to],
         "from_": [visible(token) for token in map_.from_],
         "weights": base64.b64encode(_quantized(map_).tobytes()).decode(),
