@@ -186,7 +186,7 @@ def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
 def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
     few: dict[str, Any] = {}
-    layers: dict[str, list[int]] = {}  # for which a block that is built stands, by the prefix of its parameters' names
+    layers: dict[str, list[int]] = {}  # of which a block that is built is an example, by the prefix of its parameters' names
     for stack in ("encoder", "decoder"):
         alike: dict[tuple[bool, bool], list[int]] = {}
         for layer in range(getattr(config, f"{stack}_layers")):
