@@ -122,6 +122,22 @@ def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
         assert difference(gradient, expected[name]) < TOLERANCE * max(1.0, float(expected[name].abs().max())), name
 
 
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("case", ["bert", "distilbert", "roberta", "modernbert", "electra", "mpnet", "deberta"])
+def test_gradients_of_an_encoder_are_transformers(tmp_path: Path, case: str) -> None:
+    """With padding, whose logits do not count."""
+    theirs, model = save_reference(tmp_path, case), load(tmp_path).model
+    weights = torch.linspace(-1, 1, 97)
+    (real(case, logits_of(theirs(**CASES[case].inputs))) @ weights).mean().backward()
+    (real(case, run(model, case).logits) @ weights).mean().backward()
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    expected = from_foreign(gradients, MODEL_TYPES[theirs.config.model_type], model.config)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert difference(gradient, expected[name]) < TOLERANCE * max(1.0, float(expected[name].abs().max())), name
+
+
 @pytest.mark.parametrize("case", DECODERS)
 @torch.no_grad()
 def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
