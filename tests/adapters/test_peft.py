@@ -37,6 +37,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama3.2-1b", {"decoder_layers": 2, "num_kv_heads": 2, "context_length": 8192 * 32}),
     "pythia": ("pythia-14m", {"decoder_layers": 2, "position": {"fraction": 0.5}}),
     "phi": ("phi3-mini-4k", {"decoder_layers": 2, "num_kv_heads": 2, "context_length": 8192}),
+    "qwen3_moe": (
+        "qwen3-moe-30b-a3b",
+        {
+            "decoder_layers": 3,
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            "mlp": {"experts": {"count": 4, "active": 2, "hidden_dim": 16, "layers": [True, False]}},
+        },
+    ),
     "bert": ("bert-tiny", {"encoder_layers": 2, "head": {"next_sentence": False}}),
     "t5": ("t5-small", {"encoder_layers": 2, "decoder_layers": 2, "head_dim": 4, "head": {"scale": 0.25}}),
 }
@@ -53,6 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "llama, one layer": ("llama", {"targets": ["decoder.blocks.0.*.v_proj"]}, None),
     "pythia, q and v of q|k|v, head by head": ("pythia", {"alpha": 5}, None),
     "phi, q and v of q|k|v, and one of gate|up": ("phi", {"targets": ["q_proj", "v_proj", "gate_proj"]}, None),
+    "qwen3_moe": ("qwen3_moe", {"targets": ["[qkvo]_proj"]}, None),
     "bert, classes": ("bert", {"targets": ["q_proj", "v_proj", "down_proj"]}, CLASSES),
     "bert, answers": ("bert", {}, {"kind": "spans"}),
     "bert, masked": ("bert", {}, None),

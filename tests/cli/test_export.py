@@ -45,6 +45,9 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "smollm3": ("smollm3-3b", {"num_kv_heads": 2, "decoder_layers": 5}, "llama3"),
     "olmo2": ("olmo2-1b", {"num_kv_heads": 2}, "gpt2"),
+    "mixtral": ("mixtral-8x7b", {"num_kv_heads": 2, "mlp": {"experts": {"count": 5}}}, "gpt2"),
+    "olmoe": ("olmoe-1b-7b", {"mlp": {"experts": {"count": 7, "active": 3}}}, "gpt2"),
+    "qwen3moe": ("qwen3-moe-30b-a3b", {"num_kv_heads": 2, "mlp": {"experts": {"count": 6, "active": 2, "hidden_dim": 32}}}, "qwen"),
     "gemma2": ("gemma2-2b", {"num_kv_heads": 2, "head_dim": 32, "attention": {"softcap": 50.0, "windows": [16, None]}}, "gpt2"),
 }
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -80,7 +83,9 @@ def make(folder: Path, preset: str, changes: dict[str, Any], codec: Tokenizer, *
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gemma", "smollm3", "olmo2")])  # which it does not read
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name not in ("gemma", "smollm3", "olmo2", "olmoe", "mixtral")]
+)  # which it does not read
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_transformers_reads_the_same_model(tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     preset, changes, variant = MODELS[name]
@@ -144,7 +149,21 @@ def test_a_bpe_of_characters_with_all_its_merges_has_scores(tmp_path: Path) -> N
 
 
 CLASSES = {"kind": "classes", "count": 2, "pool": "last", "bias": False}
+EXPERTS = {"count": 4, "active": 2, "hidden_dim": 32}
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "layers without experts": (
+        "qwen3-moe-30b-a3b",
+        {"num_kv_heads": 2, "mlp": {"experts": EXPERTS | {"layers": [True, False]}}},
+        "gpt2",
+        "some of its layers",
+    ),
+    "experts weighted otherwise": (
+        "qwen3-moe-30b-a3b",
+        {"num_kv_heads": 2, "mlp": {"experts": EXPERTS | {"normalized": False}}},
+        "gpt2",
+        "not divided by their sum",
+    ),
+    "shared heads in olmoe": ("olmoe-1b-7b", {"num_kv_heads": 2, "mlp": {"experts": EXPERTS}}, "gpt2", "its heads share keys"),
     "an encoder": ("bert-tiny", {}, "gpt2", "of the family"),
     "a window": ("mistral-7b-v0.3", {"num_kv_heads": 2, "attention": {"windows": [8]}}, "gpt2", "a window of 8 tokens"),
     "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "do not have a window each"),

@@ -61,6 +61,9 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
     "smollm3": {"num_kv_heads": 1, "position": {"layers": [True, False]}},
     "olmo3": {"num_kv_heads": 1, "attention": {"windows": [5, None]}},
     "phi": {"num_kv_heads": 1, "attention": {"windows": [5]}},
+    "mixtral": {"num_kv_heads": 1, "mlp": {"experts": {"count": 4}}},
+    "olmoe": {"num_kv_heads": 1, "mlp": {"experts": {"count": 4, "active": 2}}},
+    "qwen3_moe": {"num_kv_heads": 1, "mlp": {"experts": {"count": 4, "active": 2, "hidden_dim": 16, "layers": [True, False]}}},
     **{key: {"position": {"kind": "relative", "buckets": 8}} for key in ("t5", "mt5", "flan_t5", "byt5")},
     "modernbert": {"attention": {"windows": [None, 5]}},
     "electra": {"embedding": {"dim": 12}},
@@ -68,7 +71,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's character
 }
 DECODERS = (
     *("gpt", "gpt2", "gpt3", "llama", "mistral", "gemma2", "smollm2", "qwen2", "qwen3", "gemma", "gemma3", "smollm3"),
-    *("olmo2", "olmo3", "phi", "pythia", "opt"),
+    *("olmo2", "olmo3", "phi", "pythia", "opt", "mixtral", "olmoe", "qwen3_moe"),
 )
 LABELS = ("no", "yes", "maybe")
 

@@ -23,6 +23,7 @@ BASES |= {name: name for name in ("qwen2", "qwen3", "gemma", "smollm3", "olmo2",
 BASES |= {"gemma3_text": "gemma3", "bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
 BASES |= {name: name for name in ("roberta", "xlm-roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5")}
 BASES["deberta-v2"] = "deberta"
+BASES |= {name: name for name in ("mixtral", "olmoe", "qwen3_moe")}
 
 # What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
 IRRELEVANT = {
@@ -44,6 +45,7 @@ IRRELEVANT = {
     *("embd_pdrop", "hidden_dropout", "layerdrop"),
     *("cls_token_id", "sep_token_id", "embedding_dropout", "mlp_dropout", "initializer_cutoff_factor", "deterministic_flash_attn"),
     *("sparse_prediction", "sparse_pred_ignore_index"),
+    *("output_router_logits", "router_aux_loss_coef"),  # the loss of routers
     *("pooler_dropout", "pooler_hidden_size", "cls_dropout"),  # the width of the pooler is that of its matrix
     *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),  # ELECTRA's, of multiple choice
     "classifier_pooling",  # of classes: the parity cases
@@ -59,6 +61,7 @@ SIZES = {
     *("embedding_size", "position_buckets"),
     *("decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_vocab_size", "attention_bias", "mlp_bias"),
     *("ffn_dim", "word_embed_proj_dim", "enable_bias"),
+    *("num_local_experts", "num_experts", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers"),
 }
 ROTARY = {"rope_type": "default", "rope_theta": 50.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -136,6 +139,9 @@ COMPUTED["gpt_neox"] = {name: values for name, values in _DECODER.items() if nam
 }
 COMPUTED["opt"] = {"num_attention_heads": [4], "activation_function": ["gelu", "silu"], "tie_word_embeddings": []}
 COMPUTED["opt"] |= {"do_layer_norm_before": [], "enable_bias": []}  # the file must have other tensors
+COMPUTED["mixtral"] = COMPUTED["mistral"] | {"num_experts_per_tok": [1, 3]}
+COMPUTED["olmoe"] = _DECODER | {"num_experts_per_tok": [1, 4], "norm_topk_prob": [True]}
+COMPUTED["qwen3_moe"] = _DECODER | {"num_experts_per_tok": [1, 3], "norm_topk_prob": [False], "sliding_window": []}
 # With these transformers computes something else, or its class of another architecture does.
 REFUSED: dict[str, dict[str, list[Any]]] = {
     "llama": {"is_causal": [False, None], "hidden_act": ["quick_gelu"], "original_max_position_embeddings": []},
@@ -143,6 +149,9 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     "gemma2": {"is_causal": [False], "use_bidirectional_attention": [True]},
     "qwen2": {"is_causal": [False], "use_sliding_window": [False], "layer_types": [["full_attention"]]},
     "qwen3": {"is_causal": [False], "use_sliding_window": [False]},
+    "mixtral": {"is_causal": [False], "router_jitter_noise": [0.1]},
+    "olmoe": {"is_causal": [False]},
+    "qwen3_moe": {"is_causal": [False], "use_sliding_window": [], "mlp_only_layers": [["1"], 4], "decoder_sparse_step": [0, "2"]},
     "gemma": {"is_causal": [False], "use_bidirectional_attention": [True]},
     "gemma3_text": {"is_causal": [False], "use_bidirectional_attention": [True], "rope_parameters": [ROTARY]},
     "smollm3": {"no_rope_layers": [[1, 1], [2, 1, 1], 1], "use_sliding_window": []},

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers.pytorch_utils import Conv1D
 
 from tfkit.families import PRESETS
 from tfkit.hub.config_json import to_config_json
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.training.flops import ForwardShape, forward_flops
 
 PUBLISHED = {
     # The paper says 65 and 213 million, and rounds the vocabulary. With V = 37,000 these are V (dim + 1) + 6 (28 dim^2 + 32 dim).
@@ -105,6 +107,11 @@ PUBLISHED = {
     "phi3-mini-4k": 3_821_079_552,
     "phi3-medium-4k": 13_960_238_080,
     "phi4-14b": 14_659_507_200,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "olmoe-1b-7b": 6_919_161_856,
+    "qwen3-moe-30b-a3b": 30_532_122_624,
+    "qwen3-moe-235b-a22b": 235_093_634_560,
     "pythia-14m": 14_067_712,
     "pythia-31m": 30_494_720,
     "pythia-70m": 70_426_624,
@@ -216,3 +223,29 @@ def test_transformers_has_as_many(preset: str) -> None:
     theirs_have = sum(parameter.numel() for parameter in theirs.parameters() if parameter.requires_grad)  # not Marian's sinusoids
     theirs_have += sum(buffer.numel() for name, buffer in theirs.named_buffers() if name == "final_logits_bias")
     assert theirs_have == sum(parameter.numel() for parameter in ours.parameters())
+
+
+# Distances are multiplied by DeBERTa's matrices, too: test_flops.py.
+WITH_MATRICES = [name for name, (family, _) in PRESETS.items() if family.model_type and family.name not in ("deberta_v3", "gpt")]
+
+
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("preset", WITH_MATRICES)
+def test_a_token_is_multiplied_by_the_matrices_of_transformers(preset: str) -> None:
+    """Of blocks and head, with two blocks; of a mixture of experts, by those of as many experts as compute a token."""
+    family, values = PRESETS[preset]
+    layers = {name: 2 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
+    head = values["head"] | ({"next_sentence": False} if family.name == "bert" else {})
+    config = ModelConfig.model_validate(values | layers | {"head": head})
+    both = config.encoder_layers and config.decoder_layers
+    kind = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM if config.decoder_layers else AutoModelForMaskedLM
+    with torch.device("meta"):
+        ours, theirs = Transformer(config), kind.from_config(AutoConfig.for_model(**{"pad_token_id": 1} | to_config_json(family, config)))
+    matrices = sum(module.weight.numel() for module in theirs.modules() if isinstance(module, torch.nn.Linear | Conv1D))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj")):
+            matrices += parameter.numel() * config.mlp.experts.active // config.mlp.experts.count
+        elif name.endswith("mlp.gate.weight"):  # of a router, which is no Linear there
+            matrices += parameter.numel()
+    flops = forward_flops(ours, ForwardShape(rows=1, length=1, decoder_length=1 if both else 0, states=1))
+    assert flops.blocks + flops.head == 2 * matrices

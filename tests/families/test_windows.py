@@ -24,7 +24,7 @@ from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.generation.decoding import generate
 from tfkit.hub import describe, load
-from tfkit.hub.config_json import family_of, to_config_json
+from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, family_of, to_config_json
 from tfkit.model.attention import attend
 from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
@@ -38,6 +38,7 @@ from tfkit.recipe.schema.sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
 WINDOWED += ["qwen2", "qwen3", "gemma3", "gemma3 with longer wavelengths", "smollm3 with windows", "olmo3", "phi3"]
+WINDOWED += ["mixtral", "qwen3_moe with windows, not normalized"]
 LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # twelve windows
 
 
@@ -256,7 +257,11 @@ def test_mistral_without_a_word_of_its_window_has_the_class_s_own(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "theirs", ["mistral", "gemma2", "qwen2", "qwen3", "gemma", "gemma3_text", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt"]
+    "theirs",
+    [
+        *("mistral", "gemma2", "qwen2", "qwen3", "gemma", "gemma3_text", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt"),
+        *("mixtral", "olmoe", "qwen3_moe"),
+    ],
 )
 def test_a_field_left_out_has_the_class_s_value(theirs: str) -> None:
     family = MODEL_TYPES[theirs]
@@ -300,7 +305,7 @@ def test_transformers_understands_every_preset(preset: str) -> None:
     assert family_of(config, prefer=family.name) is family
     hf = AutoConfig.for_model(**to_config_json(family, config)).to_dict()
     again = ModelConfig.model_validate(family.from_hf(hf))
-    assert again.model_dump(exclude={"init", "dropout"}) == config.model_dump(exclude={"init", "dropout"})
+    assert again.model_dump(exclude=TRAINING_ONLY_FIELDS) == config.model_dump(exclude=TRAINING_ONLY_FIELDS)
 
 
 @pytest.mark.parametrize(("windows", "expected"), [([None], "llama"), ([5], "mistral"), ([5, None], "smollm3"), ([5, 3], None)])

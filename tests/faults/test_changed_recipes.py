@@ -67,7 +67,9 @@ ADAPTED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "training.
 _PREFERRED = "data={train: [{path: preferences.jsonl}], validation: 0.3}"
 PREFERRED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "objective={kind: dpo}", _PREFERRED]
 REWARDED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "objective={kind: reward}", _PREFERRED]
+SPARSE = ["checkpoint.every=2", "model.mlp.experts={count: 3, active: 2}"]
 BEGUN = {
+    "sparse": SPARSE,
     "masks": MASKS,
     "tags": TAGS,
     "answers": ANSWERS,
@@ -125,6 +127,14 @@ REFUSED = {
     "model.mlp.activation=relu": "gpt",
     "model.mlp.gated=true": "gpt",
     "model.mlp.bias=false": "gpt",
+    "model.mlp.experts={count: 2, active: 1}": "gpt",
+    "model.mlp.experts.count=4": "sparse",
+    "model.mlp.experts.active=1": "sparse",
+    "model.mlp.experts.hidden_dim=8": "sparse",
+    "model.mlp.experts.normalized=false": "sparse",
+    "model.mlp.experts.layers=[true, false]": "sparse",
+    "model.routing.balance=0.5": "sparse",
+    "model.routing.z_loss=0.5": "sparse",
     "model.head.tied=false": "gpt",
     "model.head.bias=true": "gpt",
     "model.head.scale=0.5": "gpt",
@@ -305,6 +315,8 @@ SINGLE |= {"carbon.intensity_file"}  # of which a file has to be there
 SINGLE |= {
     "model.position.scaling",
     "model.position.relative",
+    "model.mlp.experts",
+    "model.routing",
     "training.batch_ramp",
     "training.adapter",
 }  # null, or a section, whose fields are compared

@@ -32,6 +32,10 @@ from tfkit.training.step import Stepper
 SMALL: dict[str, Any] = {"vocab_size": 64, "context_length": 12, "dim": 32, "num_heads": 4, "init": {"std": 0.3}}
 GPT2 = SMALL | GPT2_LAYOUT | {"decoder_layers": 2}
 LLAMA = SMALL | LLAMA_LAYOUT | {"decoder_layers": 2, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 48}
+EXPERTS = LLAMA | {
+    "mlp": LLAMA["mlp"] | {"experts": {"count": 4, "active": 2, "layers": [True, False]}},
+    "routing": {"balance": 0.5, "z_loss": 0.5},
+}
 T5 = SMALL | {
     "encoder_layers": 2,
     "decoder_layers": 2,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from shared_steps import ADAFACTOR, ADAMW, BERT, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
+from shared_steps import ADAFACTOR, ADAMW, BERT, EXPERTS, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
 from tiny_runs import Process
 from two_ranks import free_port
 
@@ -30,8 +30,10 @@ EXACT = {
     "t5-muon": Case(T5, MUON, changes=UNTIED),
     "bert-bf16": Case(BERT, dtype=BF16),
     "bert-kept": Case(BERT, reshard=False),
+    "experts-bf16": Case(EXPERTS, dtype=BF16),
+    "experts-muon": Case(EXPERTS, MUON, checkpointing=True),
 }
-FEW = ("gpt2", "gpt2-unfrozen", "gpt2-lora-bf16", "llama-muon-bf16", "t5-adafactor-bf16", "bert-bf16")
+FEW = ("gpt2", "gpt2-unfrozen", "gpt2-lora-bf16", "llama-muon-bf16", "t5-adafactor-bf16", "bert-bf16", "experts-bf16", "experts-muon")
 
 
 def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], steps: int) -> list[dict[str, Any]]:
@@ -67,6 +69,7 @@ FAMILIES = (
     *("transformer-2017-base", "gpt", "bert-base", "distilbert-base", "gpt2", "gpt3-125m", "t5-small", "t5-v1.1-small"),
     *("llama-7b", "llama3-8b", "mistral-7b-v0.1", "gemma2-2b", "smollm2-135m"),
     *("gemma3-1b", "olmo3-7b", "pythia-14m"),  # norms of queries and keys, two bases, and placements of norms, that those lack
+    *("mixtral-8x7b", "olmoe-1b-7b", "qwen3-moe-30b-a3b"),
     *("roberta-base", "modernbert-base", "electra-small", "mpnet-base", "bart-base", "mbart-large-cc25", "deberta-v3-base"),
 )
 
@@ -80,7 +83,9 @@ def tiny(preset: str, *, tied: bool) -> Case:
     attention |= {"windows": [window and 4 for window in attention["windows"]]} if "windows" in attention else {}
     head = {name: value for name, value in values["head"].items() if name != "next_sentence"}
     head |= {"next_sentence": False} if values["head"]["kind"] == "masked_lm" else {}  # this loss does not read it
-    return Case({**values, **sizes, "attention": attention, "head": head | {"tied": tied}}, micro_batches=4)
+    mlp = dict(values["mlp"])
+    mlp |= {"experts": {**mlp["experts"], "count": 4, "active": 2, "hidden_dim": 16}} if "experts" in mlp else {}
+    return Case({**values, **sizes, "attention": attention, "mlp": mlp, "head": head | {"tied": tied}}, micro_batches=4)
 
 
 STEP_1 = {

@@ -30,6 +30,7 @@ LLAMA: dict[str, Any] = {
     "model": {"preset": "llama2-7b", "decoder_layers": 3, "dim": 96, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 160}
     | {"context_length": 128}
 }
+EXPERTS = {"model": LLAMA["model"] | {"mlp": {"experts": {"count": 3, "active": 2, "hidden_dim": 96, "layers": [True, False]}}}}
 STEPS = {"training.steps": 8, "training.batch_size": 4, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -88,8 +89,9 @@ def measuring(path: Path) -> Callable[[], None]:
         (LLAMA | SHARDED | BF16 | {"training.activation_checkpointing": True}, "sharded"),
         pytest.param(LLAMA | BF16 | {"training.ema_decay": 0.9}, "replicated", marks=pytest.mark.slow),
         (LLAMA | SHARDED | {"optimizer": {"kind": "muon", "lr": 1e-3}, "parallel.reshard": False}, "sharded"),
+        (EXPERTS | SHARDED, "sharded"),
     ],
-    ids=["gpt2-sharded", "gpt2", "llama-bf16-sharded", "llama-bf16", "llama-muon-sharded"],
+    ids=["gpt2-sharded", "gpt2", "llama-bf16-sharded", "llama-bf16", "llama-muon-sharded", "experts-sharded"],
 )
 def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

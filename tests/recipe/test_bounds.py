@@ -10,7 +10,7 @@ import pytest
 
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ExpertsConfig, ModelConfig
 from tfkit.recipe import RecipeError, bundled_recipes, json_schema, open_recipe, read_chain, read_recipe
 from tfkit.recipe.reading.fields import section_types
 from tfkit.recipe.reading.overrides import parse_overrides
@@ -44,7 +44,13 @@ def fields(record: Any, path: tuple[str, ...], choice: dict[str, Any]) -> Iterat
             if inner in (ModelSection, ModelConfig):
                 continue
             kind = inner.model_fields["kind"].annotation.__args__[0] if "kind" in inner.model_fields else None
-            yield from fields(inner, here, choice | ({".".join(here): {"kind": kind}} if kind else {}))
+            least = {
+                name: next(bound.ge for bound in one.metadata if hasattr(bound, "ge"))
+                for name, one in inner.model_fields.items()
+                if inner is ExpertsConfig and one.is_required()  # the one section without a kind that is null unless it is given
+            }
+            given = {"kind": kind} if kind else least
+            yield from fields(inner, here, choice | ({".".join(here): given} if given else {}))
 
 
 def test_every_number_in_the_published_schema_has_a_largest_value() -> None:
@@ -60,7 +66,7 @@ NUMBERS = [*fields(Recipe, (), {}), *fields(ModelConfig, ("model",), {})]
 
 def _name(number: tuple[str, str, dict[str, Any]]) -> str:
     path, _, choice = number
-    return path + "".join(f"-{one['kind']}" for one in choice.values())
+    return path + "".join(f"-{one.get('kind', 'given')}" for one in choice.values())
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=_name)

@@ -381,6 +381,7 @@ FED = (
 )
 TALKED = f"model={{from: talks}} | {PREFERRED}"
 
+SPARSE = "model.mlp.experts={count: 3, active: 2}"
 TABLE = {
     "model.preset": Change(
         "model={preset: llama-7b, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, hidden_dim: 32}", shapes
@@ -445,6 +446,13 @@ TABLE = {
     "model.mlp.activation": Change("model.mlp.activation=relu", curve),
     "model.mlp.gated": Change("model.mlp.gated=true", shapes, "model.hidden_dim=40"),
     "model.mlp.bias": Change("model.mlp.bias=false", shapes),
+    "model.mlp.experts.count": Change("model.mlp.experts.count=4", shapes, SPARSE),
+    "model.mlp.experts.active": Change("model.mlp.experts.active=1", curve, SPARSE),
+    "model.mlp.experts.hidden_dim": Change("model.mlp.experts.hidden_dim=8", shapes, SPARSE),
+    "model.mlp.experts.normalized": Change("model.mlp.experts.normalized=false", curve, SPARSE),
+    "model.mlp.experts.layers": Change("model.mlp.experts.layers=[true,false]", shapes, SPARSE),
+    "model.routing.balance": Change("model.routing.balance=1", curve, SPARSE),
+    "model.routing.z_loss": Change("model.routing.z_loss=1", curve, SPARSE),
     "model.head[lm].tied": Change("model.head.tied=false", shapes),
     "model.head[lm].bias": Change("model.head.bias=true", shapes),
     "model.head[lm].scale": Change("model.head.scale=0.5", curve),

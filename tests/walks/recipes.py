@@ -130,6 +130,8 @@ class RecipeDrawer:
         windows = values.get("attention", {}).get("windows", [None])
         if windows != [None]:
             model["attention"] = {"windows": [window and 4 for window in windows]}
+        if "experts" in values["mlp"]:
+            model["mlp"] = {"experts": {"count": 4, "active": 2, "hidden_dim": self.dice.choice([None, 12])}}
         return model
 
     def _tokenizer(self, objective: str) -> Recipe:

@@ -49,6 +49,7 @@ CHOICES: dict[str, list[Any]] = {
     "model.num_kv_heads": [1, 2],
     "model.head_dim": [4, 6],
     "model.hidden_dim": [12, 40],
+    "model.mlp.experts": [{"count": 3, "active": 1}, {"count": 4, "active": 2, "hidden_dim": 8, "layers": [True, False]}],
     "model.attention.windows": [[4, None], [3], [None, 5], [None]],
     "model.attention.softcap": [2.0, 20.0],
     "model.attention.scale": [0.2, 1.0],
@@ -94,6 +95,7 @@ NEVER = {
         "model.encoder_layers",
         "model.decoder_layers",
         "model.preset",
+        "model.routing",  # of mixtures of experts alone
         "model.head.next_sentence",
         "model.head.choices",
         "data.validation",

@@ -15,16 +15,25 @@ _STACKS = ("encoder.", "decoder.")
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
     """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob.
 
+    Beside a mixture of experts, those of attention alone: transformers holds a layer's experts in one tensor, and peft takes any MLP's
+    matrix for a part of it.
+
     Raise UsageError if a pattern matches no matrix.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith(_STACKS)}
+    sparse = model.config.mlp.experts is not None
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(_STACKS) and not (sparse and ".mlp." in name)
+    }
     targets: set[str] = set()
     for pattern in patterns:
         matching = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
         if not matching:
-            raise UsageError(
-                f"training.adapter.targets: {pattern!r} matches no matrix of the model's stacks; the matrices are {_listed(linear)}"
+            kind = "no matrix of the model's stacks" + (
+                " outside its MLPs, which get no updates beside a mixture of experts" if sparse else ""
             )
+            raise UsageError(f"training.adapter.targets: {pattern!r} matches {kind}; the matrices are {_listed(linear)}")
         targets |= matching
     return {name: module for name, module in linear.items() if name in targets}
 

@@ -74,9 +74,10 @@ def lines(plan: "Estimate") -> list[str]:
 
 
 def _table(plan: "Estimate") -> str:
+    active = f"{plan.active_parameters:,} compute each token, and " if plan.active_parameters < plan.parameters else ""
     batches = "" if plan.stages else f" in micro-batches of {plan.micro_batch_size:,} rows"
     rows = {
-        "parameters": f"{plan.parameters:,}, of which {plan.trained_parameters:,} are trained",
+        "parameters": f"{plan.parameters:,}, of which {active}{plan.trained_parameters:,} are trained",
         "steps": f"{plan.steps:,}{batches}, {format_count(plan.tokens)} tokens",
         "FLOPs": f"{plan.flops['total']:.3g}: {_shares(plan.flops)}",
         **({"trial": plan.rate_trial.describe(plan.flops["total"])} if plan.rate_trial is not None else {}),

@@ -12,7 +12,7 @@ from tfkit.families.rules import Family
 # The names of the families and of their files.
 _NAMES = (
     *("transformer_2017", "gpt", "bert", "distilbert", "gpt2", "gpt3", "llama", "t5", "mistral", "gemma2", "smollm2"),
-    *("qwen2", "qwen3", "gemma", "gemma3", "smollm3", "olmo2", "olmo3", "phi", "pythia", "opt"),
+    *("qwen2", "qwen3", "gemma", "gemma3", "smollm3", "olmo2", "olmo3", "phi", "pythia", "opt", "mixtral", "olmoe", "qwen3_moe"),
     *("roberta", "xlm_roberta", "camembert", "modernbert", "electra", "mpnet", "bart", "mbart", "mt5", "flan_t5", "byt5"),
     "deberta_v3",
 )

@@ -34,7 +34,7 @@ def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, con
     }
 
 
-_EPS: dict[str, Any] = {"norm": {"kind": "rms", "eps": 1e-5}}
+_EPS: dict[str, Any] = {"norm": {"kind": "rms", "eps": 1e-5}}  # as in the files of the base models; those of the chat models have 1e-6
 PRESETS = {
     "qwen2-0.5b": _size(896, 24, 14, 2, 4864),
     "qwen2-1.5b": _size(1536, 28, 12, 2, 8960),

@@ -13,7 +13,7 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """A foreign tensor and the parameters of ours that it holds; `{i}` is the layer.
+    """A foreign tensor and the parameters of ours that it holds; `{i}` is the layer, and `{e}` the expert.
 
     Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v). `by_head`: they alternate from head to head
     (GPT-NeoX's q1 | k1 | v1 | q2 ...). `transposed`: the foreign matrix is stored as (in, out), ours are (out, in). `row`: a vector of ours

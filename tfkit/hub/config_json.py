@@ -32,7 +32,7 @@ _GENERATION_KEYS = (  # transformers reads these from config.json if there is no
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
-TRAINING_ONLY_FIELDS = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
+TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MAX_PROBLEMS = 20  # in a message
 LIMIT = 4 * MIB  # maximum size of config.json: a thousand times the usual
 
@@ -130,10 +130,15 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 
 def _computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all that a model computes, with the windows and the rotation of each layer in place of the lists that are repeated."""
+    """Return all that a model computes, with the windows, rotation and experts of each layer in place of the lists that are repeated."""
     layers = range(max(config.encoder_layers, config.decoder_layers))
-    windows, rotations = ([of(layer) for layer in layers] for of in (config.window, config.rotation))
-    values = config.model_dump(exclude={*TRAINING_ONLY_FIELDS, "position", "attention"})
+    windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
+    values = config.model_dump(
+        exclude={**dict.fromkeys((*TRAINING_ONLY_FIELDS, "position", "attention"), True), "mlp": {"experts": {"layers"}}}
+    )
+    if experts := values["mlp"]["experts"]:
+        experts |= {"hidden_dim": config.expert_dim, "layers": has_experts}
+        values["hidden_dim"] = config.hidden_dim if config.has_mlp else None
     position, attention = config.position.model_dump(exclude={"layers"}), config.attention.model_dump(exclude={"windows"})
     return values | {"position": position, "attention": attention, "windows": windows, "rotations": rotations}
 

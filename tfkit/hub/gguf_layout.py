@@ -1,14 +1,18 @@
 """A model in the layout of GGUF, the files of llama.cpp: the fields that describe it, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Two things differ from our layout: Gemma's norm weights are stored plus 1, and the
-rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates their neighbours and Hugging Face halves.
+The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout: Gemma's norm weights are stored plus 1; the
+rows of Llama's and SmolLM3's q_proj and k_proj are interleaved, since llama.cpp rotates their neighbours and Hugging Face halves; and one
+matrix of all experts of a layer is one tensor.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
@@ -26,13 +30,17 @@ _ARCHITECTURES = {  # by our families
     "llama": "llama",
     "mistral": "llama",
     "smollm2": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
     "gpt2": "gpt2",
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2")},
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "smollm3", "olmo2", "olmoe")},
 }
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # with a GELU in its tanh form; the others have a SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # the others are read without
+_NOT_NORMALIZED = ("olmoe",)  # the probabilities of the chosen experts; the others' are divided by their sum
 _WINDOWS = {"gemma2": 2, "gemma3": 6}  # layers after which one without a window comes
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _THETA_GEMMA3 = 1e4  # in layers with a window
 _FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors
 _LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # llama.cpp recognizes the 27B models, whose scores have another scale, by their layers
@@ -53,7 +61,11 @@ class GgufLayout:
         writer.add_context_length(config.context_length)
         writer.add_embedding_length(config.dim)
         writer.add_block_count(config.decoder_layers)
-        writer.add_feed_forward_length(config.hidden_dim)
+        writer.add_feed_forward_length(config.hidden_dim if config.has_mlp else config.expert_dim)
+        if config.mlp.experts is not None:
+            writer.add_expert_count(config.mlp.experts.count)
+            writer.add_expert_used_count(config.mlp.experts.active)
+            writer.add_expert_feed_forward_length(config.expert_dim)
         writer.add_head_count(config.num_heads)
         writer.add_head_count_kv(config.num_kv_heads)
         if config.norm.kind == "rms":
@@ -76,8 +88,9 @@ class GgufLayout:
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a model under GGUF's names, each read only when it is yielded."""
-        for theirs, tensor in to_foreign(ours, self.family, self.config):
-            yield self._name(theirs), self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs)
+        for name, parts in groupby(to_foreign(ours, self.family, self.config), lambda pair: self._name(pair[0])):
+            tensors = [self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs) for theirs, tensor in parts]
+            yield name, torch.stack(tensors) if name.endswith("_exps.weight") else tensors[0]
         position, head_dim = self.config.position, self.config.head_dim
         if position.kind == "rotary" and position.scaling is not None and position.scaling.kind == "llama3":
             plain = position.model_copy(update={"scaling": None})
@@ -86,12 +99,18 @@ class GgufLayout:
     def ours(self, read: Callable[[str], Tensor]) -> Tensors:
         """Convert a file's tensors to ours; `read` returns a tensor by GGUF's name."""
         names = [*expected_shapes(self.family, self.config)]
-        half = self.config.head_dim // 2
-        foreign = {theirs: self._permute_rows(theirs, read(self._name(theirs)) - self._offset(theirs), half) for theirs in names}
+        half, read = self.config.head_dim // 2, lru_cache(maxsize=1)(read)
+
+        def part(theirs: str) -> Tensor:
+            expert = _EXPERT.search(theirs)
+            return read(self._name(theirs))[int(expert[1])] if expert else read(self._name(theirs))
+
+        foreign = {theirs: self._permute_rows(theirs, part(theirs) - self._offset(theirs), half) for theirs in names}
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        base, _, part = theirs.rpartition(".")
+        """Return GGUF's name; the experts of a layer share one."""
+        base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 
     @cached_property
@@ -137,6 +156,12 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
     biases = config.attention.qkv_bias or config.attention.out_bias or config.mlp.bias
     if biases and architecture not in _OPTIONAL_BIASES:
         return "its projections have biases"
+    if (experts := config.mlp.experts) is not None and config.has_mlp:
+        return "some of its layers are without a mixture of experts"
+    if experts is not None and experts.normalized != (architecture not in _NOT_NORMALIZED):
+        return f"its experts' probabilities are {'' if experts.normalized else 'not '}divided by their sum"
+    if architecture == "olmoe" and config.num_kv_heads != config.num_heads:
+        return "its heads share keys and values"
     if config.attention.scale is not None:
         scale = (config.head_dim if config.decoder_layers != _LAYERS_27B.get(architecture) else config.dim / config.num_heads) ** -0.5
         if abs(config.attention.scale - scale) > 1e-6:

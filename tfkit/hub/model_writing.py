@@ -72,7 +72,7 @@ def save_model(
         {**dict.fromkeys(_STATED), **body, **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", _generation(generation or {}, ids))
-    about: dict[str, Any] = {"model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
+    about: dict[str, Any] = {"model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS, exclude_none=True)}
     write_tfkit_json(folder, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
         write_model_tensors(folder, expected_shapes(expressing, config), to_foreign(tensors, expressing, config))

@@ -186,7 +186,9 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer where a rule has {i}, with the prefix of its head's class."""
+    """Yield the rules that apply to this model, one for each layer and expert where a rule has {i} and {e}, with the prefix of its head's
+    class.
+    """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:
         if rule.when is not None and not rule.when(config):
@@ -196,5 +198,8 @@ def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
         if "{i}" not in rule.theirs:
             yield rule
             continue
+        experts = config.mlp.experts.count if config.mlp.experts is not None else 0
         for layer in range(config.encoder_layers if rule.ours[0].startswith("encoder.") else config.decoder_layers):
-            yield replace(rule, theirs=rule.theirs.format(i=layer), ours=tuple(name.format(i=layer) for name in rule.ours))
+            for expert in range(experts) if "{e}" in rule.theirs else (0,):
+                names = tuple(name.format(i=layer, e=expert) for name in rule.ours)
+                yield replace(rule, theirs=rule.theirs.format(i=layer, e=expert), ours=names)

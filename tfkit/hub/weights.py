@@ -92,7 +92,11 @@ def _is_shard(name: Any) -> bool:
 
 def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
     """Raise ModelError if config.json describes a larger model than the files can hold, before anything of its size is allocated."""
-    rows = {"hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
+    rows = {"num_heads x head_dim": config.num_heads * config.head_dim}
+    if config.has_mlp:
+        rows["hidden_dim"] = config.hidden_dim
+    if config.mlp.experts is not None:
+        rows["mlp.experts.count x hidden_dim"] = config.mlp.experts.count * config.expert_dim
     claimed = [(name, count, config.dim) for name, count in rows.items()]
     tables = {"vocab_size": config.vocab_size, "context_length": config.position_rows}
     claimed += [(name, count, config.embedding_dim) for name, count in tables.items()]

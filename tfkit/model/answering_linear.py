@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import Attention
+from tfkit.model.experts import Experts
 from tfkit.model.head import VocabularyHead
 from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
@@ -102,7 +103,10 @@ def pack(model: Transformer) -> None:
 
 
 def to_int8(model: Transformer) -> None:
-    """Give every linear layer, and the output matrix of a language model, weights of 8 bits. The model can then only answer."""
+    """Give every linear layer, and the output matrix of a language model, weights of 8 bits. The model can then only answer.
+
+    The routers of a mixture of experts stay as they are: they are small, and decide what is computed.
+    """
     _replace(model, Int8Linear)
 
 
@@ -116,7 +120,7 @@ def _replace(model: Transformer, make: Make) -> None:
         if isinstance(owner, Mlp) and owner.gate_proj is not None:
             owner.gate_up = _joined(owner, ("gate_proj", "up_proj"), make)
         for name, child in [*owner.named_children()]:
-            if isinstance(child, nn.Linear):
+            if isinstance(child, nn.Linear) and not isinstance(owner, Experts):
                 setattr(owner, name, make(child.weight, child.bias))
 
 

@@ -205,12 +205,36 @@ class AttentionConfig(Data):
     )
 
 
+class ExpertsConfig(Data):
+    """Many MLPs, the experts, of which a router chooses a few for each token (Shazeer et al. 2017, arXiv 1701.06538)."""
+
+    count: int = Field(ge=2, le=1 << 12, description="Experts of a layer.")
+    active: int = Field(ge=1, le=1 << 12, description="Experts that compute each token: those with the largest probabilities.")
+    hidden_dim: HiddenWidth | None = Field(None, description="Width inside an expert; null: the model's hidden_dim.")
+    normalized: bool = Field(
+        True, description="Divide the probabilities of the chosen experts, which weight their outputs, by their sum (OLMoE: no)."
+    )
+    layers: list[bool] = Field(
+        [True],
+        min_length=1,
+        max_length=MAX_LAYERS,
+        description="Whether a layer has experts; the others have one MLP of the model's hidden_dim. One value per layer, repeated.",
+    )
+
+    @model_validator(mode="after")
+    def _check_active(self) -> "ExpertsConfig":
+        if self.active > self.count:
+            raise ValueError(f"mlp.experts.active {self.active} is above mlp.experts.count {self.count}")
+        return self
+
+
 class MlpConfig(Data):
     """The feed-forward sublayer, applied at each position on its own."""
 
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
     bias: bool = Field(False, description="A bias on each of its projections.")
+    experts: ExpertsConfig | None = Field(None, description="A mixture of experts, each such an MLP; null: one MLP for all tokens.")
 
 
 class LanguageModelHeadConfig(Data):
@@ -303,6 +327,20 @@ class InitConfig(Data):
     )
 
 
+class RoutingConfig(Data):
+    """The losses that train the routers of a mixture of experts besides the objective's own. Models without experts have none."""
+
+    balance: float = Field(
+        0.01, ge=0, le=1e6, description="Weight of the loss that is smallest if all experts get equally many tokens; 0: without it."
+    )
+    z_loss: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Weight of the mean square of the log of the sum of the routers' exponentials (OLMoE); 0: without it.",
+    )
+
+
 class ModelConfig(Data):
     """The whole description of a model: all that is needed to build it, and nothing else."""
 
@@ -323,6 +361,7 @@ class ModelConfig(Data):
     head: HeadConfig = Field(description="The output layer on top of the hidden states.")
     dropout: DropoutConfig = DropoutConfig()
     init: InitConfig = InitConfig()
+    routing: RoutingConfig | None = Field(None, description="The losses of a mixture of experts; null: its defaults.")
 
     @model_validator(mode="before")
     @classmethod
@@ -333,7 +372,7 @@ class ModelConfig(Data):
         values = dict(values)
         if isinstance(head := values.get("head"), dict):
             values["head"] = {"kind": "lm", **head}
-        dim, heads = values.get("dim"), values.get("num_heads")
+        dim, heads, mlp = (values.get(name) for name in ("dim", "num_heads", "mlp"))
         if values.get("num_kv_heads") is None and isinstance(heads, int):
             values["num_kv_heads"] = heads
         if isinstance(dim, int) and isinstance(heads, int) and heads > 0 and values.get("head_dim") is None:
@@ -341,9 +380,10 @@ class ModelConfig(Data):
                 raise ValueError(f"dim {dim} is not divisible by num_heads {heads}; change one of them, or state head_dim")
             values["head_dim"] = dim // heads
         if isinstance(dim, int) and values.get("hidden_dim") is None:
-            mlp = values.get("mlp")
-            gated = mlp.get("gated", False) if isinstance(mlp, dict) else getattr(mlp, "gated", False)
+            gated = isinstance(mlp, dict | MlpConfig) and dict(mlp).get("gated", False)
             values["hidden_dim"] = -(-int(8 * dim / 3) // 256) * 256 if gated else 4 * dim
+        if values.get("routing") is None and isinstance(mlp, dict | MlpConfig) and dict(mlp).get("experts") is not None:
+            values["routing"] = {}
         return values
 
     @property
@@ -392,10 +432,32 @@ class ModelConfig(Data):
             return None
         return "local" if position.local_theta is not None and self.window(layer) is not None else "global"
 
+    def has_experts(self, layer: int) -> bool:
+        """Return whether this layer has a mixture of experts in place of one MLP."""
+        experts = self.mlp.experts
+        return experts is not None and experts.layers[layer % len(experts.layers)]
+
+    @property
+    def expert_dim(self) -> int:
+        """The width inside an expert."""
+        return (self.mlp.experts and self.mlp.experts.hidden_dim) or self.hidden_dim
+
+    @property
+    def has_mlp(self) -> bool:
+        """Whether a layer has one MLP for all tokens."""
+        return self.encoder_layers > 0 or not all(map(self.has_experts, range(self.decoder_layers)))
+
+    @property
+    def active_hidden_dim(self) -> int:
+        """The numbers inside the MLP of a token, in the layer with the most: those of all its experts."""
+        sparse = self.mlp.experts.active * self.expert_dim if self.mlp.experts else 0
+        return max(sparse, self.hidden_dim if self.has_mlp else 0)
+
     @property
     def period(self) -> int:
         """The number of layers after which they are alike again."""
-        return math.lcm(len(self.attention.windows), len(self.position.layers) if isinstance(self.position, Rotary) else 1)
+        of_rotation = len(self.position.layers) if isinstance(self.position, Rotary) else 1
+        return math.lcm(len(self.attention.windows), of_rotation, len(self.mlp.experts.layers) if self.mlp.experts else 1)
 
     @model_validator(mode="after")
     def _check_stacks(self) -> "ModelConfig":
@@ -403,6 +465,17 @@ class ModelConfig(Data):
             raise ValueError("a model needs encoder_layers, decoder_layers, or both")
         if self.position.kind == "sinusoidal" and self.dim % 2:
             raise ValueError(f"dim {self.dim} is odd; sinusoidal positions come in pairs, so it must be even")
+        return self
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> "ModelConfig":
+        if self.mlp.experts is None:
+            if self.routing is not None:
+                raise ValueError("routing is for a mixture of experts, but mlp.experts is null; remove it")
+        elif self.encoder_layers:
+            raise ValueError("a mixture of experts is for a decoder alone; remove mlp.experts or encoder_layers")
+        elif not any(map(self.has_experts, range(self.decoder_layers))):
+            raise ValueError("mlp.experts.layers gives no layer experts; make one of its values true, or remove mlp.experts")
         return self
 
     @model_validator(mode="after")

@@ -63,22 +63,22 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Mlp(nn.Module):
     """down(activation(up x)), or gated: down(activation(gate x) * up x)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, hidden_dim: int):
         super().__init__()
         self.activation = ACTIVATIONS[config.mlp.activation]
-        self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
+        self.gate_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
         self.gate_up: nn.Module | None = None  # of answering_linear.py: both projections of x in one product, which replaces them
-        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias)
+        self.up_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias)
         self.dropout = build_dropout(config.dropout.hidden)
-        self.down_proj = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp.bias)
+        self.down_proj = nn.Linear(hidden_dim, config.dim, bias=config.mlp.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """(..., D) -> (..., D)."""
         if self.gate_up is not None:
             gate, up = self.gate_up(x).chunk(2, dim=-1)
             hidden = self.activation(gate) * up
         elif self.gate_proj is None:
-            hidden = self.activation(self.up_proj(x))  # (B, T, F)
+            hidden = self.activation(self.up_proj(x))  # (..., F)
         else:
-            hidden = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
+            hidden = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (..., F)
         return self.down_proj(self.dropout(hidden))

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from tfkit.model.attention import Attention, AttentionContext
 from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
+from tfkit.model.experts import Experts
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_norm
 from tfkit.model.position import DistanceVectors, Positions, RelativeBias
@@ -57,26 +58,29 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention in the decoder of an encoder-decoder, then the MLP."""
+    """Self-attention, cross-attention in the decoder of an encoder-decoder, then the MLP or a mixture of experts."""
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
         self.self_attention = Sublayer(Attention(config, layer), config, is_first=layer == 0)
         self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
-        self.mlp = Sublayer(Mlp(config), config)
+        self.has_experts = config.has_experts(layer)
+        self.mlp = Sublayer(Experts(config) if self.has_experts else Mlp(config, config.hidden_dim), config)
         self.parallel = config.norm.placement == "parallel"
 
-    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
+        """(B, T, D) -> (B, T, D), and in a list the router's logits (B, T, N), if there is one: FSDP must see all that has a gradient."""
+        routed: list[Tensor] = []
+        of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:
             attended = self.self_attention.addend(x, context)
             if self.cross_attention is not None:
                 attended = attended + self.cross_attention.addend(x, context)
-            return self.mlp.addend(x) + attended + x
+            return self.mlp.addend(x, *of_mlp) + attended + x, routed
         x = self.self_attention(x, context)
         if self.cross_attention is not None:
             x = self.cross_attention(x, context)
-        return self.mlp(x)
+        return self.mlp(x, *of_mlp), routed
 
 
 class Stack(nn.Module):
@@ -95,14 +99,16 @@ class Stack(nn.Module):
         self.dropout = build_dropout(config.dropout.final)
         self.activation_checkpointing = False  # set by training: recompute each block in the backward pass (arXiv 1604.06174)
 
-    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
+        """(B, T, D) -> (B, T, D), and the logits (B, T, N) of each router."""
+        routed: list[Tensor] = []
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, context, use_reentrant=False)
+                x, logits = checkpoint(block, x, context, use_reentrant=False)
             else:
-                x = block(x, context)
-        return self.dropout(x if self.norm is None else self.norm(x))
+                x, logits = block(x, context)
+            routed += logits
+        return self.dropout(x if self.norm is None else self.norm(x)), routed
 
     def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
         """Return the bias of relative positions, (1, H, T, S), or the vectors from which each layer computes its own, or None."""

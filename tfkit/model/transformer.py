@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -15,7 +16,7 @@ from tfkit.model.block_attention import supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, VocabularyHead, build_head
-from tfkit.model.init import RandomBlocks, allocate, initialize
+from tfkit.model.init import BLOCK, RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions, count_positions, rotations_at
@@ -29,6 +30,7 @@ class Output:
     hidden: Tensor  # (B, T, D), after the last norm
     head: Head
     padding_mask: Tensor | None = None  # (B, T) of `hidden`, True = real token
+    routed: list[Tensor] = field(default_factory=list)  # the logits (B, T, N) of each router of a mixture of experts
 
     @cached_property
     def logits(self) -> Tensor:
@@ -92,24 +94,24 @@ class Transformer(nn.Module):
             assert input_ids is not None
             stack = self.encoder or self.decoder
             assert stack is not None
-            hidden = self._run(stack, input_ids, padding_mask, document_ids, segment_ids, cache)
-            return self._output(hidden, padding_mask)
+            return self._output(self._run(stack, input_ids, padding_mask, document_ids, segment_ids, cache), padding_mask)
         if decoder_input_ids is None:
             raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
         if encoder_output is None and (cache is None or not cache.has_cross_keys_values):
             assert input_ids is not None
             encoder_output = self.encode(input_ids, padding_mask)
-        hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, encoder_output, padding_mask)
-        return self._output(hidden, decoder_padding_mask)
+        ran = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, encoder_output, padding_mask)
+        return self._output(ran, decoder_padding_mask)
 
-    def _output(self, hidden: Tensor, padding_mask: Tensor | None) -> Output:
+    def _output(self, ran: tuple[Tensor, list[Tensor]], padding_mask: Tensor | None) -> Output:
         """Return the output with the mask of the new positions alone: `padding_mask` may also cover cached positions before them."""
-        return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :])
+        hidden, routed = ran
+        return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :], routed)
 
     def encode(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Run the encoder of an encoder-decoder: (B, S) -> (B, S, D)."""
         assert self.encoder is not None
-        return self._run(self.encoder, input_ids, padding_mask)
+        return self._run(self.encoder, input_ids, padding_mask)[0]
 
     def _run(
         self,
@@ -121,8 +123,8 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         encoder_output: Tensor | None = None,
         encoder_padding: Tensor | None = None,
-    ) -> Tensor:
-        """Embed the ids and run a stack: (B, T) -> (B, T, D)."""
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Embed the ids and run a stack: (B, T) -> (B, T, D), and the logits of its routers."""
         length, offset = input_ids.shape[1], cache.length if cache else 0
         if offset + length > self.config.context_length and self.config.position.kind != "relative":
             raise ValueError(f"{offset + length} tokens do not fit into the model's context of {self.config.context_length}")
@@ -145,10 +147,10 @@ class Transformer(nn.Module):
                 plain_scores=self.config.attention.softcap is None and not self.config.adds_to_scores,
             ),
         )
-        x = stack(x, context)
+        ran: tuple[Tensor, list[Tensor]] = stack(x, context)
         if cache:
             cache.advance(length)
-        return x
+        return ran
 
 
 def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *, defer_blocks: bool = False) -> Transformer:
@@ -174,21 +176,31 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return all parameters' shapes. The blocks of a stack after its first are alike, so only two are built, however many are claimed."""
+    """Return all parameters' shapes. The blocks of a stack after its first are alike, those with experts and those without, so that at most
+    three are built, however many are claimed.
+    """
     return _parameter_shapes(config.model_dump_json())
 
 
 @lru_cache(maxsize=4)
 def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
-    layers = {"encoder.blocks.1.": config.encoder_layers, "decoder.blocks.1.": config.decoder_layers}
-    few = {name: min(2, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
+    few: dict[str, Any] = {}
+    layers: dict[str, list[int]] = {}  # of which a block that is built is an example, by the prefix of its parameters' names
+    for stack in ("encoder", "decoder"):
+        alike: dict[tuple[bool, bool], list[int]] = {}
+        for layer in range(getattr(config, f"{stack}_layers")):
+            alike.setdefault((layer == 0, config.has_experts(layer)), []).append(layer)
+        few[f"{stack}_layers"] = len(alike)
+        layers |= {f"{stack}.blocks.{number}.": of for number, of in enumerate(alike.values())}
+    if config.mlp.experts is not None:  # of a decoder alone
+        experts = config.mlp.experts.model_copy(update={"layers": [has_experts for _, has_experts in alike]})
+        few["mlp"] = config.mlp.model_copy(update={"experts": experts})
     shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():
-        block = next((block for block in layers if name.startswith(block)), None)
-        if block is None:
-            shapes[name] = tuple(parameter.shape)
-            continue
-        for layer in range(1, layers[block]):
-            shapes[name.replace(block, block.replace("1", str(layer)))] = tuple(parameter.shape)
+        if block := BLOCK.match(name):
+            names = [f"{block[1]}.blocks.{layer}.{name.removeprefix(block[0])}" for layer in layers[block[0]]]
+        else:
+            names = [name]
+        shapes |= dict.fromkeys(names, tuple(parameter.shape))
     return MappingProxyType(shapes)

@@ -113,8 +113,8 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
     except ValidationError as error:
         problems = problems_in(error, ModelConfig, values, tree, ("model",))
         stopped = any(not detail["loc"] for detail in error.errors())
-        given = {name for name in _DERIVED if values.get(name) is not None}
-        return [problem for problem in problems if problem.path[-1] not in _DERIVED or problem.path[-1] in given], stopped
+        derived = {("model", name) for name in _DERIVED if values.get(name) is None}
+        return [problem for problem in problems if problem.path not in derived], stopped
     return [], False
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tfkit.errors import MachineError, UsageError, argument
+from tfkit.model.experts import Experts
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
@@ -196,7 +197,13 @@ class _MallocInfo(ctypes.Structure):
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack, or `by_block` each block, for ranks that gather shared weights between blocks."""
+    """Compile each stack, or `by_block` each block, for ranks that gather shared weights between blocks.
+
+    A mixture of experts, whose shapes change with every batch, runs uncompiled.
+    """
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
     for module in _stacks_and_blocks(model):
         if isinstance(module, Stack) != by_block:
             module.compile()

@@ -13,6 +13,7 @@ from torch import nn
 from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.attention import Attention
 from tfkit.model.config import ModelConfig
+from tfkit.model.experts import Experts
 from tfkit.model.head import ClassesHead, Head, SpansHead, TagsHead, VocabularyHead
 from tfkit.model.position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
@@ -188,11 +189,14 @@ class _Walk:
 
     def _mlp(self, sublayer: Sublayer, states: int, stream: bool) -> bool:
         op, normed = sublayer.op, stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
+        weighted = isinstance(op, Experts) and self.linear(op.router, states, normed)
+        if isinstance(op, Experts):
+            states, op = states * op.active, op.experts[0]  # whichever experts a token has: all are alike
         projections = [module for module in (op.gate_proj, op.up_proj) if isinstance(module, nn.Linear)]
         hidden = [self.linear(module, states, normed) for module in projections]
         assert isinstance(op.down_proj, nn.Linear)
         self.linear(op.down_proj, states, any(hidden))
-        return stream or self.is_trained(sublayer)
+        return stream or weighted or self.is_trained(sublayer)
 
     def head(self, head: Head, shape: ForwardShape, stream: bool) -> None:
         """Collect the products of the head, including those of its second output."""

@@ -1,12 +1,17 @@
-"""The one module that a training step calls: it maps a micro-batch to the sums of the objective's losses.
+"""The one module that a training step calls: it maps a micro-batch to the sums of the losses of the objective, and of the model's routers.
 
 All computation with weights happens within its forward pass, including the output matrix in the loss. A wrapper, such as a sharding that
 gathers a module's weights for its forward pass, thus covers every use of them, and the step needs to know no head.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
-from tfkit.model.transformer import Transformer
+from tfkit.model.experts import balance_loss, router_z_loss
+from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.objective import Batch, Objective
 
 
@@ -16,7 +21,37 @@ class LossModule(nn.Module):
     def __init__(self, model: Transformer, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
+        routing = model.config.routing
+        weights = {"balance": routing.balance, "router_z": routing.z_loss} if routing else {}
+        self._of_routers = {term: weight for term, weight in weights.items() if weight}
+        self._routed: list[
+            tuple[list[Tensor], Tensor | None]
+        ] = []  # in a loss: of forward passes with a gradient, and which tokens are real
+        if self._of_routers:
+            model.register_forward_hook(self._keep)
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """The weight of each term of the loss, by name."""
+        return {**self.objective.terms, **self._of_routers}
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Return the number of targets of each term; for a router each token is one."""
+        return {**self.objective.counts(batch), **dict.fromkeys(self._of_routers, batch.tokens)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of each term's losses over the micro-batch: scalars with a gradient."""
-        return self.objective.loss(self.model, batch)
+        losses = self.objective.loss(self.model, batch)
+        routed, self._routed = self._routed, []
+        return losses | {term: self._loss_of_routers(term, routed) for term in self._of_routers}
+
+    def _keep(self, _model: nn.Module, _inputs: object, output: Output) -> None:
+        if torch.is_grad_enabled():
+            self._routed.append((output.routed, output.padding_mask))
+
+    def _loss_of_routers(self, term: str, routed: Sequence[tuple[list[Tensor], Tensor | None]]) -> Tensor:
+        experts = self.model.config.mlp.experts
+        assert experts is not None
+        of_balance = partial(balance_loss, active=experts.active)
+        losses = [(of_balance if term == "balance" else router_z_loss)(logits, real=real) for logits, real in routed]
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.model.parameters()).device)

@@ -173,7 +173,7 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
     total = 0
     for config in (companion.model.config for companion in objective.companions):
         scores = config.num_heads * length * 3 if config.attention.softcap is not None else 0
-        width = 4 * config.dim + max(3 * config.hidden_dim, scores)
+        width = 4 * config.dim + max(3 * config.active_hidden_dim, scores)
         total += int(_MARGIN * length * itemsize * width) + length**2
     return total
 
@@ -181,7 +181,8 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
 def activation_bytes_per_token(config: ModelConfig) -> int:
     """Estimate the bytes of a token's activations in fp32 from the model's config alone, margin included."""
     layers = config.encoder_layers + config.decoder_layers
-    return int(4 * layers * (10 * config.dim + 3 * config.hidden_dim) * _MARGIN)
+    copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # of a token, as its experts' input and output
+    return int(4 * layers * ((10 + copies) * config.dim + 3 * config.active_hidden_dim) * _MARGIN)
 
 
 def activation_bytes_per_row(config: ModelConfig, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:

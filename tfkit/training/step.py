@@ -75,7 +75,7 @@ class Stepper:
         Raises UnhealthyStepError, before any update, if the loss or the gradient is not finite, or if the loss exceeds `highest_loss`.
         Raises Stopped, undoing the step, if `should_stop` returns True; it is called before each micro-batch but the first.
         """
-        counts, tokens = _total_counts(self.objective, batches, self.peers)
+        counts, tokens = _total_counts(self.loss_module, batches, self.peers)
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
@@ -98,7 +98,7 @@ class Stepper:
             weights.take_gradients()
         observed, largest = _observations(self.objective, sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
-        loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
+        loss = sum(weight * means[term] for term, weight in self.loss_module.terms.items())
         grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
         norms = {name: one.weights.clip_gradients(one.optimizer.section.clip_norm) for name, one in self.companions.items()}
         report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens, observed, largest, norms)
@@ -156,10 +156,10 @@ class Stepper:
         loss.
         """
         self.loss_module.train(self.objective.draws_dropout)
-        counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
+        counts = {term: max(1, count) for term, count in self.loss_module.counts(batch).items()}
         sums = self._accumulate(step, index, batch, counts)
         self.drop_gradients()
-        return sum(weight * float(sums[term]) / counts[term] for term, weight in self.objective.terms.items())
+        return sum(weight * float(sums[term]) / counts[term] for term, weight in self.loss_module.terms.items())
 
     def drop_gradients(self) -> None:
         """Drop the gradients of a step that was not taken."""
@@ -179,7 +179,7 @@ class Stepper:
         """Accumulate the gradient of a micro-batch. Return the sum of each term's losses, and the observations."""
         seed_draws(self.device, self.micro_batch_seed(step, index))
         losses = self.loss_module(batch.to(self.device))
-        loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
+        loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.loss_module.terms.items()]).sum()
         if not loss.requires_grad:
             raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
         loss.backward()
@@ -205,11 +205,11 @@ def _fitting_together() -> Iterator[None]:
         ) from error
 
 
-def _total_counts(objective: Objective, batches: Sequence[Batch], peers: Peers) -> tuple[dict[str, int], int]:
+def _total_counts(loss_module: LossModule, batches: Sequence[Batch], peers: Peers) -> tuple[dict[str, int], int]:
     """Return the counts of the terms and the number of tokens of the whole step; `batches`: this rank's micro-batches."""
     counts: Counter[str] = Counter()
     for batch in batches:
-        counts.update(objective.counts(batch))
+        counts.update(loss_module.counts(batch))
     total = peers.total({**counts, _TOKENS: sum(batch.tokens for batch in batches)})
     return {term: total[term] for term in counts}, total[_TOKENS]
 

@@ -26,6 +26,7 @@ from tfkit.engine.planning.workload import RunWork
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan
+from tfkit.model.experts import active_numel
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
@@ -85,6 +86,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device:
     prediction = forecast(recipe, work, flops["total"], device, dtype, start())
     return Estimate(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        active_parameters=active_numel(model),
         trained_parameters=trained_numel(model),
         tokens=round(sizes.before(steps) * (rows.mean_tokens + pretraining)),
         steps=steps,

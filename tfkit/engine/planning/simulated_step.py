@@ -140,9 +140,9 @@ class _PeakRecorder:
     def _after_loss(self, *_: object) -> None:
         self.kept = self._meter.live - self._start
 
-    def _after_block(self, part: str, _block: nn.Module, _inputs: object, output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(lambda _: self.enter(part))
+    def _after_block(self, part: str, _block: nn.Module, _inputs: object, output: tuple[Tensor, list[Tensor]]) -> None:
+        if output[0].requires_grad:
+            output[0].register_hook(lambda _: self.enter(part))
 
 
 class _SubstituteLoss(CausalLM):

@@ -62,7 +62,7 @@ def _scores(config: ModelConfig, shape: ForwardShape) -> float:
 
 def _elements(config: ModelConfig, shape: ForwardShape) -> float:
     """Return the number of elements through norms, activations and sums."""
-    width = 3 * config.dim + config.hidden_dim * (2 if config.mlp.gated else 1)
+    width = 3 * config.dim + config.active_hidden_dim * (2 if config.mlp.gated else 1)
     encoder = config.encoder_layers * shape.rows * shape.length
     decoder = config.decoder_layers * shape.rows * (shape.decoder_length or shape.length)
     return float((encoder + decoder) * width)

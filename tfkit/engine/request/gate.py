@@ -18,7 +18,7 @@ _FORM = re.compile(
 )  # names of sets and groups are arbitrary: dev-2.loss
 
 
-_PLANNED_NUMBERS = ("parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
+_PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
 _PARTS = ("low", "likely", "high")
 

@@ -116,11 +116,11 @@ def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "Gguf
 
 
 def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
-    """Return the type of a tensor, as llama.cpp's own converter chooses it: vectors and positions stay in float32."""
+    """Return the type of a tensor, as llama.cpp's own converter chooses it: vectors, positions and routers stay in float32."""
     import gguf
 
     types = gguf.GGMLQuantizationType
-    if tensor.dim() < 2 or name.startswith("position_embd"):
+    if tensor.dim() < 2 or name.startswith("position_embd") or name.endswith("ffn_gate_inp.weight"):
         return types.F32
     if kind == "q8_0" and tensor.shape[-1] % _BLOCK == 0:
         return types.Q8_0

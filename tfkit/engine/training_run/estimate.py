@@ -58,6 +58,7 @@ class Estimate:
     """
 
     parameters: int
+    active_parameters: int  # with which a token is computed: of a mixture of experts without those that are not chosen
     trained_parameters: int
     tokens: int  # of all steps
     steps: int

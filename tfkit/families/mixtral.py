@@ -1,0 +1,96 @@
+"""Mixtral 8x7B and 8x22B (Jiang et al. 2024, arXiv 2401.04088).
+
+New compared with Mistral 7B: eight MLPs in each layer, of which a router chooses two for each token, weighted by their probabilities
+among the two, so that a token costs 13 of 47 billion parameters. All tokens are attended to. Sizes as released.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.rules import Family, Rule, decoder_classes
+from tfkit.model.config import ModelConfig
+
+_SIZE: dict[str, Any] = {
+    "vocab_size": 32000,
+    "context_length": 32768,
+    "num_kv_heads": 8,
+    "head_dim": None,  # 128
+    "position": {"kind": "rotary", "theta": 1e6},
+    "norm": {"kind": "rms", "eps": 1e-5},
+    "mlp": {"activation": "silu", "gated": True, "bias": False, "experts": {"count": 8, "active": 2}},
+    "head": {"kind": "lm", "tied": False},
+    "init": {"std": 0.02},  # not published; this is Hugging Face's
+}
+PRESETS = {
+    "mixtral-8x7b": _SIZE | {"decoder_layers": 32, "dim": 4096, "hidden_dim": 14336, "num_heads": 32, "routing": {"balance": 0.02}},
+    "mixtral-8x22b": _SIZE
+    | {"context_length": 65536, "decoder_layers": 56, "dim": 6144, "hidden_dim": 16384, "num_heads": 48, "routing": {"balance": 0.001}},
+}
+
+ARCHITECTURES = decoder_classes("Mixtral", "classes", "tags", "spans")
+
+
+def expert_rules(theirs: str, names: dict[str, str]) -> tuple[Rule, ...]:
+    """Return the rules of a router and its experts, in the module `theirs` of a layer; `names`: of our three matrices."""
+    module, ours = f"model.layers.{{i}}.{theirs}", "decoder.blocks.{i}.mlp.op"
+    experts = (Rule(f"{module}.experts.{{e}}.{one}.weight", (f"{ours}.experts.{{e}}.{name}.weight",)) for name, one in names.items())
+    return Rule(f"{module}.gate.weight", (f"{ours}.router.weight",)), *experts
+
+
+RULES = (
+    *(rule for rule in llama.RULES if ".mlp." not in rule.theirs),
+    *expert_rules("block_sparse_moe", {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}),
+)
+
+# Hugging Face's class defaults for fields that a file leaves out, and Llama's fields, which Mixtral does not have.
+_CLASS_DEFAULTS: dict[str, Any] = {
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.001,
+}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    values = llama.from_hf(hf, ARCHITECTURES)
+    values["attention"] |= {"windows": [hf.get("sliding_window")]}
+    values["mlp"] |= {"experts": {"count": hf["num_local_experts"], "active": hf["num_experts_per_tok"]}}
+    return values | {"routing": {"balance": hf["router_aux_loss_coef"]}}
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = llama.to_hf(config, (*_NO_BIAS, *llama.usual_head_dim(config)))
+    return fields | {"sliding_window": config.attention.windows[0], **expert_fields(config, "num_local_experts")}
+
+
+def expert_fields(config: ModelConfig, count: str) -> dict[str, Any]:
+    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the name of their number."""
+    if config.mlp.experts is None or config.routing is None:
+        return {}
+    return {
+        "intermediate_size": config.expert_dim,
+        count: config.mlp.experts.count,
+        "num_experts_per_tok": config.mlp.experts.active,
+        "router_aux_loss_coef": config.routing.balance,
+    }
+
+
+FAMILY = Family(
+    name="mixtral",
+    model_type="mixtral",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    aliases={"num_experts": "num_local_experts"},
+    fixed={**llama.FAMILY.fixed, "router_jitter_noise": (0,)},
+    own_keys=frozenset({"num_local_experts", "num_experts"}),
+)

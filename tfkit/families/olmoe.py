@@ -1,0 +1,76 @@
+"""OLMoE 1B-7B (Muennighoff et al. 2024, arXiv 2409.02060).
+
+New compared with Mixtral: 64 small experts, of which eight compute each token, weighted by their probabilities among all; queries and keys
+are normed over the whole projection; no shared heads. Data, code and checkpoints are open. In pretraining, the logits of the routers are
+kept small, too (section 4.1.6), which transformers does not do. Sizes as released.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.mixtral import expert_fields, expert_rules
+from tfkit.families.qwen3 import QK_NORMS
+from tfkit.families.rules import Family, decoder_classes
+from tfkit.model.config import ModelConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "olmoe-1b-7b": {
+        "vocab_size": 50304,
+        "context_length": 4096,
+        "decoder_layers": 16,
+        "dim": 2048,
+        "hidden_dim": 1024,
+        "num_heads": 16,
+        "num_kv_heads": None,
+        "head_dim": None,  # 128
+        "position": {"kind": "rotary", "theta": 1e4},
+        "norm": {"kind": "rms", "eps": 1e-5},
+        "attention": {"qk_norm": "projection"},
+        "mlp": {"activation": "silu", "gated": True, "bias": False, "experts": {"count": 64, "active": 8, "normalized": False}},
+        "head": {"kind": "lm", "tied": False},
+        "init": {"std": 0.02},
+        "routing": {"balance": 0.01, "z_loss": 0.001},
+    }
+}
+
+ARCHITECTURES = decoder_classes("Olmoe")
+EXPERTS = expert_rules("mlp", {name: name for name in ("gate_proj", "up_proj", "down_proj")})
+
+# Hugging Face's class defaults for fields that a file leaves out.
+_CLASS_DEFAULTS: dict[str, Any] = {
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": False,
+    "router_aux_loss_coef": 0.01,
+}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
+    values = llama.from_hf(hf, ARCHITECTURES)
+    values["attention"] |= {"qk_norm": "projection"}
+    values["mlp"] |= {"experts": {"count": hf["num_experts"], "active": hf["num_experts_per_tok"], "normalized": hf["norm_topk_prob"]}}
+    return values | {"routing": {"balance": hf["router_aux_loss_coef"]}}
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = llama.to_hf(config, ("mlp_bias", *llama.usual_head_dim(config)))
+    normalized = config.mlp.experts is not None and config.mlp.experts.normalized
+    return fields | {**expert_fields(config, "num_experts"), "norm_topk_prob": normalized}
+
+
+FAMILY = Family(
+    name="olmoe",
+    model_type="olmoe",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=(*(rule for rule in llama.RULES if ".mlp." not in rule.theirs), *QK_NORMS, *EXPERTS),
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    aliases={"num_local_experts": "num_experts"},
+    own_keys=frozenset({"num_experts", "num_local_experts"}),
+)
