@@ -1,14 +1,14 @@
 """Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.model.block_attention import attend_blocks, block_mask
+from tfkit.model.block_attention import attend_blocks, block_mask, visible_pairs
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache, Pair
 from tfkit.model.masks import Mask, encoder_output_mask
@@ -57,6 +57,18 @@ def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
     return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
+class Operands(NamedTuple):
+    """Queries, keys and values of one attention, and the description of its scores. `prompt`: keys and values that several rows share."""
+
+    queries: Tensor  # (B, H, T, E)
+    keys: Tensor  # (B, K, S, E)
+    values: Tensor  # (B, K, S, E)
+    mask: "Tensor | BlockMask | None"
+    causal: bool
+    bias: Tensor | None
+    prompt: Pair | None
+
+
 class Attention(nn.Module):
     """softmax(scale q k^T + bias) v, where each query head uses the key and value head of its group.
 
@@ -85,26 +97,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        mask: Tensor | BlockMask | None
-        if self.cross:
-            queries = self._split_heads(self.q_proj(x), self.q_norm)  # (B, H, T, E)
-            keys, values = self._cross_keys_values(context)  # (B, K, S, E)
-            mask, bias, causal = context.encoder_mask, None, False
-            prompt = (keys, values) if len(keys) < len(queries) else None  # one encoder's output for several rows
-            if prompt is not None:
-                keys = values = keys.new_empty(len(queries), keys.shape[1], 0, self.head_dim)
-        else:
-            projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv is None else self.qkv(x).split(self.widths, dim=-1)
-            norms = self.q_norm, self.k_norm, None
-            queries, keys, values = map(self._split_heads, projected, norms)  # (B, H, T, E), (B, K, T, E) twice
-            if self.rotation is not None:
-                rotation = context.rotations[self.rotation]
-                queries, keys = rotate(queries, rotation), rotate(keys, rotation)
-            if context.cache is not None:
-                keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
-            prompt = None if context.cache is None else context.cache.prompt(self.layer)
-            mask, causal = context.masks[self.window]
-            bias = self._scores_of_distances(queries, keys, *context.bias) if isinstance(context.bias, tuple) else context.bias
+        queries, keys, values, mask, causal, bias, prompt = self._operands(x, context)
         if not (mask is None or isinstance(mask, Tensor)):
             return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
         dropout = self.dropout if self.training else 0.0
@@ -114,6 +107,41 @@ class Attention(nn.Module):
         else:
             heads = _attend_after_prompts(queries, prompt, (keys, values), mask, bias, self.scale, self.softcap)
         return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
+
+    def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). Without a cache.
+
+        `attend` computes them: they are its result if the value of key s is the unit vector s.
+        """
+        queries, keys, _, mask, causal, bias, prompt = self._operands(x, context)
+        assert prompt is None
+        if not (mask is None or isinstance(mask, Tensor)):
+            mask = visible_pairs(mask)
+        units = torch.eye(keys.shape[2], dtype=keys.dtype, device=keys.device).expand(*keys.shape[:2], -1, -1)  # (B, K, S, S)
+        weights = attend(queries, keys, units, mask, 0.0, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
+        visible = _visible(mask, causal, queries, keys)
+        return weights, torch.ones_like(weights, dtype=torch.bool) if visible is None else visible.expand_as(weights)
+
+    def _operands(self, x: Tensor, context: AttentionContext) -> Operands:
+        if self.cross:
+            queries = self._split_heads(self.q_proj(x), self.q_norm)  # (B, H, T, E)
+            keys, values = self._cross_keys_values(context)  # (B, K, S, E)
+            prompt = (keys, values) if len(keys) < len(queries) else None  # one encoder's output for several rows
+            if prompt is not None:
+                keys = values = keys.new_empty(len(queries), keys.shape[1], 0, self.head_dim)
+            return Operands(queries, keys, values, context.encoder_mask, False, None, prompt)
+        projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv is None else self.qkv(x).split(self.widths, dim=-1)
+        norms = self.q_norm, self.k_norm, None
+        queries, keys, values = map(self._split_heads, projected, norms)  # (B, H, T, E), (B, K, T, E) twice
+        if self.rotation is not None:
+            rotation = context.rotations[self.rotation]
+            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+        if context.cache is not None:
+            keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
+        prompt = None if context.cache is None else context.cache.prompt(self.layer)
+        mask, causal = context.masks[self.window]
+        bias = self._scores_of_distances(queries, keys, *context.bias) if isinstance(context.bias, tuple) else context.bias
+        return Operands(queries, keys, values, mask, causal, bias, prompt)
 
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
         """Return the scores of queries with distances, and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).

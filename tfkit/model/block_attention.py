@@ -59,6 +59,14 @@ def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: "BlockMas
     return out
 
 
+def visible_pairs(mask: "BlockMask") -> Tensor:
+    """Return the mask as a dense one: (B, 1, T, T), True where a query sees a key."""
+    from torch.nn.attention.flex_attention import create_mask
+
+    rows, _, queries, keys = mask.shape
+    return create_mask(mask.mask_mod, rows, 1, queries, keys, device=str(mask.kv_num_blocks.device))
+
+
 @cache
 def _compiled(function: Any) -> Any:
     return torch.compile(function)

@@ -14,7 +14,10 @@ from tfkit.training.isolation import isolated
 if TYPE_CHECKING:
     import torch
 
+    from tfkit.engine.inference.attended_text import AttendedText
+
 _TEXTS_AT_ONCE = 32  # in a batch of `embed`
+_LONGEST_TARGET = 64  # tokens of the answer that `attention` lets an encoder-decoder write
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,21 @@ class LoadedModel(Loaded):
         from tfkit.evaluation.embeddings import embed
 
         return embed(self.model, self.require_tokenizer(), [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
+
+    def attention(self, text: str, target: str | None = None, *, next_tokens: int = 0) -> "AttendedText":
+        """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.
+
+        The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
+        None: the model's own answer, decoded greedily. `next_tokens`: keep so many of the likeliest next tokens of each position. Raises
+        DataError for a text that does not fit the model's context, UsageError for a target of a model that reads none.
+
+        Example:
+
+            attended = loaded.attention("the cat sat on the mat")
+            attended.maps["decoder"][0, 3]  # (to, from): the weights of layer 0, head 3
+        """
+        from tfkit.engine.inference.attended_text import attend_text
+
+        if target is None and self.model.encoder is not None and self.model.decoder is not None:
+            target = self.generate(text, {"generation.temperature": 0.0, "generation.max_new_tokens": _LONGEST_TARGET})[0].completion
+        return attend_text(self, text, target, next_tokens)

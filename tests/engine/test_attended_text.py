@@ -1,0 +1,126 @@
+"""The weights of the heads of a loaded model, and the rules that name heads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_attended import TEXT, aim_heads, write_attended
+
+import tfkit
+from tfkit.engine.inference import attended_text
+from tfkit.engine.inference.head_patterns import head_patterns
+from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.model.config import ClassesHeadConfig
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mistral", "t5", "transformer_2017"])
+def test_rows_sum_to_one_over_what_is_visible_and_are_zero_elsewhere(tmp_path: Path, family: str) -> None:
+    loaded = tfkit.load(write_attended(tmp_path, family))
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    target = "a dog ran" if family in {"t5", "transformer_2017"} else None
+    attended = loaded.attention(TEXT, target)
+    assert attended.maps.keys() == attended.visible.keys() == ({"encoder", "decoder", "cross"} if target else {"decoder"})
+    config = loaded.config
+    for name, maps in attended.maps.items():
+        queries, keys = attended.axes(name)
+        assert (maps.dtype, maps.shape) == (np.float32, (2, config.num_heads, len(queries), len(keys)))
+        visible = np.broadcast_to(attended.visible[name][:, None], maps.shape)
+        assert np.allclose(maps.sum(-1), 1, atol=1e-6)
+        assert not maps[~visible].any()
+        places = np.arange(len(queries))[:, None] - np.arange(len(keys))[None, :]
+        for layer in range(2):
+            window = config.window(layer)
+            expected = np.ones_like(places, bool) if name != "decoder" else (places >= 0) & (places < (window or len(queries)))
+            assert (attended.visible[name][layer] == expected).all()
+    after = loaded.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+
+
+def test_the_tokens_are_what_the_model_reads(tmp_path: Path) -> None:
+    loaded = tfkit.load(write_attended(tmp_path, "t5"))
+    attended = loaded.attention(TEXT, "a dog ran")
+    tokenizer = loaded.require_tokenizer()
+    assert len(attended.tokens) == len(tokenizer.encode_texts([TEXT])[0])
+    assert attended.tokens[:2] == ["the", "Ġcat"]
+    assert len(attended.target_tokens or []) == 1 + len(tokenizer.encode_bare(["a dog ran"])[0])
+
+
+def test_without_a_target_an_encoder_decoder_reads_its_own_answer(tmp_path: Path) -> None:
+    loaded = tfkit.load(write_attended(tmp_path, "t5"))
+    answer = loaded.generate(TEXT, {"generation.temperature": 0.0, "generation.max_new_tokens": 64})[0].completion
+    alone, given = loaded.attention(TEXT), loaded.attention(TEXT, answer)
+    assert alone.target_tokens == given.target_tokens
+    assert len(alone.target_tokens or []) > 1
+    assert np.array_equal(alone.maps["cross"], given.maps["cross"])
+
+
+def test_rules_find_the_heads_that_were_made(tmp_path: Path) -> None:
+    attended = tfkit.load(write_attended(tmp_path, "t5", aim_heads)).attention(TEXT, "a dog ran to the cat")
+    found = {
+        name: {(one.layer, one.head): one.kind for one in attended.patterns(name) if one.scores.get(one.kind, 0) > 0.999}
+        for name in attended.maps
+    }
+    made = {0: "previous token", 1: "next token", 2: "itself"}
+    assert found["encoder"] == {(layer, head): kind for layer in range(2) for head, kind in made.items()}
+    assert found["decoder"] == {(layer, 1): "previous token" for layer in range(2)}
+    assert not found["cross"]
+
+
+def test_rules_name_each_kind() -> None:
+    tokens = list("abcabdefab")
+    count = len(tokens)
+    causal = np.tril(np.ones((count, count), bool))
+
+    def of(weights: np.ndarray, visible: np.ndarray, cross: bool = False, keys: list[str] = tokens) -> str:
+        made = (weights / weights.sum(1, keepdims=True)).astype(np.float32)[None, None]
+        return head_patterns(made, visible[None], tokens, keys, cross=cross)[0].kind
+
+    first, last = np.zeros((count, count)), np.zeros((count, count))
+    first[:, 0], last[:, -1] = 1, 1
+    same = np.array([[a == b and s != t for s, b in enumerate(tokens)] for t, a in enumerate(tokens)], float) + 0.01
+    full = np.ones((count, count), bool)
+    assert of(first, causal) == "first token"
+    assert of(last, full) == "last token"
+    assert of(np.eye(count), causal) == "itself"
+    assert of(same, full) == "same token"
+    assert of(causal.astype(float), causal) == "spread"
+    assert of(np.eye(count, count + 3, 2) + 0.01, np.ones((count, count + 3), bool), cross=True, keys=list("xyzuvwxyzuvwx")) == "in order"
+    assert of(np.eye(count)[::-1] * 0.4 + first * 0.3 + last * 0.3 + 0.0, full) == "mixed"
+
+
+def test_the_probabilities_of_next_tokens_are_the_models(tmp_path: Path) -> None:
+    loaded = tfkit.load(write_attended(tmp_path, "gpt2"))
+    attended = loaded.attention(TEXT, next_tokens=3)
+    ids = torch.tensor([loaded.require_tokenizer().encode_texts([TEXT])[0]])
+    with torch.no_grad():
+        probabilities = loaded.model(ids).logits[0].softmax(-1)
+    assert attended.next_tokens is not None
+    assert len(attended.next_tokens) == len(attended.tokens)
+    for place, one in enumerate(attended.next_tokens):
+        assert [value for _, value in one.likeliest] == pytest.approx(probabilities[place].topk(3).values.tolist())
+        if place + 1 < len(attended.tokens):
+            assert one.actual == attended.tokens[place + 1]
+            assert one.probability == pytest.approx(float(probabilities[place, ids[0, place + 1]]))
+    assert (attended.next_tokens[-1].actual, attended.next_tokens[-1].probability) == (None, None)
+
+
+def test_what_cannot_be_looked_at_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, both = tfkit.load(write_attended(tmp_path / "a", "gpt2")), tfkit.load(write_attended(tmp_path / "b", "t5"))
+    with pytest.raises(DataError, match=r"the text has \d+ tokens, but the model's context holds 40: shorten it"):
+        decoder.attention(TEXT * 10)
+    with pytest.raises(DataError, match="gives no token"):
+        decoder.attention("")
+    with pytest.raises(UsageError, match="only an encoder-decoder reads a second text"):
+        decoder.attention(TEXT, "a dog")
+    monkeypatch.setattr(attended_text, "_MOST_WEIGHTS", 100)
+    with pytest.raises(DataError, match="more than the 100 that are kept"):
+        both.attention(TEXT, "a dog")
+
+
+def test_a_classifier_has_maps_but_no_next_token(tmp_path: Path) -> None:
+    loaded = tfkit.load(write_attended(tmp_path, "gpt2"), head=ClassesHeadConfig(kind="classes", count=3, pool="last"))
+    assert loaded.attention(TEXT).maps["decoder"].shape[:2] == (2, 3)
+    with pytest.raises(ModelError, match="predicts no next token"):
+        loaded.attention(TEXT, next_tokens=3)

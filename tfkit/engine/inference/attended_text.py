@@ -1,0 +1,165 @@
+"""A text as a model reads it: what each head attends to at each token, and which token the model expects next."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.engine.inference.head_patterns import HeadPattern, head_patterns
+from tfkit.errors import DataError, ModelError, UsageError, argument
+from tfkit.generation.complete import check_vocabulary, encode_prompts
+from tfkit.generation.inference import inference
+from tfkit.hub import Loaded
+from tfkit.tokenizer.entries import readable_entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MOST_WEIGHTS = 1 << 28  # of all layers and heads, 1 GiB in float32
+_DIGITS = 6  # of a weight in JSON
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The tokens that are likeliest after a position, with their probabilities, and that of the token that follows in the text."""
+
+    likeliest: list[tuple[str, float]]
+    actual: str | None  # None: the text ends here
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class AttendedText:
+    """The weights of all heads for one text. Entry [layer, head, to, from] of a map: how much the token `to` takes from the token `from`.
+
+    `tokens`: what the encoder reads, or the decoder of a model without one; `target_tokens`: what the decoder of an encoder-decoder reads,
+    after its start token. `maps`: "encoder", "decoder" and "cross" (to the target from the text), as the model has them, float32.
+    `visible`: for the same names, which token sees which, (layers, to, from); the weights of the others are exactly 0.
+    `next_tokens`: for each token that the decoder reads, what the model expects after it, if that was asked.
+    """
+
+    tokens: list[str]
+    target_tokens: list[str] | None
+    maps: dict[str, NDArray[np.float32]]
+    visible: dict[str, NDArray[np.bool_]]
+    next_tokens: list[NextTokens] | None = None
+
+    def axes(self, name: str) -> tuple[list[str], list[str]]:
+        """Return the tokens of a map's two last axes, `to` and `from`."""
+        target = self.tokens if self.target_tokens is None else self.target_tokens
+        return (self.tokens if name == "encoder" else target), (target if name == "decoder" else self.tokens)
+
+    def patterns(self, name: str) -> list[HeadPattern]:
+        """Return what each head of a map attends to, by rules (head_patterns.py)."""
+        return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
+
+    def require_head(self, layer: int, head: int) -> None:
+        """Raise UsageError if no map has this head."""
+        layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
+        if not (layer < layers and head < heads):
+            raise UsageError(
+                f"{argument('layer')} {layer} {argument('head')} {head}: the model has {layers} layers, 0 to {layers - 1}, of {heads} "
+                f"heads, 0 to {heads - 1}; take one of these"
+            )
+
+    def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
+        """Return the document of --json; with a layer and a head, with the weights of that head alone."""
+        chosen = slice(layer, None if layer is None else layer + 1), slice(head, None if head is None else head + 1)
+        maps = {name: np.round(map_[chosen].astype(np.float64), _DIGITS).tolist() for name, map_ in self.maps.items()}
+        return {
+            "schema_version": 1,
+            "tokens": self.tokens,
+            "target_tokens": self.target_tokens,
+            "layer": layer,
+            "head": head,
+            "heads": {name: [asdict(pattern) for pattern in self.patterns(name)] for name in self.maps},
+            "maps": maps,
+            "visible": {name: seen[chosen[0]].astype(int).tolist() for name, seen in self.visible.items()},
+            "next_tokens": None if self.next_tokens is None else [asdict(one) for one in self.next_tokens],
+        }
+
+
+def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int = 0) -> AttendedText:
+    """Read a text with a model, and record the weights of its attention. `target`: of an encoder-decoder, which needs it.
+
+    `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens or one that is too long,
+    UsageError for a target of another model, ModelError for next tokens of a model that predicts none.
+    """
+    import torch
+
+    from tfkit.model.attention_weights import record_weights
+    from tfkit.model.head import VocabularyHead
+
+    model, codec = loaded.model, loaded.require_tokenizer()
+    both = model.encoder is not None and model.decoder is not None
+    if target is not None and not both:
+        raise UsageError(f"{argument('target')}: only an encoder-decoder reads a second text; leave it out, or put it after the first one")
+    if next_tokens and (model.decoder is None or not isinstance(model.head, VocabularyHead)):
+        raise ModelError(f"{loaded.folder}: the model predicts no next token; only a language model with a decoder does")
+    ids = encode_prompts(model, codec, [text])[0]
+    target_ids = _target_ids(loaded, target or "") if both else None
+    _require_room(loaded, ids, target_ids or [])
+    device = next(model.parameters()).device
+    further = {} if target_ids is None else {"decoder_input_ids": torch.tensor([target_ids], device=device)}
+    with inference(model), record_weights(model) as layers:
+        output = model(torch.tensor([ids], device=device), **further)
+        read = ids if target_ids is None else target_ids
+        expected = None if not next_tokens else _next_tokens(loaded, output.logits[0].float().softmax(-1), read, next_tokens)
+    return AttendedText(
+        _entries(loaded, ids),
+        None if target_ids is None else _entries(loaded, target_ids),
+        {name: torch.stack([weights[0] for weights, _ in maps]).float().cpu().numpy() for name, maps in layers.items()},
+        {name: torch.stack([visible[0, 0] for _, visible in maps]).cpu().numpy() for name, maps in layers.items()},
+        expected,
+    )
+
+
+def _target_ids(loaded: Loaded, target: str) -> list[int]:
+    """Return what the decoder of an encoder-decoder reads: the start token, and the target without an end token."""
+    if loaded.start_id is None:
+        raise ModelError(
+            f"{loaded.folder}: config.json does not name the token that starts the texts of this encoder-decoder: give it a "
+            "decoder_start_token_id, or a pad_token_id"
+        )
+    return [loaded.start_id, *loaded.require_tokenizer().encode_bare([target])[0].tolist()]
+
+
+def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:
+    """Raise DataError if a text has no token, does not fit the context, or would give more weights than can be looked at."""
+    config = loaded.config
+    if not ids:
+        raise DataError("the text gives no token, and so there is nothing to attend to; give a longer one")
+    check_vocabulary([ids, target_ids], config.vocab_size)
+    for name, row in (("text", ids), ("target", target_ids)):
+        if len(row) > config.context_length and config.position.kind != "relative":
+            raise DataError(f"the {name} has {len(row):,} tokens, but the model's context holds {config.context_length:,}: shorten it")
+    of_encoder = config.encoder_layers * len(ids) ** 2
+    own = target_ids or ids
+    of_decoder = config.decoder_layers * (len(own) ** 2 + len(target_ids) * len(ids))
+    weights = config.num_heads * (of_encoder + of_decoder)
+    if weights > _MOST_WEIGHTS:
+        raise DataError(
+            f"the text has {max(len(ids), len(target_ids)):,} tokens, for which all heads give {weights:,} weights, more than the "
+            f"{_MOST_WEIGHTS:,} that are kept: shorten it"
+        )
+
+
+def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
+    return [readable_entry(loaded.require_tokenizer(), token_id) for token_id in ids]
+
+
+def _next_tokens(loaded: Loaded, probabilities: "Tensor", ids: Sequence[int], count: int) -> list[NextTokens]:
+    """Return what is expected after each of the ids, from probabilities (T, V)."""
+    best = probabilities.topk(min(count, probabilities.shape[1]))
+    tokens = _entries(loaded, ids)
+    following = [*ids[1:], None]
+    return [
+        NextTokens(
+            list(zip(_entries(loaded, likeliest), values, strict=True)),
+            None if actual is None else tokens[place + 1],
+            None if actual is None else float(probabilities[place, actual]),
+        )
+        for place, (likeliest, values, actual) in enumerate(zip(best.indices.tolist(), best.values.tolist(), following, strict=True))
+    ]

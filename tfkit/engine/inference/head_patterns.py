@@ -1,0 +1,113 @@
+"""Rules that name what a head attends to, by the mean weight that it gives to a kind of key: to the token before, to itself, to the first.
+
+Heads of trained models are often of one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The kinds, with the meaning of their scores. A score is a mean over the queries for which the kind is defined and differs from the others.
+KINDS = {
+    "previous token": "weight of the token before",
+    "next token": "weight of the token after",
+    "itself": "weight of the token itself",
+    "first token": "weight of the first token",
+    "last token": "weight of the last token",
+    "same token": "weight of other places with the same token",
+    "in order": "largest weight, times how steadily its place moves on with the target",
+    "spread": "evenness of the weights: 1 if all visible tokens have the same",
+}
+MIXED = "mixed"
+_CLEAR, _EVEN = 0.5, 0.75  # from this score on a head is called of a kind; evenness is high also where a few tokens have more than the rest
+
+
+@dataclass(frozen=True)
+class HeadPattern:
+    """A head with its score, 0 to 1, for each kind that applies, and the name of the kind that it is of."""
+
+    layer: int
+    head: int
+    kind: str
+    scores: Mapping[str, float]
+
+
+def head_patterns(
+    weights: NDArray[np.float32],
+    visible: NDArray[np.bool_],
+    queries: Sequence[str],
+    keys: Sequence[str],
+    *,
+    cross: bool,
+) -> list[HeadPattern]:
+    """Return the pattern of each head. `weights` (L, H, T, S); `visible` (L, T, S); `queries` and `keys`: their tokens, T and S."""
+    same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (T, S)
+    patterns = []
+    for layer, (heads, seen) in enumerate(zip(weights, visible, strict=True)):
+        targets = _targets(seen, same, cross=cross)
+        for head, one in enumerate(heads):
+            scores = {kind: _mean_weight(one, target) for kind, target in targets.items()}
+            if cross:
+                scores["in order"] = _order(one)
+            scores["spread"] = _evenness(one, seen)
+            patterns.append(HeadPattern(layer, head, _kind(scores), scores))
+    return patterns
+
+
+def _kind(scores: Mapping[str, float]) -> str:
+    clearest = max(scores, key=lambda kind: scores[kind] * (kind != "spread"))
+    if scores[clearest] >= _CLEAR and clearest != "spread":
+        return clearest
+    return "spread" if scores["spread"] >= _EVEN else MIXED
+
+
+def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
+    """Return the keys of each kind for each query, (T, S); a query that has none is not counted.
+
+    Queries near an end, for which the first or last token is also the one before, after or itself, are left out of those kinds.
+    """
+    count, length = visible.shape
+    if cross:
+        first, last = np.zeros_like(visible), np.zeros_like(visible)
+        first[:, 0], last[:, -1] = True, True
+        return {"first token": first & visible, "last token": last & visible, "same token": same & visible}
+    rows = np.arange(count)
+    to_first, to_last = rows[:, None] > 1, rows[:, None] < count - 2
+
+    def at(distance: int) -> NDArray[np.bool_]:
+        return np.eye(count, length, distance, dtype=np.bool_)
+
+    targets = {
+        "previous token": at(-1) & to_first,
+        "next token": at(1) & to_last,
+        "itself": at(0) & (rows[:, None] > 0),
+        "first token": (rows[None, :] == 0) & to_first,
+        "last token": (rows[None, :] == length - 1) & to_last,
+        "same token": same & ~at(0),
+    }
+    return {kind: shown for kind, target in targets.items() if (shown := target & visible).any()}
+
+
+def _mean_weight(weights: NDArray[np.float32], target: NDArray[np.bool_]) -> float:
+    defined = target.any(1)
+    return float((weights * target).sum(1)[defined].mean()) if defined.any() else 0.0
+
+
+def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float:
+    """Return the mean entropy of the weights, as a fraction of the largest that the number of visible keys allows."""
+    seen = visible.sum(1)
+    several = seen > 1
+    if not several.any():
+        return 0.0
+    entropy = -(weights * np.log(np.maximum(weights, np.float32(1e-30)))).sum(1)
+    return float((entropy[several] / np.log(seen[several])).mean())
+
+
+def _order(weights: NDArray[np.float32]) -> float:
+    places = weights.argmax(1)
+    if len(places) < 3 or places.min() == places.max():
+        return 0.0
+    steadiness = float(np.corrcoef(np.arange(len(places)), places)[0, 1])
+    return max(0.0, steadiness) * float(weights.max(1).mean())

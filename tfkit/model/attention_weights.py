@@ -1,0 +1,34 @@
+"""The weights that the heads of a model give to each other's positions, recorded while it computes; nothing else changes in the model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from tfkit.model.attention import Attention
+from tfkit.model.transformer import Transformer
+
+Layers = dict[str, list[tuple[Tensor, Tensor]]]  # for each kind of attention and layer: weights and what is visible, (B, H, T, S)
+
+
+@contextmanager
+def record_weights(model: Transformer) -> Iterator[Layers]:
+    """Record the forward pass in the block: for "encoder", "decoder" and "cross", as the model has them, a pair for each layer."""
+    layers: Layers = {}
+    kinds: list[tuple[str, Attention]] = []
+    for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        for block in stack.blocks if stack is not None else ():
+            kinds.append((name, block.self_attention.op))
+            if block.cross_attention is not None:
+                kinds.append(("cross", block.cross_attention.op))
+
+    def recorder(kind: str) -> Any:
+        return lambda attention, inputs: layers.setdefault(kind, []).append(attention.weights(*inputs))
+
+    hooks = [attention.register_forward_pre_hook(recorder(kind)) for kind, attention in kinds]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
