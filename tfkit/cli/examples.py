@@ -53,7 +53,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'tfkit plan gpt2-stdlib training.steps=500 --fail-if "emissions_g > 50" --json',
         "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
     ),
-    "inspect": ("tfkit inspect gpt2-stdlib", "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl"),
+    "inspect": (
+        "tfkit inspect gpt2-stdlib",
+        "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl",
+        'tfkit inspect --from runs/my --attention "the cat sat on the mat"',
+        'tfkit inspect --from runs/my --attention "the cat sat on the mat" --layer 0 --head 2',
+    ),
     "check": (
         "tfkit check gpt2-stdlib training.steps=1000",
         "tfkit check mine.yaml --ranks 64 --json",

@@ -1,7 +1,7 @@
 """tfkit inspect: the first rows of a training as the model will see them, token by token."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +9,12 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.inspect_attention import Looked, Part, show_attention
 
 if TYPE_CHECKING:
     from tfkit.engine.tools.inspection import Inspection
     from tfkit.engine.tools.shown_rows import ShownToken
 
-Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
 # The values of a row's facts in words. The fact `row` is part of the row's place already.
@@ -28,6 +28,7 @@ def inspect(
     *,
     tuned: options.Tuned,
     show: Annotated[int, typer.Option("--show", min=1, metavar="N", help="Show N rows.")] = 3,
+    looked: Looked,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
 ) -> None:
@@ -35,7 +36,16 @@ def inspect(
 
     Nothing is trained. Text is tokenized as in training, and is kept in the cache. Without a recipe, as in `tfkit finetune`, the task
     is recognised by the columns of the data and the kind of the model.
+
+    With --attention TEXT it shows what the heads of a checkpoint attend to: which of them to the token before, to the first, and so on; or
+    one head, token by token.
     """
+    width = shutil.get_terminal_size().columns - 1
+    looked.check(tuned, [*([recipe] if recipe is not None else []), *(overrides or ())])
+    if looked.attention is not None:
+        assert tuned.checkpoint is not None
+        show_attention(tuned.checkpoint, looked, as_json=json, width=width)
+        return
     from tfkit.cli.session import command_session
     from tfkit.cli.tuning import tuning_request
     from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -54,7 +64,7 @@ def inspect(
     if json:
         console.json(inspection.to_dict())
         return
-    for line in lines(inspection, shutil.get_terminal_size().columns - 1):
+    for line in lines(inspection, width):
         console.result_parts(line)
 
 
@@ -95,7 +105,7 @@ def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]
             words = [token.token if token.label is None else f"{token.token}->{token.label}" for token in run]
             if kind == "padding":
                 words = [f"{words[0]} x {len(words)}".strip()]
-            for line in _wrap(map(console.visible_line, words), width - len(_GUTTER[kind]) - 2):
+            for line in console.wrap(map(console.visible_line, words), width - len(_GUTTER[kind]) - 2):
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
 
 
@@ -108,15 +118,3 @@ def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
     yield from lines[:first]
     yield [(f"  ... {len(lines) - most:,} lines; `tfkit inspect` shows all", "bold")]
     yield from lines[-last:]
-
-
-def _wrap(words: Iterable[str], width: int) -> Iterator[str]:
-    """Yield the words as lines of at most `width` columns; a longer word gets a line of its own."""
-    line = ""
-    for word in words:
-        if line and console.columns_of(line) + 1 + console.columns_of(word) > width:
-            yield line
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    yield line

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 from tfkit.console.characters import OBEYED, ascii_only, is_terminal, supports_unicode, visible
 from tfkit.console.characters import columns_of as columns_of
 from tfkit.console.characters import visible_line as visible_line
+from tfkit.console.characters import wrap as wrap
 from tfkit.console.live_line import Counter, LiveLine, line_display
 from tfkit.error_document import error_document
 from tfkit.errors import MachineError, Stopped, TfkitError
@@ -65,10 +66,14 @@ def piece(text: str) -> None:
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
     """Write a line of the result from (text, style) pairs. The styles red, yellow, green, dim, bold and "" show on a terminal only."""
     styled = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
-    ascii_wanted = not supports_unicode(sys.stdout)
-    lines = ((visible_line(text), style) for text, style in parts)
-    texts = ((ascii_only(line) if ascii_wanted else line, style) for line, style in lines)
+    texts = ((result_text(text), style) for text, style in parts)
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
+
+
+def result_text(text: str) -> str:
+    """Return a text as `result_parts` writes it, which may be wider: with escape sequences, and in ASCII where the stream needs that."""
+    line = visible_line(text)
+    return line if supports_unicode(sys.stdout) else ascii_only(line)
 
 
 def result_columns() -> int | None:

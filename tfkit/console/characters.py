@@ -1,6 +1,7 @@
 """Text as a stream or a terminal can show it: its width, a line that fits, and ASCII where nothing else is supported."""
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -9,8 +10,8 @@ if TYPE_CHECKING:
 _ASCII = str.maketrans(
     dict(
         zip(
-            "–—−‐‘’‚“”„·•×µμ≤≥≈±…→←═━─│",
-            ["-"] * 4 + ["'"] * 3 + ['"'] * 3 + list("**xuu") + ["<=", ">=", "~", "+-", "...", "->", "<-", *"==-|"],
+            "–—−‐‘’‚“”„·•×µμ≤≥≈±…→←═━─│░▒▓█",
+            ["-"] * 4 + ["'"] * 3 + ['"'] * 3 + list("**xuu") + ["<=", ">=", "~", "+-", "...", "->", "<-", *"==-|:+%#"],
             strict=True,
         )
     )
@@ -59,6 +60,18 @@ def columns_of(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def wrap(words: Iterable[str], width: int) -> Iterator[str]:
+    """Yield the words as lines of at most `width` columns; a longer word gets a line of its own."""
+    line = ""
+    for word in words:
+        if line and columns_of(line) + 1 + columns_of(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
 
 
 def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode: bool = True) -> str:

@@ -16,17 +16,17 @@ Layers = dict[str, list[tuple[Tensor, Tensor]]]  # for each kind of attention an
 def record_weights(model: Transformer) -> Iterator[Layers]:
     """Record the forward pass in the block: for "encoder", "decoder" and "cross", as the model has them, a pair for each layer."""
     layers: Layers = {}
-    kinds: list[tuple[str, Attention]] = []
-    for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
-        for block in stack.blocks if stack is not None else ():
-            kinds.append((name, block.self_attention.op))
-            if block.cross_attention is not None:
-                kinds.append(("cross", block.cross_attention.op))
 
     def recorder(kind: str) -> Any:
         return lambda attention, inputs: layers.setdefault(kind, []).append(attention.weights(*inputs))
 
-    hooks = [attention.register_forward_pre_hook(recorder(kind)) for kind, attention in kinds]
+    hooks = [
+        module.register_forward_pre_hook(recorder("cross" if module.cross else name))
+        for name, stack in (("encoder", model.encoder), ("decoder", model.decoder))
+        if stack is not None
+        for module in stack.modules()
+        if isinstance(module, Attention)
+    ]
     try:
         yield layers
     finally:

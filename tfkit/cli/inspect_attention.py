@@ -1,0 +1,215 @@
+"""tfkit inspect --attention: what the heads of a checkpoint attend to in a text, and which tokens it expects next, as text."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli.options import Tuned
+from tfkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tfkit.engine.inference.attended_text import AttendedText
+    from tfkit.engine.inference.head_patterns import HeadPattern
+
+Part = tuple[str, str]  # a text and its style
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # from this weight on
+_UNSEEN = " "
+_LETTERS = {
+    "previous token": "P",
+    "next token": "N",
+    "itself": "I",
+    "first token": "F",
+    "last token": "L",
+    "same token": "S",
+    "in order": "O",
+    "spread": "~",
+    "mixed": ".",
+}
+_CLEAREST = 3  # heads of each kind that are named
+_STRONGEST = 4  # links of each token that are named, if there is room
+_LIKELIEST = 5  # next tokens at each position
+_LABEL = 14  # columns of a token's name, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A text whose attention is shown, and which part of it."""
+
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", metavar="TEXT", help="Show what each head of --from attends to in TEXT.", show_default=False),
+    ] = None
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="TEXT",
+            help="The text that an encoder-decoder's decoder reads; by default its own answer.",
+            show_default=False,
+        ),
+    ] = None
+    layer: Annotated[int | None, typer.Option("--layer", min=0, metavar="L", help="With --head: show one head, token by token.")] = None
+    head: Annotated[int | None, typer.Option("--head", min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
+    next_tokens: Annotated[
+        bool, typer.Option("--next", help="With --attention: show the likeliest next tokens at each position instead.")
+    ] = False
+
+    def check(self, tuned: Tuned, words: Sequence[str]) -> None:
+        """Raise UsageError for options that do not belong together; `words`: a recipe and changes to it."""
+        if self.attention is None:
+            given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--next": self.next_tokens or None}
+            if named := [name for name, value in given.items() if value is not None]:
+                raise UsageError(f"{', '.join(named)}: belongs to --attention TEXT; add it, or leave this out")
+            return
+        if tuned.checkpoint is None:
+            raise UsageError("--attention: of which model? Name it by --from CKPT")
+        of_rows = {"--data": tuned.data, "--columns": tuned.columns, "--rows": tuned.rows}
+        if others := [*words, *(name for name, value in of_rows.items() if value is not None)]:
+            raise UsageError(f"{', '.join(others)}: has no effect with --attention, which reads the text and --from alone; leave it out")
+        if (self.layer is None) != (self.head is None):
+            raise UsageError("--layer and --head name one head together; give both, or none")
+
+
+def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int) -> None:
+    """Compute the attention of a checkpoint to the text, and write it to stdout, or as a page."""
+    from tfkit.cli.session import command_session
+    from tfkit.recipe.schema.carbon_section import CarbonSection
+
+    assert looked.attention is not None
+    with command_session("inspect", CarbonSection(enabled=False)) as work, work.stop.at_once():
+        from tfkit.engine.api import load
+
+        loaded = load(checkpoint)
+        attended = loaded.attention(looked.attention, looked.target, next_tokens=_LIKELIEST * looked.next_tokens)
+    if looked.layer is not None and looked.head is not None:
+        attended.require_head(looked.layer, looked.head)
+    if as_json:
+        console.json(attended.to_dict(looked.layer, looked.head))
+        return
+    for line in lines(attended, looked, width):
+        console.result_parts(line)
+
+
+def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list[Part]]:
+    """Yield the output line by line."""
+    if attended.next_tokens is not None:
+        yield from _next_lines(attended, width)
+    for name, maps in attended.maps.items():
+        layers, heads = maps.shape[:2]
+        if looked.layer is not None and looked.head is not None:
+            if looked.layer < layers:
+                yield from _head_lines(attended, name, looked.layer, looked.head, width)
+        elif attended.next_tokens is None:
+            queries, keys = attended.axes(name)
+            lengths = f"{len(queries)} tokens" if name != "cross" else f"{len(queries)} tokens to {len(keys)}"
+            yield from _plain(f"{name}: {layers} layers of {heads} heads, {lengths}", width, "bold")
+            yield from _summary_lines(attended.patterns(name), heads, width)
+    if looked.layer is None and attended.next_tokens is None:
+        yield from _plain(
+            "L0 H0: layer 0, head 0, with the mean weight of the kind, of spread its evenness. One head: --layer 0 --head 0", width
+        )
+
+
+def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) -> Iterator[list[Part]]:
+    """Yield how many heads are of each kind, with the clearest ones, and a letter for each head."""
+    counts = Counter(pattern.kind for pattern in patterns)
+    for kind in [*patterns[0].scores, "mixed"]:
+        words = [f"{_LETTERS[kind]} {kind:<14}", f"{counts[kind]:>4} head{'s' if counts[kind] != 1 else ' '}"]
+        if kind != "mixed":
+            clearest = sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:_CLEAREST]
+            words += ["clearest:", *(f"L{one.layer} H{one.head} {one.scores[kind]:.0%}" for one in clearest)]
+        for number, line in enumerate(console.wrap(words, width - 4)):
+            yield [(f"    {line}".rstrip() if number else line.rstrip(), "")]
+    label = 3 + len(str(len(patterns) // heads - 1))
+    room = max(1, width - label - 1)
+    for first in range(0, len(patterns), heads):
+        letters = "".join(_LETTERS[pattern.kind] for pattern in patterns[first : first + heads])
+        for begin in range(0, heads, room):
+            name = f"  L{first // heads}" if not begin else ""
+            yield [(f"{name:<{label}} ", "dim"), (letters[begin : begin + room], "")]
+    yield []
+
+
+def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, width: int) -> Iterator[list[Part]]:
+    """Yield a line for each token of one head: the weights of all tokens as shades, if there is room, and the strongest by name."""
+    pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
+    weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
+    queries, keys = ([_name(token) for token in tokens] for tokens in attended.axes(name))
+    scored = f", {pattern.scores[pattern.kind]:.0%}" if pattern.kind in pattern.scores else ""
+    yield from _plain(f"{name}, layer {layer}, head {head}: {pattern.kind}{scored}", width, "bold")
+    label = min(_LABEL, max(map(console.columns_of, queries)), max(4, width // 3))
+    shows_shades = label + 1 + len(keys) + 2 + _LABEL <= width
+    for place, token in enumerate(queries):
+        parts = [(_fitted(token, label), "")]
+        if shows_shades:
+            parts.append((f" {_shades(weights[place], visible[place])} ", ""))
+        room = width - sum(console.columns_of(text) for text, _ in parts)
+        yield [*parts, *_strongest(weights[place], keys, room, label)]
+    if shows_shades:
+        yield from _plain("columns: all tokens in order; blank: not visible; . under 5%, ░ from 5%, ▒ 25%, ▓ 50%, █ 75%", width)
+    yield []
+
+
+def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
+    """Yield the tokens with the largest weights, shaded, as many as there is room for, but one at least."""
+    for number, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
+        weight = float(weights[place])
+        text = f" {_shade(weight)} {_cut(keys[place], label)} {weight:.0%}"
+        room -= console.columns_of(text)
+        if number and (room < 0 or weight < _SHADES[-2][0]):
+            return
+        yield text, "bold" if weight >= 0.5 else "" if weight >= 0.25 else "dim"
+
+
+def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
+    """Yield what the model expects after each token: the token that follows with its probability, and the likeliest ones."""
+    assert attended.next_tokens is not None
+    _, read = attended.axes("decoder")
+    room = max(1, (width - len(" ->  100%")) // 2)
+    for token, expected in zip(read, attended.next_tokens, strict=True):
+        likeliest = [f"{_cut(_name(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
+        actual = "" if expected.actual is None else f" {_cut(_name(expected.actual), room)} {expected.probability:.0%}"
+        is_right = expected.actual == expected.likeliest[0][0]
+        yield [(f"{_cut(_name(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
+        yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
+    yield from _plain(
+        "token -> the next one in the text with its probability, green if it is the likeliest; below: the likeliest ones", width
+    )
+
+
+def _shades(weights: "NDArray[np.float32]", visible: "NDArray[np.bool_]") -> str:
+    return "".join(_shade(weight) if seen else _UNSEEN for weight, seen in zip(weights.tolist(), visible.tolist(), strict=True))
+
+
+def _shade(weight: float) -> str:
+    return next(shade for least, shade in _SHADES if weight >= least)
+
+
+def _name(token: str) -> str:
+    """Return a token as it is written, so that its width is known; in ASCII with a plain mark for the space before it."""
+    shown = console.result_text(token)
+    return shown if shown == token else console.result_text(token.replace("Ġ", "_").replace("▁", "_"))
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return a text without what goes beyond so many columns."""
+    while console.columns_of(text) > columns:
+        text = text[:-1]
+    return text
+
+
+def _fitted(text: str, columns: int) -> str:
+    """Return a text in exactly so many columns."""
+    text = _cut(text, columns)
+    return text + " " * (columns - console.columns_of(text))
+
+
+def _plain(text: str, width: int, style: str = "") -> Iterator[list[Part]]:
+    yield from ([(line, style)] for line in console.wrap(text.split(" "), width))
