@@ -4,12 +4,14 @@
     python benchmarks/tutorial_pages.py 02 04           # these pages, in the folder that the earlier ones left
 
 In a page, a block of Python or YAML whose first line is `# NAME` is a file that the reader saves. A block of `sh` holds commands; the block of
-`text` after it is their output, written by this script, as is the time of a page, between `<!-- time -->` and `<!-- /time -->`.
+`text` after it is their output, written by this script, as is the time of a page, between `<!-- time -->` and `<!-- /time -->`: the processor
+time of its commands with one thread, which is about the same on a busy machine.
 """
 
 import argparse
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -68,15 +70,21 @@ def run_page(text: str, work: Path, environment: Mapping[str, str]) -> str:
 
 
 def run(commands: str, work: Path, environment: Mapping[str, str]) -> tuple[str, float]:
-    """Run commands in a folder; return what they print and their seconds."""
-    started = time.monotonic()
+    """Run commands in a folder; return what they print and their processor seconds."""
+    before = processor_seconds()
     command = ["bash", "-e", "-c", commands]
     done = subprocess.run(
         command, cwd=work, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{commands}\n{done.stdout}\nended with {done.returncode}")
-    return shown(done.stdout, work), time.monotonic() - started
+    return shown(done.stdout, work), processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """Return the processor time of the processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def shown(output: str, work: Path) -> str:
@@ -107,7 +115,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for page in pages(options.pages):
         started = time.monotonic()
-        page.write_text(run_page(page.read_text(encoding="utf-8"), options.work, {}), encoding="utf-8")
+        page.write_text(run_page(page.read_text(encoding="utf-8"), options.work, {"OMP_NUM_THREADS": "1"}), encoding="utf-8")
         print(f"{page.name}: {time.monotonic() - started:.0f} s")
 
 
