@@ -2,7 +2,8 @@
 
     python benchmarks/tutorial_notebook.py              # writes docs/tutorial/tutorial.ipynb, beside the pictures that it shows
 
-A file of a page becomes a cell that writes it, commands become a cell of bash; outputs are left to the reader. No Jupyter is needed to make it.
+A file of a page becomes a cell that writes it, commands become a cell of bash; outputs are left to the reader.
+No Jupyter is needed to make it.
 """
 
 import argparse

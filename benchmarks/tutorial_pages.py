@@ -3,9 +3,9 @@
     python benchmarks/tutorial_pages.py                 # all pages, in the new folder tutorial-work
     python benchmarks/tutorial_pages.py 02 04           # these pages, in the folder that the earlier ones left
 
-In a page, a block of Python or YAML whose first line is `# NAME` is a file that the reader saves. A block of `sh` holds commands; the block of
-`text` after it is their output, written by this script, as is the time of a page, between `<!-- time -->` and `<!-- /time -->`: the processor
-time of its commands with one thread, which is about the same on a busy machine.
+In a page, a block of Python or YAML whose first line is `# NAME` is a file that the reader saves. A block of `sh` holds commands; the
+block of `text` after it is their output, written by this script, as is the time of a page, between `<!-- time -->` and `<!-- /time -->`:
+the processor time of its commands with one thread, which is about the same on a busy machine.
 """
 
 import argparse

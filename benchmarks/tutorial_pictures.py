@@ -1,6 +1,6 @@
 """The tutorial's pictures, drawn from the pages' outputs and from the folder in which their commands were run.
 
-    python benchmarks/tutorial_pictures.py --work tutorial-work          # writes docs/tutorial/01-history.svg and so on
+python benchmarks/tutorial_pictures.py --work tutorial-work          # writes docs/tutorial/01-history.svg and so on
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from safetensors import safe_open
 from tutorial_pages import PAGES, blocks
 
 WIDTH = 720
@@ -126,7 +127,10 @@ def outputs(page: str) -> list[str]:
 def history(work: Path) -> Picture:
     """Draw the systems by year and parameters."""
     line = re.compile(r"(\d{4})  (\S+) +(encoder \+ decoder|encoder|decoder) +\d+ layers +([\d,]+) million")
-    systems = [(int(year), name, kind, float(count.replace(",", "")) * 1e6) for year, name, kind, count in line.findall(outputs("01-history.md")[0])]
+    systems = [
+        (int(year), name, kind, float(count.replace(",", "")) * 1e6)
+        for year, name, kind, count in line.findall(outputs("01-history.md")[0])
+    ]
     picture = Picture("Twelve Transformers by year and number of parameters", 470)
     axes = Axes((2016.6, 2025.9), (3e7, 5e11), 50, 400, log_y=True)
     powers = {1e8: "100 million", 1e9: "1 billion", 1e10: "10 billion", 1e11: "100 billion"}
@@ -142,7 +146,13 @@ def history(work: Path) -> Picture:
         x, y = axes.place(year, count)
         picture.dot(x, y, styles[kind])
         last = year >= 2025
-        picture.text(x + (-9 if last else 9), y + 5, re.sub(r"-(base|big|large|xl|\d+[\d.]*b|v[\d.]+)$", "", name), "end" if last else "start", "small")
+        picture.text(
+            x + (-9 if last else 9),
+            y + 5,
+            re.sub(r"-(base|big|large|xl|\d+[\d.]*b|v[\d.]+)$", "", name),
+            "end" if last else "start",
+            "small",
+        )
     return picture
 
 
@@ -166,31 +176,40 @@ def learning(work: Path) -> Picture:
 
 def sizes(work: Path) -> Picture:
     """Draw the loss of the three models of page 3 against the energy that their trainings used."""
-    trials = sorted(_json_output("03-big-models.md", work, "sizes.json"), key=lambda one: one["parameters"])
+    trials = []
+    for run in sorted((work / "runs" / "sizes").glob("trial-*")):
+        result = _result(run)
+        trials.append((_parameters(run), 1000 * (result["energy_kwh"] or 0.0), result["best"]["value"]))
     picture = Picture("More parameters: less loss, more energy", 400)
-    low, high, y_ticks = ticks([one["loss"] for one in trials])
-    left, right, x_ticks = ticks([0.0, *(one["energy_wh"] for one in trials)])
+    low, high, y_ticks = ticks([loss for _, _, loss in trials])
+    left, right, x_ticks = ticks([0.0, *(energy for _, energy, _ in trials)])
     axes = Axes((left, right), (low, high), 40, 330, right=WIDTH - 40)
     frame(picture, axes, x_ticks, y_ticks, "energy of the training, Wh", "loss on held-out text")
-    places = [axes.place(one["energy_wh"], one["loss"]) for one in trials]
+    places = [axes.place(energy, loss) for _, energy, loss in trials]
     picture.path(places, "s0")
-    for (x, y), one in zip(places, trials, strict=True):
+    for (x, y), (parameters, _, _) in zip(places, trials, strict=True):
         picture.dot(x, y, "s0")
-        near_end = x > WIDTH / 2
-        picture.text(x + (-10 if near_end else 10), y - 9, f"{one['parameters'] / 1e6:.2f} million parameters", "end" if near_end else "start", "small")
+        right_half = x > WIDTH / 2
+        picture.text(
+            x + (-10 if right_half else 10), y - 9, f"{parameters / 1e6:.2f} million parameters", "end" if right_half else "start", "small"
+        )
     return picture
 
 
 def transfer(work: Path) -> Picture:
     """Draw the accuracy of page 4 against the number of labelled sentences, from both starts."""
-    rows = _json_output("04-transfer-learning.md", work, "transfer.json")
+    names = {"small": "from the language model of page 2", "untrained": "from random weights"}
+    series: dict[str, list[tuple[float, float]]] = {}
+    for start, words in names.items():
+        runs = (work / "runs" / "order").glob(f"{start}-*")
+        series[words] = sorted((int(run.name.partition("-")[2]), _result(run)["evaluation"]["accuracy"]) for run in runs)
+    points = [point for line in series.values() for point in line]
     picture = Picture("Accuracy against the number of labelled sentences, from random weights and from the language model", 400)
-    counts = sorted({one["rows"] for one in rows})
-    low, high, y_ticks = ticks([0.5, *(one["accuracy"] for one in rows)])
+    counts = sorted({count for count, _ in points})
+    low, high, y_ticks = ticks([0.5, *(accuracy for _, accuracy in points)])
     axes = Axes((counts[0] * 0.8, counts[-1] * 1.25), (low, high), 45, 330, log_x=True)
     frame(picture, axes, {count: f"{count:,}" for count in counts}, y_ticks, "labelled sentences", "accuracy")
-    names = {"small": "from the language model of page 2", "untrained": "from random weights"}
-    _curves(picture, axes, {words: sorted((one["rows"], one["accuracy"]) for one in rows if one["start"] == start) for start, words in names.items()})
+    _curves(picture, axes, series)
     return picture
 
 
@@ -220,14 +239,18 @@ def alignment(work: Path) -> Picture:
 
 def folders(work: Path) -> Picture:
     """Draw an architecture, two checkpoints of it, and the models that are made of them."""
-    (config,) = (work / "runs" / "small" / "checkpoints").glob("*/config.json")
+    config = max((work / "runs" / "small" / "checkpoints").glob("*/config.json"))
     description = json.loads(config.read_text(encoding="utf-8"))
     picture = Picture("One architecture, two checkpoints, two models", 330)
-    facts = [f"{name}: {description[name]}" for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if name in description]
+    facts = [
+        f"{name}: {description[name]}"
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        if name in description
+    ]
     _card(picture, 25, 95, 200, "architecture", ["config.json", *facts])
     for number, (run, says) in enumerate((("untrained", "random numbers"), ("small", "learned numbers"))):
         top = 30 + 155 * number
-        (weights,) = (work / "runs" / run / "checkpoints").glob("*/model.safetensors")
+        weights = max((work / "runs" / run / "checkpoints").glob("*/model.safetensors"))
         size = f"{weights.stat().st_size / 1e6:.1f} MB of {says}"
         _card(picture, 265, top, 210, "checkpoint", [f"runs/{run}", "model.safetensors", size])
         _card(picture, 515, top, 185, "model", [f'tfkit.load("runs/{run}")', "in memory:", "reads and writes"])
@@ -289,10 +312,17 @@ def _samples(output: str) -> list[tuple[str, str]]:
     return [(step, " ".join(text.split())[:78]) for step, text in found]
 
 
-def _json_output(page: str, work: Path, name: str) -> list[dict[str, Any]]:
-    """Return what a script of a page has saved."""
-    loaded: list[dict[str, Any]] = json.loads((work / name).read_text(encoding="utf-8"))
-    return loaded
+def _result(run: Path) -> dict[str, Any]:
+    """Return the result of a finished run."""
+    result: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]
+    return result
+
+
+def _parameters(run: Path) -> int:
+    """Return the number of parameters of a run's newest checkpoint."""
+    weights = max((run / "checkpoints").glob("step-*/model.safetensors"))
+    with safe_open(weights, "np") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  not a dict
 
 
 PICTURES: dict[str, Callable[[Path], Picture]] = {
