@@ -145,7 +145,7 @@ def history(work: Path) -> Picture:
     for year, name, kind, count in systems:
         x, y = axes.place(year, count)
         picture.dot(x, y, styles[kind])
-        last = year >= 2025
+        last = year >= 2024
         picture.text(
             x + (-9 if last else 9),
             y + 5,
@@ -197,18 +197,18 @@ def sizes(work: Path) -> Picture:
 
 
 def transfer(work: Path) -> Picture:
-    """Draw the accuracy of page 4 against the number of labelled sentences, from both starts."""
-    names = {"small": "from the language model of page 2", "untrained": "from random weights"}
+    """Draw the loss of page 4 against the number of sentences, from both starts."""
+    names = {"small": "from the language model of page 2", "untrained": "from random numbers"}
     series: dict[str, list[tuple[float, float]]] = {}
     for start, words in names.items():
-        runs = (work / "runs" / "order").glob(f"{start}-*")
-        series[words] = sorted((int(run.name.partition("-")[2]), _result(run)["evaluation"]["accuracy"]) for run in runs)
+        runs = (work / "runs" / "comments").glob(f"{start}-*")
+        series[words] = sorted((int(run.name.partition("-")[2]), _result(run)["best"]["value"]) for run in runs)
     points = [point for line in series.values() for point in line]
-    picture = Picture("Accuracy against the number of labelled sentences, from random weights and from the language model", 400)
+    picture = Picture("Loss against the number of sentences, from random numbers and from the language model", 400)
     counts = sorted({count for count, _ in points})
-    low, high, y_ticks = ticks([0.5, *(accuracy for _, accuracy in points)])
+    low, high, y_ticks = ticks([loss for _, loss in points])
     axes = Axes((counts[0] * 0.8, counts[-1] * 1.25), (low, high), 45, 330, log_x=True)
-    frame(picture, axes, {count: f"{count:,}" for count in counts}, y_ticks, "labelled sentences", "accuracy")
+    frame(picture, axes, {count: f"{count:,}" for count in counts}, y_ticks, "sentences to learn from", "loss on the test")
     _curves(picture, axes, series)
     return picture
 
@@ -309,7 +309,12 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 def _samples(output: str) -> list[tuple[str, str]]:
     """Return the step and the beginning of each sample in the output of a training."""
     found = re.findall(r"step (\d+) writes:\n((?:(?:    .*)?\n)+)", output)
-    return [(step, " ".join(text.split())[:78]) for step, text in found]
+    return [(step, shorten(" ".join(text.split()), 78)) for step, text in found]
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the beginning of a text that is longer, with three dots."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _result(run: Path) -> dict[str, Any]:
