@@ -242,18 +242,15 @@ def folders(work: Path) -> Picture:
     config = max((work / "runs" / "small" / "checkpoints").glob("*/config.json"))
     description = json.loads(config.read_text(encoding="utf-8"))
     picture = Picture("One architecture, two checkpoints, two models", 330)
-    facts = [
-        f"{name}: {description[name]}"
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        if name in description
-    ]
+    described = description["config"]  # of tfkit's own type, as page 8 says
+    facts = [f"{name}: {described[name]}" for name in ("decoder_layers", "dim", "num_heads", "vocab_size")]
     _card(picture, 25, 95, 200, "architecture", ["config.json", *facts])
     for number, (run, says) in enumerate((("untrained", "random numbers"), ("small", "learned numbers"))):
         top = 30 + 155 * number
         weights = max((work / "runs" / run / "checkpoints").glob("*/model.safetensors"))
         size = f"{weights.stat().st_size / 1e6:.1f} MB of {says}"
         _card(picture, 265, top, 210, "checkpoint", [f"runs/{run}", "model.safetensors", size])
-        _card(picture, 515, top, 185, "model", [f'tfkit.load("runs/{run}")', "in memory:", "reads and writes"])
+        _card(picture, 515, top, 185, "model", ["tfkit.load(...)", "in memory:", "reads and writes"])
         picture.line(225, 155, 265, top + 55)
         picture.line(475, top + 55, 515, top + 55)
     return picture
