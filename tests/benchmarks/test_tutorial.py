@@ -21,7 +21,7 @@ TINY = {
     "finetune": ["--rows", "24", "training.epochs=1"],
     "plan": ["model.decoder_layers=1"],
 }
-TINY["pretrain"] += ["checkpoint.every=2", "model.dim=16", "tokenizer.vocab_size=300", "generation.max_new_tokens=4"]
+TINY["pretrain"] += ["checkpoint.every=2", "model.dim=16", "tokenizer.vocab_size=400", "generation.max_new_tokens=4"]
 TINY["sweep"] += ["tokenizer.vocab_size=300"]
 METERED = ("pretrain", "finetune", "sweep", "plan")
 PAGES = tutorial_pages.pages()
