@@ -22,10 +22,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
-CODE = tfkit tests benchmarks
+CODE = tfkit tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults slow gpu check lint format bench clean
+.PHONY: help demo test test-all faults slow gpu site check lint format bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
 gpu: $(VENV)/.installed-dev ## tests and training speed on the GPU, in under ten minutes; writes gpu-report.md (DEVICE=cpu: the same without one)
 	$(BIN)/python benchmarks/gpu_report.py --device $(DEVICE)
 
+site: $(VENV)/.installed-docs ## the documentation as a site, in build/site; its reference is written from the code
+	$(BIN)/python docs/reference_pages.py docs/reference
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees -c docs . build/site
+
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -67,7 +71,7 @@ bench: $(VENV)/.installed-dev ## compressors on the held-out files, and start-up
 	$(BIN)/python benchmarks/baselines.py
 
 clean: ## remove caches and builds; .venv and runs stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that `python -m venv` makes, so an interrupted one is made again.
@@ -82,6 +86,10 @@ $(VENV)/.installed: pyproject.toml $(BIN)/pip
 
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/pip
 	@$(call install,.[dev])
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml $(BIN)/pip
+	@$(call install,.[docs])
 	@touch $(VENV)/.installed $@
 
 define install

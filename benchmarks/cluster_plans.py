@@ -41,7 +41,7 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
     from tfkit.engine.assembly.components import meta_model
     from tfkit.engine.assembly.memory_plan import run_memory
     from tfkit.engine.planning.simulated_step import Mesh, SimulatedStep, simulate
-    from tfkit.hub.names import our_shapes
+    from tfkit.model.transformer import parameter_shapes
     from tfkit.objectives.causal_lm import CausalLM
     from tfkit.objectives.objective import Batch
     from tfkit.recipe import RecipeText, model_config
@@ -63,7 +63,7 @@ def rows(models: list[str], ranks: list[int]) -> Iterator[dict[str, Any]]:
             mesh = Mesh(size, shards, reshard=True, micro_batches=count, dtype=torch.bfloat16, has_gpus=True)
             return simulate(recipe, config, CausalLM(), Batch(ids, ids), mesh)  # noqa: B023
 
-        state = 16 * sum(map(math.prod, our_shapes(config).values()))  # weights, gradients and two moments, in fp32
+        state = 16 * sum(map(math.prod, parameter_shapes(config).values()))  # weights, gradients and two moments, in fp32
         for size in ranks:
             shards = min(8, size)
             while shards < size and state / shards > USABLE:

@@ -36,7 +36,7 @@ def problems(source: str) -> list[str]:
 
 
 def test_docstrings_and_comments_use_the_words_of_the_field() -> None:
-    paths = [path for folder in ("tfkit", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+    paths = [path for folder in ("tfkit", "benchmarks", "tests", "docs") for path in sorted((ROOT / folder).rglob("*.py"))]
     assert len(paths) > 500
     found = [f"{path.relative_to(ROOT)}:{problem}" for path in paths for problem in problems(path.read_text(encoding="utf-8"))]
     assert not found, "\n".join(found)

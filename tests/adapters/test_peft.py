@@ -1,4 +1,7 @@
-"""Adapter folders against the `peft` library itself: ours open there, with the same logits, and its own open here."""
+"""Adapter folders against the `peft` library itself: ours open there, with the same logits, and its own open here.
+
+The tests import peft themselves: it takes seconds, for which every worker would wait.
+"""
 
 import contextlib
 import copy
@@ -7,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers
@@ -93,6 +95,8 @@ def logits(model: nn.Module, config: ModelConfig) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_model(case: str, tmp_path: Path) -> None:
+    import peft
+
     name, values, head = CASES[case]
     write_base(tmp_path / "base", name)
     start = load(tmp_path / "base", head=None if head is None else _head(described(name), head))
@@ -150,6 +154,8 @@ def start_again(base: Path, start: Any, head: dict[str, Any] | None) -> Transfor
     ],
 )
 def test_what_peft_itself_saved_opens_here(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    import peft
+
     write_base(tmp_path / "base", name)
     classes = {
         "pythia": "GPTNeoXForCausalLM",
@@ -232,6 +238,8 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that peft saved, beside its base."""
+    import peft
+
     place = tmp_path_factory.mktemp("peft")
     write_base(place / "base", "llama")
     theirs = transformers.LlamaForCausalLM.from_pretrained(place / "base")
@@ -332,6 +340,8 @@ def test_a_base_without_an_owner_is_one_of_the_oldest_models(adapter: Path, tmp_
 
 def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) -> None:
     """Its names lack the prefix that those of the base have; and ours of a model without a head open in the bare class."""
+    import peft
+
     write_base(tmp_path / "base", "bert")
     theirs = transformers.BertModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
     model = peft.get_peft_model(theirs, peft.LoraConfig(r=3, target_modules=["query", "dense"], init_lora_weights=False))

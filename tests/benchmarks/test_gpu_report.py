@@ -8,7 +8,7 @@ import torch
 from gpu_report import RUNNERS, SHAPES, measure, run_tests, shape_of, tfkit_config
 from plain_decoder import PlainDecoder, PlainLoop
 
-from tfkit.hub.names import on_meta
+from tfkit.model.transformer import on_meta
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -212,7 +212,7 @@ def test_a_permission_is_for_a_content(tmp_path_factory: pytest.TempPathFactory,
     folder = tmp_path_factory.mktemp("content")
     for name, content in (("allowed.py", allowed), ("other.py", other)):
         (folder / name).write_bytes(content)
-    permission = CodePermission(every_file=every).with_named([str(folder / "allowed.py")], lambda _: None)
+    permission = CodePermission(every_file=every, noted=False).with_named([str(folder / "allowed.py")], lambda _: None)
     permission.require({"field": str(folder / "allowed.py")})
     if every or allowed == other:
         permission.require({"field": str(folder / "other.py")})

@@ -292,10 +292,14 @@ def test_other_data_are_read_by_the_columns_of_the_training(place: Path, tmp_pat
 
 
 def test_figures_of_each_class(place: Path, tmp_path: Path) -> None:
-    """In the result objects of their own, which agree with the predictions; on the terminal tables."""
+    """In the result objects of their own, which agree with the predictions; in the log of the training; on the terminal tables."""
     for name, wanted in (("classes", {"classes", "confusion"}), ("tags", {"classes", "confusion", "entities"}), ("numbers", set())):
         result, said = judged(tmp_path, "--from", str(place / name))
         assert result.keys() & {"classes", "confusion", "entities"} == wanted
+        logged = [line for line in records(place / name) if "evaluation" in line][-1]
+        assert logged.get("confusion") == result.get("confusion")
+        sizes = json.loads((place / name / "run.json").read_text())["data_sizes"]
+        assert {part: one["rows"] for part, one in sizes.items()} == {"train": 26, "validation": 24}
         if name == "numbers":
             continue
         key = "label" if name == "classes" else "tags"

@@ -13,7 +13,8 @@ import pytest
 import tfkit.cli.check
 from tfkit import console, errors
 from tfkit.__main__ import main
-from tfkit.cli import COMMANDS, crash
+from tfkit.cli import COMMANDS
+from tfkit.cli.program import set_crash_folder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -81,11 +82,11 @@ def test_a_bug_without_a_run_folder(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_bug_in_a_run_leaves_its_traceback_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ends_with(AssertionError(), monkeypatch, lambda: crash.set_folder(tmp_path)) == 1
+    assert ends_with(AssertionError(), monkeypatch, lambda: set_crash_folder(tmp_path)) == 1
     log = tmp_path / "crash.log"
     assert capsys.readouterr().err == f"tfkit: a bug: AssertionError (the traceback is in {log})\n"
     assert "Traceback" in log.read_text(encoding="utf-8")
-    assert ends_with(AssertionError(), monkeypatch, lambda: crash.set_folder(tmp_path / "gone")) == 1
+    assert ends_with(AssertionError(), monkeypatch, lambda: set_crash_folder(tmp_path / "gone")) == 1
     assert "Traceback" in capsys.readouterr().err
 
 

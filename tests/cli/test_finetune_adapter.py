@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -73,6 +72,8 @@ def state(run: str, step: int = 6) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
 def test_an_adapter_with_a_new_head_is_trained_resumed_and_opened_by_peft(work: Path, words: list[str]) -> None:
+    import peft
+
     start = ["--from", "bert", LORA, *words]
     done = finetune("whole", *start).exits(0)
     updates, head = 2 * 2 * 2 * (2 * 16), 16 * 16 + 16 + 2 * 16 + 2  # layers, q and v, A and B; pooler and classes
@@ -109,6 +110,8 @@ def test_only_what_is_trained_has_state(work: Path) -> None:
 
 
 def test_a_merged_run_takes_the_same_steps_and_its_checkpoint_is_a_whole_model(work: Path) -> None:
+    import peft
+
     merged = f"{LORA[:-1]}, merge: true}}"
     assert finetune("kept", "--from", "gpt", LORA, *TEXT).code == 0
     assert finetune("merged", "--from", "gpt", merged, *TEXT, before=strike(signal.SIGTERM, 4)).code == 143

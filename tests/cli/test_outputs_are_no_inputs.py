@@ -122,6 +122,7 @@ OUTPUTS = {  # the command up to the output's name, and the inputs that it reads
     ("predict", "--out"): (["predict", "--from", "classes", "--data", "rows/rows.jsonl"], ["rows/rows.jsonl"]),
     ("embed", "--out"): (["embed", "--from", "classes", "--data", "rows/rows.jsonl"], []),
     ("report", "--html"): (["report", "run", "classes"], []),
+    ("inspect", "--html"): (["inspect", "--from", "run", "--attention", "the cat"], []),
     ("export", "--gguf"): (["export", "run"], []),
     ("average", "--out"): (["average", "run", "--last", "2"], []),
 }

@@ -74,7 +74,7 @@ PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     "gz": lambda content: gzip.compress(content, mtime=0),
     "bz2": bz2.compress,
-    "xz": lzma.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
     "zst": lambda content: pyarrow.Codec("zstd").compress(content, asbytes=True),
 }
 

@@ -6,7 +6,8 @@ from torch.nn.attention import flex_attention as flex
 
 from tfkit.model import block_attention
 from tfkit.model.attention import attend
-from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks
+from tfkit.model.attention_weights import record_weights
+from tfkit.model.block_attention import attend_blocks, block_mask, supports_blocks, visible_pairs
 from tfkit.model.config import ModelConfig
 from tfkit.model.masks import Mask
 from tfkit.model.position import Positions
@@ -35,8 +36,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_the_rule_is_the_dense_mask(mask: Mask) -> None:
     dense, blocks = mask.dense(), block_mask(mask)
-    rows = len(dense)
-    assert torch.equal(flex.create_mask(blocks.mask_mod, rows, 1, 256, 256, CPU), dense)
+    assert torch.equal(visible_pairs(blocks), dense)
     queries, keys, values = (torch.randn(2, heads, 256, 16, generator=torch.Generator().manual_seed(heads)) for heads in (6, 2, 3))
     values = values[:, :2]
     found = attend_blocks(queries, keys, values, blocks, 0.3)
@@ -72,12 +72,15 @@ def test_where_blocks_are_taken(change: dict[str, object], expected: bool) -> No
     assert supports_blocks(**asked) is expected  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def windowed_config() -> ModelConfig:
     values = {"vocab_size": 11, "context_length": 256, "dim": 32, "num_heads": 2, "head_dim": 16, "decoder_layers": 3, "init": {"std": 0.3}}
     kinds = {"norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "head": {"tied": True}, "position": {"kind": "rotary"}}
-    config = ModelConfig.model_validate({**values, **kinds, "attention": {"windows": [None, 37]}})
-    model, ids = build(config, 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
+    return ModelConfig.model_validate({**values, **kinds, "attention": {"windows": [None, 37]}})
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = build(windowed_config(), 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids, document_ids=DOCUMENTS).hidden
         monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
@@ -86,3 +89,19 @@ def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("tfkit.model.attention.attend_blocks", lambda *words: calls.append(1) or real(*words))
         torch.testing.assert_close(model(ids, document_ids=DOCUMENTS).hidden, expected, rtol=0, atol=2e-5)
     assert len(calls) == 3
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_the_weights_of_a_model_in_blocks_are_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = build(windowed_config(), 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
+    recorded = []
+    for in_blocks in (False, True):
+        if in_blocks:
+            monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
+        with torch.no_grad(), record_weights(model) as layers:
+            model(ids, document_ids=DOCUMENTS)
+        recorded.append(layers["decoder"])
+    assert [visible[0, 0].sum().item() < 256 * 257 / 2 for _, visible in recorded[1]] == [True] * 3
+    for (dense, seen), (blocks, seen_in_blocks) in zip(*recorded, strict=True):
+        assert torch.equal(seen, seen_in_blocks)
+        torch.testing.assert_close(blocks, dense, rtol=0, atol=2e-5)

@@ -22,9 +22,10 @@ from tfkit.adapters.lora import A, B
 from tfkit.adapters.peft_config import PeftConfig
 from tfkit.errors import ModelError
 from tfkit.hub.find import pickle_refusal
-from tfkit.hub.names import apart, by_head, our_shapes, rules_of
+from tfkit.hub.names import apart, by_head, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import parameter_shapes
 from tfkit.run.safetensors_header import read_header
 from tfkit.run.verified import find_named
 
@@ -48,7 +49,7 @@ class PeftTensors:
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
     """Convert updates and parameters trained in full, under our names, to the names and layout of the family's class."""
-    shapes, rules = our_shapes(config), rules_of(family, config)
+    shapes, rules = parameter_shapes(config), rules_of(family, config)
     updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
     converted: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -117,7 +118,7 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
 
 def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
     """Read a folder's updates for a model of this config. Raise ModelError, listing every tensor that does not fit it."""
-    weights, shapes = find_tensors(folder), our_shapes(config)
+    weights, shapes = find_tensors(folder), parameter_shapes(config)
     rules = {rule.theirs: rule for rule in rules_of(family, config)}
     prefix = _missing_prefix(weights, rules)
     weights = {prefix + name: weight for name, weight in weights.items()}

@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Self
 
 from tfkit.durable import user_folder, write_atomically
 from tfkit.errors import UsageError, argument
@@ -20,21 +19,13 @@ from tfkit.errors import UsageError, argument
 
 @dataclass(frozen=True)
 class CodePermission:
-    """The files of code that a command may run: those with these SHA-256, or all of them. By default none."""
+    """The files of code that a command may run: those with these SHA-256, those that this user has allowed before, or all of them."""
 
     hashes: frozenset[str] = frozenset()
     every_file: bool = False  # --allow-code
+    noted: bool = True  # the files that this user has allowed before, too
 
-    @classmethod
-    def of_user(cls, allow_code: bool) -> Self:
-        """Return the permission for what this user has allowed before; `allow_code`: for every file, in this command."""
-        noted: list[str] = []
-        if (folder := _notes()) is not None:
-            with suppress(OSError):  # nothing was noted, or it cannot be read
-                noted = os.listdir(folder)
-        return cls(frozenset(noted), allow_code)
-
-    def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> Self:
+    def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> "CodePermission":
         """Return the permission extended by files that the user's own recipe names, and note them as allowed; missing ones are left out.
 
         `warn` is called if they cannot be noted.
@@ -44,7 +35,7 @@ class CodePermission:
             with suppress(OSError):
                 hashes[_sha256(Path(path).read_bytes())] = os.path.abspath(path)
         for sha256, path in hashes.items():
-            if sha256 not in self.hashes and (problem := _note(sha256, path)) is not None:
+            if not self._has(sha256) and (problem := _note(sha256, path)) is not None:
                 warn(
                     f"{path} is run, but not noted as allowed code ({problem}): what opens this run later needs "
                     f"{argument('allow_code', True)}"
@@ -60,15 +51,18 @@ class CodePermission:
     def _check(self, place: str, path: str, content: bytes) -> str:
         """Return the SHA-256 of the content of a file that may be run. Raises UsageError."""
         sha256 = _sha256(content)
-        if not self.every_file and sha256 not in self.hashes:
+        if not self.every_file and not self._has(sha256):
             raise UsageError(
                 f"{place}: {path} is code, and you have not allowed its content (SHA-256 {sha256}): read it and, if you trust it, repeat "
                 f"the command with {argument('allow_code', True)}"
             )
         return sha256
 
+    def _has(self, sha256: str) -> bool:
+        return sha256 in self.hashes or (self.noted and (folder := _notes()) is not None and os.path.exists(folder / sha256))
 
-NO_CODE = CodePermission()
+
+NO_CODE = CodePermission(noted=False)
 
 
 def read_code(place: str, path: str) -> bytes:

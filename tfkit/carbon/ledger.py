@@ -64,7 +64,7 @@ class Attempt:
     series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
-    ticks: list[tuple[float, float, float]] | None = None  # seconds, emissions in g, and watts since the tick before; None: not kept
+    ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the tick before; None: not kept
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -115,7 +115,7 @@ class Attempt:
         self.series_seconds += covered
         self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
         if self.ticks is not None and isinstance(power := line.get("power_w"), int | float) and abs(power) < _LARGEST:
-            self.ticks.append((sums["seconds"], sums["emissions_g"], float(power)))
+            self.ticks.append((sums["seconds"], sums["energy_wh"], sums["emissions_g"], float(power)))
         if step is not None:
             self.resume_points.append(ResumePoint(step, sums, sums["seconds"] - measured))
 

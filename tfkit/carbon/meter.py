@@ -58,7 +58,7 @@ class Meter:
         """
         meter = cls()
         try:
-            if folder is not None:
+            if folder is not None and attempt > 1:
                 earlier = read_totals(folder, run_id)
                 meter._reading = replace(earlier, status="degraded") if earlier.energy_wh else Reading()
             if section.enabled:

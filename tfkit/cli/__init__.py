@@ -5,9 +5,8 @@ import importlib
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from tfkit.cli.examples import epilog
 from tfkit.cli.options import flatten_options
 
 # In the order of a project's life. Each is the function <name> of tfkit/cli/<name>.py.
@@ -36,6 +35,17 @@ COMMANDS = {
 }
 
 
+class _Command(TyperCommand):
+    """A command whose help ends with examples."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        from tfkit.cli.examples import epilog
+
+        self.epilog = epilog(str(self.name))
+        super().format_epilog(ctx, formatter)
+
+
 class LazyGroup(TyperGroup):
     """A group of commands that imports a command only to run it or to show its help."""
 
@@ -50,7 +60,7 @@ class LazyGroup(TyperGroup):
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         settings = {"help_option_names": ["-h", "--help"]}
-        single.command(cmd_name, epilog=epilog(cmd_name), context_settings=settings)(flatten_options(function))
+        single.command(cmd_name, cls=_Command, context_settings=settings)(flatten_options(function))
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -52,7 +52,11 @@ def evaluate(
 
         source = open_recipe(chosen) if chosen is not None else None
         return Evaluator(
-            checkpoint, source, options.scored_overrides(columns, rows) | parse_overrides(changes), data, CodePermission.of_user(allow_code)
+            checkpoint,
+            source,
+            options.scored_overrides(columns, rows) | parse_overrides(changes),
+            data,
+            CodePermission(every_file=allow_code),
         )
 
     def follow(evaluator: "Evaluator", work: "Session") -> None:

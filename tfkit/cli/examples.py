@@ -56,8 +56,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "inspect": (
         "tfkit inspect gpt2-stdlib",
         "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl",
+        "tfkit inspect gpt2-stdlib --masks --show 1 data.sequence_length=32",
         'tfkit inspect --from runs/my --attention "the cat sat on the mat"',
         'tfkit inspect --from runs/my --attention "the cat sat on the mat" --layer 0 --head 2',
+        'tfkit inspect --from runs/my --attention "the cat sat on the mat" --html attention.html',
     ),
     "check": (
         "tfkit check gpt2-stdlib training.steps=1000",

@@ -10,6 +10,7 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.inspect_attention import Looked, Part, show_attention
+from tfkit.cli.inspect_masks import mask_lines
 
 if TYPE_CHECKING:
     from tfkit.engine.tools.inspection import Inspection
@@ -28,6 +29,9 @@ def inspect(
     *,
     tuned: options.Tuned,
     show: Annotated[int, typer.Option("--show", min=1, metavar="N", help="Show N rows.")] = 3,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Show which tokens each token of these rows sees, and why not the others.")
+    ] = False,
     looked: Looked,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
@@ -38,10 +42,10 @@ def inspect(
     is recognised by the columns of the data and the kind of the model.
 
     With --attention TEXT it shows what the heads of a checkpoint attend to: which of them to the token before, to the first, and so on; or
-    one head, token by token.
+    one head, token by token. With --masks it shows, of the rows of a training, which tokens each token sees, and why not the others.
     """
     width = shutil.get_terminal_size().columns - 1
-    looked.check(tuned, [*([recipe] if recipe is not None else []), *(overrides or ())])
+    looked.check(tuned, [*([recipe] if recipe is not None else []), *(overrides or ()), *(["--masks"] if masks else [])])
     if looked.attention is not None:
         assert tuned.checkpoint is not None
         show_attention(tuned.checkpoint, looked, as_json=json, width=width)
@@ -60,11 +64,11 @@ def inspect(
             with work.stop.at_once():
                 checked = request.decide(work.listener).recipe
         assert checked is not None
-        inspection = inspect_first_step(checked, show, work)
+        inspection = inspect_first_step(checked, show, work, masks=masks)
     if json:
         console.json(inspection.to_dict())
         return
-    for line in lines(inspection, width):
+    for line in lines(inspection, width) if inspection.masks is None else mask_lines(inspection.masks, width):
         console.result_parts(line)
 
 

@@ -1,8 +1,9 @@
 """tfkit inspect --attention: what the heads of a checkpoint attend to in a text, and which tokens it expects next, as text."""
 
-from collections import Counter
+import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +58,7 @@ class Looked:
     ] = None
     layer: Annotated[int | None, typer.Option("--layer", min=0, metavar="L", help="With --head: show one head, token by token.")] = None
     head: Annotated[int | None, typer.Option("--head", min=0, metavar="H", help="The head of the layer; both count from 0.")] = None
+    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write the attention of all heads as one static page.")] = None
     next_tokens: Annotated[
         bool, typer.Option("--next", help="With --attention: show the likeliest next tokens at each position instead.")
     ] = False
@@ -64,7 +66,8 @@ class Looked:
     def check(self, tuned: Tuned, words: Sequence[str]) -> None:
         """Raise UsageError for options that do not belong together; `words`: a recipe and changes to it."""
         if self.attention is None:
-            given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--next": self.next_tokens or None}
+            given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--html": self.html}
+            given |= {"--next": self.next_tokens or None}
             if named := [name for name, value in given.items() if value is not None]:
                 raise UsageError(f"{', '.join(named)}: belongs to --attention TEXT; add it, or leave this out")
             return
@@ -83,15 +86,25 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
     assert looked.attention is not None
+    if looked.html is not None:
+        from tfkit.engine.request.inputs import Inputs
+        from tfkit.reporting.attention_page import GENERATOR
+        from tfkit.reporting.page_file import check_page_path, write_page
+
+        check_page_path(looked.html, GENERATOR)
+        Inputs(models=(Path(checkpoint),)).refuse_output(looked.html, "--html")
     with command_session("inspect", CarbonSection(enabled=False)) as work, work.stop.at_once():
         from tfkit.engine.api import load
 
-        loaded = load(checkpoint)
-        attended = loaded.attention(looked.attention, looked.target, next_tokens=_LIKELIEST * looked.next_tokens)
+        attended = load(checkpoint).attention(looked.attention, looked.target, next_tokens=_LIKELIEST * looked.next_tokens)
     if looked.layer is not None and looked.head is not None:
         attended.require_head(looked.layer, looked.head)
+    if looked.html is not None:
+        write_page(looked.html, _page(attended, checkpoint))
+        console.decided(f"wrote {looked.html}")
     if as_json:
         console.json(attended.to_dict(looked.layer, looked.head))
+    if as_json or looked.html is not None:
         return
     for line in lines(attended, looked, width):
         console.result_parts(line)
@@ -117,14 +130,38 @@ def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list
         )
 
 
+def _page(attended: "AttendedText", checkpoint: str) -> str:
+    from tfkit.engine.inference.head_patterns import KINDS, summarize
+    from tfkit.reporting.attention_page import KindRow, NextRow, ShownMap, attention_page
+
+    def shown(name: str) -> ShownMap:
+        patterns, heads = attended.patterns(name), attended.maps[name].shape[1]
+        letters = [(one.kind, _LETTERS[one.kind]) for one in patterns]
+        kinds = [
+            KindRow(
+                _LETTERS[one.kind], one.kind, one.count, [(*head.place, head.scores[one.kind]) for head in one.clearest], KINDS[one.kind]
+            )
+            for one in summarize(patterns, _CLEAREST)
+        ]
+        rows = [letters[first : first + heads] for first in range(0, len(letters), heads)]
+        return ShownMap(name, *attended.axes(name), attended.maps[name], attended.visible[name], kinds, rows)
+
+    following = [
+        NextRow(token, one.actual, one.probability, one.likeliest)
+        for token, one in zip(attended.axes("decoder")[0], attended.next_tokens or (), strict=False)
+    ]
+    maps = [shown(name) for name in attended.maps]
+    return attention_page(checkpoint, attended.tokens, attended.target_tokens, maps, following, datetime.date.today())
+
+
 def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) -> Iterator[list[Part]]:
     """Yield how many heads are of each kind, with the clearest ones, and a letter for each head."""
-    counts = Counter(pattern.kind for pattern in patterns)
-    for kind in [*patterns[0].scores, "mixed"]:
-        words = [f"{_LETTERS[kind]} {kind:<14}", f"{counts[kind]:>4} head{'s' if counts[kind] != 1 else ' '}"]
-        if kind != "mixed":
-            clearest = sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:_CLEAREST]
-            words += ["clearest:", *(f"L{one.layer} H{one.head} {one.scores[kind]:.0%}" for one in clearest)]
+    from tfkit.engine.inference.head_patterns import summarize
+
+    for one in summarize(patterns, _CLEAREST):
+        words = [f"{_LETTERS[one.kind]} {one.kind:<14}", f"{one.count:>4} head{'s' if one.count != 1 else ' '}"]
+        if one.clearest:
+            words += ["clearest:", *(f"L{head.layer} H{head.head} {head.scores[one.kind]:.0%}" for head in one.clearest)]
         for number, line in enumerate(console.wrap(words, width - 4)):
             yield [(f"    {line}".rstrip() if number else line.rstrip(), "")]
     label = 3 + len(str(len(patterns) // heads - 1))
@@ -141,13 +178,13 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
     """Yield a line for each token of one head: the weights of all tokens as shades, if there is room, and the strongest by name."""
     pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
-    queries, keys = ([_name(token) for token in tokens] for tokens in attended.axes(name))
+    queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))
     scored = f", {pattern.scores[pattern.kind]:.0%}" if pattern.kind in pattern.scores else ""
     yield from _plain(f"{name}, layer {layer}, head {head}: {pattern.kind}{scored}", width, "bold")
     label = min(_LABEL, max(map(console.columns_of, queries)), max(4, width // 3))
     shows_shades = label + 1 + len(keys) + 2 + _LABEL <= width
     for place, token in enumerate(queries):
-        parts = [(_fitted(token, label), "")]
+        parts = [(console.fitted(token, label), "")]
         if shows_shades:
             parts.append((f" {_shades(weights[place], visible[place])} ", ""))
         room = width - sum(console.columns_of(text) for text, _ in parts)
@@ -161,7 +198,7 @@ def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, l
     """Yield the tokens with the largest weights, shaded, as many as there is room for, but one at least."""
     for number, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
-        text = f" {_shade(weight)} {_cut(keys[place], label)} {weight:.0%}"
+        text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"
         room -= console.columns_of(text)
         if number and (room < 0 or weight < _SHADES[-2][0]):
             return
@@ -174,10 +211,12 @@ def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
     _, read = attended.axes("decoder")
     room = max(1, (width - len(" ->  100%")) // 2)
     for token, expected in zip(read, attended.next_tokens, strict=True):
-        likeliest = [f"{_cut(_name(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
-        actual = "" if expected.actual is None else f" {_cut(_name(expected.actual), room)} {expected.probability:.0%}"
+        likeliest = [f"{console.cut(console.result_token(one), width - 9)} {probability:.0%}" for one, probability in expected.likeliest]
+        actual = (
+            "" if expected.actual is None else f" {console.cut(console.result_token(expected.actual), room)} {expected.probability:.0%}"
+        )
         is_right = expected.actual == expected.likeliest[0][0]
-        yield [(f"{_cut(_name(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
+        yield [(f"{console.cut(console.result_token(token), room)} ->", "bold"), (actual, "green" if is_right else "")]
         yield from ([(f"    {line}", "dim" if expected.actual is not None else "")] for line in console.wrap(likeliest, width - 4))
     yield from _plain(
         "token -> the next one in the text with its probability, green if it is the likeliest; below: the likeliest ones", width
@@ -190,25 +229,6 @@ def _shades(weights: "NDArray[np.float32]", visible: "NDArray[np.bool_]") -> str
 
 def _shade(weight: float) -> str:
     return next(shade for least, shade in _SHADES if weight >= least)
-
-
-def _name(token: str) -> str:
-    """Return a token as it is written, so that its width is known; in ASCII with a plain mark for the space before it."""
-    shown = console.result_text(token)
-    return shown if shown == token else console.result_text(token.replace("Ġ", "_").replace("▁", "_"))
-
-
-def _cut(text: str, columns: int) -> str:
-    """Return a text without what goes beyond so many columns."""
-    while console.columns_of(text) > columns:
-        text = text[:-1]
-    return text
-
-
-def _fitted(text: str, columns: int) -> str:
-    """Return a text in exactly so many columns."""
-    text = _cut(text, columns)
-    return text + " " * (columns - console.columns_of(text))
 
 
 def _plain(text: str, width: int, style: str = "") -> Iterator[list[Part]]:

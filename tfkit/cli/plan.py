@@ -53,7 +53,9 @@ def plan(
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.chains.planned_chain import make_plan
 
-        estimate = make_plan(planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission.of_user(allow_code)))
+        estimate = make_plan(
+            planned, work, PlanOptions(device, threads, selected, probe, ranks, gpu, CodePermission(every_file=allow_code))
+        )
     used = Footprint.from_reading(work.own(work.meter.stop()))
     document = estimate.to_dict() | {"plan_energy_kwh": used.energy_kwh, "plan_emissions_g": used.emissions_g}
     document |= {"carbon_status": used.carbon_status, "gates": judge(gates, plan_metrics(document))}

@@ -1,15 +1,18 @@
 """Run a command, and turn the exceptions that it raises into the exit codes of docs/cli.md."""
 
+import contextlib
 import io
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
 from tfkit import console
-from tfkit.cli import app, crash
+from tfkit.cli import app
 from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
@@ -18,12 +21,23 @@ _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mr
 
 COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
 
+words_of_command: list[str] = []
+_crash_folder: Path | None = None
+
+
+class AlreadyReportedError(Exception):
+    """Another process of this command failed, and has reported its error."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
 
 def run(words: list[str], signals: StopSignals) -> int:
     """Run a command line and return the exit code. Raises Stopped, or the exception that a library made of it."""
     console.begin("--json" in words)
-    crash.set_folder(None)
-    crash.words = words
+    set_crash_folder(None)
+    words_of_command[:] = words
     try:
         with _warnings_on_one_line(), naming(_option):
             _invoke(words)
@@ -34,6 +48,12 @@ def run(words: list[str], signals: StopSignals) -> int:
         if isinstance(error, Stopped) or signals.requested is not None:
             raise
         return _report(error)
+
+
+def set_crash_folder(folder: Path | None) -> None:
+    """Set the folder in whose crash.log the traceback of a bug is written; None: it goes to stderr."""
+    global _crash_folder
+    _crash_folder = folder
 
 
 def _option(name: str, value: object) -> str:
@@ -52,7 +72,7 @@ def _report(error: Exception) -> int:
         return console.fail(str(error), error.exit_code)
     if isinstance(error, console.ReaderGone):
         return 0
-    if isinstance(error, crash.AlreadyReportedError):
+    if isinstance(error, AlreadyReportedError):
         return error.exit_code
     if isinstance(error, typer.Abort):
         return console.fail("interrupted", 130)
@@ -74,7 +94,22 @@ def _report(error: Exception) -> int:
         )
     if (refused := refusal(error)) is not None:
         return console.fail(refused, MachineError.exit_code)
-    return crash.report(error)
+    return _report_bug(error)
+
+
+def _report_bug(error: BaseException) -> int:
+    """Report a bug in one line, and write its traceback into the crash folder, or else to stderr. Return the exit code."""
+    trace = "".join(traceback.format_exception(error))
+    first = str(error).strip().partition("\n")[0]
+    line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")
+    if _crash_folder is not None:
+        with contextlib.suppress(OSError):
+            log = _crash_folder / "crash.log"
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(trace)
+            return console.fail(f"{line} (the traceback is in {log})", 1)
+    console.error(trace.rstrip())
+    return console.fail(line, 1)
 
 
 @contextmanager

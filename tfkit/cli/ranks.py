@@ -7,7 +7,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tfkit import console
-from tfkit.cli import crash
+from tfkit.cli.program import AlreadyReportedError, set_crash_folder, words_of_command
 from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start, find_ranks
 from tfkit.errors import Stopped, UsageError
 from tfkit.run.signals import StopSignals
@@ -59,13 +59,13 @@ def join_command(
 
 def _find_or_start(requested: int | None) -> Ranks | None:
     """Find the ranks of this process; None if it has started them and all succeeded. Raises AlreadyReportedError if one failed."""
-    found = find_or_start(requested, crash.words, _forwarding_signals)
+    found = find_or_start(requested, words_of_command, _forwarding_signals)
     if isinstance(found, Ranks):
         return found
     if found.report is not None:
         console.error(found.report)
     if found.code:
-        raise crash.AlreadyReportedError(found.code)
+        raise AlreadyReportedError(found.code)
     return None
 
 
@@ -92,7 +92,7 @@ def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRe
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.worker import follow
 
-    crash.set_folder(None)
+    set_crash_folder(None)
     own = None
     if request is not None:
         with contextlib.suppress(UsageError):  # a rank needs no recipe

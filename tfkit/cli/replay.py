@@ -32,7 +32,7 @@ def replay(
     if not (run / "recipe.yaml").is_file():
         raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be repeated; restore the run folder")
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
-    code = CodePermission.of_user(allow_code)
+    code = CodePermission(every_file=allow_code)
     code.require(recipe.objective.code_files)
     with command_session("replay", recipe.carbon) as work:
         from tfkit.engine.tools.replaying import replay_step

@@ -76,10 +76,10 @@ def report(
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     """Write the HTML page, and report its path on stderr."""
     from tfkit.engine.request.inputs import Inputs
-    from tfkit.reporting.html_page import html_page
+    from tfkit.reporting.html_page import GENERATOR, html_page
     from tfkit.reporting.page_file import check_page_path, write_page
 
-    check_page_path(path)
+    check_page_path(path, GENERATOR)
     Inputs(models=tuple(entry.run.path for entry in runs.entries)).refuse_output(path, "--html")
     write_page(path, html_page(runs, full=full, today=datetime.date.today()))
     console.decided(f"wrote {path}")

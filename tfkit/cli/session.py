@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tfkit import console
-from tfkit.cli import crash
 from tfkit.cli.options import Execution
+from tfkit.cli.program import set_crash_folder
 from tfkit.cli.ranks import join_command
 from tfkit.engine.inference.predictions_file import require_writable
 from tfkit.engine.inference.session import Session, session
@@ -60,7 +60,7 @@ def command_session(
 ) -> Iterator[Session]:
     """Meter the block, under the name of the command; see `engine/inference/session.py`."""
     device, threads = execution.device, execution.threads
-    crash.set_folder(execution.run)
+    set_crash_folder(execution.run)
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
         session(command, carbon, execution.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks) as work,

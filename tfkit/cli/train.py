@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli import crash
 from tfkit.cli.options import Attempt, option_words, stage_names
+from tfkit.cli.program import set_crash_folder
 from tfkit.cli.results import show_training_result
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
@@ -27,7 +27,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
     `words`, the command and its arguments, repeat an attempt that ends before its training begins: until then the run folder lacks the
     recipe and the changes of this attempt.
     """
-    crash.set_folder(options.run)
+    set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
             with options.connection.open():
@@ -80,7 +80,7 @@ def to_run_options(
     command = ["tfkit", *sys.argv[1:]]
     connection, code = (
         RankConnection(ranks, given=request.given if request is not None else None),
-        CodePermission.of_user(attempt.allow_code),
+        CodePermission(every_file=attempt.allow_code),
     )
     place = (attempt.device, attempt.threads)
     return RunOptions(

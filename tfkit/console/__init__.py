@@ -16,6 +16,8 @@ from typing import Any, NoReturn, TextIO
 
 from tfkit.console.characters import OBEYED, ascii_only, is_terminal, supports_unicode, visible
 from tfkit.console.characters import columns_of as columns_of
+from tfkit.console.characters import cut as cut
+from tfkit.console.characters import fitted as fitted
 from tfkit.console.characters import visible_line as visible_line
 from tfkit.console.characters import wrap as wrap
 from tfkit.console.live_line import Counter, LiveLine, line_display
@@ -74,6 +76,12 @@ def result_text(text: str) -> str:
     """Return a text as `result_parts` writes it, which may be wider: with escape sequences, and in ASCII where the stream needs that."""
     line = visible_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
+
+
+def result_token(token: str) -> str:
+    """Return an entry of a vocabulary as `result_text` does, but in ASCII with a plain mark for the space before a word."""
+    shown = result_text(token)
+    return shown if shown == token else result_text(token.replace("Ġ", "_").replace("▁", "_"))
 
 
 def result_columns() -> int | None:

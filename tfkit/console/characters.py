@@ -62,6 +62,19 @@ def columns_of(text: str) -> int:
     return cell_len(text)
 
 
+def cut(text: str, columns: int) -> str:
+    """Return a text without what goes beyond so many columns."""
+    while columns_of(text) > columns:
+        text = text[:-1]
+    return text
+
+
+def fitted(text: str, columns: int) -> str:
+    """Return a text in exactly so many columns."""
+    text = cut(text, columns)
+    return text + " " * (columns - columns_of(text))
+
+
 def wrap(words: Iterable[str], width: int) -> Iterator[str]:
     """Yield the words as lines of at most `width` columns; a longer word gets a line of its own."""
     line = ""

@@ -213,7 +213,9 @@ def plan(
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
         from tfkit.engine.chains.planned_chain import make_plan
 
-        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission.of_user(allow_code)))
+        return make_plan(
+            planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu, CodePermission(every_file=allow_code))
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ calls that use a checkpoint
@@ -245,7 +247,7 @@ def evaluate(
     with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
         changes = scored_overrides(plain_columns(columns)) | plain_overrides(overrides)
-        evaluator = Evaluator(str(start), source, changes, _path(data), CodePermission.of_user(allow_code))
+        evaluator = Evaluator(str(start), source, changes, _path(data), CodePermission(every_file=allow_code))
         with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
             result, rows, _ = evaluator.score(work, each=predictions)
     return EvaluationResult.of(result, predictions=rows)
@@ -408,7 +410,7 @@ def _run_options(
     from tfkit.engine.planning.run_forecaster import RunForecaster
     from tfkit.engine.training_run.attempt import RunOptions
 
-    code = CodePermission.of_user(allow_code)
+    code = CodePermission(every_file=allow_code)
     return RunOptions(folder, RunForecaster(), resume, exact, force, device, threads, [f"tfkit.{call}"], stages=tuple(stages), code=code)
 
 

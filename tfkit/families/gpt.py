@@ -39,7 +39,7 @@ ARCHITECTURES: Architectures = {
     "OpenAIGPTModel": {"kind": "none"},
 }
 _OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
-_QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
+_QKV = (f"{_OURS}.self_attention.op.q_proj", f"{_OURS}.self_attention.op.k_proj", f"{_OURS}.self_attention.op.v_proj")
 
 # The tensors of a block; GPT-2's have the same names, though its norms are placed differently.
 BLOCK_RULES = (
@@ -78,7 +78,7 @@ ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu"}
+_FROM_ACTIVATIONS = dict(zip(_ACTIVATIONS.values(), _ACTIVATIONS, strict=True)) | {"swish": "silu"}
 
 # How Hugging Face's double-heads classes pool a sequence: their other options are in no released model, and not in tfkit.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}

@@ -175,7 +175,7 @@ def first_window(config: ModelConfig) -> int | None:
 
 # Hugging Face's name of each of our activations; files may also have the synonyms below.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+_FROM_ACTIVATIONS = dict(zip(ACTIVATIONS.values(), ACTIVATIONS, strict=True)) | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:

@@ -2,8 +2,7 @@
 
 import torch
 
-from tfkit.hub.names import on_meta
-from tfkit.model.transformer import Transformer, build
+from tfkit.model.transformer import Transformer, build, on_meta
 
 _ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry
 _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"}

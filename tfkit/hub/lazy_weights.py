@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from tfkit.families.rules import Family
-from tfkit.hub.names import from_foreign, our_shapes, their_names
+from tfkit.hub.names import from_foreign, their_names
 from tfkit.hub.weights import Tensors, Weight, read_weights
 from tfkit.model.config import ModelConfig
 from tfkit.model.init import BLOCK, put_weights
+from tfkit.model.transformer import parameter_shapes
 
 
 def read_ours(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> Tensors:
@@ -40,7 +41,7 @@ class NamedTensors(Mapping[str, Tensor]):
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._weights, self._family, self._config = weights, family, config
-        self._theirs, self._names = their_names(family, config), our_shapes(config)
+        self._theirs, self._names = their_names(family, config), parameter_shapes(config)
 
     def __getitem__(self, name: str) -> Tensor:
         theirs = self._theirs[name]

@@ -31,7 +31,6 @@ from tfkit.hub.names import (
     is_head_incomplete,
     label_tensors,
     missing_of_head,
-    on_meta,
     other_parts,
     resolve_names,
     without_namesakes,
@@ -41,7 +40,7 @@ from tfkit.hub.weights import Tensors, Weight, check_claims, check_fit, find_wei
 from tfkit.model.answering_linear import Int8Linear
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import allocate, initialize
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, on_meta
 from tfkit.run.model_files import read_object
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified

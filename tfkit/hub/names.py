@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from tfkit.families.rules import Family, Rule
 from tfkit.hub.config_json import replace_tied
 from tfkit.hub.weights import Tensors, Weight, read_weights
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import parameter_shapes
 
 _OUTPUT = "head.output.weight"
 
@@ -25,7 +23,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     Raise ModelError if a file has two different tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
-    shapes = our_shapes(config)
+    shapes = parameter_shapes(config)
     resolved: dict[str, Weight] = {}
     clashes = []
     for name, weight in weights.items():
@@ -62,7 +60,7 @@ def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of all tensors in a file of this model, by name. `family` None: under our names."""
-    shapes = our_shapes(config)
+    shapes = parameter_shapes(config)
     if family is None:
         return shapes
     expected = {}
@@ -76,7 +74,7 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
     """Return the rules between our parameters and the model's Hugging Face class; for tfkit's own type, between equal names."""
-    shapes, known = our_shapes(config), FAMILIES.get(family)
+    shapes, known = parameter_shapes(config), FAMILIES.get(family)
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
     rules = (rule for rule in _expand(known, config) if all(name in shapes for name in rule.ours))
@@ -94,7 +92,7 @@ def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
     """Whether `tensors`, under our names, lack a parameter of the model's head, for which the family may have no name."""
-    return any(name.startswith("head.") and name not in tensors for name in our_shapes(config))
+    return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
 def without_namesakes(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
@@ -119,13 +117,13 @@ def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
     """Return the weights of a file of tfkit's own type, except those of a head that this model does not have."""
-    shapes = our_shapes(config)
+    shapes = parameter_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
     """Convert tensors of a file that fits the model to our names and layout."""
-    shapes = our_shapes(config)
+    shapes = parameter_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family, config):
         if rule.theirs in foreign:
@@ -139,7 +137,7 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
     """Return, for each of our parameters, the full name of the file's tensor that holds it."""
     if family is None:
-        return {name: name for name in our_shapes(config)}
+        return {name: name for name in parameter_shapes(config)}
     return {ours: rule.theirs for rule in _expand(family, config) for ours in rule.ours}
 
 
@@ -167,33 +165,6 @@ def _in_layout(parts: Sequence[Tensor], rule: Rule, config: ModelConfig) -> Tens
     tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
     tensor = by_head(tensor, rule, config)
     return tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
-
-
-def on_meta(config: ModelConfig) -> Transformer:
-    """Build the model on the meta device, without memory for its parameters."""
-    with torch.device("meta"):
-        return Transformer(config)
-
-
-def our_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return our parameters' shapes. All blocks of a stack after its first are alike, so only two are built, however many a file claims."""
-    return _our_shapes(config.model_dump_json())
-
-
-@lru_cache(maxsize=4)
-def _our_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
-    config = ModelConfig.model_validate_json(document)
-    layers = {"encoder.blocks.1.": config.encoder_layers, "decoder.blocks.1.": config.decoder_layers}
-    few = {name: min(2, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():
-        block = next((block for block in layers if name.startswith(block)), None)
-        if block is None:
-            shapes[name] = tuple(parameter.shape)
-            continue
-        for layer in range(1, layers[block]):
-            shapes[name.replace(block, block.replace("1", str(layer)))] = tuple(parameter.shape)
-    return MappingProxyType(shapes)
 
 
 def _without_missing_pooler(resolved: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:

@@ -28,7 +28,7 @@ _TYPES = {  # in safetensors' order; a file begins with the tensors of the last 
     torch.float64: "F64",
     torch.int64: "I64",
 }
-_ORDER = {dtype: number for number, dtype in enumerate(_TYPES)}
+_ORDER = dict(zip(_TYPES, range(len(_TYPES)), strict=True))
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # type and shape of each tensor, by name
 
 

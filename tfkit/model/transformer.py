@@ -1,9 +1,10 @@
 """The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import torch
 import torch.nn as nn
@@ -164,3 +165,30 @@ def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu", *,
     allocate(model)
     initialize(model, config, generator)
     return model.to(device)
+
+
+def on_meta(config: ModelConfig) -> Transformer:
+    """Build the model on the meta device, without memory for its parameters."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Return all parameters' shapes. The blocks of a stack after its first are alike, so only two are built, however many are claimed."""
+    return _parameter_shapes(config.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
+    config = ModelConfig.model_validate_json(document)
+    layers = {"encoder.blocks.1.": config.encoder_layers, "decoder.blocks.1.": config.decoder_layers}
+    few = {name: min(2, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():
+        block = next((block for block in layers if name.startswith(block)), None)
+        if block is None:
+            shapes[name] = tuple(parameter.shape)
+            continue
+        for layer in range(1, layers[block]):
+            shapes[name.replace(block, block.replace("1", str(layer)))] = tuple(parameter.shape)
+    return MappingProxyType(shapes)

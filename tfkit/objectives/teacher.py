@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tfkit.errors import ModelError
-from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, on_meta
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection

@@ -90,7 +90,7 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
         recipe, wrong = check_tree(stage)
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [problem for problem in missing_files(stage) if problem.path not in uses] if with_files else []
-        stage_problems += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
+        stage_problems += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe and ranks > 1 else [])]
         if recipe is not None:
             stage_problems += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
         problems += [replace(problem, path=(name, *problem.path)) for problem in stage_problems]

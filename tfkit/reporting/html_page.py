@@ -1,6 +1,6 @@
 """The report as one static HTML page, with inline SVG and without scripts or external resources, for screens of any width and for paper.
 
-page.html.jinja has its content and its style; this module gives it the data.
+page.html.jinja has its content; this module gives it the data. head.html.jinja and style.css.jinja are of all pages of tfkit.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tfkit import __version__
-from tfkit.reporting import page_charts, page_tables
-from tfkit.reporting.amount_texts import format_statuses, score
+from tfkit.reporting import page_charts, page_facts, page_tables
+from tfkit.reporting.amount_texts import format_statuses
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import shareable, visible
@@ -19,6 +19,7 @@ from tfkit.units import format_energy, format_mass
 
 GENERATOR = "tfkit report"
 _LONGEST_RECIPE = 40_000
+_MOST_CONFUSIONS = 4
 
 
 def html_page(runs: RunSet, *, full: bool, today: date) -> str:
@@ -26,23 +27,33 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
     comparisons = compare_runs(runs)
     drawn = _entries_to_draw(runs, comparisons)
     texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
+    headline, remarks = page_facts.answer(runs)
+    classified = [*page_facts.best_entries(runs.trained), *(entry for entry in drawn if entry.run.kind == "evaluate")]
+    confused = [entry for entry in classified if entry.run.confusion][:_MOST_CONFUSIONS]
+    learning, more_learning = page_charts.learning_charts(drawn)
     template = environment().get_template("page.html.jinja")
     page = template.render(
         {"runs": runs, "drawn": drawn, "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
+        name=_name(runs),
+        undrawn=len(runs.single) - len(drawn),
         most_ancestors=page_charts.MOST_ANCESTORS,
+        headline=headline,
+        remarks=[shareable(words, full=full) for words in remarks if words],
         runs_table=page_tables.runs_table(runs.entries),
         sums=_sums(runs),
-        trained=page_tables.trained_table(runs.trained, full),
-        scores=page_charts.score_charts(runs.trained),
+        trained=page_facts.trained_table(runs.trained, full).split(),
+        scores=page_facts.score_tables(runs.trained, full),
+        metrics=page_facts.metrics_table(runs.trained[0].run) if len(runs.trained) == 1 else page_tables.Table([], []),
         places=[f"{one.label}: {one.run.path}; {', '.join(one.run.hosts)}; {one.run.command_line}" for one in runs.entries if full],
-        learning=page_charts.learning_charts(drawn),
+        learning=learning,
+        more_learning=more_learning,
+        confusions=[(one.label, page_tables.confusion_table(one.run.confusion)) for one in confused],
         comparisons=[(one, page_charts.comparison_charts(one, drawn), page_tables.comparison_table(one)) for one in comparisons],
         spending=page_charts.spending_charts(drawn),
         phases=page_tables.phases_table(drawn),
-        forecasts=page_charts.forecast_charts(drawn),
-        forecast_table=page_tables.forecast_table(drawn),
+        forecasts=page_tables.forecast_table(drawn),
         lineages=page_charts.lineage_charts(drawn),
-        provenance=page_tables.provenance_table(runs.entries),
+        provenance=page_tables.provenance_table(runs.single).split(),
         problems=_problems(runs, full),
         differences=page_tables.differences_table(drawn, full),
         recipes=[(label, shareable(text[:_LONGEST_RECIPE], full=full), len(text)) for label, text in texts],
@@ -52,10 +63,12 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
 
 
 def environment() -> Environment:
-    """Return the environment of the template, which escapes every value and shows control characters as codes."""
+    """Return the environment of the templates, which escapes every value and shows control characters as codes."""
     loader = PackageLoader("tfkit", "reporting")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     made.filters["corners"] = lambda places: " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    made.filters |= {"zip": zip, "slug": lambda text: text.lower().replace(" ", "-")}
+    made.filters["labels"] = lambda charts: {line["label"] for chart in charts for line in chart["lines"]}
     made.filters["short"] = lambda text, most=22: text if len(text) <= most else f"{text[: most - 3]}..."
     return made
 
@@ -70,22 +83,26 @@ def _shown(value: Any) -> Any:
 def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[Entry]:
     """Return the runs for the charts, at most one per colour: first those that are compared, then those that trained."""
     compared = [entry for comparison in comparisons for entry in comparison.entries]
-    order = [*compared, *runs.trained, *runs.entries]
-    return list({entry.label: entry for entry in order if not (entry.run.is_group and entry.run.members)}.values())[: page_charts.COLOURS]
+    return list({entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values())[: page_charts.COLOURS]
 
 
-def _sums(runs: RunSet) -> list[str]:
-    """Return the sums over all runs, also by status, and those of the best run."""
+def _name(runs: RunSet) -> str:
+    """Return the name of the only run, or of the recipe with stages or sweep that has all others, or else the number of runs."""
+    first, count = runs.entries[0], len(runs.single)
+    if len(runs.entries) == 1:
+        return first.label
+    return f"{first.label}: {count} runs" if len(first.run.members) == count == len(runs.entries) - 1 else f"{count} runs"
+
+
+def _sums(runs: RunSet) -> str:
+    """Return the sums over all runs, also by status, beside those of the best run; empty if they are not known."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
-        return []
+        return ""
     least = "at least " if runs.is_lower_bound else ""
     energy, grams = format_energy(1000 * total.energy_kwh), format_mass(total.emissions_g)
-    sentences = [f"All runs: {least}{energy} and {grams} CO2e ({format_statuses(runs)})."]
-    if runs.best is not None and (own := runs.best_g) is not None and runs.selection_factor is not None:
-        words = f"Best run: {runs.best.label}, {score(runs.best.run.listed)}, {format_mass(own)}; "
-        sentences.append(f"{words}all runs emitted {runs.selection_factor:.3g} times as much.")
-    return sentences
+    factor = "" if runs.selection_factor is None else f", {runs.selection_factor:.3g} times as much as the best run"
+    return f"All runs: {least}{energy} and {grams} CO2e ({format_statuses(runs)}){factor}."
 
 
 def _problems(runs: RunSet, full: bool) -> list[str]:

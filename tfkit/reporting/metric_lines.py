@@ -1,7 +1,7 @@
 """Bounded reading of metrics.jsonl: a long file is read in windows, a long series is thinned out, and a long text truncated."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,11 +12,14 @@ from tfkit.run.metrics import parse_record
 MOST_BYTES = 64 << 20  # to read; of a larger file, in windows over its whole length
 MOST_RECORDS = 10_000  # to keep of each kind
 MOST_NUMBERS = 200  # of a record
-MOST_SAMPLES = 12
+MOST_SAMPLES = 4  # of a step
+MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
+MOST_CLASSES = 400  # of a confusion matrix
 MOST_CHARACTERS = 2_000  # of a sample's text
 _WINDOWS = 64
 _LONGEST_LINE = 32 << 20
 _LATEST_STEP = 1 << 53  # the largest integers that floats represent exactly
+Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may lack
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class MetricLines:
-    """The records of a run in order: the numbers of steps (`loss`, `lr`, ...) and of evaluations, and the latest samples."""
+    """The records of a run in order: the numbers of steps (`loss`, `lr`, ...) and of evaluations, and samples of a few steps."""
 
     steps: tuple[dict[str, float], ...] = ()  # each with "step"; with numbers that are not finite
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
     samples: tuple[Sample, ...] = ()
+    confusion: Confusion = field(default_factory=dict)  # of the best evaluation, or else of the latest; empty if none has one
     problems: tuple[str, ...] = ()
 
 
-def read_metric_lines(path: Path) -> MetricLines:
+def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
     """Read a metrics.jsonl. A missing file has no records; what could not be read is listed in `problems`."""
     steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
-    samples: list[Sample] = []
+    samples = ThinnedSeries[list[Sample]](MOST_SAMPLED)
+    confusions: dict[bool, Confusion] = {}  # the latest, and the latest of the best step
     foreign, problems = 0, []
     try:
         with open_regular(path) as file:
@@ -65,9 +70,9 @@ def read_metric_lines(path: Path) -> MetricLines:
                     foreign += 1
                 elif "evaluation" in record:
                     evaluations.add((step, _numbers(record["evaluation"])))
+                    confusions[step == best_step] = confusion_of(record)
                 elif "samples" in record:
-                    samples += [_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)]
-                    samples = samples[-MOST_SAMPLES:]
+                    samples.add([_sample(step, pair) for pair in record["samples"][:MOST_SAMPLES] if isinstance(pair, dict)])
                 elif record.get("loss") is not None:
                     steps.add(_numbers(record))
     except FileNotFoundError:
@@ -81,7 +86,9 @@ def read_metric_lines(path: Path) -> MetricLines:
         problems.append(f"metrics.jsonl: skipped {lines} of a training")
     thinned = [(series.added, series.every) for series in (steps, evaluations) if series.every > 1]
     problems += [f"metrics.jsonl: of {added:,} records every {every}th is used" for added, every in thinned]
-    return MetricLines(tuple(steps.items), tuple(evaluations.items), tuple(samples), tuple(problems))
+    confusion = confusions.get(True) or confusions.get(False, {})
+    texts = tuple(sample for pairs in samples.items for sample in pairs)
+    return MetricLines(tuple(steps.items), tuple(evaluations.items), texts, confusion, tuple(problems))
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:
@@ -93,6 +100,16 @@ def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:
         length = MOST_BYTES // _WINDOWS
         start = index * (size - length) // (_WINDOWS - 1)
         yield from complete_lines(file, start, start + length, length)
+
+
+def confusion_of(record: Mapping[str, Any]) -> Confusion:
+    """Return the counts of predictions for each class of a record or result; empty if it has none, or what has another form."""
+    rows = record.get("confusion")
+    if not isinstance(rows, dict) or len(rows) > MOST_CLASSES or not all(isinstance(row, dict) for row in rows.values()):
+        return {}
+    counts = [count for row in rows.values() for count in row.values()]
+    is_valid = len(counts) <= MOST_CLASSES**2 and all(type(count) is int and 0 <= count < _LATEST_STEP for count in counts)
+    return rows if is_valid else {}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

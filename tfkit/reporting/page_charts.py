@@ -5,94 +5,114 @@ from functools import partial
 from typing import Any
 
 from tfkit.carbon.ledger import Attempt
-from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_field
+from tfkit.reporting.amount_texts import format_field
 from tfkit.reporting.chart_scales import Points, drawable, thin, ticks, time_ticks
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.score_curve import score_curve
-from tfkit.units import format_count, format_mass, format_seconds
+from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
-COLOURS = 8  # of lines and parts, in the template
+COLOURS = 8  # of lines, in the template
 MOST_ANCESTORS = 40
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 230, 58, 366, 12, 190  # of a chart, and of the area of its lines
+_WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # of a chart, and of the area of its lines
+_CHARACTER = 8  # width of one of an axis
 _BUCKETS = 150
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage
-_STEP_METRICS = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
 _MOST_SCORES = 5  # charts of validation scores
-_MOST_BARS = 20  # runs in the picture of their scores
+_MOST_DOTS = 60  # of a line
 
 Chart = Mapping[str, Any]
+Coloured = Sequence[tuple[int, Entry]]  # runs with the number of their colour
 Series = Sequence[tuple[int, str, Points]]  # the number of the colour, the label, and the points
 Format = Callable[[float], str]
 
 
-def learning_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return charts of the loss, the validation scores, and other recorded metrics over the steps."""
-    scores = list(dict.fromkeys(name for entry in entries for _, values in entry.run.metrics.evaluations[:1] for name in values))
-    chosen = sorted((name for name in scores if name != "target_tokens"), key=lambda name: name != "loss")[:_MOST_SCORES]
-    charts = [_lines("training loss", "step", _steps(entries, "loss"))]
-    for name in chosen:
-        curves = [[(point.cost.step, point.value) for point in score_curve(entry.run, name)] for entry in entries]
-        charts.append(_lines(f"validation {name.replace('_', ' ')}", "step", _series(entries, curves), marked=True))
-    for name, words in _STEP_METRICS.items():
-        charts.append(_lines(words, "step", _steps(entries, name), format_count if name == "tokens_per_second" else _number))
-    return [chart for chart in charts if chart]
+def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
+    """Return charts over the steps: of the metrics that choose the best checkpoints, losses and learning rates; and of all else.
+
+    Runs of one objective are in one chart.
+    """
+    groups: dict[str, list[tuple[int, Entry]]] = {}
+    for colour, entry in enumerate(entries):
+        if entry.run.metrics.steps or entry.run.metrics.evaluations:
+            groups.setdefault(str(entry.run.recipe.get("objective.kind", "")), []).append((colour, entry))
+    first: list[Chart | None] = []
+    rest: list[Chart | None] = []
+    for objective, coloured in groups.items():
+        suffix = f" ({objective})" if len(groups) > 1 and objective else ""
+        ours, more = _learning(coloured, suffix)
+        first += ours
+        rest += more
+    everything = [*enumerate(entries)]
+    first.append(_of_steps(everything, "lr", "learning rate"))
+    rest += [
+        _of_steps(everything, "grad_norm", "gradient norm"),
+        _of_steps(everything, "tokens_per_second", "tokens per second", format_count),
+    ]
+    return [chart for chart in first if chart], [chart for chart in rest if chart]
 
 
-def _steps(entries: Sequence[Entry], name: str) -> Series:
-    return _series(entries, [[(one["step"], one[name]) for one in entry.run.metrics.steps if name in one] for entry in entries])
+def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
+    """Return the charts of the metrics that chose the best checkpoints and of the losses of runs alike, and those of other metrics."""
+    names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
+    chosen = dict.fromkeys(entry.run.best_score[0] for _, entry in runs if entry.run.best_score is not None)
+    losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
+    if len(runs) == 1 and all(losses):
+        ((colour, entry),) = runs
+        curves = [(colour, "validation loss", _scores(entry, "loss")), (colour + 1, "training loss", _steps(entry, "loss"))]
+        marks = {"validation loss": _best_step(entry)}
+        losses = [_lines(f"loss{suffix}", "step", curves, dotted=True, legend=True, marks=marks)]
+    rest = [name for name in names if name not in ("loss", *chosen)][:_MOST_SCORES]
+    first = [_of_scores(runs, name, suffix) for name in chosen if name != "loss"]
+    return [*first, *losses], [_of_scores(runs, name, suffix) for name in rest]
 
 
-def _series(entries: Sequence[Entry], curves: Sequence[Points]) -> Series:
-    return [(colour, entry.label, points) for colour, (entry, points) in enumerate(zip(entries, curves, strict=True))]
+def _of_scores(runs: Coloured, name: str, suffix: str) -> Chart | None:
+    """Return the chart of a validation metric, in which the best checkpoint of each run is marked."""
+    series = [(colour, entry.label, _scores(entry, name)) for colour, entry in runs]
+    marks = {entry.label: _best_step(entry) for _, entry in runs}
+    return _lines(f"validation {name.replace('_', ' ')}{suffix}", "step", series, dotted=True, marks=marks)
 
 
-def score_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return charts of the scores of the best run, the others and the baselines: one for the runs that were evaluated alike."""
-    groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
-    for entry in entries:
-        if (best := entry.run.listed.best) is not None and not entry.run.is_group:
-            groups.setdefault((best["metric"], entry.evaluation_key), []).append((best["value"], entry))
-    charts = []
-    for (metric, _), scored in groups.items():
-        is_high = metric.rpartition(".")[2] in HIGHER
-        shown = sorted(scored, key=lambda one: one[0], reverse=is_high)[:_MOST_BARS]
-        rows = {entry.label: {"another run" if number else "the best run": value} for number, (value, entry) in enumerate(shown)}
-        for _, entry in shown:
-            known = {name: scores[metric] for name, scores in entry.run.baselines.items() if metric in scores}
-            rows |= {f"baseline: {name.replace('_', ' ')}": {"a baseline": value} for name, value in known.items()}
-        title = f"{metric} of the best run, the others and baselines ({'higher' if is_high else 'lower'} is better)"
-        charts.append(_parts(title, rows, _score) if len(rows) > 1 else None)
-    return [chart for chart in charts if chart]
+def _of_steps(runs: Coloured, name: str, title: str, format_y: Format | None = None) -> Chart | None:
+    return _lines(title, "step", [(colour, entry.label, _steps(entry, name)) for colour, entry in runs], format_y or _number)
+
+
+def _best_step(entry: Entry) -> int | None:
+    return (entry.run.listed.best or {}).get("step")
+
+
+def _scores(entry: Entry, name: str) -> Points:
+    return [(point.cost.step, point.value) for point in score_curve(entry.run, name)]
+
+
+def _steps(entry: Entry, name: str) -> Points:
+    return [(one["step"], one[name]) for one in entry.run.metrics.steps if name in one]
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return charts of power and emissions over the wall time of all attempts, and of the emissions by phase."""
-    curves = [_power_and_emissions(entry.run.attempts) for entry in entries]
-    power, grams = (_series(entries, [[(point[0], point[axis]) for point in curve] for curve in curves]) for axis in (1, 2))
-    phases = {entry.label: {name: sums["emissions_g"] for name, sums in entry.run.phases.items()} for entry in entries if entry.run.phases}
-    charts = [
-        _lines("power", "time", power, lambda watts: f"{watts:g} W", format_seconds),
-        _lines("CO2e", "time", grams, format_mass, format_seconds),
-        _parts("CO2e by phase", phases, format_mass),
-    ]
+    """Return charts of power, energy and emissions over the wall time of all attempts."""
+    curves = [(colour, entry.label, _spent(entry.run.attempts)) for colour, entry in enumerate(entries)]
+    formats: dict[str, Format] = {"power": lambda watts: f"{watts:g} W", "energy": format_energy, "CO2e": format_mass}
+    charts = []
+    for axis, (name, write) in enumerate(formats.items(), 1):
+        series = [(colour, label, [(point[0], point[axis]) for point in curve]) for colour, label, curve in curves]
+        charts.append(_lines(name, "time", series, write, format_seconds))
     return [chart for chart in charts if chart]
 
 
-def _power_and_emissions(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float]]:
-    """Return (seconds, watts, grams) over the attempts of a run, one after the other, summed over its nodes."""
-    curve: list[tuple[float, float, float]] = []
-    start, earlier = 0.0, 0.0
+def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]]:
+    """Return (seconds, watts, Wh, g) over the attempts of a run, one after the other, summed over its nodes."""
+    curve: list[tuple[float, float, float, float]] = []
+    start = energy = grams = 0.0
     for number in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
         nodes = [ledger for ledger in ledgers if ledger.header["attempt"] == number]
-        ticks = sorted((tick[0], node, tick) for node, ledger in enumerate(nodes) for tick in ledger.ticks or ())
-        latest: dict[int, tuple[float, float, float]] = {}
-        for seconds, node, tick in ticks:
+        latest: dict[int, tuple[float, float, float, float]] = {}
+        for seconds, node, tick in sorted((tick[0], node, tick) for node, ledger in enumerate(nodes) for tick in ledger.ticks or ()):
             latest[node] = tick
-            grams = earlier + sum(emissions for _, emissions, _ in latest.values())
-            curve.append((start + seconds, sum(watts for *_, watts in latest.values()), grams))
-        start, earlier = curve[-1][::2] if curve else (0.0, 0.0)
+            watts, own_energy, own_grams = (sum(one[place] for one in latest.values()) for place in (3, 1, 2))
+            curve.append((start + seconds, watts, energy + own_energy, grams + own_grams))
+        start, _, energy, grams = curve[-1] if curve else (0.0, 0.0, 0.0, 0.0)
     return curve
 
 
@@ -105,22 +125,8 @@ def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Ch
         series.append((labels.index(label) if label in labels else index, label, points))
     words = comparison.words + ("" if name == "seconds" else " spent")
     title = f"{comparison.metric} over {words}"
-    chart = _lines(title, words, series, format_x=partial(format_field, name), marked=True)
+    chart = _lines(title, words, series, format_x=partial(format_field, name), dotted=True, legend=True)
     return [chart] if chart else []
-
-
-def forecast_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return charts of time, energy and emissions, with the range of each forecast and the measured value."""
-    charts = []
-    for name, words in FORECAST_WORDS.items():
-        rows = [(entry.label, [*forecast_of(entry.run, name), getattr(entry.run.amounts, name)]) for entry in entries]
-        known = [row for row in rows if all(value is not None and value >= 0 for value in row[1][:3])]
-        charts.append(_ranges(f"forecast and measured {words}", known, partial(format_field, name)))
-    return [chart for chart in charts if chart]
-
-
-def _score(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _number(value: float) -> str:
@@ -129,62 +135,47 @@ def _number(value: float) -> str:
 
 
 def _lines(
-    title: str, x_name: str, series: Series, format_y: Format = _number, format_x: Format = _number, marked: bool = False
+    title: str,
+    x_name: str,
+    series: Series,
+    format_y: Format = _number,
+    format_x: Format = _number,
+    *,
+    dotted: bool = False,
+    legend: bool = False,
+    marks: Mapping[str, float | None] | None = None,
 ) -> Chart | None:
-    """Return a chart with a line for each series; None if there are no two points with different x. `marked`: with a dot at each point."""
+    """Return a chart with a line for each series; None if there are no two points with different x.
+
+    `dotted`: with a dot at each point; `marks`: by label, the x at which a point is marked; `legend`: of its own.
+    """
     drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
-    drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and marked)]
+    drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and dotted)]
     every = [point for _, _, points in drawn for point in points]
     if len({x for x, _ in every}) < 2:
         return None
     rows = ticks(min(y for _, y in every), max(y for _, y in every))
     left, right = min(x for x, _ in every), max(x for x, _ in every)
+    margin = 12 + _CHARACTER * max(len(format_y(tick)) for tick in rows)
 
     def place(x: float, y: float) -> tuple[float, float]:
         height = (y - rows[0]) / (rows[-1] - rows[0]) * (_BOTTOM - _TOP)
-        return _LEFT + (x - left) / (right - left) * (_RIGHT - _LEFT), _BOTTOM - height
+        return margin + (x - left) / (right - left) * (_RIGHT - margin), _BOTTOM - height
 
     lines = []
     for colour, label, points in drawn:
         places = [place(*point) for point in thin(points, _BUCKETS)]
-        lines.append({"label": label, "colour": colour, "places": places, "dots": places if marked and len(places) <= 60 else []})
+        marked = [point for point in points if point[0] == (marks or {}).get(label)]
+        best = {"mark": place(*marked[-1]), "value": f"{marked[-1][1]:.4g}"} if marked else {"mark": None}
+        dots = places if dotted and len(places) <= _MOST_DOTS else []
+        lines.append({"label": label, "colour": colour, "places": places, "dots": dots, **best})
     columns = [tick for tick in (time_ticks if format_x is format_seconds else ticks)(left, right, 4) if left <= tick <= right]
     ends = "; ".join(f"{label} from {format_y(points[0][1])} to {format_y(points[-1][1])}" for _, label, points in drawn)
-    words = {"kind": "lines", "title": title, "alternative": f"{title}, over {x_name}: {ends}", "x_name": x_name}
-    layout = {"width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM, "lines": lines}
+    words = {"kind": "lines", "title": title, "alternative": f"{title}, over {x_name}: {ends}", "x_name": x_name, "legend": legend}
+    words["marked"] = any(line["mark"] for line in lines)
+    layout = {"width": _WIDTH, "height": _HEIGHT, "left": margin, "right": _RIGHT, "bottom": _BOTTOM, "lines": lines}
     row_labels = [(place(left, tick)[1], format_y(tick)) for tick in rows]
     return {**words, **layout, "rows": row_labels, "columns": [(place(tick, rows[0])[0], format_x(tick)) for tick in columns]}
-
-
-def _parts(title: str, rows: Mapping[str, Mapping[str, float]], format_value: Format) -> Chart | None:
-    """Return a chart with a bar for each row, divided into its parts and scaled to the largest row; None if all are zero."""
-    rows = {label: {name: amount for name, amount in parts.items() if 0 <= amount < 1e30} for label, parts in rows.items()}
-    colours: dict[str, int] = {}
-    most = max((sum(parts.values()) for parts in rows.values()), default=0.0)
-    if not most > 0:
-        return None
-    bars = []
-    for label, parts in rows.items():
-        x, pieces = 0.0, []
-        for name, amount in parts.items():
-            colour = colours.setdefault(name, len(colours) % COLOURS)
-            pieces.append((x, amount / most * _WIDTH, colour, f"{name} {format_value(amount)}"))
-            x += pieces[-1][1]
-        bars.append((label, format_value(sum(parts.values())), pieces))
-    return {"kind": "parts", "title": title, "width": _WIDTH, "bars": bars, "names": [*colours.items()]}
-
-
-def _ranges(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], format_value: Format) -> Chart | None:
-    """Return a chart with a line for each label with its likely, low, high and actual value; None if all are zero."""
-    most = max((value for _, values in rows for value in values if value is not None), default=0.0)
-    if not most > 0:
-        return None
-    bars = []
-    for label, values in rows:
-        likely, low, high, actual = ("" if value is None else format_value(value) for value in values)
-        words = f"{likely} ({low} to {high})" + (f", measured {actual}" if actual else "")
-        bars.append((label, words, *(None if value is None else 6 + value / most * (_WIDTH - 12) for value in values)))
-    return {"kind": "ranges", "title": title, "width": _WIDTH, "bars": bars}
 
 
 def lineage_charts(entries: Sequence[Entry]) -> list[Chart]:

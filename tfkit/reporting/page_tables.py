@@ -1,22 +1,24 @@
-"""The tables of the page as rows of texts: the runs, their phases, forecasts and sources of energy, and the differences of recipes."""
+"""The tables of the page as rows of texts: runs, confusion, phases, forecasts, sources of energy, and differences of recipes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells, score
+from tfkit.reporting.amount_texts import FORECAST_WORDS, forecast_of, format_cost, format_field, format_forecast, run_cells
 from tfkit.reporting.equal_score import Comparison
-from tfkit.reporting.run_facts import RunFacts, number_of
+from tfkit.reporting.metric_lines import Confusion
+from tfkit.reporting.run_facts import LARGEST, RunFacts, number_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import shareable
-from tfkit.units import format_baselines, format_bytes, format_energy, format_mass, format_seconds
+from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 
 _MOST_DIFFERENCES = 200
 _LONGEST_VALUE = 300
+_MOST_CLASSES = 16  # of a confusion matrix that is shown
+_MOST_CONFUSED = 12  # pairs of classes
 _NUMERIC = re.compile(
     r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kMGT]?B| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
 )
@@ -28,6 +30,7 @@ class Table:
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    bars: Sequence[tuple[float, int]] = ()  # in the last cell of each row: the fraction of its width, and the number of its colour
 
     @property
     def columns(self) -> list[tuple[str, dict[str, str]]]:
@@ -38,51 +41,58 @@ class Table:
 
     def without_empty_columns(self) -> "Table":
         """Return the table without the columns in which every cell is empty."""
-        used = [column for column in range(len(self.head)) if any(row[column] for row in self.rows)]
-        return Table([self.head[column] for column in used], [[row[column] for column in used] for row in self.rows])
+        return self._of([column for column in range(len(self.head)) if any(row[column] for row in self.rows)])
+
+    def of_one_run(self) -> "Table":
+        """Return the table without its first column if that has the same run in each row."""
+        if len({row[0] for row in self.rows}) != 1:
+            return self
+        return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
+
+    def split(self) -> tuple[list[tuple[str, str]], "Table"]:
+        """Return the names and values of the columns whose cells are all equal, without empty ones, and the table of the others."""
+        common = [column for column in range(1, len(self.head)) if len({row[column] for row in self.rows}) == 1]
+        facts = [(self.head[column], self.rows[0][column]) for column in common if self.rows[0][column]]
+        return facts, self._of([column for column in range(len(self.head)) if column not in common])
+
+    def _of(self, columns: Sequence[int]) -> "Table":
+        return Table([self.head[column] for column in columns], [[row[column] for column in columns] for row in self.rows])
 
 
 def runs_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of all runs; for a single run, a row per column."""
+    """Return the table of all runs with their scores and costs."""
     head = ["run", "command", "status", "steps", "score", "time", "energy", "CO2e", "inherited CO2e", "repeated work", "forecast CO2e"]
     states = [(entry, entry.run.status + (f", for {entry.served}" if entry.served else "")) for entry in entries]
     rows = [[entry.label, entry.run.kind or "", state, *run_cells(entry, "at least ")] for entry, state in states]
-    table = Table(head, rows).without_empty_columns()
-    return table if len(rows) > 1 else Table(["fact", "value"], [*zip(table.head, table.rows[0], strict=True)])
+    return Table(head, rows).without_empty_columns()
 
 
-def trained_table(entries: Sequence[Entry], full: bool) -> Table:
-    """Return the table of what each run learned from, with its best score and the baselines of the same rows."""
+def _most_confused(confusion: Confusion) -> Table:
+    errors = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if count and other != right]
+    most = sorted(errors, key=lambda error: -error[0])[:_MOST_CONFUSED]
+    bars = [(count / most[0][0], 0) for count, *_ in most]
+    return Table(["right class", "predicted", "how often"], [[right, other, f"{count:,}"] for count, right, other in most], bars)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: for each class its label, recall, and for each prediction the count, its fraction, and whether it is right."""
+
+    labels: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, float, bool]]]]
+
+
+def confusion_table(confusion: Confusion) -> Matrix | Table:
+    """Return the confusion matrix, or of many classes the pairs that are confused most often."""
+    labels = list(dict.fromkeys([*confusion, *(other for row in confusion.values() for other in row)]))
+    if len(labels) > _MOST_CLASSES:
+        return _most_confused(confusion)
     rows = []
-    for entry in entries:
-        recipe, best = entry.run.recipe, entry.run.listed.best or {}
-        start, preset = recipe.get("model.from"), recipe.get("model.preset")
-        data, model = _data_text(recipe.get("data.train")), str(start if start is not None else preset or "")
-        rate, baselines = recipe.get("optimizer.lr"), format_baselines(entry.run.baselines, best.get("metric"))
-        objective = str(recipe.get("objective.kind", ""))
-        facts = [
-            shareable(data, full=full),
-            model if full else _model_name(model),
-            objective,
-            "" if rate is None else _value(recipe, "optimizer.lr"),
-        ]
-        rows.append([entry.label, *(text[:_LONGEST_VALUE] for text in facts), score(entry.run.listed), baselines])
-    return Table(["run", "data", "model", "objective", "learning rate", "score", "baselines"], rows).without_empty_columns()
-
-
-def _data_text(sources: object) -> str:
-    """Return the files and data sets of a recipe's data.train, in a form that `shareable` shortens."""
-    named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
-    return ", ".join(
-        f"./{one['path']}" if one.get("path") else str(one.get("hub") or f"Python's standard library ({one.get('stdlib')})")
-        for one in named
-    )
-
-
-def _model_name(start: str) -> str:
-    """Return the last part of a checkpoint's name; for a checkpoint of a run, the run's name."""
-    path = PurePath(start.removeprefix("hub:"))
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
+    for right, row in confusion.items():
+        total = sum(row.values()) or 1
+        cells = [(f"{row.get(other, 0):,}", row.get(other, 0) / total, other == right) for other in labels]
+        rows.append((right, f"{row.get(right, 0) / total:.0%}", cells))
+    return Matrix(labels, rows)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -97,12 +107,14 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def phases_table(entries: Sequence[Entry]) -> Table:
     """Return the table of time, energy and emissions of each phase."""
+    phases = [(entry.label, name, sums) for entry in entries for name, sums in entry.run.phases.items()]
+    most = max((sums["emissions_g"] for *_, sums in phases), default=0.0)
     rows = [
-        [entry.label, name, format_seconds(sums["seconds"]), format_energy(sums["energy_wh"]), format_mass(sums["emissions_g"])]
-        for entry in entries
-        for name, sums in entry.run.phases.items()
+        [label, name, format_seconds(sums["seconds"]), format_energy(sums["energy_wh"]), format_mass(sums["emissions_g"])]
+        for label, name, sums in phases
     ]
-    return Table(["run", "phase", "time", "energy", "CO2e"], rows)
+    bars = [(sums["emissions_g"] / most if 0 < most < LARGEST else 0.0, 0) for *_, sums in phases]
+    return Table(["run", "phase", "time", "energy", "CO2e"], rows, bars).of_one_run()
 
 
 def forecast_table(entries: Sequence[Entry]) -> Table:
@@ -112,7 +124,7 @@ def forecast_table(entries: Sequence[Entry]) -> Table:
         for words, text, likely, measured, write in _forecasts(entry.run):
             ratio = f"{measured / likely:.2f}" if measured is not None and likely else ""
             rows += [[entry.label, words, text, "" if measured is None else write(measured), ratio]] if text else []
-    return Table(["run", "of", "forecast", "measured", "measured / forecast"], rows)
+    return Table(["run", "of", "forecast", "measured", "measured / forecast"], rows).of_one_run()
 
 
 def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | None, Callable[[float], str]]]:
@@ -141,19 +153,20 @@ def provenance_table(entries: Sequence[Entry]) -> Table:
             ]
         )
     head = ["run", "source of the energy", "time measured", "PUE", "place and carbon intensity", "source of the intensity", "gaps"]
-    return Table(head, rows).without_empty_columns()
+    return Table(head, rows)
 
 
 def differences_table(entries: Sequence[Entry], full: bool) -> Table:
     """Return the table of the recipe values that differ between the runs."""
     recipes = [entry.run.recipe for entry in entries]
-    every = dict.fromkeys(name for recipe in recipes for name in recipe)
-    names = [name for name in every if len({_value(recipe, name) for recipe in recipes}) > 1]
-    rows = [[name, *(shareable(_value(recipe, name), full=full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
+    every = dict.fromkeys(name for recipe in recipes for name in recipe if not name.endswith("sha256"))
+    names = [name for name in every if len({value_text(recipe, name) for recipe in recipes}) > 1]
+    rows = [[name, *(shareable(value_text(recipe, name), full=full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
     return Table(["key", *(entry.label for entry in entries)], rows)
 
 
-def _value(recipe: Mapping[str, Any], name: str) -> str:
+def value_text(recipe: Mapping[str, Any], name: str) -> str:
+    """Return a value of a recipe as text, long ones truncated; empty if the recipe lacks it."""
     if name not in recipe:
         return ""
     text = "null" if recipe[name] is None else str(recipe[name])

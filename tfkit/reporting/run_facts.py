@@ -18,11 +18,12 @@ from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
-from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
+from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run
 from tfkit.run.run_json import RunDocument, known_of
+from tfkit.units import baseline_metric
 
 LARGEST = 1e30  # larger numbers count as damaged
 _MOST_BYTES = 64 << 20  # of run.json; for all ledgers of a run together, four times as many
@@ -117,6 +118,26 @@ class RunFacts:
         return {name: {metric: value for metric in one if (value := number_of(one, metric)) is not None} for name, one in scores.items()}
 
     @property
+    def best_metrics(self) -> dict[str, float]:
+        """All metrics of the best checkpoint; empty without one."""
+        step = (self.listed.best or {}).get("step")
+        return next((values for at, values in reversed(self.metrics.evaluations) if at == step), {})
+
+    @property
+    def best_score(self) -> tuple[str, float] | None:
+        """The score of the best checkpoint by the metric that the baselines have, or else by that which chose it; None without one."""
+        best = self.listed.best or {}
+        known = {str(best.get("metric")): number_of(best, "value")} | self.best_metrics
+        metric = baseline_metric(self.baselines, best.get("metric"))
+        metric = metric if metric in known else str(best.get("metric"))
+        return None if (value := number_of(known, metric)) is None else (metric, value)
+
+    @property
+    def confusion(self) -> Confusion:
+        """The counts of predictions for each class: of the result of an evaluation, or of a training's best checkpoint."""
+        return confusion_of(self.recorded.result or {}) or self.metrics.confusion
+
+    @property
     def place(self) -> str | None:
         """The place and its carbon intensity as text: `place unknown, world average 475 g/kWh`."""
         return self.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
@@ -162,7 +183,7 @@ def read_facts(path: Path) -> RunFacts:
     listed, recorded, problems = _read_run_json(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
-    metrics = read_metric_lines(path / "metrics.jsonl")
+    metrics = read_metric_lines(path / "metrics.jsonl", (listed.best or {}).get("step"))
     attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")

@@ -49,22 +49,27 @@ class RunSet:
         """The runs that trained, with stages and trials as separate runs instead of the folder that holds them."""
         return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
+    @property
+    def single(self) -> list[Entry]:
+        """The runs with stages and trials instead of the folder that holds them."""
+        return [entry for entry in self.entries if not (entry.run.is_group and entry.run.members)]
+
     @cached_property
     def amounts(self) -> RunTotals:
         """The sums over all runs; stages and trials count instead of the folder that holds them."""
-        return sum_totals([entry.run.amounts for entry in self._counted()])
+        return sum_totals([entry.run.amounts for entry in self.single])
 
     def by_status(self) -> dict[str, tuple[int, RunTotals]]:
         """Return the number of runs of each status, and the sums of their amounts."""
         amounts: dict[str, list[RunTotals]] = {}
-        for entry in self._counted():
+        for entry in self.single:
             amounts.setdefault(entry.run.status, []).append(entry.run.amounts)
         return {status: (len(group), sum_totals(group)) for status, group in sorted(amounts.items())}
 
     @property
     def is_lower_bound(self) -> bool:
         """Whether the energy of a run was not measured, or not completely."""
-        return any(entry.run.is_lower_bound or entry.run.amounts.energy_kwh is None for entry in self._counted())
+        return any(entry.run.is_lower_bound or entry.run.amounts.energy_kwh is None for entry in self.single)
 
     @cached_property
     def best(self) -> Entry | None:
@@ -100,9 +105,6 @@ class RunSet:
             return run
         names = ", ".join(entry.label for entry in self.entries[:3])
         raise UsageError(f"this format describes one model, and there are {len(self.entries)} runs ({names}, ...); name one of them")
-
-    def _counted(self) -> list[Entry]:
-        return [entry for entry in self.entries if not (entry.run.is_group and entry.run.members)]
 
 
 def _all_members(run: RunFacts) -> list[RunFacts]:

@@ -3,29 +3,18 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tfkit.data import StepLoader
 from tfkit.objectives.objective import Batch
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.step import Stepper
 
 Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; companion "": the model of the run
-
-
-class NumberedLoader(Protocol):
-    """A loader that can list the rows of a step."""
-
-    micro_batch_size: int
-
-    def step(self, n: int, /) -> list[Batch]:
-        """The micro-batches of step n, from 0."""
-
-    def numbers(self, n: int, /) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        """The numbers of the rows of step n."""
 
 
 @dataclass
@@ -84,7 +73,7 @@ class Watch:
             self.finding = Finding(where, name, self.micro_batch)
 
 
-def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
+def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole | None = None) -> dict[str, Any]:
     """Describe a step that was not taken; the weights are still those before it. `whole` returns sharded weights."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)

@@ -2,17 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, maximum
 
 from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.objective import Batch
+from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -20,11 +21,12 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.model_sharder import ModelSharder, OnBlock
 from tfkit.training.optimizer import Optimizer, Unfreezing
 from tfkit.training.precision import Weights
-from tfkit.training.step_sums import joined, observations, total_counts
 from tfkit.training.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
+
+_TOKENS = ""  # the key of the tokens among the counts; no term has this name
 
 
 class Stepper:
@@ -73,7 +75,7 @@ class Stepper:
         Raises UnhealthyStepError, before any update, if the loss or the gradient is not finite, or if the loss exceeds `highest_loss`.
         Raises Stopped, undoing the step, if `should_stop` returns True; it is called before each micro-batch but the first.
         """
-        counts, tokens = total_counts(self.objective, batches, self.peers)
+        counts, tokens = _total_counts(self.objective, batches, self.peers)
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
@@ -89,12 +91,12 @@ class Stepper:
                 parts.append(self._accumulate(step, self.peers.ranks.rank + index * self.peers.ranks.size, batch, counts))
                 for sharding in self._shardings:
                     sharding.end_micro_batch()
-        sums = joined(self.objective, self.peers.in_order(parts))
+        sums = _join(self.objective, self.peers.in_order(parts))
         if not self._shardings:
             self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
         for weights in self.all_weights.values():
             weights.take_gradients()
-        observed, largest = observations(self.objective, sums, counts)
+        observed, largest = _observations(self.objective, sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
@@ -201,3 +203,30 @@ def _fitting_together() -> Iterator[None]:
             f"out of memory in a micro-batch ({reason}), and ranks with sharded weights cannot make it smaller in the middle of a step: "
             "continue with a larger parallel.shard or training.activation_checkpointing=true, or lower training.micro_batch_size"
         ) from error
+
+
+def _total_counts(objective: Objective, batches: Sequence[Batch], peers: Peers) -> tuple[dict[str, int], int]:
+    """Return the counts of the terms and the number of tokens of the whole step; `batches`: this rank's micro-batches."""
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        counts.update(objective.counts(batch))
+    total = peers.total({**counts, _TOKENS: sum(batch.tokens for batch in batches)})
+    return {term: total[term] for term in counts}, total[_TOKENS]
+
+
+def _join(objective: Objective, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the losses and observations of micro-batches: sums are added, and the larger of two maxima is kept."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        for name, value in part.items():
+            observation = objective.observed.get(name)
+            join = maximum if observation is not None and observation.term is None else Tensor.add
+            sums[name] = join(sums[name], value) if name in sums else value
+    return sums
+
+
+def _observations(objective: Objective, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the objective's observations in a step: those that are means, and those that are maxima."""
+    values = [(name, observation.term, float(sums[name])) for name, observation in objective.observed.items() if name in sums]
+    means = {name: value / counts[term] for name, term, value in values if term is not None}
+    return means, {name: value for name, term, value in values if term is None}

@@ -22,9 +22,8 @@ from tfkit.engine.assembly.weight_sharding import WeightsHash, shard_weights
 from tfkit.engine.listener import Listener
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import open_tensors
-from tfkit.hub.names import on_meta
 from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import Transformer, build
+from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.parallel.agreement import ALONE, Peers

@@ -12,9 +12,8 @@ from torch import Tensor
 from tfkit.adapters import describe, is_adapter, needs_copy
 from tfkit.errors import MachineError, ModelError
 from tfkit.hub import find_checkpoint
-from tfkit.hub.names import on_meta, our_shapes
 from tfkit.hub.weights import find_weights
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, on_meta, parameter_shapes
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
@@ -129,7 +128,7 @@ def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: floa
     """
     if recipe.model.start is None:
         trained = not recipe.training.frozen and recipe.training.adapter is None
-        shapes = our_shapes(model_config(recipe.model, 1))
+        shapes = parameter_shapes(model_config(recipe.model, 1))
         _require(recipe, {name: torch.empty(shape, device="meta", requires_grad=trained) for name, shape in shapes.items()}, device, copies)
 
 

@@ -77,6 +77,15 @@ class TrainingData:
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Return the rows, of plain text the documents, and the tokens of the training and of the validation data."""
+        parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
+        sizes: dict[str, dict[str, int]] = {}
+        for part, stored in parts.items():
+            units = "rows" if any(isinstance(one, ExampleSet) for one in stored) else "documents"
+            sizes[part] = {units: sum(map(len, stored)), "tokens": sum(map(tokens_of, stored))}
+        return sizes
+
 
 def prepare_data(
     recipe: Recipe,

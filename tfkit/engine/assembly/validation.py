@@ -1,6 +1,7 @@
 """The scores of the validation sets during a training: of all together and, if there are several, of each by its name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit.adapters import FrozenReference
@@ -25,9 +26,20 @@ if TYPE_CHECKING:
     from tfkit.alignment.rewards import Rules
 
 
+_MOST_COUNTS = 400  # of a confusion matrix, which is in the log once for each evaluation
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """The metrics of the validation sets, and for each class the counts of its predictions; None without classes, or with too many."""
+
+    metrics: dict[str, float]
+    confusion: dict[str, dict[str, int]] | None = None
+
+
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
-) -> dict[str, float] | None:
+) -> SetScores | None:
     """Return `loss` and the objective's other metrics; with several sets also those of each, as `<name>.loss`. None if it was stopped.
 
     A causal language model is scored text by text, as `tfkit evaluate` does; other objectives by their own rows; a student by the objective
@@ -41,7 +53,7 @@ def score_validation(
         seed, sets = recipe.generation.seed, data.validation
         assert data.rules is not None, "without rules a training is only planned"
         judged = judge_responses(recipe.evaluation, order, data.objective, data.rules, sets, model, reference, seed, work=work)
-        return None if judged is None else response_metrics(data.objective, judged, [one.name for one in sets])
+        return None if judged is None else SetScores(response_metrics(data.objective, judged, [one.name for one in sets]))
     return score_sets(recipe.evaluation, order, data.objective.evaluation_objective, data.validation, model, work=work)
 
 
@@ -65,8 +77,8 @@ def score_sets(
     model: Transformer,
     *,
     work: BatchWork = UNWATCHED,
-) -> dict[str, float] | None:
-    """Return the metrics of all sets together and of each set. None if it was stopped."""
+) -> SetScores | None:
+    """Return the scores of all sets together and of each set. None if it was stopped."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
         judged = judge_sets(settings, order, labelled, [one.stored for one in sets], model, work=work)
@@ -78,7 +90,9 @@ def score_sets(
         ]
         everything = [one for part in judged for one in part]  # F1 and correlations of all are not means of those of each set
         whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *judged))
-        return join_metrics(whole, parts, names)
+        confusion: dict[str, dict[str, int]] | None = labelled.label_metrics([one.prediction for one in everything]).get("confusion")
+        is_small = confusion is not None and sum(map(len, confusion.values())) <= _MOST_COUNTS
+        return SetScores(join_metrics(whole, parts, names), confusion if is_small else None)
     together: dict[str, Sum] = {}
     each = []
     budget = TokenBudget(settings.max_tokens)
@@ -91,7 +105,7 @@ def score_sets(
         together = {name: together[name] + added if name in together else added for name, added in sums.items()}
         each.append(objective.metrics(sums))
         budget.spend(tokens_of_first(rows, first_rows(rows, budget.left)))
-    return join_metrics(objective.metrics(together), each, names)
+    return SetScores(join_metrics(objective.metrics(together), each, names))
 
 
 def _with_cut_answers(objective: LabelledObjective, held_out: ValidationSet, judged: Sequence[RowPrediction]) -> Sequence[RowPrediction]:
@@ -124,7 +138,7 @@ def judge_sets(
     return results
 
 
-def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> dict[str, float] | None:
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWork) -> SetScores | None:
     settings = recipe.evaluation
     streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
     length = row_length(recipe.data.sequence_length, model.config)
@@ -132,7 +146,7 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, work: BatchWo
     if scores is None:
         return None
     names = [held_out.name for held_out in data.validation]
-    return join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names)
+    return SetScores(join_metrics(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names))
 
 
 def judge_responses(

@@ -168,9 +168,9 @@ def _score_unlabelled(
         rows, tokens = rows + count, tokens + (tokens_of(held_out.stored) if count == len(opened) else tokens_of_first(opened, count))
         budget.spend(tokens_of_first(opened, count))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
-        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
-    assert metrics is not None  # nothing asked it to stop
-    return Scored(metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
+        scores = score_sets(settings.evaluation, order, objective, sets, loaded.model, work=work.batches(bar))
+    assert scores is not None  # nothing asked it to stop
+    return Scored(scores.metrics, rows, tokens, scored, texts=[held_out.texts for held_out in scored])
 
 
 def _score_labelled(

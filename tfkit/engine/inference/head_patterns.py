@@ -3,12 +3,14 @@
 Heads of trained models are often of one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+MIXED = "mixed"
 # The kinds, with the meaning of their scores. A score is a mean over the queries for which the kind is defined and differs from the others.
 KINDS = {
     "previous token": "weight of the token before",
@@ -19,8 +21,8 @@ KINDS = {
     "same token": "weight of other places with the same token",
     "in order": "largest weight, times how steadily its place moves on with the target",
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
+    MIXED: "none of these",
 }
-MIXED = "mixed"
 _CLEAR, _EVEN = 0.5, 0.75  # from this score on a head is called of a kind; evenness is high also where a few tokens have more than the rest
 
 
@@ -32,6 +34,30 @@ class HeadPattern:
     head: int
     kind: str
     scores: Mapping[str, float]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The layer and the head."""
+        return self.layer, self.head
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """A kind of heads: how many are of it, and the heads with the highest scores, which need not be of it."""
+
+    kind: str
+    count: int
+    clearest: Sequence[HeadPattern]
+
+
+def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
+    """Return the kinds that apply to the heads of a map, with so many of the clearest heads; `mixed` has none."""
+
+    def best(kind: str) -> list[HeadPattern]:
+        return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []
+
+    counts = Counter(pattern.kind for pattern in patterns)
+    return [KindSummary(kind, counts[kind], best(kind)) for kind in (*patterns[0].scores, MIXED)]
 
 
 def head_patterns(

@@ -13,7 +13,7 @@ from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.open_sources import all_records, first_records
 from tfkit.engine.recognition.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.errors import UsageError
-from tfkit.hub.names import on_meta
+from tfkit.model.transformer import on_meta
 from tfkit.recipe import RecipeError, ResolvedRecipe
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
 from tfkit.recipe.reading.overrides import Overrides, followed_by

@@ -1,32 +1,25 @@
 """The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from overrides."""
 
-import json
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import Any, Protocol
 
 from tfkit.alignment.user_code import CodePermission as CodePermission
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.request.inputs import Inputs, files_of, inputs_of, sections_of
 from tfkit.errors import UsageError
-from tfkit.model.config import Context, Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.checks import unread_length
 from tfkit.recipe.reading.overrides import Overrides, apply_overrides, split_overrides
 from tfkit.recipe.reading.problems import Problem
-from tfkit.recipe.reading.tree import OVERRIDES, Mapping, place_of, plain
-from tfkit.recipe.reading.validate import one_of, problems_in
-from tfkit.recipe.schema.bounds import Count
+from tfkit.recipe.reading.read import check_tree
+from tfkit.recipe.reading.tree import OVERRIDES, Mapping, plain
 from tfkit.recipe.schema.carbon_section import CarbonSection
-from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
-from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
-from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection, TrainingSection
-
-Model = TypeVar("Model", bound=BaseModel)
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection
 
 
 @dataclass(frozen=True)
@@ -56,24 +49,6 @@ class Opened(Protocol):
     inputs: Inputs
 
 
-class _Data(Data):
-    """The data section without a recipe: rows to score, and rows for examples in the prompt."""
-
-    train: list[SourceSection] | None = None
-    validation: ValidationSets | None = None
-    sequence_length: Context | None = None
-    on_bad_row: Literal["error", "skip"] = "error"
-    rows: Count | None = None
-
-
-class _Sections(Data):
-    data: _Data = _Data()
-    objective: dict[str, Any] = Field(default_factory=dict)
-    evaluation: EvaluationSection = EvaluationSection()
-    generation: GenerationSection = GenerationSection()
-    carbon: CarbonSection = CarbonSection()
-
-
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
     """Return the inputs of a command with these settings, and these models."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
@@ -100,7 +75,7 @@ def read_settings(
     saved = _saved_recipe(checkpoint)
     source = recipe or saved
     if source is None:
-        return _without_recipe(overrides)
+        return _without_recipe(checkpoint, overrides)
     if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
         overrides = {**_defaults_of_other_objectives(), **overrides}
     if recipe is None and "data.on_bad_row" not in overrides:  # a training may skip rows, but a score may not
@@ -131,46 +106,32 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
     return {name: field.default for name, field in fields.items()}
 
 
-def _without_recipe(overrides: Overrides) -> EvaluationSettings:
-    """Return the defaults, changed by the overrides. Raises RecipeError."""
+def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
+    """Return the defaults, changed by the overrides: of a training of the checkpoint on the rows that are scored. Raises RecipeError."""
     tree = Mapping(OVERRIDES)
-    problems = apply_overrides(tree, overrides)
-    given = _validated(_Sections, plain(tree), tree, (), problems)
-    objective = None if given is None else _objective(given, tree, problems)
-    if problems or given is None or objective is None:
+    training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
+    problems = apply_overrides(tree, {**training, **overrides})
+    given = plain(tree)["data"]
+    has_examples = isinstance(given, dict) and "train" in given
+    if not has_examples:
+        problems += apply_overrides(tree, {"data.train": [{"path": "-"}]})
+    read, more = check_tree(tree, across=False)  # what a row is, and how it is scored, may be known from the checkpoint alone
+    if problems or more or read is None:
+        raise RecipeError([*problems, *more])
+    section = read.objective
+    if has_examples and not (section.scored_by == "likelihood" and section.reads_training):
+        problems += [Problem(OVERRIDES, ("data", "train"), f"{section.kind} is evaluated without rows of data.train: remove it")]
+    if read.data.sequence_length is not None and section.scored_by == "likelihood":
+        problems += [Problem(OVERRIDES, ("data", "sequence_length"), unread_length(section))]
+    if isinstance(read.data.validation, float):
+        problems += [Problem(OVERRIDES, ("data", "validation"), f"must be a list of sources, not {read.data.validation:g}")]
+    if problems:
         raise RecipeError(problems)
-    scored = given.data.validation
-    others = {name: getattr(given.data, name) for name in ("sequence_length", "on_bad_row", "rows")}
-    data = DataSection(train=given.data.train or scored, validation=scored, **others) if scored else None
-    training = TrainingSection.model_fields
-    order = (training["seed"].default, training["batch_size"].default)
-    return EvaluationSettings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
-
-
-def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> ObjectiveSection | None:
-    """Return the objective's section; its problems are added to `problems`."""
-    kind = given.objective.get("kind", "causal_lm")
-    if kind not in SECTIONS:
-        problems.append(_problem(tree, ("objective", "kind"), one_of(kind, SECTIONS)))
-        return None
-    section = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
-    if section is not None and given.data.train and not (section.scored_by == "likelihood" and section.reads_training):
-        problems.append(_problem(tree, ("data", "train"), f"{kind} is evaluated without rows of data.train: remove it"))
-    if section is not None and given.data.sequence_length is not None and section.scored_by == "likelihood":
-        problems.append(_problem(tree, ("data", "sequence_length"), unread_length(section)))
-    return section
-
-
-def _problem(tree: Mapping, path: tuple[str, ...], message: str) -> Problem:
-    return Problem(place_of(tree, path, key=False), path, message)
-
-
-def _validated(schema: type[Model], values: Any, tree: Mapping, base: tuple[str, ...], problems: list[Problem]) -> Model | None:
-    try:
-        return schema.model_validate_json(json.dumps(values), strict=True)  # as read_recipe does
-    except ValidationError as error:
-        problems += problems_in(error, schema, values, tree, base)
-        return None
+    data = read.data if read.data.validation else None
+    if data is not None and not has_examples:
+        data = data.model_copy(update={"train": data.validation})
+    sections = (section, read.evaluation, read.generation, read.carbon)
+    return EvaluationSettings(data, *sections, read.training.seed, read.training.batch_size, has_recipe=False)
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:

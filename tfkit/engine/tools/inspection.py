@@ -8,6 +8,7 @@ from tfkit.data import ExampleRows, Loader
 from tfkit.engine.assembly.components import batch_sizes
 from tfkit.engine.assembly.training_data import TrainingData, prepare_data
 from tfkit.engine.inference.session import Session
+from tfkit.engine.tools.first_masks import ShownMask, first_masks
 from tfkit.engine.tools.shown_rows import Reader, ShownRow
 from tfkit.errors import DataError
 from tfkit.objectives.registry import row_order
@@ -29,6 +30,7 @@ class Inspection:
     rows: list[tuple[str, ShownRow]]
     totals: dict[str, Any]
     readings: int = 1
+    masks: list[ShownMask] | None = None  # of the rows, if they were asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of --json."""
@@ -46,13 +48,15 @@ class Inspection:
                 }
                 for place, row in self.rows
             ],
+            "masks": None if self.masks is None else [asdict(mask) for mask in self.masks],
         }
 
 
-def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
-    """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it.
+def inspect_first_step(recipe: Recipe, count: int, work: Session, *, masks: bool = False) -> Inspection:
+    """Show up to `count` rows of the first step, padded together; with `masks` also which tokens see which.
 
-    Where too few rows are there to hold a part out, which a training would refuse, all of them are shown.
+    Text is tokenized as in training, and stays in the cache for it. Where too few rows are there to hold a part out, which a training would
+    refuse, all of them are shown.
     """
     try:
         data = _prepared(recipe, work)
@@ -63,14 +67,14 @@ def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
         data = _prepared(recipe, work)  # which raises the error again unless it is of the split
         work.listener.warn(f"{error}; here all rows are shown")
     with work.stop.at_once():
-        return first_rows(recipe, data, count)
+        return first_rows(recipe, data, count, masks=masks)
 
 
 def _prepared(recipe: Recipe, work: Session) -> TrainingData:
     return prepare_data(recipe, pick_device(work.device), work.listener, work.stop, work.meter, None)
 
 
-def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
+def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = False) -> Inspection:
     """Show up to `count` rows of the first step of prepared data."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
@@ -93,4 +97,5 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     tokens = sum(micro_batch.tokens for micro_batch in step)
     totals = {"rows": size, "tokens": tokens, "targets": dict(targets), "rows_an_epoch": len(rows)}
     readings = rollouts.readings if rollouts is not None else 1
-    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings)
+    drawn = first_masks(batch, data.config, named) if masks else None
+    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings, drawn)

@@ -76,7 +76,7 @@ class AssembledRun:
         computed in that time at its peak: that of a GPU's data sheet, elsewhere as measured.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
-        totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token}
+        totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
         return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
     def record(self) -> None:
@@ -98,7 +98,8 @@ class AssembledRun:
         if not self.resumed_from or context.folder.recorded.planned_steps != self.components.plan.steps:
             predicted = self.planned and self.planned.predicted(metered=context.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
-        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
+        data: dict[str, Any] = {"data": self.data.fingerprints(), "data_sizes": self.data.sizes()}
+        context.folder.record(**arithmetic, **planned, **data, parents=self.checkpointer.parents)
 
     def train(self) -> None:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
@@ -108,7 +109,7 @@ class AssembledRun:
         if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(self.planned, self.progress))
-        if baselines := format_baselines(self.baselines, self.checkpointer.best.metric):
+        if self.baselines and (baselines := format_baselines(self.baselines, self.checkpointer.best.metric)):
             listener.say(f"baselines of the validation rows: {baselines}")
         self._try_out()
         with self.log:
@@ -239,15 +240,17 @@ def assemble_run(
     micro_batches = _micro_batches(context, components, resumed_from, size, coordinator.peers.ranks.size)
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
-    if planned is None:
-        rows = Loader(components.loader.rows, data.objective.collate, components.loader.sizes, components.loader.micro_batch_size)
-        flops = flops_per_token(recipe, data, meta_model(recipe, data.config), rows, components.plan.steps)
-    else:
-        flops = planned.training_flops / planned.tokens
-    log = TrainingLog(context, components.plan, progress, flops, components.precision, state.log)
+    rows = Loader(components.loader.rows, data.objective.collate, components.loader.sizes, components.loader.micro_batch_size)
+
+    def count_flops() -> float:
+        if planned is not None:
+            return planned.training_flops / planned.tokens
+        return flops_per_token(recipe, data, meta_model(recipe, data.config), rows, components.plan.steps)
+
+    log = TrainingLog(context, components.plan, progress, count_flops, components.precision, state.log)
     checkpointer = Checkpointer(context, data, components, log, kind=kind, family=family_name(recipe, data))
     validator = Validator(context, data, components, log, checkpointer)
-    hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches, checkpointer.work)
+    hooks = LoopHooks(context, components, log, checkpointer, validator, micro_batches)
     with context.stop.at_once("no step was taken yet"):
         baselines = training_baselines(recipe) if data.validation else {}
     return AssembledRun(

@@ -24,6 +24,7 @@ from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, argument, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.schema.parallel_section import ParallelSection
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
@@ -80,7 +81,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
     def check() -> CheckedRequest:
         checked = request.check()
         if checked.recipe is not None:
-            training_gates(options.fail_if, checked.recipe, fine_tuning=request.kind == "fine-tuning")
+            _gates(options, checked.recipe, request.kind)
         checked.inputs.refuse_folder(options.run, argument("run"))
         return checked
 
@@ -157,7 +158,7 @@ def _attempt(
         if folder.begun:
             resumption = resolve_resumption(folder, given)
             recipe, given = resumption.recipe, resumption.given
-            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+            gates = _gates(options, recipe, kind)
             if resumption.same_end and (result := finished_result(folder)) is not None:
                 warn_without_effect(folder.path, resumption.changes.values(), listener)
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
@@ -173,17 +174,23 @@ def _attempt(
             require_trainable(recipe)
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
-            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
-            if is_named:
+            gates = _gates(options, recipe, kind)
+            if is_named and recipe.objective.code_files:
                 options = replace(options, code=options.code.with_named(recipe.objective.code_files.values(), listener.warn))
-        options.code.require(recipe.objective.code_files)
-        require_divisible(recipe, options.ranks.size)
+        if recipe.objective.code_files:
+            options.code.require(recipe.objective.code_files)
+        if not options.ranks.is_alone or recipe.parallel != ParallelSection():
+            require_divisible(recipe, options.ranks.size)
         budget = Budget(recipe.carbon, folder.path, stop, listener)
         try:
             return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
         except Stopped as stopped:
             stopped.runs_code = bool(recipe.objective.code_files)
             raise
+
+
+def _gates(options: RunOptions, recipe: "Recipe", kind: TrainingKind | None) -> list[Gate]:
+    return training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning") if options.fail_if else []
 
 
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:

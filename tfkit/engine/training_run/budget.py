@@ -6,8 +6,9 @@ the next one would exceed it: a time with the end of the attempt, an energy by m
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tfkit.carbon import Meter
@@ -69,16 +70,22 @@ class Budget:
         self.limits, self.reached = limits_of(carbon), ""
         self.stop = BudgetStop(stop, self)
         self._carbon, self._listener, self._asked = carbon, listener, stop
-        self._usage = Usage(folder if self.limits else None, carbon.every_seconds, clock)
+        self._folder, self._clock = folder, clock
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
         self._silence = _MeterWatchdog(carbon, clock)
         self._problem = self._remedy = ""
-        self._require(folder)
+        if self.limits:
+            self._require(folder)
+
+    @cached_property
+    def _usage(self) -> Usage:
+        return Usage(self._folder, self._carbon.every_seconds, self._clock)
 
     def start(self, meter: Meter) -> None:
         """Start counting the attempt, whose meter has just started."""
-        self._usage.start(meter)
+        if self.limits:
+            self._usage.start(meter)
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
 
@@ -139,7 +146,7 @@ class Budget:
 
     def stepped(self, left: int) -> None:
         """Check the budget after a step, and forecast the `left` remaining steps."""
-        if self._usage.began is None:
+        if not self.limits or self._usage.began is None:
             return
         used = asdict(self._usage.stepped())
         if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
@@ -148,7 +155,7 @@ class Budget:
 
     def saving(self) -> AbstractContextManager[None]:
         """Measure a save within the block."""
-        return self._usage.saving()
+        return self._usage.saving() if self.limits else nullcontext()
 
     def ending(self, stopped: Stopped) -> Stopped:
         """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""

@@ -1,6 +1,7 @@
 """The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,9 @@ class Checkpointer:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
         self.context, self.data, self.components, self.log = context, data, components, log
-        self.work = ShardedWork(context.recipe, components, context.stop.should_stop)
         self.model, self.weights = components.stepper.loss_module.model, components.weights
         self.kind, self.family = kind, family
         self.root = context.folder.checkpoints
-        self.best = BestCheckpoint(context, log)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         parents = parents_of(context.recipe, data)
         self.parents = [parent.document() for parent in parents]
@@ -97,6 +96,16 @@ class Checkpointer:
         self.ancestors = ancestry.ancestors
         for problem in ancestry.problems:
             context.listener.warn(problem)
+
+    @cached_property
+    def work(self) -> ShardedWork:
+        """The work on the model that all ranks do together."""
+        return ShardedWork(self.context.recipe, self.components, self.context.stop.should_stop)
+
+    @cached_property
+    def best(self) -> BestCheckpoint:
+        """The best checkpoint so far."""
+        return BestCheckpoint(self.context, self.log)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""

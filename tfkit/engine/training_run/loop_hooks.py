@@ -1,5 +1,7 @@
 """The hooks of the training loop: each delegates to the part of the run that it concerns."""
 
+from functools import cached_property
+
 from tfkit.data import StepLoader
 from tfkit.engine.assembly.companions import weight_key
 from tfkit.engine.assembly.components import Components
@@ -8,7 +10,6 @@ from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.contention import Contention
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run_context import RunContext
-from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.objective import Batch
@@ -33,21 +34,18 @@ class LoopHooks:
         checkpointer: Checkpointer,
         validator: Validator,
         micro_batches: MicroBatches,
-        work: ShardedWork,
     ):
-        self.work = work
-        self.context, self.components, self.training_log = context, components, log
+        self.context, self.components, self.training_log, self.checkpointer = context, components, log, checkpointer
         self.loader: StepLoader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
         self.should_stop_early, self.should_stop = validator.should_stop_early, context.budget.should_end
         self.out_of_memory = micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
-        self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line, and check the budget and contention for the processor."""
-        if self.contention is not None:
-            self.contention.stepped(seconds)
+        if self.context.device.type == "cpu":
+            self._contention.stepped(seconds)
         self.context.budget.stepped(self.components.plan.steps - progress.step)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
@@ -55,6 +53,10 @@ class LoopHooks:
             self._measured.append(seconds)
             if len(self._measured) == MEASURED_STEPS:
                 self._report_time(progress.step)
+
+    @cached_property
+    def _contention(self) -> Contention:
+        return Contention(self.context.folder.path, self.context.listener.warn)
 
     def _report_time(self, step: int) -> None:
         """Report the time and energy of the remaining steps, by those after the slower first one; nothing for a short run."""
@@ -76,7 +78,7 @@ class LoopHooks:
         """Write a small file with which the step can be replayed from the last checkpoint; return a sentence about it."""
         path = self.context.folder.path
         try:
-            latest = self.work.tensors("latest")
+            latest = self.checkpointer.work.tensors("latest")
             stepper, loader = self.components.stepper, whole_loader(self.loader)
             write_replay(path, describe_step(stepper, loader, error, lambda companion, name: latest[weight_key(companion, name)]))
         except OSError as trouble:

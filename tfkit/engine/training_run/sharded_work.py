@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tfkit.engine.assembly.companions import companion_tensors
 from tfkit.engine.assembly.components import Components, owner_of, state_tensors
-from tfkit.engine.assembly.validation import score_validation
+from tfkit.engine.assembly.validation import SetScores, score_validation
 from tfkit.generation.inference import inference
 from tfkit.hub.tensor_files import LazyTensors
 from tfkit.parallel.collectives import ProcessGroup
@@ -35,7 +35,7 @@ class ShardedWork:
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
         self.model, self.weights, self.data = components.stepper.model, components.weights, components.data
 
-    def scores(self) -> dict[str, float] | None:
+    def scores(self) -> SetScores | None:
         """Return the scores of the current result on the validation sets; None if the run is to stop."""
         self._announce("scores")
         return self._scores()
@@ -111,7 +111,7 @@ class ShardedWork:
 
         return should_stop
 
-    def _scores(self) -> dict[str, float] | None:
+    def _scores(self) -> SetScores | None:
         with eager(self.model), self.weights.use_result():
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 

@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl, the authoritative record, also of earlier attempts, with the live line and the trackers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,14 +21,21 @@ from tfkit.units import format_metrics
 class TrainingLog:
     """The log of one attempt, truncated to the step that it resumes after. As a context manager it shows the live line.
 
-    `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an older version: then metrics.jsonl counts.
+    `count_flops` returns the FLOPs of a token. `saved`: the part that the checkpoint keeps; None without a checkpoint, or with one of an
+    older version: then metrics.jsonl counts.
     """
 
     def __init__(
-        self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, precision: torch.dtype, saved: SavedLog | None
+        self,
+        context: RunContext,
+        plan: Plan,
+        progress: Progress,
+        count_flops: Callable[[], float],
+        precision: torch.dtype,
+        saved: SavedLog | None,
     ):
         self.context, self.plan, self.progress = context, plan, progress
-        self.flops_per_token, self._precision = flops_per_token, precision
+        self._count_flops, self._precision = count_flops, precision
         self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
         self._metrics.cut_back(progress.step)
         self.latest: dict[str, Any] = {}
@@ -87,6 +95,11 @@ class TrainingLog:
         """Whether there is a live line, which shows every step."""
         return self._live.terminal
 
+    @cached_property
+    def flops_per_token(self) -> float:
+        """The FLOPs of a token of the training, by the architecture; the first step need not wait for them."""
+        return self._count_flops()
+
     @property
     def peak_flops(self) -> float | None:
         """The peak FLOP/s of the device; measuring it takes a tenth of a second, which the first step need not wait for."""
@@ -135,9 +148,9 @@ class TrainingLog:
         if not self.terminal:
             self.show(line.loss, line.lr, rate, line.observed)
 
-    def scores(self, step: int, metrics: dict[str, float]) -> None:
-        """Append the scores of an evaluation, and show them."""
-        self._metrics.append({"step": step, "evaluation": metrics})
+    def scores(self, step: int, metrics: dict[str, float], confusion: Mapping[str, Mapping[str, int]] | None) -> None:
+        """Append the scores of an evaluation, if known with the predictions of each class, and show the scores."""
+        self._metrics.append({"step": step, "evaluation": metrics} | ({"confusion": confusion} if confusion else {}))
         self._show_scores(step, f"step {step}", metrics)
 
     def scores_before(self, metrics: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.training_data import TrainingData
+from tfkit.engine.assembly.validation import SetScores
 from tfkit.engine.training_run.checkpointing import Checkpointer
 from tfkit.engine.training_run.run_context import RunContext
 from tfkit.engine.training_run.training_log import TrainingLog
@@ -18,7 +19,7 @@ class Validator:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
-        self.model, self.work = components.stepper.model, checkpointer.work
+        self.model = components.stepper.model
         self.prompts = context.recipe.generation.prompts
 
     def evaluate(self, progress: Progress) -> None:
@@ -37,7 +38,7 @@ class Validator:
             self.log.scores_before(
                 self._score(
                     f"in the evaluation before the first step: no step was taken yet, and {argument('resume', True)} starts with it"
-                )
+                ).metrics
             )
 
     def evaluated(self, step: int) -> bool:
@@ -54,17 +55,17 @@ class Validator:
         values = [self.checkpointer.best.score(metrics) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
-    def _score(self, moment: str) -> dict[str, float]:
-        metrics = self.work.scores()
-        if metrics is None:
+    def _score(self, moment: str) -> SetScores:
+        scores = self.checkpointer.work.scores()
+        if scores is None:
             raise Stopped(f"stopped {moment}")
-        return metrics
+        return scores
 
-    def _record_scores(self, step: int, metrics: dict[str, float]) -> None:
+    def _record_scores(self, step: int, scores: SetScores) -> None:
         """Record the scores, in the log last: a run that is killed before then evaluates again, and all of this is repeated."""
-        self.log.evaluations[step] = metrics
+        metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
-        self.log.scores(step, metrics)
+        self.log.scores(step, metrics, scores.confusion)
         metric, listener = self.checkpointer.best.metric, self.context.listener
         if metric not in metrics:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
@@ -73,7 +74,7 @@ class Validator:
             listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
 
     def _write_samples(self, step: int) -> None:
-        completions = self.work.completions()
+        completions = self.checkpointer.work.completions()
         if completions is None:
             raise Stopped("stopped while the model was writing")
         _, rendered = self.data.objective.prompts(self.prompts)

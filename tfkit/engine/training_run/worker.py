@@ -115,7 +115,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     work = CommonWork(group)
     with work.sharing_errors():
         require_code_of_first(recipe, message["code"], group.ranks.rank)
-        data = prepare_data(recipe, device, listener, stop, meter, CodePermission(frozenset(message["code"])), group)
+        data = prepare_data(recipe, device, listener, stop, meter, CodePermission(frozenset(message["code"]), noted=False), group)
         inputs = [*inputs_on_rank(recipe, data, checkpoint)]
     require_same_inputs(inputs, work.exchange)
     make_deterministic(device)

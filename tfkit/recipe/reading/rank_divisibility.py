@@ -11,8 +11,6 @@ from tfkit.recipe.schema.sections import Recipe
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
     """Return a problem for each field that cannot be divided among this many ranks, with the nearest sizes that can."""
-    if ranks == 1:  # the default: a recipe that is checked without a number of ranks may be meant for many
-        return []
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 

@@ -149,7 +149,11 @@ def _read(
     add_later_fields(tree)
     problems += apply_overrides(tree, overrides)
     recipe, more = check_tree(tree)
-    problems += [*more, *(missing_files(tree) if with_files else []), *(dealing_problems(recipe, tree, ranks) if recipe else [])]
+    problems += [
+        *more,
+        *(missing_files(tree) if with_files else []),
+        *(dealing_problems(recipe, tree, ranks) if recipe and ranks > 1 else []),
+    ]
     if problems or recipe is None:
         raise RecipeError(problems)
     return recipe, tree
@@ -217,14 +221,14 @@ def _read_pipe(path: Path) -> bytes:
     return content
 
 
-def check_tree(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None: a field is invalid), and all problems."""
+def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
+    """Return the recipe of a tree (None: a field is invalid), and all problems, also across fields."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
     if isinstance(model := data.get("model"), dict):
         problems += model_problems(model, _planned_vocab_size(data), tree)
-    if recipe is not None and not problems:
+    if across and recipe is not None and not problems:
         problems = cross_problems(recipe, tree)
     return recipe, problems
 

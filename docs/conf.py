@@ -1,0 +1,106 @@
+"""The site, by Sphinx: `make site` builds it from README.md, the other Markdown files and the pages of docs/reference_pages.py.
+
+The source folder is the repository, so that every relative link is the same in a clone, on a forge and in the site.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+
+def first_readme(name: str) -> tuple[bool, str]:
+    """Return the key of an order in which README precedes the numbered pages of its folder."""
+    return name != "README", name
+
+
+# The parts of the navigation, and the pages of each; self is the start page.
+NAVIGATION = {
+    "Start": ["What tfkit is <self>", "docs/tasks", "docs/terms"],
+    "Tutorial": [f"docs/tutorial/{name}" for name in sorted({path.stem for path in DOCS.glob("tutorial/*.md")}, key=first_readme)],
+    "How to": [
+        *("docs/own-text", "docs/own-labels", "docs/recipes", "docs/data", "docs/evaluation", "docs/use-a-model", "docs/carbon"),
+        *("docs/cluster", "docs/distillation", "docs/grpo", "docs/ppo", "docs/instructgpt"),
+    ],
+    "Reference": [
+        "docs/cli",
+        "docs/reference/commands",
+        "docs/reference/recipe",
+        "docs/reference/columns",
+        "docs/reference/presets",
+        "docs/library",
+        "docs/reference/library",
+        "AGENTS",
+    ],
+    "Results": ["recipes/README", "docs/transfer", "docs/transfer-packages", "docs/decisions", "docs/performance", "docs/speedrun"],
+    "Reliability": ["docs/reliability", "docs/faults"],
+    "Contributing": ["CONTRIBUTING", "docs/architecture", "benchmarks/README", "CHANGELOG"],
+}
+
+project = "tfkit"
+html_title = "tfkit"
+language = "en"
+extensions = ["myst_parser"]
+root_doc = "README"
+include_patterns = ["[A-Z]*.md", "docs/**.md", "recipes/*.md", "benchmarks/*.md"]
+exclude_patterns = [".*", "tests", "tfkit", "runs", "build", "docs/log.md"]  # docs/log.md is a diary, linked as a file
+myst_heading_anchors = 4
+smartquotes = False  # `--data` in a description is no dash
+
+html_theme = "furo"
+html_copy_source = False  # the Markdown files are beside their pages instead
+html_use_index = False
+html_show_sphinx = False
+html_show_copyright = False
+html_extra_path = ["llms.txt"]
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+
+# What axe finds in the pages of furo 2025.12 and Sphinx 9.0, and what it should be.
+ACCESSIBLE = {
+    "<pre>": '<pre tabindex="0">',  # a block of code that scrolls is reached by the keyboard
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Navigation">',
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',  # so is a wide table
+    '<div id="search-results">': '<h1 class="visually-hidden">Search</h1><div id="search-results">',
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+}
+
+
+def setup(app: Any) -> None:
+    """Connect what this site does beyond Sphinx."""
+    app.add_config_value("navigation", NAVIGATION, "env")  # with another one all pages are read again
+    app.connect("source-read", prepare)
+    app.connect("build-finished", finish)
+
+
+def prepare(app: Any, docname: str, source: list[str]) -> None:
+    """Link docs/log.md as a file and other pages by their titles, and append the navigation to the start page, the README."""
+    source[0] = re.sub(r"\]\(((?:\.\./)*(?:docs/)?log\.md)", r"](path:\1", source[0])
+    source[0] = re.sub(r"\[[\w/-]+\.md\]\((?!path:)([^)]+)\)", r"[](\1)", source[0])  # [cli.md](cli.md#stages) is shown as Stages
+    if docname == "CHANGELOG":  # which has every word, and would be the first result of most searches
+        source[0] = f"---\nno-search: true\n---\n{source[0]}"
+    if docname == root_doc:
+        for caption, pages in NAVIGATION.items():
+            if pages:
+                entries = "\n".join(pages)
+                source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
+
+
+def finish(app: Any, exception: Exception | None) -> None:
+    """Put each Markdown file beside its page, make the start page index.html, and make the pages accessible."""
+    if exception:
+        return
+    out = Path(app.outdir)
+    for docname in app.env.found_docs:
+        shutil.copy(app.env.doc2path(docname), out / f"{docname}.md")
+    for path in out.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if 'aria-label="Navigation"' not in text:  # an unchanged page of an earlier build has been mended
+            for old, new in ACCESSIBLE.items():
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
+    shutil.copy(out / "README.html", out / "index.html")

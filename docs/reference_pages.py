@@ -1,0 +1,340 @@
+"""The reference of the site, from the code: commands from the Typer app, keys of a recipe from its JSON Schema, calls from docstrings.
+
+python docs/reference_pages.py FOLDER       # `make site` writes docs/reference, which git ignores
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import tfkit
+from tfkit.cli import COMMANDS, app
+from tfkit.cli.examples import EXAMPLES
+from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
+from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+CLASSES = {
+    "tfkit.engine.results": ("TrainingResult", "EvaluationResult", "SweepResult", "Completion"),
+    "tfkit.engine.training_run.estimate": ("Estimate",),
+    "tfkit.engine.inference.loaded_model": ("LoadedModel",),
+    "tfkit.engine.inference.attended_text": ("AttendedText", "NextTokens"),
+    "tfkit.engine.tools.averaging": ("Averaged",),
+    "tfkit.engine.listener": ("Listener",),
+}
+MANY = 12  # values of a field that are not all listed
+ANY = 10**6  # a limit that only refuses nonsense
+
+
+def main() -> None:
+    """Write the pages into the folder that is named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    write_reference(parser.parse_args().folder)
+
+
+def write_reference(folder: Path) -> None:
+    """Write all pages, and nothing that a page before had and none has now."""
+    pages = {**command_pages(), **recipe_pages(), "columns.md": columns_page(), "presets.md": presets_page(), "library.md": library_page()}
+    for stale in set(folder.rglob("*.md")) - {folder / name for name in pages}:
+        stale.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # an unchanged page is not built again
+            path.write_text(text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ commands
+
+
+def command_pages() -> dict[str, str]:
+    """Return the page of each command, and the table of all."""
+    group: Any = typer.main.get_command(app)
+    pages = {f"commands/{name}.md": _command_page(name, group.get_command(None, name)) for name in COMMANDS}
+    rows = [[f"[`tfkit {name}`](commands/{name}.md)", plain(text)] for name, text in COMMANDS.items()]
+    contract = "What scripts may rely on, such as exit codes and results, is in [The command line](../cli.md)."
+    return {"commands.md": page("Commands", contract, table(["command", "description"], rows), contents("commands", COMMANDS)), **pages}
+
+
+def _command_page(name: str, command: Any) -> str:
+    context = command.make_context(f"tfkit {name}", [], resilient_parsing=True)
+    records: dict[str, list[list[str]]] = {"argument": [], "option": []}
+    for parameter in command.get_params(context):
+        if record := parameter.get_help_record(context):  # None: a hidden one
+            records[parameter.param_type_name].append([f"`{record[0]}`", plain(record[1])])
+    parts = [paragraphs(command.help), code(command.get_usage(context).removeprefix("Usage: "))]
+    for kind, rows in records.items():
+        if rows:
+            parts += [f"## {kind.capitalize()}s", table([kind, "meaning"], rows)]
+    return page(f"tfkit {name}", *parts, "## Examples", code("\n".join(EXAMPLES[name])))
+
+
+# --------------------------------------------------------------------------------------------------------------------- keys of a recipe
+
+
+def recipe_pages() -> dict[str, str]:
+    """Return a page for each section of a recipe, with the sections within it, and the list of all."""
+    schema = json_schema()
+    keys = RecipeKeys(schema["$defs"])
+    sections = schema["$defs"]["Recipe"]["properties"]
+    pages = {f"recipe/{name}.md": page(f"Keys of {name}", *keys.section(name, section)) for name, section in sections.items()}
+    rows = [[f"[`{name}`](recipe/{name}.md)", plain(keys.summary(section))] for name, section in sections.items()]
+    intro = (
+        "A recipe has these sections, and states only what differs from the defaults. "
+        "`tfkit check RECIPE` lists all errors of a recipe, and `tfkit check --schema` prints these pages as a JSON Schema."
+    )
+    return {"recipe.md": page("Keys of a recipe", intro, table(["section", "meaning"], rows), contents("recipe", sections)), **pages}
+
+
+class RecipeKeys:
+    """The sections of a recipe as tables of their fields. A section that is used in several places is described in the first."""
+
+    def __init__(self, definitions: dict[str, Any]) -> None:
+        self.definitions = definitions
+        self.described: set[str] = set()
+
+    def section(self, path: str, schema: dict[str, Any]) -> Iterator[str]:
+        """Yield the parts of the page of a section: each of its kinds, and then the sections that their fields hold."""
+        waiting = [(path, name) for name in references(schema)]
+        if "items" in schema:
+            yield "A list, whose items have these keys."
+        if not waiting[1:]:  # one kind: its description begins the page
+            yield from self._fields(*waiting.pop(), waiting)
+        else:
+            yield plain(self.summary(schema))
+        while waiting:
+            where, name = waiting.pop(0)
+            if name not in self.described:
+                yield f"(key-{name})=\n## {self._title(where, name)}"
+                yield from self._fields(where, name, waiting)
+
+    def summary(self, schema: dict[str, Any]) -> str:
+        """Return what a section is for; of several kinds, their names."""
+        names = references(schema)
+        if len(names) == 1:
+            return str(schema.get("description") or self.definitions[names[0]]["description"]).partition("\n")[0]
+        return "One of " + ", ".join(f"`{kind_of(self.definitions[name])}`" for name in names) + "."
+
+    def _title(self, where: str, name: str) -> str:
+        kind = kind_of(self.definitions[name])
+        return f"`{where}`" + (f", kind `{kind}`" if kind else "")
+
+    def _fields(self, where: str, name: str, waiting: list[tuple[str, str]]) -> Iterator[str]:
+        """Yield the description and the fields of a section, and append the sections that are their values to those to describe."""
+        self.described.add(name)
+        section = self.definitions[name]
+        yield paragraphs(section.get("description", ""))
+        rows = []
+        for key, field in section.get("properties", {}).items():
+            rows.append([f"`{key}`", self._type(field) + self._default(key, field, section), plain(field.get("description", ""))])
+            waiting += [(f"{where}.{key}", inner) for inner in references(field)]
+        yield table(["key", "value", "meaning"], rows)
+
+    def _default(self, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+        if key in section.get("required", ()):
+            return "; required"
+        if "default" not in field or isinstance(field["default"], dict):  # a section has the defaults of its own fields
+            return ""
+        return f"; default `{json.dumps(field['default'])}`"
+
+    def _type(self, field: dict[str, Any]) -> str:
+        """Return the values that a field may have, in words."""
+        if reference := field.get("$ref"):
+            name = reference.rpartition("/")[2]
+            return f"[{kind_of(self.definitions[name]) or words(name)}](#key-{name})"
+        for union in ("anyOf", "oneOf", "allOf"):
+            if union in field:
+                return " or ".join(dict.fromkeys(self._type(member) for member in field[union]))
+        if values := field.get("enum"):
+            return ", ".join(f"`{value}`" for value in values[:MANY]) + (" and others" if values[MANY:] else "")
+        if "const" in field:
+            return f"`{field['const']}`"
+        kind = field.get("type", "anything")
+        if kind == "array":
+            return "list of " + self._type(field["items"]) if "items" in field else "list"
+        if kind == "object":
+            return "mapping"
+        bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+        limits = [f"{sign} {field[name]}" for name, sign in bounds.items() if name in field and abs(field[name]) < ANY]
+        return plain(" ".join([kind, " and ".join(limits)]).strip())
+
+
+def references(schema: Any) -> list[str]:
+    """Return the names of the definitions to which a schema refers, itself or in its items and unions, in their order."""
+    if isinstance(schema, list):
+        return [name for one in schema for name in references(one)]
+    if not isinstance(schema, dict):
+        return []
+    if "$ref" in schema:
+        return [schema["$ref"].rpartition("/")[2]]
+    return [name for key, value in schema.items() if key not in ("default", "discriminator") for name in references(value)]
+
+
+def words(name: str) -> str:
+    """Return the name of a definition as a reader may know it: LoraSection is lora."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub("^Model|Section$|Config$", "", name)).lower()
+
+
+def kind_of(definition: dict[str, Any]) -> str | None:
+    """Return the value of `kind` that chooses a member of a union; None if there is no such key, or several values."""
+    kind: str | None = definition.get("properties", {}).get("kind", {}).get("const")
+    return kind
+
+
+def columns_page() -> str:
+    """Return the parts of a row that each objective reads, with the names of columns by which they are recognised."""
+    rows = []
+    for kind, section in SECTIONS.items():
+        for role in dict.fromkeys(section.roles):
+            part = (
+                f"`{role.name}`"
+                + ("" if role.required else ", if there is one")
+                + (f"; of a row of the form {role.shape}" if role.shape else "")
+            )
+            names = [" ".join(f"`{name}`" for name in some) for some in ((*role.within, *role.columns), role.later)]
+            rows.append([f"`{kind}`", part, *names])
+    intro = (
+        "Of these names, the first that a row has is read. If it has none of them, the further names are tried, in any letter case. "
+        "`columns` in a source, or `--columns` on the command line, names another column ([Data](../data.md#columns))."
+    )
+    return page("Columns", intro, table(["objective", "part of a row", "names", "further names"], rows))
+
+
+def presets_page() -> str:
+    """Return the sizes of all presets, with the Hub's names for them."""
+    named: dict[str, list[str]] = {}
+    for release, name in RELEASES.items():
+        named.setdefault(name, []).append(release)
+    rows = []
+    for name, (family, sizes) in PRESETS.items():
+        heads = str(sizes["num_heads"]) + (f" ({sizes['num_kv_heads']} for keys and values)" if sizes.get("num_kv_heads") else "")
+        layers = [f"{sizes[stack]:,}" if sizes.get(stack) else "" for stack in ("encoder_layers", "decoder_layers")]
+        counts = [f"{sizes[key]:,}" if sizes.get(key) else "" for key in ("dim", "context_length", "vocab_size")]
+        releases = " ".join(f"`{release}`" for release in named.get(name, ()))
+        rows.append([f"`{name}`", family.name, *layers, counts[0], heads, *counts[1:], releases])
+    head = ["preset", "family", "encoder layers", "decoder layers", "dim", "heads", "context", "vocabulary", "names on the Hub"]
+    intro = (
+        "`model: {preset: NAME}` takes the architecture and the published sizes of a model, and random weights. "
+        "Other keys of the section change it. The names on the Hub are accepted, too. `tfkit plan` counts the parameters. "
+        "A checkpoint is not a preset: `tfkit finetune --from hub:NAME` starts from its weights."
+    )
+    return page("Presets", intro, table(head, rows))
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- library
+
+
+def library_page() -> str:
+    """Return the functions of tfkit with their signatures and docstrings, and the results that they return."""
+    parts = ["The same functions with examples, in the order of their use: [tfkit as a library](../library.md)."]
+    for name in tfkit.__all__:
+        if name != "__version__":
+            parts += _call(f"tfkit.{name}", getattr(tfkit, name), "##")
+    for module, names in CLASSES.items():
+        for name in names:
+            parts += _class(getattr(importlib.import_module(module), name))
+    return page("The functions of tfkit", *parts)
+
+
+def _class(kind: Any) -> list[str]:
+    """Return a class with the attributes, properties and methods of it and of tfkit's classes that it extends."""
+    parts: list[str] = [f"## {kind.__name__}", docstring(kind)]
+    rows: dict[str, list[str]] = {}
+    names: dict[str, Any] = {}
+    for origin in [one for one in kind.__mro__ if one.__module__.startswith("tfkit.")]:
+        for field, annotation, comment in attributes(origin):
+            rows.setdefault(field, [f"`{field}`", f"`{annotation}`", plain(comment)])
+        for name, value in vars(origin).items():
+            if not name.startswith("_"):
+                names.setdefault(name, value)
+    for name, value in names.items():
+        if isinstance(value, property):
+            rows[name] = [f"`{name}`", f"`{returned(value.fget)}`", docstring(value)]
+    parts += [table(["attribute", "type", "meaning"], [*rows.values()])] if rows else []
+    for name, value in names.items():
+        if inspect.isfunction(value):
+            parts += _call(f"{kind.__name__}.{name}", value, "###")
+    return parts
+
+
+def _call(name: str, function: Any, level: str) -> list[str]:
+    signature = inspect.signature(function)
+    arguments = []
+    for one in signature.parameters.values():
+        if one.kind is one.KEYWORD_ONLY and "*" not in arguments:
+            arguments.append("*")
+        if one.name != "self":
+            arguments.append(short(str(one)))
+    lines = ",\n".join(f"    {one}" for one in arguments)
+    return [f"{level} {name}", code(f"{name}(\n{lines},\n) -> {returned(function)}", "python"), docstring(function)]
+
+
+def returned(function: Any) -> str:
+    """Return the annotation of what a function returns."""
+    annotation = inspect.signature(function).return_annotation
+    return short(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
+
+
+def short(annotation: str) -> str:
+    """Return an annotation without quotation marks and without the modules of its types."""
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", re.sub(r"(?<=[:>] )'([^']*)'", r"\1", annotation))
+
+
+def attributes(kind: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield the attributes that the body of a class declares, with their types and the comments at the ends of their lines."""
+    for line in inspect.getsource(kind).splitlines():
+        if found := re.match(r"    ([a-z]\w*): ([^=#]+?)(?: = .*?)?(?:  # (.*))?$", line):
+            yield found[1], found[2].replace('"', ""), found[3] or ""
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ Markdown
+
+
+def page(title: str, *parts: str) -> str:
+    """Return a page of parts, which are separated by blank lines."""
+    return "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
+
+
+def contents(folder: str, names: Any) -> str:
+    """Return the entries of the navigation below a page."""
+    return "\n".join(["```{toctree}", ":hidden:", "", *(f"{folder}/{name}" for name in names), "```"])
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table; a cell has no line break, and `|` only as an escape."""
+    lines = [head, ["---"] * len(head), *([re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(text: str, language: str = "text") -> str:
+    """Return a block of code."""
+    return f"```{language}\n{text}\n```"
+
+
+def docstring(documented: Any) -> str:
+    """Return the docstring of something as Markdown."""
+    return paragraphs(inspect.getdoc(documented) or "")
+
+
+def paragraphs(text: str) -> str:
+    """Return a docstring as paragraphs."""
+    return "\n\n".join(plain(part) for part in text.split("\n\n"))
+
+
+def plain(text: str) -> str:
+    """Return prose whose only markup is code in backticks, as Markdown; its line breaks are spaces."""
+    parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]#$~])", r"\\\1", part) for part in parts)
+
+
+if __name__ == "__main__":
+    main()

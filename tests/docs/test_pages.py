@@ -1,0 +1,214 @@
+"""The Markdown files of the repository: links and anchors lead somewhere, and commands are ones that tfkit accepts."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import typer
+
+from tfkit.cli import COMMANDS, app
+from tfkit.recipe.bundled import find_bundled
+from tfkit.recipe.json_schema import json_schema
+
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "docs" / "reference"  # written by `make site`
+PAGES = [
+    path
+    for folder, pattern in (("", "*.md"), ("docs", "**/*.md"), ("recipes", "*.md"), ("benchmarks", "*.md"))
+    for path in sorted((ROOT / folder).glob(pattern))
+    if GENERATED not in path.parents and path.name != "gpu-report.md"
+]
+NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+FENCE = re.compile(r"^( *)(```+|~~~+)(.*?)\n(.*?)^\1\2\s*$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
+
+
+def prose_and_code(text: str) -> tuple[str, list[str]]:
+    """Return a page without its blocks of code, and the lines of those blocks that are commands of a shell or their output."""
+    code = [found[4] for found in FENCE.finditer(text) if found[3].strip() in ("", "sh", "bash", "console", "shell")]
+    text = FENCE.sub("\n", text)
+    indented = re.findall(r"^ {4,}(.*)$", text, re.MULTILINE)
+    lines = [line for block in [*code, *indented] for line in block.replace("\\\n", " ").splitlines()]
+    return re.sub(r"(?m)^ {4}.*$", "", text), lines
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    found: set[str] = set()
+    text = FENCE.sub("\n", path.read_text(encoding="utf-8"))
+    for heading in re.findall(r"^#{1,6} +(.*?)(?: +#+)?$", text, re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", words.strip().lower()).replace(" ", "-")
+        number = next(n for n in range(1000) if (f"{slug}-{n}" if n else slug) not in found)
+        found.add(f"{slug}-{number}" if number else slug)
+    return found | set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+
+
+def links(text: str) -> Iterator[str]:
+    """Yield the targets of links and images, inline or by reference, outside code."""
+    prose = INLINE.sub("", prose_and_code(text)[0])
+    yield from re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", prose)
+    yield from re.findall(r"^\[[^\]]+\]: +(\S+)$", prose, re.MULTILINE)
+    yield from re.findall(r'<(?:img|a|source)\b[^>]*?\b(?:src|href)="([^"]+)"', prose)
+
+
+def broken_links(page: Path, text: str, folder: Path) -> list[str]:
+    """Return the relative links that lead to no file of the repository, or to no heading of a page."""
+    broken = []
+    for link in links(text):
+        if re.match(r"[a-z][a-z0-9+.-]*:", link):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = (folder / name).resolve() if name else page
+        if not target.exists() or not target.is_relative_to(ROOT) or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_and_anchor_leads_somewhere(name: str) -> None:
+    path = ROOT / name
+    assert broken_links(path, path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_the_pages_for_programs_link_from_the_root_of_the_site() -> None:
+    path = ROOT / "docs" / "llms.txt"
+    text = path.read_text(encoding="utf-8")
+    assert len([*links(text)]) > 15
+    generated = [link for link in links(text) if (ROOT / link).is_relative_to(GENERATED)]  # which test_site.py finds in the site
+    assert [link for link in broken_links(path, text, ROOT) if link not in generated] == []
+    assert text.startswith("# tfkit\n\n> ")
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    navigation = runpy.run_path(str(ROOT / "docs" / "conf.py"))["NAVIGATION"]
+    listed = [f"{page}.md" for pages in navigation.values() for page in pages if not page.startswith("docs/reference/")]
+    assert sorted(page.replace("What tfkit is <self>", "README") for page in listed) == sorted(set(NAMES) - {"docs/log.md"})
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "cli.md"
+    text = "[a](no.md) [b](cli.md#no-such) [c](#exit-codes) ![d](no.svg) `[e](code.md)`\n\n    [f](code.md)\n\n"
+    text += "[g](https://x.org) [h]\n\n[h]: gone.md\n"
+    assert broken_links(page, text, page.parent) == ["no.md", "cli.md#no-such", "no.svg", "gone.md"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/log.md"])
+def test_every_column_of_a_table_has_a_name(name: str) -> None:
+    """Which a screen reader says with each cell."""
+    text, _ = prose_and_code((ROOT / name).read_text(encoding="utf-8"))
+    heads = re.findall(r"^(\|.*\|) *\n\|[ :|-]+\|$", text, re.MULTILINE)
+    assert [head for head in heads if re.search(r"\| *\|", head)] == []
+
+
+def commands(lines: list[str]) -> Iterator[list[str]]:
+    """Yield the words of each tfkit command in lines of code, without what is before it, a redirection, and what follows in a pipe."""
+    for line in lines:
+        if not re.match(r"\s*(?:\$ )?(?:(?:srun|torchrun) .*|.*[|;&] *)?tfkit [a-z]", line):
+            continue
+        try:
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="|><;&")
+            lexer.whitespace_split, lexer.commenters = True, "#"
+            words = [*lexer]
+        except ValueError:
+            continue  # output that looks like a command
+        if "tfkit" in words:
+            words = words[words.index("tfkit") + 1 :]
+            end = next((n for n, word in enumerate(words) if set(word) <= set("|><;&")), len(words))
+            yield words[:end]
+
+
+def refusal(words: list[str]) -> str | None:
+    """Return why tfkit refuses a command line, and None if it accepts it."""
+    name, *rest = words
+    group: Any = typer.main.get_command(app)
+    command = group.get_command(None, name)
+    if command is None:
+        return f"no command {name}"
+    try:
+        command.make_context(name, [word for word in rest if word != "..."])
+    except Exception as error:  # the classes are those of the command line's own parser
+        return str(getattr(error, "message", error)) or type(error).__name__
+    recipe = rest[0] if rest and name in ("pretrain", "finetune", "sweep", "plan", "inspect", "check", "launch", "recipes") else ""
+    if re.fullmatch(r"[a-z0-9.]+(-[a-z0-9.]+)+", recipe) and not recipe.endswith((".yaml", ".yml")) and find_bundled(recipe) is None:
+        return f"no recipe {recipe}"
+    keys = [word.partition("=")[0] for word in rest if re.match(r"[a-z_]+(\.\w+)*=", word)]
+    unknown = [key for key in keys if not (is_key(key.split(".")) or is_key(key.split(".")[1:]))]  # a stage's begins with its name
+    return f"no key {unknown[0]}" if unknown else None
+
+
+SCHEMA = json_schema()["$defs"]
+
+
+def is_key(path: list[str]) -> bool:
+    """Return whether the path leads to a key of a recipe."""
+    places = [SCHEMA["Recipe"]]
+    for name in path:
+        places = [inner for place in places for inner in below(place, name)]
+    return bool(path and places)
+
+
+def below(place: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of what a place has under a name: a key, or an item of a list under its number."""
+    if "$ref" in place:
+        yield from below(SCHEMA[place["$ref"].rpartition("/")[2]], name)
+    for union in ("anyOf", "oneOf"):
+        for member in place.get(union, ()):
+            yield from below(member, name)
+    if name in place.get("properties", {}):
+        yield place["properties"][name]
+    if name.isdecimal() and "items" in place:
+        yield place["items"]
+    if isinstance(place.get("additionalProperties"), dict):
+        yield place["additionalProperties"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_in_a_block_of_code_is_accepted(name: str) -> None:
+    _, lines = prose_and_code((ROOT / name).read_text(encoding="utf-8"))
+    refused = {" ".join(words): refusal(words) for words in commands(lines)}
+    assert {line: why for line, why in refused.items() if why} == {}
+
+
+def test_the_pages_have_commands() -> None:
+    found = [words for path in PAGES for words in commands(prose_and_code(path.read_text(encoding="utf-8"))[1])]
+    assert len(found) > 90
+    assert {words[0] for words in found} >= COMMANDS.keys() - {"env"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_that_a_sentence_names_with_its_command_exists(name: str) -> None:
+    text, _ = prose_and_code((ROOT / name).read_text(encoding="utf-8"))
+    group: Any = typer.main.get_command(app)
+    unknown = []
+    for _, span in INLINE.findall(text):
+        if (found := re.match(r"tfkit ([a-z]+)\b", span)) and found[1] in COMMANDS:
+            command = group.get_command(None, found[1])
+            context = command.make_context(found[1], [], resilient_parsing=True)
+            known = {option for parameter in command.get_params(context) for option in (*parameter.opts, *parameter.secondary_opts)}
+            unknown += [f"{found[1]} {option}" for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span) if option not in known]
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("    tfkit pretrian demo", "no command"),
+        ("    tfkit pretrain demo --no-such 3", "o such option"),
+        ("    tfkit pretrain no-such-recipe", "no recipe"),
+        ("    tfkit pretrain demo training.stepz=3", "no key training.stepz"),
+        ("    tfkit finetune chain.yaml tune.training.adapter.rang=3", "no key tune.training.adapter.rang"),
+        ("    tfkit average runs/demo --last two --out mean", "valid integer"),
+        ("    cat rows | tfkit predict --from CKPT --dat - | head -1", "o such option"),
+    ],
+)
+def test_a_command_that_tfkit_refuses_is_found(line: str, why: str) -> None:
+    (words,) = commands(prose_and_code(f"Text:\n\n{line}\n")[1])
+    assert why in (refusal(words) or "")

@@ -1,0 +1,173 @@
+"""The site: its reference has every command, option and key, its pages need no network, and a broken link ends its build."""
+
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import tfkit
+from tfkit.cli import COMMANDS, app
+from tfkit.cli.examples import EXAMPLES
+from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
+from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the pages of the reference."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "commands").mkdir()
+    (folder / "commands" / "forgotten.md").write_text("# a command that is no more\n")
+    program = ROOT / "docs" / "reference_pages.py"
+    subprocess.run([sys.executable, program, folder], check=True)
+    return folder
+
+
+def cells(text: str) -> set[str]:
+    """Return the first cells of the rows of all tables of a page."""
+    return set(re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE))
+
+
+def test_every_command_has_a_page_with_its_options_and_examples(reference: Path) -> None:
+    group: Any = typer.main.get_command(app)
+    assert {path.stem for path in (reference / "commands").iterdir()} == COMMANDS.keys()
+    for name in COMMANDS:
+        text = (reference / "commands" / f"{name}.md").read_text(encoding="utf-8")
+        command = group.get_command(None, name)
+        context = command.make_context(name, [], resilient_parsing=True)
+        options = {option for one in command.get_params(context) if one.param_type_name == "option" for option in one.opts}
+        assert options <= {word for cell in cells(text) for word in re.split(r"[ ,\\|]+", cell)}, name
+        assert all(line in text for line in EXAMPLES[name])
+        assert f"commands/{name}.md" in (reference / "commands.md").read_text(encoding="utf-8")
+
+
+def keys_of(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each definition with each of its keys, except those of the recipe itself."""
+    for name, definition in schema["$defs"].items():
+        if name not in ("Recipe", "Stage"):
+            yield from ((name, key) for key in definition.get("properties", {}))
+
+
+def unescaped(text: str) -> str:
+    """Return a text without the backslashes of Markdown."""
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def test_every_key_of_a_recipe_has_a_row_with_its_description_and_default(reference: Path) -> None:
+    schema = json_schema()
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (reference / "recipe").iterdir()}
+    assert pages.keys() == schema["$defs"]["Recipe"]["properties"].keys()
+    rows: dict[str, list[str]] = {}
+    for text in pages.values():
+        for row in text.splitlines():
+            if found := re.match(r"\| `(\w+)` \|", row):
+                rows.setdefault(found[1], []).append(re.sub(r"\\(.)", r"\1", row))
+    count = 0
+    for name, key in keys_of(schema):
+        field = schema["$defs"][name]["properties"][key]
+        said = " ".join(field.get("description", "").split())
+        default = json.dumps(field["default"]) if "default" in field and not isinstance(field["default"], dict) else ""
+        assert any(unescaped(said) in row and unescaped(default) in row for row in rows[key]), (name, key)
+        count += 1
+    assert count == sum(map(len, rows.values())) > 250
+
+
+def test_every_name_by_which_a_column_is_recognised_is_in_the_page_of_columns(reference: Path) -> None:
+    text = (reference / "columns.md").read_text(encoding="utf-8")
+    for kind, section in SECTIONS.items():
+        rows = [row for row in text.splitlines() if row.startswith(f"| `{kind}` |")]
+        for role in section.roles:
+            assert any(f"| `{role.name}`" in row and all(f"`{name}`" in row for name in (*role.columns, *role.later)) for row in rows)
+
+
+def test_every_preset_and_name_on_the_hub_is_in_the_page_of_presets(reference: Path) -> None:
+    text = (reference / "presets.md").read_text(encoding="utf-8")
+    assert cells(text) == PRESETS.keys()
+    for release, name in RELEASES.items():
+        assert re.search(rf"^\| `{re.escape(name)}` \|.*`{re.escape(release)}`", text, re.MULTILINE), release
+
+
+def test_the_library_page_has_every_function_with_its_arguments(reference: Path) -> None:
+    text = (reference / "library.md").read_text(encoding="utf-8")
+    for name in set(tfkit.__all__) - {"__version__"}:
+        assert f"## tfkit.{name}\n" in text
+        for argument in inspect.signature(getattr(tfkit, name)).parameters:
+            assert re.search(rf"^    \**{argument}: .*,$", text, re.MULTILINE), (name, argument)
+    assert "| `improvement` | `float \\| None` | of the best checkpoint on `before`" in text
+    assert "### LoadedModel.embed" in text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site in a copy of the repository's pages."""
+    if not importlib.util.find_spec("furo") or not importlib.util.find_spec("myst_parser"):
+        pytest.skip("needs the extra docs")
+    copy = tmp_path_factory.mktemp("site") / "copy"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__", "dist", "build", "tests")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    subprocess.run([sys.executable, copy / "docs" / "reference_pages.py", copy / "docs" / "reference"], check=True, cwd=ROOT)
+    done = build(copy)
+    assert done.returncode == 0, done.stderr
+    return copy
+
+
+def build(copy: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", "build/doctrees", "-c", "docs", ".", "build/site"]
+    return subprocess.run(command, cwd=copy, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.thorough
+def test_the_pages_read_nothing_from_elsewhere_and_can_be_reached_by_keyboard(site: Path) -> None:
+    pages = sorted((site / "build" / "site").rglob("*.html"))
+    assert len(pages) > 50
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//', text), path
+        assert not re.findall(r'<link rel="(?:stylesheet|preload|icon)"[^>]*href="(?:https?:)?//', text), path
+        assert "<pre>" not in text
+        assert '<aside class="sidebar-drawer" aria-label="Navigation">' in text
+        assert 'role="heading">' not in text
+        assert not re.findall(r"<a [^>]*>(?:<[^>]*>)*(?!(?:docs/)?log)[\w/-]+\.md<", text), path  # pages are called by their titles
+    for style in (site / "build" / "site").rglob("*.css"):
+        assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import", style.read_text(encoding="utf-8")), style
+
+
+@pytest.mark.thorough
+def test_each_page_is_also_markdown_and_the_links_of_llms_txt_are_there(site: Path) -> None:
+    out = site / "build" / "site"
+    assert (out / "index.html").read_bytes() == (out / "README.html").read_bytes()
+    for link in re.findall(r"\]\(([^)]+)\)", (out / "llms.txt").read_text(encoding="utf-8")):
+        assert (out / link).is_file()
+        assert (out / link).with_suffix(".html").is_file()
+    assert "log" not in {path.stem for path in out.rglob("*.html")}
+
+
+@pytest.mark.thorough
+def test_the_search_knows_a_key_and_an_option(site: Path) -> None:
+    index = (site / "build" / "site" / "searchindex.js").read_text(encoding="utf-8")
+    assert all(word in index for word in ("max_skipped_step", "budget_g", "predict"))
+
+
+@pytest.mark.thorough
+def test_a_broken_link_ends_the_build(site: Path) -> None:
+    page = site / "AGENTS.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(f"{text}\n[x](docs/none.md)\n\n[x](docs/cli.md#no-such-heading)\n\n![x](docs/none.svg)\n", encoding="utf-8")
+    done = build(site)
+    page.write_text(text, encoding="utf-8")
+    assert done.returncode != 0
+    for wrong in ("docs/none.md", "no-such-heading", "docs/none.svg"):
+        assert re.search(rf"AGENTS\.md:\d+: WARNING: .*{wrong}", done.stderr), done.stderr

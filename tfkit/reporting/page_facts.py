@@ -1,0 +1,185 @@
+"""The facts that a person asks of runs first: what was trained on what, how good it is, and what it is to be compared with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.reporting.amount_texts import score
+from tfkit.reporting.page_tables import Table, value_text
+from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
+from tfkit.reporting.run_set import Entry, RunSet
+from tfkit.reporting.visible_text import shareable
+from tfkit.run.card_facts import last_name
+from tfkit.units import format_count, format_epochs, format_number_of, shown_metrics
+
+_MOST_BARS = 20  # runs in the picture of their scores
+_BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # colours
+_TRAINED = [
+    *("model", "layers", "started from", "trained on", "held out", "objective"),
+    *("optimizer", "learning rate", "schedule", "batch", "length", "computed on"),
+]
+
+
+class _Score(NamedTuple):
+    """A score beside others, with the name and kind of what has it, and the number of its colour."""
+
+    value: float
+    name: str
+    kind: str
+    colour: int
+
+
+def answer(runs: RunSet) -> tuple[str, list[str]]:
+    """Return the best score, and what it is to be compared with, or why there is none; empty if the runs have no score in common."""
+    several = len(runs.entries) > 1
+    entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
+    if entry is None:
+        return "", []
+    run, best = entry.run, entry.run.best_score
+    words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
+    if best is None:
+        return score(run.listed) or run.status, words
+    metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
+    references = _references(run, metric)
+    if known := [one for one in references if one.kind == "baseline"]:
+        other = max(known, key=lambda one: sign * one.value)
+        words.append(f"{'beats' if sign * value > sign * other.value else 'does not beat'} {other.name}: {other.value:.4g}")
+    words += [f"{one.name}: {one.value:.4g}" for one in references if one.kind != "baseline"]
+    step, planned = (run.listed.best or {}).get("step"), run.listed.planned_steps
+    words.append(f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
+    return f"{_plain(metric)} {value:.4g}", words
+
+
+def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
+    """Return the scores of the runs, their baselines and the models before training, the best first: a table for runs evaluated alike."""
+    tables = []
+    for metric, scored in _groups(entries):
+        first, *others = (_Score(value, entry.label, "run", _OTHER) for value, entry in scored)
+        rows = [first._replace(kind="best run" if others else "this run", colour=_BEST), *others]
+        rows += dict.fromkeys(one for _, entry in scored for one in _references(entry.run, metric))
+        rows = sorted(rows, key=lambda row: row.value, reverse=_is_high(metric))[: 2 * _MOST_BARS]
+        most = max(abs(row.value) for row in rows) or 1.0
+        texts, bars = (
+            [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows],
+            [(abs(row.value) / most, row.colour) for row in rows],
+        )
+        recipe = scored[0][1].run.recipe
+        task = [value_text(recipe, "objective.kind"), shareable(_data_text(recipe.get("data.train")), full=full)]
+        title = f"{_plain(metric)} ({'higher' if _is_high(metric) else 'lower'} is better)"
+        tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
+    return [(title, table) for title, table in tables if len(table.rows) > 1]
+
+
+def metrics_table(run: RunFacts) -> Table:
+    """Return all validation metrics of the best checkpoint of one run, beside the model before training and the baselines."""
+    best = run.best_metrics
+    columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
+    known = [[number_of(values, name) for values in columns.values()] for name in shown_metrics(best)]
+    texts = [["" if value is None else f"{value:.4g}" for value in row] for row in known]
+    return Table(
+        ["metric", *columns], [[_plain(name), *row] for name, row in zip(shown_metrics(best), texts, strict=True)]
+    ).without_empty_columns()
+
+
+def best_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the best run of each group of runs that were evaluated alike."""
+    return [scored[0][1] for _, scored in _groups(entries)]
+
+
+def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry]]]]:
+    """Return the metric of each group of runs that were evaluated alike, and its best runs with their scores, the best one first."""
+    groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
+    for entry in entries:
+        if (best := entry.run.best_score) is not None and not entry.run.is_group:
+            groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
+    ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
+    return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
+
+
+def _references(run: RunFacts, metric: str) -> list[_Score]:
+    """Return the scores of the baselines of a run, and of its model before the first step."""
+    known = [_Score(one[metric], _plain(name), "baseline", _BASELINE) for name, one in run.baselines.items() if metric in one]
+    before, has_new_head = number_of(run.recorded.before, metric), (run.recorded.result or {}).get("new_head") is True
+    name = f"before training{', new head' if has_new_head else ''}"
+    return known if before is None else [*known, _Score(before, name, "untouched", _BEFORE)]
+
+
+def _is_high(metric: str) -> bool:
+    """Whether a higher value of the metric, perhaps of one set of several, is better."""
+    return metric.rpartition(".")[2] in HIGHER
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def trained_table(entries: Sequence[Entry], full: bool) -> Table:
+    """Return the table of what each run trained on what, and how."""
+    return Table(["run", *_TRAINED], [[entry.label, *_trained(entry.run, full)] for entry in entries])
+
+
+def _trained(run: RunFacts, full: bool) -> list[str]:
+    recipe, sizes = run.recipe, run.recorded.data_sizes
+    start, rank, held_out = recipe.get("model.from"), recipe.get("training.adapter.rank"), recipe.get("data.validation")
+    source = "random weights" if start is None else str(start) if full else last_name(str(start))
+    train, validation = shareable(_data_text(recipe.get("data.train")), full=full), shareable(_data_text(held_out), full=full)
+    names = ("optimizer.lr", "training.batch_size", "data.sequence_length", "training.epochs")
+    rate, rows, length, epochs = (number_of(recipe, name) for name in names)
+    steps, processor = run.recorded.planned_steps, text_of(run.recorded.processor, "name")
+    return [
+        *_model(run),
+        "" if not recipe else source if rank is None else f"{source}, with a LoRA adapter of rank {rank}",
+        _with_size(train, mapping_of(sizes, "train")),
+        _with_size(f"{_percent(held_out)} of the rows" if isinstance(held_out, float) else validation, mapping_of(sizes, "validation")),
+        value_text(recipe, "objective.kind"),
+        value_text(recipe, "optimizer.kind"),
+        "" if rate is None else f"{rate:g}{', found by trial' if run.recorded.rate_trial else ''}",
+        _schedule(recipe),
+        _joined("" if rows is None else format_number_of(int(rows), "row"), length and f"of {length:,.0f} tokens at most"),
+        _joined("" if steps is None else format_number_of(steps, "step"), epochs and format_epochs(epochs)),
+        _joined(run.recorded.device, processor, (text_of(run.recorded.fields, "precision") or "").removeprefix("torch.")),
+    ]
+
+
+def _model(run: RunFacts) -> tuple[str, str]:
+    """Return the type and size of the model, and its layers: `bert, 22.7M parameters` and `6 encoder, of width 384`."""
+    recipe, checkpoint = run.recipe, run.checkpoint
+    kind, count = (text_of(checkpoint.config, "model_type"), checkpoint.parameters) if checkpoint else (None, None)
+    size = count and f"{format_count(count)} parameters{' in the adapter' if checkpoint and checkpoint.is_adapter else ''}"
+    counts = {stack: number_of(recipe, f"model.{stack}_layers") for stack in ("encoder", "decoder")}
+    layers = [f"{count:,.0f} {stack}" for stack, count in counts.items() if count]
+    width = f"of width {value_text(recipe, 'model.dim')}" if layers and "model.dim" in recipe else ""
+    return _joined(kind or value_text(recipe, "model.preset"), size), _joined(*layers, width)
+
+
+def _with_size(name: str, size: Mapping[str, Any]) -> str:
+    """Return a name with the rows or documents and the tokens of its data: `train.csv: 720 rows, 18k tokens`."""
+    counts = [format_number_of(int(count), noun[:-1]) for noun in ("rows", "documents") if (count := number_of(size, noun)) is not None]
+    tokens = number_of(size, "tokens")
+    return ": ".join(filter(None, (name, _joined(*counts, tokens and f"{format_count(tokens)} tokens"))))
+
+
+def _joined(*parts: str | float | None) -> str:
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _schedule(recipe: Mapping[str, Any]) -> str:
+    """Return the kind of the schedule with its warm-up and its end: `linear, 10% warm-up`."""
+    ratio, steps, final = (number_of(recipe, f"schedule.{name}") for name in ("warmup_ratio", "warmup_steps", "final_ratio"))
+    warmup = f"{steps:,.0f} steps of warm-up" if steps else ratio and f"{_percent(ratio)} warm-up"
+    return _joined(value_text(recipe, "schedule.kind"), warmup, final and f"to {_percent(final)}")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
+
+
+def _data_text(sources: object) -> str:
+    """Return the files and data sets of a recipe's data.train, in a form that `shareable` shortens."""
+    named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
+    return ", ".join(f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
+
+
+def _library(task: object) -> str:
+    """Return the name of Python's standard library as data: as text, or for a task."""
+    return f"Python's standard library{'' if task is True else f' ({task})'}"
