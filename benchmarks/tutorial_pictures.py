@@ -175,24 +175,23 @@ def learning(work: Path) -> Picture:
 
 
 def sizes(work: Path) -> Picture:
-    """Draw the loss of the three models of page 3 against the energy that their trainings used."""
+    """Draw the loss of the three models of page 3 against the arithmetic of their trainings."""
     trials = []
     for run in sorted((work / "runs" / "sizes").glob("trial-*")):
-        result = _result(run)
-        trials.append((_parameters(run), 1000 * (result["energy_kwh"] or 0.0), result["best"]["value"]))
-    picture = Picture("More parameters: less loss, more energy", 400)
+        document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        trials.append((_parameters(run), document["totals"]["train_flops"] / 1e12, document["result"]["best"]["value"]))
+    picture = Picture("More parameters: less loss, more arithmetic", 400)
     low, high, y_ticks = ticks([loss for _, _, loss in trials])
-    left, right, x_ticks = ticks([0.0, *(energy for _, energy, _ in trials)])
+    left, right, x_ticks = ticks([0.0, *(flops for _, flops, _ in trials)])
     axes = Axes((left, right), (low, high), 40, 330, right=WIDTH - 40)
-    frame(picture, axes, x_ticks, y_ticks, "energy of the training, Wh", "loss on held-out text")
-    places = [axes.place(energy, loss) for _, energy, loss in trials]
+    frame(picture, axes, x_ticks, y_ticks, "arithmetic of the training, million million operations", "loss on held-out text")
+    places = [axes.place(flops, loss) for _, flops, loss in trials]
     picture.path(places, "s0")
     for (x, y), (parameters, _, _) in zip(places, trials, strict=True):
         picture.dot(x, y, "s0")
         right_half = x > WIDTH / 2
-        picture.text(
-            x + (-10 if right_half else 10), y - 9, f"{parameters / 1e6:.2f} million parameters", "end" if right_half else "start", "small"
-        )
+        words = f"{parameters / 1e6:.2f} million parameters"
+        picture.text(x + (-4 if right_half else 11), y + (24 if right_half else -8), words, "end" if right_half else "start", "small")
     return picture
 
 
