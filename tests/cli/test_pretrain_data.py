@@ -58,6 +58,17 @@ def parts(recipe: Recipe) -> tuple[list[str], list[str]]:
     return [row.text for source in trained for row in source.rows()], [row.text for source in held_out for row in source.rows()]
 
 
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [("0.3", "30% of the text is held out"), ("[{path: held-out.txt}]", None), ("null", None), ("[]", None)],
+)
+def test_the_held_out_part_may_be_written_in_every_form_that_a_recipe_knows(place: Path, validation: str, said: str | None) -> None:
+    Path("held-out.txt").write_text(lines(60, 20), encoding="utf-8")
+    done = command("tiny.yaml", "--data", "text.txt", f"data.validation={validation}", "evaluation={}", "--dry-run", "carbon.enabled=false")
+    assert done.code == 0, done.err
+    assert ("held out," in done.err, said is None or said in done.err) == (said is not None, True)
+
+
 def test_a_recipe_is_trained_and_judged_on_the_text_that_is_named(place: Path) -> None:
     done = command("tiny.yaml", "--data", "text.txt", "--run", "whole", "evaluation.every=4")
     assert done.code == 0, done.err

@@ -70,15 +70,11 @@ class OwnData:
         text = _size_of(recipe := source.read(overrides))
         sizes = decide_sizes(recipe, source.fields().get("training.steps"), text, overrides, self.minutes, grows=self.source is None)
         decided = replace(source.resolve(followed_by(overrides, sizes.fields)), decided=sizes.fields)
-        held_out = decided.recipe.data.validation
-        kept = [f"{held_out:.0%} of the text is held out, or the files called valid are, to choose the best checkpoint"]
         model = f"The recipe {source.name}" if self.source is not None else "A small decoder"
-        lines = [
-            f"{model} from random weights, for {self.named.data_name}.",
-            *(kept if isinstance(held_out, float) else []),
-            *sizes.reasons,
-        ]
-        comment = "".join(f"# {line}\n" for line in lines)
+        lines = [f"{model} from random weights, for {self.named.data_name}."]
+        if isinstance(held_out := decided.recipe.data.validation, float):
+            lines.append(f"{held_out:.0%} of the text is held out, or the files called valid are, to choose the best checkpoint")
+        comment = "".join(f"# {line}\n" for line in (*lines, *sizes.reasons))
         if self.source is not None:
             listener.decided(comment)
         return replace(decided, source=RecipeText(source.path, f"{comment}# Saved as a file, this is a recipe: tfkit pretrain FILE\n"))
