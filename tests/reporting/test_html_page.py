@@ -310,13 +310,18 @@ def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
 
 
 def test_long_runs_make_short_pages(tmp_path: Path) -> None:
-    """Nine runs of fifteen hundred steps, of which eight are drawn; a peak of one step is kept."""
+    """Nine runs of fifteen hundred steps, thousands of files and many samples, of which eight are drawn; a peak of one step is kept."""
+    recipe = {"data": {"train": [{"path": f"/home/ada/{number}.csv"} for number in range(3_000)]}, "model": {"from": "x" * 10_000}}
+    pairs = [{"prompt": f"{number}", "completion": "<" * 3_000} for number in range(12)]
     losses = [1.0 + step % 7 for step in range(1500)]
     losses[1234] = 99.0
     for index in range(9):
-        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
+        path = write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
+        (path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        with (path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": step, "samples": pairs}) + "\n" for step in range(1500, 1530))
     text, found = page(tmp_path)
-    assert len(text) < 1_000_000
+    assert len(text) < 1_500_000  # nearly all of it recipes, and samples of which each character is escaped
     assert "1 of 9 runs are only in the tables." in found.texts
     points = [(float(step), loss) for step, loss in enumerate(losses)]
     assert (1234.0, 99.0) in thin(points, 100)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import score
-from tfkit.reporting.page_tables import Table, value_text
+from tfkit.reporting.page_tables import Table, truncated, value_text
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import shareable
@@ -121,7 +121,7 @@ def trained_table(entries: Sequence[Entry], full: bool) -> Table:
 def _trained(run: RunFacts, full: bool) -> list[str]:
     recipe, sizes = run.recipe, run.recorded.data_sizes
     start, rank, held_out = recipe.get("model.from"), recipe.get("training.adapter.rank"), recipe.get("data.validation")
-    source = "random weights" if start is None else str(start) if full else last_name(str(start))
+    source = "random weights" if start is None else truncated(str(start) if full else last_name(str(start)))
     train, validation = shareable(_data_text(recipe.get("data.train")), full=full), shareable(_data_text(held_out), full=full)
     names = ("optimizer.lr", "training.batch_size", "data.sequence_length", "training.epochs")
     rate, rows, length, epochs = (number_of(recipe, name) for name in names)
@@ -175,9 +175,10 @@ def _percent(fraction: float) -> str:
 
 
 def _data_text(sources: object) -> str:
-    """Return the files and data sets of a recipe's data.train, in a form that `shareable` shortens."""
+    """Return the files and data sets of a recipe's data.train, truncated, in a form that `shareable` shortens."""
     named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
-    return ", ".join(f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
+    names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
+    return truncated(", ".join(names))
 
 
 def _library(task: object) -> str:
