@@ -419,9 +419,12 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
 )
 def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) -> None:
     """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms, `runs` and `verify` are tried."""
-    result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x"}
+    result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x", "baselines": {"guess": {"loss": 2.0}}, "confusion": CONFUSION}
+    facts = {"data_sizes": {"train": {"rows": 3, "tokens": 9}}, "processor": {"name": "x"}, "rate_trial": {"lr": 0.1}, "device": "cpu"}
     plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
-    path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0})
+    path = write_run(
+        tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0}, **facts
+    )
     write_run(tmp_path / "other", evaluations={3: 1.0})
     whole = json.loads((path / "run.json").read_text())
     places: list[tuple[str, ...]] = [(name,) for name in whole]
@@ -431,6 +434,8 @@ def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) ->
     ]
     places += [("predicted", "seconds", end) for end in plan["seconds"]] + [
         ("result", "metrics", "loss"),
+        ("result", "baselines", "guess"),
+        *(("data_sizes", "train"), ("data_sizes", "train", "rows"), ("processor", "name")),
         ("data", "validation"),
         ("data",),
     ]

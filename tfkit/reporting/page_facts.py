@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import score
 from tfkit.reporting.page_tables import Table, truncated, value_text
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry, RunSet
@@ -35,10 +34,10 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
         return "", []
-    run, best = entry.run, entry.run.best_score
+    run, best = entry.run, entry.run.score
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
-        return score(run.listed) or run.status, words
+        return run.status, words
     metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
@@ -46,7 +45,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
         words.append(f"{'beats' if sign * value > sign * other.value else 'does not beat'} {other.name}: {other.value:.4g}")
     words += [f"{one.name}: {one.value:.4g}" for one in references if one.kind != "baseline"]
     step, planned = (run.listed.best or {}).get("step"), run.listed.planned_steps
-    words.append(f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
+    words.append("" if step is None else f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
     return f"{_plain(metric)} {value:.4g}", words
 
 
@@ -90,7 +89,7 @@ def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry
     """Return the metric of each group of runs that were evaluated alike, and its best runs with their scores, the best one first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
-        if (best := entry.run.best_score) is not None and not entry.run.is_group:
+        if (best := entry.run.score) is not None and not entry.run.is_group:
             groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
     ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
     return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
