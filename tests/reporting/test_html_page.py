@@ -310,13 +310,18 @@ def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
 
 
 def test_long_runs_make_short_pages(tmp_path: Path) -> None:
-    """Nine runs of fifteen hundred steps, of which eight are drawn; a peak of one step is kept."""
+    """Nine runs of fifteen hundred steps, thousands of files and many samples, of which eight are drawn; a peak of one step is kept."""
+    recipe = {"data": {"train": [{"path": f"/home/ada/{number}.csv"} for number in range(3_000)]}, "model": {"from": "x" * 10_000}}
+    pairs = [{"prompt": f"{number}", "completion": "<" * 3_000} for number in range(12)]
     losses = [1.0 + step % 7 for step in range(1500)]
     losses[1234] = 99.0
     for index in range(9):
-        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
+        path = write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
+        (path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        with (path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": step, "samples": pairs}) + "\n" for step in range(1500, 1530))
     text, found = page(tmp_path)
-    assert len(text) < 1_000_000
+    assert len(text) < 1_500_000  # nearly all of it recipes, and samples of which each character is escaped
     assert "1 of 9 runs are only in the tables." in found.texts
     points = [(float(step), loss) for step, loss in enumerate(losses)]
     assert (1234.0, 99.0) in thin(points, 100)
@@ -414,9 +419,12 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
 )
 def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) -> None:
     """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms, `runs` and `verify` are tried."""
-    result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x"}
+    result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x", "baselines": {"guess": {"loss": 2.0}}, "confusion": CONFUSION}
+    facts = {"data_sizes": {"train": {"rows": 3, "tokens": 9}}, "processor": {"name": "x"}, "rate_trial": {"lr": 0.1}, "device": "cpu"}
     plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
-    path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0})
+    path = write_run(
+        tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0}, **facts
+    )
     write_run(tmp_path / "other", evaluations={3: 1.0})
     whole = json.loads((path / "run.json").read_text())
     places: list[tuple[str, ...]] = [(name,) for name in whole]
@@ -426,6 +434,8 @@ def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) ->
     ]
     places += [("predicted", "seconds", end) for end in plan["seconds"]] + [
         ("result", "metrics", "loss"),
+        ("result", "baselines", "guess"),
+        *(("data_sizes", "train"), ("data_sizes", "train", "rows"), ("processor", "name")),
         ("data", "validation"),
         ("data",),
     ]

@@ -36,7 +36,7 @@ def run_cells(entry: Entry, least: str) -> list[str]:
     grams = "unknown" if inherited.emissions_g is None else bound + format_mass(inherited.emissions_g)
     return [
         steps(run.listed),
-        score(run.listed),
+        "" if run.score is None else f"{visible(run.score[0])} {run.score[1]:.4g}",
         "" if amounts.seconds is None else format_seconds(amounts.seconds),
         format_amount(amounts, "energy_kwh", run.is_lower_bound),
         format_amount(amounts, "emissions_g", run.is_lower_bound),

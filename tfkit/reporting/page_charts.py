@@ -55,7 +55,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
     """Return the charts of the metrics that chose the best checkpoints and of the losses of runs alike, and those of other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
-    chosen = dict.fromkeys(entry.run.best_score[0] for _, entry in runs if entry.run.best_score is not None)
+    chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
     if len(runs) == 1 and all(losses):
         ((colour, entry),) = runs

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.amount_texts import score
-from tfkit.reporting.page_tables import Table, value_text
+from tfkit.reporting.page_tables import Table, truncated, value_text
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import shareable
@@ -35,10 +34,10 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
         return "", []
-    run, best = entry.run, entry.run.best_score
+    run, best = entry.run, entry.run.score
     words = [entry.label if several else "", (run.listed.problem or "") if run.status != "finished" else ""]
     if best is None:
-        return score(run.listed) or run.status, words
+        return run.status, words
     metric, value, sign = *best, 1.0 if _is_high(best[0]) else -1.0
     references = _references(run, metric)
     if known := [one for one in references if one.kind == "baseline"]:
@@ -46,7 +45,7 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
         words.append(f"{'beats' if sign * value > sign * other.value else 'does not beat'} {other.name}: {other.value:.4g}")
     words += [f"{one.name}: {one.value:.4g}" for one in references if one.kind != "baseline"]
     step, planned = (run.listed.best or {}).get("step"), run.listed.planned_steps
-    words.append(f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
+    words.append("" if step is None else f"step {step:,}" + (f" of {planned:,}" if type(planned) is int else ""))
     return f"{_plain(metric)} {value:.4g}", words
 
 
@@ -90,7 +89,7 @@ def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry
     """Return the metric of each group of runs that were evaluated alike, and its best runs with their scores, the best one first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
-        if (best := entry.run.best_score) is not None and not entry.run.is_group:
+        if (best := entry.run.score) is not None and not entry.run.is_group:
             groups.setdefault((best[0], entry.evaluation_key), []).append((best[1], entry))
     ranked = {key: sorted(scored, key=lambda one: one[0], reverse=_is_high(key[0])) for key, scored in groups.items()}
     return [(metric, scored[:_MOST_BARS]) for (metric, _), scored in ranked.items()]
@@ -121,7 +120,7 @@ def trained_table(entries: Sequence[Entry], full: bool) -> Table:
 def _trained(run: RunFacts, full: bool) -> list[str]:
     recipe, sizes = run.recipe, run.recorded.data_sizes
     start, rank, held_out = recipe.get("model.from"), recipe.get("training.adapter.rank"), recipe.get("data.validation")
-    source = "random weights" if start is None else str(start) if full else last_name(str(start))
+    source = "random weights" if start is None else truncated(str(start) if full else last_name(str(start)))
     train, validation = shareable(_data_text(recipe.get("data.train")), full=full), shareable(_data_text(held_out), full=full)
     names = ("optimizer.lr", "training.batch_size", "data.sequence_length", "training.epochs")
     rate, rows, length, epochs = (number_of(recipe, name) for name in names)
@@ -175,9 +174,10 @@ def _percent(fraction: float) -> str:
 
 
 def _data_text(sources: object) -> str:
-    """Return the files and data sets of a recipe's data.train, in a form that `shareable` shortens."""
+    """Return the files and data sets of a recipe's data.train, truncated, in a form that `shareable` shortens."""
     named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
-    return ", ".join(f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
+    names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
+    return truncated(", ".join(names))
 
 
 def _library(task: object) -> str:

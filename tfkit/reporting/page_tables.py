@@ -71,7 +71,11 @@ def _most_confused(confusion: Confusion) -> Table:
     errors = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if count and other != right]
     most = sorted(errors, key=lambda error: -error[0])[:_MOST_CONFUSED]
     bars = [(count / most[0][0], 0) for count, *_ in most]
-    return Table(["right class", "predicted", "how often"], [[right, other, f"{count:,}"] for count, right, other in most], bars)
+    return Table(
+        ["right class", "predicted", "how often"],
+        [[truncated(right), truncated(other), f"{count:,}"] for count, right, other in most],
+        bars,
+    )
 
 
 @dataclass(frozen=True)
@@ -169,5 +173,9 @@ def value_text(recipe: Mapping[str, Any], name: str) -> str:
     """Return a value of a recipe as text, long ones truncated; empty if the recipe lacks it."""
     if name not in recipe:
         return ""
-    text = "null" if recipe[name] is None else str(recipe[name])
+    return truncated("null" if recipe[name] is None else str(recipe[name]))
+
+
+def truncated(text: str) -> str:
+    """Return a text, of a long one the beginning and its length."""
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"

@@ -124,12 +124,13 @@ class RunFacts:
         return next((values for at, values in reversed(self.metrics.evaluations) if at == step), {})
 
     @property
-    def best_score(self) -> tuple[str, float] | None:
-        """The score of the best checkpoint by the metric that the baselines have, or else by that which chose it; None without one."""
+    def score(self) -> tuple[str, float] | None:
+        """The score of the best checkpoint, or else of the latest evaluation, by the metric of the baselines or that chose the best one."""
         best = self.listed.best or {}
-        known = {str(best.get("metric")): number_of(best, "value")} | self.best_metrics
-        metric = baseline_metric(self.baselines, best.get("metric"))
-        metric = metric if metric in known else str(best.get("metric"))
+        chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
+        known = {chosen: best["value"]} | self.best_metrics if best else self.listed.metrics
+        metric = baseline_metric(self.baselines, chosen)
+        metric = metric if metric is not None and metric in known else chosen
         return None if (value := number_of(known, metric)) is None else (metric, value)
 
     @property
