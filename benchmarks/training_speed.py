@@ -25,13 +25,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WARM_UP = 2
+CHAT_LR = 1e-5
 CASES: dict[str, dict[str, int]] = {
     "gpt2": {"vocab": 50257, "layers": 12, "dim": 768, "heads": 12, "length": 512, "rows": 2},
     "small": {"vocab": 8192, "layers": 6, "dim": 384, "heads": 6, "length": 256, "rows": 16},
     "llama": {"vocab": 8192, "layers": 8, "dim": 512, "heads": 8, "kv_heads": 2, "hidden": 1376, "length": 256, "rows": 8},
     "bert": {"vocab": 8192, "length": 128, "rows": 8},
     "t5": {"vocab": 8192, "length": 128, "targets": 29, "rows": 8},
-    "chat": {"length": 512, "rows": 4},
+    "chat": {"length": 512, "rows": 2},
 }
 _TRAINER = ("Trainer, bf16, no dropout", "Trainer, bf16", "Trainer, defaults")
 RUNNERS = {  # the first is the base of the ratios
@@ -170,19 +171,18 @@ def train_with_litgpt(case: dict[str, int], steps: int, mark: Mark) -> None:
 
 
 def conversations(case: dict[str, int], checkpoint: str, count: int) -> list[dict[str, list[dict[str, str]]]]:
-    """Return conversations about the standard library that have just under the case's length of tokens."""
+    """Return conversations about the standard library, all of which are cut at the case's length of tokens."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{checkpoint}/tokenizer.json")
     ids = tokenizer.encode(Path(argparse.__file__).read_text(encoding="utf-8")).ids
-    part = case["length"] - 60  # the template and its system message take the rest
-    texts = (tokenizer.decode(ids[number * 40 : number * 40 + part]) for number in range(count))
+    texts = (tokenizer.decode(ids[number * 40 : number * 40 + case["length"]]) for number in range(count))
     pairs = ((text[:200], text[200:]) for text in texts)
     return [{"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]} for asked, said in pairs]
 
 
 def train_with_trl(case: dict[str, int], steps: int, mark: Mark, checkpoint: str) -> None:
-    """Fine-tune with TRL's SFTTrainer, without activation checkpointing, which it has by default and which makes steps slower."""
+    """Fine-tune with TRL's SFTTrainer on the answers, without activation checkpointing, its default, which makes steps slower."""
     from datasets import Dataset
 
     trl = importlib.import_module("trl")
@@ -196,14 +196,34 @@ def train_with_trl(case: dict[str, int], steps: int, mark: Mark, checkpoint: str
                 max_length=case["length"],
                 use_cpu=True,
                 bf16=True,
+                learning_rate=CHAT_LR,
                 gradient_checkpointing=False,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
             ),
-            train_dataset=Dataset.from_list(conversations(case, checkpoint, case["rows"] * steps)),
+            train_dataset=Dataset.from_list(
+                [
+                    {"prompt": row["messages"][:1], "completion": row["messages"][1:]}
+                    for row in conversations(case, checkpoint, case["rows"] * steps)
+                ]
+            ),
             callbacks=[_marker(mark)],
         ).train()
+
+
+def chat_recipe(case: dict[str, int], checkpoint: str, steps: int, rows: Path) -> dict[str, Any]:
+    """Return a recipe of tfkit with the settings of `train_with_trl`; writes its rows."""
+    found = conversations(case, checkpoint, case["rows"] * steps)
+    rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return {
+        "model": {"from": checkpoint},
+        "data": {"train": [{"path": str(rows)}], "sequence_length": case["length"]},
+        "objective": {"kind": "chat"},
+        "optimizer": {"kind": "adamw", "lr": CHAT_LR, "betas": [0.9, 0.999], "weight_decay": 0.0},
+        "schedule": {"kind": "linear"},
+        "training": {"steps": steps, "batch_size": case["rows"], "log_every": 1000000},
+    }
 
 
 def train_with_tfkit(name: str, case: dict[str, int], steps: int, mark: Mark, checkpoint: str | None) -> None:
@@ -225,17 +245,7 @@ def train_with_tfkit(name: str, case: dict[str, int], steps: int, mark: Mark, ch
     more = {"training.steps": steps, "training.log_every": 1000000}
     with tempfile.TemporaryDirectory() as folder:
         if name == "chat":
-            rows = Path(folder, "rows.jsonl")
-            found = conversations(case, str(checkpoint), case["rows"] * steps)
-            rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-            recipe = {
-                "model": {"from": str(checkpoint)},
-                "data": {"train": [{"path": str(rows)}]},
-                "objective": {"kind": "chat", "format": "chatml"},
-                "optimizer": {"kind": "adamw", "lr": 1e-5},
-                "training": {"steps": 1, "batch_size": case["rows"]},
-            }
-            tfkit.finetune(recipe, more, run=f"{folder}/run")
+            tfkit.finetune(chat_recipe(case, str(checkpoint), steps, Path(folder, "rows.jsonl")), run=f"{folder}/run")
             return
         file = HERE / "recipes" / f"{name}.yaml"
         tfkit.pretrain(file if file.exists() else recipe_of(SHAPES[name]), more, run=f"{folder}/run")

@@ -1,9 +1,11 @@
 """Where the time of a training step or of a decoded token goes: its parts beside the least that this machine would need for each.
 
     python benchmarks/where_time_goes.py gpt2 demo
+    python benchmarks/where_time_goes.py chat --model SMOLLM2
     python benchmarks/where_time_goes.py decode-float32 decode-bf16 decode-int8 --rows 8
 
-Steps of the real program, in this process, on text of the standard library. PyTorch's profiler attributes time to operators; what it
+Steps of the real program, in this process, on text of the standard library; chat is the fine-tuning of training_speed.py.
+PyTorch's profiler attributes time to operators; what it
 attributes to none is Python and waiting. The floor of a product is its FLOPs over the fastest product of this machine, that of another part
 the bytes of its inputs and outputs over the fastest copy; both are measured first. Time within a profile is some percent longer than alone.
 The share of the fastest product counts all products that ran, those that were computed again, too, and none within a fused kernel.
@@ -18,10 +20,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from training_speed import CASES as COMPARED
+from training_speed import chat_recipe
 
 import tfkit
 from tfkit.generation.decoding import generate
@@ -165,14 +170,18 @@ def recipe_of(case: dict[str, Any]) -> dict[str, Any]:
     return {"data": STDLIB, "optimizer": {"kind": "adamw", "lr": 1e-4}, "training": training, **parts}
 
 
-def measure(name: str) -> Profiled:
-    """Train some steps of a case."""
+def measure(name: str, checkpoint: str | None) -> Profiled:
+    """Train some steps of a case; `checkpoint`: for chat."""
     profiled, inner = Profiled(), Stepper.take
     Stepper.take = profiled.take(inner)  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            more = {"training.steps": WARM_UP + MEASURED + 1, "carbon.enabled": False}
-            if name == "demo":
+            steps = WARM_UP + MEASURED + 1
+            more = {"training.steps": steps, "carbon.enabled": False}
+            if name == "chat":
+                recipe = chat_recipe(COMPARED[name], str(checkpoint), steps, Path(folder, "rows.jsonl"))
+                tfkit.finetune(recipe, more, run=f"{folder}/run")
+            elif name == "demo":
                 tfkit.pretrain("demo", more | {"schedule.warmup_steps": 1}, run=f"{folder}/run")
             else:
                 tfkit.pretrain(recipe_of(CASES[name]), more, run=f"{folder}/run")
@@ -215,7 +224,8 @@ def _bytes_read(model: Transformer) -> int:
 def main() -> None:
     """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+", choices=[*CASES, "demo", *DECODING])
+    parser.add_argument("cases", nargs="+", choices=[*CASES, "demo", "chat", *DECODING])
+    parser.add_argument("--model", help="a folder with SmolLM2-135M-Instruct, for chat")
     parser.add_argument("--rows", type=int, default=1, help="decoded at once (default 1)")
     parser.add_argument("--operators", type=int, default=0, help="also print this many operators")
     arguments = parser.parse_args()
@@ -223,7 +233,7 @@ def main() -> None:
     memory = f"copy {copy_rate / 1e9:.0f} GB/s, reading {read_rate / 1e9:.0f} GB/s"
     print(f"fastest product {flops_rate / 1e9:.0f} GFLOP/s, {memory}, {torch.get_num_threads()} threads")
     for name in arguments.cases:
-        found, weights = decode(name, arguments.rows) if name in DECODING else (measure(name), 0)
+        found, weights = decode(name, arguments.rows) if name in DECODING else (measure(name, arguments.model), 0)
         parts: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for operator, numbers in found.operators.items():
             for index, number in enumerate(numbers):

@@ -141,17 +141,11 @@ def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]
 def _bytes(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
     """Build ByT5's: id 3 + b for the byte b, then the sentinels, here the first first."""
     first = [roles[f"{name}_token"] for name in ("pad", "eos", "unk")]
-    signs = {byte: character for character in pre_tokenizers.ByteLevel.alphabet() for byte in [_byte_of(character)]}
+    signs = {byte: sign for sign, byte in pipelines.BYTE_OF.items()}
     vocab = {token: number for number, token in enumerate([*first, *(signs[byte] for byte in range(256))])}
     backend = pipelines.byte_bpe(vocab, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     backend.add_tokens(_special([*first, *(f"<extra_id_{number}>" for number in range(_extra_ids(settings, 125)))]))
     return backend, ()
-
-
-def _byte_of(sign: str) -> int:
-    """Return the byte of a character of GPT-2's alphabet: printable bytes are the same characters, the others those from U+0100 on."""
-    others = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174)]
-    return ord(sign) if ord(sign) < 256 else others[ord(sign) - 256]
 
 
 def _special(tokens: Sequence[str]) -> list[AddedToken]:
