@@ -1,22 +1,23 @@
 """Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
-from tfkit.data.formats.suffixes import column_in, list_names
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
 from tfkit.data.sources.drawn_rows import DrawnRows
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings
+from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings, split_of
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -24,6 +25,8 @@ from tfkit.recipe.schema.roles import TEXT, Role
 
 if TYPE_CHECKING:
     from tfkit.data.sources.parallel_files import ParallelFiles
+
+_FILES_PER_CLASS = 5  # mean number of texts in a folder that is a class, at least
 
 
 def open_source(
@@ -95,8 +98,26 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
     uses = "; ".join(filter(None, [parallel.describe() if parallel else "", uses]))
     kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
-    layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
+    by_folder = recognises and section.format is None and _are_classes(Path(pattern).expanduser(), paths, columns)
+    if by_folder:
+        folders = sorted({path.parent.name for path in paths})
+        uses = "; ".join(filter(None, [uses, f"the classes {list_names(folders)}, by folder"]))
+    layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered, by_folder)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
+
+
+def _are_classes(root: Path, paths: Sequence[Path], columns: Columns) -> bool:
+    """Whether the names of the folders are the classes of the texts in them: a label is read, and there are several texts in each."""
+    files = Counter(path.parent for path in paths)
+    return (
+        "folder" in columns.select_read(["text", "folder"])
+        and root.is_dir()
+        and root not in files
+        and len({folder.name for folder in files}) > 1
+        and len(paths) >= _FILES_PER_CLASS * len(files)
+        and not any(suffix_of(path) in (*FORMAT_OF, *CODE_SUFFIXES) or is_archive(path) for path in paths)
+        and not any(split_of(PurePath(folder.name)) for folder in files)
+    )
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Generic, Literal, TypeVar
 
+from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
-from tfkit.data.formats.suffixes import TEXT_SUFFIXES, column_in, list_names, suffix_of
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, column_in, list_names, suffix_of
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 _WORD = re.compile(r"(?:(train|training)|(valid|validation|val|dev|devel|development)|(test|testing))(?:set|data)?[0-9]*")
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_CODE = TEXT_SUFFIXES - {".txt", ".text"}
 
 
 Named = TypeVar("Named", Path, str)
@@ -63,7 +63,7 @@ class SplitFiles(Generic[Named]):
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
     """Return the split named in a file's name, else in the name of its nearest folder. None if the name has no such word, or several."""
-    if may_be_code and suffix_of(name) in _CODE:
+    if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
     for part in reversed(name.parts):
         words = re.split(r"[^a-z0-9]+", part.lower())
@@ -104,17 +104,25 @@ def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
 
 
 def json_arrays(paths: Sequence[Path]) -> Arrays:
-    """Return the arrays in a single JSON file that holds an object; none for other files."""
-    return arrays_in(content_of(paths[0])) if len(paths) == 1 and suffix_of(paths[0]) == ".json" else Arrays([], [])
+    """Return the arrays in a single JSON file that holds an object; none for other files, or for JSON lines."""
+    is_one = len(paths) == 1 and suffix_of(paths[0]) == ".json" and not detect_json_lines(content_of(paths[0]))
+    return arrays_in(content_of(paths[0])) if is_one else Arrays([], [])
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
     """Return the names of the validation and test files beside a file that is called train; `of_column`: those of its column alone."""
     if split_of(PurePath(path.name)) != "train":
         return []
-    beside = sorted(other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path))
+    beside = sorted(
+        other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path) and _but_split(other) == _but_split(path)
+    )
     names = [name for name in beside if split_of(PurePath(name)) in ("validation", "test")]
     return [name for name in names if not of_column or _column(PurePath(name)) == _column(path)]
+
+
+def _but_split(path: Path) -> str:
+    """Return the name of a file without numbers and the word of its split, which differ within a data set."""
+    return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 
 def _column(path: PurePath) -> str | None:
