@@ -428,7 +428,7 @@ def test_parallel_files_are_a_task(place: Path, work: Path) -> None:
 
 
 def test_a_translation_in_an_object_is_recognised(place: Path, work: Path) -> None:
-    """As on the Hub. A model of conversations is told what to do; the direction is that of the file's name."""
+    """As on the Hub. A model of conversations learns it from an instruction; the direction is that of the file's name."""
     found = rows(id=lambda n, t: str(n), translation=lambda n, t: {"en": t, "hau": t.upper()})
     (work / "en-hau.json").write_text("".join(json.dumps(row) + "\n" for row in found))
     columns = {

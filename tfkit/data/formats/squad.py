@@ -12,12 +12,11 @@ from tfkit.data.columns.record_columns import Columns, Record
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
     """Yield a record for each question of an article, or of a context if a column of the questions is read; others unchanged."""
     paragraphs: Any = record.values.get("paragraphs")
+    questions: Any = record.values.get("qas")
     if _are_objects(paragraphs) and paragraphs and all(_are_objects(paragraph.get("qas")) for paragraph in paragraphs):
         for paragraph in _inner(record, "paragraphs", "paragraph"):
             yield from _inner(paragraph, "qas", "question")
-    elif _are_objects(questions := record.values.get("qas")) and columns.select_read(
-        {"question", *(name for one in questions for name in one)}
-    ):
+    elif _are_objects(questions) and columns.select_read({"question", *(name for one in questions for name in one)}):
         yield from _inner(record, "qas", "question")
     else:
         yield record
