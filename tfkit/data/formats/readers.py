@@ -5,7 +5,7 @@ A row that cannot be read is a BadRow, and reading continues after it. A damaged
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
@@ -30,7 +30,7 @@ class Layout:
     `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
     `beside`: further columns, each from parallel files: one for each file, with a line for each row. `keys`: the keys of a JSON object
     that hold the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file (not in tfkit 0.1).
-    `by_folder`: a text has the name of its folder as the column `folder`.
+    `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an archive that are read; empty: all.
     """
 
     format: str | None = None
@@ -41,6 +41,7 @@ class Layout:
     recognises: bool = True
     numbered: bool = False  # the recipe refers to columns by number, so detected headers have numbers alone
     by_folder: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def is_given(self) -> bool:
@@ -50,11 +51,8 @@ class Layout:
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
     """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raise DataError."""
-    contents = members(path, recognises=layout.recognises) if is_archive(path) else iter([content_of(path)])
+    contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
-    if layout.by_folder:
-        folder = Record({"text": path.parent.name}, str(path))
-        records = (_add_column(record, "folder", folder) for record in records)
     if layout.beside:
         records = _with_parallel_columns(records, path, {column: paths[number] for column, paths in layout.beside.items()})
     return _rows(records, columns)
@@ -157,6 +155,9 @@ def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
 
 
 def _records(content: Content, columns: Columns, layout: Layout) -> Records:
+    if layout.by_folder:
+        folder = Record({"text": PurePath(content.name).parent.name}, content.name)
+        return (_add_column(record, "folder", folder) for record in _records(content, columns, replace(layout, by_folder=False)))
     name = _detect_format(content, columns, layout)
     if layout.header and name not in HEADERS:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")

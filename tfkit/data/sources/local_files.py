@@ -91,6 +91,8 @@ class FileSource:
         )
         if self.layout.keys:
             digest.update(f"keys\0{self.layout.keys}\0".encode())
+        if self.layout.only:
+            digest.update(f"only\0{self.layout.only}\0".encode())
         if self.layout.is_given:
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]

@@ -1,4 +1,4 @@
-"""Splits by name: the files of a folder or glob, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
+"""Splits by name: the files of a folder, glob or archive, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
 As in data sets of the hub, the word may be anywhere in the name, or be a folder's: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
 `data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
@@ -15,7 +15,8 @@ from typing import Generic, Literal, TypeVar
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
-from tfkit.data.formats.suffixes import CODE_SUFFIXES, column_in, list_names, suffix_of
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, column_in, is_archive, list_names, suffix_of
+from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
 
@@ -77,7 +78,9 @@ def evaluated_files(pattern: str) -> str:
     """Return the value of `files` for a source to evaluate on: test, else validation, else all."""
     with suppress(DataError):  # it is raised again when the source is opened
         paths = find_files(pattern)
-        groups: Mapping[Split | None, Sequence[object]] = keys_by_split(json_arrays(paths)) or files_by_split(pattern, paths)
+        groups: Mapping[Split | None, Sequence[object]] = (
+            keys_by_split(json_arrays(paths)) or members_by_split(paths) or files_by_split(pattern, paths)
+        )
         if "test" in groups and len(groups) > 1:
             return "test"
         return "validation" if "validation" in groups and (None in groups or "train" in groups) else "all"
@@ -93,6 +96,15 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
     for path in paths:
         groups.setdefault(split_of(path.relative_to(root), may_be_code=may_be_code), []).append(path)
     return groups
+
+
+def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
+    """Return the files of a single archive by split; empty for other files, or if their names tell no splits apart."""
+    names = member_names(paths[0]) if len(paths) == 1 and is_archive(paths[0]) else []
+    groups: dict[Split | None, list[str]] = {}
+    for name in names:
+        groups.setdefault(split_of(PurePath(name)), []).append(name)
+    return groups if len(groups) > 1 else {}
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
