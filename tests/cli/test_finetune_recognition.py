@@ -427,6 +427,30 @@ def test_parallel_files_are_a_task(place: Path, work: Path) -> None:
     assert config["id2label"] == {"0": "calm", "1": "loud"}
 
 
+def test_a_translation_in_an_object_is_recognised(place: Path, work: Path) -> None:
+    """As on the Hub. A model of conversations learns it from an instruction; the direction is that of the file's name."""
+    found = rows(id=lambda n, t: str(n), translation=lambda n, t: {"en": t, "hau": t.upper()})
+    (work / "en-hau.json").write_text("".join(json.dumps(row) + "\n" for row in found))
+    columns = {
+        "gpt": "columns: {instruction: 'Translate from en to hau: {translation.en}', output: translation.hau}",
+        "t5": "columns: {source: translation.en, target: translation.hau}",
+    }
+    for start, named in columns.items():
+        shown = finetune("--from", str(place / start), "--data", "en-hau.json", "--dry-run", "carbon.enabled=false")
+        assert shown.out.startswith(f"# {'chat' if start == 'gpt' else 'text_to_text'}: a translation from en to hau"), shown.err
+        assert named in shown.out
+
+
+def test_folders_of_texts_are_classes_for_an_encoder_and_text_for_a_decoder(place: Path, work: Path) -> None:
+    for number, row in enumerate(rows(text=a_text)):
+        path = work / "news" / ["art", "sport"][number % 2] / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(row["text"])
+    for start, kind in {"bert": "classification", "gpt": "causal_lm"}.items():
+        shown = finetune("--from", str(place / start), "--data", "news", "--dry-run", "carbon.enabled=false")
+        assert shown.out.startswith(f"# {kind}: "), shown.err
+
+
 LONG = "a text of many words that is long enough to be one of its own, number {}"
 TASKS = {  # the kind, the columns by the number of the row, what is read, and what is not and would be missed
     "alpaca": (

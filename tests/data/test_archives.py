@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 
 from tfkit.data.formats.readers import READER_VERSIONS
 from tfkit.data.sources.local_files import FileSource, find_files
-from tfkit.data.sources.open_sources import open_source
+from tfkit.data.sources.open_sources import open_source, training_sources, validation_sources
+from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
+
+CLASSES = ClassificationSection.roles
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -147,3 +151,38 @@ def test_a_folder_without_data_names_what_it_holds(tmp_path: Path) -> None:
         find_files(str(tmp_path))
     with pytest.raises(DataError, match="this is a rar archive, by its first bytes; unpack it"):
         texts(tmp_path / "rows.rar")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path, suffix: str) -> None:
+    """A table for each split, and a folder of texts for each class of each split."""
+    tables = {f"set/{split}.csv": f"text,label\nof {split},a\nof {split} too,b\n".encode() for split in ("train", "dev", "test")}
+    texts = {
+        f"set/{split}/{label}/{i}.txt": f"{split} {label} {i}".encode() for split in ("train", "test") for label in "ab" for i in range(6)
+    }
+    for name, files in {"tables": tables, "texts": texts}.items():
+        path, folder = tmp_path / f"{name}{suffix}", tmp_path / name
+        if suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for member, content in files.items():
+                    archive.writestr(member, content)
+        else:
+            path.write_bytes(gzip.compress(tar_of(files)))
+        for member, content in files.items():
+            (folder / member).parent.mkdir(parents=True, exist_ok=True)
+            (folder / member).write_bytes(content)
+        found = [
+            [
+                [dict(row.values) for row in source.rows()]
+                for source in (
+                    *training_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
+                    *validation_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
+                    open_source(SourceSection(path=str(at), files=evaluated_files(str(at))), "all", None, roles=CLASSES),
+                )
+            ]
+            for at in (path, folder)
+        ]
+        assert found[0] == found[1]
+        assert {row["text"].split()[name == "tables"] for row in found[0][2]} == {"test"}
+        assert {row["label"] for row in found[0][2]} == {"a", "b"}
+    assert "train.csv to train on" in open_source(SourceSection(path=str(tmp_path / f"tables{suffix}")), "train", 0.5).describe()

@@ -1,7 +1,9 @@
 """Layouts and columns that are recognised by content: delimiters, headers, CoNLL, keys and arrays of JSON, names of public data sets."""
 
+import gzip
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ import pytest
 from tfkit.data import Row, open_source
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.formats.detection import detect_json_lines
+from tfkit.data.formats.file_content import content_of
 from tfkit.data.sources.open_sources import first_records, training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
+from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
+from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
 CLASSES, TAGS, PAIRS = ClassificationSection.roles, TaggingSection.roles, TextToTextSection.roles
@@ -205,3 +211,123 @@ def test_quotes_in_files_of_other_delimiters_are_quotes_only_where_that_fits(tmp
     found = rows(tmp_path / "a.csv")
     assert [row["text"] for row in found[:3]] == [f"two{sign}parts 0", '"well" said, 1', '"well" said, 2']
     assert len(found) == 40
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+@pytest.mark.parametrize(
+    "row", [{"text": "a", "label": "b"}, {"text": "c", "label": "d", "turns": [{"from": "x"}]}, {"text": "e", "label": "f", "at": {"x": 1}}]
+)
+def test_json_lines_may_be_called_json(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    """Also if a row holds the array of objects that would be the rows of a single JSON object."""
+    compress: Callable[[bytes], bytes] = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(compress(b"\n" + b"\n\n".join([json.dumps(row).encode()] * 3)))
+    assert rows(tmp_path / name) == [{"text": row["text"], "label": row["label"]}] * 3
+    assert rows(tmp_path) == rows(tmp_path / name)
+    assert "read as jsonl, by its lines" in source(tmp_path / name).describe()
+    with pytest.raises(DataError):
+        source(tmp_path / name, split_by="row")  # as in tfkit 0.1
+
+
+@pytest.mark.parametrize("text", ['{"text": "a"}', '{"rows": [\n{"text": "a"},\n{"text": "b"}\n]}', '{"rows": [{"text": "a"}]}\n\n'])
+def test_one_json_object_is_no_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert not detect_json_lines(content_of(tmp_path / "a.json"))
+
+
+FLAGS = "ID\tTweet\tjoy\tfear\n" + "".join(f"t{i}\ta text of number {i}\t{i % 2}\t{i % 3 // 2}\n" for i in range(30))
+NAMED = {"text": "Tweet", "labels": ["joy", "fear"]}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "SMSSpamCollection", "a.train"])
+def test_a_text_of_a_table_is_one_where_labels_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(FLAGS)
+    found = rows(tmp_path / name, MultiLabelSection.roles, columns=NAMED)
+    assert found[1] == {"text": "a text of number 1", "labels": {"joy": True, "fear": False}}
+    assert "read as tsv, by its lines" in source(tmp_path / name, MultiLabelSection.roles, columns=NAMED).describe()
+    assert rows(tmp_path / name, TEXT) == [{"text": FLAGS}]  # a language model reads the text
+    assert list(first_records(SourceSection(path=str(tmp_path / name)))[0].values) == ["ID", "Tweet", "joy", "fear"]
+    with pytest.raises(DataError, match="no column"):
+        source(tmp_path / name, MultiLabelSection.roles, columns=NAMED, split_by="row")
+
+
+@pytest.mark.parametrize("text", ["a\tb\nc\td\n\ne\tf\n", "a\tb\nc\te\tf\ng\th\n", "a\tb\n", "def f():\n\tx\n\ty\n"])
+def test_prose_with_tabs_is_no_table(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match="no column 'label'"):
+        rows(tmp_path / "a.txt")
+
+
+def test_scores_without_a_header_are_labels_and_numbers_of_rows_are_not(tmp_path: Path) -> None:
+    """As in the multilingual STS benchmark. A whole number in each row may count the rows."""
+    for name, third in {"scores": "{}.{}", "numbers": "{}{}"}.items():
+        lines = [f"A text {i} of it.,Another {i} of it.,{third.format(i % 5, i)}" for i in range(40)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    assert rows(tmp_path / "scores.csv")[7] == {"text": "A text 7 of it.", "pair": "Another 7 of it.", "label": "2.7"}
+    assert "read as text, pair, label" in source(tmp_path / "scores.csv").describe()
+    assert "read as source, target, 2" in source(tmp_path / "numbers.csv", PAIRS).describe()
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_contexts_with_questions_are_rows_of_question_answering(tmp_path: Path, suffix: str) -> None:
+    """CMRC has answers without positions, and other names. Whoever reads the contexts alone reads each once."""
+    asked = [{"query_text": "who", "answers": ["cat"]}, {"query_text": "where", "answers": ["sat", "no such"]}]
+    contexts = [{"context_text": "the cat sat", "qas": asked}, {"context_text": "a dog", "qas": []}]
+    (tmp_path / f"a.{suffix}").write_text(json.dumps(contexts) if suffix == "json" else "\n".join(map(json.dumps, contexts)))
+    found = rows(tmp_path / f"a.{suffix}", QuestionAnsweringSection.roles)
+    assert [(row["question"], row["context"], [one["text"] for one in row["answers"]]) for row in found] == [
+        ("who", "the cat sat", ["cat"]),
+        ("where", "the cat sat", ["sat", "no such"]),
+    ]
+    assert [row["text"] for row in rows(tmp_path / f"a.{suffix}", TEXT, text="context_text")] == ["the cat sat", "a dog"]
+
+
+WESTERN = ["El ingenioso hidalgo, señor de él", "£5m for “this” deal – he’s", "São Paulo não é", "va à Paris été créée", "Þetta er æðið"]
+OTHERS = [
+    ("Было очень хорошо", "cp1251"),
+    ("było łatwo", "cp1250"),
+    ("还没使用", "gbk"),
+    ("abc\0é", "latin-1"),
+    ("é", "latin-1"),
+    ("aÿ", "cp1252"),
+]
+
+
+def test_files_in_windows_1252_are_read_and_mentioned(tmp_path: Path) -> None:
+    for number, text in enumerate(WESTERN):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode("cp1252"))
+        (tmp_path / f"{number}.csv").write_bytes(f"text,n\nplain é,1\n{text.replace(',', ';')},2\n".encode("cp1252"))
+        assert rows(tmp_path / f"{number}.txt", TEXT) == [{"text": text}]
+        assert rows(tmp_path / f"{number}.csv", TEXT)[1] == {"text": text.replace(",", ";")}
+    for path in (tmp_path / "0.txt", tmp_path / "0.csv"):
+        assert f"{path.name} not in UTF-8, read as Windows-1252" in source(path, TEXT).describe()
+    (tmp_path / "0.txt").write_text("señor", encoding="utf-8")
+    assert "Windows" not in source(tmp_path / "0.txt", TEXT).describe()
+
+
+@pytest.mark.parametrize(("text", "encoding"), OTHERS)
+def test_files_in_other_encodings_are_refused(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match="is not UTF-8; convert the file"):
+        rows(tmp_path / "a.txt", TEXT)
+
+
+@pytest.mark.parametrize("damaged", [b"\xef\xbb\xbfcaf\xe9", "déjà vu caf".encode() + b"\xe9"])
+def test_damaged_utf8_is_no_windows_1252(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(damaged)
+    with pytest.raises(DataError, match="is not UTF-8"):
+        rows(tmp_path / "a.txt", TEXT)
+
+
+def test_folders_of_texts_are_classes_where_a_label_is_read(tmp_path: Path) -> None:
+    for number in range(12):
+        path = tmp_path / "news" / ["sport", "art"][number % 2] / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text {number}")
+    assert {row["text"]: row["label"] for row in rows(tmp_path / "news")} == {f"text {n}": ["sport", "art"][n % 2] for n in range(12)}
+    assert "the classes art, sport, by folder" in source(tmp_path / "news").describe()
+    assert "label" not in rows(tmp_path / "news", TEXT)[0]
+    with pytest.raises(DataError, match="no column 'label'"):
+        rows(tmp_path / "news" / "art")
+    (tmp_path / "news" / "art").rename(tmp_path / "news" / "test")  # the folder of a split, not of a class
+    with pytest.raises(DataError, match="no column 'label'"):
+        rows(tmp_path / "news", files="all")

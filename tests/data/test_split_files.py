@@ -116,7 +116,7 @@ def test_parallel_files_are_divided_with_their_own(made: Made) -> None:
 
 
 def test_a_single_file_is_itself_and_its_siblings_are_mentioned(made: Made) -> None:
-    folder = made("train.csv", "valid.csv", "test.csv", "train.txt")
+    folder = made("train.csv", "valid.csv", "test.csv", "train.txt", "other_test.csv")
     assert parts(folder / "train.csv") == ({"train.csv"}, {"train.csv"})
     said = open_source(SourceSection(path=str(folder / "train.csv")), "train", 0.5).describe()
     assert "beside it test.csv, valid.csv, which are used if the folder is named in its place" in said

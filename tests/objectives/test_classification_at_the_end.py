@@ -112,20 +112,16 @@ def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path)
         batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec)))
 
 
-def test_a_text_that_gives_no_token_is_named(tmp_path: Path) -> None:
+def test_a_text_that_gives_no_token_is_skipped_and_counted(tmp_path: Path) -> None:
     """Without a template there is nothing to read a class off; with one only the tokens around every text."""
     framed = Classification(ClassificationSection(kind="classification"), tokenizer("wordpiece"), LABELS, 24, None)
     for row in ({"text": " ", "label": "1"}, {"text": "", "pair": " \n", "label": "1"}):
-        with pytest.raises(DataError, match=r"rows.jsonl:1: the text gives no token; remove the row"):
+        with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: the text gives no token; remove the row"):
             examples(tmp_path, [row], ClassificationSection.roles, framed)
     codec = tokenizer("byte_bpe", add_bos=False)
-    with pytest.raises(DataError, match=r"rows.jsonl:2: the text gives no token; remove the row"):
-        examples(
-            tmp_path,
-            [ROWS[0], {"text": "", "label": "1"}],
-            ClassificationSection.roles,
-            classification(codec, described(CASES["gpt2"][0], codec)),
-        )
+    objective = classification(codec, described(CASES["gpt2"][0], codec))
+    found = examples(tmp_path, [ROWS[0], {"text": "", "label": "1"}], ClassificationSection.roles, objective)
+    assert (len(found), found.skipped["no tokens"].rows) == (1, 1)
 
 
 def test_padding_of_a_classifier_is_written_where_its_tokenizer_can_say_it(tmp_path: Path) -> None:

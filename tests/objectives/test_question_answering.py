@@ -291,17 +291,36 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"answers": []}, "the question has no answer; if that is meant, set objective.unanswerable: true"),
     "no start": ({"answers": {"text": ["cat"]}}, "column 'answers' holds an answer without text, not answers with text and answer_start"),
     "a word": ({"answers": "cat"}, "column 'answers' holds text, not answers with text and answer_start"),
-    "no question": ({"question": "\u200b", "answers": [{"text": "cat", "answer_start": 10}]}, "the question gives no token"),
-    "no context": ({"context": "", "answers": []}, "the context gives no token"),
+    "not there": ({"answers": ["dog", "cow"]}, "the context does not contain the answer 'dog'"),
 }
 
 
 @pytest.mark.parametrize(("changes", "error"), BAD.values(), ids=BAD)
 def test_what_is_wrong_with_a_row_is_named_with_its_place(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
-    objective = answering(unanswerable=changes.get("context") == "")
+    objective = answering(unanswerable=False)
     good = {"question": "who sat", "context": CONTEXT, "answers": [{"text": "cat", "answer_start": 10}]}
     with pytest.raises(DataError, match=r"rows.jsonl:2: " + error):
         examples(tmp_path, [good, good | changes], QuestionAnsweringSection.roles, objective)
+
+
+def test_a_row_without_a_question_or_a_context_is_skipped_and_counted(tmp_path: Path) -> None:
+    good = {"question": "who sat", "context": CONTEXT, "answers": ["cow", "cat"]}
+    found = examples(
+        tmp_path,
+        [good, good | {"question": "\u200b"}, good | {"context": "", "answers": []}],
+        QuestionAnsweringSection.roles,
+        answering(unanswerable=True),
+    )
+    assert len(found) == 1
+    assert found.skipped["no tokens"].rows == 2
+
+
+def test_an_answer_without_a_position_is_the_first_one_in_its_context(tmp_path: Path) -> None:
+    """Texts that the context does not contain are left out."""
+    good = {"question": "who sat", "context": CONTEXT, "answers": ["cow", "cat"]}
+    placed = good | {"answers": [{"text": "cat", "answer_start": CONTEXT.index("cat")}]}
+    found = [examples(tmp_path, [row], QuestionAnsweringSection.roles, answering())[0] for row in (good, placed)]
+    assert [array.tolist() for array in found[0].values()] == [array.tolist() for array in found[1].values()]
 
 
 def test_the_nested_files_of_squad_are_rows(tmp_path: Path) -> None:

@@ -169,9 +169,16 @@ class QuestionAnswering(LabelledObjective):
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """Return the right answers of a row, or its error."""
+        """Return the right answers of a row, or its error. Answers without a position are those that the context contains, at the first."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
+        if texts := [answer["text"] for answer in answers if answer["answer_start"] is None]:
+            answers = [{"text": text, "answer_start": context.find(text)} for text in texts if text in context]
+            if not answers:
+                return BadRow(
+                    "an answer that is not in its context",
+                    f"{row.place}: the context does not contain the answer {texts[0]!r}; correct the answer, or remove the row",
+                )
         for answer in answers:
             text, start = answer["text"], answer["answer_start"]
             if not text.strip():
@@ -219,7 +226,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
     context_tokens = sum(span[0] >= 0 for window in windows for span in window.spans)
     for part, count in (("question", windows[0].question_tokens), ("context", context_tokens)):
         if not count:
-            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row")
+            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row", dropped=True)
     ends = [(0, 0)] * len(windows)
     if answers:
         start, text = answers[0]["answer_start"], answers[0]["text"]

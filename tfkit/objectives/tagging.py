@@ -163,14 +163,11 @@ class Tagging(LabelledObjective):
             return BadRow("no words", f"{row.place}: there are no words; remove the row")
         if len(words) != len(tags):
             return BadRow("not a tag for each word", f"{row.place}: {len(words)} words, but {len(tags)} tags; correct the row")
-        for number, word in enumerate(words):
-            if not word.strip():
-                return _no_token(row, number)
         unknown = next((tag for tag in tags if tag not in self._numbers), None)
         return None if unknown is None else unknown_label(row.place, unknown, self.labels)
 
     def _example(self, row: Row, encoded: tuple[list[int], list[int | None], bool]) -> Encoded | BadRow:
-        """Return the example of a row; its error if a word has no token (a zero-width space in BERT's vocabulary)."""
+        """Return the example of a row; its error if a word has no token, and the tokenizer has none for unknown words."""
         ids, words, truncated = encoded
         labels, seen = [], -1  # the last word with a token
         for word in words:

@@ -39,7 +39,7 @@ class WholeTexts:
                 encoded.append(label)
                 continue
             if special.issuperset(text.ids):  # a model could still predict a class, without meaning
-                encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True))
+                encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True, dropped=True))
                 continue
             encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
         return encoded

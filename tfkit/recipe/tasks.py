@@ -109,8 +109,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "multiple_choice":
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
-        languages = " to ".join(map(str, seen.translation.values()))
-        because = f"a translation from {languages}" if languages else "a text, and the text that answers it"
+        because = _translated(seen) or "a text, and the text that answers it"
         return Task({"kind": kind}, None, because, seen.translation)
     if kind == "dpo":
         of = "reward" if model.head == "classes" else kind  # DPO would replace the head of a model that scores texts
@@ -118,8 +117,15 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
         without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
-        return Task({"kind": kind} | form, None, ("conversations" if seen.conversations else "instructions and their answers") + without)
+        of = "conversations" if seen.conversations else _translated(seen) or "instructions and their answers"
+        return Task({"kind": kind} | form, None, of + without, {} if seen.conversations else instructed(seen.translation))
     return Task({"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so the model's own task continues")
+
+
+def _translated(seen: DataSummary) -> str:
+    """Describe a translation whose direction is known; empty for other data."""
+    languages = " to ".join(_language(str(column)) for column in seen.translation.values())
+    return f"a translation from {languages}" if languages else ""
 
 
 # For each objective: the role for a further column of text (empty: none), and the role beside it.
@@ -149,7 +155,8 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     of_classes = "multi_label" if sets and not sets.columns else "classification"
-    fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds]
+    by_folder = model.stacks == "decoder" and seen.reads.get("classification", {}).get("label") == "folder"  # these may be just notes
+    fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
@@ -229,7 +236,7 @@ def _readings(seen: DataSummary, kinds: Collection[str]) -> list[str]:
     for reading in _READINGS:
         if reading.kind in kinds and (columns := _fill(reading, seen.forms)):
             lines.append(_line(reading, columns, seen))
-            if reading.kind == "text_to_text" and LANGUAGES.issuperset(columns.values()):
+            if reading.kind == "text_to_text" and LANGUAGES.issuperset(map(_language, columns.values())):
                 lines.append(_line(reading, dict(zip(columns, reversed(columns.values()), strict=True)), seen))
     return lines
 
@@ -341,17 +348,34 @@ def _multi_label(sets: LabelSets | None) -> Task:
 
 
 def translation(name: str, columns: Sequence[str]) -> dict[str, str | list[str]]:
-    """Return the source and the target of a translation whose two columns are named by their languages; empty for others.
+    """Return the source and the target of a translation whose two columns are named by their languages; empty for others. They may be
+    those of an object called translation, as on the Hub.
 
     The direction is that in the name of the data (`en-de`), or from the language of the file that is named (`train.en`) to the other one;
     without either, it is not known.
     """
-    if len(columns) != 2 or not LANGUAGES.issuperset(columns):
+    within = {_language(column): column for column in columns if column.startswith("translation.")}
+    by_language = within or {column: column for column in columns if column in LANGUAGES}
+    if len(by_language) != 2 or (not within and len(columns) != 2):
         return {}
     words = re.split(r"[^a-z0-9]+", name.lower())
-    pairs = [pair for pair in pairwise(words) if {*pair} == {*columns}]
-    found = pairs[0] if pairs else (columns if words[-1] == columns[0] or words[-2:-1] == [columns[0]] else ())
-    return dict(zip(("source", "target"), found, strict=False))
+    pairs = [pair for pair in pairwise(words) if {*pair} == {*by_language}]
+    first = next(iter(by_language))
+    found = pairs[0] if pairs else tuple(by_language) if words[-1] == first or words[-2:-1] == [first] else ()
+    return dict(zip(("source", "target"), (by_language[language] for language in found), strict=False))
+
+
+def instructed(languages: Mapping[str, str | list[str]]) -> dict[str, str | list[str]]:
+    """Return the instruction and the output for a model of conversations that learns a translation; empty without one."""
+    if not languages:
+        return {}
+    source, target = map(str, languages.values())
+    return {"instruction": f"Translate from {_language(source)} to {_language(target)}: {{{source}}}", "output": target}
+
+
+def _language(column: str) -> str:
+    """Return the language in the name of a column, or of a path into one."""
+    return column.rpartition(".")[2]
 
 
 def few_values(values: Sequence[object]) -> bool:

@@ -1,6 +1,7 @@
 """Encoding of pairs of texts, and of sentences given as words, with the tokenizer's template, truncated to a length."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
@@ -30,13 +31,24 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
     """Return for each sentence its ids, at most `length`, with the template; the word index of each id (None for the template's ids); and
     whether it was truncated.
 
-    Equals transformers' `is_split_into_words=True`. If tokens include the space before a word (GPT-2's `Ġ`), every word gets a space,
-    also the first, as with transformers' `add_prefix_space=True`: otherwise the words would run together.
+    Equals transformers' `is_split_into_words=True`, except that a word that gives no token (a symbol of a private font, in BERT's
+    vocabulary) is read as the unknown token, if there is one, so that no word of a sentence is without a tag. If tokens include the space
+    before a word (GPT-2's `Ġ`), every word gets a space, also the first, as with transformers' `add_prefix_space=True`: otherwise the
+    words would run together.
     """
     if _runs_words_together(tokenizer):
         sentences = [[f" {word}" for word in words] for words in sentences]
     with tokenizer_errors():
-        encodings = tokenizer.truncating(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
+        encode = partial(tokenizer.truncating(length).encode_batch, is_pretokenized=True)
+        encodings = encode([list(words) for words in sentences])
+        if tokenizer.unk_id is not None:
+            unknown = tokenizer.backend.id_to_token(tokenizer.unk_id)
+            for number, encoding in enumerate(encodings):
+                read = {word for word in encoding.word_ids if word is not None}
+                ends = max(read, default=-1) + 1 if encoding.overflowing else len(sentences[number])
+                if len(read) < ends:
+                    words = [word if place in read or place >= ends else unknown for place, word in enumerate(sentences[number])]
+                    encodings[number] = encode([words])[0]
     return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
 

@@ -11,7 +11,7 @@ from tfkit.errors import DataError
 PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
-BAD_ROWS_VERSION = 2  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
+BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
 FIRST_ROWS = 1000  # rows that are checked before anything is built from a source
 _MAX_CHECKED = 4_000_000  # characters, a tenth of a second
 
@@ -34,7 +34,8 @@ class BadRow(NamedTuple):
     """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
 
     `lost`: the row is valid, but too long for the model, or its answer is not among the model's: an evaluation counts it as wrong.
-    `dropped`: the row has no information, such as a tie between completions: it is skipped and counted, but is never an error.
+    `dropped`: the row has no information, such as a tie between completions or an empty text: it is skipped and counted, but is never an
+    error.
     """
 
     kind: str

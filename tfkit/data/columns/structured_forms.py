@@ -50,7 +50,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
 
     Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, either as JSON. Null and an empty
-    list are no answer.
+    list are no answer. In a list of texts, each has None as its `answer_start`.
     """
     if isinstance(value, str):
         try:
@@ -67,6 +67,8 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
         return []
     if not isinstance(value, list):
         return Unfit(type(value).__name__, _ANSWERS)
+    if all(isinstance(answer, str) for answer in value):
+        return [{"text": text, "answer_start": None} for text in value]
     answers = []
     for answer in value:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, Mapping) else (None, None)

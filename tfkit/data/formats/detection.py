@@ -1,25 +1,30 @@
-"""Detection of a file's layout from its first lines: CoNLL under any suffix, the delimiter of a table, and whether it has a header.
+"""Detection of a file's layout from its first lines: CoNLL or a table in a text, JSON lines in .json, the delimiter and header of tables.
 
 Without clear evidence the defaults apply: text is plain text, the suffix gives the delimiter, and the first row is the header.
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
 from tfkit.data.columns.column_names import normalized
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.formats.file_content import Content, decode, raw_lines
+from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 
 _LINES = 200  # that are examined
+_MAX_JSON_LINE = 1 << 20  # bytes: a longer first line is taken for a whole file
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
+_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may count the rows
 _MAX_TAGS, _MIN_TOKENS = 60, 20  # distinct tags and tokens, for tags other than IOB's
+_MIN_ROWS = 3  # lines of a text that is a table
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # characters and words in the name of a column
 _ROWS_PER_LABEL = 5  # mean number of rows for each value in a column of labels, at least
 
@@ -35,6 +40,15 @@ class Table(NamedTuple):
         about = [f"separated by {_NAMES[self.delimiter]}"] if self.delimiter != "," else []
         about += [f"without a header, read as {', '.join(self.header)}"] if self.header else []
         return ", ".join(about)
+
+
+def detect_json_lines(content: Content) -> bool:
+    """Whether a JSON file has an object on each of its first two lines, so that it is no JSON value as a whole."""
+    with opened(content) as file, suppress(ValueError, RecursionError):  # not JSON, or not UTF-8
+        lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
+        first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
+        return second.startswith(b"{") and first.endswith(b"}") and isinstance(json.loads(first), dict)
+    return False
 
 
 def detect_conll(content: Content) -> str | None:
@@ -55,6 +69,12 @@ def detect_conll(content: Content) -> str | None:
         return "conll"
     repeat = len(rows) >= _MIN_TOKENS and len({*tags}) <= min(_MAX_TAGS, len(rows) // _ROWS_PER_LABEL)
     return "conll" if repeat and all("\t" in line for line in words) and not any(" " in row[0] for row in rows) else None
+
+
+def detect_tabbed(content: Content) -> bool:
+    """Whether the lines of a text are the rows of a table: all have the same number of tabs, at least one, and none is blank."""
+    lines = [*_first_lines(content)]
+    return len(lines) >= _MIN_ROWS and len({line.count("\t") for line in lines}) == 1 and all(map(str.strip, lines)) and "\t" in lines[0]
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
@@ -127,11 +147,12 @@ def _is_label(cell: str, below: Sequence[str]) -> bool:
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Name the columns by number, except one or two columns of texts, and one column of labels with them."""
+    """Name the columns by number, except one or two columns of texts, and one column of labels, or else of scores, with them."""
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]
     labels = [index for index, cells in enumerate(values) if 2 <= len({*cells}) <= max(2, len(cells) // _ROWS_PER_LABEL)]
     texts = [index for index, cells in enumerate(values) if index not in labels and _are_texts(cells)]
+    labels = labels or [index for index, cells in enumerate(values) if all(map(_SCORE.fullmatch, cells))]
     names = [str(index) for index in range(width)]
     if len(labels) == 1 and texts:
         names[labels[0]] = "label"

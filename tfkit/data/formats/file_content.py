@@ -1,19 +1,21 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError; a line that is not UTF-8 is a BadRow.
+A damaged file raises DataError. A line that is not UTF-8 is read as Windows-1252 if it looks like a Western language, else it is a BadRow.
 """
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, NamedTuple, cast
 
@@ -22,6 +24,9 @@ from tfkit.data.formats.suffixes import compression_of, suffix_of
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
+_UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
+_NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # The first bytes of formats that are not read at all, or not under any suffix, with the remedy.
@@ -64,11 +69,14 @@ class Content(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A line or a whole file: its bytes, its place for messages, and its offset in the file in bytes."""
+    """A line or a whole file: its bytes, its place for messages, its offset in the file in bytes, and whether the file begins with the byte
+    order mark of UTF-8.
+    """
 
     content: bytes
     place: str
     offset: int
+    is_marked: bool
 
 
 class Budget:
@@ -179,10 +187,12 @@ def seekable(content: Content) -> Iterator[IO[bytes]]:
 def raw_lines(content: Content) -> Iterator[Piece]:
     """Yield the lines with their line ends, without a byte order mark. Only a line feed ends a line."""
     offset = 0
+    is_marked = False
     with opened(content) as file:
         for number, line in enumerate(file, 1):
             bare = line.removeprefix(BOM) if number == 1 else line
-            yield Piece(bare, f"{content.name}:{number}", offset + len(line) - len(bare))
+            is_marked = is_marked or len(bare) < len(line)
+            yield Piece(bare, f"{content.name}:{number}", offset + len(line) - len(bare), is_marked)
             offset += len(line)
 
 
@@ -190,19 +200,46 @@ def read_whole(content: Content) -> Piece:
     """Read a whole file, without a byte order mark."""
     with opened(content) as file:
         data = file.read()
-    return Piece(data.removeprefix(BOM), content.name, len(BOM) if data.startswith(BOM) else 0)
+    is_marked = data.startswith(BOM)
+    return Piece(data.removeprefix(BOM), content.name, len(BOM) if is_marked else 0, is_marked)
 
 
-def decode(piece: Piece) -> str | BadRow:
-    """Return the text of a piece, or a BadRow if it is not UTF-8."""
-    content, place, offset = piece
+def is_utf8(content: Content) -> bool:
+    """Whether a file is UTF-8 as a whole."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with opened(content) as file, suppress(UnicodeDecodeError):
+        while chunk := file.read(_CHUNK):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+        return True
+    return False
+
+
+def decode(piece: Piece, *, is_json: bool = False) -> str | BadRow:
+    """Return the text of a piece: UTF-8, or Windows-1252 in a file that is neither marked as UTF-8 nor JSON; else a BadRow."""
+    content, place, offset, is_marked = piece
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         if offset == 0 and (bad := encoding_error(content, place)):
             return bad
+        if not (is_json or is_marked) and (text := _decode_western(content)) is not None:
+            return text
         byte = f"byte {offset + error.start} (0x{content[error.start]:02x})"
         return BadRow("not UTF-8", f"{place}: {byte} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
+
+
+def _decode_western(content: bytes) -> str | None:
+    """Return the text of Windows-1252, which includes Latin-1, if it looks like one of a Western language; else None.
+
+    There, letters beyond ASCII are few between others. Texts of other alphabets have long runs of such bytes, those of Central Europe have
+    symbols within words, and UTF-8 with a damaged byte has whole letters of UTF-8.
+    """
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    return None if _UTF8_LETTER.search(content) or _NOT_WESTERN.search(text) or not _LETTER.search(text) else text
 
 
 def encoding_error(content: bytes, place: str) -> BadRow | None:

@@ -28,11 +28,12 @@ _LINES = "write an array of objects; if each line is an object, set format: json
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read one JSON object a line; blank lines are skipped."""
     for line in raw_lines(content):
-        text = decode(line)
+        text = decode(line, is_json=True)
         if isinstance(text, BadRow):
             yield text
         elif not text.isspace():
-            yield _parse_line(text, line.place)
+            record = _parse_line(text, line.place)
+            yield from questions_of(record, columns) if isinstance(record, Record) else [record]
 
 
 def _parse_line(text: str, place: str) -> Record | BadRow:
@@ -150,13 +151,13 @@ def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, nu
         if item.bad or header:
             yield item.bad or _array_row(item, header)
         else:
-            yield from _object_rows(item)
+            yield from _object_rows(item, columns)
 
 
-def _object_rows(item: _Item) -> Records:
-    """Yield the record of an object, or, if it is an article of SQuAD, a record for each question."""
+def _object_rows(item: _Item, columns: Columns) -> Records:
+    """Yield the record of an object, or a record for each question in it."""
     if isinstance(item.value, dict):
-        yield from questions_of(Record(item.value, item.place))
+        yield from questions_of(Record(item.value, item.place), columns)
         return
     kind = type(item.value).__name__
     yield BadRow("not a JSON object", f'{item.place}: expected a JSON object, found {kind}; write {{"column": ...}} for each')

@@ -5,19 +5,20 @@ A row that cannot be read is a BadRow, and reading continues after it. A damaged
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.formats.conll import read_conll, read_conllu
-from tfkit.data.formats.detection import Table, detect_conll, detect_table
+from tfkit.data.formats.detection import Table, detect_conll, detect_json_lines, detect_tabbed, detect_table
 from tfkit.data.formats.file_content import Content, content_of, decode, raw_lines, read_whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
-from tfkit.data.formats.suffixes import FORMAT_OF, is_archive, suffix_of
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, is_archive, suffix_of
 from tfkit.data.formats.tables import read_csv, read_separated, read_tsv
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
+from tfkit.recipe.schema.roles import TEXT
 
 Rows = Iterator[Row | BadRow]
 
@@ -29,6 +30,7 @@ class Layout:
     `format`: the format of all files; None: by their suffixes. `header`: the column names of files without a header line.
     `beside`: further columns, each from parallel files: one for each file, with a line for each row. `keys`: the keys of a JSON object
     that hold the rows; empty: its only array. `recognises`: also detect the layout from the first lines of a file (not in tfkit 0.1).
+    `by_folder`: a text has the name of its folder as the column `folder`. `only`: the files of an archive that are read; empty: all.
     """
 
     format: str | None = None
@@ -38,6 +40,8 @@ class Layout:
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all of them
     recognises: bool = True
     numbered: bool = False  # the recipe refers to columns by number, so detected headers have numbers alone
+    by_folder: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def is_given(self) -> bool:
@@ -47,7 +51,7 @@ class Layout:
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
     """Return the rows of a file, or of the files in an archive; `number` is the file's index in the source. Raise DataError."""
-    contents = members(path, recognises=layout.recognises) if is_archive(path) else iter([content_of(path)])
+    contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
         records = _with_parallel_columns(records, path, {column: paths[number] for column, paths in layout.beside.items()})
@@ -135,15 +139,25 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format of a file: CoNLL if its lines are CoNLL and a role reads tokens, else the format given or of its suffix."""
+    """Return the format of a file: that of its lines, if they are CoNLL and a role reads tokens, if they are JSON, or if a text is a table
+    and more than texts is read; else the format given or of its suffix.
+    """
     name = _format_of(content, layout)
-    detects = (
-        layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.select_read(["tokens", "tags"])
-    )
-    return (detect_conll(content) if detects else None) or name
+    if not layout.recognises or layout.format is not None:
+        return name
+    if name == "json" and detect_json_lines(content):
+        return "jsonl"
+    detects = name in ("text", "tsv") and "tokens" in columns.select_read(["tokens", "tags"])
+    if detects and (conll := detect_conll(content)):
+        return conll
+    is_plain = name == "text" and content.suffix not in CODE_SUFFIXES and (columns.roles != TEXT or bool(columns.beyond_roles))
+    return "tsv" if is_plain and detect_tabbed(content) else name
 
 
 def _records(content: Content, columns: Columns, layout: Layout) -> Records:
+    if layout.by_folder:
+        folder = Record({"text": PurePath(content.name).parent.name}, content.name)
+        return (_add_column(record, "folder", folder) for record in _records(content, columns, replace(layout, by_folder=False)))
     name = _detect_format(content, columns, layout)
     if layout.header and name not in HEADERS:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")

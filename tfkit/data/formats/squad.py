@@ -1,23 +1,32 @@
-"""SQuAD's nested JSON as rows: an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0: 1806.03822)."""
+"""SQuAD's nested JSON as rows: an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0: 1806.03822).
+
+The contexts may also be the outermost objects, as in the files of CMRC and MRQA (1810.07366, 1910.09753).
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfkit.data.columns.record_columns import Record
+from tfkit.data.columns.record_columns import Columns, Record
 
 
-def questions_of(record: Record) -> Iterator[Record]:
-    """Yield a record for each question of an article, with its `context`; any other record unchanged."""
+def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each question of an article, or of a context if a column of the questions is read; others unchanged."""
     paragraphs: Any = record.values.get("paragraphs")
-    if not _are_objects(paragraphs) or not all("context" in paragraph and _are_objects(paragraph.get("qas")) for paragraph in paragraphs):
+    questions: Any = record.values.get("qas")
+    if _are_objects(paragraphs) and paragraphs and all(_are_objects(paragraph.get("qas")) for paragraph in paragraphs):
+        for paragraph in _inner(record, "paragraphs", "paragraph"):
+            yield from _inner(paragraph, "qas", "question")
+    elif _are_objects(questions) and columns.select_read({"question", *(name for one in questions for name in one)}):
+        yield from _inner(record, "qas", "question")
+    else:
         yield record
-        return
-    title = {"title": record.values["title"]} if "title" in record.values else {}
-    for number, paragraph in enumerate(paragraphs, 1):
-        for index, question in enumerate(paragraph["qas"], 1):
-            values: dict[str, Any] = {**title, "context": paragraph["context"], **question}
-            yield Record(values, f"{record.place}, paragraph {number}, question {index}")
+
+
+def _inner(record: Record, key: str, kind: str) -> Iterator[Record]:
+    """Yield the objects of an array in a record, each with the record's other columns."""
+    around = {name: value for name, value in record.values.items() if name != key}
+    return (Record({**around, **one}, f"{record.place}, {kind} {number}") for number, one in enumerate(record.values[key], 1))
 
 
 def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)

@@ -29,6 +29,7 @@ TEXT_SUFFIXES = frozenset(
     )
     for suffix in line.split()
 )
+CODE_SUFFIXES = TEXT_SUFFIXES - {".txt", ".text"}
 _MAX_NAMES = 3  # in a message
 KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 

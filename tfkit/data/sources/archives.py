@@ -8,7 +8,7 @@ not read.
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,10 +32,10 @@ class _Member(NamedTuple):
     problem: str = ""
 
 
-def members(path: Path, *, recognises: bool = True) -> Iterator[Content]:
+def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
     """Yield the data files of an archive; each must be read before the next. Raise DataError if it is damaged, unsafe or has none.
 
-    `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them).
+    `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: the names of those to read; empty: all.
     """
     with _opened(path) as files:
         kind, size = _kind(path), path.stat().st_size
@@ -43,7 +43,15 @@ def members(path: Path, *, recognises: bool = True) -> Iterator[Content]:
         Budget(str(path), size).spend(sum(file.size for file in data_files))  # the claimed sizes, before any file is decompressed
         budget = Budget(str(path), size)
         for file in data_files:
+            if only and str(file.name) not in only:
+                continue
             yield Content(_display_name(path, file), suffix_of(file.name), kind, partial(_open, file, path, budget))
+
+
+def member_names(path: Path) -> list[str]:
+    """Return the names of the data files of an archive. Raise DataError as `members` does."""
+    with _opened(path) as files:
+        return [str(file.name) for file in _data_files(files, path, recognises=True)]
 
 
 def count_members(path: Path, *, recognises: bool = True) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
-from tfkit.data.formats.file_content import BOM, content_of, opened, reading
+from tfkit.data.formats.detection import detect_json_lines
+from tfkit.data.formats.file_content import BOM, content_of, is_utf8, opened, reading
 from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
 from tfkit.data.formats.suffixes import (
     FORMAT_OF,
@@ -63,6 +64,12 @@ class FileSource:
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = _describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
+        other = [
+            path
+            for path in self.paths
+            if not is_archive(path) and FORMAT_OF.get(suffix_of(path)) not in ("json", "jsonl", "parquet") and not is_utf8(content_of(path))
+        ]
+        about += [f"{list_names(other)} not in UTF-8, read as Windows-1252"] if other else []
         archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
             inside = sum(read for read, _ in archives)
@@ -84,6 +91,8 @@ class FileSource:
         )
         if self.layout.keys:
             digest.update(f"keys\0{self.layout.keys}\0".encode())
+        if self.layout.only:
+            digest.update(f"only\0{self.layout.only}\0".encode())
         if self.layout.is_given:
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
@@ -146,10 +155,10 @@ def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
 def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     """Return the sorted files of a path: the file itself, a folder's text and data files, or the matches of a glob (** is recursive).
 
-    Of the .json files in a folder, only those that hold an array are data. Hidden files are skipped, and links to folders are not
-    followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and files of any
-    name are if none has the suffix of data (as was not so in tfkit 0.1, which read no compression but gzip, and no tar archive). Raise
-    DataError if nothing matches.
+    Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
+    are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and files
+    of any name are if none has the suffix of data (as was not so in tfkit 0.1, which read no compression but gzip, and no tar archive).
+    Raise DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -198,7 +207,7 @@ def _find(path: Path, pattern: str, *, recognises: bool) -> list[Path]:
 
 
 def _find_in_folder(folder: Path, *, recognises: bool) -> list[Path]:
-    files = [file for file in walk(folder) if _is_data(file, folder)]
+    files = [file for file in walk(folder) if _may_be_data(file.relative_to(folder)) and _holds_rows(file, recognises=recognises)]
     if not recognises:
         return [file for file in files if compression_of(file) in ("", "gzip") and suffix_of(file) != ".tar"]
     if data := [file for file in files if not is_readme(file)]:
@@ -241,22 +250,18 @@ def _size(path: Path) -> int:
         return path.stat().st_size
 
 
-def _is_data(path: Path, folder: Path) -> bool:
-    name = path.relative_to(folder)
-    if not _may_be_data(name):
-        return False
-    return suffix_of(name) != ".json" or _is_array(path)
-
-
 def _may_be_data(name: Path) -> bool:
     """Whether the name of a file in a folder is that of data; the path is relative to the folder."""
     return is_searched(name) or (is_archive(name) and not is_hidden(name))
 
 
-def _is_array(path: Path) -> bool:
-    """Whether a JSON file holds an array of rows; most JSON files in folders of code are settings."""
-    with opened(content_of(path)) as file:
-        return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
+def _holds_rows(path: Path, *, recognises: bool) -> bool:
+    """Whether a file holds rows: a JSON file if it is an array, or JSON lines; most JSON files in folders of code are settings."""
+    if suffix_of(path) != ".json":
+        return True
+    with opened(content := content_of(path)) as file:
+        is_array = file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
+    return is_array or (recognises and detect_json_lines(content))
 
 
 def _is_text(path: Path) -> bool:

@@ -1,22 +1,34 @@
 """Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, PartName, Row, Source, SplitBy
 from tfkit.data.formats.detection import detect_header
 from tfkit.data.formats.readers import Layout
-from tfkit.data.formats.suffixes import column_in, list_names
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, column_in, is_archive, list_names, suffix_of
+from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.drawn_rows import DrawnRows
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.joined_rows import UNPAIRED, JoinedRows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings
+from tfkit.data.sources.split_files import (
+    Named,
+    Split,
+    SplitFiles,
+    files_by_split,
+    json_arrays,
+    keys_by_split,
+    members_by_split,
+    siblings,
+    split_of,
+)
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
@@ -24,6 +36,8 @@ from tfkit.recipe.schema.roles import TEXT, Role
 
 if TYPE_CHECKING:
     from tfkit.data.sources.parallel_files import ParallelFiles
+
+_FILES_PER_CLASS = 5  # mean number of texts in a folder that is a class, at least
 
 
 def open_source(
@@ -84,10 +98,13 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
     names = [[named] if isinstance(named, str) else named for named in (*section.columns.values(), section.text or "")]
     numbered = any(name.isdecimal() for of_role in names for name in of_role)
     array_columns: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     if recognises and not keys and (key_groups := keys_by_split(arrays := json_arrays(all_paths))):
         array_columns = detect_header(arrays.first_rows, columns, numbered=numbered)
         all_keys = tuple(key for group in key_groups.values() for key in group)
         keys, part, uses = _select_split(section, pattern, all_keys, key_groups, part)
+    elif recognises and (member_groups := members_by_split(all_paths)):
+        only, part, uses = _select_split(section, pattern, (), member_groups, part)
     elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
         groups = files_by_split(pattern, all_paths, may_be_code=parallel is None)
         paths, part, uses = _select_split(section, pattern, all_paths, groups, part)
@@ -95,8 +112,25 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
         uses = f"beside it {', '.join(others)}, which {'are' if len(others) > 1 else 'is'} used if the folder is named in its place"
     uses = "; ".join(filter(None, [parallel.describe() if parallel else "", uses]))
     kept = {column: tuple(file for path, file in zip(all_paths, files, strict=True) if path in paths) for column, files in beside.items()}
-    layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
+    folders = _class_folders(Path(pattern).expanduser(), paths, only, columns) if recognises and section.format is None else []
+    if folders:
+        uses = "; ".join(filter(None, [uses, f"the classes {list_names(folders)}, by folder"]))
+    layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered, bool(folders), only)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
+
+
+def _class_folders(root: Path, paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
+    """Return the folders whose names are the classes of the texts in them: a label is read, and there are several texts in each. Empty if
+    there are none. `only`: the files of the archive `root` that are read; empty: all.
+    """
+    if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
+        return []
+    names = [path.relative_to(root) for path in paths] if root.is_dir() else [*map(PurePath, only or member_names(root))]
+    files = Counter(name.parent for name in names)
+    folders = {folder.name for folder in files}
+    are_texts = not any(suffix_of(name) in (*FORMAT_OF, *CODE_SUFFIXES) or is_archive(name) for name in names)
+    are_classes = len(folders) > 1 and not any(folder == "" or split_of(PurePath(folder)) for folder in folders)
+    return sorted(folders) if are_texts and are_classes and len(names) >= _FILES_PER_CLASS * len(files) else []
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":

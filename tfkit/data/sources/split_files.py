@@ -1,4 +1,4 @@
-"""Splits by name: the files of a folder or glob, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
+"""Splits by name: the files of a folder, glob or archive, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
 As in data sets of the hub, the word may be anywhere in the name, or be a folder's: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
 `data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Generic, Literal, TypeVar
 
+from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.formats.json_files import Arrays, arrays_in
-from tfkit.data.formats.suffixes import TEXT_SUFFIXES, column_in, list_names, suffix_of
+from tfkit.data.formats.suffixes import CODE_SUFFIXES, column_in, is_archive, list_names, suffix_of
+from tfkit.data.sources.archives import member_names
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 _WORD = re.compile(r"(?:(train|training)|(valid|validation|val|dev|devel|development)|(test|testing))(?:set|data)?[0-9]*")
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_CODE = TEXT_SUFFIXES - {".txt", ".text"}
 
 
 Named = TypeVar("Named", Path, str)
@@ -63,7 +64,7 @@ class SplitFiles(Generic[Named]):
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
     """Return the split named in a file's name, else in the name of its nearest folder. None if the name has no such word, or several."""
-    if may_be_code and suffix_of(name) in _CODE:
+    if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
     for part in reversed(name.parts):
         words = re.split(r"[^a-z0-9]+", part.lower())
@@ -77,7 +78,9 @@ def evaluated_files(pattern: str) -> str:
     """Return the value of `files` for a source to evaluate on: test, else validation, else all."""
     with suppress(DataError):  # it is raised again when the source is opened
         paths = find_files(pattern)
-        groups: Mapping[Split | None, Sequence[object]] = keys_by_split(json_arrays(paths)) or files_by_split(pattern, paths)
+        groups: Mapping[Split | None, Sequence[object]] = (
+            keys_by_split(json_arrays(paths)) or members_by_split(paths) or files_by_split(pattern, paths)
+        )
         if "test" in groups and len(groups) > 1:
             return "test"
         return "validation" if "validation" in groups and (None in groups or "train" in groups) else "all"
@@ -95,6 +98,15 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
     return groups
 
 
+def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
+    """Return the files of a single archive by split; empty for other files, or if their names tell no splits apart."""
+    names = member_names(paths[0]) if len(paths) == 1 and is_archive(paths[0]) else []
+    groups: dict[Split | None, list[str]] = {}
+    for name in names:
+        groups.setdefault(split_of(PurePath(name)), []).append(name)
+    return groups if len(groups) > 1 else {}
+
+
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
     """Return the keys of a JSON object's arrays by split; empty if they name no splits, and the reader finds the array itself."""
     groups: dict[Split | None, list[str]] = {}
@@ -104,17 +116,25 @@ def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
 
 
 def json_arrays(paths: Sequence[Path]) -> Arrays:
-    """Return the arrays in a single JSON file that holds an object; none for other files."""
-    return arrays_in(content_of(paths[0])) if len(paths) == 1 and suffix_of(paths[0]) == ".json" else Arrays([], [])
+    """Return the arrays in a single JSON file that holds an object; none for other files, or for JSON lines."""
+    is_one = len(paths) == 1 and suffix_of(paths[0]) == ".json" and not detect_json_lines(content_of(paths[0]))
+    return arrays_in(content_of(paths[0])) if is_one else Arrays([], [])
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
     """Return the names of the validation and test files beside a file that is called train; `of_column`: those of its column alone."""
     if split_of(PurePath(path.name)) != "train":
         return []
-    beside = sorted(other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path))
+    beside = sorted(
+        other.name for other in path.parent.iterdir() if suffix_of(other) == suffix_of(path) and _but_split(other) == _but_split(path)
+    )
     names = [name for name in beside if split_of(PurePath(name)) in ("validation", "test")]
     return [name for name in names if not of_column or _column(PurePath(name)) == _column(path)]
+
+
+def _but_split(path: Path) -> str:
+    """Return the name of a file without numbers and the word of its split, which differ within a data set."""
+    return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 
 def _column(path: PurePath) -> str | None:

@@ -1,12 +1,12 @@
 """Fine-tuning without a recipe: a recipe is made from what the data and the checkpoint show, printed, and run like any other."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.adapters import describe
-from tfkit.data.columns.column_names import columns_of, value_of
+from tfkit.data.columns.column_names import MISSING, columns_of, value_of
 from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
@@ -23,7 +23,19 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, MANY_ROWS
-from tfkit.recipe.tasks import FEW, DataSummary, ModelSummary, Task, decide, few_values, form_of, long_texts, translation, unread_texts
+from tfkit.recipe.tasks import (
+    FEW,
+    DataSummary,
+    ModelSummary,
+    Task,
+    decide,
+    few_values,
+    form_of,
+    instructed,
+    long_texts,
+    translation,
+    unread_texts,
+)
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -64,13 +76,15 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     """Inspect the first rows of the source. Raises DataError."""
     records = first_records(section, on_bad_row)
-    columns = list(dict.fromkeys(name for record in records for name in record.values))
+    columns = _column_names(records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
-    values = {name: [record.values.get(name) for record in records] for name in columns}
+    values = _values(columns, records)
     flags = {} if named else flag_columns(values, [name for name in columns if long_texts(values[name])])
     languages = {} if named else translation(section.path or "", columns)
-    given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags, "text_to_text": named or languages}
+    given = dict.fromkeys(_LABELLED, named)
+    given |= {"multi_label": named or flags, "text_to_text": named or languages, "chat": named or instructed(languages)}
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
+    rows["question_answering"] = [row for row in rows["question_answering"] if _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # one completion with a label may be anything
@@ -100,16 +114,35 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         like_labels=like_labels,
         reads=reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # of the same rows
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
-        unread={} if named else {kind: unread_texts(kind, reads[kind], values | _nested(reads[kind], records)) for kind in fitting},
+        unread={}
+        if named
+        else {kind: unread_texts(kind, reads[kind], values | _values(reads[kind].values(), records)) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
         translation=languages,
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
 
 
-def _nested(reads: dict[str, str], records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Return the values of the roles that are read from a path into a column, by that path."""
-    return {name: [value_of(name, record.values) for record in records] for name in reads.values() if name not in records[0].values}
+def _are_in_context(row: Row) -> bool:
+    """Whether the context contains the answers, if they have no positions: else they may be choices, or written freely."""
+    return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
+
+
+def _column_names(records: Sequence[Record]) -> list[str]:
+    """Return the names of the columns, with the paths to the texts of a column that is an object of texts alone."""
+    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # the first values
+    names = dict.fromkeys(name for record in records for name in record.values)
+    return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
+
+
+def _is_of_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(part, str) for part in value.values())
+
+
+def _values(names: Iterable[str], records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return the values of columns, or at paths into columns, by their names; None where a record has none."""
+    found = {name: [value_of(name, record.values) for record in records] for name in names}
+    return {name: [None if value is MISSING else value for value in values] for name, values in found.items()}
 
 
 def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:

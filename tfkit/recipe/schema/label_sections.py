@@ -40,6 +40,7 @@ _LABEL_NAMES = (
         "class_name",
         "label_text",
         "category_name",
+        "folder",  # of a text, where each folder holds the texts of a class
         "intent_name",
         "is_spam",
         "spam",
