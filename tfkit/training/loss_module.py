@@ -16,7 +16,11 @@ from tfkit.objectives.objective import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters."""
+    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
+
+    Of a mixture of experts, the balance of each row is a further term, and what keeps the routers' logits small (model/experts.py); not of
+    the routers of companions.
+    """
 
     def __init__(self, model: Transformer, objective: Objective):
         super().__init__()
