@@ -19,7 +19,8 @@ SUFFIX, PREFIX = "</w>", "##"
 
 # GPT-2's alphabet: printable bytes are the same characters, the others those from U+0100 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}
+_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
+BYTE_OF = dict(zip(map(chr, [*_PRINTABLE, *range(256, 256 + len(_OTHERS))]), [*_PRINTABLE, *_OTHERS], strict=True))
 
 BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
     **dict.fromkeys(("gpt2", "roberta"), pre_tokenizers.ByteLevel(add_prefix_space=False)),
