@@ -199,6 +199,10 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "norms of olmo2 before the sublayers": ("olmo2", LARGE, described("olmo2", "norm", placement="pre")),
     "norms of olmo2 swapped": ("olmo2", LARGE, rules("olmo2", swapped("post_attention_layernorm", "post_feedforward_layernorm"))),
     "yarn of olmo3 in local layers": ("olmo3", LARGE, described("olmo3", "position", local_theta=None)),
+    "gate and up of mixtral's experts swapped": ("mixtral", LARGE, rules("mixtral", swapped("w1", "w3"))),
+    "another number of experts a token": ("mixtral", LARGE, config_says(num_experts_per_tok=1)),
+    "probabilities of olmoe normalized": ("olmoe", LARGE, config_says(norm_topk_prob=True)),
+    "probabilities of qwen3_moe not normalized": ("qwen3_moe", LARGE, config_says(norm_topk_prob=False)),
     "gate and up of phi3 swapped": (
         "phi3",
         LARGE,

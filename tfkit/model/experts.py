@@ -49,8 +49,10 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes; where tensors have no values, as in plans, all about equally many."""
-    if chosen.is_meta or hasattr(chosen, "fake_mode"):
+    """Return how many tokens each expert computes; where PyTorch's fake tensors have no values, in plans, all about equally
+    many.
+    """
+    if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
     tokens: list[int] = chosen.flatten().bincount(minlength=count).tolist()

@@ -16,7 +16,11 @@ from tfkit.objectives.objective import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters."""
+    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
+
+    Of a mixture of experts, the balance of each row is a further term, and what keeps the routers' logits small (model/experts.py); not of
+    the routers of companions.
+    """
 
     def __init__(self, model: Transformer, objective: Objective):
         super().__init__()
@@ -24,9 +28,8 @@ class LossModule(nn.Module):
         routing = model.config.routing
         weights = {"balance": routing.balance, "router_z": routing.z_loss} if routing else {}
         self._of_routers = {term: weight for term, weight in weights.items() if weight}
-        self._routed: list[
-            tuple[list[Tensor], Tensor | None]
-        ] = []  # in a loss: of forward passes with a gradient, and which tokens are real
+        # Of the forward passes of a loss that have a gradient: the routers' logits, and which tokens are real.
+        self._routed: list[tuple[list[Tensor], Tensor | None]] = []
         if self._of_routers:
             model.register_forward_hook(self._keep)
 

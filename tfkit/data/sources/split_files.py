@@ -99,7 +99,7 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
-    """Return the files of a single archive by split; empty for other files, or if their names tell no splits apart."""
+    """Return the files of a single archive by split; empty for other files, and where all of them are of one split."""
     names = member_names(paths[0]) if len(paths) == 1 and is_archive(paths[0]) else []
     groups: dict[Split | None, list[str]] = {}
     for name in names:
