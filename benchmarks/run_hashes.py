@@ -219,6 +219,13 @@ CASES: dict[str, Case] = {
     "phi": scratch(model("phi3-mini-4k", num_kv_heads=1, attention={"windows": [6]}), LLAMA, CAUSAL),
     "pythia": scratch(model("pythia-14m", position={"fraction": 0.5}), BYTES, CAUSAL),
     "opt": scratch(model("opt-125m"), BYTES, CAUSAL),
+    "mixtral": scratch(model("mixtral-8x7b", num_kv_heads=2, mlp={"experts": {"count": 4}}), LLAMA, CAUSAL),
+    "olmoe": scratch(model("olmoe-1b-7b", mlp={"experts": {"count": 5, "active": 2, "hidden_dim": 12}}), BYTES, CAUSAL),
+    "qwen3_moe": scratch(
+        model("qwen3-moe-30b-a3b", num_kv_heads=1, mlp={"experts": {"count": 4, "active": 2, "hidden_dim": 12, "layers": [False, True]}}),
+        BYTES,
+        CAUSAL,
+    ),
     "roberta": scratch(model("roberta-base", (2, 0)), ROBERTA, MASKED),
     "xlm_roberta": scratch(model("xlm-roberta-base", (2, 0)), XLM_R, CLASSES, "pairs-of-texts.jsonl"),
     "camembert": scratch(model("camembert-base", (2, 0)), XLM_R, TAGS, "tags.jsonl"),
