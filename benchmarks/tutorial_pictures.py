@@ -264,14 +264,18 @@ def _card(picture: Picture, x: float, y: float, width: float, title: str, lines:
         picture.text(x + 12, y + 48 + 20 * number, line, style="mono")
 
 
-def heat(picture: Picture, rows: list[str], columns: list[str], weights: list[list[float]], x: float, y: float, size: float) -> None:
-    """Draw weights from 0 to 1 as shaded squares, with the words of rows and columns."""
+def heat(
+    picture: Picture, rows: list[str], columns: list[str], weights: list[list[float]], x: float, y: float, size: float, causal: bool = False
+) -> None:
+    """Draw weights from 0 to 1 as shaded squares, with the words of rows and columns; `causal`: later columns stay blank."""
     for column, word in enumerate(columns):
         picture.text(x + (column + 0.5) * size + 4, y - 6, word, "start", "small", turned=True)
     for row, word in enumerate(rows):
         picture.text(x - 7, y + (row + 0.5) * size + 4, word, "end", "small")
     width, height = size * len(weights[0]), size * len(weights)
-    picture.box(x, y, width, height, "empty")
+    seen = [row + 1 if causal else len(columns) for row in range(len(rows))]
+    steps = [f"M{x:.1f} {y + row * size:.1f}h{count * size:.1f}v{size:.1f}h-{count * size:.1f}z" for row, count in enumerate(seen)]
+    picture.parts.append(f'<path class="empty" d="{"".join(steps)}"/>')
     for level in range(1, SHADES + 1):  # a path for each shade, since a square of its own takes five times as many bytes
         shaded = [
             f"M{x + column * size:.1f} {y + row * size:.1f}h{size:.1f}v{size:.1f}h-{size:.1f}z"
@@ -293,7 +297,7 @@ def _heat_of(path: Path, title: str, axis: str) -> Picture:
     size = min(34.0, 520 / len(saved["source"]))
     top = 40 + 8 * max(map(len, saved["source"]))
     picture = Picture(title, round(top + size * len(saved["target"]) + 25))
-    heat(picture, saved["target"], saved["source"], saved["weights"], 150, top, size)
+    heat(picture, saved["target"], saved["source"], saved["weights"], 150, top, size, causal=saved["target"] == saved["source"])
     picture.text(20, 26, f"layer {saved['layer']}, head {saved['head']}: each word of a row {axis} the words of the columns", style="small")
     return picture
 
