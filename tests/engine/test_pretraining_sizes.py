@@ -66,6 +66,16 @@ def test_what_the_user_names_is_never_decided(source: RecipeText, characters: in
             assert not fields.keys() & {"training.steps", "training.epochs", "training.tokens"}
 
 
+@pytest.mark.parametrize(("characters", "reason"), [(300, "the fewest that teach something"), (300_000, " epochs, of which the best")])
+def test_the_reason_for_the_length_is_the_rule_that_decided_it(characters: int, reason: str) -> None:
+    source = SOURCES[0]
+    written = source.read(tuning_overrides({}, source, None, "text.txt"))
+    sizes = decide_sizes(written, source.fields().get("training.steps"), text_of(characters), {}, None, grows=True)
+    [about] = [line for line in sizes.reasons if line.startswith("training.steps=")]
+    assert reason in about
+    assert (sizes.fields["training.steps"] == 10) == (characters == 300), about
+
+
 @settings(max_examples=60, deadline=None)
 @given(fewer=st.integers(1_000, 10**8), more=st.integers(1_000, 10**8))
 def test_more_text_is_never_a_smaller_model_or_a_shorter_training(fewer: int, more: int) -> None:
