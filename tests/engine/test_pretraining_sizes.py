@@ -104,3 +104,14 @@ def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) 
         tfkit.pretrain()
     with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
         tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)
+
+
+@pytest.mark.parametrize("validation", ["[{path: own.csv}]", "0.3", "null"])
+def test_named_data_take_the_place_of_own_validation_sources(validation: str) -> None:
+    """Of a fine-tuning, too: rows of another data set say nothing about this one. A fraction is one of the named data."""
+    source = RecipeText(Path("task.yaml"), f"data: {{train: [{{path: own.csv}}], validation: {validation}}}\n")
+    named = tuning_overrides({}, source, "ckpt", "rows.csv")
+    assert named["data.train"] == [{"path": "rows.csv"}]
+    assert named.get("data.validation") == (0.1 if validation.startswith("[") else None)
+    assert "data.validation" not in tuning_overrides({}, source, "ckpt", None)
+    assert tuning_overrides({"data.validation": 0.2}, source, "ckpt", "rows.csv")["data.validation"] == 0.2
