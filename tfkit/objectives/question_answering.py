@@ -226,7 +226,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
     context_tokens = sum(span[0] >= 0 for window in windows for span in window.spans)
     for part, count in (("question", windows[0].question_tokens), ("context", context_tokens)):
         if not count:
-            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row", dropped=True)
+            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row", lost=True, dropped=True)
     ends = [(0, 0)] * len(windows)
     if answers:
         start, text = answers[0]["answer_start"], answers[0]["text"]
