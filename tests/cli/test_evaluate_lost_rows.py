@@ -20,7 +20,7 @@ TAGS, CLASSES, CHAT = "tags", "classes", "chat"
 TOO_LONG = [{"role": "user", "content": "the cat " * 200}, {"role": "assistant", "content": "a dog"}]
 COUNTED = {
     CLASSES: "counts as wrong: 1 label 'purple'",
-    TAGS: "counts as wrong: 1 a word that the tokenizer gives nothing for",
+    TAGS: "counts as wrong: 1 label 'B-plant'",
     CHAT: "is in no loss, and counts as wrong where texts are compared: 1 no answer within the context",
 }
 
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run of three kinds, with a lost row to validate on; that of the classes skipped bad rows."""
     folder = tmp_path_factory.mktemp("lost")
     rows = made_rows(30)
-    spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "O"], "label": "purple", "talk": TOO_LONG}]
+    spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "B-plant"], "label": "purple", "talk": TOO_LONG}]
     for name, part in (("train", [*rows[:24], {"nothing": 1}]), ("valid", rows[24:]), ("spoiled", spoiled)):
         write_rows(folder / f"{name}.jsonl", part)
     with contextlib.chdir(folder):
@@ -85,7 +85,7 @@ def test_a_training_scores_its_held_out_rows_as_an_evaluation_does(tmp_path: Pat
 
 
 def test_tags_also_of_words_beyond_the_context(tmp_path: Path) -> None:
-    assert json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)["lost"] == {"a word that the tokenizer gives nothing for": 1}
+    assert json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)["lost"] == {"label 'B-plant'": 1}
     rows = made_rows(10)
     (whole, _), (cut, lines) = (
         scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])

@@ -201,6 +201,16 @@ PIPED = [
 ]
 
 
+@pytest.mark.parametrize("header", ["id,remarkable", "id\tremarkable\tzip_code", "id;remarkable"])
+def test_a_table_from_a_pipe_that_lacks_the_column_is_no_text(answers: Path, header: str) -> None:
+    done = predict("--from", answers / "classes", "--data", "-", stdin=f"{header}\n1,the cat\n".encode())
+    done.exits(3, "stdin:1: no column 'text'")
+    assert "columns found: id, remarkable" in done.err
+    for text in (b"the cat, a dog\n", b"cat\n", b"1,2\n"):
+        [one] = parse_rows(predict("--from", answers / "classes", "--data", "-", stdin=text).exits(0).out)
+        assert one["text"] == text.decode().strip()
+
+
 @pytest.mark.parametrize("stdin", PIPED)
 def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> None:
     done = predict("--from", answers / "classes", "--data", "-", stdin=stdin).exits(0)

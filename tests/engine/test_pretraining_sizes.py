@@ -66,6 +66,16 @@ def test_what_the_user_names_is_never_decided(source: RecipeText, characters: in
             assert not fields.keys() & {"training.steps", "training.epochs", "training.tokens"}
 
 
+@pytest.mark.parametrize(("characters", "reason"), [(300, "the fewest that teach something"), (300_000, " epochs, of which the best")])
+def test_the_reason_for_the_length_is_the_rule_that_decided_it(characters: int, reason: str) -> None:
+    source = SOURCES[0]
+    written = source.read(tuning_overrides({}, source, None, "text.txt"))
+    sizes = decide_sizes(written, source.fields().get("training.steps"), text_of(characters), {}, None, grows=True)
+    [about] = [line for line in sizes.reasons if line.startswith("training.steps=")]
+    assert reason in about
+    assert (sizes.fields["training.steps"] == 10) == (characters == 300), about
+
+
 @settings(max_examples=60, deadline=None)
 @given(fewer=st.integers(1_000, 10**8), more=st.integers(1_000, 10**8))
 def test_more_text_is_never_a_smaller_model_or_a_shorter_training(fewer: int, more: int) -> None:
@@ -94,3 +104,14 @@ def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) 
         tfkit.pretrain()
     with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
         tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)
+
+
+@pytest.mark.parametrize("validation", ["[{path: own.csv}]", "0.3", "null"])
+def test_named_data_take_the_place_of_own_validation_sources(validation: str) -> None:
+    """Of a fine-tuning, too: rows of another data set say nothing about this one. A fraction is one of the named data."""
+    source = RecipeText(Path("task.yaml"), f"data: {{train: [{{path: own.csv}}], validation: {validation}}}\n")
+    named = tuning_overrides({}, source, "ckpt", "rows.csv")
+    assert named["data.train"] == [{"path": "rows.csv"}]
+    assert named.get("data.validation") == (0.1 if validation.startswith("[") else None)
+    assert "data.validation" not in tuning_overrides({}, source, "ckpt", None)
+    assert tuning_overrides({"data.validation": 0.2}, source, "ckpt", "rows.csv")["data.validation"] == 0.2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_examples import ENCODER, WORDS, assert_same_steps, examples, model, texts, tokenizer
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from tfkit.data import ExampleRows
+from tfkit.data import ExampleRows, Row
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import load, save_model
@@ -313,6 +313,14 @@ def test_a_row_without_a_question_or_a_context_is_skipped_and_counted(tmp_path: 
     )
     assert len(found) == 1
     assert found.skipped["no tokens"].rows == 2
+    scores = answering().wrong(Row("", "", good | {"answers": [{"text": "cat", "answer_start": 4}]})).sums
+    assert {
+        name: (score.total, score.targets) for name, score in scores.items() if name in ("exact_match", "f1", "no_answer_exact_match")
+    } == {
+        "exact_match": (0, 1),
+        "f1": (0, 1),
+        "no_answer_exact_match": (0, 0),
+    }
 
 
 def test_an_answer_without_a_position_is_the_first_one_in_its_context(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.errors import UsageError
-from tfkit.recipe import RecipeError, find_recipe, read_recipe
+from tfkit.recipe import RecipeError, find_recipe, open_recipe, read_recipe
 from tfkit.recipe.reading.fields import section_types, tags
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
@@ -237,6 +237,15 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, expected: str)
     path.write_bytes(content)
     with pytest.raises(UsageError, match=f"^{re.escape(str(path))}:{re.escape(expected)}"):
         read_recipe(str(path))
+
+
+@pytest.mark.parametrize("content", [b"A text: of a book: with colons\n", b"A text.\n", b"a,b\n1,2\n", b"caf\xe9\n", b"a\n" * 500_001])
+def test_data_in_the_place_of_a_recipe_is_named_with_its_option(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "book.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=r"; if book.txt is data, name it with --data$"):
+        read_recipe(str(tmp_path / "book.txt"))
+    (tmp_path / "book.txt").write_text("model: {preset: gpt2}\n")
+    assert open_recipe(str(tmp_path / "book.txt")).fields() == {"model.preset": "gpt2"}
 
 
 def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,17 +127,14 @@ class QuestionAnswering(LabelledObjective):
         for number, (context, answers, spans) in enumerate(self._ranked(logits, batch)):
             window_losses = losses[batch.extras["row"].cpu() == number]
             text, probability, start = _best(context, spans)
-            exact, f1 = answer_scores(text, answers)
-            has, has_none = int(bool(answers)), int(not answers)
-            sums = {
-                "spans": Sum(float(window_losses.sum()), len(window_losses)),
-                "exact_match": Sum(exact, 1),
-                "f1": Sum(f1, 1),
-                "has_answer_exact_match": Sum(exact * has, has),
-                "has_answer_f1": Sum(f1 * has, has),
-                "no_answer_exact_match": Sum(exact * has_none, has_none),
-            }
+            scores = _score_sums(*answer_scores(text, answers), has=bool(answers))
+            sums = {"spans": Sum(float(window_losses.sum()), len(window_losses)), **scores}
             yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
+
+    def wrong(self, row: Row) -> RowResult:
+        """Return an empty text as a wrong answer, also to a question that has none."""
+        answers = [answer["text"] for answer in row.values["answers"]]
+        return RowResult(_score_sums(0.0, 0.0, has=bool(answers)), {"answers": answers, "predicted": ""})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
         """Yield the best answer, empty if there is none; `all_labels`: with the probabilities of the best candidates."""
@@ -198,6 +195,17 @@ class QuestionAnswering(LabelledObjective):
         return answers
 
 
+def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
+    """Return the scores of a question, which has an answer or not, for the metrics of all questions and of its kind."""
+    return {
+        "exact_match": Sum(exact, 1),
+        "f1": Sum(f1, 1),
+        "has_answer_exact_match": Sum(exact * has, int(has)),
+        "has_answer_f1": Sum(f1 * has, int(has)),
+        "no_answer_exact_match": Sum(exact * (not has), int(not has)),
+    }
+
+
 def _logits(model: Transformer, batch: Batch, at_once: int | None = None) -> Tensor:
     """Return logits (C, T, 2) in float32, -inf at padding, computed for `at_once` windows per forward pass (None: all)."""
     size = at_once or len(batch.labels)
@@ -226,7 +234,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
     context_tokens = sum(span[0] >= 0 for window in windows for span in window.spans)
     for part, count in (("question", windows[0].question_tokens), ("context", context_tokens)):
         if not count:
-            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row", dropped=True)
+            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row", lost=True, dropped=True)
     ends = [(0, 0)] * len(windows)
     if answers:
         start, text = answers[0]["answer_start"], answers[0]["text"]

@@ -174,11 +174,14 @@ def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoc
     if any(is_named(f"training.{name}", sizes.named) for name in LENGTHS):
         return own
     epochs = _EPOCHS_OF_MUON if recipe.optimizer.kind == "muon" else _EPOCHS
-    whole, longest = math.ceil(own * training.batch_size / batch), max(_MIN_STEPS, math.ceil(epochs * epoch))
-    steps = min(whole, longest)
-    because = (
-        f"{epochs} epochs, of which the best is kept" if longest <= whole else f"{steps / epoch:.2g} epochs, with as many rows as before"
-    )
+    whole, longest = math.ceil(own * training.batch_size / batch), math.ceil(epochs * epoch)
+    steps = min(whole, max(_MIN_STEPS, longest))
+    if whole < max(_MIN_STEPS, longest):
+        because = f"{steps / epoch:.2g} epochs, with as many rows as before"
+    elif longest < _MIN_STEPS:
+        because = f"the fewest that teach something, {steps / epoch:.2g} epochs, of which the best is kept"
+    else:
+        because = f"{epochs} epochs, of which the best is kept"
     because += "; --tokens N or --minutes N sets another length"
     name = "training.steps" if training.tokens is None else "training.tokens"
     value, before = (steps, training.steps) if training.tokens is None else (round(steps * batch * length), training.tokens)

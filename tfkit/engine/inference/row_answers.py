@@ -1,6 +1,7 @@
 """Rows that a checkpoint answers, read in windows and answered in order: what predict and embed share."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
+_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column, in a line that is nothing else
 _MOST_BATCHES = 32  # of a window, whose rows are sorted by length
 _MOST_CHARACTERS = 1 << 24  # of the texts of a window
 
@@ -238,7 +240,8 @@ def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -
 def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
     """Return the format of data that begin with this line, and the delimiter of a table.
 
-    The formats are JSON lines, a table whose header has the columns that are read, and a text per line.
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line of nothing but names is the
+    header of a table that lacks these columns, which its reader refuses.
     """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):
@@ -249,4 +252,5 @@ def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None
         except (DataError, csv.Error, StopIteration):
             continue
         return "csv", delimiter
-    return "lines", None
+    names = next((delimiter for delimiter in ",\t;|" if delimiter in text and all(map(_NAME.fullmatch, text.split(delimiter)))), None)
+    return ("lines", None) if names is None else ("csv", names)

@@ -104,14 +104,15 @@ def tuning_overrides(
     """Return the overrides with those for the checkpoint, the data, its columns and how many rows are drawn; they belong
     to the first stage of a recipe.
 
-    From random weights, a part of the data is held out in place of the recipe's own validation data.
+    A part of the data is held out in place of the recipe's own validation sources, and, from random weights, of its own fraction.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
     # The data come first, so that data.train.0.columns can name columns.
     named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
     is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
-    if named and is_new and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+    replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
+    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
         named[f"{stage}data.validation"] = HELD_OUT
     named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     named |= {} if rows is None else {f"{stage}data.rows": rows}

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import select
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +30,8 @@ from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # of silence, after which a pipe is abandoned
+
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipes
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,18 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read."""
+    """Read a recipe's text without checking it. Raises UsageError if it cannot be found or read, or if it is data by its name and text."""
     path = find_recipe(name_or_path)
-    return RecipeText(path, _text(path))
+    try:
+        recipe = RecipeText(path, _text(path))
+        if path.suffix.lower() in _RECIPES or isinstance(recipe._parsed[0], Mapping):
+            return recipe
+        problem = Problem(Place(str(path), 1, 1), (), "this is no recipe")
+    except RecipeError as error:
+        if path.suffix.lower() in _RECIPES:
+            raise
+        problem = error.problems[0]
+    raise RecipeError([replace(problem, message=f"{problem.message}; if {path.name} is data, name it with --data")])
 
 
 def read_recipe(name_or_path: str, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False) -> ResolvedRecipe:
@@ -188,7 +199,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
     start = Place(str(path), 1, 1)
     if len(content) > MAX_BYTES:
-        raise RecipeError([Problem(start, (), f"larger than {MAX_BYTES:,} bytes, which no recipe needs; is it the right file?")])
+        raise RecipeError([Problem(start, (), f"larger than {MAX_BYTES:,} bytes, which no recipe needs")])
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise RecipeError([Problem(start, (), "begins with a byte order mark; save it as UTF-8 without BOM")])
     try:
