@@ -292,26 +292,33 @@ OTHERS = [
 ]
 
 
-def test_files_in_windows_1252_are_read_and_mentioned(tmp_path: Path) -> None:
-    for number, text in enumerate(WESTERN):
-        (tmp_path / f"{number}.txt").write_bytes(text.encode("cp1252"))
-        (tmp_path / f"{number}.csv").write_bytes(f"text,n\nplain é,1\n{text.replace(',', ';')},2\n".encode("cp1252"))
-        assert rows(tmp_path / f"{number}.txt", TEXT) == [{"text": text}]
-        assert rows(tmp_path / f"{number}.csv", TEXT)[1] == {"text": text.replace(",", ";")}
-    for path in (tmp_path / "0.txt", tmp_path / "0.csv"):
-        assert f"{path.name} not in UTF-8, read as Windows-1252" in source(path, TEXT).describe()
-    (tmp_path / "0.txt").write_text("señor", encoding="utf-8")
-    assert "Windows" not in source(tmp_path / "0.txt", TEXT).describe()
+def test_texts_in_windows_1252_are_read_and_mentioned(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for short in WESTERN:
+        text = " ".join([short] * 20)
+        path.write_bytes(text.encode("cp1252"))
+        assert rows(path, TEXT) == [{"text": text}]
+        assert "a.txt not in UTF-8, read as Windows-1252" in source(path, TEXT).describe()
+    path.write_text("señor", encoding="utf-8")
+    assert "Windows" not in source(path, TEXT).describe()
+
+
+def test_what_is_too_short_to_judge_or_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(WESTERN[0].encode("cp1252"))
+    (tmp_path / "a.csv").write_bytes(("text,n\n" + f"{WESTERN[0]};,1\n" * 20).encode("cp1252"))
+    for name in ("a.txt", "a.csv"):
+        with pytest.raises(DataError, match="is not UTF-8; convert the file"):
+            rows(tmp_path / name, TEXT)
 
 
 @pytest.mark.parametrize(("text", "encoding"), OTHERS)
 def test_files_in_other_encodings_are_refused(tmp_path: Path, text: str, encoding: str) -> None:
-    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    (tmp_path / "a.txt").write_bytes(" ".join([text] * 80).encode(encoding))
     with pytest.raises(DataError, match="is not UTF-8; convert the file"):
         rows(tmp_path / "a.txt", TEXT)
 
 
-@pytest.mark.parametrize("damaged", [b"\xef\xbb\xbfcaf\xe9", "déjà vu caf".encode() + b"\xe9"])
+@pytest.mark.parametrize("damaged", [b"\xef\xbb\xbfcaf\xe9" + b" and more" * 30, "déjà vu caf".encode() + b"\xe9" + b" and more" * 30])
 def test_damaged_utf8_is_no_windows_1252(tmp_path: Path, damaged: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(damaged)
     with pytest.raises(DataError, match="is not UTF-8"):

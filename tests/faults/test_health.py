@@ -1,5 +1,6 @@
 """Training that goes wrong: stopped before the update, or skipped; and what can be learnt of it afterwards."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -176,10 +177,11 @@ def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path:
     def before() -> None:
         score, calls = tfkit.engine.training_run.validator.Validator._score, [0]
 
-        def spoilt(self: Any, moment: str) -> dict[str, float]:
+        def spoilt(self: Any, moment: str) -> Any:
             calls[0] += 1
-            metrics = score(self, moment)
-            return metrics | {"loss": math.nan, "perplexity": math.nan} if calls[0] in (1, 3) else metrics
+            scores = score(self, moment)
+            nothing = {"loss": math.nan, "perplexity": math.nan}
+            return dataclasses.replace(scores, metrics=scores.metrics | nothing) if calls[0] in (1, 3) else scores
 
         tfkit.engine.training_run.validator.Validator._score = spoilt  # type: ignore[method-assign]
 

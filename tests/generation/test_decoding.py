@@ -77,7 +77,7 @@ def test_rows_give_the_same_in_any_places(family, lengths, at_once, most_tokens,
     prompts = [[(7 * row + 3 * place + 1) % 53 for place in range(length)] for row, length in enumerate(lengths)]
     ends = data.draw(st.lists(st.integers(0, 20), min_size=len(prompts), max_size=len(prompts)))
     rows_in_a_step = []
-    model.decoder.register_forward_hook(lambda _module, args, out: rows_in_a_step.append(len(out)))
+    model.decoder.register_forward_hook(lambda _module, args, out: rows_in_a_step.append(len(out[0])))
 
     def made(at_once):
         tokens = [0] * len(prompts)

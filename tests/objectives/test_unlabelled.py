@@ -124,16 +124,15 @@ def test_each_word_has_a_tag_and_those_beyond_the_context_none(tmp_path: Path) -
     assert 0 < cut < len(SENTENCES)
 
 
-def test_a_word_without_a_token_has_no_tag() -> None:
-    """And the others the same tags as without it."""
+def test_a_word_without_a_token_is_read_as_an_unknown_one() -> None:
+    """So it has a tag as every word; a row without words has nothing to answer."""
     objective, ours = tagging(), model(TAGS)
-    row = {"tokens": ["the", "\u200b", "cat", "sat"]}
-    [one, other] = answered(objective, ours, asked("tagging", [row, {"tokens": ["the", "cat", "sat"]}]))
-    assert one.prediction == [other.prediction[0], None, *other.prediction[1:]]
-    assert one.probability[1] is None
-    for words in (["\u200b"], []):
-        [bad] = objective.encode_unlabelled(asked("tagging", [{"tokens": words}]))
-        assert bad.message == "rows:1: the words give no token; remove the row"
+    odd, unknown = ({"tokens": ["the", word, "cat", "sat"]} for word in ("\u200b", "☃"))
+    one, other = answered(objective, ours, asked("tagging", [odd, unknown]))
+    assert (one.prediction, one.probability) == (other.prediction, pytest.approx(other.probability))
+    assert None not in one.prediction
+    [bad] = objective.encode_unlabelled(asked("tagging", [{"tokens": []}]))
+    assert bad.message == "rows:1: the words give no token; remove the row"
 
 
 def test_the_chosen_answer_is_a_text(tmp_path: Path) -> None:

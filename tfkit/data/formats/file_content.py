@@ -1,6 +1,7 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is read as Windows-1252 if it looks like a Western language, else it is a BadRow.
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow; so is a text, unless it looks like a Western language in
+Windows-1252.
 """
 
 import bz2
@@ -25,6 +26,7 @@ from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
+_ENOUGH_BYTES = 200  # of a text, to judge its encoding by
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -215,26 +217,28 @@ def is_utf8(content: Content) -> bool:
     return False
 
 
-def decode(piece: Piece, *, is_json: bool = False) -> str | BadRow:
-    """Return the text of a piece: UTF-8, or Windows-1252 in a file that is neither marked as UTF-8 nor JSON; else a BadRow."""
+def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
+    """Return the text of a piece: UTF-8, or, if it `may_be_western`, Windows-1252 in a file that is not marked as UTF-8; else a BadRow."""
     content, place, offset, is_marked = piece
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         if offset == 0 and (bad := encoding_error(content, place)):
             return bad
-        if not (is_json or is_marked) and (text := _decode_western(content)) is not None:
+        if may_be_western and not is_marked and (text := _decode_western(content)) is not None:
             return text
         byte = f"byte {offset + error.start} (0x{content[error.start]:02x})"
         return BadRow("not UTF-8", f"{place}: {byte} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
 
 
 def _decode_western(content: bytes) -> str | None:
-    """Return the text of Windows-1252, which includes Latin-1, if it looks like one of a Western language; else None.
+    """Return the text of Windows-1252, which includes Latin-1, if it looks like one of a Western language and is not short; else None.
 
     There, letters beyond ASCII are few between others. Texts of other alphabets have long runs of such bytes, those of Central Europe have
     symbols within words, and UTF-8 with a damaged byte has whole letters of UTF-8.
     """
+    if len(content) < _ENOUGH_BYTES:
+        return None
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError:

@@ -28,7 +28,7 @@ _LINES = "write an array of objects; if each line is an object, set format: json
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read one JSON object a line; blank lines are skipped."""
     for line in raw_lines(content):
-        text = decode(line, is_json=True)
+        text = decode(line)
         if isinstance(text, BadRow):
             yield text
         elif not text.isspace():

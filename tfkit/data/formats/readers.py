@@ -76,7 +76,7 @@ def _row(record: Record, columns: Columns) -> Row | BadRow:
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read a text file as one record with the column `text`; nothing for an empty file. A byte order mark is removed, line ends stay."""
-    text = decode(read_whole(content))
+    text = decode(read_whole(content), may_be_western=True)
     if text:
         yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
 

@@ -64,11 +64,8 @@ class FileSource:
         about += [layout] if (layout := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = _describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
-        other = [
-            path
-            for path in self.paths
-            if not is_archive(path) and FORMAT_OF.get(suffix_of(path)) not in ("json", "jsonl", "parquet") and not is_utf8(content_of(path))
-        ]
+        texts = [path for path in self.paths if FORMAT_OF.get(suffix_of(path), "text") == "text" and not is_archive(path)]
+        other = [path for path in texts if not is_utf8(content_of(path))]
         about += [f"{list_names(other)} not in UTF-8, read as Windows-1252"] if other else []
         archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_archive(path)]
         if archives:
