@@ -118,7 +118,7 @@ def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path,
     assert kept(tmp_path / "run") == ["step-000004"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Path) -> None:
     """It stops while it saves, and serves the store; where it only takes long, the other waits."""
 

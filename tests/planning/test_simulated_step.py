@@ -110,7 +110,7 @@ def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any],
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path: Path) -> None:
     """The teacher is larger than the student, and in bf16."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

@@ -26,7 +26,7 @@ def fault() -> None:
     tfkit.recipe.reading.read.cross_problems = faulty
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     walk = draw_walk(0)
     walk.commands = walk.commands[:2]
