@@ -69,5 +69,6 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
     words = ["resume", str(run), f"carbon.budget_seconds={lost + 0.7}", "--threads", "1"]
     done = run_tfkit(base, words, slow_and_metered(base / "fake", 0.05))  # seven steps of 0.2 s are left
     assert done.code == 7, done.err
-    assert lost + 0.6 <= totals(run)["seconds"] < lost + 3
+    # One step at least; it may stop as much before the limit as it expects the last save to take.
+    assert lost + 0.2 <= totals(run)["seconds"] < lost + 3
     assert json.loads((run / "run.json").read_text())["attempts"][0]["status"] == "killed"
