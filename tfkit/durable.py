@@ -66,24 +66,20 @@ def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> Non
     with_retries(lambda: write_once(path, text))
 
 
-def write_once(path: Path, text: str | Callable[[], Iterable[str]], unless: Callable[[], bool] = lambda: False) -> bool:
-    """Do the same in one attempt. Return False, with `path` unchanged, if `unless` is true once the text is on disk; otherwise True."""
+def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
+    """Do the same in one attempt."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
             file.writelines([text] if isinstance(text, str) else text())
             file.flush()
             os.fsync(file.fileno())
-        if unless():
-            temporary.unlink()
-            return False
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(path.parent)
-    return True
 
 
 def is_replaceable(path: Path) -> bool:
