@@ -44,7 +44,7 @@ class Sidecar:
         self._correction = IntensityCorrection(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
         self._warned_of_series_end = False
         self._warned_of_codecarbon = False
-        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
+        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec))
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
