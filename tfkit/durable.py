@@ -9,13 +9,11 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
@@ -120,7 +118,7 @@ def sync_tree(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file to disk. Raises OSError, also for an error of an earlier write."""
-    descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)  # Windows flushes only files that are open for writing
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:
@@ -129,8 +127,6 @@ def sync_file(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk: otherwise a power cut may undo a rename. Raises OSError."""
-    if sys.platform == "win32":  # cannot open a folder; NTFS journals renames
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

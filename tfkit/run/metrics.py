@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tfkit.durable import NO_FOLLOW, write_atomically
+from tfkit.durable import write_atomically
 from tfkit.errors import MachineError
 from tfkit.regular_files import open_regular
 from tfkit.run import strict_json
@@ -124,7 +124,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 def _open_after_last_line(path: Path) -> int:
     """Open for appending, and remove a partial last line, which a killed writer leaves."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     try:
         size = end = os.fstat(descriptor).st_size
         newline = -1
