@@ -74,7 +74,7 @@ def open_source(
         assert section.hub is not None  # the section has exactly one of the three
         dataset = (section.hub, section.config, section.split, section.revision)
         if section.streamed:
-            source = StreamedSource.find(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
+            source = StreamedSource(*dataset, section.rows, columns, Part(part, fraction, split_by), on_bad_row)
         else:
             source = HubSource.load(*dataset, columns, Part(part, fraction, split_by), on_bad_row)
     source.check()
