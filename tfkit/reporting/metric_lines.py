@@ -9,10 +9,8 @@ from tfkit.run.metrics import is_foreign, read_lines
 
 _T = TypeVar("_T")
 MOST_RECORDS = 10_000  # to keep of each kind
-MOST_NUMBERS = 200  # of a record
 MOST_SAMPLES = 4  # of a step
 MOST_SAMPLED = 6  # steps with samples to keep, evenly spaced, and the last one
-MOST_CLASSES = 400  # of a confusion matrix
 MOST_CHARACTERS = 2_000  # of a sample's text
 _LARGEST = 1 << 53  # of the integers that floats represent exactly
 Confusion = Mapping[str, Mapping[str, int]]  # how often each class was predicted, by the right class; counts of 0 may lack
@@ -111,17 +109,14 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
 def confusion_of(record: Mapping[str, Any]) -> Confusion:
     """Return the counts of predictions for each class of a record or result; empty if it has none, or what has another form."""
     rows = record.get("confusion")
-    if not isinstance(rows, dict) or len(rows) > MOST_CLASSES or not all(isinstance(row, dict) for row in rows.values()):
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         return {}
-    counts = [count for row in rows.values() for count in row.values()]
-    is_valid = len(counts) <= MOST_CLASSES**2 and all(type(count) is int and 0 <= count < _LARGEST for count in counts)
-    return rows if is_valid else {}
+    return rows if all(type(count) is int and 0 <= count < _LARGEST for row in rows.values() for count in row.values()) else {}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a record, including NaN and infinities."""
-    numbers = {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LARGEST)}
-    return dict(list(numbers.items())[:MOST_NUMBERS])
+    return {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LARGEST)}
 
 
 def _sample(step: int, pair: dict[str, Any]) -> Sample:

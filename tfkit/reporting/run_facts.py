@@ -20,12 +20,12 @@ from tfkit.regular_files import read_limited
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
 from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
+from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document
 from tfkit.run.run_json import RunDocument
 from tfkit.units import baseline_metric
 
-LARGEST = 1e30  # larger numbers count as damaged
 _MOST_BYTES = 256 << 20  # of all ledgers of a run together
 
 
