@@ -37,7 +37,7 @@ class StreamedSource:
     columns: Columns
     part: Part
     on_bad_row: OnBadRow
-    folder: Path  # of the cache
+    folder: Path  # the folder of the cache
 
     @classmethod
     def find(
