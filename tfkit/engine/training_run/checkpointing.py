@@ -16,11 +16,13 @@ from tfkit.engine.assembly.base_model import Start
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import loader_state
 from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
+from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
-from tfkit.engine.training_run.run_context import RunContext
+from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.sharded_work import ShardedWork
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
+from tfkit.families import PRESETS
 from tfkit.generation.config_file import stated_settings
 from tfkit.hub import content_hash, family_of, run_id_of, save_model
 from tfkit.model.transformer import Transformer
@@ -79,49 +81,46 @@ def _hardware(device: torch.device) -> str:
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date.
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date."""
 
-    `kind` is "pre-training" or "fine-tuning"; `family`: in whose format the model's configuration is written, if several fit.
-    """
-
-    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
-        self.context, self.data, self.components, self.log = context, data, components, log
+    def __init__(self, run: Run, components: Components, log: TrainingLog):
+        self.run, self.data, self.components, self.log = run, run.data, components, log
         self.model, self.weights = components.stepper.loss_module.model, components.weights
-        self.kind, self.family = kind, family
-        self.root = context.folder.checkpoints
+        self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
+        self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        parents = parents_of(context.recipe, data)
+        parents = parents_of(run.recipe, run.data)
         self.parents = [parent.document() for parent in parents]
-        ancestry = find_ancestors(parents, context.folder.run_id) if parents else Ancestry()
+        ancestry = find_ancestors(parents, run.folder.run_id) if parents else Ancestry()
         self.ancestors = ancestry.ancestors
         for problem in ancestry.problems:
-            context.listener.warn(problem)
+            run.listener.warn(problem)
 
     @cached_property
     def work(self) -> ShardedWork:
         """The work on the model that all ranks do together."""
-        return ShardedWork(self.context.recipe, self.components, self.context.stop.should_stop)
+        return ShardedWork(self.run.recipe, self.components, self.run.stop.should_stop)
 
     @cached_property
     def best(self) -> BestCheckpoint:
         """The best checkpoint so far."""
-        return BestCheckpoint(self.context, self.log)
+        return BestCheckpoint(self.run, self.log)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError if a weight is not finite."""
-        context = self.context
-        context.meter.phase("checkpoint")
+        run = self.run
+        run.meter.phase("checkpoint")
         if not self.work.are_finite():
             raise UnhealthyError(
                 f"step {progress.step}: a weight is no longer finite, so this step is not saved; the last checkpoint stays. "
                 "Another run may get past it with a lower optimizer.lr"
             )
         self.log.sync()
-        with context.budget.saving():
+        with run.budget.saving():
             save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
-            self._prune(context.recipe.checkpoint.keep)
-        context.folder.update_time()
-        context.meter.phase("train", progress.step)
+            self._prune(run.recipe.checkpoint.keep)
+        run.folder.update_time()
+        run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a step's checkpoint, if the step has one: the best is kept."""
@@ -130,7 +129,7 @@ class Checkpointer:
             return
         self.best.record(step, metrics)
         self.write_card(checkpoint, step)
-        self._prune(self.context.recipe.checkpoint.keep)  # the previous best may be deleted now
+        self._prune(self.run.recipe.checkpoint.keep)  # the previous best may be deleted now
 
     @property
     def inherited(self) -> Inherited:
@@ -139,7 +138,7 @@ class Checkpointer:
 
     def lineage(self) -> Lineage:
         """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
-        own = OwnTotals.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
+        own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
@@ -150,13 +149,13 @@ class Checkpointer:
         try:
             write_atomically(checkpoint / "README.md", self._card(step, totals))
         except OSError as error:
-            self.context.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
+            self.run.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
     def _write(self, folder: Path, progress: Progress) -> None:
-        recipe, weights, data = self.context.recipe, self.weights, self.data.fingerprints()
+        recipe, weights, data = self.run.recipe, self.weights, self.data.fingerprints()
         facts = {
             "objective": recipe.objective.saved_kind,
-            "run_id": self.context.folder.run_id,
+            "run_id": self.run.folder.run_id,
             "step": progress.step,
             "tokens": progress.tokens,
             "data": data,
@@ -181,21 +180,27 @@ class Checkpointer:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
-        adapter = adapter_base(self.context.recipe, start) is not None
+        adapter = adapter_base(self.run.recipe, start) is not None
         return model_card(
             CardModel(
-                self.context.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
+                self.run.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
             ),
             CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
-            CardData.of(self.context.recipe.data),
+            CardData.of(self.run.recipe.data),
             self._impact(totals),
             CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
         )
 
     def _impact(self, totals: RunTotals) -> CardImpact:
-        carbon, tokens = self.context.recipe.carbon, self.log.progress.tokens
+        carbon, tokens = self.run.recipe.carbon, self.log.progress.tokens
         now = RunTotals(tokens=tokens, train_flops=self.log.flops_per_token * tokens, pue=carbon.pue, intensity=intensity_of(carbon))
-        return CardImpact(self.context.meter.reading(), _hardware(self.context.device), self.inherited, totals.filled_from(now))
+        return CardImpact(self.run.meter.reading(), _hardware(self.run.device), self.inherited, totals.filled_from(now))
+
+
+def family_name(recipe: Recipe, data: TrainingData) -> str | None:
+    """Return the family in whose format the model's configuration is written: the base model's or the preset's."""
+    preset = recipe.model.preset
+    return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
 
 
 def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:

@@ -73,7 +73,7 @@ class CoordinatorHooks:
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step, and agree with the other ranks whether it is the last."""
         self._hooks.stepped(progress, report, seconds)
-        self.stop.stepped(seconds, bool(self._hooks.context.budget.reached))
+        self.stop.stepped(seconds, bool(self._hooks.run.budget.reached))
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Write the replay file of the step while the others wait."""
