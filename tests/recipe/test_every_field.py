@@ -230,7 +230,7 @@ def meter(seen: Seen) -> list[Any]:
 def budgets(seen: Seen) -> Any:
     """The limits of the run, and what happens where they cannot be counted."""
     budget = seen.run.run.budget
-    return budget.limits, budget._carbon.on_meter_failure
+    return budget and (budget.limits, budget._carbon.on_meter_failure)
 
 
 def embodied(seen: Seen) -> Any:

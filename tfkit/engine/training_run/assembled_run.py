@@ -4,9 +4,10 @@ It is ready for its next step: it records itself, trains and finishes.
 """
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -21,13 +22,10 @@ from tfkit.engine.assembly.verdict import comparison_fields
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.engine.training_run.checkpointing import Checkpointer
-from tfkit.engine.training_run.coordinator import Coordinator
 from tfkit.engine.training_run.loop_hooks import LoopHooks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog, require_same_text
-from tfkit.engine.training_run.validator import Validator
 from tfkit.errors import BudgetReached, PeerLostError, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.model.transformer import Transformer
@@ -42,6 +40,9 @@ from tfkit.training.device import compile_model, keep_freed_memory, make_determi
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.coordinator import Coordinator
+
 
 def no_step_yet(resumed_from: Path | None) -> str:
     """Return the message for a run that is stopped before the first step of this attempt."""
@@ -54,14 +55,12 @@ class AssembledRun:
 
     run: Run
     pinned: Recipe
-    coordinator: Coordinator
+    coordinator: "Coordinator | None"  # of several ranks
     components: Components
     resumed_from: Path | None
     progress: Progress
     micro_batches: MicroBatches
     log: TrainingLog
-    checkpointer: Checkpointer
-    validator: Validator
     hooks: LoopHooks
     baselines: Baselines
 
@@ -90,13 +89,13 @@ class AssembledRun:
         if self.resumed_from:
             warn_of_other_rounding(run.folder, arithmetic, run.listener)
             run.folder.record_resume(self.resumed_from, self.progress.step)
-            self.checkpointer.best.restore()
+            self.hooks.checkpointer.best.restore()
         planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or run.folder.recorded.planned_steps != self.components.plan.steps:
             predicted = run.planned and run.planned.predicted(metered=run.recipe.carbon.enabled)
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "data_sizes": run.data.sizes()}
-        run.folder.record(**arithmetic, **planned, **data, parents=self.checkpointer.parents)
+        run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
         run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now: the result of another length is dropped
         run.folder.record(given=given.document())
 
@@ -108,20 +107,20 @@ class AssembledRun:
         if not components.schedule.reaches_peak:
             listener.warn(f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak")
         listener.say(self.micro_batches.describe(run.planned, self.progress))
-        if self.baselines and (baselines := format_baselines(self.baselines, self.checkpointer.best.metric)):
+        if self.baselines and (baselines := format_baselines(self.baselines, self.hooks.checkpointer.best.metric)):
             listener.say(f"baselines of the validation rows: {baselines}")
         self._try_out()
         with self.log:
             try:
-                if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
-                    self.validator.score_before()
+                if run.recipe.model.start is not None and not self.progress.step:
+                    self.hooks.validator.score_before()
                 run.meter.phase("train", self.progress.step)
                 self._begin_budget()
-                hooks = self.coordinator.begin_steps(components, self.hooks, self.progress, run.stop)
-                with self.coordinator.steps(hooks):
+                leading = self.coordinator and self.coordinator.steps(components, self.hooks, self.progress, run.stop)
+                with leading or nullcontext(self.hooks) as hooks:
                     train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
             except Stopped as stopped:
-                ending = run.budget.ending(stopped)
+                ending = stopped if run.budget is None else run.budget.ending(stopped)
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
                 run.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
@@ -134,7 +133,7 @@ class AssembledRun:
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md; the totals must have been recorded."""
-        folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.checkpointer.best
+        folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
             "schema_version": 1,
@@ -159,7 +158,7 @@ class AssembledRun:
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
-            **self.checkpointer.inherited.fields(),
+            **self.hooks.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
@@ -168,10 +167,10 @@ class AssembledRun:
     def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result("finished")
-        for warning in self.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
+        for warning in self.hooks.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.run.listener.warn(warning)
         folder, totals = self.run.folder, self.run.folder.recorded.totals
-        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
+        self.hooks.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, totals)
         if self.run.planned is not None and folder.attempt == 1 and not result["stopped_early"]:
             self.run.forecaster.remember(self.run.planned, self.run.recipe, totals, self.run.device)
         measured = _actual(totals, memory_bytes(self.run.device))
@@ -183,6 +182,8 @@ class AssembledRun:
     def _begin_budget(self) -> None:
         """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
         steps, planned, budget = self.components.plan.steps, self.run.planned, self.run.budget
+        if budget is None:
+            return
         left = steps - self.progress.step
         if planned is not None:
             likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
@@ -227,10 +228,14 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     if not force:
         require_free_space(folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
-    coordinator = Coordinator(peers)
+    coordinator = None
     with run.stop.at_once(no_step_yet(resumed_from)):
-        coordinator.begin(recipe, data, folder.path, resumed_from, size, run.device)
-        components = assemble(recipe, data, model, run.device, size, listener, run.budget.should_end, peers)
+        if not peers.ranks.is_alone:
+            from tfkit.engine.training_run.coordinator import Coordinator
+
+            coordinator = Coordinator(peers)
+            coordinator.begin(recipe, data, folder.path, resumed_from, size, run.device)
+        components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers)
     run.data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
     if resumed_from:
@@ -239,13 +244,12 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
     log = TrainingLog(run, components, progress, state.log)
-    checkpointer = Checkpointer(run, components, log)
-    validator = Validator(run, components, log, checkpointer)
-    hooks = LoopHooks(run, components, log, checkpointer, validator, micro_batches)
+    for problem in run.ancestry.problems:
+        listener.warn(problem)
+    hooks = LoopHooks(run, components, log, micro_batches)
     with run.stop.at_once("no step was taken yet"):
         baselines = training_baselines(recipe) if run.data.validation else {}
-    parts = (resumed_from, progress, micro_batches, log, checkpointer, validator, hooks, baselines)
-    return AssembledRun(run, pinned, coordinator, components, *parts)
+    return AssembledRun(run, pinned, coordinator, components, resumed_from, progress, micro_batches, log, hooks, baselines)
 
 
 def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:

@@ -119,7 +119,6 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
         resolve_resumption,
         warn_without_effect,
     )
-    from tfkit.engine.training_run.budget import Budget
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
@@ -155,9 +154,14 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size)
-        budget = Budget(recipe.carbon, folder.path, stop, listener)
+        budget = None
+        if recipe.carbon.limits:
+            from tfkit.engine.training_run.budget import Budget
+
+            budget = Budget(recipe.carbon, folder.path, stop, listener)
+            stop = budget.stop
         try:
-            return _with_verdicts(_train_metered(recipe, given, options, gates, folder, listener, budget), gates)
+            return _with_verdicts(_train_metered(recipe, given, options, gates, folder, listener, stop, budget), gates)
         except Stopped as stopped:
             stopped.runs_code = bool(recipe.objective.code_files)
             raise
@@ -179,7 +183,8 @@ def _train_metered(
     gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
-    budget: "Budget",
+    stop: StopRequest,
+    budget: "Budget | None",
 ) -> dict[str, Any]:
     """Train with a meter, which is stopped however the attempt ends; its reading goes into the totals. Raises Stopped, as `_attempt`."""
     from tfkit.carbon import Meter, attempts_of, missing_nodes
@@ -191,11 +196,12 @@ def _train_metered(
     stopped: Stopped | None = None
     meter_facts: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
     meter = Meter.start(recipe.carbon, folder=folder.path, **meter_facts)
-    budget.start(meter)
+    if budget is not None:
+        budget.start(meter)
     try:
-        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
+        _measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
         carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
-        run = _prepare_run(recipe, options, gates, folder, listener, budget, meter, carbon)
+        run = _prepare_run(recipe, options, gates, folder, listener, stop, budget, meter, carbon)
         if options.minutes is not None and not folder.begun:
             given = given.with_decided(run.fit_length(options.minutes, options.named))
         if recipe.training.trial_rates is not None:
@@ -206,7 +212,7 @@ def _train_metered(
         assembled.record(given)
         assembled.train()
     except Stopped as error:
-        stopped = budget.ending(error)
+        stopped = error if budget is None else budget.ending(error)
         if isinstance(stopped, BudgetReached):
             folder.record(larger_budget=stopped.larger)
     finally:
@@ -231,7 +237,8 @@ def _prepare_run(
     gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
-    budget: "Budget",
+    stop: StopRequest,
+    budget: "Budget | None",
     meter: "Meter",
     carbon: dict[str, Any],
 ) -> "Run":
@@ -242,13 +249,16 @@ def _prepare_run(
     from tfkit.engine.training_run.run import Run
     from tfkit.training.device import pick_device
 
-    if (threads := rank_threads(options.threads, options.ranks)) is not None:
+    threads, device_name = options.threads, options.device
+    if not options.ranks.is_alone:
+        threads, device_name = rank_threads(threads, options.ranks), rank_device(device_name, options.ranks)
+    if threads is not None:
         torch.set_num_threads(threads)
-    device = pick_device(rank_device(options.device, options.ranks))
-    with budget.stop.at_once("nothing was trained yet"):  # the other ranks may be late
+    device = pick_device(device_name)
+    with stop.at_once("nothing was trained yet"):  # the other ranks may be late
         peers = options.connection.peers(device, listener.say)
         options.connection.meter_nodes(device, carbon)
-    run = Run(recipe, device, listener, budget.stop, meter, options.forecaster, peers, options.code)
+    run = Run(recipe, device, listener, stop, meter, options.forecaster, peers, options.code)
     run.folder, run.budget = folder, budget
     run.prepare(begun=folder.begun)
     if run.needs_forecast:

@@ -1,6 +1,7 @@
 """The checkpoints of a run: written, kept and deleted. Each is a model folder: a whole model, or an adapter of the base model."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfkit.adapters import Base, base_folder, is_adapter, merged, save_adapter
+from tfkit.adapters import Base, merged, save_adapter
 from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
 from tfkit.engine.assembly.base_model import Start
 from tfkit.engine.assembly.components import Components
 from tfkit.engine.assembly.loaders import loader_state
-from tfkit.engine.assembly.training_data import TrainingData, tokenizer_folder
+from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.request.training_request import kind_of
 from tfkit.engine.training_run.best_checkpoint import BestCheckpoint
 from tfkit.engine.training_run.run import Run
@@ -24,11 +25,10 @@ from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import UnhealthyError, UsageError
 from tfkit.families import PRESETS
 from tfkit.generation.config_file import stated_settings
-from tfkit.hub import content_hash, family_of, run_id_of, save_model
+from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
@@ -89,12 +89,6 @@ class Checkpointer:
         self.kind, self.family = kind_of(run.recipe), family_name(run.recipe, run.data)
         self.root = run.folder.checkpoints
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        parents = parents_of(run.recipe, run.data)
-        self.parents = [parent.document() for parent in parents]
-        ancestry = find_ancestors(parents, run.folder.run_id) if parents else Ancestry()
-        self.ancestors = ancestry.ancestors
-        for problem in ancestry.problems:
-            run.listener.warn(problem)
 
     @cached_property
     def work(self) -> ShardedWork:
@@ -116,7 +110,7 @@ class Checkpointer:
                 "Another run may get past it with a lower optimizer.lr"
             )
         self.log.sync()
-        with run.budget.saving():
+        with nullcontext() if run.budget is None else run.budget.saving():
             save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
             self._prune(run.recipe.checkpoint.keep)
         run.folder.update_time()
@@ -134,12 +128,12 @@ class Checkpointer:
     @property
     def inherited(self) -> Inherited:
         """The energy and emissions of all ancestors of the model."""
-        return sum_inherited(self.ancestors)
+        return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
         """Return the energy of this run by the latest reading, since a save does not wait for the meter, its parents and its ancestors."""
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
-        return Lineage(self.kind, tuple(ParentEntry(**parent) for parent in self.parents), own, self.ancestors)
+        return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
         """Write the card again, with the scores and the energy that are known by now: the manifest does not cover it.
@@ -203,20 +197,6 @@ def family_name(recipe: Recipe, data: TrainingData) -> str | None:
     return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
 
 
-def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
-    """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
-    parents = [parent_of(companion.parent(), companion.folder) for companion in data.objective.recorded_companions]
-    if data.start is not None:
-        return [parent_of(data.start.parent(), data.start.described.folder), *parents]
-    if recipe.tokenizer.path is None:
-        return parents
-    folder = tokenizer_folder(recipe.tokenizer.path)
-    if (run_id := run_id_of(folder)) is None:  # a tokenizer alone, or one of a published model: no run of tfkit is behind it
-        return parents
-    entry = {"role": "tokenizer", "path": recipe.tokenizer.path, "run_id": run_id, "sha256": content_hash(folder)}
-    return [*parents, parent_of(entry, folder)]
-
-
 def intensity_of(section: CarbonSection) -> Intensity | None:
     """Return the carbon intensity of a run and its source, as in the totals of run.json; None if its place is no longer known."""
     try:
@@ -224,17 +204,3 @@ def intensity_of(section: CarbonSection) -> Intensity | None:
     except UsageError:  # the settings of CodeCarbon were changed since the run began
         return None
     return Intensity(g_per_kwh=place.intensity_g_per_kwh, source=place.dataset, year=place.year, kind=place.kind)
-
-
-def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return the parent with this entry in tfkit.json and this folder; an adapter with the model that it updates."""
-    role, path = (str(entry[name]) for name in ("role", "path"))
-    return Parent(role, path, folder, entry["run_id"], entry["sha256"], _base(folder) if folder is not None else None)
-
-
-def _base(folder: Path) -> Parent | None:
-    """Return the model that an adapter updates; None for a whole model."""
-    if not is_adapter(folder):
-        return None
-    base = base_folder(folder)
-    return Parent("base", str(base), base, run_id_of(base), content_hash(base))

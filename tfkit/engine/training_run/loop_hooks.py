@@ -26,27 +26,44 @@ WORTH_REPORTING_SECONDS = 60.0
 class LoopHooks:
     """Implements `training.loop.Hooks` for a run."""
 
-    def __init__(
-        self,
-        run: Run,
-        components: Components,
-        log: TrainingLog,
-        checkpointer: Checkpointer,
-        validator: Validator,
-        micro_batches: MicroBatches,
-    ):
-        self.run, self.components, self.training_log, self.checkpointer = run, components, log, checkpointer
+    def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
+        self.run, self.components, self.training_log = run, components, log
         self.loader: StepLoader[Batch] = components.loader
-        self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
-        self.should_stop_early, self.should_stop = validator.should_stop_early, run.budget.should_end
-        self.out_of_memory = micro_batches.halve
+        self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
+
+    @cached_property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpoints of the run."""
+        return Checkpointer(self.run, self.components, self.training_log)
+
+    @cached_property
+    def validator(self) -> Validator:
+        """The evaluations of the run."""
+        return Validator(self.run, self.components, self.training_log, self.checkpointer)
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint."""
+        self.checkpointer.save(progress)
+
+    def evaluate(self, progress: Progress) -> None:
+        """Evaluate the result of the training so far. Raises Stopped."""
+        self.validator.evaluate(progress)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the whole evaluation of this step."""
+        return self.validator.evaluated(step)
+
+    def should_stop_early(self) -> bool:
+        """Whether the evaluations so far end the run."""
+        return self.validator.should_stop_early()
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line, and check the budget and contention for the processor."""
         if self.run.device.type == "cpu":
             self._contention.stepped(seconds)
-        self.run.budget.stepped(self.components.plan.steps - progress.step)
+        if self.run.budget is not None:
+            self.run.budget.stepped(self.components.plan.steps - progress.step)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
         if len(self._measured) < MEASURED_STEPS:

@@ -1,39 +1,44 @@
 """A run before its first weight: its data prepared, its length, its rate and its forecast, for a training as for a plan."""
 
 import time
-from collections.abc import Collection
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Collection
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tfkit.alignment.user_code import CodePermission
 from tfkit.carbon import Meter
 from tfkit.data.store.folder_cache import BuildingTime
+from tfkit.engine.assembly.base_model import parent_of
 from tfkit.engine.assembly.components import meta_model
 from tfkit.engine.assembly.memory_plan import require_memory, require_memory_for_blocks
-from tfkit.engine.assembly.training_data import TrainingData, prepare_data
+from tfkit.engine.assembly.training_data import TrainingData, prepare_data, tokenizer_folder
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.training_run.budget import Budget, limits_of
 from tfkit.engine.training_run.estimate import Estimate, Forecaster
 from tfkit.engine.training_run.micro_batches import is_short, limit_batch_size
+from tfkit.hub import content_hash, run_id_of
 from tfkit.model.transformer import Transformer
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.pretraining_sizes import scaled_to
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.ancestors import Ancestry, Parent, find_ancestors
 from tfkit.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.budget import Budget
 
 
 class Run:
     """A training that is started or planned: its recipe, its device and, once it is prepared, its data and its forecast.
 
-    All parts of a training that is started share it, with its run folder and its budget; a plan has neither.
+    All parts of a training that is started share it, with its run folder and its budget, if it has one; a plan has neither.
     """
 
     data: TrainingData
     shapes: Transformer  # the model on the meta device
     folder: RunFolder
-    budget: Budget
+    budget: "Budget | None" = None
 
     def __init__(
         self,
@@ -101,8 +106,30 @@ class Run:
     def needs_forecast(self) -> bool:
         """Whether something reads the forecast of this run: a budget, a trial of rates, a series of intensities, or a person who waits."""
         training, carbon = self.recipe.training, self.recipe.carbon
-        is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(limits_of(carbon))
+        is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(carbon.limits)
         return is_read or not is_short(self.recipe, self.data, self.shapes, self.device)
+
+    @cached_property
+    def parents(self) -> list[Parent]:
+        """The checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
+        start, tokenizer = self.data.start, self.recipe.tokenizer.path
+        parents = [parent_of(companion.parent(), companion.folder) for companion in self.data.objective.recorded_companions]
+        if start is not None:
+            return [parent_of(start.parent(), start.described.folder), *parents]
+        if tokenizer is None or (run_id := run_id_of(folder := tokenizer_folder(tokenizer))) is None:
+            return parents  # without a run: a tokenizer alone, or one of a published model
+        entry = {"role": "tokenizer", "path": tokenizer, "run_id": run_id, "sha256": content_hash(folder)}
+        return [*parents, parent_of(entry, folder)]
+
+    @cached_property
+    def ancestry(self) -> Ancestry:
+        """The models behind the parents."""
+        return find_ancestors(self.parents, self.folder.run_id) if self.parents else Ancestry()
+
+    @property
+    def should_end(self) -> Callable[[], bool]:
+        """Whether the steps should end; a budget is checked after each of them, and not again by this."""
+        return self.stop.should_stop if self.budget is None else self.budget.should_end
 
     def _seconds_so_far(self, *, ahead: bool) -> float:
         return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
@@ -117,9 +144,10 @@ class Run:
             self.listener.decided(f"no learning rates are tried: {self.planned.no_rate_trial}. Chosen: {self.recipe.optimizer.lr:g}\n")
             self.recipe = self.recipe.with_rate(self.recipe.optimizer.lr)
             return
-        self.budget.wait_for_meter()
+        if self.budget is not None:
+            self.budget.wait_for_meter()
         self.meter.phase("trial")
-        self.recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, self.budget.check_and_should_end)
+        self.recipe, trial = try_rates(self.recipe, self.data, plan, self.device, self.listener, self.stop.should_stop)
         self.meter.phase("setup")
         if trial is not None:
             self.folder.record(rate_trial=trial)
