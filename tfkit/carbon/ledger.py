@@ -23,7 +23,7 @@ from tfkit.carbon.hash_chain import Chain, parse_line
 from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
-FINISH = "finish"  # the phase after the end of the work, which is saved or has been given up
+FINISH = "finish"  # the phase after the work, when its result is saved or has been given up
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -50,7 +50,7 @@ class ResumePoint:
 class Attempt:
     """The sums of one ledger: of one attempt on one node."""
 
-    name: str  # of the file, without suffix
+    name: str  # the file's name without its suffix
     header: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
@@ -60,7 +60,7 @@ class Attempt:
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
     work_end: ResumePoint | None = None  # the beginning of the phase `finish`
-    series_integral: float = 0.0  # of a series of intensities, in g/kWh x s
+    series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
     ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the tick before; None: not kept

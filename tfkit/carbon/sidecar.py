@@ -27,7 +27,7 @@ from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of the time-out of a stop that is reserved for writing and exiting
-FIRST_SECONDS = 0.5  # measured, at least, before the power is used to estimate the energy before CodeCarbon's start
+FIRST_SECONDS = 0.5  # the shortest measurement from which the energy before CodeCarbon's start is estimated
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -73,7 +73,7 @@ class Sidecar:
         self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         missing = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
-            time.sleep(missing)  # so that even a run that ends when CodeCarbon starts has a measured power
+            time.sleep(missing)  # then even a run that ends when CodeCarbon starts has a measured power
             self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))

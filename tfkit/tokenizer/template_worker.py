@@ -28,7 +28,7 @@ from jinja2.utils import Namespace
 
 MAX_TEXT = 1 << 20  # bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
-SECONDS = 3  # of processor time for one line; template.py stops earlier, unless it has died
+SECONDS = 3  # the limit of processor time for one line; template.py stops earlier, unless it has died
 NOBODY = 65534
 
 

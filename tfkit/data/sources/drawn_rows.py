@@ -18,7 +18,7 @@ def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
 
 
 def draw(rows: Iterable[object], count: int, seed: int) -> frozenset[int]:
-    """Return the places of `count` rows, counted from 0; of all, if there are fewer."""
+    """Return the places of `count` rows, counted from 0; if there are fewer rows, all places."""
     return frozenset(place for _, place in nsmallest(count, ((hash_fraction(f"{seed}\0{n}".encode()), n) for n, _ in enumerate(rows))))
 
 

@@ -66,7 +66,7 @@ Example = dict[str, NDArray[Any]]
 class ExampleSet:
     """All examples of a source, memory-mapped."""
 
-    name: str  # of the source
+    name: str  # the name of the source
     arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; starts, (examples + 1,)
     lengths: NDArray[np.int32]  # (examples,) tokens
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
@@ -206,7 +206,7 @@ class _Writers:
         self.folder, self.files = folder, files
         self.open: dict[str, IO[bytes]] = {}
         self.ends: dict[str, int] = {}
-        self.dtypes: dict[str, str] = {}  # of the arrays
+        self.dtypes: dict[str, str] = {}  # the types of the arrays, by name
         self.examples = 0
 
     def append(self, row: Row, encoded: Encoded) -> None:
