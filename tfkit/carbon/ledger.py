@@ -24,7 +24,6 @@ from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
 FINISH = "finish"  # the phase after the work, when its result is saved or has been given up
-_LARGEST = 1e30  # a larger power counts as damaged
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -100,7 +99,7 @@ class Attempt:
         ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
         datetime.fromtimestamp(ended_at)  # raises for an invalid time
         intensity, covered = _finite(line.get("g_per_kwh", 0.0)), _finite(line.get("g_per_kwh_seconds", 0.0))
-        step = int(line["step"]) if "step" in line else None
+        step, power = int(line["step"]) if "step" in line else None, _finite(line.get("power_w", 0.0))
         if name != FINISH:
             self.work_end = None
         elif self.work_end is None:
@@ -114,8 +113,8 @@ class Attempt:
         self.series_integral += intensity * covered
         self.series_seconds += covered
         self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
-        if self.ticks is not None and isinstance(power := line.get("power_w"), int | float) and abs(power) < _LARGEST:
-            self.ticks.append((sums["seconds"], sums["energy_wh"], sums["emissions_g"], float(power)))
+        if self.ticks is not None:
+            self.ticks.append((sums["seconds"], sums["energy_wh"], sums["emissions_g"], power))
         if step is not None:
             self.resume_points.append(ResumePoint(step, sums, sums["seconds"] - measured))
 

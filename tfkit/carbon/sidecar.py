@@ -44,7 +44,7 @@ class Sidecar:
         self._correction = IntensityCorrection(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
         self._warned_of_series_end = False
         self._warned_of_codecarbon = False
-        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
+        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec))
         self._files = AttemptFiles(spec, lambda text: self._warnings.append(text))
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -188,11 +188,10 @@ def _leave_terminal() -> tuple[int, int]:
 
 def _ignore_signals() -> None:
     """Ignore stop signals, since the trainer ends this process, and unblock them: the trainer had blocked them while it started it."""
-    numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def main() -> NoReturn:

@@ -183,7 +183,7 @@ def _write(
 
 def _explain_no_rows(source: Source) -> str:
     """Return why a part of a source has no rows, and the remedy. Rows with equal inputs land in one part, and there may be few inputs."""
-    source = getattr(source, "source", source)  # JoinedRows hold another source
+    source = getattr(source, "source", source)  # of DerivedRows
     part = getattr(source, "part", None)
     if isinstance(part, Part) and part.is_split and part.by == "input":
         whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]
