@@ -30,7 +30,7 @@ class ModelSharder:
 
     def shard(self, model: Transformer, dtype: torch.dtype, *, reshard: bool = True) -> "Sharding":
         """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `reshard` as in Sharding."""
-        from tfkit.parallel.sharding import Sharding  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import Sharding  # importing it imports PyTorch's distributed tensors
 
         blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
         fill = self._filling(model.fill_block) if model.fill_block is not None else None

@@ -48,11 +48,11 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._shardings: list[Sharding] = []  # of all sharded models, including frozen ones
+        self._shardings: list[Sharding] = []  # the shardings of all models, including frozen ones
 
     @property
     def all_weights(self) -> dict[str, Weights]:
-        """All weights that a step updates: those of the run's model under the empty name, and those of each trained companion."""
+        """All weights that a step updates, by model: the empty name is the run's model; the others are trained companions."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
@@ -125,7 +125,7 @@ class Stepper:
         companions are reduced after every micro-batch, since a step may end with a micro-batch that does not involve them.
         """
         from tfkit.parallel.in_place import OomAgreement
-        from tfkit.parallel.sharding import open_mesh  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import open_mesh  # importing it imports PyTorch's distributed tensors
 
         for weights in self.all_weights.values():
             weights.unround()

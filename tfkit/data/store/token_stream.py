@@ -39,7 +39,7 @@ _TEXTS = "texts.bin"  # a hash of each document's text
 class TokenStream:
     """The ids of all documents of a source, concatenated. A row without text is no document."""
 
-    name: str  # of the source
+    name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where another one would
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
@@ -56,7 +56,7 @@ class TokenStream:
         return len(self.text_bytes)
 
     def document(self, i: int) -> NDArray[Any]:
-        """Return the ids of document i, with those of the tokenizer's template, without an appended eos: (T,)."""
+        """Return the ids (T,) of document i, including the ids of the tokenizer's template, but without an appended eos."""
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 
@@ -207,7 +207,7 @@ class _Writer:
         return documents, offsets
 
     def finish(self) -> None:
-        """Write the last start, that of a document that would follow, and the id that ends the last document, if it is not yet written."""
+        """Write the start that a further document would have, and the id that ends the last document, if it is not yet written."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:
