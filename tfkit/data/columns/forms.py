@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tfkit.recipe.schema.roles import Form
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.tool_calls import read_tools
+
+_Part = TypeVar("_Part")
 
 
 class Unfit(NamedTuple):
@@ -56,7 +58,8 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
     return ClassName(names[number], number) if number < len(names) else Unfit(f"{value!r}", f"a class from 0 to {len(names) - 1}")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return the kind of a value, for a message."""
     return "null" if value is None else type(value).__name__
 
 
@@ -64,7 +67,7 @@ def read_text(value: Any) -> str | Unfit:
     """Read a text, or a list of sentences, which are joined by spaces."""
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         return " ".join(value)
-    return value if isinstance(value, str) else Unfit(_kind(value), "text")
+    return value if isinstance(value, str) else Unfit(kind_of(value), "text")
 
 
 def read_literal(value: Any) -> str | Unfit:
@@ -78,7 +81,7 @@ def read_literal(value: Any) -> str | Unfit:
             return Unfit(str(value), "a label")  # pandas writes an empty cell as NaN
         case int() | float():
             return str(value).removesuffix(".0")
-    return Unfit(_kind(value), "a label")
+    return Unfit(kind_of(value), "a label")
 
 
 def _read_label(value: Any) -> str | Unfit:
@@ -87,11 +90,13 @@ def _read_label(value: Any) -> str | Unfit:
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
 
-def _list_of(read: Callable[[Any], str | Unfit], wanted: str) -> Callable[[Any], list[str] | Unfit]:
-    def read_list(value: Any) -> list[str] | Unfit:
+def list_of(read: Callable[[Any], _Part | Unfit], wanted: str) -> Callable[[Any], list[_Part] | Unfit]:
+    """Return a reader of lists from the reader of an item."""
+
+    def read_list(value: Any) -> list[_Part] | Unfit:
         if not isinstance(value, list):
-            return Unfit(_kind(value), f"a list of {wanted}")
-        parts: list[str] = []
+            return Unfit(kind_of(value), f"a list of {wanted}")
+        parts: list[_Part] = []
         for part in map(read, value):
             if isinstance(part, Unfit):
                 return Unfit(f"a list with {part.found}", f"a list of {wanted}")
@@ -105,13 +110,13 @@ def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the messages of a conversation, as mappings."""
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         return [dict(part) for part in value]
-    return Unfit(_kind(value), "a list of messages")
+    return Unfit(kind_of(value), "a list of messages")
 
 
 def _read_literals(value: Any) -> list[str] | Unfit:
     """Read a text or number, or a list of texts and numbers, as a list of texts."""
     if isinstance(value, list):
-        return _list_of(read_literal, "texts or numbers")(value)
+        return list_of(read_literal, "texts or numbers")(value)
     literal = read_literal(value)
     return literal if isinstance(literal, Unfit) else [literal]
 
@@ -121,10 +126,10 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
     try:
         return read_tools(value) if value not in ("", None) else []
     except UnfitError:
-        return Unfit(_kind(value), "a list of tools as JSON Schemas of functions")
+        return Unfit(kind_of(value), "a list of tools as JSON Schemas of functions")
 
 
-_read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
+_read_texts = list_of(lambda part: part if isinstance(part, str) else Unfit(kind_of(part), "text"), "texts")
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
@@ -151,7 +156,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
     "label": _read_label,
     "texts": _read_texts,
     "choices": _read_choices,
-    "labels": _list_of(_read_label, "labels"),
+    "labels": list_of(_read_label, "labels"),
     "messages": _read_messages,
     "tools": _read_tools,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfkit.data.columns import forms, preference_forms
-from tfkit.data.columns.forms import Unfit, read_literal
+from tfkit.data.columns.forms import Unfit, kind_of, read_literal
 from tfkit.recipe.schema.roles import Form
 
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
@@ -66,7 +66,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     if value is None:
         return []
     if not isinstance(value, list):
-        return Unfit(type(value).__name__, _ANSWERS)
+        return Unfit(kind_of(value), _ANSWERS)
     if all(isinstance(answer, str) for answer in value):
         return [{"text": text, "answer_start": None} for text in value]
     answers = []
