@@ -117,7 +117,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     tensors: dict[str, dict[str, int]] = {}
     sent: dict[str, dict[str, int]] = {}
     for name, count in (("replicated", 1), ("sharded", shards)):
-        mesh = Mesh(ranks, count, recipe.parallel.reshard is not False, per_rank // micro, dtype, gpu is not None)
+        mesh = Mesh(ranks, count, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)
         tensors[name], sent[name] = _tensor_bytes(recipe, data.objective, model, mesh, step), step.sent
     memory = {name: sizes["peak"] + (PROCESS_BYTES if gpu is None else 0) for name, sizes in tensors.items()}
