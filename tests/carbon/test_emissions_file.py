@@ -157,49 +157,6 @@ def test_other_orders_of_the_same_columns_are_merged(run):
     assert not list(run.glob("*.bak"))
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_row_that_arrives_while_we_replace_is_kept(run, monkeypatch, moment):
-    """Another program has the file open, and writes its row just before or just after ours takes the name."""
-    write_emissions(run)
-    row = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
-    replace, fsync = os.replace, os.fsync
-    with (run / "emissions.csv").open("a") as theirs:
-
-        def replace_then_theirs(source, target):
-            replace(source, target)
-            if moment == "after" and not theirs.closed:
-                theirs.write(row)
-                theirs.close()
-
-        def theirs_then_fsync(descriptor):
-            if moment == "before" and not theirs.closed:
-                theirs.write(row)
-                theirs.close()
-            fsync(descriptor)
-
-        monkeypatch.setattr(os, "replace", replace_then_theirs)
-        monkeypatch.setattr(os, "fsync", theirs_then_fsync)
-        write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
-    write_emissions(run)
-    assert len(emissions_rows(run)) == 2
-
-
-def test_a_file_that_another_replaces_meanwhile_is_read_again(run, monkeypatch):
-    write_emissions(run)
-    fsync, row = os.fsync, ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
-
-    def another_first(descriptor):
-        fsync(descriptor)
-        if "theirs" not in (run / "emissions.csv").read_text():
-            (run / "other").write_text((run / "emissions.csv").read_text() + row)
-            os.replace(run / "other", run / "emissions.csv")
-
-    monkeypatch.setattr(os, "fsync", another_first)
-    write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
-
-
 def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):
     """Its writer may have ended, after replacing the file a moment before we did."""
     other, replace = start_ledger(run, attempt=2), os.replace

@@ -134,7 +134,7 @@ class MultipleChoice(LabelledObjective):
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)
-        counts = rows.bincount().tolist()  # of each row's answers
+        counts = rows.bincount().tolist()  # the number of answers of each row
         lm: list[Sum] | None = None
         if "lm" in self.terms:
             log_probs = label_log_probs(model, output.hidden, batch.labels)

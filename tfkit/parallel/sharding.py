@@ -54,6 +54,7 @@ class AgreedCollective:
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, **options: Any) -> Any:
+        """Run the collective, which fills `output_tensor`."""
         self._go_on()
         return self._collective(output_tensor, input_tensor, group=group, **options)
 

@@ -22,7 +22,7 @@ from tfkit.tokenizer.tokenizer_guard import interruptible
 # The text on which a tokenizer is trained, split so that training takes bounded memory and time, and has a reproducible result.
 
 
-_COVERAGE = 0.9999  # of the characters in the text, as `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
+_COVERAGE = 0.9999  # the fraction of the characters that is covered, `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
 _GAP = "\0"  # in place of a character without an entry
 
 

@@ -51,7 +51,7 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does, of a backend that was made from this text and is used nowhere else."""
+        """Build a tokenizer as `from_json` does, from a backend that was made from this text and has no other user."""
         # tokenizer.json may contain a past caller's padding and truncation; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()

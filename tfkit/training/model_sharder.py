@@ -31,7 +31,7 @@ class ModelSharder:
         """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `root` and `reshard` as in
         Sharding.
         """
-        from tfkit.parallel.sharding import Sharding  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import Sharding  # importing it imports PyTorch's distributed tensors
 
         blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
         fill = self._filling(model.fill_block) if model.fill_block is not None else None

@@ -48,12 +48,12 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self._shardings: list[Sharding] = []  # of all sharded models, including frozen ones
-        self._can_halve = True  # a micro-batch that does not fit into the memory of one rank
+        self._shardings: list[Sharding] = []  # the shardings of all models, including frozen ones
+        self._can_halve = True  # whether a micro-batch that does not fit into the memory of one rank is repeated in smaller ones
 
     @property
     def all_weights(self) -> dict[str, Weights]:
-        """All weights that a step updates: those of the run's model under the empty name, and those of each trained companion."""
+        """All weights that a step updates, by model: the empty name is the run's model; the others are trained companions."""
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def prepared(self, prepare: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
@@ -121,10 +121,10 @@ class Stepper:
         """Shard the model, the trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
 
         Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-        each of them. `reshard` applies to the model; the gradients of
-        companions are reduced after every micro-batch, since a step may end with a micro-batch that does not involve them.
+        each of them. `reshard` applies to the model; the gradients of companions are reduced after every micro-batch, since a step may end
+        with a micro-batch that does not involve them.
         """
-        from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # which imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # importing it imports PyTorch's distributed tensors
 
         for weights in self.all_weights.values():
             weights.unround()

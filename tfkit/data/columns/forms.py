@@ -172,7 +172,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the contents of a conversation's messages up to and including the first user message; of all messages if there is none."""
+    """Return the contents of a conversation's messages up to and including the first user message, or of all if no user speaks."""
     speakers = [message.get("role", message.get("from")) for message in messages]
     end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
     return [message.get("content", message.get("value")) for message in messages[:end]]

@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 
 Records = Iterator[Record | BadRow]
-_MAX_NAMES = 20  # of columns, in an error
+_MAX_NAMES = 20  # the largest number of columns that an error lists
 _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 
@@ -94,7 +94,7 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the text and none is the pair: all but one would be ignored.
+        """Raise DataError if several columns could be the text, and none is the pair: all except one would be ignored.
 
         Called for each record if the columns of a source are not known in advance.
         """
@@ -122,7 +122,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column; of a template or a list, it names the missing columns alone."""
+        """Error for a record that lacks a role's column. For a template or a list, it names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -178,7 +178,7 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in chosen or by_shape]
 
     def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape whose required columns are there, and those outside any shape. None if no shape fits."""
+        """Return the roles of the first shape whose required columns exist, and the roles outside any shape; None if no shape fits."""
         shapes = self._shapes()
         if not shapes:
             return self.roles

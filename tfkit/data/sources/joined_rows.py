@@ -5,61 +5,39 @@ All rows are read before the first is yielded, since a prompt may recur at the e
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 
 from tfkit.data.columns.preference_forms import is_whole, read_flag
-from tfkit.data.columns.rows import Row, Skipped, Source
+from tfkit.data.columns.rows import DerivedRows, Row, Source
 
 UNPAIRED = "unpaired"  # the shape of a row with one labelled completion
 COMPLETIONS = 8  # in a joined row, approximately
 _VERSION = 2
 
 
-@dataclass(frozen=True)
-class JoinedRows:
-    """A source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for each prompt.
+def joined_rows(source: Source) -> DerivedRows:
+    """Return a source whose rows with a `completion` and a `label` are joined into rows with `completions` and `labels`, one for a prompt.
 
     A prompt with many completions gives several rows of about eight completions, with good and bad ones in each, since all pairs in a row
     are compared; with one good and 200 bad ones the good one is in each row. Rows are in the order in which their prompts first occur. A
     source with rows of another shape is passed on as a stream.
     """
+    return DerivedRows(source, _joined, f"joined {_VERSION}")
 
-    source: Source
 
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-        return self.source.name
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the source."""
-        return self.source.size_bytes
-
-    def describe(self) -> str:
-        """Describe the source."""
-        return self.source.describe()
-
-    def fingerprint(self) -> str:
-        """Return the source's fingerprint, with the version of the joining."""
-        return f"{self.source.fingerprint()}\0joined {_VERSION}"
-
-    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield the joined rows. Raises DataError as the source does."""
-        rows = self.source.rows(skipped)
-        first = next(rows, None)
-        if first is None:
-            return
-        if "completion" not in first.values:
-            yield first
-            yield from rows
-            return
-        by_prompt: dict[str, list[Row]] = {}
-        for row in map(_split_prompt, chain([first], rows)):
-            by_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
-        for group in by_prompt.values():
-            yield from map(_join, _divide(group))
+def _joined(rows: Iterator[Row]) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        return
+    if "completion" not in first.values:
+        yield first
+        yield from rows
+        return
+    by_prompt: dict[str, list[Row]] = {}
+    for row in map(_split_prompt, chain([first], rows)):
+        by_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
+    for group in by_prompt.values():
+        yield from map(_join, _divide(group))
 
 
 def _split_prompt(row: Row) -> Row:

@@ -28,7 +28,7 @@ from tfkit.tokenizer import Tokenizer
 class TokenStream:
     """The ids of all documents of a source, concatenated. A row without text is no document."""
 
-    name: str  # of the source
+    name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where another one would
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
@@ -45,7 +45,7 @@ class TokenStream:
         return len(self.text_bytes)
 
     def document(self, i: int) -> NDArray[Any]:
-        """Return the ids of document i, with those of the tokenizer's template, without an appended eos: (T,)."""
+        """Return the ids (T,) of document i, including the ids of the tokenizer's template, but without an appended eos."""
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 

@@ -118,7 +118,7 @@ class _Writer:
         return documents, offsets
 
     def finish(self) -> None:
-        """Write the last start, that of a document that would follow, and the id that ends the last document, if it is not yet written."""
+        """Write the start that a further document would have, and the id that ends the last document, if it is not yet written."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:
