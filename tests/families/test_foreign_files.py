@@ -112,18 +112,19 @@ def test_every_spelling_of_theta(tmp_path: Path, spelling: dict[str, Any]) -> No
     "spelling",
     [
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
         {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4, "factor": 2.0}},
         {"rope_scaling": {"factor": 2.0}},
     ],
 )
 def test_rotary_positions_of_another_type_are_refused(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    """With the reason and a remedy where there is one."""
     save_reference(tmp_path, "llama")
     edit_config(tmp_path, remove=("rope_parameters",))
     edit_config(tmp_path, **spelling)
     with pytest.raises(ModelError, match=r"config\.json: rotary positions of type ") as caught:
         load(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
+    assert ("make its type default in config.json" in str(caught.value)) == ("'dynamic'" in str(caught.value))
 
 
 def test_widths_that_are_null_follow_from_the_others(tmp_path: Path) -> None:
