@@ -95,8 +95,8 @@ BERT = StartingPoint(
     "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32)",
     _LATER_ADAM | {"eps": 1e-6},
     (
-        (10_000_000, 1e-3, "measured with a BERT of 1 million"),
-        (60_000_000, 5e-4, "measured with MiniLM, of 22 million"),
+        (10_000_000, 1e-3, "measured with a BERT of 1 million; extrapolated to other encoders"),
+        (60_000_000, 5e-4, "measured with MiniLM, of 22 million; extrapolated to other encoders"),
         (200_000_000, 5e-5, "the largest of BERT's paper, for 110 million; extrapolated to other encoders"),
         (_UNLIMITED, 2e-5, "the smallest of BERT's paper, for 340 million; extrapolated to other encoders"),
     ),
@@ -109,7 +109,7 @@ GPT = StartingPoint(
     "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear)",
     _LATER_ADAM,
     (
-        (10_000_000, 1e-3, "measured on text with a Llama of 4 million"),
+        (10_000_000, 1e-3, "measured on text with a Llama of 4 million; extrapolated to other decoders"),
         (60_000_000, 3e-4, "extrapolated, between 1e-3 for 4 million and 6.25e-5 for 117 million"),
         (_BILLION, 6.25e-5, "GPT's paper, for 117 million; extrapolated to other decoders"),
         (_UNLIMITED, 2e-5, "extrapolated from Stanford Alpaca's, for 7 billion"),
@@ -132,7 +132,7 @@ _SMALL_T5 = 20_000_000
 SMALL_T5 = StartingPoint(
     "measured with a T5 of a million parameters (docs/decisions.md): Adafactor, linear, 8 epochs",
     {"kind": "adafactor"},
-    ((_UNLIMITED, 1e-2, "measured with a T5 of 1 million"),),
+    ((_UNLIMITED, 1e-2, "measured with a T5 of 1 million; extrapolated to other encoder-decoders"),),
     {"kind": "linear", "warmup_ratio": 0.1},
     8,
     32,
@@ -176,7 +176,7 @@ DPO = StartingPoint(
     "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64)",
     {"kind": "adamw", "weight_decay": 0.0},
     (
-        (10_000_000, 3e-4, "measured with a small decoder (the recipe dpo-reviews)"),
+        (10_000_000, 3e-4, "measured with a small Llama (the recipe dpo-reviews); extrapolated to other decoders"),
         (_BILLION, 5e-6, "extrapolated, between 3e-4 for few million and 1e-6 for 2.8 billion"),
         (_UNLIMITED, 1e-6, "DPO's paper, for 2.8 billion; extrapolated to other decoders"),
     ),
