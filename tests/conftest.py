@@ -40,7 +40,7 @@ settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the cases of a sampled test as thorough, except every n-th, and begin with the longest tests: no worker is left alone with them."""
+    """Mark the cases of a sampled test as thorough, except every n-th, and let the workers begin with the longest tests."""
     items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
     cases: Counter[str] = Counter()
     for item in items:

@@ -291,7 +291,7 @@ def test_a_reader_that_has_had_enough_ends_it() -> None:
     assert program.stderr is not None
     assert json.loads(program.stdout.readline())["id"] == 0
     program.stdout.close()
-    assert (program.stderr.read(), program.wait(60)) == (b"", 0)
+    assert (program.stderr.read(), program.wait(300)) == (b"", 0)
     program.stderr.close()
 
 
