@@ -83,3 +83,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     write_recipe(folder, write_corpus(folder / "corpus"))
     return folder
+
+
+@pytest.fixture
+def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folder that the fixture `place` of a module has made the current one."""
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
