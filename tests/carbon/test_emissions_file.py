@@ -95,7 +95,7 @@ print(len(table.data), total["duration"], total["energy_consumed"], total["emiss
 def test_carbonboards_own_code_adds_the_file_up(run):
     start_ledger(run, attempt=2).append(tick("evaluate", 60, 3.0))
     write_emissions(run)
-    done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=300)
     assert [float(number) for number in done.stdout.split()] == pytest.approx([2, 3660, 0.053, 0.0053])
 
 
@@ -119,7 +119,7 @@ def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
 def test_codecarbons_own_tracker_extends_the_file(run):
     write_emissions(run)
     code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"
-    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=300)
     assert [row["country_iso_code"] for row in emissions_rows(run)] == ["WLD", "FRA"]
     theirs = emissions_rows(run)[1]
     start_ledger(run, attempt=2).append(tick("train", 60, 3.0))

@@ -31,13 +31,18 @@ def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
     return Unfit(kind_of(value), "text or messages")
 
 
-def _read_number(value: Any) -> float | Unfit:
-    """Read a number, or a text that is one. Infinity and NaN do not fit."""
+def _read_finite(value: Any) -> float | None:
+    """Read a number, or a text that is one; None for anything else, for infinity and for NaN."""
     try:
         number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
     except OverflowError:  # an integer of hundreds of digits
-        number = None
-    return Unfit(f"{value!r}"[:70], "a number") if number is None or not math.isfinite(number) else number
+        return None
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _read_item(value: Any) -> float | Unfit:
+    number = _read_finite(value)
+    return Unfit(f"{value!r}"[:68], "a number") if number is None else number
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
@@ -49,9 +54,9 @@ def read_votes(value: Any) -> list[float] | Unfit:
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
     for vote, count in pairs:
         name = re.split(r"[\W_]+", str(vote).strip().lower().partition("(")[0].strip())[-1]
-        number = _read_number(count)
+        number = _read_finite(count)
         sides = [side for side, names in enumerate(_SIDES) if name in names]
-        if not sides or isinstance(number, Unfit):
+        if not sides or number is None:
             return Unfit(f"{vote if not sides else count!r}"[:80], "a vote for one of two responses: a or b, 1 or 2, or tie")
         for side in sides:
             votes[side] += number / len(sides)
@@ -61,7 +66,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "turns": read_turns,
     "completions": list_of(read_turns, "completions, each a text or messages"),
-    "numbers": list_of(_read_number, "numbers"),
+    "numbers": list_of(_read_item, "numbers"),
     "votes": read_votes,
 }
 
