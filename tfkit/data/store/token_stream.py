@@ -9,6 +9,7 @@ optionally sentences.bin (int64), and index.json; all little-endian. hashes.json
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import Skipped, Source, describe_skipped
-from tfkit.data.order.sentences import split_sentences
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, text_hash
 from tfkit.errors import DataError, ModelError
@@ -32,7 +32,8 @@ STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and t
 SENTENCES_VERSION = 1  # the same for the splitting into sentences
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
-_TEXTS = "texts.bin"  # a hash of each document's text
+TEXTS = "texts.bin"  # a hash of each document's text
+_SENTENCE_END = re.compile(r"""\S(?=[^\S\n]*\n)|(?<![.!?…])[.!?…]+["'”’»)\]]*(?=\s+[^a-z\s])|[。！？][」』”’）]*""")
 
 
 @dataclass(frozen=True)
@@ -107,24 +108,25 @@ def token_stream(
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=not built,
-        texts=files.verified_array(_TEXTS, "<u8"),
+        texts=files.verified_array(TEXTS, "<u8"),
         skipped={kind: Skipped(*count) for kind, count in index["skipped"].items()},
-        sentences=files.verified_array("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
+        sentences=files.verified_array(_SENTENCES, "<i8") if index["files"].get(_SENTENCES) else None,
     )
 
 
 def write_stream(
     folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, sentences: bool = False
 ) -> None:
-    """Fill an empty folder: batches of text are tokenized on all threads, and the index is written last.
+    """Fill an empty folder; the index is written last. Raises DataError if no row has text. Holds one batch, or one longer row, in memory.
 
-    Holds one batch, or one longer row, in memory. Raises DataError if no row has text.
+    Batches of text are tokenized on all threads, and their ids are appended to the file.
+
     `sentences`: also write sentences.bin, and tokenize each sentence separately, as BERT's script does.
     """
     names = (*_FILES, _SENTENCES) if sentences else _FILES
     with ExitStack() as files:
         writer = _Writer(tokenizer, *(files.enter_context((folder / name).open("wb")) for name in names))
-        hashes = files.enter_context((folder / _TEXTS).open("wb"))
+        hashes = files.enter_context((folder / TEXTS).open("wb"))
         skipped: dict[str, Skipped] = {}
         for texts in batches((row.text for row in source.rows(skipped) if row.text), len, BATCH):
             writer.append(texts)
@@ -149,7 +151,7 @@ def write_stream(
         "max_id": writer.max_id,
         "skipped": skipped,
     }
-    write_index(folder, STREAM_VERSION, facts, (*names, _TEXTS))
+    write_index(folder, STREAM_VERSION, facts, (*names, TEXTS))
 
 
 class _Writer:
@@ -214,3 +216,14 @@ class _Writer:
             tokens.write(np.array(self.closing, dtype=self.dtype).tobytes())
             self.position += len(self.closing)
             self.max_id = max([self.max_id, *self.closing])
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a text for next sentence prediction, each with the white space before it; together they are the whole text.
+
+    A sentence ends at the end of its line, or after final punctuation that is followed by white space and no lower-case letter (`e.g. this`
+    is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's tokenizer begins a new word anyway.
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    starts = [0, *(end for end in ends if end < len(text))]
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
