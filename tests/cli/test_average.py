@@ -12,7 +12,7 @@ import torch
 from fake_codecarbon import G_PER_KWH
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import pretrain, records, run_tfkit
 from transformers import AutoModelForCausalLM
 
 from tfkit import average, load
@@ -25,12 +25,10 @@ EVERY = ["training.steps=6", "checkpoint={every: 1, keep: 4}", "evaluation.every
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(base: Path) -> Path:
     """A run whose checkpoints 3 to 6 are kept, each itself a mean over the steps."""
-    folder = tmp_path_factory.mktemp("average")
-    write_recipe(folder, write_corpus(folder / "corpus"))
-    pretrain(folder / "run", folder / "tiny.yaml", *EVERY).exits(0)
-    return folder / "run"
+    pretrain(base / "run", base / "tiny.yaml", *EVERY).exits(0)
+    return base / "run"
 
 
 def checkpoint(run: Path, step: int) -> Path:
