@@ -381,9 +381,11 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
 
         original = tfkit.tokenizer.tokenizer_guard.interruptible
 
-        def watched(work: Callable[[threading.Event], Any]) -> Any:
-            def to_its_end(stop: threading.Event) -> Any:
-                done = work(stop)
+        def watched(work: Callable[[], Any], abandoned: threading.Event | None = None) -> Any:
+            stop = abandoned or threading.Event()
+
+            def to_its_end() -> Any:
+                done = work()
                 if not stop.is_set():
                     ended.touch()
                 return done
@@ -391,8 +393,8 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
             if call in repr(work) and not started:
                 started.append(True)
                 threading.Thread(target=later, daemon=True).start()
-                return original(to_its_end)
-            return original(work)
+                return original(to_its_end, stop)
+            return original(work, abandoned)
 
         started: list[bool] = []
         tfkit.tokenizer.kinds.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
