@@ -12,6 +12,7 @@ import torch
 from fake_codecarbon import G_PER_KWH
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
+from tiny_files import flip
 from tiny_runs import pretrain, records, run_tfkit
 from transformers import AutoModelForCausalLM
 
@@ -147,12 +148,6 @@ def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def _flip(copy: Path) -> None:
-    data = bytearray((copy / "model.safetensors").read_bytes())
-    data[-5] ^= 1
-    (copy / "model.safetensors").write_bytes(data)
-
-
 def _another_run(copy: Path) -> None:
     facts = json.loads((copy / "tfkit.json").read_text(encoding="utf-8"))
     (copy / "tfkit.json").write_text(json.dumps(facts | {"run_id": "another"}), encoding="utf-8")
@@ -174,7 +169,7 @@ def _another_config(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_flip, "model.safetensors: damaged"),
+        (lambda copy: flip(copy / "model.safetensors"), "model.safetensors: damaged"),
         (_another_run, "is not of the same run as step-000006: the run_id in tfkit.json differ"),
         (_another_shape, "only checkpoints of one model have a mean"),
         (_another_config, "is not of the same run as step-000006: config.json differ"),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, run_tfkit
+from tiny_runs import Done, Process, both, pretrain, run_tfkit
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,14 +57,6 @@ def setting(**variables: str | None) -> Callable[[], None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-    return before
-
-
-def both(*steps: Callable[[], object]) -> Callable[[], None]:
-    def before() -> None:
-        for step in steps:
-            step()
 
     return before
 
