@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from fake_codecarbon import ended
 from scripted_probe import G_PER_KWH, POWER_W
 from tiny_files import emissions_rows, read_rows, wait_for
 
@@ -32,13 +32,6 @@ def energies(folder):
 
 def sums(folder):
     return energies(folder), sum(float(row["energy_consumed"]) for row in emissions_rows(folder)) * 1000
-
-
-def ended(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_energy_is_power_times_time(tmp_path):

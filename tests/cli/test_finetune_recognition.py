@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_files import read_rows, write_rows
-from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike
 
 from tfkit.adapters import load as load_any
 from tfkit.engine.inference.predicting import infer_objective
@@ -153,15 +153,13 @@ READ = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """A tiny BERT, a tiny GPT-2 and a tiny T5 of ours, and rows for every task."""
-    folder = tmp_path_factory.mktemp("starts")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
     for name, words in STARTS.items():
-        pretrain(folder / name, recipe, *words, "training.steps=2").exits(0)
+        pretrain(base / name, base / "tiny.yaml", *words, "training.steps=2").exits(0)
     for name, found in DATA.items():
-        write_rows(folder / f"{name}.jsonl", found)
-    return folder
+        write_rows(base / f"{name}.jsonl", found)
+    return base
 
 
 @pytest.fixture(autouse=True)
