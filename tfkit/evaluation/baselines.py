@@ -16,7 +16,7 @@ import numpy as np
 
 from tfkit.data.columns.forms import by_number
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.order.sentences import split_sentences
+from tfkit.data.store.token_stream import split_sentences
 from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.answer_scores import answer_scores

@@ -48,7 +48,7 @@ class MultipleChoice(LabelledObjective):
 
     @property
     def reads_second_output(self) -> bool:
-        """True: it is the score of each answer."""
+        """Return True, since it is the score of each answer."""
         return True
 
     def fingerprint(self) -> str:

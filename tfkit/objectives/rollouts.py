@@ -130,12 +130,12 @@ class RolloutObjective(LabelledObjective, Protocol):
 
     @property
     def draws_dropout(self) -> bool:
-        """False: ratios of probabilities before and after a step must not include the noise of dropout."""
+        """Return False, since ratios of probabilities before and after a step must not include the noise of dropout."""
         return False
 
     @property
     def reference_use(self) -> ReferenceUse:
-        """Throughout: every iteration reads the reference."""
+        """Return "throughout", since every iteration reads the reference."""
         return "throughout"
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:

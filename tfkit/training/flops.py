@@ -48,11 +48,11 @@ class Flops:
         return self.blocks + self.attention + self.head
 
     def __add__(self, other: "Flops") -> "Flops":
-        """Add by part."""
+        """Add the FLOPs of each part."""
         return Flops(self.blocks + other.blocks, self.attention + other.attention, self.head + other.head)
 
     def __mul__(self, factor: float) -> "Flops":
-        """Multiply each part."""
+        """Multiply the FLOPs of each part."""
         return Flops(self.blocks * factor, self.attention * factor, self.head * factor)
 
 

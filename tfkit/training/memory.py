@@ -53,7 +53,7 @@ class ModelBytes:
         return self.gradients + self.gathered + self.root_gradients
 
     def __add__(self, other: "ModelBytes") -> "ModelBytes":
-        """Add by kind."""
+        """Add the bytes of each kind."""
         return ModelBytes(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 

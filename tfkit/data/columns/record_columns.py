@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from tfkit.data.columns import forms, preference_forms
 from tfkit.data.columns.column_names import MISSING, columns_of, find_alias, look_up, uses_alias, value_of
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, texts_of, with_class_names
 from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
-from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError, argument
 from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
@@ -27,6 +27,7 @@ class Record(NamedTuple):
 
 Records = Iterator[Record | BadRow]
 _MAX_NAMES = 20  # the largest number of columns that an error lists
+_READERS = {**forms.READERS, **preference_forms.READERS}
 _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if the annotators did not agree
 
 
@@ -223,7 +224,7 @@ class Columns:
         if raw is MISSING:
             return raw, column
         raw = by_number(raw) if role.by_number else raw
-        value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else READERS[role.form](raw)
+        value = Unfit("a dash alone", "a label") if column == _GOLD and raw == "-" else _READERS[role.form](raw)
         if self.class_names and role.form in ("label", "labels"):
             value = with_class_names(value, self.class_names)
         is_unrelated = role.name not in self.named and (isinstance(raw, Mapping | list) or role.form == "tools")

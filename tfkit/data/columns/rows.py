@@ -1,7 +1,7 @@
 """The rows of a source, each with its place for error messages, and the training and held-out parts of a source."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -145,38 +145,6 @@ class Source(Protocol):
         """Yield every row of the part. Raises DataError with file, row and remedy. Skipped bad rows are counted in `skipped`, by kind;
         those of the whole source, since a row that cannot be read belongs to no part.
         """
-
-
-@dataclass(frozen=True)
-class DerivedRows:
-    """A source whose rows are made from those of another. `rule`: in the fingerprint; `note`: in the description."""
-
-    source: Source
-    derive: Callable[[Iterator[Row]], Iterator[Row]]
-    rule: str
-    note: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name of the other source."""
-        return self.source.name
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the other source."""
-        return self.source.size_bytes
-
-    def describe(self) -> str:
-        """Describe the other source, and how its rows are used."""
-        return f"{self.source.describe()}{self.note}"
-
-    def fingerprint(self) -> str:
-        """Return the other source's fingerprint with the rule."""
-        return f"{self.source.fingerprint()}\0{self.rule}"
-
-    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield the rows. Raises DataError as the other source does, also for rows of it that are not used."""
-        return self.derive(self.source.rows(skipped))
 
 
 @dataclass(frozen=True)
