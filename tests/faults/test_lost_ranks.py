@@ -1,25 +1,31 @@
 """Several ranks, and what is done to them: one total of energy, other numbers of ranks, ranks that are lost, hang, or are slow."""
 
 import json
+import math
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import receipt
 from tiny_runs import Done, both, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from torch import Tensor
 from two_ranks import ONE_EACH, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.engine.training_run import checkpointing, validator
-from tfkit.parallel import collectives
+from tfkit.engine.training_run.budget import Budget
+from tfkit.parallel import collectives, heartbeat
+from tfkit.training.loop import Progress
+from tfkit.training.step import Stepper
 
 STEPS = 12
 METERED = (f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5}}",)
@@ -120,6 +126,97 @@ def test_f43_a_slow_rank_is_waited_for(base: Path, tmp_path: Path) -> None:
     done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: lambda: slow_micro_batches(0.1)})
     assert [one.code for one in done] == [0, 0], done[0].err
     assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
+
+
+@pytest.mark.thorough
+def test_f43_a_rank_0_that_evaluates_for_longer_than_any_time_out_is_waited_for(base: Path, tmp_path: Path) -> None:
+    """Ten minutes and more, in seconds: the other rank waits as long as rank 0 gives signs of life."""
+
+    def impatient() -> None:
+        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, heartbeat.SILENT_SECONDS = 5.0, 0.0, 5.0
+
+    def slow() -> None:
+        impatient()
+        heartbeat.BEAT_SECONDS = 0.2
+        evaluate = validator.Validator.evaluate
+
+        def struck(self: validator.Validator, progress: Progress) -> object:
+            time.sleep(6.5 if progress.step == STEPS else 0)
+            return evaluate(self, progress)
+
+        validator.Validator.evaluate = struck  # type: ignore[method-assign, assignment]
+
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: slow, 1: impatient})
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_f43_a_rank_that_is_asked_to_stop_while_rank_0_saves_stops_all_after_the_next_step(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def leading() -> None:
+        save = checkpointing.Checkpointer.save
+
+        def struck(self: checkpointing.Checkpointer, progress: Progress) -> object:
+            if progress.step == 4:
+                os.kill(json.loads((tmp_path / "pid").read_text(encoding="ascii")), signal.SIGTERM)
+                time.sleep(0.2)
+            return save(self, progress)
+
+        checkpointing.Checkpointer.save = struck  # type: ignore[method-assign, assignment]
+
+    def following() -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
+
+    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={0: leading, 1: following})
+    assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
+    assert kept(run) == ["step-000004", "step-000005"]
+    assert [one.code for one in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_f43_a_budget_that_rank_0_has_reached_ends_all_after_the_step(base: Path, tmp_path: Path) -> None:
+    """The clock of rank 0 goes forward in step 6. A larger budget continues the run to the same bits."""
+    run = tmp_path / "run"
+
+    def late() -> None:
+        stepped, calls = Budget.stepped, list[int]()
+
+        def struck(self: Budget, left: int) -> None:
+            calls.append(left)
+            if len(calls) == 6:
+                self._usage._clock = lambda: time.monotonic() + 1e6
+            stepped(self, left)
+
+        Budget.stepped = struck  # type: ignore[method-assign]
+
+    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, "carbon.budget_seconds=1e5", faults={0: late})
+    assert [one.code for one in done] == [7, 130], done[0].err + done[1].err
+    assert kept(run)[-1] == "step-000006"
+    assert [one.code for one in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "carbon.budget_seconds=1e7", "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_f43_a_step_that_is_unhealthy_on_one_rank_is_so_on_all(base: Path, tmp_path: Path, skipped: int) -> None:
+    run, words = tmp_path / "run", (*ONE_EACH, f"training.max_skipped_steps={skipped}")
+
+    def spoilt() -> None:
+        accumulate = Stepper._accumulate
+
+        def struck(self: Stepper, step: int, *arguments: Any) -> dict[str, Tensor]:
+            losses = accumulate(self, step, *arguments)
+            return {name: loss * (math.nan if step == 6 else 1) for name, loss in losses.items()}
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    done = run_ranks(run, base / "tiny.yaml", *words, faults={1: spoilt})
+    assert [one.code for one in done] == [0 if skipped else 6] * 2, done[0].err + done[1].err
+    assert all("step 6: the loss is nan" in one.err for one in done)
+    assert kept(run)[-1] == ("step-000012" if skipped else "step-000004")
+    if not skipped:
+        assert [one.code for one in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+        assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
 
 
 @pytest.mark.slow

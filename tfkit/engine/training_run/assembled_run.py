@@ -4,7 +4,7 @@ It is ready for its next step: it records itself, trains and finishes.
 """
 
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +41,7 @@ from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
 if TYPE_CHECKING:
-    from tfkit.engine.training_run.coordinator import Coordinator
+    from tfkit.engine.training_run.coordinator import RankHooks
 
 
 def no_step_yet(resumed_from: Path | None) -> str:
@@ -55,7 +55,6 @@ class AssembledRun:
 
     run: Run
     pinned: Recipe
-    coordinator: "Coordinator | None"  # of several ranks
     components: Components
     resumed_from: Path | None
     progress: Progress
@@ -116,8 +115,7 @@ class AssembledRun:
                     self.hooks.validator.score_before()
                 run.meter.phase("train", self.progress.step)
                 self._begin_budget()
-                leading = self.coordinator and self.coordinator.steps(components, self.hooks, self.progress, run.stop)
-                with leading or nullcontext(self.hooks) as hooks:
+                with self._shared_hooks() as hooks:
                     train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
             except Stopped as stopped:
                 ending = stopped if run.budget is None else run.budget.ending(stopped)
@@ -179,6 +177,14 @@ class AssembledRun:
 
     # ----------------------------------------------------------------------------------------------------- the parts of train
 
+    def _shared_hooks(self) -> "AbstractContextManager[LoopHooks | RankHooks]":
+        """Return a context for the steps, which begins them on the other ranks and yields the hooks."""
+        if self.run.peers.ranks.is_alone:
+            return nullcontext(self.hooks)
+        from tfkit.engine.training_run.coordinator import steps_of_ranks
+
+        return steps_of_ranks(self.hooks, self.hooks.checkpointer.work, self.progress.step, self.run.stop)
+
     def _begin_budget(self) -> None:
         """Start counting steps against the budget, and compare it with what the remaining steps are expected to use. Raises Stopped."""
         steps, planned, budget = self.components.plan.steps, self.run.planned, self.run.budget
@@ -228,13 +234,11 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     if not force:
         require_free_space(folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
-    coordinator = None
     with run.stop.at_once(no_step_yet(resumed_from)):
         if not peers.ranks.is_alone:
-            from tfkit.engine.training_run.coordinator import Coordinator
+            from tfkit.engine.training_run.coordinator import announce_run
 
-            coordinator = Coordinator(peers)
-            coordinator.begin(recipe, data, folder.path, resumed_from, size, run.device)
+            announce_run(peers, recipe, data, folder.path, resumed_from, size, run.device)
         components = assemble(recipe, data, model, run.device, size, listener, run.should_end, peers)
     run.data = components.data
     progress = restore(components, resumed_from, tensors, state) if resumed_from else Progress()
@@ -249,7 +253,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     hooks = LoopHooks(run, components, log, micro_batches)
     with run.stop.at_once("no step was taken yet"):
         baselines = training_baselines(recipe) if run.data.validation else {}
-    return AssembledRun(run, pinned, coordinator, components, resumed_from, progress, micro_batches, log, hooks, baselines)
+    return AssembledRun(run, pinned, components, resumed_from, progress, micro_batches, log, hooks, baselines)
 
 
 def _actual(totals: RunTotals, memory_bytes: int) -> dict[str, Any]:

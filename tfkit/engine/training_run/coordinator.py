@@ -1,46 +1,44 @@
-"""Rank 0 of a training on several ranks: it alone reads the command, writes the run folder, evaluates and reports. The others follow it
-(worker.py).
+"""The steps of several ranks: rank 0 alone reads the command, writes the run folder, evaluates and reports; the others follow it
+(worker.py), and wait for it or take part (sharded_work.py). Both ends of what they say to each other in the steps are here.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from tfkit.engine.assembly.components import Components
+from tfkit.carbon import Meter
 from tfkit.engine.assembly.rank_inputs import inputs_on_rank, require_same_inputs
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.weight_sharding import require_same
-from tfkit.engine.listener import StopRequest
+from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.training_run.loop_hooks import LoopHooks
-from tfkit.errors import Stopped, UnhealthyError
+from tfkit.engine.training_run.micro_batches import MicroBatches
+from tfkit.engine.training_run.sharded_work import ShardedWork
+from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import StepReport, UnhealthyStepError
-from tfkit.training.loop import Progress
+from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import weights_sha256
 
 Result = TypeVar("Result")
 
-BUDGET_CODE = 100  # beyond the numbers of signals: rank 0 stops the run since a budget is used up
-
 
 class AgreedStop:
-    """The stop that all ranks agree on, after the step in which one of them is asked to stop."""
+    """The stop that all ranks agree on, after the step in which one of them is asked to stop, or has used up its budget."""
 
     def __init__(self, group: ProcessGroup, stop: StopRequest):
         self._group, self._stop, self.code = group, stop, 0
 
-    def stepped(self, seconds: float, budget_reached: bool = False) -> None:
-        """Agree, after a step that took `seconds`, whether to stop."""
-        signal = getattr(self._stop, "requested", None)
-        own = signal or (BUDGET_CODE if budget_reached else 2 if self._stop.should_stop() else 0)
-        self.code = self._group.agree_after_step(own, seconds)
+    def stepped(self, seconds: float) -> None:
+        """Agree, after a step that took `seconds`, whether to stop: on the number of a signal, or that of SIGINT."""
+        self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
 
     def should_stop(self) -> bool:
         """Whether the ranks have agreed to stop."""
@@ -52,42 +50,86 @@ class AgreedStop:
         try:
             yield
         except Stopped as stopped:
-            if self.code and self.code != BUDGET_CODE:
+            if self.code:
                 stopped.exit_code = 128 + self.code
             raise
 
 
-class CoordinatorHooks:
-    """The hooks of rank 0: those of a single process, followed by an announcement of the outcome where the other ranks wait for it."""
+class FollowingHooks:
+    """The hooks of a rank that follows rank 0: it writes nothing, and shows only warnings."""
 
-    def __init__(self, hooks: LoopHooks, group: ProcessGroup, stop: StopRequest):
-        self._hooks, self._group, self.stop = hooks, group, AgreedStop(group, stop)
-        self.skipped, self.nondeterministic, self.log, self.out_of_memory = (
-            hooks.skipped,
-            hooks.nondeterministic,
-            hooks.log,
-            hooks.out_of_memory,
-        )
-        self.evaluated, self.should_stop_early, self.should_stop = hooks.evaluated, hooks.should_stop_early, self.stop.should_stop
+    def __init__(self, listener: Listener, micro_batches: MicroBatches, meter: Meter):
+        self._listener, self._meter = listener, meter
+        self.nondeterministic, self.out_of_memory = listener.warn, micro_batches.halve
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Report the skipped step."""
+        self._listener.warn(f"{error.summary}; it is skipped")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Refer to rank 0."""
+        return "Rank 0 has recorded the step"
+
+    def save(self, progress: Progress) -> None:
+        """Begin the part of the steps after this one in the measurements of this machine."""
+        self._meter.phase("train", progress.step)
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Show nothing."""
+
+    def log(self, line: Log) -> None:
+        """Write nothing."""
+
+    def evaluate(self, progress: Progress) -> None:
+        """Do nothing: rank 0 has evaluated."""
+
+
+class RankHooks:
+    """The hooks of one of several ranks, around its own. Where rank 0 saves, evaluates or records a step, the others wait for the outcome,
+    and take part in the work that it announces meanwhile.
+    """
+
+    def __init__(self, hooks: LoopHooks | FollowingHooks, group: ProcessGroup, stop: StopRequest, work: ShardedWork, start: dict[str, Any]):
+        self._hooks, self._group, self._work, self.stop = hooks, group, work, AgreedStop(group, stop)
+        self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
+        self.skipped, self.nondeterministic, self.log = hooks.skipped, hooks.nondeterministic, hooks.log
+        self.out_of_memory, self.should_stop = hooks.out_of_memory, self.stop.should_stop
+
+    def evaluated(self, step: int) -> bool:
+        """Whether rank 0 has evaluated the step that the run continues from."""
+        return self._evaluated
+
+    def should_stop_early(self) -> bool:
+        """Whether rank 0's evaluations end the run early."""
+        return self._ends_early
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step, and agree with the other ranks whether it is the last."""
         self._hooks.stepped(progress, report, seconds)
-        self.stop.stepped(seconds, (budget := self._hooks.run.budget) is not None and bool(budget.reached))
+        self.stop.stepped(seconds)
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write the replay file of the step while the others wait."""
-        return self._announce_outcome(lambda: self._hooks.unhealthy(error))
+        """Record the step."""
+        return self._by_first(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
-        """Save while the others wait."""
-        self._announce_outcome(lambda: self._hooks.save(progress))
+        """Save a checkpoint."""
+        self._by_first(lambda: self._hooks.save(progress))
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate while the others wait. Raises Stopped."""
-        self._announce_outcome(lambda: self._hooks.evaluate(progress))
+        """Evaluate. Raises Stopped."""
+        self._by_first(lambda: self._hooks.evaluate(progress))
 
-    def _announce_outcome(self, work: Callable[[], Result]) -> Result:
+    def _by_first(self, work: Callable[[], Result]) -> Result:
+        """Do the work and announce its outcome; on another rank, await this outcome first."""
+        if isinstance(self._hooks, FollowingHooks):
+            outcome = self._work.serve()
+            if (stopped := outcome.get("stopped")) is not None:
+                raise Stopped(stopped)
+            if (error := outcome.get("error")) is not None:
+                raise PeerLostError(f"rank 0 ended the run: {error}")
+            self._ends_early = bool(outcome["ends_early"])
+            return work()
         try:
             result = work()
         except Stopped as stopped:
@@ -96,43 +138,44 @@ class CoordinatorHooks:
         except BaseException as error:
             self._group.announce({"error": f"{type(error).__name__}: {error}"})
             raise
-        self._group.announce({"ends_early": self.should_stop_early()})
+        self._ends_early = self._hooks.should_stop_early()
+        self._group.announce({"ends_early": self._ends_early})
         return result
 
 
-class Coordinator:
-    """Rank 0's announcements to the others."""
-
-    def __init__(self, peers: Peers):
-        assert isinstance(peers, ProcessGroup)
-        self._group = peers
-
-    def begin(
-        self, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
-    ) -> None:
-        """Announce the run: its resolved recipe, the checkpoint that it continues from, the device, and the code that is run.
-        Then wait until the other ranks have prepared the same data. Raises DataError or ModelError on all ranks if an input differs.
-        """
-        document = recipe_document(recipe, None)
-        where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
-        facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
-        self._group.announce({**where, "recipe": document, **facts})
-        require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(self._group).exchange)
-
-    @contextmanager
-    def steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Iterator[CoordinatorHooks]:
-        """Announce that the steps begin, and yield the hooks with which rank 0 takes them in the block. At its end all ranks have received
-        the last announcement, and a stop has the exit code of its signal.
-        """
-        state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
-        self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
-        require_same_weights(self._group, components)
-        leading = CoordinatorHooks(hooks, self._group, stop)
-        with self._group.to_the_end((Stopped, UnhealthyError)), leading.stop.exit_code():
-            yield leading
+def announce_run(
+    peers: Peers, recipe: Recipe, data: TrainingData, folder: Path, checkpoint: Path | None, micro_batch_size: int, device: torch.device
+) -> None:
+    """Announce the run to the other ranks: its resolved recipe, the checkpoint that it continues from, the device, and the code that is
+    run. Then wait until they have prepared the same data (worker.py). Raises DataError or ModelError on all ranks if an input differs.
+    """
+    assert isinstance(peers, ProcessGroup)
+    where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
+    facts = {"micro_batch_size": micro_batch_size, "device": device.type, "code": data.code_hashes}
+    peers.announce({**where, "recipe": recipe_document(recipe, None), **facts})
+    require_same_inputs([*inputs_on_rank(recipe, data, checkpoint)], CommonWork(peers).exchange)
 
 
-def require_same_weights(group: ProcessGroup, components: Components) -> None:
-    """Raise ModelError on all ranks if their initial weights differ in a bit; sharded weights were compared when they were sharded."""
-    if components.weights.sharding is None:
+@contextmanager
+def steps_of_ranks(
+    hooks: LoopHooks | FollowingHooks, work: ShardedWork, step: int, stop: StopRequest, last: Callable[[], object] = lambda: None
+) -> Iterator[RankHooks]:
+    """Begin the steps on all ranks, after `step`, and yield the hooks with which this rank takes them in the block. At its end all ranks
+    have received the last announcement, and call `last`; a stop has the exit code of its signal.
+
+    Raises ModelError on all ranks if their initial weights differ in a bit.
+    """
+    group, components = work.group, work.components
+    if isinstance(hooks, LoopHooks):
+        start = {"micro_batch_size": components.loader.micro_batch_size, "evaluated": hooks.evaluated(step)}
+        start |= {"ends_early": hooks.should_stop_early()}
+        group.announce(start)
+    else:
+        with stop.at_once("no step was taken yet"):
+            start = work.serve()  # requests such as the scores before the first step
+        components.loader.micro_batch_size = start["micro_batch_size"]
+    if components.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
+    of_rank = RankHooks(hooks, group, stop, work, start)
+    with group.to_the_end((Stopped, UnhealthyError), last), of_rank.stop.exit_code():
+        yield of_rank

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion
     from tfkit.parallel.sharding import Sharding
 
+_ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # the methods that all ranks call when rank 0 does
 _CALLS = 64  # calls of `should_stop`, which is called before every module of a forward, between two agreements
 
 
 class ShardedWork:
-    """The work on a model for a checkpoint or an evaluation. Rank 0 calls the methods, which announce their work; the others `serve` it."""
+    """The work on a model for a checkpoint or an evaluation. Rank 0 calls the methods, which announce themselves; the others `serve` it."""
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop
@@ -38,24 +39,41 @@ class ShardedWork:
     def scores(self) -> SetScores | None:
         """Return the scores of the current result on the validation sets; None if the run is to stop."""
         self._announce("scores")
-        return self._scores()
+        with eager(self.model), self.weights.use_result():
+            return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 
     def completions(self) -> "list[TextCompletion] | None":
         """Return the model's completions of the recipe's prompts; None if the run is to stop."""
+        from tfkit.generation.complete import complete, encode_prompts
+
         self._announce("completions")
-        return self._completions()
+        tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
+        texts, rendered = self.data.objective.prompts(self.recipe.generation.prompts)
+        with eager(self.model), self.weights.use_result():
+            completions = complete(
+                self.model,
+                tokenizer,
+                encode_prompts(self.model, tokenizer, texts, rendered=rendered),
+                self.recipe.generation,
+                eos_ids=end_ids(tokenizer),
+                start_id=tokenizer.start_id,
+                should_stop=should_stop,
+            )
+        return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that the objective stores in the checkpoint of this step."""
         if not self.data.objective.has_facts:
             return {}
         self._announce("facts")
-        return self._facts()
+        stored = [one for one, _ in self.data.train]
+        with inference(self.model), self.weights.use_unrounded_result():
+            return self.data.objective.facts(self.model, stored, self.recipe.evaluation.batch_size)
 
     def are_finite(self) -> bool:
         """Whether all weights that a step updates are finite."""
-        self._announce("finite")
-        return self._are_finite()
+        self._announce("are_finite")
+        return all(weights.finite() for weights in self.components.stepper.all_weights.values())
 
     def tensors(self, kind: str, beside: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
         """Return the tensors of the current `result`, of the `latest` weights or of the training `state`, and those in `beside`. Sharded
@@ -64,25 +82,20 @@ class ShardedWork:
         tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
             return tensors
-        return _Gathered(tensors, self._shardings, lambda name: self._announce("tensor", kind=kind, name=name))
+        return _Gathered(tensors, self._shardings, lambda key: self.gather(kind, key))
 
-    def serve(self, message: Mapping[str, Any]) -> bool:
-        """Take part in the work that rank 0 has announced. Return whether it was work of this class."""
-        match message.get("work"):
-            case "scores":
-                self._scores()
-            case "completions":
-                self._completions()
-            case "facts":
-                self._facts()
-            case "finite":
-                self._are_finite()
-            case "tensor":
-                companion, name = owner_of(message["name"])
-                self._shardings[companion].gather(name, self._local_tensors(message["kind"])[message["name"]])
-            case _:
-                return False
-        return True
+    def gather(self, kind: str, key: str) -> Tensor:
+        """Return a whole tensor of those that `tensors` returns."""
+        self._announce("gather", kind, key)
+        companion, name = owner_of(key)
+        return self._shardings[companion].gather(name, self._local_tensors(kind)[key])
+
+    def serve(self) -> dict[str, Any]:
+        """Take part in the work that rank 0 announces, until it announces something else. Return that."""
+        while (work := (message := self.group.receive()).get("work")) is not None:
+            assert work in _ANNOUNCED, work
+            getattr(self, work)(*message["of"])
+        return message
 
     @property
     def _shardings(self) -> "dict[str, Sharding]":
@@ -90,11 +103,16 @@ class ShardedWork:
         everything = self.components.stepper.all_weights
         return {name: weights.sharding for name, weights in everything.items() if weights.sharding is not None}
 
-    def _announce(self, work: str, **details: str) -> None:
-        if self.weights.sharding is not None:
-            group = self.components.stepper.peers
-            assert isinstance(group, ProcessGroup)
-            group.announce({"work": work, **details})
+    @property
+    def group(self) -> ProcessGroup:
+        """The ranks, if there are several."""
+        group = self.components.stepper.peers
+        assert isinstance(group, ProcessGroup)
+        return group
+
+    def _announce(self, work: str, *of: str) -> None:
+        if self.weights.sharding is not None and self.group.ranks.is_first:
+            self.group.announce({"work": work, "of": of})
 
     def _agreed_stop(self) -> Callable[[], bool]:
         """Return a `should_stop` that all ranks agree on, so that they stop at the same place."""
@@ -111,35 +129,6 @@ class ShardedWork:
 
         return should_stop
 
-    def _scores(self) -> SetScores | None:
-        with eager(self.model), self.weights.use_result():
-            return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
-
-    def _completions(self) -> "list[TextCompletion] | None":
-        from tfkit.generation.complete import complete, encode_prompts
-
-        tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
-        texts, rendered = self.data.objective.prompts(self.recipe.generation.prompts)
-        with eager(self.model), self.weights.use_result():
-            completions = complete(
-                self.model,
-                tokenizer,
-                encode_prompts(self.model, tokenizer, texts, rendered=rendered),
-                self.recipe.generation,
-                eos_ids=end_ids(tokenizer),
-                start_id=tokenizer.start_id,
-                should_stop=should_stop,
-            )
-        return None if should_stop() else completions  # on a stop, some may be incomplete; a resumed run writes them again
-
-    def _facts(self) -> dict[str, Any]:
-        stored = [one for one, _ in self.data.train]
-        with inference(self.model), self.weights.use_unrounded_result():
-            return self.data.objective.facts(self.model, stored, self.recipe.evaluation.batch_size)
-
-    def _are_finite(self) -> bool:
-        return all(weights.finite() for weights in self.components.stepper.all_weights.values())
-
     def _local_tensors(self, kind: str) -> dict[str, Tensor]:
         match kind:
             case "result":
@@ -153,16 +142,12 @@ class ShardedWork:
 class _Gathered(LazyTensors):
     """Tensors of which this rank may hold only a shard; they are gathered when they are read."""
 
-    def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", announce: Callable[[str], None]):
+    def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", gather: Callable[[str], Tensor]):
         """`shardings`: by the names that `owner_of` returns."""
-        self._local, self._shardings, self._announce = local, shardings, announce
+        self._local, self._shardings, self._gather = local, shardings, gather
 
     def __getitem__(self, key: str) -> Tensor:
-        if self._whole_shape(key) is None:
-            return self._local[key]
-        self._announce(key)
-        companion, name = owner_of(key)
-        return self._shardings[companion].gather(name, self._local[key])
+        return self._local[key] if self._whole_shape(key) is None else self._gather(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._local)

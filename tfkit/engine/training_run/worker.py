@@ -20,10 +20,10 @@ from tfkit.engine.assembly.training_data import prepare_data
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.rank_checks import rank_device
 from tfkit.engine.request.training_request import RequestRecord
-from tfkit.engine.training_run.coordinator import AgreedStop, require_same_weights
+from tfkit.engine.training_run.coordinator import FollowingHooks, steps_of_ranks
 from tfkit.engine.training_run.micro_batches import MicroBatches
 from tfkit.engine.training_run.sharded_work import ShardedWork
-from tfkit.errors import PeerLostError, Stopped, UnhealthyError
+from tfkit.errors import PeerLostError, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork
 from tfkit.parallel.launched_rank import write_into
@@ -33,8 +33,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.state_json import TrainingState
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
-from tfkit.training.health import StepReport, UnhealthyStepError
-from tfkit.training.loop import Log, Progress, train
+from tfkit.training.loop import Progress, train
 
 
 @dataclass(frozen=True)
@@ -90,18 +89,13 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
     with stop.at_once("no step was taken yet"):
         write_into(Path(message["folder"]))
         begun = _begin(message, group, listener, stop, meter)
-        work = ShardedWork(begun.recipe, begun.components, stop.should_stop)
-        while work.serve(start := group.receive()):  # requests such as the scores before the first step
-            pass
-    components = begun.components
-    components.loader.micro_batch_size = start["micro_batch_size"]
-    require_same_weights(group, components)
+    components, progress = begun.components, begun.progress
     micro_batches = MicroBatches(begun.recipe, begun.device, listener, components, restored=begun.restored)
-    hooks = WorkerHooks(group, stop, listener, micro_batches, work, meter, start)
-    meter.phase("train", begun.progress.step)
-    with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
+    work = ShardedWork(begun.recipe, components, stop.should_stop)
+    with steps_of_ranks(FollowingHooks(listener, micro_batches, meter), work, progress.step, stop, meter.stop) as hooks:
+        meter.phase("train", progress.step)
         try:
-            train(components.stepper, components.loader, components.schedule, components.plan, hooks, begun.progress)
+            train(components.stepper, components.loader, components.schedule, components.plan, hooks, progress)
         finally:
             meter.phase(FINISH)
 
@@ -127,68 +121,3 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
     if recipe.training.compile:
         compile_model(model, by_block=recipe.parallel.shard > 1)
     return _Begun(recipe, device, components, progress, checkpoint is not None)
-
-
-class WorkerHooks:
-    """The hooks of a rank that follows rank 0: it waits, or takes part, while rank 0 saves or evaluates, and shows only warnings."""
-
-    def __init__(
-        self,
-        group: ProcessGroup,
-        stop: StopRequest,
-        listener: Listener,
-        micro_batches: MicroBatches,
-        work: ShardedWork,
-        meter: Meter,
-        start: dict[str, Any],
-    ):
-        self._group, self._listener, self._work, self._meter, self.stop = group, listener, work, meter, AgreedStop(group, stop)
-        self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
-        self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
-
-    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Agree with the other ranks whether this is the last step."""
-        self.stop.stepped(seconds)
-
-    def skipped(self, error: UnhealthyStepError) -> None:
-        """Report the skipped step."""
-        self._listener.warn(f"{error.summary}; it is skipped")
-
-    def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Wait until rank 0 has recorded the step."""
-        self._wait()
-        return "Rank 0 has recorded the step"
-
-    def nondeterministic(self, reason: str) -> None:
-        """Warn of a nondeterministic operation."""
-        self._listener.warn(reason)
-
-    def log(self, line: Log) -> None:
-        """Write nothing."""
-
-    def save(self, progress: Progress) -> None:
-        """Wait for rank 0's checkpoint."""
-        self._wait()
-        self._meter.phase("train", progress.step)
-
-    def evaluate(self, progress: Progress) -> None:
-        """Wait for rank 0's evaluation. Raises Stopped if it was stopped."""
-        self._wait()
-
-    def evaluated(self, step: int) -> bool:
-        """Whether rank 0 has evaluated the step that the run continues from."""
-        return self._evaluated
-
-    def should_stop_early(self) -> bool:
-        """Whether rank 0's evaluations end the run early."""
-        return self._ends_early
-
-    def _wait(self) -> None:
-        """Serve the requests of rank 0 until it announces how its work ended."""
-        while self._work.serve(message := self._group.receive()):
-            pass
-        if (stopped := message.get("stopped")) is not None:
-            raise Stopped(stopped)
-        if (error := message.get("error")) is not None:
-            raise PeerLostError(f"rank 0 ended the run: {error}")
-        self._ends_early = bool(message["ends_early"])
