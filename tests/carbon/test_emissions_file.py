@@ -89,7 +89,7 @@ print(len(table.data), total["duration"], total["energy_consumed"], total["emiss
 def test_carbonboards_own_code_adds_the_file_up(run):
     start_ledger(run, attempt=2).append(tick("evaluate", 60, 3.0))
     write_emissions(run)
-    done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=300)
     assert [float(number) for number in done.stdout.split()] == pytest.approx([2, 3660, 0.053, 0.0053])
 
 
@@ -113,7 +113,7 @@ def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
 def test_codecarbons_own_tracker_extends_the_file(run):
     write_emissions(run)
     code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"
-    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=300)
     assert [row["country_iso_code"] for row in emissions_rows(run)] == ["WLD", "FRA"]
     theirs = emissions_rows(run)[1]
     start_ledger(run, attempt=2).append(tick("train", 60, 3.0))
@@ -155,49 +155,6 @@ def test_other_orders_of_the_same_columns_are_merged(run):
     write_emissions(run)
     assert emissions_rows(run)[0] == {name: f"<{name}>" for name in installed_columns()}
     assert not list(run.glob("*.bak"))
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_row_that_arrives_while_we_replace_is_kept(run, monkeypatch, moment):
-    """Another program has the file open, and writes its row just before or just after ours takes the name."""
-    write_emissions(run)
-    row = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
-    replace, fsync = os.replace, os.fsync
-    with (run / "emissions.csv").open("a") as theirs:
-
-        def replace_then_theirs(source, target):
-            replace(source, target)
-            if moment == "after" and not theirs.closed:
-                theirs.write(row)
-                theirs.close()
-
-        def theirs_then_fsync(descriptor):
-            if moment == "before" and not theirs.closed:
-                theirs.write(row)
-                theirs.close()
-            fsync(descriptor)
-
-        monkeypatch.setattr(os, "replace", replace_then_theirs)
-        monkeypatch.setattr(os, "fsync", theirs_then_fsync)
-        write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
-    write_emissions(run)
-    assert len(emissions_rows(run)) == 2
-
-
-def test_a_file_that_another_replaces_meanwhile_is_read_again(run, monkeypatch):
-    write_emissions(run)
-    fsync, row = os.fsync, ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
-
-    def another_first(descriptor):
-        fsync(descriptor)
-        if "theirs" not in (run / "emissions.csv").read_text():
-            (run / "other").write_text((run / "emissions.csv").read_text() + row)
-            os.replace(run / "other", run / "emissions.csv")
-
-    monkeypatch.setattr(os, "fsync", another_first)
-    write_emissions(run)
-    assert [row["run_id"] == "theirs" for row in emissions_rows(run)] == [True, False]
 
 
 def test_a_ledger_that_grows_meanwhile_is_read_again(run, monkeypatch):

@@ -12,7 +12,7 @@ from tiny_files import read_rows, write_rows
 from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.adapters import load as load_any
-from tfkit.engine.inference.infer_objective import infer_objective
+from tfkit.engine.inference.predicting import infer_objective
 from tfkit.engine.recognition import decided_size
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.engine.recognition.unwritten_recipe import _data_name, _model_name

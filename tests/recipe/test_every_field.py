@@ -129,7 +129,7 @@ def guards(seen: Seen) -> tuple[int, float | None]:
 
 def mesh(seen: Seen) -> Any:
     """How its ranks would divide a training; tests/parallel/test_shared_weights.py shows it at work."""
-    return seen.run.context.recipe.parallel
+    return seen.run.run.recipe.parallel
 
 
 def rewards(seen: Seen) -> list[float]:
@@ -145,13 +145,13 @@ def golds(seen: Seen) -> list[float]:
 
 def limits(seen: Seen) -> tuple[float | None, float | None]:
     """Of the distance from the reference; tests/alignment shows both at work."""
-    section = seen.run.context.recipe.objective
+    section = seen.run.run.recipe.objective
     return section.kl_limit, section.kl_stop  # type: ignore[attr-defined]
 
 
 def limit(seen: Seen) -> float | None:
     """Of rows that may be lost; tests/cli/test_preflight.py shows it at work."""
-    return seen.run.context.recipe.data.max_lost
+    return seen.run.run.recipe.data.max_lost
 
 
 def card_languages(seen: Seen) -> str:
@@ -193,16 +193,16 @@ def base_terms(seen: Seen) -> list[str]:
 
 def tokenizer(seen: Seen) -> tuple[int, list[int]]:
     """Its size, and the ids of a text."""
-    codec = seen.run.data.tokenizer
+    codec = seen.run.run.data.tokenizer
     return codec.size, codec.encode_texts(["the cat sat on zebras, The Cát"])[0]
 
 
 def train_data(seen: Seen) -> list[str]:
-    return seen.run.data.fingerprints()["train"]
+    return seen.run.run.data.fingerprints()["train"]
 
 
 def validation_data(seen: Seen) -> list[str]:
-    return seen.run.data.fingerprints()["validation"]
+    return seen.run.run.data.fingerprints()["validation"]
 
 
 def precision(seen: Seen) -> torch.dtype:
@@ -229,8 +229,8 @@ def meter(seen: Seen) -> list[Any]:
 
 def budgets(seen: Seen) -> Any:
     """The limits of the run, and what happens where they cannot be counted."""
-    budget = seen.run.context.budget
-    return budget.limits, budget._carbon.on_meter_failure
+    budget = seen.run.run.budget
+    return budget and (budget.limits, budget._carbon.on_meter_failure)
 
 
 def embodied(seen: Seen) -> Any:

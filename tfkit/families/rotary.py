@@ -16,7 +16,7 @@ _REFUSED = {  # with reasons
     "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
     "for shorter texts it changes nothing: make its type default in config.json)"
 }
-_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN, unless stated
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # YaRN's defaults
 
 
 def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the position of a config.json in which layers with a window have wavelengths of their own, by default of `local_theta`."""
+    """Return the position of a config.json whose layers with a window have other wavelengths, by default those of `local_theta`."""
     stated = hf.get("rope_parameters") or {}
     if stated and not stated.keys() & set(LAYER_TYPES):
         raise UnsupportedError(f"rope_parameters has none of the types of layers {', '.join(LAYER_TYPES)}")

@@ -28,8 +28,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import GenerationSection
 
 AT_ONCE = 32  # rows; GPT-2 124M in bf16 on two cores decodes 385 tokens a second with 8, 574 with 16, 681 with 32, and 774 with 64
-_MOST_TOKENS = 16_384  # of all rows that are continued, padding included, but for a single row: the size of the cache
-_TOKENS_READ = 512  # of prompts that are read together; more are no faster
+_MOST_TOKENS = 16_384  # the cache's size: tokens of all rows that are continued, with padding; a single row may have more
+_TOKENS_READ = 512  # tokens of prompts that are read together; more are no faster
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]
@@ -47,7 +47,7 @@ class Completion:
 class _Row:
     """A prompt that is being continued."""
 
-    index: int  # of its prompt
+    index: int  # the number of its prompt
     prompt: Sequence[int]
     text: list[int]  # the prompt, or an encoder-decoder's start token
     limit: int  # the largest number of new tokens

@@ -172,12 +172,12 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return rows of our matrices after each other in the rule's order, in which they may alternate from head to head."""
+    """Return the rows of our matrices, which follow each other, in the rule's order, where they may alternate from head to head."""
     return tensor.unflatten(0, (len(rule.ours), config.num_heads, -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 
 def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
-    """Return rows in the rule's order as those of our matrices after each other."""
+    """Return rows that are in the rule's order in the order of our matrices, one matrix after another."""
     return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
 
 

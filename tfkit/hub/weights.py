@@ -20,7 +20,7 @@ Tensors = dict[str, Tensor]
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _INDEX_LIMIT = 32 * MIB
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MAX_LINES = 20  # of one kind of difference in a message
+_MAX_LINES = 20  # lines of a message for one kind of difference
 
 
 @dataclass(frozen=True)

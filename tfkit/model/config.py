@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
-MAX_LAYERS = 1_024  # of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
+MAX_LAYERS = 1_024  # layers of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
 Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
-Width = Annotated[int, Field(gt=0, le=1 << 20)]  # of the residual stream, or a head; PaLM has 18,432
+Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
 HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
 Heads = Annotated[int, Field(gt=0, le=1 << 14)]
-Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # of the vocabulary, or of classes
+Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
 Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
 Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
 Factor = Annotated[float, Field(gt=0, le=1e6)]  # float32 holds its square and cube
@@ -299,7 +299,7 @@ class TagsHeadConfig(Data):
 
 
 class SpansHeadConfig(Data):
-    """Two logits at every token: an answer begins, and ends, there."""
+    """Two logits at every token: for an answer that begins there, and for one that ends there."""
 
     kind: Literal["spans"]
     dense: Literal["normed"] | None = Field(None, description="A dense layer before the output layer, as in a head for classes.")
@@ -464,7 +464,7 @@ class ModelConfig(Data):
 
     @property
     def active_hidden_dim(self) -> int:
-        """The numbers inside the MLP of a token, in the layer with the most: those of all its experts."""
+        """The number of inner values with which an MLP computes a token, over its chosen experts, in the layer with the most."""
         sparse = self.mlp.experts.active * self.expert_dim if self.mlp.experts else 0
         return max(sparse, self.hidden_dim if self.has_mlp else 0)
 

@@ -177,7 +177,7 @@ class DistanceVectors(nn.Module):
         self.norm = build_norm(config.dim, config.norm)
 
     def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D), and the number of that of each query and key (T, T)."""
+        """Return the vectors (2 R, D), and for each query and key (T, T) the number of its vector."""
         index = torch.arange(positions.length, device=positions.device)
         distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
         return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)
