@@ -9,8 +9,9 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
 from tiny_references import CASES as ALL_CASES
-from tiny_references import IDS, MASK, TARGETS, TOLERANCE, difference, reference, save_reference
+from tiny_references import IDS, MASK, TARGETS, TOLERANCE, difference, logits_of, reference, save_reference
 from transformers import (
+    AutoModelForQuestionAnswering,
     BartForSequenceClassification,
     BartModel,
     MarianModel,
@@ -48,6 +49,24 @@ def _logits(folder: Path) -> torch.Tensor:
 def _their_logits(model: PreTrainedModel) -> torch.Tensor:
     logits: torch.Tensor = model(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).logits
     return logits
+
+
+@pytest.mark.parametrize("case", ["bart", "mbart", "t5 1.0", "mt5"])
+@torch.no_grad()
+def test_the_ends_of_an_answer_are_transformers(tmp_path: Path, case: str) -> None:
+    config = ALL_CASES[case].config
+    theirs = AutoModelForQuestionAnswering.from_config(config).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = load(tmp_path / "theirs")
+    loaded.save(tmp_path / "ours")
+    again, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    inputs = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGETS}
+    expected = logits_of(theirs(**inputs))
+    assert difference(_logits(tmp_path / "theirs"), expected) < TOLERANCE
+    assert difference(logits_of(again(**inputs)), expected) < 1e-6
 
 
 # Positions

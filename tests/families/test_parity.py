@@ -103,6 +103,15 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path
     assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("case", DECODERS)
+@torch.no_grad()
+def test_packed_documents_compute_what_each_does_in_transformers(tmp_path: Path, case: str) -> None:
+    theirs, model, lengths = save_reference(tmp_path, case), load(tmp_path).model, [9, 1, 13]
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths)).expand(2, -1)
+    alone = torch.cat([theirs(part).logits for part in IDS.split(lengths, dim=1)], dim=1)
+    assert difference(model(IDS, document_ids=documents).logits, alone) < TOLERANCE
+
+
 @pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", DECODERS)
 def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:

@@ -119,17 +119,6 @@ def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> No
     assert len({tuple(row) for row in expected}) == len(prompts)
 
 
-@pytest.mark.parametrize("case", WINDOWED)
-@torch.no_grad()
-def test_a_packed_document_is_computed_as_if_alone(tmp_path: Path, case: str) -> None:
-    model = model_of(tmp_path, case)
-    lengths = [9, 1, 30, 20]
-    documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).expand(2, -1)
-    packed = model(LONG, document_ids=documents).logits
-    alone = torch.cat([model(part).logits for part in LONG.split(lengths, dim=1)], dim=1)
-    assert difference(packed, alone) < TOLERANCE
-
-
 # Heads
 
 

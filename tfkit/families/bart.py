@@ -25,7 +25,7 @@ LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_he
 PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # section 4 and as released
 
 _NORMS = {f"model.{stack}.layernorm_embedding": ours for stack, ours in (("encoder", "embedding"), ("decoder", "embedding.decoder"))}
-_HEAD = {"classification_head.dense": "head.pooler", "classification_head.out_proj": "head.classes"}
+_HEAD = {"classification_head.dense": "head.pooler", "classification_head.out_proj": "head.classes", "qa_outputs": "head.spans"}
 RULES = (
     *transformer_2017.RULES,
     Rule("model.encoder.embed_positions.weight", ("embedding.positions.weight",)),
@@ -48,6 +48,7 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
         # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging Face's
         # class has dropout before the dense layer, too.
         f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
+        f"{prefix}ForQuestionAnswering": {"kind": "spans"},
         f"{prefix}Model": {"kind": "none", "pooler": False},
     }
 

@@ -5,10 +5,11 @@ weights are stored minus one; heads are 256 wide, and those of the 2B model shar
 count gate and up together.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Family, decoder_classes
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
@@ -53,14 +54,12 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return llama.to_hf(config, ("mlp_bias",))
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="gemma",
     model_type="gemma",
     architectures=ARCHITECTURES,
     presets=PRESETS,
-    rules=llama.RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
     fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},

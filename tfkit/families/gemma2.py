@@ -6,10 +6,11 @@ starting with a window; the MLP's gate is a GELU (its tanh form); embeddings are
 are wider than dim / num_heads. The 2B and 9B models were distilled from a larger one.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Family, Rule, UnsupportedError, decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families.rules import Rule, UnsupportedError, decoder_classes, first_window, layer_types, windows_from_hf
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
@@ -101,14 +102,13 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="gemma2",
     model_type="gemma2",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
     fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},

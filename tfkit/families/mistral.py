@@ -5,10 +5,11 @@ through the 32 layers, tokens up to 32 * 4,096 positions back still have an effe
 and value head. Versions 0.2 and 0.3 attend to all tokens again.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Family, decoder_classes
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 _V1: dict[str, Any] = {
@@ -50,15 +51,13 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return llama.to_hf(config, _NO_BIAS) | {"sliding_window": config.attention.windows[0]}
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="mistral",
     model_type="mistral",
     architectures=ARCHITECTURES,
     presets=PRESETS,
-    rules=llama.RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    fixed=llama.FAMILY.fixed,
+    prefixes={},
 )

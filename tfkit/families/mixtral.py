@@ -4,10 +4,11 @@ New compared with Mistral 7B: eight MLPs in each layer, of which a router choose
 among the two, so that a token costs 13 of 47 billion parameters. All tokens are attended to. Sizes as released.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import Family, Rule, decoder_classes
+from tfkit.families.rules import Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
 _SIZE: dict[str, Any] = {
@@ -80,16 +81,16 @@ def expert_fields(config: ModelConfig, count: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="mixtral",
     model_type="mixtral",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
+    prefixes={},
     renamed=((r"\.mlp\.gate\.", ".block_sparse_moe.gate."),),  # in files with all experts of a layer in one tensor
     aliases={"num_experts": "num_local_experts"},
     fixed={**llama.FAMILY.fixed, "router_jitter_noise": (0,)},

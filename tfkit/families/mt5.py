@@ -5,10 +5,11 @@ is one of its own. Since version 5, transformers sets tie_word_embeddings to tru
 differs from the embedding as one of its own, and so does tfkit; hidden states are scaled before it in neither case.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import t5
-from tfkit.families.rules import Architectures, Family, UnsupportedError
+from tfkit.families.rules import Architectures, UnsupportedError
 from tfkit.model.config import ModelConfig
 
 _VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and unused rows
@@ -31,17 +32,13 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {name: value for name, value in t5.to_hf(config).items() if name != "scale_decoder_outputs"}
 
 
-FAMILY = Family(
+FAMILY = replace(
+    t5.FAMILY,
     name="mt5",
     model_type="mt5",
     architectures=ARCHITECTURES,
     presets=PRESETS,
-    rules=t5.RULES,
-    prefix="",
-    ignored=t5.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=t5.FAMILY.renamed,
-    aliases=t5.FAMILY.aliases,
     fixed={"scale_decoder_outputs": (False,)},
 )

@@ -5,11 +5,12 @@ before they are split into heads; both keep the training of large models from di
 released.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.qwen3 import QK_NORMS
-from tfkit.families.rules import Architectures, Family, Rule, decoder_classes
+from tfkit.families.rules import Architectures, Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
 
@@ -67,14 +68,13 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     return llama.to_hf(config, ("mlp_bias", *llama.usual_head_dim(config)))
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="olmo2",
     model_type="olmo2",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=from_hf,
     to_hf=to_hf,
 )

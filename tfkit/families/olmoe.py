@@ -5,12 +5,13 @@ are normed over the whole projection; no shared heads. Data, code and checkpoint
 kept small, too (section 4.1.6), which transformers does not do. Sizes as released.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.mixtral import expert_fields, expert_rules
 from tfkit.families.qwen3 import QK_NORMS
-from tfkit.families.rules import Family, decoder_classes
+from tfkit.families.rules import decoder_classes
 from tfkit.model.config import ModelConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -61,14 +62,13 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return fields | {**expert_fields(config, "num_experts"), "norm_topk_prob": normalized}
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="olmoe",
     model_type="olmoe",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=(*(rule for rule in llama.RULES if ".mlp." not in rule.theirs), *QK_NORMS, *EXPERTS),
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
     aliases={"num_local_experts": "num_experts"},

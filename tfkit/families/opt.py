@@ -111,7 +111,6 @@ FAMILY = Family(
     presets=PRESETS,
     rules=RULES,
     prefix="model.",
-    ignored=(),
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=((r"^(model\.)?decoder\.", "model.decoder."),),

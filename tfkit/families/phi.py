@@ -5,11 +5,12 @@ values are one matrix in the files, and so are gate and up. Phi-3's 4 k models s
 longrope, whose factors their files hold: they have no presets. Sizes as released.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.rotary import position_from_hf
-from tfkit.families.rules import Family, Rule, UnsupportedError, decoder_classes, first_window
+from tfkit.families.rules import Rule, UnsupportedError, decoder_classes, first_window
 from tfkit.model.config import ModelConfig, Rotary
 
 
@@ -77,16 +78,14 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="phi",
     model_type="phi3",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    fixed=llama.FAMILY.fixed,
     own_keys=frozenset({"partial_rotary_factor"}),
 )

@@ -6,10 +6,11 @@ released base models.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import llama
-from tfkit.families.rules import LAYER_TYPES, Family, decoder_classes, first_window, layer_types, windows_from_hf
+from tfkit.families.rules import LAYER_TYPES, decoder_classes, first_window, layer_types, windows_from_hf
 from tfkit.model.config import ModelConfig
 
 
@@ -85,16 +86,12 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return llama.to_hf(config, (*NO_BIAS, *llama.usual_head_dim(config))) | window_fields(config)
 
 
-FAMILY = Family(
+FAMILY = replace(
+    llama.FAMILY,
     name="qwen2",
     model_type="qwen2",
     architectures=ARCHITECTURES,
     presets=PRESETS,
-    rules=llama.RULES,
-    prefix="model.",
-    ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    prefixes=llama.FAMILY.prefixes,
-    fixed=llama.FAMILY.fixed,
 )

@@ -45,9 +45,9 @@ class Family:
     presets: dict[str, dict[str, Any]]  # published sizes, as values of a ModelConfig
     rules: tuple[Rule, ...]
     prefix: str  # the prefix of Hugging Face's names; files saved from the bare model lack it
-    ignored: tuple[str, ...]  # foreign tensors without information: regular expressions
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
+    ignored: tuple[str, ...] = ()  # foreign tensors without information: regular expressions
     renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and its replacement
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports

@@ -61,6 +61,7 @@ ARCHITECTURES: Architectures = {
     "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
     # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
+    "T5ForQuestionAnswering": {"kind": "spans"},  # of the decoder's input, which is the text itself, too
     "T5Model": {"kind": "none"},
 }
 
@@ -105,6 +106,8 @@ RULES = (
     Rule("classification_head.dense.bias", ("head.pooler.bias",)),
     Rule("classification_head.out_proj.weight", ("head.classes.weight",)),
     Rule("classification_head.out_proj.bias", ("head.classes.bias",)),
+    Rule("qa_outputs.weight", ("head.spans.weight",)),
+    Rule("qa_outputs.bias", ("head.spans.bias",)),
 )
 
 # feed_forward_proj -> activation, gated. Hugging Face's "gated-gelu" is the tanh form, whatever "gelu" means elsewhere.
