@@ -170,7 +170,7 @@ class Attention(nn.Module):
     def _split_heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         if norm is not None and not self.norms_heads:
             x = norm(x)
-        heads = x.view(*x.shape[:-1], -1, self.head_dim)  # (B, T, H * E) -> (B, T, H, E)
+        heads = x.unflatten(-1, (-1, self.head_dim))  # (B, T, H * E) -> (B, T, H, E)
         return (norm(heads) if norm is not None and self.norms_heads else heads).transpose(1, 2)  # (B, H, T, E)
 
 
