@@ -33,10 +33,18 @@ ROWS, LENGTH, VOCABULARY, SCORED, PARTS = 16, 256, 8192, 64, 4
 TIMED, WARM_UP = 8, 2  # steps
 SOURCES: dict[str, Any] = {"train": [{"stdlib": True}], "validation": [{"stdlib": True}]}
 RECIPE: dict[str, Any] = {
-    "model": {"preset": "gpt2", "decoder_layers": 6, "dim": 384, "num_heads": 6, "context_length": LENGTH, "vocab_size": VOCABULARY},
+    "model": {
+        "preset": "gpt2",
+        "decoder_layers": 6,
+        "dim": 384,
+        "num_heads": 6,
+        "context_length": LENGTH,
+        "vocab_size": VOCABULARY,
+        "embedding": {"scale": True},
+    },
     "tokenizer": {"kind": "byte_bpe", "vocab_size": VOCABULARY},
     "data": {"train": SOURCES["train"]},
-    "optimizer": {"kind": "muon", "lr": 8e-3, "adamw_lr": 1.2e-2},
+    "optimizer": {"kind": "muon", "lr": 2e-2, "adamw_lr": 1e-2},
     "training": {"batch_size": ROWS, "log_every": 1000000},
 }
 Model = Callable[[Tensor, Tensor], float]  # ids and the next ones -> the mean loss
@@ -62,7 +70,7 @@ def train_ours(folder: Path, steps: int, seed: int = 1) -> tuple[Path, float]:
     return folder, statistics.median(seconds[WARM_UP:] or seconds)
 
 
-def train_nanogpt(source: str, tokens: np.ndarray, steps: int, rate: float, seed: int = 1) -> tuple[Any, float]:
+def train_nanogpt(source: str, tokens: Any, steps: int, rate: float, seed: int = 1) -> tuple[Any, float]:
     """Train nanoGPT's model by the loop of its train.py in bf16; return it, and the median of the seconds of the later steps."""
     sys.path.insert(0, source)
     nanogpt = importlib.import_module("model")
@@ -94,12 +102,17 @@ def train_nanogpt(source: str, tokens: np.ndarray, steps: int, rate: float, seed
     return model.eval(), statistics.median(seconds[WARM_UP:] or seconds)
 
 
-def score(model: Model, tokens: np.ndarray) -> float:
+def score(model: Model, tokens: Any) -> float:
     """Return the mean loss of the tokens of the first rows."""
     rows = torch.from_numpy(tokens[: SCORED * LENGTH + 1].astype(np.int64))
     pairs = zip(rows[:-1].view(-1, 8, LENGTH), rows[1:].view(-1, 8, LENGTH), strict=True)
     with torch.no_grad():
         return statistics.fmean(model(ids, targets) for ids, targets in pairs)
+
+
+def loss_of_nanogpt(model: Any) -> Model:
+    """Return the loss of a trained model."""
+    return lambda ids, targets: float(model(ids, targets)[1])
 
 
 def loss_of_ours(folder: Path) -> Model:
@@ -128,7 +141,7 @@ def main() -> None:
             steps = [int(arguments.seconds / theirs), int(arguments.seconds / PARTS / ours)]
         for rate in arguments.rates:
             model, step = train_nanogpt(arguments.nanogpt, tokens, steps[0], rate)
-            loss = score(lambda ids, targets, model=model: float(model(ids, targets)[1]), held_out)
+            loss = score(loss_of_nanogpt(model), held_out)
             print(f"nanoGPT, rate {rate:g}: {steps[0]} steps, {steps[0] * step:.0f} s, held-out loss {loss:.3f}", flush=True)
         for seed in arguments.seeds:
             folder, step = train_ours(Path(temporary, f"seed{seed}"), steps[1], seed)
