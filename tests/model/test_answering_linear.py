@@ -17,10 +17,12 @@ int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this proces
 @int8
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 200])
-@pytest.mark.parametrize("columns", [96, 16, 40, 3])
+@pytest.mark.parametrize("columns", [96, 16, 40, 3, 60_000])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
 def test_the_product_is_that_of_the_nearest_weights_of_8_bits(columns: int, rows: int, bias: bool, size: float) -> None:
-    """Rows of x have 16 bits, each its own scale, so that a row of large numbers takes nothing from the others; a few have bf16's 8."""
+    """Rows of x have 16 bits, each its own scale, so that a row of large numbers takes nothing from the others; a few have bf16's 8, unless
+    the matrix is large.
+    """
     generator = torch.Generator().manual_seed(rows)
     weight, x = torch.randn(70, columns, generator=generator) * size, torch.randn(rows, columns, generator=generator)
     weight[7], x[0] = 0, x[0] * 1e4
@@ -31,7 +33,7 @@ def test_the_product_is_that_of_the_nearest_weights_of_8_bits(columns: int, rows
     made = Int8Linear(weight, added)(x.view(rows, 1, columns))
     assert (made.shape, made.dtype) == ((rows, 1, 70), torch.float32)
     largest = x.abs().amax(1, keepdim=True) * weight.abs().amax(1) * columns
-    assert bool(((made[:, 0] - expected).abs() <= (3e-5 if rows > 4 else 4e-3) * largest + 1e-6 * size).all())
+    assert bool(((made[:, 0] - expected).abs() <= (3e-5 if rows > 4 or columns > 10_000 else 4e-3) * largest + 1e-6 * size).all())
 
 
 @int8

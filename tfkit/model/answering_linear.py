@@ -16,20 +16,19 @@ from tfkit.model.transformer import Transformer
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # from weight and bias
 _LARGEST = 127  # the largest integer, on both sides of 0
 _ZERO = 128  # in oneDNN's unsigned integers
-_FINER = 254  # steps of the second part in one of the first
+_LARGEST_16 = 127 * 257  # of the integers of 16 bits whose two bytes, less _ZERO each, are signed
 _TINY = 1e-20
 _FEW_ROWS, _STRIDE = 4, 16  # torch's kernel is made for few rows; it reads so many columns at once, also beyond the end
+_SMALL = 2**22  # weights: below, oneDNN's quicker product gains less than the operators take that make its inputs
 
 
 class PackedLinear(nn.Module):
     """x W^T + b with the weights laid out as oneDNN's kernels read them, once and not at every call; they cannot be read back."""
 
-    bias: Tensor | None
-
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -38,18 +37,12 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`. The integers are kept in two layouts.
+    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`.
 
-    Up to four rows of x are multiplied in bf16 by a kernel that converts each integer. For more, each row of x becomes h s + l s / 254 with
-    a scale s and integers h and l from -127 to 127, and oneDNN multiplies both by the weights at once: weights are read once, sums are
-    exact, and x keeps 16 bits.
+    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of one of 16 bits, and oneDNN
+    multiplies both by the weights at once: weights are read once, sums are exact, and x keeps 16 bits. Small weights are kept in a second
+    layout, too, in which a kernel that converts each integer multiplies up to four rows of x in bf16.
     """
-
-    integers: Tensor  # (out, in), int8
-    scales: Tensor  # (out,), float32
-    scales_16: Tensor  # the same numbers in bf16
-    zeros: Tensor  # (out,): the integers that represent 0
-    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -57,30 +50,31 @@ class Int8Linear(nn.Module):
         scales = (weight.abs().amax(dim=1).clamp(min=_TINY) / _LARGEST).bfloat16().float()
         integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
-        self.register_buffer("integers", integers)
-        self.register_buffer("scales", scales)
-        self.register_buffer("scales_16", scales.bfloat16())
-        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        is_small = weight.numel() < _SMALL and not weight.shape[1] % _STRIDE
+        # Plain attributes are found sooner than buffers, and a model that only answers is neither moved nor saved.
+        self.integers = integers if is_small else None  # (out, in)
+        self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
+        self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0
+        self.offset = torch.tensor(257 * _ZERO + 0.5)  # of both bytes, and to round by cutting off
+        self.bias = None if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), float32."""
         rows = x.reshape(-1, x.shape[-1])
-        product = self._few(rows) if len(rows) <= _FEW_ROWS and not x.shape[-1] % _STRIDE else self._many(rows)
-        return (product if self.bias is None else product.add_(self.bias)).view(*x.shape[:-1], -1)
-
-    def _few(self, rows: Tensor) -> Tensor:
-        product: Tensor = torch._weight_int8pack_mm(rows.bfloat16(), self.integers, self.scales_16)
-        return product.float()
+        if self.integers is None or rows.shape[0] > _FEW_ROWS:
+            return self._many(rows).view(*x.shape[:-1], -1)
+        product = torch._weight_int8pack_mm(rows.bfloat16(), self.integers, self.scales_16).view(*x.shape[:-1], -1)
+        return product.float() if self.bias is None else product + self.bias
 
     def _many(self, rows: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_(min=_TINY).mul_(1 / _LARGEST)  # (N, 1)
-        part = rows / scale
-        high = part.round()
-        parts = torch.cat((high, part.sub_(high).mul_(_FINER).round_())).add_(_ZERO).to(torch.uint8)  # (2 N, in)
+        count, columns = rows.shape
+        scale = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_(min=_TINY).mul_(1 / _LARGEST_16)  # (N, 1)
+        integers = torch.addcdiv(self.offset, rows, scale).to(torch.int32)
+        bytes_ = integers.view(torch.uint8).as_strided((2, count, columns), (1, 4 * columns, 4)).reshape(-1, columns)  # (2 N, in): l, h
         given: tuple[Any, ...] = (self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
-        products = torch.ops.onednn.qlinear_pointwise(parts, 1.0, _ZERO, *given)  # (2 N, out)
-        return torch.add(products[: len(rows)], products[len(rows) :], alpha=1 / _FINER).mul_(scale)
+        low, high = torch.ops.onednn.qlinear_pointwise(bytes_, 1.0, _ZERO, *given).split(count)  # (N, out) each
+        product = torch.add(low, high, alpha=256)
+        return product.mul_(scale) if self.bias is None else torch.addcmul(self.bias, product, scale)
 
 
 def can_pack(device: torch.device) -> bool:

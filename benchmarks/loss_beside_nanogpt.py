@@ -1,0 +1,153 @@
+"""The loss that nanoGPT in bf16 reaches in a time, and the loss that tfkit with Muon reaches in a quarter of it: 14 M parameters, one text.
+
+    python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --seconds 360
+    python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --steps 230 75    # on a busy machine, by the steps that fit into the times
+    python benchmarks/loss_beside_nanogpt.py --nanogpt NANOGPT --rates           # the seconds of a step alone
+
+Both train a GPT-2 of 6 layers, width 384 and 8,192 entries with 16 rows of 256 tokens a step on the training files of {stdlib: true}, and
+are scored on the first rows of its held-out files, in float32. nanoGPT draws its rows as its train.py does, and takes the best of the
+rates of --rates, with a cosine decay to a tenth; tfkit takes --seeds. NANOGPT is a clone.
+"""
+
+import argparse
+import importlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import tfkit
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.store.token_stream import token_stream
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.training.step import Stepper
+
+ROWS, LENGTH, VOCABULARY, SCORED, PARTS = 16, 256, 8192, 64, 4
+TIMED, WARM_UP = 8, 2  # steps
+SOURCES: dict[str, Any] = {"train": [{"stdlib": True}], "validation": [{"stdlib": True}]}
+RECIPE: dict[str, Any] = {
+    "model": {
+        "preset": "gpt2",
+        "decoder_layers": 6,
+        "dim": 384,
+        "num_heads": 6,
+        "context_length": LENGTH,
+        "vocab_size": VOCABULARY,
+        "embedding": {"scale": True},
+    },
+    "tokenizer": {"kind": "byte_bpe", "vocab_size": VOCABULARY},
+    "data": {"train": SOURCES["train"]},
+    "optimizer": {"kind": "muon", "lr": 2e-2, "adamw_lr": 1e-2},
+    "training": {"batch_size": ROWS, "log_every": 1000000},
+}
+Model = Callable[[Tensor, Tensor], float]  # ids and the next ones -> the mean loss
+
+
+def train_ours(folder: Path, steps: int, seed: int = 1) -> tuple[Path, float]:
+    """Train in a run folder; return it, and the median of the seconds of the later steps."""
+    seconds: list[float] = []
+    take = Stepper.take
+
+    def timed(*words: Any, **options: Any) -> Any:
+        begin = time.perf_counter()
+        report = take(*words, **options)
+        seconds.append(time.perf_counter() - begin)
+        return report
+
+    Stepper.take = timed  # type: ignore[method-assign]
+    schedule = {"kind": "linear", "warmup_steps": steps // 10}
+    try:
+        tfkit.pretrain(RECIPE | {"schedule": schedule}, {"training.steps": steps, "training.seed": seed}, run=str(folder))
+    finally:
+        Stepper.take = take  # type: ignore[method-assign]
+    return folder, statistics.median(seconds[WARM_UP:] or seconds)
+
+
+def train_nanogpt(source: str, tokens: Any, steps: int, rate: float, seed: int = 1) -> tuple[Any, float]:
+    """Train nanoGPT's model by the loop of its train.py in bf16; return it, and the median of the seconds of the later steps."""
+    sys.path.insert(0, source)
+    nanogpt = importlib.import_module("model")
+    torch.manual_seed(seed)
+    config = nanogpt.GPTConfig(block_size=LENGTH, vocab_size=VOCABULARY, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False)
+    model = nanogpt.GPT(config)
+    groups = [
+        {"params": [one for one in model.parameters() if one.dim() >= 2], "weight_decay": 0.1},
+        {"params": [one for one in model.parameters() if one.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
+    warm_up, seconds = max(1, steps // 20), list[float]()
+    for step in range(steps):
+        begin = time.perf_counter()
+        part = (step - warm_up) / max(1, steps - warm_up)
+        now = (step + 1) / warm_up if step < warm_up else 0.1 + 0.45 * (1 + float(np.cos(np.pi * part)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * now
+        places = torch.randint(len(tokens) - LENGTH, (ROWS,)).tolist()
+        ids = torch.stack([torch.from_numpy(tokens[place : place + LENGTH + 1].astype(np.int64)) for place in places])
+        with torch.autocast("cpu", torch.bfloat16):
+            _, loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        seconds.append(time.perf_counter() - begin)
+    return model.eval(), statistics.median(seconds[WARM_UP:] or seconds)
+
+
+def score(model: Model, tokens: Any) -> float:
+    """Return the mean loss of the tokens of the first rows."""
+    rows = torch.from_numpy(tokens[: SCORED * LENGTH + 1].astype(np.int64))
+    pairs = zip(rows[:-1].view(-1, 8, LENGTH), rows[1:].view(-1, 8, LENGTH), strict=True)
+    with torch.no_grad():
+        return statistics.fmean(model(ids, targets) for ids, targets in pairs)
+
+
+def loss_of_nanogpt(model: Any) -> Model:
+    """Return the loss of a trained model."""
+    return lambda ids, targets: float(model(ids, targets)[1])
+
+
+def loss_of_ours(folder: Path) -> Model:
+    """Return the loss of a finished run."""
+    model = tfkit.load(folder).model.eval()
+    return lambda ids, targets: float(torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), targets.flatten()))
+
+
+def main() -> None:
+    """Time the steps, train, and print the losses."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", required=True, help="a clone")
+    parser.add_argument("--seconds", type=float, default=360, help="of nanoGPT's training; tfkit's has a quarter (default 360)")
+    parser.add_argument("--steps", type=int, nargs=2, metavar="N", help="of nanoGPT and of tfkit, in place of --seconds")
+    parser.add_argument("--rates", type=float, nargs="*", default=[6e-4, 1e-3, 3e-3], help="of nanoGPT (default 6e-4 1e-3 3e-3)")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="of tfkit (default 1 2 3)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, ours = train_ours(Path(temporary, "first"), 1 if arguments.steps else TIMED)
+        tokenizer, data = tfkit.load(folder).require_tokenizer(), DataSection.model_validate(SOURCES)
+        tokens, held_out = (token_stream(one, tokenizer).tokens for (one,) in (training_sources(data), validation_sources(data)))
+        steps = arguments.steps
+        if not steps:
+            _, theirs = train_nanogpt(arguments.nanogpt, tokens, TIMED, 1e-3)
+            print(f"a step: nanoGPT {theirs:.3f} s, tfkit {ours:.3f} s, {torch.get_num_threads()} threads", flush=True)
+            steps = [int(arguments.seconds / theirs), int(arguments.seconds / PARTS / ours)]
+        for rate in arguments.rates:
+            model, step = train_nanogpt(arguments.nanogpt, tokens, steps[0], rate)
+            loss = score(loss_of_nanogpt(model), held_out)
+            print(f"nanoGPT, rate {rate:g}: {steps[0]} steps, {steps[0] * step:.0f} s, held-out loss {loss:.3f}", flush=True)
+        for seed in arguments.seeds:
+            folder, step = train_ours(Path(temporary, f"seed{seed}"), steps[1], seed)
+            loss = score(loss_of_ours(folder), held_out)
+            print(f"tfkit, seed {seed}: {steps[1]} steps, {steps[1] * step:.0f} s, held-out loss {loss:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
