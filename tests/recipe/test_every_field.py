@@ -288,6 +288,8 @@ ROTARY = "model.position={kind: rotary}"
 SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
 LINEAR = "model.position={kind: rotary, scaling: {kind: linear, factor: 4}}"
 YARN = "model.position={kind: rotary, theta: 9, scaling: {kind: yarn, factor: 4, original_context_length: 40}}"
+_FACTORS = "short_factors: [1, 2, 3, 4], long_factors: [1, 4, 9, 16], original_context_length: 8"
+LONGROPE = f"model.position={{kind: rotary, scaling: {{kind: longrope, {_FACTORS}}}}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
 BESIDE = "model.position={kind: learned, relative: {kind: relative, buckets: 8}}"
 RMS = "model.norm.kind=rms"
@@ -415,6 +417,12 @@ TABLE = {
     "model.position[rotary].scaling[llama3].high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
     "model.position[rotary].scaling[llama3].original_context_length": Change(
         "model.position.scaling.original_context_length=4", curve, SCALED
+    ),
+    "model.position[rotary].scaling[longrope].short_factors": Change("model.position.scaling.short_factors=[9,1,1,1]", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].long_factors": Change("model.position.scaling.long_factors=[9,1,1,1]", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].attention_factor": Change("model.position.scaling.attention_factor=2", curve, LONGROPE),
+    "model.position[rotary].scaling[longrope].original_context_length": Change(
+        "model.position.scaling.original_context_length=4", curve, LONGROPE
     ),
     "model.position[learned].offset": Change("model.position.offset=2", shapes),
     "model.position[learned].relative.buckets": Change("model.position.relative.buckets=16", shapes, BESIDE),

@@ -22,6 +22,7 @@ from tfkit.generation.beams import BeamSearch, search
 from tfkit.generation.constraints import Constraints, Progress
 from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities, without_repetition
+from tfkit.model.config import LongRopeScaling, Rotary
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import GenerationSection
@@ -104,7 +105,7 @@ def generate(
     for i, prompt in enumerate(prompts):
         check_length(len(prompt), first_row + i, model)
         text = list(prompt) if begin is None else begin
-        limit = constraints.limit(len(text), min(settings.max_new_tokens, _context(model) - len(text)))
+        limit = constraints.limit(len(text), min(settings.max_new_tokens, max(1, _context(model, len(text)) - len(text))))
         rows.append(_Row(i, prompt, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     options = _Options(settings, constraints, eos_ids, on_token, ended, should_stop)
     with inference(model), suppress(Interrupted):
@@ -127,9 +128,16 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
     return [start_id]
 
 
-def _context(model: Transformer) -> int:
-    """Return the largest number of tokens in a text; unlimited with relative positions."""
-    return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
+def _context(model: Transformer, length: int = sys.maxsize) -> int:
+    """Return the largest number of tokens in a text that begins with `length`; unlimited with relative positions.
+
+    With longrope a text does not grow from a short one into a long one: its earlier keys and values, which are cached, would change.
+    """
+    config = model.config
+    scaling = config.position.scaling if isinstance(config.position, Rotary) else None
+    if isinstance(scaling, LongRopeScaling) and length <= scaling.original_context_length:
+        return min(scaling.original_context_length, config.context_length)
+    return config.context_length if config.position.kind != "relative" else sys.maxsize
 
 
 def check_length(length: int, number: int, model: Transformer) -> None:

@@ -129,7 +129,22 @@ class WavelengthScaling(Data):
         return self
 
 
-Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling, Field(discriminator="kind")]
+PairFactors = Annotated[list[Factor], Field(min_length=1, max_length=1 << 19)]
+
+
+class LongRopeScaling(Data):
+    """Each pair's wavelength is multiplied by a factor of its own, of two sets: that of short texts, or of long ones (arXiv 2402.13753)."""
+
+    kind: Literal["longrope"]
+    short_factors: PairFactors = Field(description="Of each pair that is rotated, in texts of at most original_context_length tokens.")
+    long_factors: PairFactors = Field(description="Of each pair that is rotated, in longer texts: at all of their tokens.")
+    attention_factor: Factor = Field(1.0, description="Multiplies rotated queries and keys, in texts of any length.")
+    original_context_length: Context = Field(
+        description="The context of pretraining, in tokens; no text that is generated grows beyond it."
+    )
+
+
+Scaling = Annotated[LinearScaling | YarnScaling | WavelengthScaling | LongRopeScaling, Field(discriminator="kind")]
 Base = Annotated[float, Field(gt=0, le=1e12)]
 
 
@@ -506,4 +521,8 @@ class ModelConfig(Data):
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions rotate pairs, so it must be even")
         if isinstance(self.position, Rotary) and ((rotated := self.position.rotated(self.head_dim)) % 2 or not rotated):
             raise ValueError(f"position.fraction of head_dim {self.head_dim} is {rotated}; it must be an even number of at least 2")
+        if isinstance(self.position, Rotary) and isinstance(scaling := self.position.scaling, LongRopeScaling):
+            for name in ("short_factors", "long_factors"):
+                if (found := len(getattr(scaling, name))) != rotated // 2:
+                    raise ValueError(f"position.scaling.{name} has {found} values, but a head has {rotated // 2} pairs that are rotated")
         return self

@@ -92,6 +92,14 @@ class RunSet:
         """The emissions of all runs divided by those of the best run; None: not known."""
         return self.amounts.emissions_g / self.best_g if self.best_g and self.amounts.emissions_g is not None else None
 
+    @cached_property
+    def all_problems(self) -> list[str]:
+        """The errors of failed runs, and the problems of all runs and with the folders."""
+        errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
+        others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
+        lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
+        return [*lines, *(f"{entry.label}: {one}" for entry, one in others), *self.problems]
+
     def of_one_model(self) -> RunFacts:
         """Return the run of the single model of this report: for a recipe with stages its last stage, for a sweep its best trial.
 

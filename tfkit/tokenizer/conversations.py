@@ -78,7 +78,7 @@ class Conversations:
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
         """Return the ids of rendered conversations, with their targets."""
         with tokenizer_errors():
-            encodings = interruptible(lambda _: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
+            encodings = interruptible(lambda: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
         return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
     def ends_turn(self, chat: ChatIds) -> bool:

@@ -33,7 +33,10 @@ def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
 
 def _read_finite(value: Any) -> float | None:
     """Read a number, or a text that is one; None for anything else, for infinity and for NaN."""
-    number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
+    try:
+        number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
     return number if number is not None and math.isfinite(number) else None
 
 

@@ -32,7 +32,6 @@ from tfkit.data.sources.archives import count_members
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
-_CHUNK = 1 << 20
 _MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
 _BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
@@ -99,8 +98,7 @@ class FileSource:
         for path in paths:
             with reading(path), path.open("rb") as file:
                 digest.update(os.fsencode(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0"))
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(file, lambda: digest)
         return digest.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:

@@ -118,7 +118,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
     @cache  # one rank has one layout
     def simulated(shards: int) -> tuple[dict[str, int], dict[str, int]]:
-        mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype, gpu is not None)
+        mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)
         return _tensor_bytes(recipe, data.objective, model, mesh, step), step.sent
 

@@ -200,8 +200,10 @@ def _train_metered(
         budget.start(meter)
     try:
         _measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
-        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
-        run = _prepare_run(recipe, options, gates, folder, listener, stop, budget, meter, carbon)
+        run = _prepare_run(recipe, options, folder, listener, stop, meter, meter_facts)
+        run.budget = budget
+        for gate in gates:
+            run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
         if options.minutes is not None and not folder.begun:
             given = given.with_decided(run.fit_length(options.minutes, options.named))
         if recipe.training.trial_rates is not None:
@@ -234,15 +236,13 @@ def _train_metered(
 def _prepare_run(
     recipe: "Recipe",
     options: RunOptions,
-    gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
     stop: StopRequest,
-    budget: "Budget | None",
     meter: "Meter",
-    carbon: dict[str, Any],
+    meter_facts: dict[str, Any],
 ) -> "Run":
-    """Return the run with its device, peers and data, but without weights. `carbon`: the facts for the meters of other nodes."""
+    """Return the run with its device, peers and data, but without weights."""
     import torch
 
     from tfkit.carbon.place import require_long_series
@@ -257,16 +257,15 @@ def _prepare_run(
     device = pick_device(device_name)
     with stop.at_once("nothing was trained yet"):  # the other ranks may be late
         peers = options.connection.peers(device, listener.say)
-        options.connection.meter_nodes(device, carbon)
+        carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        options.connection.meter_nodes(device, carbon | meter_facts)
     run = Run(recipe, device, listener, stop, meter, options.forecaster, peers, options.code)
-    run.folder, run.budget = folder, budget
+    run.folder = folder
     run.prepare(begun=folder.begun)
     if run.needs_forecast:
         estimate = run.forecast()
         if not folder.begun:
             require_long_series(recipe.carbon, estimate.seconds.low)
-    for gate in gates:
-        run.data.objective.evaluation_objective.check_metric(gate.metric.rpartition(".")[2])
     return run
 
 
