@@ -116,7 +116,7 @@ class RolloutObjective(LabelledObjective, Protocol):
     """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
 
     ids: tuple[str, ...] = ("input_ids",)
-    draws_dropout = False  # ratios of probabilities before and after a step must not include the noise of dropout
+    draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
     reference_use: ReferenceUse = "throughout"  # every iteration reads the reference
     section: RolloutSection
     tokenizer: Tokenizer
