@@ -211,7 +211,7 @@ def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
 
 def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
     process, sidecar, _ = trainer(run, 1, 600, "fork")
-    time.sleep(0.3)
+    wait_for(lambda: any('"train"' in path.read_text() for path in (run / "carbon").iterdir()))
     process.kill()
     process.wait()
     wait_for(lambda: ended(sidecar))

@@ -548,10 +548,11 @@ def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path,
     assert (done.code, "training.batch_size: " in done.err) == (2, True), done.err
 
 
-def test_without_data_or_checkpoint(place: Path) -> None:
-    done = finetune("--from", str(place / "bert"))
-    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True)
-    done = finetune("--data", str(place / "classes.jsonl"))
+@pytest.mark.parametrize("run", [[], ["--run", "run"]])  # without it, the run is named after them
+def test_without_data_or_checkpoint(run: list[str], place: Path, work: Path) -> None:
+    done = finetune("--from", str(place / "bert"), *run)
+    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True), done.err
+    done = finetune("--data", str(place / "classes.jsonl"), *run)
     assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
 
 
