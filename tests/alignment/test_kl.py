@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tfkit.alignment.kl import AdaptiveCoefficient, k3
+from tfkit.alignment.advantages import AdaptiveCoefficient, k3
 
 
 def test_both_estimates_have_the_divergence_as_their_mean() -> None:

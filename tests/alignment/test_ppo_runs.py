@@ -14,7 +14,7 @@ from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike,
 from tfkit import predict
 from tfkit.adapters import load
 from tfkit.objectives.companion import Companion
-from tfkit.objectives.gold_model import GoldModel
+from tfkit.objectives.score_model import GoldModel
 from tfkit.run.safetensors_header import read_header
 
 STEPS = 6

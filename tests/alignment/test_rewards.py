@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from tfkit.alignment import rewards
-from tfkit.alignment.patterns import compile_limited
-from tfkit.alignment.rewards import PromptRow, Rules, last_number
+from tfkit.alignment.rewards import PromptRow, Rules, compile_limited, last_number
 from tfkit.alignment.user_code import CodePermission
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, RecipeText

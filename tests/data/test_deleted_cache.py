@@ -13,7 +13,7 @@ from tiny_files import write_rows
 from tfkit.data import open_source, token_stream
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part
-from tfkit.data.sources.stdlib_tasks import StdlibTask
+from tfkit.data.sources.stdlib import StdlibTask
 from tfkit.data.store.folder_cache import ATTEMPTS, build_and_open
 from tfkit.data.store.vocabulary import trained_tokenizer
 from tfkit.errors import MachineError

@@ -15,7 +15,7 @@ from tfkit.data.code.docstrings import summary
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, PartName, Row
 from tfkit.data.sources import stdlib
-from tfkit.data.sources.stdlib_tasks import StdlibTask
+from tfkit.data.sources.stdlib import StdlibTask
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import Role
 
@@ -232,7 +232,7 @@ def test_the_cache_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     root = write_tree(tmp_path / "lib")
     first = task("docstrings", "train", root)
     assert [row.text for row in task("docstrings", "train", root).rows()] == [row.text for row in first.rows()]
-    monkeypatch.setattr("tfkit.data.sources.stdlib_tasks.parse", lambda content: pytest.fail("it is in the cache"))
+    monkeypatch.setattr("tfkit.data.sources.stdlib.parse", lambda content: pytest.fail("it is in the cache"))
     prints = {task("docstrings", part, root, fraction).fingerprint() for part in ("train", "held_out") for fraction in (0.3, 0.2)}
     assert len(prints) == 4
     assert first.fingerprint() in prints

@@ -17,7 +17,7 @@ from tfkit.data.store import token_stream as build
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
-from tfkit.tokenizer.text_bytes import token_bytes
+from tfkit.tokenizer.entries import token_bytes
 
 CORPUS = ["some text, some words\n" * 20]
 WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)

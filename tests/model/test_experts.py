@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from tfkit.adapters.choose import find_targets
+from tfkit.adapters.lora import find_targets
 from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.model.answering_linear import can_pack, has_int8, pack, to_int8

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.objectives import log_probs, vocabulary_blocks, vocabulary_loss
+from tfkit.objectives import log_probs, vocabulary_loss
 from tfkit.objectives.log_probs import token_log_probs, token_scores
 
 ROWS, DIM, VOCABULARY = 37, 16, 101
@@ -261,16 +261,17 @@ def test_the_temperature_divides_the_logits(bounds: str) -> None:
 def test_entries_in_blocks_hold_the_logits_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all of them are too many to be kept."""
     shapes: list[torch.Size] = []
-    inner = vocabulary_blocks.make_logits
+    inner = vocabulary_loss.make_logits
 
     def watch(*words: Any) -> Tensor:
         shapes.append((logits := inner(*words)).shape)
         return logits
 
-    monkeypatch.setattr(vocabulary_blocks, "make_logits", watch)
+    monkeypatch.setattr(vocabulary_loss, "make_logits", watch)
     monkeypatch.setattr(vocabulary_loss, "_BLOCK", 50)
     solve(torch.float32)
-    assert shapes == []
+    assert shapes == [(ROWS, 101)]
+    shapes.clear()
     monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
     solve(torch.float32)
     assert shapes == [(ROWS, 50), (ROWS, 50), (ROWS, 1)] * 2  # forward and backward

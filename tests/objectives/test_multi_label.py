@@ -17,7 +17,7 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
 from tfkit.hub import load, save_model
 from tfkit.objectives.metrics import unit_weights
-from tfkit.objectives.metrics.label_set_scores import label_set_figures, label_set_metrics
+from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.data_sections import SourceSection

@@ -20,7 +20,7 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import load, save_model
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge
-from tfkit.objectives.metrics.answer_scores import answer_scores
+from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.recipe.reading.overrides import parse_overrides

@@ -19,8 +19,8 @@ from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast, forecast_history, machine_speed, speed_measurements
 from tfkit.engine.planning.forecast_history import NAME, PastRun, correction_for, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import LENGTHS, WIDTHS, MachineSpeed
+from tfkit.engine.planning.run_flops import RunWork, Workload, seconds_of, step_workload
 from tfkit.engine.planning.run_forecaster import RunForecaster
-from tfkit.engine.planning.workload import RunWork, Workload, seconds_of, step_workload
 from tfkit.engine.training_run.run import Run
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import RecipeText, model_config

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
 from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_byte_bpe
-from tfkit.tokenizer.text_bytes import token_bytes
+from tfkit.tokenizer.entries import token_bytes
 
 TEXTS = [
     "",

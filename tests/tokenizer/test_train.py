@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.tokenizer import END_OF_TEXT, train_byte_bpe
-from tfkit.tokenizer.text_bytes import token_bytes
+from tfkit.tokenizer.entries import token_bytes
 
 CORPUS = ["def add(a, b):\n    return a + b\n" * 20, "Grüße, 世界! 🦊 \r\n\ttabs" * 10]
 WITH_BOS = train_byte_bpe(CORPUS, 400, add_bos=True)

@@ -1,9 +1,7 @@
 """LoRA adapters, low-rank updates trained in place of a model's weights: in the model, and on disk in the format of the `peft` library."""
 
 from tfkit.adapters.adapter_folders import Base, base_folder, describe, is_adapter, load, save_adapter
-from tfkit.adapters.choose import freeze
-from tfkit.adapters.frozen_reference import FrozenReference, needs_copy
-from tfkit.adapters.lora import LORA_PARAMETERS, add_lora, merged
+from tfkit.adapters.lora import LORA_PARAMETERS, FrozenReference, add_lora, freeze, merged, needs_copy
 from tfkit.adapters.peft_config import how_to_merge
 
 __all__ = [

@@ -2,12 +2,16 @@
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing.
+B starts at zero, so that the model starts unchanged. Merged into W, the update costs nothing. With its updates off, the model is the frozen
+reference of its own training. Also here: the choice of the matrices and of the parameters that are frozen, by the patterns of a recipe.
 """
 
 import contextlib
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
@@ -15,7 +19,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.adapters.choose import find_targets
 from tfkit.errors import UsageError
 from tfkit.model.init import put_weights
 from tfkit.model.transformer import Transformer
@@ -23,6 +26,7 @@ from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
 
 A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # in addition to weight and bias
+_STACKS = ("encoder.", "decoder.")
 
 
 class LoraLinear(nn.Linear):
@@ -129,3 +133,90 @@ class _Merged(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the stacks' matrices that match a pattern: the end of a module's name, or a glob.
+
+    Beside a mixture of experts, those of attention alone: transformers holds a layer's experts in one tensor, and peft takes any MLP's
+    matrix for a part of it.
+
+    Raise UsageError if a pattern matches no matrix.
+    """
+    sparse = model.config.mlp.experts is not None
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(_STACKS) and not (sparse and ".mlp." in name)
+    }
+    targets: set[str] = set()
+    for pattern in patterns:
+        matching = {name for name in linear if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
+        if not matching:
+            kind = "no matrix of the model's stacks" + (
+                " outside its MLPs, which get no updates beside a mixture of experts" if sparse else ""
+            )
+            raise UsageError(f"training.adapter.targets: {pattern!r} matches {kind}; the matrices are {_listed(linear)}")
+        targets |= matching
+    return {name: module for name, module in linear.items() if name in targets}
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the parameters that match the globs. Raise UsageError if a glob matches no parameter, or if nothing is left to train."""
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        matching = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matching:
+            raise UsageError(f"training.frozen: {pattern!r} matches no parameter of the model; the parameters are {_listed(parameters)}")
+        for name in matching:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UsageError(f"training.frozen: {', '.join(patterns)} freezes every parameter of the model, so nothing is left to train")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Join the names for a message, with * in place of a layer's number."""
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+class FrozenReference:
+    """The model as it is when this object is created, before the first step, in its own precision, unaffected by later training; from it
+    preferences and rollouts measure the policy's distance.
+
+    If all trained parameters are LoRA matrices, it is the model itself with its updates off, which needs no memory: they start at zero.
+    Otherwise it is a copy.
+    """
+
+    def __init__(self, model: Transformer):
+        self.is_copy = needs_copy(model)
+        self.model = _frozen_copy(model) if self.is_copy else model
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[Transformer]:
+        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
+        weights enter the context together; within it, each computes independently.
+        """
+        model, training = self.model, self.model.training
+        model.eval()
+        try:
+            with torch.no_grad(), without_updates(model), model.unsharded():
+                yield model
+        finally:
+            model.train(training)
+
+
+def needs_copy(model: Transformer) -> bool:
+    """Whether the reference must be a copy of the model, since only LoRA matrices can be switched off."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
+
+
+def _frozen_copy(model: Transformer) -> Transformer:
+    """Return a frozen copy. Its blocks on the meta device are filled in the same way as the model's."""
+    fill, model.fill_block = model.fill_block, None
+    try:
+        copied = copy.deepcopy(model).requires_grad_(False)
+    finally:
+        model.fill_block = fill
+    copied.fill_block = fill
+    return copied

@@ -10,8 +10,7 @@ from typing import Any
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
 from tfkit.hub.config_json import LIMIT
-from tfkit.hub.content_hash import content_hash
-from tfkit.hub.find import ADAPTER, find_checkpoint
+from tfkit.hub.find import ADAPTER, content_hash, find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection

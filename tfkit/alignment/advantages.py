@@ -1,10 +1,12 @@
-"""Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO.
+"""Advantages of sampled responses: from the mean of a group (GRPO), or from a value function (GAE), with the credit of each token in PPO;
+and estimators of the KL divergence of the policy from its reference, from their log-probabilities of sampled tokens.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ Scale = Literal["group", "none"]
 
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
 _VARIANCE_EPS = 1e-8  # for batches with equal values, such as a single token
+_LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
 
 
 def group_advantages(rewards: Tensor, scale: Scale) -> Tensor:
@@ -97,3 +100,28 @@ def token_credit(
         [row[:count] for row, count in zip(returns, counts, strict=True)],
         1 - error_variance / variance if variance else None,
     )
+
+
+def k3(log_ratios: Tensor) -> Tensor:
+    """Return k3 from log-ratios, which are k1: e^-k1 - 1 + k1, never negative, with less variance than k1.
+
+    They are those of Schulman 2020 (joschu.net/blog/kl-approx.html). k1 is part of the reward, without a gradient; k3 is only logged. As
+    losses their gradients would differ from that of the divergence (arXiv 2512.21852).
+    """
+    return (-log_ratios).expm1() + log_ratios
+
+
+@dataclass(frozen=True)
+class AdaptiveCoefficient:
+    """The weight of the KL divergence in the reward, adapted so that the divergence approaches `target` (Ziegler et al. 2019,
+    arXiv 1909.08593, 2.2).
+    """
+
+    value: float
+    target: float  # nats per response
+    horizon: float  # responses
+
+    def after(self, divergence: float, responses: int) -> Self:
+        """Return the coefficient after an iteration with this mean divergence and number of responses."""
+        error = min(_LARGEST_ERROR, max(-_LARGEST_ERROR, divergence / self.target - 1))
+        return replace(self, value=self.value * (1 + error * responses / self.horizon))

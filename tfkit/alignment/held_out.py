@@ -1,14 +1,13 @@
 """Evaluation of a policy on held-out prompts: one response to each, with the same seed every time, its reward, and its KL."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.policy_forward import token_statistics
+from tfkit.alignment.policy_forward import by_response, token_statistics
 from tfkit.alignment.response_sampling import SampledResponse, response_text, sample
 from tfkit.alignment.rewards import Rules
 from tfkit.data import Example
@@ -16,7 +15,7 @@ from tfkit.errors import Stopped
 from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Sum
-from tfkit.objectives.rollouts import Response, Rollouts, response_batch
+from tfkit.objectives.rollouts import Rollouts
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 
@@ -43,7 +42,7 @@ def judge_prompts(
     try:
         responses = sample(model, prompts, rollouts, rules, completions=1, seed=seed, batch_size=batch_size, work=work)
         divergences: list[float | None] = [None] * len(responses)
-        if reference is not None:
+        if reference is not None and responses:
             divergences = [*_divergences(model, reference, responses, rollouts, batch_size, work)]
     except Stopped:
         return None
@@ -69,22 +68,10 @@ def _divergences(
 ) -> list[float]:
     """Return the sum over each response's tokens of log policy - log reference, k1 of the KL divergence. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
-
-    def log_probs(by: Transformer) -> Iterator[Tensor]:
-        def of_batch(start: int) -> list[float]:
-            if work.is_stopped():
-                raise Stopped("stopped during the evaluation")
-            part = sampled[start : start + batch_size]
-            responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in part]
-            batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
-            return token_statistics(by, batch, temperature).log_probs.tolist()
-
-        starts = range(0, len(sampled), batch_size)
-        for start, values in zip(starts, work.deal(of_batch, starts), strict=True):
-            sizes = [len(response.ids) for response in sampled[start : start + batch_size]]
-            yield from torch.tensor(values, dtype=torch.float64).split(sizes)
-
+    batches = np.split(np.arange(len(sampled)), range(batch_size, len(sampled), batch_size))
+    read = partial(by_response, sampled, batches, rollouts, device, work, "during the evaluation")
     with inference(model), model.unsharded():
-        policy_log_probs = [*log_probs(model)]
+        [own] = read(lambda batch: token_statistics(model, batch, temperature)[:1])
     with reference.in_use() as reference_model:
-        return [float((own - other).sum()) for own, other in zip(policy_log_probs, log_probs(reference_model), strict=True)]
+        [other] = read(lambda batch: token_statistics(reference_model, batch, temperature)[:1])
+    return [float((policy.double() - initial.double()).sum()) for policy, initial in zip(own, other, strict=True)]

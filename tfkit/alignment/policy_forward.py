@@ -1,6 +1,7 @@
 """Forward passes over responses without dropout and gradients: log-probabilities, entropies and values before an iteration's steps."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,31 +50,45 @@ def initial_statistics(
     `batches`: the indices of the responses in the micro-batches of the first pass over them, which are also those of the forward passes
     here, so that the first ratio of the loss is exactly 1. The values are empty without a value model. Raises Stopped.
     """
-    responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
-    policy_log_probs, reference_log_probs, entropies, values = ([torch.empty(0)] * len(sampled) for _ in range(4))
-    temperature, pad_id = rollouts.section.temperature, rollouts.tokenizer.pad_id or 0
-
-    def read(forward: Callable[[Batch], Iterable[Tensor]], *results: list[Tensor]) -> None:
-        """Write each output of `forward`, split by responses, to its list of `results`."""
-
-        def compute(indices: NDArray[np.int64]) -> list[list[float]]:
-            if work.is_stopped():
-                raise Stopped("stopped between sampling and training")
-            batch = response_batch([responses[index] for index in indices], pad_id).to(device)
-            return [output.tolist() for output in forward(batch)]
-
-        for indices, outputs in zip(batches, work.deal(compute, batches), strict=True):
-            sizes = [len(responses[index].ids) for index in indices]
-            for result, output in zip(results, outputs, strict=True):
-                for index, part in zip(indices, torch.tensor(output).split(sizes), strict=True):
-                    result[index] = part
-
+    temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
+    read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")
     # One model after the other, so that a rank gathers the shards of only one at a time.
     with inference(policy), policy.unsharded():
-        read(lambda batch: token_statistics(policy, batch, temperature), policy_log_probs, entropies)
+        policy_log_probs, entropies = read(lambda batch: token_statistics(policy, batch, temperature))
     with reference.in_use() as model:
-        read(lambda batch: token_statistics(model, batch, temperature)[:1], reference_log_probs)
+        [reference_log_probs] = read(lambda batch: token_statistics(model, batch, temperature)[:1])
     if isinstance(rollouts.baseline, ValueBaseline) and (value := rollouts.baseline.model) is not None:
         with torch.no_grad(), value.companion.model.unsharded():
-            read(lambda batch: [value.values(batch)], values)
+            [values] = read(lambda batch: [value.values(batch)])
     return policy_log_probs, reference_log_probs, entropies, values
+
+
+def by_response(
+    sampled: Sequence[SampledResponse],
+    batches: Sequence[NDArray[np.int64]],
+    rollouts: Rollouts,
+    device: torch.device,
+    work: BatchWork,
+    when: str,
+    forward: Callable[[Batch], Iterable[Tensor]],
+) -> list[list[Tensor]]:
+    """Return each output of `forward` for the tokens of each response, in float32 on the CPU; `batches`: the indices of their responses.
+
+    Raises Stopped, which says `when`.
+    """
+    responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
+
+    def compute(indices: NDArray[np.int64]) -> list[list[float]]:
+        if work.is_stopped():
+            raise Stopped(f"stopped {when}")
+        batch = response_batch([responses[index] for index in indices], rollouts.tokenizer.pad_id or 0).to(device)
+        return [output.tolist() for output in forward(batch)]
+
+    results: list[list[Tensor]] = []
+    for indices, outputs in zip(batches, work.deal(compute, batches), strict=True):
+        results = results or [[torch.empty(0)] * len(sampled) for _ in outputs]
+        sizes = [len(responses[index].ids) for index in indices]
+        for result, output in zip(results, outputs, strict=True):
+            for index, part in zip(indices, torch.tensor(output).split(sizes), strict=True):
+                result[index] = part
+    return results

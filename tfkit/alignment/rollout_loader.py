@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference
-from tfkit.alignment.advantages import group_advantages, token_credit
-from tfkit.alignment.kl import AdaptiveCoefficient, k3
+from tfkit.alignment.advantages import AdaptiveCoefficient, group_advantages, k3, token_credit
 from tfkit.alignment.policy_forward import initial_statistics
 from tfkit.alignment.response_sampling import SampledResponse, sample
 from tfkit.alignment.rewards import Rules

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tfkit import console
 
 if TYPE_CHECKING:
-    from tfkit.engine.tools.first_masks import ShownMask
+    from tfkit.engine.tools.inspection import ShownMask
 
 Part = tuple[str, str]  # a text and its style
 _LABEL = 14  # columns of a token's name, at most
@@ -17,7 +17,7 @@ _PARTLY = "▒"
 
 def mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
     """Yield the masks line by line: a row for each token, a column for each that it may see; of a long row for several tokens together."""
-    from tfkit.engine.tools.first_masks import MEANINGS
+    from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
     for mask in masks:

@@ -1,6 +1,7 @@
 """Scores of an objective on held-out rows: each row once, in a fixed order, with the same random choices every time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective, Sum
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork, Result
+
+Set = TypeVar("Set")
 
 
 def score_rows(
@@ -80,3 +83,22 @@ def first_rows(rows: Rows, max_tokens: int | None) -> int:
 def tokens_of_first(rows: Rows, count: int) -> int:
     """Return the number of tokens of the first `count` rows; for rows cut from texts, an estimate from their mean."""
     return int(rows.row_lengths()[:count].sum()) if isinstance(rows, ExampleRows) else round(count * rows.mean_tokens)
+
+
+class TokenBudget:
+    """The number of tokens that may still be scored; None: unlimited. All sets of an evaluation share it; the last may be skipped."""
+
+    def __init__(self, max_tokens: int | None):
+        self.left = max_tokens
+
+    def until_spent(self, sets: Iterable[Set]) -> Iterator[Set]:
+        """Yield sets while tokens are left; the caller calls `spend` after each."""
+        for each in sets:
+            if self.left is not None and self.left <= 0:
+                return
+            yield each
+
+    def spend(self, tokens: int) -> None:
+        """Subtract the tokens of a set."""
+        if self.left is not None:
+            self.left -= tokens

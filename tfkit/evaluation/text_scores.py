@@ -17,7 +17,7 @@ import torch
 
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
-from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, real_tokens

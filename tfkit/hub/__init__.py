@@ -5,8 +5,7 @@ safetensors and JSON only: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE, family_of
-from tfkit.hub.content_hash import content_hash, run_id_of
-from tfkit.hub.find import find_checkpoint
+from tfkit.hub.find import content_hash, find_checkpoint, run_id_of
 from tfkit.hub.model_reading import Described, Loaded, describe, load, open_tensors
 from tfkit.hub.model_writing import save_model
 

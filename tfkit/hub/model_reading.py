@@ -24,14 +24,16 @@ from tfkit.hub.config_json import (
 )
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import read_ids, read_tokenizer, with_model_ids
-from tfkit.hub.lazy_weights import LazyBlocks, NamedTensors, read_ours
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
+    LazyBlocks,
+    NamedTensors,
     expected_shapes,
     is_head_incomplete,
     label_tensors,
     missing_of_head,
     other_parts,
+    read_ours,
     resolve_names,
     without_namesakes,
     without_other_heads,

@@ -24,7 +24,6 @@ from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _START = "decoder_start_token_id"
 _PAD = "pad_token_id"
-_EOS = "eos_token_id"
 _FORCED = "forced_eos_token_id"
 _STATED = ("bos_token_id", "eos_token_id", _PAD)  # null if there is none
 

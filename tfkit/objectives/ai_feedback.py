@@ -11,10 +11,9 @@ from tfkit.objectives import reward
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.dpo import DPO, open_dpo
-from tfkit.objectives.gold_model import GoldModel
 from tfkit.objectives.reward import Reward, open_reward
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, Rollouts
-from tfkit.objectives.score_model import gives_same_ids
+from tfkit.objectives.score_model import GoldModel, gives_same_ids
 from tfkit.recipe.schema.preference_sections import AIFeedbackSection, RewardSection
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 from tfkit.tokenizer import Tokenizer

@@ -52,17 +52,13 @@ class Chat(TokenTargets, WritingObjective):
     """Next-token prediction on the assistant's turns."""
 
     ids = ("input_ids", "labels")
+    reads_special_tokens = True  # `checked_text` rejects them anywhere in a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
         """`tokenizer`: from `fit_tokenizer`; `folder`: from which it was loaded, for errors. Raises UsageError or ModelError."""
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
         self.conversations = Conversations(tokenizer, form, section.system, folder)
-
-    @property
-    def reads_special_tokens(self) -> bool:
-        """Return True, since `checked_text` rejects them anywhere in a message."""
-        return True
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
         """Return rows of one conversation each or, packed, of several."""

@@ -20,7 +20,7 @@ from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, Label
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, classification_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.whole_texts import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import WholeTexts, labels_of
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
@@ -32,6 +32,7 @@ class Classification(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
+    evaluates_answers = True  # F1 is not a sum over rows
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels`: the classes, in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
@@ -104,11 +105,6 @@ class Classification(LabelledObjective):
         """Count the rows of each class, (classes,)."""
         numbers = [np.asarray(examples.arrays["label"][0]) for examples in stored if isinstance(examples, ExampleSet)]
         return np.bincount(np.concatenate(numbers), minlength=len(self.labels))
-
-    @property
-    def evaluates_answers(self) -> bool:
-        """Return True, since F1 is not a sum over rows."""
-        return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the likeliest class of each row with the probabilities of all."""

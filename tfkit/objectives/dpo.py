@@ -7,7 +7,6 @@ for a single pair that is equation 7 of the paper.
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,16 +16,13 @@ from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import LabelledObjective, RowResult, sum_results
 from tfkit.objectives.log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
-from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
+from tfkit.objectives.pair_loss import pair_losses, pair_results
 from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_rows, prompts_in
 from tfkit.recipe.schema.preference_sections import DPOSection
 from tfkit.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from tfkit.objectives.ai_feedback import Feedback
 
 _MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
@@ -36,7 +32,6 @@ class DPO(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"dpo": 1.0})
     ids = IDS
-    feedback: "Feedback | None" = None
     reference_use: ReferenceUse = "once"
     draws_dropout = False
     evaluates_answers = True

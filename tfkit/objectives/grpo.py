@@ -8,11 +8,10 @@ from torch import Tensor
 
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
-from tfkit.objectives.gold_model import open_gold_model
 from tfkit.objectives.log_probs import response_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjective, Rollouts
-from tfkit.objectives.score_model import open_score_model
+from tfkit.objectives.score_model import open_gold_model, open_score_model
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 
 _LARGEST_DIFFERENCE = 20.0  # the bound to which differences of log-probabilities are clamped, so that ratios stay finite

@@ -51,6 +51,9 @@ class Answer(NamedTuple):
 class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as one example, and compares the model's answer with the row's."""
 
+    cuts_answers: bool = False  # whether a truncated row has a truncated answer, which `completed` corrects
+    evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
+
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Encode rows as `encode` does, with a placeholder for the label.
 
@@ -85,19 +88,9 @@ class LabelledObjective(Objective, Encoder, Protocol):
         """Return the result of a row that cannot be encoded: a wrong answer. None by default: a number is neither right nor wrong."""
         return None
 
-    @property
-    def cuts_answers(self) -> bool:
-        """Whether a truncated row has a truncated answer, which `completed` corrects."""
-        return False
-
     def completed(self, row: Row, result: RowResult) -> RowResult:
         """Return the result of a truncated row with the truncated part of the answer counted as wrong."""
         return result
-
-    @property
-    def evaluates_answers(self) -> bool:
-        """Whether evaluations during training report `answer_metrics`, too."""
-        return False
 
     @property
     def labelled(self) -> "LabelledObjective":
@@ -141,6 +134,12 @@ def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
+
+
+def sum_results(results: Iterator[RowResult]) -> dict[str, Sum]:
+    """Add up the sums of rows, which all have the same names."""
+    first, *others = [result.sums for result in results]
+    return {name: sum((row[name] for row in others), start=value) for name, value in first.items()}
 
 
 class LabelProbabilities(NamedTuple):

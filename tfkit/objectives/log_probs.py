@@ -9,8 +9,17 @@ from torch import Tensor
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.objectives.vocabulary_blocks import block_cross_entropy
-from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, needs_blocks, overwrite, pieces, split_rows, vocabulary_loss
+from tfkit.objectives.vocabulary_loss import (
+    Head,
+    block_cross_entropy,
+    block_rows,
+    make_logits,
+    needs_blocks,
+    overwrite,
+    pieces,
+    split_rows,
+    vocabulary_loss,
+)
 
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:

@@ -20,9 +20,9 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.label_set_scores import label_set_figures, label_set_metrics
+from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.whole_texts import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import WholeTexts, labels_of
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.tokenizer import Tokenizer
 
@@ -32,6 +32,7 @@ class MultiLabel(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"labels": 1.0})
     ids = ("input_ids",)
+    evaluates_answers = True  # F1 is not a sum over rows
 
     def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
         """`labels`: in the order of their numbers. `start_id`: the decoder's first id; None without an encoder-decoder."""
@@ -77,11 +78,6 @@ class MultiLabel(LabelledObjective):
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss`, and `exact_match`: the fraction of texts whose predicted labels are exactly the right ones."""
         return {"loss": weighted_loss(self.terms, sums), "exact_match": sums["exact_match"].mean}
-
-    @property
-    def evaluates_answers(self) -> bool:
-        """Return True, since F1 is not a sum over rows."""
-        return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the labels of each text with a probability above 0.5, and the probabilities of all."""

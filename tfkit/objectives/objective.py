@@ -19,9 +19,9 @@ from tfkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tfkit.objectives.ai_feedback import Feedback
+    from tfkit.objectives.causal_lm import PretrainingMix
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
-    from tfkit.objectives.pretraining_mix import PretrainingMix
     from tfkit.objectives.rollouts import Rollouts
 
 ReferenceUse = Literal["none", "once", "throughout"]
@@ -132,6 +132,12 @@ class Objective(Protocol):
 
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = MappingProxyType({})  # the other numbers that `loss` returns, by name
+    feedback: "Feedback | None" = None  # how a policy and a judge make its examples from prompts; None: it learns from the rows themselves
+    reference_use: ReferenceUse = "none"  # whether the loss reads outputs of the initial model: for each row once, or in every step
+    draws_dropout: bool = True  # in a training step; not if the loss compares the log-probabilities of two forward passes
+    has_facts: bool = False  # whether it computes `facts` for each checkpoint
+    # Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token.
+    reads_special_tokens: bool = False
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
         """Return the rows of weighted sources. Raises DataError if a source has too little text for one row."""
@@ -185,24 +191,9 @@ class Objective(Protocol):
         return ()
 
     @property
-    def feedback(self) -> "Feedback | None":
-        """How a policy and a judge make its examples from prompts; None if it learns from the rows themselves."""
-        return None
-
-    @property
     def recorded_companions(self) -> "Sequence[Companion]":
         """The companions that a run records: those that its steps use, and those that made its examples."""
         return [*self.companions, *(self.feedback.companions if self.feedback is not None else ())]
-
-    @property
-    def reference_use(self) -> ReferenceUse:
-        """Whether the loss reads outputs of the initial model: for each row once, before the first step, or in every step."""
-        return "none"
-
-    @property
-    def draws_dropout(self) -> bool:
-        """Whether a training step uses dropout; not if the loss compares the log-probabilities of two forward passes."""
-        return True
 
     @property
     def pretraining(self) -> "PretrainingMix | None":
@@ -212,11 +203,6 @@ class Objective(Protocol):
     @property
     def reads_sentences(self) -> bool:
         """Whether its streams of text need the beginnings of sentences."""
-        return False
-
-    @property
-    def reads_special_tokens(self) -> bool:
-        """Whether it handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token."""
         return False
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
@@ -230,16 +216,6 @@ class Objective(Protocol):
     def initialize(self, model: Any, new: Sequence[str] | None) -> None:
         """Change the weights before the first step; `new`: the parameters that the initial checkpoint lacks, None: all are random."""
         return
-
-    @property
-    def initializes_blocks(self) -> bool:
-        """Whether `initialize` changes weights of blocks, which must then be loaded before it."""
-        return False
-
-    @property
-    def has_facts(self) -> bool:
-        """Whether it computes `facts` for each checkpoint."""
-        return False
 
     def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return the objective's entries in a checkpoint's tfkit.json; `model` has the checkpoint's weights, `stored` the training rows."""

@@ -25,14 +25,13 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
-from tfkit.objectives.metrics.answer_scores import answer_scores
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short, sum_results
+from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.tokenizer import Tokenizer
-from tfkit.tokenizer.joined_texts import joins_pairs
-from tfkit.tokenizer.windows import QuestionWindows, Window, WindowEncoder
+from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
 _FORWARD_WINDOWS = 64  # in a forward pass without gradients, however many a question has
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
@@ -110,10 +109,7 @@ class QuestionAnswering(LabelledObjective):
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the loss and the scores of the answers."""
-        sums: dict[str, Sum] = {}
-        for result in self.predict(model, batch):
-            sums = {name: sums[name] + value if sums else value for name, value in result.sums.items()}
-        return sums
+        return sum_results(self.predict(model, batch))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """Return `loss` (nats per window and end), `exact_match` and `f1`; if unanswerable questions are allowed, for each kind, too."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +24,14 @@ from tfkit.model.head import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short, sum_results
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.preferences import calibration_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
+from tfkit.objectives.pair_loss import calibration_metrics, pair_losses, pair_results
 from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, differences, prompts_in
 from tfkit.recipe.schema.preference_sections import RewardSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
-
-if TYPE_CHECKING:
-    from tfkit.objectives.ai_feedback import Feedback
 
 PAD = "<|pad|>"
 MAX_DEMONSTRATIONS = 4096  # rows whose mean score becomes 0
@@ -48,7 +44,6 @@ class Reward(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
     ids = IDS
-    feedback: "Feedback | None" = None
     draws_dropout = False
     evaluates_answers = True
     has_facts = True

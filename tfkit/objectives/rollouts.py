@@ -22,11 +22,10 @@ from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import ConversationTexts, PromptCompletion, Turns, bare_text
-from tfkit.objectives.gold_model import GoldModel
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.messages import ROLE_ALIASES
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
-from tfkit.objectives.score_model import ScoreModel
+from tfkit.objectives.score_model import GoldModel, ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import end_ids
@@ -117,6 +116,8 @@ class RolloutObjective(LabelledObjective, Protocol):
     """An objective whose rows are prompts. It defines its `rollouts`, its terms, and their `loss` over batches of `response_batch`."""
 
     ids: tuple[str, ...] = ("input_ids",)
+    draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
+    reference_use: ReferenceUse = "throughout"  # every iteration reads the reference
     section: RolloutSection
     tokenizer: Tokenizer
     prompt_encoder: "PromptEncoder"
@@ -127,16 +128,6 @@ class RolloutObjective(LabelledObjective, Protocol):
     def companions(self) -> Sequence[Companion]:
         """The reward model and the gold model."""
         return tuple(model.companion for model in (self.reward, self.gold) if model is not None)
-
-    @property
-    def draws_dropout(self) -> bool:
-        """Return False, since ratios of probabilities before and after a step must not include the noise of dropout."""
-        return False
-
-    @property
-    def reference_use(self) -> ReferenceUse:
-        """Return "throughout", since every iteration reads the reference."""
-        return "throughout"
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
         """Return rows of one prompt each; an iteration has prompts of similar lengths."""

@@ -36,6 +36,8 @@ class Tagging(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
     ids = ("input_ids",)
+    evaluates_answers = True  # F1 is not a sum over rows
+    cuts_answers = True  # words beyond the context have no prediction
 
     def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int):
         """`labels`: the tags, in the order of their numbers. Raises ModelError if the special tokens leave no room for text."""
@@ -85,11 +87,6 @@ class Tagging(LabelledObjective):
         """Return `loss`, and `accuracy` over words."""
         return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
-    @property
-    def evaluates_answers(self) -> bool:
-        """Return True, since F1 is not a sum over rows."""
-        return True
-
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError for a metric of names if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
@@ -138,11 +135,6 @@ class Tagging(LabelledObjective):
     def wrong(self, row: Row) -> RowResult:
         """Return NO_LABEL for every word."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
-
-    @property
-    def cuts_answers(self) -> bool:
-        """Return True, since words beyond the context have no prediction."""
-        return True
 
     def completed(self, row: Row, result: RowResult) -> RowResult:
         """Add NO_LABEL for the words beyond the context."""

@@ -1,15 +1,25 @@
-"""Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template.
+"""Encoding of texts, or pairs of texts, that fit a context, with special tokens from the tokenizer's template; and their batches.
 
 If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them; without eos pairs are an error, and a template of
 columns is the remedy.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tfkit.data import Encoded, Example, Row
+from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.context import LONGER_ROWS
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.sequence_to_sequence import shifted_right
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import encode_pairs, joins_pairs
 
@@ -78,3 +88,51 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
     suffix = list(tokenizer.suffix)
     ids = ids[: length - len(suffix)] + suffix
     return TextIds(ids, [0] * len(ids), True)
+
+
+@dataclass(frozen=True)
+class WholeTexts:
+    """Encodes and batches rows with the roles `text` and `pair`, and one label each.
+
+    `start_id`: the decoder's first id; None without an encoder-decoder. A T5 reads the text in the encoder and again, shifted right, in the
+    decoder, whose last state is classified (as transformers' T5ForSequenceClassification).
+    """
+
+    tokenizer: Tokenizer
+    row_length: int
+    start_id: int | None
+
+    def encode(self, rows: Sequence[Row], labels: Sequence[NDArray[Any] | BadRow]) -> list[Encoded | BadRow]:
+        """Return the input_ids, segment_ids and `label` of each row, or its error, which may be given in `labels`."""
+        texts = [(row.values["text"], row.values.get("pair")) for row in rows]
+        special = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
+        encoded: list[Encoded | BadRow] = []
+        for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.row_length), strict=True):
+            if isinstance(label, BadRow):
+                encoded.append(label)
+                continue
+            if special.issuperset(text.ids):  # a model could still predict a class, without meaning
+                encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True, dropped=True))
+                continue
+            encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
+        return encoded
+
+    def collate(self, examples: Sequence[Example], labels: Tensor) -> Batch:
+        """Return the batch of texts, padded on the right, with these labels, (B, ...)."""
+        ids = [example["input_ids"] for example in examples]
+        input_ids, mask = pad(ids, self.tokenizer.pad_id or 0), padding_mask(ids)
+        segments = pad([example["segment_ids"] for example in examples], 0)
+        decoder_input_ids = None if self.start_id is None else shifted_right(input_ids, self.start_id)
+        return Batch(
+            input_ids,
+            labels,
+            padding_mask=mask,
+            segment_ids=segments if bool(segments.any()) else None,
+            decoder_input_ids=decoder_input_ids,
+            decoder_padding_mask=None if decoder_input_ids is None else mask,
+        )
+
+
+def labels_of(examples: Sequence[Example]) -> NDArray[Any]:
+    """Return the concatenated labels of examples."""
+    return np.concatenate([example["label"] for example in examples])

@@ -17,10 +17,9 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
-from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.regression import regression_metrics
+from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.whole_texts import WholeTexts, labels_of
+from tfkit.objectives.text_pairs import WholeTexts, labels_of
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
@@ -33,6 +32,7 @@ class Regression(LabelledObjective):
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
     ids = ("input_ids",)
+    evaluates_answers = True  # correlations are not sums over rows
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, row_length: int, start_id: int | None):
         """`start_id`: the decoder's first id; None without an encoder-decoder."""
@@ -75,11 +75,6 @@ class Regression(LabelledObjective):
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "rmse": math.sqrt(loss)}
 
-    @property
-    def evaluates_answers(self) -> bool:
-        """Return True, since correlations are not sums over rows."""
-        return True
-
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the predicted number of each row."""
         values = model(**batch.inputs()).logits.float()[:, 0].tolist()
@@ -105,3 +100,41 @@ def _value(row: Row) -> NDArray[np.float32] | BadRow:
     if value is None or not abs(value) <= _LARGEST:
         return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_LARGEST:.2g}; correct the row")
     return np.array([value], np.float32)
+
+
+def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
+    """Return the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of ranks (of ties: the mean).
+
+    They equal scipy's: a correlation with a constant is NaN.
+    """
+    targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
+    (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        counted = weights > 0
+        if not np.isfinite(predictions[counted]).all():
+            return dict.fromkeys(("rmse", "pearson", "spearman"), math.nan)
+        ranks = [_ranks(numbers, weights)[counted] for numbers in (target_ranks, predicted_ranks)]
+        first, second, weights = targets[counted], predictions[counted], weights[counted]
+        return {
+            "rmse": math.sqrt(float(weights @ (first - second) ** 2) / float(weights.sum())),
+            "pearson": _pearson(first, second, weights),
+            "spearman": _pearson(ranks[0], ranks[1], weights),
+        }
+
+    return scores
+
+
+def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
+    if first.min() == first.max() or second.min() == second.max():
+        return math.nan
+    first, second = (values - weights @ values / weights.sum() for values in (first, second))
+    first, second = (values / np.abs(values).max() for values in (first, second))  # unscaled, the squares of tiny values would vanish
+    lengths = float(weights @ first**2), float(weights @ second**2)
+    return min(1.0, max(-1.0, float(weights @ (first * second)) / (math.sqrt(lengths[0]) * math.sqrt(lengths[1]))))
+
+
+def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
+    """Return the mean rank of each row among the weighted rows; `numbers` (N,): the index of its value among the sorted distinct ones."""
+    counts = np.bincount(numbers, weights)
+    return (counts.cumsum() - (counts - 1) / 2)[numbers]

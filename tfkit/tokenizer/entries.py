@@ -1,9 +1,18 @@
-"""Entries of a vocabulary in a form that people can read."""
+"""Entries of a vocabulary: in a form that people can read, and the number of UTF-8 bytes that one covers, for bits per byte."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tfkit.tokenizer.pipelines import BYTE_OF
 from tfkit.tokenizer.tokenizer import Tokenizer
+from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 _MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that the vocabulary uses for white space
+_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_HEAD = 256  # characters, in which a second token begins unless a word is very long
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
@@ -16,3 +25,40 @@ def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
     except UnicodeDecodeError:  # a part of a character
         return entry
     return text.translate(_MARKS) if text.translate(_MARKS).isprintable() else entry
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
+    """Return the number of UTF-8 bytes of an id's text at the beginning of a text. Raise ValueError for an id outside the vocabulary."""
+    token = tokenizer.backend.id_to_token(int(token_id))
+    if token is None:
+        raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
+    if token in tokenizer.added_tokens:
+        return len(token.encode())
+    if tokenizer.byte_level:
+        return len(token)  # one character a byte, in GPT-2's alphabet
+    if _BYTE_FALLBACK.fullmatch(token):
+        return 1
+    return len(tokenizer.decode([int(token_id)]).encode())
+
+
+def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
+    """Return the number of UTF-8 bytes that a text's first id covers: all bytes if the text has no ids.
+
+    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word count.
+    """
+    if len(ids) == 0:
+        return len(text.encode())
+    token = tokenizer.backend.id_to_token(int(ids[0]))
+    if tokenizer.byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
+        return min(token_bytes(tokenizer, int(ids[0])), len(text.encode()))
+    length = _HEAD
+    while True:
+        with tokenizer_errors():
+            head = tokenizer.backend.encode(text[:length], add_special_tokens=False)
+        if len(head) == 0 and length >= len(text):
+            return len(text.encode())
+        if len(head) > 1 or length >= len(text):
+            # A separate ▁ that SentencePiece puts before a text has the offsets of the first character, at which the next token begins.
+            end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
+            return len(text[:end].encode())
+        length *= 2

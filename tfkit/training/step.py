@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,35 @@ from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_o
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.recipe.schema.optimizer_sections import OptimizerSection
 from tfkit.training.device import FreedMemory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.model_sharder import ModelSharder, OnBlock
-from tfkit.training.optimizer import Optimizer, Unfreezing
+from tfkit.training.optimizer import Optimizer, Unfreezing, with_peak_lr
 from tfkit.training.precision import Weights
-from tfkit.training.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _TOKENS = ""  # the key of the tokens among the counts; no term has this name
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A second model that a step trains, such as the value model of PPO, with weights and an optimizer of its own. It follows the run's
+    learning-rate schedule, and no mean of its weights is kept.
+    """
+
+    model: Transformer
+    weights: Weights
+    optimizer: Optimizer
+
+
+def trained_model(model: Transformer, section: OptimizerSection, dtype: torch.dtype, lr: float | None = None) -> TrainedModel:
+    """Prepare a model, on its device, for training by the run's optimizer; `lr`: its own peak learning rate, None: the run's."""
+    weights = Weights(model, dtype)
+    return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else with_peak_lr(section, lr)))
 
 
 class Stepper:

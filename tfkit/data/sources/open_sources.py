@@ -28,7 +28,6 @@ from tfkit.data.sources.split_files import (
     siblings,
     split_of,
 )
-from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -60,13 +59,14 @@ def open_source(
         from tfkit.data.sources.parallel_files import read_class_names
 
         columns = replace(columns, class_names=read_class_names(section.class_names))
-    if section.stdlib is True:
-        return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     source: Source
     if section.stdlib:
-        from tfkit.data.sources.stdlib_tasks import StdlibTask
+        from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource, StdlibTask
 
-        source = StdlibTask.find(section.stdlib, columns, Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
+        of_files = Part(part, HELD_OUT if fraction is None else fraction)
+        if section.stdlib is True:
+            return StdlibSource.find(of_files, on_bad_row)
+        source = StdlibTask.find(section.stdlib, columns, of_files, on_bad_row)
     elif section.path is not None:
         source = _open_files(section, section.path, columns, Part(part, fraction, split_by), on_bad_row)
     else:

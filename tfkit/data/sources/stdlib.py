@@ -1,23 +1,34 @@
-"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network."""
+"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Its files
+are rows, or give labelled rows: docstrings, token roles, packages.
+"""
 
 import hashlib
+import json
 import os
 import platform
 import sysconfig
+import tokenize
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tfkit.data.columns.record_columns import Columns
-from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, fingerprint_of, good_rows, megabytes
+from tfkit.data.code import TASKS, parse
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import reading
-from tfkit.data.formats.readers import read_rows
+from tfkit.data.formats.readers import Rows, read_rows
+from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
 from tfkit.errors import DataError
 
 HELD_OUT = 0.05  # fraction of files, if the recipe gives none
 
 # Tests and codec tables are repetitive; pydoc_data is generated; site-packages is not the standard library.
 EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
+TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
+_RECORDS = "records.jsonl"
+_MIN_FILES = 8  # in a package: fewer are too few to split
 
 
 @dataclass(frozen=True)
@@ -74,3 +85,119 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 def _is_source(path: Path, root: Path) -> bool:
     return EXCLUDED.isdisjoint(path.relative_to(root).parts[:-1]) and path.is_file()
+
+
+@dataclass(frozen=True)
+class StdlibTask:
+    """The rows of one task, split by file. Files that this Python version cannot parse are skipped and counted.
+
+    An input that occurs in several files gives one row only, and a held-out input is never trained on. Folder of the cache: records.jsonl,
+    one record a line, and index.json, written last.
+    """
+
+    task: str
+    columns: Columns
+    part: Part
+    on_bad_row: OnBadRow
+    folder: Path  # the folder of the cache
+    index: dict[str, Any]
+
+    @classmethod
+    def find(cls, task: str, columns: Columns, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibTask":
+        """Return the task's rows, from the cache or built in a few seconds. Raise DataError if Python was installed without sources."""
+        files = StdlibSource.find(Part("all", part.fraction), "error", root)
+        content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
+        folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        index, _, _ = indexed_folder(folder, TASKS_VERSION, lambda path: _write(path, task, files))
+        return cls(task, columns, part, on_bad_row, folder, index)
+
+    @property
+    def name(self) -> str:
+        """The source as written in a recipe."""
+        return f"stdlib: {self.task}"
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the inputs, times the part's fraction."""
+        return int(self.index["bytes"] * self.part.expected_fraction)
+
+    def describe(self) -> str:
+        """Describe the part's rows and files, and how many files could not be parsed."""
+        places = [record["path"] for record in self._kept()]
+        about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
+        about += f"{len(set(places)):,} files"
+        if self.part.name != "all":
+            about += f" ({'held out' if self.part.name == 'held_out' else 'the training part'})"
+        unread = self.index["unread"]
+        return about + (f"; {unread} file{'s' if unread > 1 else ''} skipped that this Python cannot parse" if unread else "")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the task, the columns, the part, and all files: a row may be dropped since another file has the same input."""
+        about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Yield every row of the part, file after file."""
+        return good_rows(self._all_rows(), self.on_bad_row, skipped)
+
+    def check(self) -> None:
+        """Check the first row, for missing columns."""
+        check_rows(self._all_rows(), self.on_bad_row, self.name)
+
+    def _all_rows(self) -> Rows:
+        for record in self._kept():
+            yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of the part, each input only once, and in the training part no input of the held-out part."""
+        held_out = Part("held_out", self.part.fraction)
+        seen = set()
+        if self.part.name == "train":
+            seen = {record["given"] for record in self._records() if held_out.keeps(record["path"].encode())}
+        for record in self._records():
+            if self.part.keeps(record["path"].encode()) and record["given"] not in seen:
+                seen.add(record["given"])
+                yield record
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        path = self.folder / _RECORDS
+        with reading_cache(self.folder), path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def _write(folder: Path, task: str, files: StdlibSource) -> None:
+    """Write the records of a task and their index into an empty folder."""
+    records, unread = _find_records(task, files)
+    input_bytes = sum(len(" ".join(_texts(record["values"][TASKS[task].input_column])).encode()) for record in records)
+    with (folder / _RECORDS).open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
+    write_index(folder, TASKS_VERSION, {"records": len(records), "unread": unread, "bytes": input_bytes})
+
+
+def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
+    """Return the records of all files, and how many files cannot be parsed."""
+    records: list[dict[str, Any]] = []
+    unread = 0
+    for name in files.paths:
+        with reading(files.root / name):
+            parsed = parse((files.root / name).read_bytes())
+        try:
+            examples = [] if parsed is None else list(TASKS[task].find(name, *parsed))
+        except (tokenize.TokenError, SyntaxError, RecursionError):
+            parsed, examples = None, []
+        unread += parsed is None
+        for line, values in examples:
+            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies may differ in white space
+            key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+            records.append({"path": name, "line": line, "given": key, "values": values})
+    if task == "packages":
+        paths = defaultdict(set)
+        for record in records:
+            paths[record["values"]["label"]].add(record["path"])
+        records = [record for record in records if len(paths[record["values"]["label"]]) >= _MIN_FILES]
+    return records, unread
+
+
+def _texts(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

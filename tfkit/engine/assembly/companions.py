@@ -11,7 +11,7 @@ from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.device import move
-from tfkit.training.trained_model import TrainedModel, trained_model
+from tfkit.training.step import TrainedModel, trained_model
 
 PREFIX = "companions/"  # prefix of their tensors in a training state, which no parameter has
 

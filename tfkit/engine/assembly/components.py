@@ -36,8 +36,7 @@ from tfkit.training.optimizer import Optimizer, Unfreezing, parameter_depths
 from tfkit.training.precision import Weights
 from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule
-from tfkit.training.step import Stepper
-from tfkit.training.trained_model import TrainedModel
+from tfkit.training.step import Stepper, TrainedModel
 
 # Prefixes of the latest weights, and of their mean, in a training state, which no parameter has.
 _LATEST, _MEAN = "latest/", "mean/"
@@ -64,7 +63,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     If its weights will be sharded over `peers`, its blocks are filled later, one by one.
     """
     new: tuple[str, ...] | None = None
-    later = peers.ranks.share(recipe.parallel.shard) and not data.objective.initializes_blocks
+    later = peers.ranks.share(recipe.parallel.shard)
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels, defer_blocks=later)
         for note in data.start.described.notes():

@@ -15,9 +15,9 @@ from tfkit.data import BatchSizes, Loader, Rows, StepLoader, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import PretrainingMix
 from tfkit.objectives.context import RowOrder
 from tfkit.objectives.objective import Batch
-from tfkit.objectives.pretraining_mix import PretrainingMix
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.common_work import CommonWork

@@ -9,9 +9,8 @@ from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.assembly.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, judge_rows
-from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
+from tfkit.evaluation.row_scores import TokenBudget, first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
-from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder, Stored, row_length
 from tfkit.objectives.labelled import LabelledObjective

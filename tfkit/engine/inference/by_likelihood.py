@@ -16,7 +16,7 @@ from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.judges import JUDGES
 from tfkit.evaluation.judging import Judgement, judge_by_likelihood, verdict_metrics
-from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.data_sections import DataSection

@@ -21,8 +21,7 @@ from tfkit.errors import ModelError, UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import RowPrediction, answer_metrics, written_metrics
-from tfkit.evaluation.row_scores import first_rows, tokens_of_first
-from tfkit.evaluation.token_budget import TokenBudget
+from tfkit.evaluation.row_scores import TokenBudget, first_rows, tokens_of_first
 from tfkit.evaluation.written import deterministic
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective

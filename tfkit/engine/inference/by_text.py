@@ -9,8 +9,8 @@ from tfkit.engine.assembly.validation import join_metrics
 from tfkit.engine.inference.by_row import Scored, scored_sources
 from tfkit.engine.inference.session import WHOLE
 from tfkit.errors import ModelError
+from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
-from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
 

@@ -94,8 +94,8 @@ class Evaluator:
         from tfkit.carbon import Footprint
         from tfkit.engine.assembly.verdict import compare, comparison_fields
         from tfkit.engine.inference.trained_rows import count_trained_rows
-        from tfkit.evaluation.bootstrap import intervals
         from tfkit.objectives.context import row_length
+        from tfkit.objectives.metrics import intervals
 
         evaluation = self.settings.evaluation
         resamples = evaluation.bootstrap if scored.units > 1 else None

@@ -21,8 +21,7 @@ from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, corre
 from tfkit.engine.planning.gpus import gpu_of
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
-from tfkit.engine.planning.run_flops import run_flops
-from tfkit.engine.planning.workload import RunWork
+from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range
 from tfkit.engine.training_run.rate_trial_plan import NoTrial, RateTrialPlan

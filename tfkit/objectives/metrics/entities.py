@@ -57,13 +57,8 @@ def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Seque
     counts = np.array([(len(right & predicted), len(predicted), len(right)) for right, predicted in pairs], np.float64)  # (N, 3)
 
     def scores(weights: Numbers) -> dict[str, float]:
-        hits, all_predicted, all_targets = (weights @ counts).tolist()
-        precision, recall = (hits / total if total else 0.0 for total in (all_predicted, all_targets))
-        return {
-            "precision": precision,
-            "recall": recall,
-            "f1": 2 * hits / (all_predicted + all_targets) if all_predicted + all_targets else 0.0,
-        }
+        figures = ratios(*(weights @ counts).tolist())
+        return {name: figures[name] for name in ("precision", "recall", "f1")}
 
     return scores
 

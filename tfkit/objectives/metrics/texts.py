@@ -1,10 +1,13 @@
-"""Metrics of generated texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score.
+"""Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; of short answers exact match and F1.
 
 BLEU and chrF are sacreBLEU's defaults, from 0 to 100: corpus BLEU with the tokenizer 13a (or a named one) and exponential smoothing, and
 chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
 """
 
 import importlib
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +18,8 @@ from tfkit.errors import MachineError, how_to_install
 from tfkit.objectives.metrics import Numbers, Scores, together
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def reference_metrics(
@@ -92,3 +97,29 @@ def _library(metric: str) -> Any:
         raise MachineError(
             f"evaluation.text_metrics: {metric} {how_to_install('eval')}; or name only exact_match, which needs none"
         ) from None
+
+
+def normalized(text: str) -> str:
+    """Return a text in lower case, without punctuation, articles and repeated white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def answer_scores(predicted: str, references: Sequence[str]) -> tuple[float, float]:
+    """Return the exact match and the F1 of an answer, the best over its references; without references an empty text is right.
+
+    Both are as the official script of SQuAD 2.0 computes them, from 0 to 1 (arXiv 1806.03822).
+    """
+    right = [reference for reference in references if normalized(reference)] or [""]
+    exact = any(normalized(predicted) == normalized(reference) for reference in right)
+    return float(exact), max(_f1(normalized(predicted).split(), normalized(reference).split()) for reference in right)
+
+
+def _f1(predicted: list[str], right: list[str]) -> float:
+    """Return the harmonic mean of precision and recall over words; if a text has no words, 1 if neither has any, else 0."""
+    if not predicted or not right:
+        return float(predicted == right)
+    shared = sum((Counter(predicted) & Counter(right)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(predicted), shared / len(right)
+    return 2 * precision * recall / (precision + recall)
