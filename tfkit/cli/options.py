@@ -63,7 +63,13 @@ Tokens = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option("--minutes", min=0.01, metavar="N", help="Train as many steps as take N minutes, by a forecast.", show_default=False),
+    typer.Option(
+        "--minutes",
+        min=0.01,
+        metavar="N",
+        help="Train as many steps as take N minutes, as measured at the start; stop a fifth later at the latest.",
+        show_default=False,
+    ),
 ]
 Rows = Annotated[
     int | None,

@@ -149,7 +149,7 @@ def _attempt(
         resolve_resumption,
         warn_without_effect,
     )
-    from tfkit.engine.training_run.budget import Budget
+    from tfkit.engine.training_run.budget import Budget, latest_end
     from tfkit.run.checkpoints import newest_step
 
     if options.stages:
@@ -181,7 +181,10 @@ def _attempt(
             options.code.require(recipe.objective.code_files)
         if not options.ranks.is_alone or recipe.parallel != ParallelSection():
             require_divisible(recipe, options.ranks.size)
-        budget = Budget(recipe.carbon, folder.path, stop, listener)
+        carbon = recipe.carbon
+        if options.minutes is not None and not folder.begun and carbon.budget_seconds is None:  # of this attempt, not of the recipe
+            carbon = carbon.model_copy(update={"budget_seconds": latest_end(options.minutes)})
+        budget = Budget(carbon, folder.path, stop, listener)
         try:
             return _with_verdicts(_train_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
         except Stopped as stopped:
@@ -224,7 +227,7 @@ def _train_metered(
         carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **meter_facts}
         run = _prepare_run(recipe, options, gates, listener, budget, meter, carbon, begun=folder.begun)
         if options.minutes is not None and not folder.begun:
-            given = given.with_decided(run.fit_length(options.minutes, options.named))
+            given = given.with_decided(run.fit_length(options.minutes, options.named, measures=True))
         run.train(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = budget.ending(error)

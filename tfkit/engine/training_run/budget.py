@@ -20,8 +20,14 @@ from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit that is worth a warning
 SURE_STEPS = 5  # steps from which the remaining ones are forecast
+_LONGER, _LATER_SECONDS = 1.2, 30.0  # than the minutes that were asked for, if the machine becomes slower
 LONGEST_TICK_SECONDS = 5.0
 SILENT_TICKS = 2  # ticks without a good reading after which the meter has failed
+
+
+def latest_end(minutes: float) -> float:
+    """Return the seconds after which a training is stopped whose length is chosen to be so many minutes."""
+    return 60 * _LONGER * minutes + _LATER_SECONDS
 
 
 def limits_of(carbon: CarbonSection) -> dict[str, float]:
