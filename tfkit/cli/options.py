@@ -74,7 +74,7 @@ Minutes = Annotated[
 Rows = Annotated[
     int | None,
     typer.Option(
-        "--rows", min=1, metavar="N", help="Use only N rows of each part of the data, drawn by the seed: a quick try.", show_default=False
+        "--rows", min=1, metavar="N", help="A quick try: N rows to train on and N held-out ones, drawn by the seed.", show_default=False
     ),
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]

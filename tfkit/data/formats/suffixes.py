@@ -17,6 +17,7 @@ FORMAT_OF = {
     ".conll": "conll",
     ".bio": "conll",
     ".iob": "conll",
+    ".iob2": "conll",
     ".conllu": "conllu",
     ".lst": "lines",
 }

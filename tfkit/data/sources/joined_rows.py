@@ -33,7 +33,7 @@ class JoinedRows:
         return self.source.name
 
     @property
-    def size_bytes(self) -> int:
+    def size_bytes(self) -> int | None:
         """The size of the source."""
         return self.source.size_bytes
 
