@@ -87,6 +87,7 @@ DATA = {
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
     "tongues": rows(en=a_text, fr=lambda n, t: f"{n} {t}", cs=lambda n, t: f"{t} {n}"),
     "plain": rows(text=a_text),
+    "spans": rows(text=a_text, label=lambda n, t: [[0, 3, "THING"]]),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
     "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t[::-1] * 9, label=lambda n, t: ["yes", "no"][n % 2]),
@@ -376,6 +377,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
         ("bert", "sorted", [], ["'mood' may be the label", '--columns "label=mood"', "objective.kind=masked_lm"]),
+        (
+            "bert",
+            "spans",
+            [],
+            ["the column 'label' may be labels, in a form that is not read", "objective.kind=masked_lm, to leave it out"],
+        ),
         (
             "bert",
             "strange",

@@ -189,6 +189,7 @@ _ALTERNATIVES: Mapping[tuple[str, str], _Columns] = {
     ("question_answering", "decoder"): ({"instruction": "NAME", "input": "NAME", "output": "NAME"}, "for answers in a conversation"),
     ("question_answering", "both"): ({"source": "{question} {context}", "target": "NAME"}, "to write the answers"),
 }
+_ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations", "ner_tags", "tags"))  # names of columns for labels
 _PRETRAINING = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
 
 
@@ -310,6 +311,9 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
     if label is not None and model.stacks == "encoder":
         what = f"the column {label!r} may be the label of the text"
         raise _task_error(seen, model, what, columns_option({"label": label}), f"objective.kind={kind}, if it is not")
+    if model.stacks == "encoder" and (unread := _ANNOTATIONS & {*seen.columns} - {*seen.reads["causal_lm"].values()}):
+        what = f"the column {min(unread)!r} may be labels, in a form that is not read (tags of words are: CoNLL, or lists of both)"
+        raise _task_error(seen, model, what, f"objective.kind={kind}, to leave it out")
     if model.stacks == "both" and not model.has_spans:
         what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
         raise _task_error(seen, model, what, _named(_LABELLED_COLUMNS["both"]), f"{argument('start')} a T5")

@@ -87,8 +87,11 @@ def _read_label(value: Any) -> str | Unfit:
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
 
-def _list_of(read: Callable[[Any], str | Unfit], wanted: str) -> Callable[[Any], list[str] | Unfit]:
+def _list_of(read: Callable[[Any], str | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[str] | Unfit]:
+    """Return the reader of a list. `splits`: a text is the list of its words, as in a table, whose cells hold no lists."""
+
     def read_list(value: Any) -> list[str] | Unfit:
+        value = value.split() if splits and isinstance(value, str) else value
         if not isinstance(value, list):
             return Unfit(_kind(value), f"a list of {wanted}")
         parts: list[str] = []
@@ -124,7 +127,11 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
         return Unfit(_kind(value), "a list of tools as JSON Schemas of functions")
 
 
-_read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
+def _read_str(value: Any) -> str | Unfit:
+    return value if isinstance(value, str) else Unfit(_kind(value), "text")
+
+
+_read_texts = _list_of(_read_str, "texts")
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
@@ -149,9 +156,9 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
     "label": _read_label,
-    "texts": _read_texts,
+    "texts": _list_of(_read_str, "texts", splits=True),
     "choices": _read_choices,
-    "labels": _list_of(_read_label, "labels"),
+    "labels": _list_of(_read_label, "labels", splits=True),
     "messages": _read_messages,
     "tools": _read_tools,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),

@@ -88,6 +88,9 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows = {kind: _rows(kind, given[kind], records, class_names) for kind in _LABELLED}
     if not (named or found["text_to_text"]) and len(languages_in(forms)) > 2:  # one may be translated to any other
         rows["text_to_text"] = []
+    rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
+    if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # a word in each row is no sentence
+        rows["tagging"] = []
     rows["question_answering"] = [row for row in rows["question_answering"] if _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
